@@ -1,0 +1,2 @@
+//! pg_cdc.
+pgrx::pg_module_magic!();
