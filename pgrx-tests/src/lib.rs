@@ -1,1 +1,38 @@
-//! The test bed.
+//! The test bed: real PostgreSQL, Kafka, FerretDB and companion-sink, started for a test, the demo or a benchmark.
+//!
+//! A test usually needs three lines:
+//!
+//! ```no_run
+//! let bed = pg_cdc_tests::TestBed::shared();
+//! let shop = bed.database("shop");
+//! shop.source().batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t')").expect("track t");
+//! ```
+//!
+//! | module | does |
+//! |---|---|
+//! | [`bed`] | puts everything together; one bed per test binary, one database per test |
+//! | [`postgres`], [`kafka`], [`ferretdb`], [`companion_sink`] | one server each: start, stop, kill, freeze, log |
+//! | [`topic`] | reads topics whole |
+//! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
+//! | [`wait`] | waits for conditions, never for a time |
+//! | [`parts`] | where the real parts are on this machine |
+//! | [`process`], [`port`] | child processes that end with the test; free ports |
+//!
+//! The functions here panic with what they saw: they are made for tests, where that is the failure message.
+
+pub mod bed;
+pub mod companion_sink;
+pub mod ferretdb;
+pub mod history;
+pub mod kafka;
+pub mod parts;
+pub mod port;
+pub mod postgres;
+pub mod prefix_rule;
+pub mod process;
+pub mod replica;
+pub mod topic;
+pub mod wait;
+
+pub use bed::{Database, TestBed};
+pub use wait::wait_until;

@@ -1,0 +1,280 @@
+//! The real companion-sink binary, with the history in FerretDB and the replica in a PostgreSQL database.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use mongodb::bson::{Bson, Document, doc};
+use postgres::Client;
+
+use crate::kafka::Kafka;
+use crate::process::{self, Process};
+use crate::{parts, topic, wait_until};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the sinks may take to apply what is in Kafka.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// What a companion-sink is to do: one history and one replica of one source database.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Prefix of the consumer groups.
+    pub name: String,
+    /// Kafka's bootstrap servers.
+    pub brokers: String,
+    /// `cdc.source_name` of the source server.
+    pub source: String,
+    /// The topics to apply, with `*` patterns.
+    pub topics: Vec<String>,
+    /// MongoDB connection string.
+    pub mongo_url: String,
+    /// MongoDB database of the history.
+    pub mongo_database: String,
+    /// PostgreSQL connection string of the replica.
+    pub replica_url: String,
+    /// Port of its HTTP interface on 127.0.0.1.
+    pub http_port: u16,
+    /// Further TOML: rules at the top level, or whole tables. Goes to the end of the file.
+    pub more_toml: String,
+}
+
+impl Plan {
+    fn toml(&self) -> String {
+        // JSON's strings and lists of strings are TOML's.
+        let text = |value: &str| serde_json::Value::from(value).to_string();
+        let topics = serde_json::Value::from(self.topics.clone());
+        format!(
+            "name = {}\n\n[kafka]\nbrokers = {}\nsource = {}\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n\
+             [sink.history]\nkind = \"mongo-history\"\ntopics = {topics}\nurl = {}\ndatabase = {}\n\n\
+             [sink.replica]\nkind = \"postgres\"\ntopics = {topics}\nurl = {}\n\n{}",
+            text(&self.name),
+            text(&self.brokers),
+            text(&self.source),
+            self.http_port,
+            text(&self.mongo_url),
+            text(&self.mongo_database),
+            text(&self.replica_url),
+            self.more_toml,
+        )
+    }
+}
+
+/// A companion-sink. Dropping it kills it.
+#[derive(Debug)]
+pub struct CompanionSink {
+    folder: PathBuf,
+    plan: Plan,
+    process: Mutex<Option<Process>>,
+}
+
+impl CompanionSink {
+    /// Writes the configuration into `folder` (created), without starting.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn create(folder: &Path, plan: Plan) -> CompanionSink {
+        std::fs::create_dir_all(folder)
+            .unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
+        let sink = CompanionSink {
+            folder: folder.to_owned(),
+            plan,
+            process: Mutex::new(None),
+        };
+        std::fs::write(sink.config_file(), sink.plan.toml()).expect("write companion-sink.toml");
+        sink
+    }
+
+    /// Starts `companion-sink run` and waits until it listens on its HTTP port.
+    ///
+    /// # Panics
+    /// When it ends instead, or is not ready in time; the message has the end of its log.
+    pub fn start(&self) {
+        let mut slot = self.process.lock().expect("companion-sink's process");
+        assert!(slot.is_none(), "companion-sink runs already");
+        let mut command = self.command();
+        command.arg("run");
+        let mut process = Process::start(
+            "companion-sink",
+            command,
+            None,
+            &self.log_file(),
+            libc::SIGTERM,
+        );
+        wait_until("companion-sink to listen", TIMEOUT, || {
+            process.check_running().unwrap_or_else(|e| panic!("{e}"));
+            std::net::TcpStream::connect(("127.0.0.1", self.plan.http_port))
+                .map_err(|e| e.to_string())
+        });
+        *slot = Some(process);
+    }
+
+    /// Stops it in an orderly way (SIGTERM) and says how it ended; `None` if it did not run.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub fn stop(&self) -> Option<ExitStatus> {
+        let process = self
+            .process
+            .lock()
+            .expect("companion-sink's process")
+            .take();
+        process.map(|process| process.stop(libc::SIGTERM, TIMEOUT))
+    }
+
+    /// Kills it with SIGKILL.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&self) {
+        let process = self
+            .process
+            .lock()
+            .expect("companion-sink's process")
+            .take();
+        process
+            .expect("companion-sink runs")
+            .stop(libc::SIGKILL, TIMEOUT);
+    }
+
+    /// The process id.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.process
+            .lock()
+            .expect("companion-sink's process")
+            .as_ref()
+            .expect("companion-sink runs")
+            .pid()
+    }
+
+    /// Runs another of its commands, such as `history customer 42`, with the same configuration; returns its output.
+    ///
+    /// # Panics
+    /// When it fails, with what it printed.
+    pub fn run_command(&self, arguments: &[&str]) -> String {
+        let mut command = self.command();
+        command.args(arguments);
+        process::run(command, None)
+    }
+
+    /// Its address.
+    pub fn http_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.plan.http_port)
+    }
+
+    /// The configuration file.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.join("companion-sink.toml")
+    }
+
+    /// The file that has its output.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join("companion-sink.log")
+    }
+
+    /// Waits until both sinks have applied all that is in `topics` now.
+    ///
+    /// # Panics
+    /// After three minutes, with what is missing and the end of companion-sink's log.
+    pub fn wait_until_applied(&self, kafka: &Kafka, topics: &[String]) {
+        self.wait_until_sink_applied("history", kafka, topics);
+        self.wait_until_sink_applied("replica", kafka, topics);
+    }
+
+    /// As [`CompanionSink::wait_until_applied`], for one sink: `history` or `replica`.
+    pub fn wait_until_sink_applied(&self, sink: &str, kafka: &Kafka, topics: &[String]) {
+        let mut applied = AppliedOffsets::of(&self.plan, sink);
+        for topic in topics {
+            let ends =
+                topic::offsets(kafka, topic).unwrap_or_else(|| panic!("there is no topic {topic}"));
+            for (partition, offsets) in ends.into_iter().filter(|(_, offsets)| !offsets.is_empty())
+            {
+                let what = format!(
+                    "sink {sink} to apply {topic}, partition {partition}, up to {}",
+                    offsets.end
+                );
+                wait_until(&what, APPLY_TIMEOUT, || {
+                    let next = applied.next_offset(topic, partition)?;
+                    if next >= offsets.end {
+                        return Ok(());
+                    }
+                    self.check_running()?;
+                    Err(format!(
+                        "{next}. Its log ends:\n{}",
+                        process::log_tail(&self.log_file(), 15)
+                    ))
+                });
+            }
+        }
+    }
+
+    fn check_running(&self) -> Result<(), String> {
+        match &mut *self.process.lock().expect("companion-sink's process") {
+            Some(process) => process.check_running(),
+            None => Err("companion-sink does not run".to_owned()),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(parts::companion_sink());
+        command.arg("--config").arg(self.config_file());
+        command
+    }
+}
+
+/// Where a sink stands, as stored in its target.
+enum AppliedOffsets {
+    History(mongodb::sync::Collection<Document>),
+    Replica(Client),
+}
+
+impl AppliedOffsets {
+    fn of(plan: &Plan, sink: &str) -> AppliedOffsets {
+        match sink {
+            "history" => {
+                let client =
+                    mongodb::sync::Client::with_uri_str(&plan.mongo_url).expect("a MongoDB client");
+                AppliedOffsets::History(
+                    client
+                        .database(&plan.mongo_database)
+                        .collection("companion_offsets"),
+                )
+            }
+            "replica" => AppliedOffsets::Replica(
+                Client::connect(&plan.replica_url, postgres::NoTls)
+                    .expect("connect to the replica"),
+            ),
+            other => panic!("there is no sink {other}: history or replica"),
+        }
+    }
+
+    /// The offset of the next record to apply; an error as long as none is stored.
+    fn next_offset(&mut self, topic: &str, partition: i32) -> Result<i64, String> {
+        match self {
+            AppliedOffsets::History(collection) => {
+                let filter = doc! {"sink": "history", "topic": topic, "partition": partition};
+                let found = collection
+                    .find_one(filter)
+                    .run()
+                    .map_err(|e| e.to_string())?;
+                match found.as_ref().and_then(|d| d.get("next_offset")) {
+                    Some(Bson::Int64(next)) => Ok(*next),
+                    Some(Bson::Int32(next)) => Ok(i64::from(*next)),
+                    _ => Err(format!("no offset in companion_offsets: {found:?}")),
+                }
+            }
+            AppliedOffsets::Replica(client) => {
+                let query = "SELECT next_offset FROM companion.offsets
+                             WHERE sink = 'replica' AND topic = $1 AND partition = $2";
+                let row = client
+                    .query_opt(query, &[&topic, &partition])
+                    .map_err(|e| format!("{e:?}"))?;
+                row.map(|row| row.get(0))
+                    .ok_or_else(|| "no offset in companion.offsets".to_owned())
+            }
+        }
+    }
+}

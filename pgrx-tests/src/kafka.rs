@@ -1,0 +1,257 @@
+//! One Kafka node of the bed: KRaft, broker and controller in one process.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::process::{self, Process};
+use crate::{parts, wait_until};
+
+/// How long a broker may take to start or stop.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Any id will do: every node of a bed is a cluster of its own.
+const CLUSTER_ID: &str = "pgCdcTestBedAAAAAAAAAA";
+
+/// A Kafka broker. Dropping it kills it; its folder is the caller's.
+#[derive(Debug)]
+pub struct Kafka {
+    folder: PathBuf,
+    port: u16,
+    process: Mutex<Option<Process>>,
+}
+
+impl Kafka {
+    /// Makes a new one-node cluster in `folder` (created) without starting it. `settings` are added to
+    /// `server.properties` and win over the bed's own.
+    ///
+    /// # Panics
+    /// When its storage cannot be formatted.
+    pub fn create(
+        folder: &Path,
+        port: u16,
+        controller_port: u16,
+        settings: &[(&str, &str)],
+    ) -> Kafka {
+        std::fs::create_dir_all(folder)
+            .unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
+        let kafka = Kafka {
+            folder: folder.to_owned(),
+            port,
+            process: Mutex::new(None),
+        };
+        let mut properties = format!(
+            "process.roles=broker,controller\n\
+             node.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller_port}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             controller.listener.names=CONTROLLER\n\
+             log.dirs={}\n\
+             offsets.topic.replication.factor=1\n\
+             offsets.topic.num.partitions=4\n\
+             transaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\n\
+             transaction.state.log.num.partitions=4\n\
+             share.coordinator.state.topic.replication.factor=1\n\
+             share.coordinator.state.topic.min.isr=1\n\
+             share.coordinator.state.topic.num.partitions=1\n\
+             group.initial.rebalance.delay.ms=0\n",
+            folder.join("data").display(),
+        );
+        for (name, value) in settings {
+            properties.push_str(&format!("{name}={value}\n"));
+        }
+        std::fs::write(kafka.properties(), properties).expect("write server.properties");
+        let mut format = kafka.java();
+        format
+            .args([
+                "kafka.tools.StorageTool",
+                "format",
+                "--cluster-id",
+                CLUSTER_ID,
+                "--config",
+            ])
+            .arg(kafka.properties());
+        process::run(format, None);
+        kafka
+    }
+
+    /// Starts the broker and waits until it answers.
+    ///
+    /// # Panics
+    /// When it ends instead, or is not ready in time; the message has the end of its log.
+    pub fn start(&self) {
+        let mut slot = self.process.lock().expect("the broker's process");
+        assert!(slot.is_none(), "Kafka on port {} runs already", self.port);
+        let mut broker = self.java();
+        broker.arg("kafka.Kafka").arg(self.properties());
+        let mut process = Process::start("Kafka", broker, None, &self.log_file(), libc::SIGKILL);
+        wait_until("Kafka to answer", TIMEOUT, || {
+            process.check_running().unwrap_or_else(|e| panic!("{e}"));
+            self.check_answers()
+        });
+        *slot = Some(process);
+    }
+
+    /// Whether the broker answers at this moment.
+    ///
+    /// # Errors
+    /// What librdkafka says.
+    pub fn check_answers(&self) -> Result<(), String> {
+        // librdkafka waits before it connects again to a broker that refused, so first see whether anybody listens.
+        std::net::TcpStream::connect(("127.0.0.1", self.port)).map_err(|e| e.to_string())?;
+        let client: BaseConsumer = self.client_config().create().map_err(|e| e.to_string())?;
+        let metadata = client
+            .fetch_metadata(None, Duration::from_secs(2))
+            .map_err(|e| e.to_string())?;
+        if metadata.brokers().is_empty() {
+            Err("no broker in the metadata".to_owned())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Stops it in an orderly way (SIGTERM); nothing if it does not run.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub fn stop(&self) {
+        if let Some(process) = self.take() {
+            process.stop(libc::SIGTERM, TIMEOUT);
+        }
+    }
+
+    /// Kills it with SIGKILL.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn kill(&self) {
+        self.take()
+            .expect("Kafka runs")
+            .stop(libc::SIGKILL, TIMEOUT);
+    }
+
+    /// Kills it if it runs: nobody needs its data any more.
+    pub(crate) fn discard(&self) {
+        drop(self.take());
+    }
+
+    /// Stops it in an orderly way and starts it again on the same port and data.
+    pub fn restart(&self) {
+        self.stop();
+        self.start();
+    }
+
+    /// Freezes it (SIGSTOP): connections stay open, nothing is answered.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Ends [`Kafka::freeze`].
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    /// Writes a setting to the end of `server.properties`, where it wins; it counts from the next start on.
+    pub fn set(&self, name: &str, value: &str) {
+        let mut text = std::fs::read_to_string(self.properties()).expect("read server.properties");
+        text.push_str(&format!("{name}={value}\n"));
+        std::fs::write(self.properties(), text).expect("write server.properties");
+    }
+
+    /// The bootstrap server, `127.0.0.1:port`.
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The port of [`Kafka::brokers`].
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A client configuration with the bootstrap server set.
+    pub fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.brokers());
+        config
+    }
+
+    /// The file that has the broker's output.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join("kafka.log")
+    }
+
+    fn signal(&self, signal: i32) {
+        let slot = self.process.lock().expect("the broker's process");
+        slot.as_ref().expect("Kafka runs").signal(signal);
+    }
+
+    fn take(&self) -> Option<Process> {
+        self.process.lock().expect("the broker's process").take()
+    }
+
+    fn properties(&self) -> PathBuf {
+        self.folder.join("server.properties")
+    }
+
+    /// Java with the settings that make a small broker start fast.
+    fn java(&self) -> Command {
+        let mut java = Command::new("java");
+        java.args([
+            "-Xmx512m",
+            "-XX:+UseSerialGC",
+            "-XX:TieredStopAtLevel=1",
+            "-Xshare:auto",
+            "-cp",
+        ])
+        .arg(parts::kafka_libs().join("*"));
+        java
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{port, topic};
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    #[test]
+    fn keeps_its_records_over_kill_freeze_and_restart() {
+        let folder = crate::bed::temporary_folder();
+        let kafka = Kafka::create(
+            &folder.path().join("kafka"),
+            port::free(),
+            port::free(),
+            &[("num.partitions", "2")],
+        );
+        kafka.start();
+        let producer: BaseProducer = kafka.client_config().create().expect("producer");
+        let send = |text: &str| {
+            producer
+                .send(BaseRecord::to("t").key(text).payload(text))
+                .expect("send");
+            producer.flush(Duration::from_secs(30)).expect("flush");
+        };
+        send("one");
+        kafka.kill();
+        assert!(kafka.check_answers().is_err());
+        kafka.start();
+        send("two");
+        kafka.freeze();
+        assert!(kafka.check_answers().is_err());
+        kafka.thaw();
+        kafka.restart();
+        send("three");
+        let mut values: Vec<String> = topic::read(&kafka, "t")
+            .iter()
+            .map(|r| r.value_text().to_owned())
+            .collect();
+        values.sort();
+        assert_eq!(values, ["one", "three", "two"]);
+        assert_eq!(topic::offsets(&kafka, "t").expect("offsets").len(), 2);
+    }
+}
