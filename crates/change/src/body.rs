@@ -1,0 +1,527 @@
+//! The rows of a chunk as capture writes them, and how the sender reads them.
+//!
+//! ```text
+//! body     database, topic prefix | base state: sequence, command, context, statement time
+//!          contexts: count, (length, context)*     who and why, as the rows refer to them
+//!          relations: count, (length, relation)*   names, topic, columns, key: no catalog is needed to read the rows
+//!          records*
+//! record   length (4) | code (1) | rest
+//!          16 context switch: index                 17 statement: its start, microseconds since 2000-01-01
+//!          1..7 row: relation, sequence and command as differences to the row before | images
+//! image    flags (1): bit 0 null bitmap, bit 1 changed bitmap | [changed bitmap] [null bitmap] values
+//! ```
+//! An UPDATE has the whole old image and, of the new one, only the columns that changed. Strings are UTF-8.
+
+use crate::kind::Kind;
+use crate::value::take_value;
+use crate::wire::{Cursor, WireError, put_bytes, put_optional, put_signed, put_varint};
+
+const CODE_CONTEXT: u8 = 16;
+const CODE_STATEMENT: u8 = 17;
+const CODE_KEY_CHANGED: u8 = 0x80;
+const IMAGE_NULLS: u8 = 1;
+const IMAGE_CHANGED: u8 = 2;
+/// Bytes of a record before its content.
+const RECORD_LENGTH_BYTES: usize = 4;
+
+/// What happened to a row (or to the table).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Op {
+    Insert = 1,
+    Update = 2,
+    Delete = 3,
+    Truncate = 4,
+    /// A change of the table's definition; the image is the `schema_change` JSON object.
+    Schema = 5,
+    /// The delete half of an UPDATE that changed the key, after sorting; the images are the UPDATE's.
+    KeyDelete = 6,
+    /// The create half.
+    KeyCreate = 7,
+}
+
+impl Op {
+    fn from_code(code: u8) -> Result<Op, WireError> {
+        Ok(match code {
+            1 => Op::Insert,
+            2 => Op::Update,
+            3 => Op::Delete,
+            4 => Op::Truncate,
+            5 => Op::Schema,
+            6 => Op::KeyDelete,
+            7 => Op::KeyCreate,
+            _ => return Err(WireError::Invalid("row code")),
+        })
+    }
+}
+
+/// What a row inherits from the record before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// Order of capture inside the transaction, from 1; rolled back savepoints leave holes.
+    pub sequence: u64,
+    /// PostgreSQL's command id: a row changes at most once per command, and a later command has a higher one.
+    pub command: u32,
+    /// Index into the contexts of the chunk.
+    pub context: u32,
+    /// Start of the statement, microseconds since 2000-01-01.
+    pub statement_us: i64,
+}
+
+impl State {
+    pub const START: State = State { sequence: 0, command: 0, context: u32::MAX, statement_us: i64::MIN };
+}
+
+/// Who changed it and why, as read once per transaction and again when changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Context<'a> {
+    /// Start of the transaction, microseconds since 2000-01-01.
+    pub transaction_us: i64,
+    pub pid: i32,
+    pub session_user: Option<&'a str>,
+    pub current_user: Option<&'a str>,
+    pub application_name: Option<&'a str>,
+    pub client_addr: Option<&'a str>,
+    pub actor: Option<&'a str>,
+    pub reason: Option<&'a str>,
+    pub request_id: Option<&'a str>,
+    /// Further settings and what `cdc_context` was given: one JSON object.
+    pub context: Option<&'a str>,
+    /// Name of the replication origin whose changes these are, for rows that a subscription applied.
+    pub origin: Option<&'a str>,
+}
+
+/// Appends a context with its length.
+pub fn put_context(out: &mut Vec<u8>, context: &Context<'_>) {
+    let mut blob = Vec::with_capacity(128);
+    blob.extend_from_slice(&context.transaction_us.to_le_bytes());
+    blob.extend_from_slice(&context.pid.to_le_bytes());
+    for text in [
+        context.session_user,
+        context.current_user,
+        context.application_name,
+        context.client_addr,
+        context.actor,
+        context.reason,
+        context.request_id,
+        context.context,
+        context.origin,
+    ] {
+        put_optional(&mut blob, text);
+    }
+    put_bytes(out, &blob);
+}
+
+fn read_context(blob: &[u8]) -> Result<Context<'_>, WireError> {
+    let mut cursor = Cursor::new(blob);
+    Ok(Context {
+        transaction_us: cursor.i64()?,
+        pid: cursor.u32()? as i32,
+        session_user: cursor.optional()?,
+        current_user: cursor.optional()?,
+        application_name: cursor.optional()?,
+        client_addr: cursor.optional()?,
+        actor: cursor.optional()?,
+        reason: cursor.optional()?,
+        request_id: cursor.optional()?,
+        context: cursor.optional()?,
+        origin: cursor.optional()?,
+    })
+}
+
+/// A column as it was when the row was captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column<'a> {
+    pub name: &'a str,
+    pub kind: Kind,
+}
+
+/// A tracked table as it was when the row was captured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation<'a> {
+    pub oid: u32,
+    /// First four bytes of the hash of the column list: changes with every change of names, types or order.
+    pub schema_hash: u32,
+    pub schema: &'a str,
+    pub table: &'a str,
+    pub topic: &'a str,
+    pub columns: Vec<Column<'a>>,
+    /// Kafka key: indexes into `columns`, in key order; empty: no key.
+    pub key: Vec<usize>,
+    /// Identity of the row where it is not the Kafka key: indexes into `columns`.
+    pub identity: Option<Vec<usize>>,
+    /// Deletes of this table are followed by a tombstone.
+    pub tombstones: bool,
+    blob: &'a [u8],
+}
+
+/// Appends a relation with its length: capture does this once per plan and copies the bytes from then on.
+#[allow(clippy::too_many_arguments)]
+pub fn put_relation(
+    out: &mut Vec<u8>,
+    oid: u32,
+    schema_hash: u32,
+    [schema, table, topic]: [&str; 3],
+    columns: &[(String, Kind)],
+    key: &[usize],
+    identity: Option<&[usize]>,
+    tombstones: bool,
+) {
+    let mut blob = Vec::with_capacity(64 + columns.len() * 16);
+    blob.extend_from_slice(&oid.to_le_bytes());
+    blob.extend_from_slice(&schema_hash.to_le_bytes());
+    blob.push(u8::from(tombstones));
+    for text in [schema, table, topic] {
+        put_bytes(&mut blob, text.as_bytes());
+    }
+    put_varint(&mut blob, columns.len() as u64);
+    for (name, kind) in columns {
+        put_bytes(&mut blob, name.as_bytes());
+        blob.push(*kind as u8);
+    }
+    put_indexes(&mut blob, key);
+    match identity {
+        None => blob.push(0),
+        Some(identity) => {
+            blob.push(1);
+            put_indexes(&mut blob, identity);
+        }
+    }
+    put_bytes(out, &blob);
+}
+
+fn put_indexes(out: &mut Vec<u8>, indexes: &[usize]) {
+    put_varint(out, indexes.len() as u64);
+    for index in indexes {
+        put_varint(out, *index as u64);
+    }
+}
+
+fn read_indexes(cursor: &mut Cursor<'_>, columns: usize) -> Result<Vec<usize>, WireError> {
+    let count = cursor.varint()?;
+    let mut indexes = Vec::new();
+    for _ in 0..count {
+        let index = cursor.varint()? as usize;
+        if index >= columns {
+            return Err(WireError::Invalid("column index"));
+        }
+        indexes.push(index);
+    }
+    Ok(indexes)
+}
+
+fn read_relation(blob: &[u8]) -> Result<Relation<'_>, WireError> {
+    let mut cursor = Cursor::new(blob);
+    let oid = cursor.u32()?;
+    let schema_hash = cursor.u32()?;
+    let tombstones = cursor.u8()? != 0;
+    let schema = cursor.text()?;
+    let table = cursor.text()?;
+    let topic = cursor.text()?;
+    let count = cursor.varint()?;
+    let mut columns = Vec::new();
+    for _ in 0..count {
+        columns.push(Column { name: cursor.text()?, kind: Kind::from_code(cursor.u8()?)? });
+    }
+    let key = read_indexes(&mut cursor, columns.len())?;
+    let identity = match cursor.u8()? {
+        0 => None,
+        _ => Some(read_indexes(&mut cursor, columns.len())?),
+    };
+    Ok(Relation { oid, schema_hash, schema, table, topic, columns, key, identity, tombstones, blob })
+}
+
+/// What stands before the records of a body.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    pub database: &'a str,
+    /// Topic prefix of the database: `source.name` in the events.
+    pub prefix: &'a str,
+    pub base: State,
+    /// Contexts with their lengths, one after the other, and their number.
+    pub contexts: (u32, &'a [u8]),
+    /// Relations likewise.
+    pub relations: (u32, &'a [u8]),
+}
+
+/// Appends everything of a body but its records.
+pub fn put_head(out: &mut Vec<u8>, head: &Head<'_>) {
+    put_bytes(out, head.database.as_bytes());
+    put_bytes(out, head.prefix.as_bytes());
+    put_varint(out, head.base.sequence);
+    put_varint(out, u64::from(head.base.command));
+    out.extend_from_slice(&head.base.context.to_le_bytes());
+    out.extend_from_slice(&head.base.statement_us.to_le_bytes());
+    for (count, blobs) in [head.contexts, head.relations] {
+        put_varint(out, u64::from(count));
+        out.extend_from_slice(blobs);
+    }
+}
+
+/// Bytes that `put_head` needs at most.
+pub fn head_capacity(head: &Head<'_>) -> usize {
+    head.database.len() + head.prefix.len() + head.contexts.1.len() + head.relations.1.len() + 64
+}
+
+/// Begins a record; `end_record` takes the returned position.
+#[inline]
+fn begin_record(out: &mut Vec<u8>, code: u8) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0, 0, 0, 0, code]);
+    start
+}
+
+/// Writes the length of the record that began at `start`.
+#[inline]
+pub fn end_record(out: &mut [u8], start: usize) {
+    let len = (out.len() - start - RECORD_LENGTH_BYTES) as u32;
+    out[start..start + RECORD_LENGTH_BYTES].copy_from_slice(&len.to_le_bytes());
+}
+
+/// Appends a switch to another context, if it is another one.
+#[inline]
+pub fn switch_context(out: &mut Vec<u8>, state: &mut State, context: u32) {
+    if state.context != context {
+        state.context = context;
+        let start = begin_record(out, CODE_CONTEXT);
+        put_varint(out, u64::from(context));
+        end_record(out, start);
+    }
+}
+
+/// Appends the start of another statement, if it is another one.
+#[inline]
+pub fn switch_statement(out: &mut Vec<u8>, state: &mut State, statement_us: i64) {
+    if state.statement_us != statement_us {
+        state.statement_us = statement_us;
+        let start = begin_record(out, CODE_STATEMENT);
+        out.extend_from_slice(&statement_us.to_le_bytes());
+        end_record(out, start);
+    }
+}
+
+/// Begins a row: its images follow, then `end_record`. `state` moves on to this row.
+#[inline]
+pub fn begin_row(out: &mut Vec<u8>, state: &mut State, op: Op, relation: u32, sequence: u64, command: u32) -> usize {
+    let start = begin_record(out, op as u8);
+    put_varint(out, u64::from(relation));
+    put_signed(out, sequence.wrapping_sub(state.sequence) as i64);
+    put_signed(out, i64::from(command) - i64::from(state.command));
+    state.sequence = sequence;
+    state.command = command;
+    start
+}
+
+/// Marks the row that began at `start` as an UPDATE of its key.
+#[inline]
+pub fn mark_key_changed(out: &mut [u8], start: usize) {
+    out[start + RECORD_LENGTH_BYTES] |= CODE_KEY_CHANGED;
+}
+
+/// Positions of the bitmaps of an image that is being written.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageMarks {
+    changed: Option<usize>,
+    nulls: Option<usize>,
+}
+
+/// Begins an image of `columns` columns with room for the bitmaps it needs; the values follow in column order.
+#[inline]
+pub fn begin_image(out: &mut Vec<u8>, columns: usize, nulls: bool, changed: bool) -> ImageMarks {
+    let bitmap_bytes = columns.div_ceil(8);
+    out.push(if nulls { IMAGE_NULLS } else { 0 } | if changed { IMAGE_CHANGED } else { 0 });
+    let mut bitmap = |wanted: bool| {
+        wanted.then(|| {
+            let start = out.len();
+            out.resize(start + bitmap_bytes, 0);
+            start
+        })
+    };
+    ImageMarks { changed: bitmap(changed), nulls: bitmap(nulls) }
+}
+
+impl ImageMarks {
+    /// Says that column `index` is NULL. Only for images begun with `nulls`.
+    #[inline]
+    pub fn set_null(&self, out: &mut [u8], index: usize) {
+        if let Some(start) = self.nulls {
+            out[start + index / 8] |= 1 << (index % 8);
+        }
+    }
+
+    /// Says that column `index` changed, and so is in the image. Only for images begun with `changed`.
+    #[inline]
+    pub fn set_changed(&self, out: &mut [u8], index: usize) {
+        if let Some(start) = self.changed {
+            out[start + index / 8] |= 1 << (index % 8);
+        }
+    }
+}
+
+/// A decoded body; rows are decoded one by one.
+#[derive(Debug)]
+pub struct Body<'a> {
+    pub database: &'a str,
+    pub prefix: &'a str,
+    pub base: State,
+    pub contexts: Vec<Context<'a>>,
+    pub relations: Vec<Relation<'a>>,
+    context_blobs: Vec<&'a [u8]>,
+    records: &'a [u8],
+}
+
+impl<'a> Body<'a> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Body<'a>, WireError> {
+        let mut cursor = Cursor::new(bytes);
+        let database = cursor.text()?;
+        let prefix = cursor.text()?;
+        let base = State {
+            sequence: cursor.varint()?,
+            command: u32::try_from(cursor.varint()?).map_err(|_| WireError::Invalid("command id"))?,
+            context: cursor.u32()?,
+            statement_us: cursor.i64()?,
+        };
+        let mut context_blobs = Vec::new();
+        for _ in 0..cursor.varint()? {
+            context_blobs.push(cursor.bytes()?);
+        }
+        let contexts = context_blobs.iter().map(|blob| read_context(blob)).collect::<Result<_, _>>()?;
+        let mut relations = Vec::new();
+        for _ in 0..cursor.varint()? {
+            relations.push(read_relation(cursor.bytes()?)?);
+        }
+        Ok(Body { database, prefix, base, contexts, relations, context_blobs, records: cursor.rest() })
+    }
+
+    /// The rows, from the first record on.
+    pub fn rows(&self) -> Rows<'_, 'a> {
+        Rows { body: self, state: self.base, rest: Cursor::new(self.records) }
+    }
+
+    /// The row whose record begins `offset` bytes into the records, `state` being that of the record before.
+    pub fn row_at(&self, offset: usize, state: State) -> Result<Row<'a>, WireError> {
+        let records = self.records.get(offset..).ok_or(WireError::Truncated)?;
+        Rows { body: self, state, rest: Cursor::new(records) }.next().unwrap_or(Err(WireError::Truncated))
+    }
+
+    pub fn context_blob(&self, index: u32) -> Option<&'a [u8]> {
+        self.context_blobs.get(index as usize).copied()
+    }
+
+    pub fn relation_blob(&self, index: usize) -> &'a [u8] {
+        self.relations[index].blob
+    }
+}
+
+/// One row (or table event) of a body.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    pub op: Op,
+    pub key_changed: bool,
+    /// Index into the body's relations, checked.
+    pub relation: usize,
+    /// With the row's own sequence, command, context and statement.
+    pub state: State,
+    /// State before this record and its position: what `row_at` needs to come back.
+    pub before: State,
+    pub offset: usize,
+    pub images: &'a [u8],
+}
+
+/// Iterator over the rows of a body; stops after the first error.
+#[derive(Debug)]
+pub struct Rows<'b, 'a> {
+    body: &'b Body<'a>,
+    state: State,
+    rest: Cursor<'a>,
+}
+
+impl<'a> Rows<'_, 'a> {
+    fn advance(&mut self) -> Result<Option<Row<'a>>, WireError> {
+        while !self.rest.is_empty() {
+            let offset = self.body.records.len() - self.rest.rest().len();
+            let before = self.state;
+            let len = self.rest.u32()? as usize;
+            let mut record = Cursor::new(self.rest.take(len)?);
+            match record.u8()? {
+                CODE_CONTEXT => {
+                    self.state.context =
+                        u32::try_from(record.varint()?).map_err(|_| WireError::Invalid("context index"))?;
+                }
+                CODE_STATEMENT => self.state.statement_us = record.i64()?,
+                code => {
+                    let relation = record.varint()? as usize;
+                    if relation >= self.body.relations.len() {
+                        return Err(WireError::Invalid("relation index"));
+                    }
+                    self.state.sequence = self.state.sequence.wrapping_add(record.signed()? as u64);
+                    self.state.command = u32::try_from(i64::from(self.state.command).wrapping_add(record.signed()?))
+                        .map_err(|_| WireError::Invalid("command id"))?;
+                    return Ok(Some(Row {
+                        op: Op::from_code(code & !CODE_KEY_CHANGED)?,
+                        key_changed: code & CODE_KEY_CHANGED != 0,
+                        relation,
+                        state: self.state,
+                        before,
+                        offset,
+                        images: record.rest(),
+                    }));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl<'a> Iterator for Rows<'_, 'a> {
+    type Item = Result<Row<'a>, WireError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.advance();
+        if next.is_err() {
+            self.rest = Cursor::new(&[]);
+        }
+        next.transpose()
+    }
+}
+
+/// Reads a whole image into `values`: one entry per column, `None` for NULL.
+pub fn read_image<'a>(cursor: &mut Cursor<'a>, columns: &[Column<'_>], values: &mut Vec<Option<&'a [u8]>>) -> Result<(), WireError> {
+    read_values(cursor, columns, None, values)
+}
+
+/// Reads the new image of an UPDATE: unchanged columns are taken from `before`.
+pub fn read_new_image<'a>(
+    cursor: &mut Cursor<'a>,
+    columns: &[Column<'_>],
+    before: &[Option<&'a [u8]>],
+    values: &mut Vec<Option<&'a [u8]>>,
+) -> Result<(), WireError> {
+    read_values(cursor, columns, Some(before), values)
+}
+
+fn read_values<'a>(
+    cursor: &mut Cursor<'a>,
+    columns: &[Column<'_>],
+    before: Option<&[Option<&'a [u8]>]>,
+    values: &mut Vec<Option<&'a [u8]>>,
+) -> Result<(), WireError> {
+    let flags = cursor.u8()?;
+    if flags & !(IMAGE_NULLS | IMAGE_CHANGED) != 0 || (flags & IMAGE_CHANGED != 0) != before.is_some() {
+        return Err(WireError::Invalid("image flags"));
+    }
+    let bitmap_bytes = columns.len().div_ceil(8);
+    let changed = if flags & IMAGE_CHANGED != 0 { Some(cursor.take(bitmap_bytes)?) } else { None };
+    let nulls = if flags & IMAGE_NULLS != 0 { Some(cursor.take(bitmap_bytes)?) } else { None };
+    let is_set = |bitmap: Option<&[u8]>, index: usize| bitmap.is_some_and(|bitmap| bitmap[index / 8] >> (index % 8) & 1 == 1);
+    values.clear();
+    for (index, column) in columns.iter().enumerate() {
+        let value = match before {
+            Some(before) if !is_set(changed, index) => *before.get(index).ok_or(WireError::Invalid("old image"))?,
+            _ if is_set(nulls, index) => None,
+            _ => Some(take_value(cursor, column.kind)?),
+        };
+        values.push(value);
+    }
+    Ok(())
+}

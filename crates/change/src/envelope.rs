@@ -1,0 +1,607 @@
+//! The event: Debezium's envelope with `id` and `audit`, its key and its headers (interface 3.1).
+
+use std::ffi::CStr;
+use std::ops::Range;
+
+use crate::body::{self, Body, Column, Context, Op, Relation, Row};
+use crate::datetime::EPOCH_US;
+use crate::json::{put_integer, put_optional_string, put_string};
+use crate::topic_name;
+use crate::value::{Mark, put_value};
+use crate::version::{Version, put_event_id};
+use crate::wire::{Cursor, WireError};
+
+/// `source.version` of the events.
+const PRODUCT_VERSION: &str = env!("CARGO_PKG_VERSION");
+const TRUNCATE_KEY: &[u8] = br#"{"__cdc":"truncate"}"#;
+const SCHEMA_KEY: &[u8] = br#"{"__cdc":"schema"}"#;
+
+/// What the commit record says about a transaction.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit {
+    pub nonce: [u8; 16],
+    pub xid8: u64,
+    pub generation: u16,
+    pub timeline: u32,
+    /// Where the commit record begins.
+    pub lsn: u64,
+    /// The captured commit before this one.
+    pub previous_lsn: Option<u64>,
+    /// Commit time, microseconds since 2000-01-01.
+    pub commit_us: i64,
+    /// Events of the transaction, tombstones not counted.
+    pub event_count: u64,
+}
+
+/// Who gets an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// The partition of the key.
+    Key,
+    /// Every partition of the topic, with one id: events about the table as a whole.
+    EveryPartition,
+}
+
+/// A record for Kafka, borrowed from the renderer until the next one.
+#[derive(Debug)]
+pub struct Event<'a> {
+    pub topic: &'a str,
+    pub audience: Audience,
+    pub key: Option<&'a [u8]>,
+    /// `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    pub headers: &'a Headers,
+}
+
+/// Headers of one record, in one buffer that is used again and again.
+#[derive(Debug, Default)]
+pub struct Headers {
+    bytes: Vec<u8>,
+    entries: Vec<(&'static CStr, Range<usize>)>,
+}
+
+impl Headers {
+    pub fn iter(&self) -> impl Iterator<Item = (&'static CStr, &[u8])> {
+        self.entries.iter().map(|(name, range)| (*name, &self.bytes[range.clone()]))
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+    }
+
+    fn add(&mut self, name: &'static CStr, put: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.bytes.len();
+        put(&mut self.bytes);
+        self.entries.push((name, start..self.bytes.len()));
+    }
+}
+
+/// Renders the rows of one transaction after the other.
+#[derive(Debug)]
+pub struct Renderer {
+    commit: Commit,
+    sequence: u64,
+    /// Events so far per relation (by oid), for `data_collection_order`.
+    orders: Vec<(u32, u64)>,
+    buffers: Buffers,
+}
+
+#[derive(Debug, Default)]
+struct Buffers {
+    key: Vec<u8>,
+    other_key: Vec<u8>,
+    identity: Vec<u8>,
+    value: Vec<u8>,
+    headers: Headers,
+    marks: [Vec<u8>; 2],
+}
+
+/// What is the same for many rows of a body: rendered once.
+struct BodyTexts {
+    /// Per relation: `"source":{…` up to the origin, the `cdc.table` header and the `cdc.schema` header.
+    relations: Vec<Option<RelationTexts>>,
+    /// `"audit":{…}` of the context and statement in use.
+    audit: Vec<u8>,
+    audit_of: Option<(u32, i64)>,
+    traceparent: Option<String>,
+}
+
+struct RelationTexts {
+    source: Vec<u8>,
+    table: String,
+    schema_hash: String,
+    columns: Vec<Vec<u8>>,
+}
+
+/// The pieces of one event before it is put together.
+struct Shape<'a> {
+    op: &'static str,
+    audience: Audience,
+    key: Option<&'a [u8]>,
+    before: Option<&'a [Option<&'a [u8]>]>,
+    after: Option<&'a [Option<&'a [u8]>]>,
+    schema_change: Option<&'a str>,
+    /// `__debezium.newkey` or `__debezium.oldkey`, and that key.
+    other_key: Option<(&'static CStr, &'a [u8])>,
+    identity: Option<&'a [u8]>,
+}
+
+impl Renderer {
+    /// Begins with the first event of `commit`.
+    pub fn new(commit: Commit) -> Renderer {
+        Renderer { commit, sequence: 0, orders: Vec::new(), buffers: Buffers::default() }
+    }
+
+    /// Begins the next transaction, keeping the buffers.
+    pub fn begin(&mut self, commit: Commit) {
+        self.commit = commit;
+        self.sequence = 0;
+        self.orders.clear();
+    }
+
+    /// Events rendered so far of this transaction.
+    pub fn rendered(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Renders every row of `body`, in its order. `sent_us` is now, in microseconds since 1970; `tombstones` adds one
+    /// after each delete of a table that allows it.
+    pub fn render<E: From<WireError>>(
+        &mut self,
+        body: &Body<'_>,
+        sent_us: i64,
+        tombstones: bool,
+        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut texts = BodyTexts {
+            relations: body.relations.iter().map(|_| None).collect(),
+            audit: Vec::new(),
+            audit_of: None,
+            traceparent: None,
+        };
+        let mut before = Vec::new();
+        let mut after = Vec::new();
+        for row in body.rows() {
+            let row = row?;
+            let relation = &body.relations[row.relation];
+            self.prepare(&mut texts, body, &row)?;
+            let mut images = Cursor::new(row.images);
+            let whole = |op, audience, key| Shape {
+                op,
+                audience,
+                key,
+                before: None,
+                after: None,
+                schema_change: None,
+                other_key: None,
+                identity: None,
+            };
+            let mut buffers = std::mem::take(&mut self.buffers);
+            let tombstone = tombstones && relation.tombstones;
+            let done = match row.op {
+                Op::Insert => {
+                    body::read_image(&mut images, &relation.columns, &mut after)?;
+                    self.row_event(&texts, &mut buffers, relation, &row, sent_us, "c", None, Some(&after), false, emit)
+                }
+                Op::Delete => {
+                    body::read_image(&mut images, &relation.columns, &mut before)?;
+                    self.row_event(&texts, &mut buffers, relation, &row, sent_us, "d", Some(&before), None, tombstone, emit)
+                }
+                Op::Update | Op::KeyDelete | Op::KeyCreate => {
+                    body::read_image(&mut images, &relation.columns, &mut before)?;
+                    body::read_new_image(&mut images, &relation.columns, &before, &mut after)?;
+                    if row.op == Op::Update && !row.key_changed {
+                        self.row_event(&texts, &mut buffers, relation, &row, sent_us, "u", Some(&before), Some(&after), false, emit)
+                    } else {
+                        let mut halves = Ok(());
+                        if row.op != Op::KeyCreate {
+                            halves = self.key_half(&texts, &mut buffers, relation, &row, sent_us, [&before, &after], true, tombstone, emit);
+                        }
+                        if row.op != Op::KeyDelete && halves.is_ok() {
+                            halves = self.key_half(&texts, &mut buffers, relation, &row, sent_us, [&before, &after], false, false, emit);
+                        }
+                        halves
+                    }
+                }
+                Op::Truncate => {
+                    let shape = whole("t", Audience::EveryPartition, Some(TRUNCATE_KEY));
+                    self.event(&texts, &mut buffers, relation, &row, sent_us, &shape, emit)
+                }
+                Op::Schema => {
+                    let change = std::str::from_utf8(row.images).map_err(|_| WireError::Invalid("schema change"))?;
+                    let shape = Shape { schema_change: Some(change), ..whole("m", Audience::EveryPartition, Some(SCHEMA_KEY)) };
+                    self.event(&texts, &mut buffers, relation, &row, sent_us, &shape, emit)
+                }
+            };
+            self.buffers = buffers;
+            done?;
+        }
+        Ok(())
+    }
+
+    /// Fills the texts that this row needs.
+    fn prepare(&self, texts: &mut BodyTexts, body: &Body<'_>, row: &Row<'_>) -> Result<(), WireError> {
+        if texts.relations[row.relation].is_none() {
+            let relation = &body.relations[row.relation];
+            texts.relations[row.relation] = Some(RelationTexts {
+                source: self.source(body, relation),
+                table: topic_name::join(&[body.database, relation.schema, relation.table]),
+                schema_hash: format!("{:08x}", relation.schema_hash),
+                columns: relation.columns.iter().map(column_name).collect(),
+            });
+        }
+        let audit_of = (row.state.context, row.state.statement_us);
+        if texts.audit_of != Some(audit_of) {
+            let context = body.contexts.get(row.state.context as usize).ok_or(WireError::Invalid("context index"))?;
+            put_audit(&mut texts.audit, context, row.state.statement_us);
+            texts.traceparent = traceparent(context);
+            texts.audit_of = Some(audit_of);
+        }
+        Ok(())
+    }
+
+    fn source(&self, body: &Body<'_>, relation: &Relation<'_>) -> Vec<u8> {
+        let commit = &self.commit;
+        let commit_us = commit.commit_us + EPOCH_US;
+        let mut out = Vec::with_capacity(384);
+        out.extend_from_slice(b"\"source\":{\"version\":\"");
+        out.extend_from_slice(PRODUCT_VERSION.as_bytes());
+        out.extend_from_slice(b"\",\"connector\":\"postgresql\",\"name\":");
+        put_string(&mut out, body.prefix);
+        out.extend_from_slice(b",\"ts_ms\":");
+        put_integer(&mut out, commit_us.div_euclid(1000));
+        out.extend_from_slice(b",\"snapshot\":\"false\",\"db\":");
+        put_string(&mut out, body.database);
+        out.extend_from_slice(b",\"sequence\":\"[");
+        match commit.previous_lsn {
+            Some(lsn) => {
+                out.extend_from_slice(b"\\\"");
+                put_integer(&mut out, lsn);
+                out.extend_from_slice(b"\\\"");
+            }
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\\\"");
+        put_integer(&mut out, commit.lsn);
+        out.extend_from_slice(b"\\\"]\",\"ts_us\":");
+        put_integer(&mut out, commit_us);
+        out.extend_from_slice(b",\"ts_ns\":");
+        put_nanoseconds(&mut out, commit_us);
+        out.extend_from_slice(b",\"schema\":");
+        put_string(&mut out, relation.schema);
+        out.extend_from_slice(b",\"table\":");
+        put_string(&mut out, relation.table);
+        out.extend_from_slice(b",\"txId\":");
+        put_integer(&mut out, commit.xid8);
+        out.extend_from_slice(b",\"lsn\":");
+        put_integer(&mut out, commit.lsn);
+        out.extend_from_slice(b",\"xmin\":null,\"origin\":null,\"origin_lsn\":null}");
+        out
+    }
+
+    /// One half of an UPDATE that changed the key: the delete under the old key, or the create under the new one.
+    #[allow(clippy::too_many_arguments)]
+    fn key_half<E: From<WireError>>(
+        &mut self,
+        texts: &BodyTexts,
+        buffers: &mut Buffers,
+        relation: &Relation<'_>,
+        row: &Row<'_>,
+        sent_us: i64,
+        [before, after]: [&[Option<&[u8]>]; 2],
+        delete: bool,
+        tombstone: bool,
+        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let other = if delete { after } else { before };
+        let mut other_key = std::mem::take(&mut buffers.other_key);
+        put_key(&mut other_key, texts, row.relation, relation, &relation.key, other)?;
+        buffers.other_key = other_key;
+        let (op, before, after) = if delete { ("d", Some(before), None) } else { ("c", None, Some(after)) };
+        self.row_event(texts, buffers, relation, row, sent_us, op, before, after, tombstone, emit)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn row_event<E: From<WireError>>(
+        &mut self,
+        texts: &BodyTexts,
+        buffers: &mut Buffers,
+        relation: &Relation<'_>,
+        row: &Row<'_>,
+        sent_us: i64,
+        op: &'static str,
+        before: Option<&[Option<&[u8]>]>,
+        after: Option<&[Option<&[u8]>]>,
+        tombstone: bool,
+        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut key = std::mem::take(&mut buffers.key);
+        let mut identity = std::mem::take(&mut buffers.identity);
+        let other_key = std::mem::take(&mut buffers.other_key);
+        let image = after.or(before).unwrap_or(&[]);
+        let has_key = !relation.key.is_empty();
+        if has_key {
+            put_key(&mut key, texts, row.relation, relation, &relation.key, image)?;
+        }
+        if let Some(columns) = &relation.identity {
+            put_key(&mut identity, texts, row.relation, relation, columns, image)?;
+        }
+        let shape = Shape {
+            op,
+            audience: Audience::Key,
+            key: has_key.then_some(key.as_slice()),
+            before,
+            after,
+            schema_change: None,
+            other_key: (row.key_changed && has_key)
+                .then_some((if op == "d" { c"__debezium.newkey" } else { c"__debezium.oldkey" }, other_key.as_slice())),
+            identity: relation.identity.as_ref().map(|_| identity.as_slice()),
+        };
+        let mut done = self.event(texts, buffers, relation, row, sent_us, &shape, emit);
+        if tombstone && has_key && done.is_ok() {
+            done = self.tombstone(texts, buffers, relation, row, &shape, emit);
+        }
+        buffers.key = key;
+        buffers.identity = identity;
+        buffers.other_key = other_key;
+        done
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn event<E: From<WireError>>(
+        &mut self,
+        texts: &BodyTexts,
+        buffers: &mut Buffers,
+        relation: &Relation<'_>,
+        row: &Row<'_>,
+        sent_us: i64,
+        shape: &Shape<'_>,
+        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.sequence += 1;
+        let order = self.next_order(relation.oid);
+        let relation_texts = relation_texts(texts, row.relation)?;
+        let commit = &self.commit;
+        let out = &mut buffers.value;
+        out.clear();
+        out.extend_from_slice(b"{\"id\":\"");
+        put_event_id(out, &commit.nonce, self.sequence, 0);
+        out.extend_from_slice(b"\",\"op\":\"");
+        out.extend_from_slice(shape.op.as_bytes());
+        out.extend_from_slice(b"\",\"ts_ms\":");
+        put_integer(out, sent_us.div_euclid(1000));
+        out.extend_from_slice(b",\"ts_us\":");
+        put_integer(out, sent_us);
+        out.extend_from_slice(b",\"ts_ns\":");
+        put_nanoseconds(out, sent_us);
+        out.push(b',');
+        out.extend_from_slice(&relation_texts.source);
+        out.extend_from_slice(b",\"transaction\":{\"id\":\"");
+        put_integer(out, commit.xid8);
+        out.push(b':');
+        put_integer(out, commit.lsn);
+        out.extend_from_slice(b"\",\"total_order\":");
+        put_integer(out, self.sequence);
+        out.extend_from_slice(b",\"data_collection_order\":");
+        put_integer(out, order);
+        out.extend_from_slice(b",\"event_count\":");
+        put_integer(out, commit.event_count);
+        out.extend_from_slice(b"},");
+        out.extend_from_slice(&texts.audit);
+        out.extend_from_slice(b",\"before\":");
+        let [before_marks, after_marks] = &mut buffers.marks;
+        put_image(out, before_marks, relation, relation_texts, shape.before)?;
+        out.extend_from_slice(b",\"after\":");
+        put_image(out, after_marks, relation, relation_texts, shape.after)?;
+        put_marks(out, before_marks, after_marks);
+        if let Some(change) = shape.schema_change {
+            out.extend_from_slice(b",\"schema_change\":");
+            out.extend_from_slice(change.as_bytes());
+        }
+        out.push(b'}');
+        let op = if shape.schema_change.is_some() { "schema" } else { shape.op };
+        self.put_headers(&mut buffers.headers, texts, relation_texts, op, 0, shape);
+        emit(&Event {
+            topic: relation.topic,
+            audience: shape.audience,
+            key: shape.key,
+            value: Some(&buffers.value),
+            headers: &buffers.headers,
+        })
+    }
+
+    /// The null record after a delete, so that compaction can forget the key.
+    fn tombstone<E: From<WireError>>(
+        &mut self,
+        texts: &BodyTexts,
+        buffers: &mut Buffers,
+        relation: &Relation<'_>,
+        row: &Row<'_>,
+        shape: &Shape<'_>,
+        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let relation_texts = relation_texts(texts, row.relation)?;
+        self.put_headers(&mut buffers.headers, texts, relation_texts, "tombstone", 1, shape);
+        emit(&Event {
+            topic: relation.topic,
+            audience: Audience::Key,
+            key: shape.key,
+            value: None,
+            headers: &buffers.headers,
+        })
+    }
+
+    fn put_headers(&self, headers: &mut Headers, texts: &BodyTexts, relation: &RelationTexts, op: &str, sub: u8, shape: &Shape<'_>) {
+        let commit = &self.commit;
+        let version = Version {
+            generation: commit.generation,
+            timeline: commit.timeline,
+            commit_lsn: commit.lsn,
+            sequence: self.sequence,
+            sub,
+        };
+        headers.clear();
+        headers.add(c"cdc.id", |out| put_event_id(out, &commit.nonce, self.sequence, sub));
+        headers.add(c"cdc.version", |out| version.put(out));
+        headers.add(c"cdc.op", |out| out.extend_from_slice(op.as_bytes()));
+        headers.add(c"cdc.table", |out| out.extend_from_slice(relation.table.as_bytes()));
+        headers.add(c"cdc.schema", |out| out.extend_from_slice(relation.schema_hash.as_bytes()));
+        if let Some(identity) = shape.identity {
+            headers.add(c"cdc.identity", |out| out.extend_from_slice(identity));
+        }
+        headers.add(c"cdc.tx", |out| {
+            put_integer(out, self.sequence);
+            out.push(b'/');
+            put_integer(out, commit.event_count);
+        });
+        if let Some((name, key)) = shape.other_key {
+            headers.add(name, |out| out.extend_from_slice(key));
+        }
+        if let Some(traceparent) = &texts.traceparent {
+            headers.add(c"traceparent", |out| out.extend_from_slice(traceparent.as_bytes()));
+        }
+    }
+
+    fn next_order(&mut self, oid: u32) -> u64 {
+        match self.orders.iter_mut().find(|(relation, _)| *relation == oid) {
+            Some((_, order)) => {
+                *order += 1;
+                *order
+            }
+            None => {
+                self.orders.push((oid, 1));
+                1
+            }
+        }
+    }
+}
+
+fn relation_texts(texts: &BodyTexts, relation: usize) -> Result<&RelationTexts, WireError> {
+    texts.relations.get(relation).and_then(Option::as_ref).ok_or(WireError::Invalid("relation index"))
+}
+
+/// `"name":`, rendered once per body.
+fn column_name(column: &Column<'_>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(column.name.len() + 3);
+    put_string(&mut out, column.name);
+    out.push(b':');
+    out
+}
+
+fn put_key(
+    out: &mut Vec<u8>,
+    texts: &BodyTexts,
+    relation_index: usize,
+    relation: &Relation<'_>,
+    columns: &[usize],
+    image: &[Option<&[u8]>],
+) -> Result<(), WireError> {
+    let names = &relation_texts(texts, relation_index)?.columns;
+    out.clear();
+    for &index in columns {
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        out.extend_from_slice(&names[index]);
+        match image.get(index).ok_or(WireError::Invalid("key column"))? {
+            Some(bytes) => {
+                put_value(out, relation.columns[index].kind, bytes)?;
+            }
+            None => out.extend_from_slice(b"null"),
+        }
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// Appends an image as a JSON object; names of columns with a mark go to `marks`, comma after each.
+fn put_image(
+    out: &mut Vec<u8>,
+    marks: &mut Vec<u8>,
+    relation: &Relation<'_>,
+    texts: &RelationTexts,
+    image: Option<&[Option<&[u8]>]>,
+) -> Result<(), WireError> {
+    marks.clear();
+    let Some(image) = image else {
+        out.extend_from_slice(b"null");
+        return Ok(());
+    };
+    out.push(b'{');
+    for (index, value) in image.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(&texts.columns[index]);
+        match value {
+            None => out.extend_from_slice(b"null"),
+            Some(bytes) => {
+                if let Some(Mark::Base64) = put_value(out, relation.columns[index].kind, bytes)? {
+                    marks.extend_from_slice(&texts.columns[index]);
+                    marks.extend_from_slice(b"\"base64\",");
+                }
+            }
+        }
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn put_marks(out: &mut Vec<u8>, before: &[u8], after: &[u8]) {
+    if before.is_empty() && after.is_empty() {
+        return;
+    }
+    out.extend_from_slice(b",\"marks\":");
+    let mut separator = b'{';
+    for (name, marks) in [(&b"\"before\":{"[..], before), (&b"\"after\":{"[..], after)] {
+        if let Some(marks) = marks.strip_suffix(b",") {
+            out.push(separator);
+            out.extend_from_slice(name);
+            out.extend_from_slice(marks);
+            out.push(b'}');
+            separator = b',';
+        }
+    }
+    out.push(b'}');
+}
+
+fn put_audit(out: &mut Vec<u8>, context: &Context<'_>, statement_us: i64) {
+    out.clear();
+    let mut name = b"\"audit\":{\"actor\":".as_slice();
+    for (text, next) in [
+        (context.actor, b",\"reason\":".as_slice()),
+        (context.reason, b",\"request_id\":"),
+        (context.request_id, b",\"session_user\":"),
+        (context.session_user, b",\"current_user\":"),
+        (context.current_user, b",\"application_name\":"),
+        (context.application_name, b",\"client_addr\":"),
+        (context.client_addr, b",\"pid\":"),
+    ] {
+        out.extend_from_slice(name);
+        put_optional_string(out, text);
+        name = next;
+    }
+    out.extend_from_slice(name);
+    put_integer(out, context.pid);
+    out.extend_from_slice(b",\"transaction_ts_us\":");
+    put_integer(out, context.transaction_us + EPOCH_US);
+    out.extend_from_slice(b",\"statement_ts_us\":");
+    put_integer(out, statement_us + EPOCH_US);
+    out.extend_from_slice(b",\"context\":");
+    out.extend_from_slice(context.context.unwrap_or("{}").as_bytes());
+    out.push(b'}');
+}
+
+/// W3C trace context that the application put into its `cdc_context`.
+fn traceparent(context: &Context<'_>) -> Option<String> {
+    let context = context.context.filter(|context| context.contains("\"traceparent\""))?;
+    let parsed: serde_json::Value = serde_json::from_str(context).ok()?;
+    parsed.get("traceparent")?.as_str().map(str::to_owned)
+}
+
+/// Microseconds as nanoseconds: three zeros more, so that no product can overflow.
+fn put_nanoseconds(out: &mut Vec<u8>, us: i64) {
+    put_integer(out, us);
+    if us != 0 {
+        out.extend_from_slice(b"000");
+    }
+}

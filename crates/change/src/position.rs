@@ -1,0 +1,196 @@
+//! The position record (interface 3.4): how far the events in Kafka are complete, and where they end.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::chunk::MacKey;
+
+/// What a record is for; each kind has its own key, so that compaction keeps the newest of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Record {
+    /// Names every partition.
+    Full,
+    /// Names the partitions that changed since the full record whose LSN it gives.
+    Tip,
+    /// A sender has taken over with a new epoch.
+    Claim,
+}
+
+/// Key of a position record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    pub record: Record,
+    pub source: String,
+}
+
+/// Events of the newest transaction that are in Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Events {
+    pub done: u64,
+    pub of: u64,
+}
+
+/// Where one topic ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    /// Kafka's id of the topic (base64url, as its tools print it): a topic made anew has another one.
+    pub topic_id: String,
+    pub partitions: i32,
+    /// Last offset + 1, per partition.
+    pub end: Vec<i64>,
+}
+
+/// A position. Everything that committed up to `commit_lsn` lies in Kafka before the offsets in `ends`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub format: u32,
+    pub record: Record,
+    /// Source id, random, made once.
+    pub source: String,
+    pub name: String,
+    pub generation: u16,
+    /// Raised by every sender that takes over: the newest position is the one of the highest (epoch, timeline, LSN).
+    pub epoch: u64,
+    pub timeline: u32,
+    /// LSN at which the timeline began.
+    #[serde(with = "lsn_text")]
+    pub timeline_start: u64,
+    #[serde(with = "lsn_text")]
+    pub commit_lsn: u64,
+    /// Reading must start here: the first chunk of the oldest transaction that was open at `commit_lsn`.
+    #[serde(with = "lsn_text")]
+    pub restart_lsn: u64,
+    /// Nonce of the transaction that committed at `commit_lsn`, empty before the first.
+    pub nonce: String,
+    pub events: Events,
+    /// Highest commit time so far, microseconds since 1970: never goes back.
+    pub effective_ts_us: i64,
+    pub sent_ts_us: i64,
+    pub heartbeat_ms: u64,
+    pub node: String,
+    pub cluster_id: String,
+    pub ends: BTreeMap<String, Ends>,
+    /// Tip records: `commit_lsn` of the full record they add to.
+    #[serde(with = "optional_lsn_text", default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<u64>,
+    /// Keyed MAC over the record with an empty `mac`, so that only a server of this source can move the position.
+    pub mac: String,
+}
+
+/// `format` of the records written here.
+pub const FORMAT: u32 = 1;
+
+impl Position {
+    /// The order in which positions are newer.
+    pub fn rank(&self) -> (u64, u32, u64) {
+        (self.epoch, self.timeline, self.commit_lsn)
+    }
+
+    /// The record's JSON with its MAC.
+    pub fn seal(mut self, key: &MacKey) -> Result<Vec<u8>, serde_json::Error> {
+        self.mac = String::new();
+        self.mac = hex(&key.mac(&[&serde_json::to_vec(&self)?]));
+        serde_json::to_vec(&self)
+    }
+
+    /// Reads a record; `None` if it is not one, or was not sealed with `key`.
+    pub fn open(bytes: &[u8], key: &MacKey) -> Option<Position> {
+        let position: Position = serde_json::from_slice(bytes).ok()?;
+        let resealed = position.clone().seal(key).ok()?;
+        let same = serde_json::from_slice::<Position>(&resealed).ok()?.mac == position.mac;
+        (same && position.format == FORMAT).then_some(position)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes an LSN as PostgreSQL does: `16/B374D848`.
+pub fn lsn_text(lsn: u64) -> String {
+    format!("{:X}/{:X}", lsn >> 32, lsn as u32)
+}
+
+/// Reads an LSN in PostgreSQL's form.
+pub fn parse_lsn(text: &str) -> Option<u64> {
+    let (high, low) = text.split_once('/')?;
+    Some(u64::from(u32::from_str_radix(high, 16).ok()?) << 32 | u64::from(u32::from_str_radix(low, 16).ok()?))
+}
+
+mod lsn_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(lsn: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::lsn_text(*lsn))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::parse_lsn(&text).ok_or_else(|| D::Error::custom("not an LSN"))
+    }
+}
+
+mod optional_lsn_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(lsn: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        match lsn {
+            Some(lsn) => serializer.serialize_str(&super::lsn_text(*lsn)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+        match Option::<String>::deserialize(deserializer)? {
+            None => Ok(None),
+            Some(text) => super::parse_lsn(&text).map(Some).ok_or_else(|| D::Error::custom("not an LSN")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn position() -> Position {
+        Position {
+            format: FORMAT,
+            record: Record::Full,
+            source: "6f0c9b1e-7d42-4a55-9d1c-3a8e40c6b2f1".into(),
+            name: "pg".into(),
+            generation: 1,
+            epoch: 7,
+            timeline: 1,
+            timeline_start: 0,
+            commit_lsn: 0x15A3098,
+            restart_lsn: 0x15A2F00,
+            nonce: "5b".repeat(16),
+            events: Events { done: 2, of: 2 },
+            effective_ts_us: 1,
+            sent_ts_us: 2,
+            heartbeat_ms: 10_000,
+            node: "db1".into(),
+            cluster_id: "kA3".into(),
+            ends: BTreeMap::from([(
+                "shop.public.customer".into(),
+                Ends { topic_id: "Qm9".into(), partitions: 3, end: vec![120, 98, 133] },
+            )]),
+            full: None,
+            mac: String::new(),
+        }
+    }
+
+    #[test]
+    fn only_the_key_opens_what_it_sealed() {
+        let key = MacKey::derive("test", b"secret");
+        let sealed = position().seal(&key).unwrap();
+        let opened = Position::open(&sealed, &key).unwrap();
+        assert_eq!(opened.commit_lsn, 0x15A3098);
+        assert!(String::from_utf8(sealed.clone()).unwrap().contains("\"commit_lsn\":\"0/15A3098\""));
+        assert!(Position::open(&sealed, &MacKey::derive("test", b"other")).is_none());
+        let forged = String::from_utf8(sealed).unwrap().replace("0/15A3098", "0/25A3098");
+        assert!(Position::open(forged.as_bytes(), &key).is_none());
+    }
+}

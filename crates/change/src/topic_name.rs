@@ -1,0 +1,83 @@
+//! Topic names (interface 3.5): what people name their tables stays readable, and no two tables share a topic.
+
+/// Kafka's limit (org.apache.kafka.common.internals.Topic).
+const MAX_CHARS: usize = 249;
+/// Characters kept of a longer name, before `-xx` and 32 hexadecimal digits of its hash.
+const KEPT_CHARS: usize = 214;
+
+/// Joins the escaped parts with dots; a name that Kafka would find too long ends in its hash.
+pub fn join(parts: &[&str]) -> String {
+    let name = parts.iter().map(|part| escape(part)).collect::<Vec<_>>().join(".");
+    if name.len() <= MAX_CHARS {
+        return name;
+    }
+    let digest = sha256_hex(name.as_bytes());
+    format!("{}-xx{}", &name[..KEPT_CHARS], &digest[..32])
+}
+
+/// Keeps `A-Z a-z 0-9 _ -`; every other byte, and a `-` before an `x`, becomes `-x` and two hexadecimal digits.
+fn escape(part: &str) -> String {
+    let bytes = part.as_bytes();
+    let mut out = String::with_capacity(part.len());
+    for (index, &byte) in bytes.iter().enumerate() {
+        let before_x = byte == b'-' && bytes.get(index + 1) == Some(&b'x');
+        if (byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') && !before_x {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("-x{byte:02x}"));
+        }
+    }
+    out
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Why a text cannot be the name of a topic of ours.
+pub fn refusal(name: &str) -> Option<&'static str> {
+    if name.is_empty() || name.len() > MAX_CHARS {
+        Some("it must have 1 to 249 characters")
+    } else if name == "." || name == ".." {
+        Some("it must not be \".\" or \"..\"")
+    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')) {
+        Some("only A-Z, a-z, 0-9, \".\", \"_\" and \"-\" are legal")
+    } else if name.ends_with(".dlq") || name.ends_with(".cdc_positions") {
+        Some("names that end in \".dlq\" or \".cdc_positions\" are pg_cdc's own")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn escapes_as_documented() {
+        assert_eq!(join(&["shop", "public", "customer"]), "shop.public.customer");
+        assert_eq!(escape("Kunde \u{e4}"), "Kunde-x20-xc3-xa4");
+        assert_eq!(escape("a.b"), "a-x2eb");
+        assert_eq!(escape("my-app"), "my-app");
+        assert_eq!(escape("a-xb"), "a-x2dxb");
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_tables_share_a_topic(one in "[a-x.\\-_ \u{e4}]{1,6}", other in "[a-x.\\-_ \u{e4}]{1,6}", third in "[a-x.\\-]{1,4}") {
+            if one != other {
+                prop_assert_ne!(join(&["d", &one, &third]), join(&["d", &other, &third]));
+            }
+            prop_assert_ne!(join(&["d", &one, &third]), join(&["d", &format!("{one}.{third}")]));
+        }
+
+        #[test]
+        fn every_name_is_legal_in_kafka(parts in prop::collection::vec(".{1,120}", 1..4)) {
+            let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+            let name = join(&parts);
+            prop_assert!(refusal(&name).is_none() || name.ends_with(".dlq") || name.ends_with(".cdc_positions"), "{}", name);
+        }
+    }
+}
