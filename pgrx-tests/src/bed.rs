@@ -229,6 +229,12 @@ impl TestBed {
         });
     }
 
+    /// A companion-sink with a folder of its own in the bed, not started.
+    pub fn companion_sink(&self, plan: Plan) -> CompanionSink {
+        let number = self.sinks.fetch_add(1, Ordering::Relaxed);
+        CompanionSink::create(&self.path(&format!("companion-sink-{number}")), plan)
+    }
+
     /// A folder of the bed's own, for what a test needs besides.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -253,8 +259,8 @@ impl TestBed {
         }
     }
 
-    /// Ends everything at once and removes the folder, for a bed that is never dropped.
-    fn discard(&self) {
+    /// Ends everything at once and removes the folder, for a bed in a static, which is never dropped.
+    pub fn discard(&self) {
         for server in [self.source.get(), self.target.get()].into_iter().flatten() {
             server.stop_immediately();
         }
@@ -316,16 +322,16 @@ impl<'a> Database<'a> {
         topic::read(self.bed.kafka(), &self.topic(table))
     }
 
-    /// Starts a companion-sink for this database, with a history in the Mongo database of this name and a replica in
-    /// the target server's database of this name (created if missing).
+    /// Starts a companion-sink for this database, as [`Database::plan_companion_sink`] has it.
     pub fn start_companion_sink(&self) -> CompanionSink {
-        let sink = self.create_companion_sink(port::free(), "");
+        let sink = self.bed.companion_sink(self.plan_companion_sink());
         sink.start();
         sink
     }
 
-    /// As [`Database::start_companion_sink`] without starting it, with a given HTTP port and further TOML.
-    pub fn create_companion_sink(&self, http_port: u16, more_toml: &str) -> CompanionSink {
+    /// What a companion-sink for this database does: a history in the Mongo database [`Database::history_name`], and a
+    /// replica in the target server's database [`Database::replica_name`], which is created if missing.
+    pub fn plan_companion_sink(&self) -> Plan {
         let exists = "SELECT 1 FROM pg_database WHERE datname = $1";
         let found = self
             .bed
@@ -335,7 +341,7 @@ impl<'a> Database<'a> {
         if found.expect("look for the replica's database").is_none() {
             self.bed.target().create_database(&self.replica_name());
         }
-        let plan = Plan {
+        Plan {
             name: format!("companion_{}", self.name),
             brokers: self.bed.kafka().brokers(),
             source: "pg".to_owned(),
@@ -343,11 +349,9 @@ impl<'a> Database<'a> {
             mongo_url: self.bed.ferretdb().url(),
             mongo_database: self.history_name(),
             replica_url: self.bed.target().url(&self.replica_name()),
-            http_port,
-            more_toml: more_toml.to_owned(),
-        };
-        let number = self.bed.sinks.fetch_add(1, Ordering::Relaxed);
-        CompanionSink::create(&self.bed.path(&format!("companion-sink-{number}")), plan)
+            http_port: port::free(),
+            more_toml: String::new(),
+        }
     }
 
     /// The name of the replica's database in the target server.

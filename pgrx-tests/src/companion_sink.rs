@@ -228,7 +228,7 @@ impl CompanionSink {
 /// Where a sink stands, as stored in its target.
 enum AppliedOffsets {
     History(mongodb::sync::Collection<Document>),
-    Replica(Client),
+    Replica(Box<Client>),
 }
 
 impl AppliedOffsets {
@@ -243,10 +243,10 @@ impl AppliedOffsets {
                         .collection("companion_offsets"),
                 )
             }
-            "replica" => AppliedOffsets::Replica(
-                Client::connect(&plan.replica_url, postgres::NoTls)
-                    .expect("connect to the replica"),
-            ),
+            "replica" => {
+                let client = Client::connect(&plan.replica_url, postgres::NoTls);
+                AppliedOffsets::Replica(Box::new(client.expect("connect to the replica")))
+            }
             other => panic!("there is no sink {other}: history or replica"),
         }
     }

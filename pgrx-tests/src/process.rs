@@ -313,6 +313,8 @@ mod tests {
             libc::SIGKILL,
         );
         process.child.wait().expect("end");
-        process.check_running().unwrap();
+        if let Err(seen) = process.check_running() {
+            panic!("{seen}");
+        }
     }
 }

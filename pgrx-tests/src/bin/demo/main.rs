@@ -1,0 +1,285 @@
+//! `./dev demo`: starts everything, plays a scenario on a shop's customers, and shows what became of it.
+
+mod screen;
+mod shop;
+mod tail;
+
+use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pg_cdc_tests::bed::Ports;
+use pg_cdc_tests::companion_sink::CompanionSink;
+use pg_cdc_tests::history::History;
+use pg_cdc_tests::{TestBed, parts, port, replica};
+
+use screen::{Screen, Started};
+use shop::Shop;
+
+static BED: OnceLock<TestBed> = OnceLock::new();
+static COMPANION_SINK: OnceLock<CompanionSink> = OnceLock::new();
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+const HELP: &str = "\
+Usage: demo [--once]
+
+Starts PostgreSQL with pg_cdc, Kafka, FerretDB, a second PostgreSQL and companion-sink, changes customers, and shows
+one customer's history and that the replica equals its source. Stays up until Ctrl-C.
+
+  --once   ends then, with one line of JSON as the last one";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let once = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => false,
+        ["--once"] => true,
+        ["-h" | "--help"] => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    std::panic::set_hook(Box::new(|panic| {
+        if !STOPPING.load(Ordering::Relaxed) {
+            let text = panic.payload_as_str().unwrap_or("the demo failed");
+            eprintln!("\r\x1b[K ✗ {}", text.replace('\n', "\n   "));
+        }
+    }));
+    stop_on_signal();
+
+    let screen = Screen::new();
+    let Ok(figures) = std::panic::catch_unwind(|| run(&screen)) else {
+        stop();
+        return ExitCode::FAILURE;
+    };
+    if once {
+        stop();
+        println!("{}", figures.json());
+        return if figures.is_right() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    screen.line(" Ctrl-C stops everything; nothing of this machine's own services was touched.");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// What was counted at the end.
+struct Figures {
+    events: usize,
+    history: usize,
+    replica_rows: usize,
+    replica_equal: bool,
+    rolled_back_seen: usize,
+}
+
+impl Figures {
+    fn json(&self) -> String {
+        // By hand, to keep the order.
+        format!(
+            "{{\"events\":{},\"history\":{},\"replica_rows\":{},\"replica_equal\":{},\"rolled_back_seen\":{}}}",
+            self.events, self.history, self.replica_rows, self.replica_equal, self.rolled_back_seen
+        )
+    }
+
+    fn is_right(&self) -> bool {
+        self.events == self.history && self.replica_equal && self.rolled_back_seen == 0
+    }
+}
+
+fn run(screen: &Screen) -> Figures {
+    let (bed, http_port) = start_servers(screen);
+    let mut shop = Shop::new(
+        bed.database_without_extension("shop"),
+        History::of(&bed.ferretdb().client(), "history", "customer"),
+    );
+    shop.create();
+    let companion_sink = start_sinks(screen, &shop, http_port);
+    shop.track(screen);
+    shop.play(screen);
+    show_history(screen, companion_sink);
+    let figures = compare(screen, &shop, companion_sink);
+    screen.line(format!(
+        "   Look further: export COMPANION_SINK_CONFIG={}\n   {} status | topic tail shop.public.customer | ./dev demo --help",
+        companion_sink.config_file().display(),
+        relative(&parts::companion_sink()),
+    ));
+    figures
+}
+
+/// PostgreSQL, Kafka and the target server at the same time.
+fn start_servers(screen: &Screen) -> (&'static TestBed, u16) {
+    let ports = Ports {
+        source: port::chosen("PG_CDC_POSTGRES_PORT", 54320),
+        target: port::chosen("PG_CDC_REPLICA_PORT", 54321),
+        kafka: port::chosen("PG_CDC_KAFKA_PORT", 54392),
+        ferretdb: port::chosen("PG_CDC_MONGO_PORT", 54327),
+    };
+    let http_port = port::chosen("PG_CDC_HTTP_PORT", 54380);
+    let bed = BED.get_or_init(|| TestBed::prepare(ports, &[], &[]));
+    let (postgres, kafka) = screen.wait("PostgreSQL 15 with pg_cdc, Kafka 4.1", || {
+        std::thread::scope(|scope| {
+            let kafka = scope.spawn(|| timed(|| bed.kafka()));
+            let postgres = scope.spawn(|| timed(|| bed.source()));
+            let join = "the server's start, which says what went wrong";
+            (postgres.join().expect(join), kafka.join().expect(join))
+        })
+    });
+    screen.services(&[
+        Started::new(
+            "PostgreSQL 15 with pg_cdc",
+            postgres,
+            format!("psql -h localhost -p {} shop", ports.source),
+        ),
+        Started::new("Kafka 4.1", kafka, format!("localhost:{}", ports.kafka)),
+    ]);
+    (bed, http_port)
+}
+
+/// The replica's server, FerretDB and companion-sink.
+fn start_sinks(screen: &Screen, shop: &Shop, http_port: u16) -> &'static CompanionSink {
+    let bed = shop.database().bed();
+    let (replica, ferretdb, companion_sink) =
+        screen.wait("FerretDB 1.24, replica, companion-sink", || {
+            let replica = timed(|| bed.target());
+            let ferretdb = timed(|| bed.ferretdb());
+            let mut plan = shop.database().plan_companion_sink();
+            plan.name = "companion".to_owned();
+            plan.mongo_database = "history".to_owned();
+            plan.http_port = http_port;
+            let sink = COMPANION_SINK.get_or_init(|| bed.companion_sink(plan));
+            (replica, ferretdb, timed(|| sink.start()))
+        });
+    let sink = COMPANION_SINK.get().expect("started above");
+    screen.services(&[
+        Started::new(
+            "FerretDB 1.24",
+            ferretdb,
+            format!("{}/history", bed.ferretdb().url()),
+        ),
+        Started::new(
+            "replica",
+            replica,
+            format!("psql -h localhost -p {} shop_replica", bed.target().port()),
+        ),
+        Started::new("companion-sink", companion_sink, sink.http_url()),
+    ]);
+    sink
+}
+
+/// Runs the real command, on the terminal as it is.
+fn show_history(screen: &Screen, companion_sink: &CompanionSink) {
+    screen.line(screen.paint("1", "$ companion-sink history customer 42"));
+    let status = Command::new(parts::companion_sink())
+        .arg("--config")
+        .arg(companion_sink.config_file())
+        .args(["history", "customer", "42", "--format", "table"])
+        .status()
+        .expect("companion-sink starts");
+    assert!(
+        status.success(),
+        "companion-sink history customer 42 failed: {status}"
+    );
+}
+
+fn compare(screen: &Screen, shop: &Shop, companion_sink: &CompanionSink) -> Figures {
+    let database = shop.database();
+    database.wait_until_in_kafka();
+    companion_sink.wait_until_applied(database.bed().kafka(), &[database.topic("customer")]);
+    let (source, copy) = replica::both_sides(
+        &mut database.source(),
+        &mut database.replica(),
+        "public.customer",
+    );
+    let equal = source == copy;
+    if equal {
+        screen.line(format!(
+            " {} {} rows, sha256 {}… on both sides.",
+            screen.paint("32", "Replica equals source:"),
+            copy.row_count(),
+            &copy.sha256()[..16]
+        ));
+    } else {
+        screen.line(format!(
+            " {} {} rows, sha256 {}; source: {} rows, {}",
+            screen.paint("31", "Replica differs:"),
+            copy.row_count(),
+            copy.sha256(),
+            source.row_count(),
+            source.sha256()
+        ));
+    }
+    let (records, documents) = (shop.records(), shop.documents());
+    Figures {
+        events: records
+            .iter()
+            .filter(|record| record.is_row_change())
+            .count(),
+        history: documents.len(),
+        replica_rows: copy.row_count(),
+        replica_equal: equal,
+        rolled_back_seen: shop.rolled_back_records(&records)
+            + shop.rolled_back_documents(&documents),
+    }
+}
+
+/// Ends everything that was started, and removes its files.
+fn stop() {
+    if let Some(companion_sink) = COMPANION_SINK.get() {
+        companion_sink.stop();
+    }
+    if let Some(bed) = BED.get() {
+        bed.stop();
+        bed.discard();
+    }
+}
+
+/// Ctrl-C and SIGTERM end everything in order. Servers in the middle of their start are ended by the kernel.
+fn stop_on_signal() {
+    // SAFETY: the set is initialised by sigemptyset before use; no other thread runs yet, so all later ones inherit it.
+    let signals = unsafe {
+        let mut signals: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut signals);
+        libc::sigaddset(&mut signals, libc::SIGINT);
+        libc::sigaddset(&mut signals, libc::SIGTERM);
+        libc::sigaddset(&mut signals, libc::SIGHUP);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
+        signals
+    };
+    std::thread::spawn(move || {
+        let mut signal = 0;
+        // SAFETY: both point to what lives on this stack.
+        unsafe { libc::sigwait(&signals, &mut signal) };
+        STOPPING.store(true, Ordering::Relaxed);
+        eprintln!("\r\x1b[K Stopping …");
+        stop();
+        // As a shell reports a program that was ended by this signal.
+        std::process::exit(if signal == libc::SIGINT {
+            0
+        } else {
+            128 + signal
+        });
+    });
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+/// The path as seen from here, when it is below.
+fn relative(path: &std::path::Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here)
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}
