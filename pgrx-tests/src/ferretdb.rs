@@ -110,3 +110,37 @@ impl FerretDb {
         .expect("a MongoDB client")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port;
+
+    #[test]
+    fn keeps_its_documents_over_kill() {
+        let folder = crate::bed::temporary_folder();
+        let postgres = Postgres::create(&folder.path().join("pg"), port::free(), &[]);
+        postgres.start();
+        let ferretdb = FerretDb::create(
+            &folder.path().join("f"),
+            port::free(),
+            &postgres,
+            "documents",
+        );
+        ferretdb.start();
+        let collection = |ferretdb: &FerretDb| ferretdb.client().database("d").collection("c");
+        collection(&ferretdb)
+            .insert_one(doc! {"_id": "a", "n": 1_i64})
+            .run()
+            .expect("insert");
+        ferretdb.kill();
+        ferretdb.start();
+        let found = collection(&ferretdb)
+            .find_one(doc! {"_id": "a"})
+            .run()
+            .expect("find");
+        assert_eq!(found, Some(doc! {"_id": "a", "n": 1_i64}));
+        ferretdb.stop();
+        postgres.stop();
+    }
+}

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use postgres::error::DbError;
 use postgres::{Client, NoTls};
 
 use crate::process::{self, Process, User};
@@ -12,6 +13,9 @@ use crate::{parts, wait_until};
 
 /// How long a server may take to start or stop.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The notices and warnings that a connection got so far.
+pub type Notices = Arc<Mutex<Vec<DbError>>>;
 
 /// A PostgreSQL server. Dropping it kills it; its folder is the caller's.
 #[derive(Debug)]
@@ -206,6 +210,21 @@ impl Postgres {
     pub fn try_connect(&self, database: &str) -> Result<Client, String> {
         Client::connect(&format!("{}?connect_timeout=10", self.url(database)), NoTls)
             .map_err(|e| format!("cannot connect to {database} on port {}: {e:?}", self.port))
+    }
+
+    /// As [`Postgres::connect`], and the notices and warnings that the connection gets.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn connect_with_notices(&self, database: &str) -> (Client, Notices) {
+        let notices = Notices::default();
+        let kept = notices.clone();
+        let mut config: postgres::Config = self.url(database).parse().expect("a connection string");
+        config.notice_callback(move |notice| kept.lock().expect("the notices").push(notice));
+        let client = config
+            .connect(NoTls)
+            .unwrap_or_else(|e| panic!("cannot connect: {e:?}"));
+        (client, notices)
     }
 
     /// Creates a database.

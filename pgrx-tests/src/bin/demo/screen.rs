@@ -44,11 +44,6 @@ impl Screen {
         }
     }
 
-    /// Whether standard output is a terminal.
-    pub fn is_terminal(&self) -> bool {
-        self.is_terminal
-    }
-
     /// Does the work, with a spinner and the time on a terminal.
     pub fn wait<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
         let done = AtomicBool::new(false);

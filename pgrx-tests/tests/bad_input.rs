@@ -1,0 +1,186 @@
+//! What cannot be tracked is refused with a code and a remedy; what is asked twice is done once.
+
+use pg_cdc_tests::{Database, TestBed, refusal};
+
+fn database(name: &str) -> Database<'static> {
+    TestBed::shared().database(name)
+}
+
+#[test]
+fn relations_that_cannot_be_tracked_are_refused() {
+    let database = database("refused");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY);
+             CREATE VIEW a_view AS SELECT * FROM t;
+             CREATE MATERIALIZED VIEW a_matview AS SELECT * FROM t;
+             CREATE TEMPORARY TABLE a_temporary (id int PRIMARY KEY);
+             CREATE UNLOGGED TABLE an_unlogged (id int PRIMARY KEY);
+             CREATE SEQUENCE a_sequence;
+             CREATE EXTENSION file_fdw;
+             CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+             CREATE FOREIGN TABLE a_foreign (line text) SERVER files OPTIONS (filename '/dev/null')",
+        )
+        .expect("relations of all kinds");
+    for relation in [
+        "a_view",
+        "a_matview",
+        "a_temporary",
+        "an_unlogged",
+        "a_sequence",
+        "a_foreign",
+        "pg_catalog.pg_class",
+        "information_schema.sql_features",
+    ] {
+        let statement = format!("SELECT cdc_track('{relation}')");
+        let error = refusal::coded(&mut client, &statement, "22023", "CDC0101");
+        let name = relation.rsplit('.').next().expect("a name");
+        assert!(
+            error
+                .message()
+                .contains(&format!("cannot track relation \"{name}\"")),
+            "{error:?}"
+        );
+    }
+    // PostgreSQL's own error.
+    assert_eq!(
+        refusal::of(&mut client, "SELECT cdc_track('no_such_table')")
+            .code()
+            .code(),
+        "42P01"
+    );
+    let triggers = client.query(
+        "SELECT tgname FROM pg_trigger WHERE tgname LIKE '\\_cdc%'",
+        &[],
+    );
+    assert!(
+        triggers.expect("triggers").is_empty(),
+        "what was refused left no trigger"
+    );
+}
+
+#[test]
+fn only_the_owner_tracks() {
+    let database = database("owners");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE ROLE not_the_owner; CREATE TABLE t (id int PRIMARY KEY);
+             GRANT ALL ON t TO not_the_owner; SET ROLE not_the_owner",
+        )
+        .expect("a role");
+    let error = refusal::coded(&mut client, "SELECT cdc_track('t')", "42501", "CDC0102");
+    assert_eq!(error.message(), "must be owner of table t");
+    client
+        .batch_execute("RESET ROLE; SELECT cdc_track('t'); SET ROLE not_the_owner")
+        .expect("tracked");
+    refusal::coded(&mut client, "SELECT cdc_untrack('t')", "42501", "CDC0102");
+}
+
+#[test]
+fn a_key_that_is_not_there_is_refused_with_the_nearest_name() {
+    let database = database("keys");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int, customer_number int)")
+        .expect("create");
+    let error = refusal::coded(
+        &mut client,
+        "SELECT cdc_track('t', key => '{custmer_number}')",
+        "42703",
+        "CDC0103",
+    );
+    assert!(error.message().contains("\"custmer_number\""), "{error:?}");
+    assert!(
+        error
+            .hint()
+            .is_some_and(|hint| hint.contains("\"customer_number\"")),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_topic_that_kafka_would_refuse_is_refused() {
+    let database = database("topics");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY)")
+        .expect("create");
+    for topic in ["with space", "ä", ".", "..", &"x".repeat(250)] {
+        let statement = format!("SELECT cdc_track('t', topic => '{topic}')");
+        refusal::coded(&mut client, &statement, "42602", "CDC0108");
+    }
+}
+
+#[test]
+fn a_second_track_changes_nothing_and_doubles_nothing() {
+    let database = database("twice");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY)")
+        .expect("create");
+    let mut track = || -> String {
+        client
+            .query_one("SELECT cdc_track('t')", &[])
+            .expect("cdc_track")
+            .get(0)
+    };
+    assert_eq!(track(), "twice.public.t");
+    assert_eq!(track(), "twice.public.t");
+    client
+        .batch_execute("INSERT INTO t VALUES (1), (2)")
+        .expect("insert");
+    let events: Vec<String> = database
+        .records("t")
+        .iter()
+        .filter(|r| r.is_row_change())
+        .map(|r| r.key_text().to_owned())
+        .collect();
+    assert_eq!(events.len(), 2, "{events:?}");
+}
+
+#[test]
+fn untrack_ends_capture_and_says_whether_there_was_any() {
+    let database = database("untracked");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY)")
+        .expect("create");
+    let untrack = |client: &mut postgres::Client| -> bool {
+        client
+            .query_one("SELECT cdc_untrack('t')", &[])
+            .expect("cdc_untrack")
+            .get(0)
+    };
+    assert!(!untrack(&mut client), "it was not tracked");
+    client
+        .batch_execute("SELECT cdc_track('t'); INSERT INTO t VALUES (1)")
+        .expect("tracked");
+    assert!(untrack(&mut client), "it was tracked");
+    client
+        .batch_execute("INSERT INTO t VALUES (2)")
+        .expect("untracked");
+    let keys: Vec<String> = database
+        .records("t")
+        .iter()
+        .filter(|r| r.is_row_change())
+        .map(|r| r.key_text().to_owned())
+        .collect();
+    assert_eq!(keys, ["{\"id\":1}"]);
+}
+
+#[test]
+fn a_misspelt_setting_is_an_error() {
+    let database = database("settings");
+    let mut client = database.source();
+    assert_eq!(
+        refusal::of(&mut client, "SET cdc.actr = 'ann'")
+            .code()
+            .code(),
+        "42602"
+    );
+    client
+        .batch_execute("SET cdc.actor = 'ann'")
+        .expect("the real name");
+}

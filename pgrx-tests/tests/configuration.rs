@@ -1,0 +1,100 @@
+//! Something that the sender needs is missing: tracking is refused with the remedy, writers are not touched.
+
+use std::time::Duration;
+
+use pg_cdc_tests::bed::Ports;
+use pg_cdc_tests::{TestBed, refusal, wait_until};
+use postgres::Client;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A bed whose source runs alone (no Kafka is needed to be refused), with the extension and a table.
+fn source_with(settings: &[(&str, &str)]) -> (TestBed, Client) {
+    let bed = TestBed::prepare(Ports::free(), settings, &[]);
+    let database = bed.database_without_extension("shop");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE EXTENSION pg_cdc; CREATE TABLE t (id int PRIMARY KEY)")
+        .expect("extension and table");
+    (bed, client)
+}
+
+/// Waits until `cdc_status()` has the code.
+fn wait_for_error_code(client: &mut Client, code: &str) {
+    wait_until(&format!("cdc_status().error_code {code}"), TIMEOUT, || {
+        let row = client.query_one("SELECT state, error_code, remedy FROM cdc_status()", &[]);
+        let row = row.map_err(|e| format!("{e:?}"))?;
+        if row.get::<_, Option<&str>>("error_code") == Some(code) {
+            assert!(
+                row.get::<_, Option<&str>>("remedy")
+                    .is_some_and(|remedy| !remedy.is_empty())
+            );
+            return Ok(());
+        }
+        Err(format!(
+            "{} {:?}",
+            row.get::<_, &str>("state"),
+            row.get::<_, Option<&str>>("error_code")
+        ))
+    });
+}
+
+#[test]
+fn without_brokers_nothing_is_tracked() {
+    let (bed, mut client) = source_with(&[("cdc.brokers", "")]);
+    refusal::coded(&mut client, "SELECT cdc_track('t')", "55000", "CDC0003");
+    let state: String = client
+        .query_one("SELECT state FROM cdc_status()", &[])
+        .expect("cdc_status")
+        .get(0);
+    assert_eq!(state, "unconfigured");
+    let slots = client
+        .query("SELECT slot_name FROM pg_replication_slots", &[])
+        .expect("slots");
+    assert!(
+        slots.is_empty(),
+        "no slot may hold WAL before brokers are set"
+    );
+    client
+        .batch_execute("INSERT INTO t VALUES (1)")
+        .expect("writers are not touched");
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn without_a_free_slot_the_code_says_so_and_a_freed_one_is_taken() {
+    let (bed, mut client) = source_with(&[("cdc.brokers", ""), ("max_replication_slots", "1")]);
+    client
+        .batch_execute("SELECT pg_create_physical_replication_slot('taken')")
+        .expect("take the slot");
+    bed.source()
+        .set("cdc.brokers", &format!("127.0.0.1:{}", bed.kafka().port()));
+    bed.source().reload();
+
+    wait_for_error_code(&mut client, "CDC0004");
+    refusal::coded(&mut client, "SELECT cdc_track('t')", "53400", "CDC0004");
+    client
+        .batch_execute("INSERT INTO t VALUES (1)")
+        .expect("writers are not touched");
+
+    client
+        .batch_execute("SELECT pg_drop_replication_slot('taken')")
+        .expect("free the slot");
+    bed.wait_until_streaming("shop");
+    client
+        .batch_execute("SELECT cdc_track('t')")
+        .expect("tracked once there is a slot");
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn without_a_free_worker_the_code_says_so() {
+    // The only one is taken by PostgreSQL's logical replication launcher.
+    let (bed, mut client) = source_with(&[("max_worker_processes", "1")]);
+    wait_for_error_code(&mut client, "CDC0005");
+    refusal::coded(&mut client, "SELECT cdc_track('t')", "53400", "CDC0005");
+    client
+        .batch_execute("INSERT INTO t VALUES (1)")
+        .expect("writers are not touched");
+    bed.source().assert_never_crashed();
+}
