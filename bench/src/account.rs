@@ -1,0 +1,40 @@
+//! The table and the statements that are measured: nine columns of the usual types.
+
+use postgres::Client;
+
+/// Rows of the large statements.
+pub const ROWS: i64 = 500_000;
+
+/// Makes the table `account` anew, without rows.
+pub fn create(client: &mut Client) {
+    run(
+        client,
+        "DROP TABLE IF EXISTS account;
+         CREATE TABLE account (
+             id bigint PRIMARY KEY, name text NOT NULL, email text, city text, balance numeric(12, 2),
+             active boolean, born date, created timestamptz, note text)",
+    );
+}
+
+/// The statement that fills it with `rows` rows.
+pub fn insert(rows: i64) -> String {
+    format!(
+        "INSERT INTO account
+         SELECT n, 'Customer ' || n, 'customer' || n || '@example.org', (ARRAY['Bern', 'Basel', 'Chur'])[1 + n % 3],
+                n * 1.25, n % 2 = 0, date '1960-01-01' + (n % 15000)::int, now(), repeat('note ', 8)
+         FROM generate_series(1, {rows}) AS n"
+    )
+}
+
+/// The statement that changes every row.
+pub const UPDATE: &str = "UPDATE account SET balance = balance + 1";
+
+/// Runs statements.
+///
+/// # Panics
+/// When one fails.
+pub fn run(client: &mut Client, statements: &str) {
+    client
+        .batch_execute(statements)
+        .unwrap_or_else(|e| panic!("{statements}: {e:?}"));
+}
