@@ -225,53 +225,59 @@ impl CompanionSink {
     }
 }
 
-/// Where a sink stands, as stored in its target.
-enum AppliedOffsets {
-    History(mongodb::sync::Collection<Document>),
-    Replica(Box<Client>),
+/// Where a sink stands, as stored in its target under `sink`.
+struct AppliedOffsets {
+    sink: String,
+    store: Store,
+}
+
+enum Store {
+    Mongo(mongodb::sync::Collection<Document>),
+    Postgres(Box<Client>),
 }
 
 impl AppliedOffsets {
     fn of(plan: &Plan, sink: &str) -> AppliedOffsets {
-        match sink {
+        let store = match sink {
             "history" => {
-                let client =
-                    mongodb::sync::Client::with_uri_str(&plan.mongo_url).expect("a MongoDB client");
-                AppliedOffsets::History(
-                    client
-                        .database(&plan.mongo_database)
-                        .collection("companion_offsets"),
-                )
+                let client = mongodb::sync::Client::with_uri_str(&plan.mongo_url);
+                let database = client
+                    .expect("a MongoDB client")
+                    .database(&plan.mongo_database);
+                Store::Mongo(database.collection("companion_offsets"))
             }
             "replica" => {
                 let client = Client::connect(&plan.replica_url, postgres::NoTls);
-                AppliedOffsets::Replica(Box::new(client.expect("connect to the replica")))
+                Store::Postgres(Box::new(client.expect("connect to the replica")))
             }
             other => panic!("there is no sink {other}: history or replica"),
+        };
+        AppliedOffsets {
+            sink: format!("{}.{sink}", plan.name),
+            store,
         }
     }
 
     /// The offset of the next record to apply; an error as long as none is stored.
     fn next_offset(&mut self, topic: &str, partition: i32) -> Result<i64, String> {
-        match self {
-            AppliedOffsets::History(collection) => {
-                let filter = doc! {"sink": "history", "topic": topic, "partition": partition};
+        match &mut self.store {
+            Store::Mongo(collection) => {
+                let filter =
+                    doc! {"_id.sink": &self.sink, "_id.topic": topic, "_id.partition": partition};
                 let found = collection
                     .find_one(filter)
                     .run()
                     .map_err(|e| e.to_string())?;
                 match found.as_ref().and_then(|d| d.get("next_offset")) {
                     Some(Bson::Int64(next)) => Ok(*next),
-                    Some(Bson::Int32(next)) => Ok(i64::from(*next)),
                     _ => Err(format!("no offset in companion_offsets: {found:?}")),
                 }
             }
-            AppliedOffsets::Replica(client) => {
+            Store::Postgres(client) => {
                 let query = "SELECT next_offset FROM companion.offsets
-                             WHERE sink = 'replica' AND topic = $1 AND partition = $2";
-                let row = client
-                    .query_opt(query, &[&topic, &partition])
-                    .map_err(|e| format!("{e:?}"))?;
+                             WHERE sink = $1 AND topic = $2 AND partition = $3";
+                let row = client.query_opt(query, &[&self.sink, &topic, &partition]);
+                let row = row.map_err(|e| format!("{e:?}"))?;
                 row.map(|row| row.get(0))
                     .ok_or_else(|| "no offset in companion.offsets".to_owned())
             }
