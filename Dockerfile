@@ -1,4 +1,5 @@
 # syntax=docker/dockerfile:1
+# Checked by reading and by linters only, not built yet: there was no Docker engine at hand.
 # Two images: `postgres` (the default), PostgreSQL 15 with pg_cdc preloaded, and `companion-sink`.
 #   docker build --tag pg_cdc .
 #   docker build --target companion-sink --tag companion-sink .

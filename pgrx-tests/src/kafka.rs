@@ -59,7 +59,9 @@ impl Kafka {
              share.coordinator.state.topic.replication.factor=1\n\
              share.coordinator.state.topic.min.isr=1\n\
              share.coordinator.state.topic.num.partitions=1\n\
-             group.initial.rebalance.delay.ms=0\n",
+             group.initial.rebalance.delay.ms=0\n\
+             broker.session.timeout.ms=3000\n\
+             broker.heartbeat.interval.ms=500\n",
             folder.join("data").display(),
         );
         for (name, value) in settings {
@@ -205,7 +207,9 @@ impl Kafka {
             "-Xmx512m",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
-            "-Xshare:auto",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
             "-cp",
         ])
         .arg(parts::kafka_libs().join("*"));

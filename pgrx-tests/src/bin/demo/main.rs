@@ -4,9 +4,12 @@ mod screen;
 mod shop;
 mod tail;
 
+use std::io::IsTerminal;
+use std::panic::resume_unwind;
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use pg_cdc_tests::bed::Ports;
@@ -46,7 +49,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         if !STOPPING.load(Ordering::Relaxed) {
             let text = panic.payload_as_str().unwrap_or("the demo failed");
-            eprintln!("\r\x1b[K ✗ {}", text.replace('\n', "\n   "));
+            eprintln!("{} ✗ {}", clear_line(), text.replace('\n', "\n   "));
         }
     }));
     stop_on_signal();
@@ -128,8 +131,11 @@ fn start_servers(screen: &Screen) -> (&'static TestBed, u16) {
         std::thread::scope(|scope| {
             let kafka = scope.spawn(|| timed(|| bed.kafka()));
             let postgres = scope.spawn(|| timed(|| bed.source()));
-            let join = "the server's start, which says what went wrong";
-            (postgres.join().expect(join), kafka.join().expect(join))
+            // A server that does not start has said why.
+            let join = |start: ScopedJoinHandle<'_, Duration>| {
+                start.join().unwrap_or_else(|panic| resume_unwind(panic))
+            };
+            (join(postgres), join(kafka))
         })
     });
     screen.services(&[
@@ -258,7 +264,7 @@ fn stop_on_signal() {
         // SAFETY: both point to what lives on this stack.
         unsafe { libc::sigwait(&signals, &mut signal) };
         STOPPING.store(true, Ordering::Relaxed);
-        eprintln!("\r\x1b[K Stopping …");
+        eprintln!("{} Stopping …", clear_line());
         stop();
         // As a shell reports a program that was ended by this signal.
         std::process::exit(if signal == libc::SIGINT {
@@ -267,6 +273,15 @@ fn stop_on_signal() {
             128 + signal
         });
     });
+}
+
+/// Removes the spinner's line or the ^C from a terminal.
+fn clear_line() -> &'static str {
+    if std::io::stderr().is_terminal() {
+        "\r\x1b[K"
+    } else {
+        ""
+    }
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> Duration {
