@@ -13,6 +13,9 @@ use crate::{parts, wait_until};
 
 /// How long a broker may take to start or stop.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a running broker may take to answer. Short: a broker that takes connections and is not ready yet is asked
+/// again.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Any id will do: every node of a bed is a cluster of its own.
 const CLUSTER_ID: &str = "pgCdcTestBedAAAAAAAAAA";
 
@@ -43,27 +46,10 @@ impl Kafka {
             port,
             process: Mutex::new(None),
         };
-        let mut properties = format!(
-            "process.roles=broker,controller\n\
-             node.id=1\n\
-             controller.quorum.voters=1@127.0.0.1:{controller_port}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-             controller.listener.names=CONTROLLER\n\
-             log.dirs={}\n\
-             offsets.topic.replication.factor=1\n\
-             offsets.topic.num.partitions=4\n\
-             transaction.state.log.replication.factor=1\n\
-             transaction.state.log.min.isr=1\n\
-             transaction.state.log.num.partitions=4\n\
-             share.coordinator.state.topic.replication.factor=1\n\
-             share.coordinator.state.topic.min.isr=1\n\
-             share.coordinator.state.topic.num.partitions=1\n\
-             group.initial.rebalance.delay.ms=0\n\
-             broker.session.timeout.ms=3000\n\
-             broker.heartbeat.interval.ms=500\n",
-            folder.join("data").display(),
-        );
+        let mut properties = include_str!("../parts/kafka/server.properties")
+            .replace("@folder@", &folder.display().to_string())
+            .replace("@port@", &port.to_string())
+            .replace("@controller_port@", &controller_port.to_string());
         for (name, value) in settings {
             properties.push_str(&format!("{name}={value}\n"));
         }
@@ -108,7 +94,7 @@ impl Kafka {
         std::net::TcpStream::connect(("127.0.0.1", self.port)).map_err(|e| e.to_string())?;
         let client: BaseConsumer = self.client_config().create().map_err(|e| e.to_string())?;
         let metadata = client
-            .fetch_metadata(None, Duration::from_secs(2))
+            .fetch_metadata(None, ANSWER_TIMEOUT)
             .map_err(|e| e.to_string())?;
         if metadata.brokers().is_empty() {
             Err("no broker in the metadata".to_owned())
@@ -210,8 +196,12 @@ impl Kafka {
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
             "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
-            "-cp",
         ])
+        .arg(format!(
+            "-XX:SharedArchiveFile={}",
+            parts::kafka_class_archive().display()
+        ))
+        .arg("-cp")
         .arg(parts::kafka_libs().join("*"));
         java
     }

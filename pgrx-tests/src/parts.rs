@@ -22,6 +22,11 @@ pub fn kafka_libs() -> PathBuf {
     libs
 }
 
+/// Kafka's classes as Java loads them fast.
+pub fn kafka_class_archive() -> PathBuf {
+    required(folder().join(format!("kafka-{KAFKA_VERSION}/classes.jsa")))
+}
+
 /// FerretDB's binary.
 pub fn ferretdb() -> PathBuf {
     required(folder().join(format!("ferretdb-{FERRETDB_VERSION}/ferretdb")))
