@@ -1,1 +1,112 @@
-fn main() {}
+//! companion-sink: turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
+//!
+//! A record passes through these files in this order: `discovery` (which partitions), `consumer` (reads them),
+//! `record`, `sink/runner` (order, copies, batches), `event` (headers and body), then one of `sink/*`; what cannot be
+//! applied goes to `dead_letter`.
+
+mod civil_time;
+mod cli;
+mod config;
+mod consumer;
+mod dead_letter;
+mod discovery;
+mod error;
+mod event;
+mod http;
+mod kafka_client;
+mod record;
+mod sink;
+mod status;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use cli::check::Verdict;
+use cli::{Arguments, Command};
+use config::Config;
+use error::{Code, Error, Result};
+
+const FAILED: u8 = 1;
+const WRONG_CONFIGURATION: u8 = 2;
+const CHECK_FOUND_ERROR: u8 = 3;
+const NOT_FOUND: u8 = 4;
+const OUT_OF_REACH: u8 = 5;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match execute(&arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("companion-sink: {error}\n  {}", error.hint);
+            ExitCode::from(match error.code {
+                Code::Configuration | Code::SecretFile => WRONG_CONFIGURATION,
+                Code::Unreachable => OUT_OF_REACH,
+                _ => FAILED,
+            })
+        }
+    }
+}
+
+fn execute(arguments: &Arguments) -> Result<u8> {
+    if let Command::Config { defaults: true } = arguments.command {
+        cli::config::defaults();
+        return Ok(0);
+    }
+    let config = Config::load(arguments.config.as_deref())?;
+    start_log(arguments, &config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::configuration(error.to_string(), "Raise the limit of threads."))?;
+    let code = runtime.block_on(async {
+        match &arguments.command {
+            Command::Run { sinks } => cli::run::run(&config, sinks).await.map(|()| 0),
+            Command::Check { offline } => Ok(
+                match cli::check::check(&config, arguments.json, *offline).await {
+                    Verdict::Ok => 0,
+                    Verdict::Error => CHECK_FOUND_ERROR,
+                    Verdict::Unreachable => OUT_OF_REACH,
+                },
+            ),
+            Command::Config { .. } => {
+                cli::config::effective(&config);
+                Ok(0)
+            }
+            Command::History(query) => {
+                let found = query.run(&config, arguments.json, arguments.color).await?;
+                Ok(if found { 0 } else { NOT_FOUND })
+            }
+        }
+    });
+    // A thread that still waits for Kafka must not hold the process.
+    runtime.shutdown_background();
+    code
+}
+
+/// Logs go to standard error: text on a terminal, JSON elsewhere.
+fn start_log(arguments: &Arguments, log: &config::Log) {
+    let level = match (arguments.verbose, arguments.quiet) {
+        (true, _) => "debug",
+        (_, true) => "error",
+        _ => &log.level,
+    };
+    let filter = EnvFilter::new(format!(
+        "warn,rdkafka=error,librdkafka=error,companion_sink={level}"
+    ));
+    let json = match log.format.as_str() {
+        "auto" => !std::io::stderr().is_terminal(),
+        format => format == "json",
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if json {
+        builder.json().flatten_event(true).init();
+    } else {
+        builder.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}

@@ -1,0 +1,14 @@
+//! `companion-sink config`
+
+use super::print;
+use crate::config::{Config, DEFAULT_FILE};
+
+/// Prints a file with every key.
+pub fn defaults() {
+    print(DEFAULT_FILE);
+}
+
+/// Prints the effective configuration without its secrets.
+pub fn effective(config: &Config) {
+    print(&config.to_toml());
+}

@@ -1,0 +1,109 @@
+//! The command line.
+
+pub mod check;
+pub mod config;
+pub mod history;
+pub mod run;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
+#[derive(Debug, Parser)]
+#[command(name = "companion-sink", version, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error, \
+4 no such entity, 5 Kafka or target out of reach, 130 interrupted."
+)]
+pub struct Arguments {
+    /// Configuration file [default: ./companion-sink.toml, then /etc/companion-sink.toml]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        env = "COMPANION_SINK_CONFIG",
+        global = true
+    )]
+    pub config: Option<PathBuf>,
+    /// One JSON object per line
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Colours [NO_COLOR and CLICOLOR_FORCE are honoured]
+    #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
+    pub color: Color,
+    /// Log more
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Log only errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Color {
+    /// Whether to colour what goes to standard output.
+    pub fn is_on(self) -> bool {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        match self {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto if set("NO_COLOR") => false,
+            Color::Auto => set("CLICOLOR_FORCE") || std::io::stdout().is_terminal(),
+        }
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run all sinks, or those named, until SIGTERM or SIGINT
+    ///
+    /// Events are applied in batches; the position is kept in the target with the data, so that neither a crash nor a
+    /// second instance loses or doubles anything. A target that is out of reach is tried again without end. An event
+    /// that cannot be applied goes to the topic <topic>.dlq, and the rest goes on.
+    Run {
+        /// Only this sink; may be given more than once
+        #[arg(long = "sink", value_name = "NAME")]
+        sinks: Vec<String>,
+    },
+    /// Read the configuration, connect everywhere and say what is wrong; one line per check
+    Check {
+        /// Only read the configuration
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Print the effective configuration, secrets as ***
+    Config {
+        /// Print a file with every key and its default instead
+        #[arg(long)]
+        defaults: bool,
+    },
+    /// Show the timeline of one row: who changed what, when and why
+    ///
+    /// TABLE is the table's name, with or without schema and database. KEY is the plain value (42), a=1,b=2 for
+    /// several columns, or JSON.
+    History(history::Query),
+}
+
+/// Text for standard output; a reader that went away (`| head`) is no error.
+pub fn print(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    // Nothing can be told to a reader that is gone.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

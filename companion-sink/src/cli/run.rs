@@ -1,0 +1,163 @@
+//! `companion-sink run`
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::{Config, Kind};
+use crate::dead_letter::DeadLetters;
+use crate::discovery::Discovery;
+use crate::error::{Error, Result};
+use crate::http;
+use crate::kafka_client;
+use crate::sink::Sink;
+use crate::sink::mongo_history::MongoHistory;
+use crate::sink::postgres::Postgres;
+use crate::sink::refusal_limit::RefusalLimit;
+use crate::sink::runner::{Runner, Shared};
+use crate::status::SinkStatus;
+
+/// Runs the sinks until SIGTERM or SIGINT; each finishes its batch.
+pub async fn run(config: &Config, names: &[String]) -> Result<()> {
+    let chosen = choose(config, names)?;
+    let (stop, stopped) = watch::channel(false);
+    let discovery = Discovery::start(config)?;
+    let dead_letters = DeadLetters::new(config, discovery.cluster())?;
+    let shared = Arc::new(Shared {
+        discovery,
+        dead_letters,
+        stop: stopped.clone(),
+    });
+    let memory_bytes = config.kafka.fetch_memory / chosen.len().max(1) as u64;
+
+    let mut statuses = Vec::new();
+    let mut runs = JoinSet::new();
+    for (name, sink) in chosen {
+        let status = SinkStatus::new(name, sink.kind_name());
+        statuses.push(status.clone());
+        let group = format!("{}.{name}", config.name);
+        let client = kafka_client::consumer(config, &group, memory_bytes)?;
+        let start = Start {
+            name,
+            sink,
+            client,
+            shared: &shared,
+            status,
+        };
+        let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
+        match &sink.kind {
+            Kind::MongoHistory(settings) => start.with(
+                &mut runs,
+                MongoHistory::new(
+                    name,
+                    &sink.url,
+                    &config.kafka.source,
+                    settings.clone(),
+                    refusals,
+                ),
+            ),
+            Kind::Postgres(settings) => start.with(
+                &mut runs,
+                Postgres::new(&config.name, name, &sink.url, settings.clone(), refusals),
+            ),
+        }
+    }
+    let http = http::Server::start(
+        &config.http.listen,
+        statuses,
+        shared.discovery.cluster(),
+        stopped,
+    )
+    .await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        sinks = runs.len(),
+        "started"
+    );
+
+    wait_for_signal().await?;
+    tracing::info!("stopping: the current batches are finished");
+    // The receivers live in `shared`, so this reaches every sink.
+    let _ = stop.send(true);
+    while let Some(ended) = runs.join_next().await {
+        if let Err(error) = ended {
+            return Err(Error::new(
+                crate::error::Code::TargetRefuses,
+                format!("a sink ended abnormally: {error}"),
+                "Report this with the log.",
+            ));
+        }
+    }
+    http.finish().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The enabled sinks, or those named.
+fn choose<'c>(
+    config: &'c Config,
+    names: &[String],
+) -> Result<Vec<(&'c str, &'c crate::config::Sink)>> {
+    for name in names {
+        if !config.sinks.contains_key(name) {
+            let known: Vec<_> = config.sinks.keys().map(String::as_str).collect();
+            return Err(Error::configuration(
+                format!("no sink \"{name}\" in the configuration"),
+                format!("Known: {}.", known.join(", ")),
+            ));
+        }
+    }
+    let chosen = config.sinks.iter().filter(|(name, sink)| match names {
+        [] => sink.enabled,
+        names => names.contains(name),
+    });
+    let chosen: Vec<_> = chosen.map(|(name, sink)| (name.as_str(), sink)).collect();
+    if chosen.is_empty() {
+        return Err(Error::configuration(
+            "no sink is enabled",
+            "Set enabled = true, or name one with --sink.",
+        ));
+    }
+    Ok(chosen)
+}
+
+struct Start<'c> {
+    name: &'c str,
+    sink: &'c crate::config::Sink,
+    client: rdkafka::ClientConfig,
+    shared: &'c Arc<Shared>,
+    status: SinkStatus,
+}
+
+impl Start<'_> {
+    fn with<S: Sink + 'static>(self, runs: &mut JoinSet<()>, sink: S) {
+        let shared = Arc::clone(self.shared);
+        let runner = Runner::new(
+            self.name,
+            sink,
+            self.sink.clone(),
+            self.client,
+            shared,
+            self.status,
+        );
+        runs.spawn(runner.run());
+    }
+}
+
+async fn wait_for_signal() -> Result<()> {
+    let failed = |error: std::io::Error| {
+        Error::configuration(
+            format!("cannot wait for signals: {error}"),
+            "Look at the limits of this process.",
+        )
+    };
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,611 @@
+//! The configuration: one TOML file, any key of which the environment can override.
+
+pub mod keys;
+pub mod units;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::error::{Code, Error, Result};
+use units::{parse_duration, parse_size};
+
+/// The file with every key, as `config --defaults` prints it.
+pub const DEFAULT_FILE: &str = include_str!("companion-sink.default.toml");
+
+const ENVIRONMENT_PREFIX: &str = "COMPANION_SINK__";
+
+/// The whole configuration.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Consumer groups are `<name>.<sink>`.
+    #[serde(default = "default_name")]
+    pub name: String,
+    /// What is logged, and how.
+    #[serde(default)]
+    pub log: Log,
+    /// Where the events come from.
+    #[serde(default)]
+    pub kafka: Kafka,
+    /// Health, state and metrics.
+    #[serde(default)]
+    pub http: Http,
+    /// What becomes of events that cannot be applied.
+    #[serde(default)]
+    pub dead_letters: DeadLetters,
+    /// The sinks by their names.
+    #[serde(default, rename = "sink")]
+    pub sinks: BTreeMap<String, Sink>,
+}
+
+/// `log`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// error, warn, info, debug or trace.
+    pub level: String,
+    /// auto (text on a terminal), text or json.
+    pub format: String,
+}
+
+/// `[kafka]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Kafka {
+    /// Bootstrap servers.
+    pub brokers: String,
+    /// The source's name, as the history names it.
+    pub source: String,
+    /// librdkafka properties, mode 0600; empty for none.
+    pub config_file: String,
+    /// Bytes that all sinks together fetch ahead.
+    #[serde(deserialize_with = "size")]
+    pub fetch_memory: u64,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Http {
+    /// Address and port; empty for no HTTP.
+    pub listen: String,
+}
+
+/// `[dead_letters]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct DeadLetters {
+    /// How long the topics `<topic>.dlq` keep their records.
+    #[serde(deserialize_with = "duration")]
+    pub retention: Duration,
+    /// More keys than this, parked within a minute: the target is at fault and the sink halts.
+    pub max_parked_keys_per_minute: u32,
+}
+
+/// `[sink.NAME]`: what all kinds share, and the kind's own part.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Sink {
+    /// Whether `run` starts it.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Names or `*` patterns of topics.
+    #[serde(default)]
+    pub topics: Vec<String>,
+    /// How events are gathered.
+    #[serde(default)]
+    pub batch: Batch,
+    /// Where the target is.
+    #[serde(default)]
+    pub url: String,
+    /// A file that holds the URL instead.
+    #[serde(default)]
+    pub url_file: String,
+    /// What belongs to one kind.
+    #[serde(flatten)]
+    pub kind: Kind,
+}
+
+/// `batch`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Batch {
+    /// Events at most; without it the kind's default.
+    pub rows: Option<usize>,
+    /// How long a batch waits for more while more is arriving.
+    #[serde(deserialize_with = "optional_duration")]
+    pub wait: Option<Duration>,
+}
+
+/// The kinds of sinks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Kind {
+    /// One document for each change of a row.
+    MongoHistory(MongoHistory),
+    /// A replica of the tables.
+    Postgres(Postgres),
+}
+
+/// What a `mongo-history` sink has of its own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct MongoHistory {
+    /// The database of the documents and of the offsets.
+    pub database: String,
+    /// The collection's name, made of {database}, {schema} and {table}.
+    pub collection: String,
+}
+
+/// What a `postgres` sink has of its own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Postgres {
+    /// `row` is the only one of this version.
+    pub consistency: String,
+    /// The target's schema, made of {database} and {schema}.
+    pub schema: String,
+    /// Whether missing tables are made.
+    pub create_tables: bool,
+    /// How a table is emptied: `truncate` or `delete`.
+    pub truncate: String,
+    /// The schema of the offsets and the parked events.
+    pub state_schema: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log {
+            level: "info".into(),
+            format: "auto".into(),
+        }
+    }
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Kafka {
+            brokers: String::new(),
+            source: "pg".into(),
+            config_file: String::new(),
+            fetch_memory: 32 << 20,
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http {
+            listen: "127.0.0.1:8480".into(),
+        }
+    }
+}
+
+impl Default for DeadLetters {
+    fn default() -> Self {
+        DeadLetters {
+            retention: Duration::from_secs(90 * 86_400),
+            max_parked_keys_per_minute: 100,
+        }
+    }
+}
+
+impl Default for MongoHistory {
+    fn default() -> Self {
+        MongoHistory {
+            database: "history".into(),
+            collection: "{table}_history".into(),
+        }
+    }
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Postgres {
+            consistency: "row".into(),
+            schema: "{schema}".into(),
+            create_tables: true,
+            truncate: "truncate".into(),
+            state_schema: "companion".into(),
+        }
+    }
+}
+
+impl Sink {
+    /// The value of `kind`.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Kind::MongoHistory(_) => "mongo-history",
+            Kind::Postgres(_) => "postgres",
+        }
+    }
+
+    /// Events in a batch at most.
+    pub fn batch_rows(&self) -> usize {
+        self.batch.rows.unwrap_or(match self.kind {
+            Kind::MongoHistory(_) => 2_000,
+            Kind::Postgres(_) => 20_000,
+        })
+    }
+
+    /// How long a batch waits for more while more is arriving.
+    pub fn batch_wait(&self) -> Duration {
+        self.batch.wait.unwrap_or(Duration::from_millis(20))
+    }
+}
+
+impl Config {
+    /// Reads the file (or the first of the usual places), applies the environment and checks everything.
+    pub fn load(given: Option<&Path>) -> Result<Config> {
+        let path = find(given)?;
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Error::configuration(
+                format!("cannot read {}: {error}", path.display()),
+                "Name the file with --config, or make it readable.",
+            )
+        })?;
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            Some((
+                name.strip_prefix(ENVIRONMENT_PREFIX)?.to_owned(),
+                value.to_string_lossy().into_owned(),
+            ))
+        });
+        Config::parse(&path.display().to_string(), &text, environment)
+    }
+
+    /// Parses the content of a file and the overrides `(A__B, value)`.
+    pub fn parse(
+        file_name: &str,
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config> {
+        keys::check(file_name, text)?;
+        let mut table: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| bad_value(file_name, &error))?;
+        let mut overridden = false;
+        for (name, value) in environment {
+            override_key(&mut table, &name, value)?;
+            overridden = true;
+        }
+        if overridden {
+            let merged = toml::to_string(&table).map_err(|error| {
+                Error::configuration(error.to_string(), "Look at the COMPANION_SINK__ variables.")
+            })?;
+            keys::check("file and environment", &merged)?;
+        }
+        let missing_kind = |(_, sink): &(&String, &toml::Value)| sink.get("kind").is_none();
+        if let Some(toml::Value::Table(sinks)) = table.get("sink")
+            && let Some((name, _)) = sinks.iter().find(missing_kind)
+        {
+            return Err(Error::configuration(
+                format!("{file_name}: sink.{name}.kind is missing"),
+                keys::kinds_hint(),
+            ));
+        }
+        let mut config: Config = table
+            .try_into()
+            .map_err(|error| bad_value(file_name, &error))?;
+        config.complete(file_name)?;
+        Ok(config)
+    }
+
+    /// Reads the files that hold secrets and names what is required and missing.
+    fn complete(&mut self, file_name: &str) -> Result<()> {
+        let missing = |key: String| {
+            Error::configuration(
+                format!("{file_name}: {key} is missing"),
+                "Set it there; `companion-sink config --defaults` shows every key.",
+            )
+        };
+        if self.kafka.brokers.is_empty() {
+            return Err(missing("kafka.brokers".into()));
+        }
+        if self.sinks.is_empty() {
+            return Err(missing("[sink.NAME]".into()));
+        }
+        for (name, sink) in &mut self.sinks {
+            if !sink.url_file.is_empty() {
+                sink.url = read_secret(Path::new(&sink.url_file))?.trim().to_owned();
+            }
+            if sink.url.is_empty() {
+                return Err(missing(format!("sink.{name}.url")));
+            }
+            if sink.topics.is_empty() {
+                return Err(missing(format!("sink.{name}.topics")));
+            }
+            if let Kind::Postgres(postgres) = &sink.kind
+                && postgres.consistency != "row"
+            {
+                return Err(Error::configuration(
+                    format!(
+                        "{file_name}: sink.{name}.consistency = \"transaction\" is not in this version"
+                    ),
+                    "Set consistency = \"row\", which is what this version has.",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// librdkafka's properties from `[kafka] config_file`, in their order.
+    pub fn kafka_properties(&self) -> Result<Vec<(String, String)>> {
+        if self.kafka.config_file.is_empty() {
+            return Ok(Vec::new());
+        }
+        let path = Path::new(&self.kafka.config_file);
+        let mut properties = Vec::new();
+        for (number, line) in read_secret(path)?.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) = line.split_once('=').ok_or_else(|| {
+                Error::configuration(
+                    format!("{}:{}: not a property", path.display(), number + 1),
+                    "Write key=value, one on each line.",
+                )
+            })?;
+            properties.push((name.trim().to_owned(), value.trim().to_owned()));
+        }
+        Ok(properties)
+    }
+
+    /// The configuration as TOML, secrets as `***`.
+    pub fn to_toml(&self) -> String {
+        let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        let mut out = format!(
+            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[http]\nlisten = {}\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
+            quote(&self.name),
+            quote(&self.log.level),
+            quote(&self.log.format),
+            quote(&self.kafka.brokers),
+            quote(&self.kafka.source),
+            quote(&self.kafka.config_file),
+            self.kafka.fetch_memory,
+            quote(&self.http.listen),
+            self.dead_letters.retention.as_millis(),
+            self.dead_letters.max_parked_keys_per_minute,
+        );
+        for (name, sink) in &self.sinks {
+            let topics: Vec<_> = sink.topics.iter().map(|topic| quote(topic)).collect();
+            out += &format!(
+                "\n[sink.{}]\nkind = \"{}\"\nenabled = {}\ntopics = [{}]\nbatch = {{ rows = {}, wait = \"{}ms\" }}\nurl = {}\n",
+                quote(name),
+                sink.kind_name(),
+                sink.enabled,
+                topics.join(", "),
+                sink.batch_rows(),
+                sink.batch_wait().as_millis(),
+                quote(&without_password(&sink.url)),
+            );
+            out += &match &sink.kind {
+                Kind::MongoHistory(mongo) => format!(
+                    "database = {}\ncollection = {}\n",
+                    quote(&mongo.database),
+                    quote(&mongo.collection)
+                ),
+                Kind::Postgres(postgres) => format!(
+                    "consistency = {}\nschema = {}\ncreate_tables = {}\ntruncate = {}\nstate_schema = {}\n",
+                    quote(&postgres.consistency),
+                    quote(&postgres.schema),
+                    postgres.create_tables,
+                    quote(&postgres.truncate),
+                    quote(&postgres.state_schema)
+                ),
+            };
+        }
+        out
+    }
+}
+
+/// `url` with its password as `***`: both `scheme://user:password@host` and `password=...` as libpq has it.
+pub fn without_password(url: &str) -> String {
+    let mut out = match url.split_once("://") {
+        None => url.to_owned(),
+        Some((scheme, rest)) => {
+            let authority = rest.find(['/', '?']).unwrap_or(rest.len());
+            match rest[..authority].rfind('@') {
+                None => url.to_owned(),
+                Some(at) => {
+                    let user = rest[..at].split(':').next().unwrap_or_default();
+                    let mask = if rest[..at].contains(':') { ":***" } else { "" };
+                    format!("{scheme}://{user}{mask}{}", &rest[at..])
+                }
+            }
+        }
+    };
+    if let Some(start) = out.find("password=").map(|at| at + "password=".len()) {
+        let length = out[start..].find(['&', ' ']).unwrap_or(out.len() - start);
+        out.replace_range(start..start + length, "***");
+    }
+    out
+}
+
+fn find(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return Ok(path.to_owned());
+    }
+    ["companion-sink.toml", "/etc/companion-sink.toml"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+        .ok_or_else(|| {
+            Error::configuration(
+                "no configuration: neither ./companion-sink.toml nor /etc/companion-sink.toml is there",
+                "Write one (`companion-sink config --defaults > companion-sink.toml`), or name it with --config.",
+            )
+        })
+}
+
+fn bad_value(file_name: &str, error: &toml::de::Error) -> Error {
+    Error::configuration(
+        format!("{file_name}: {}", error.message()),
+        "`companion-sink config --defaults` shows every key.",
+    )
+}
+
+/// Reads a file that holds a secret; others must not be able to read it (CDC1002).
+fn read_secret(path: &Path) -> Result<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let failed = |error: std::io::Error| {
+        Error::configuration(
+            format!("cannot read {}: {error}", path.display()),
+            "Make the file readable for this user, or change the path.",
+        )
+    };
+    let mode = std::fs::metadata(path)
+        .map_err(failed)?
+        .permissions()
+        .mode();
+    if mode & 0o077 != 0 {
+        return Err(Error::new(
+            Code::SecretFile,
+            format!(
+                "{} can be read by others (mode {:04o})",
+                path.display(),
+                mode & 0o7777
+            ),
+            format!("chmod 0600 {}", path.display()),
+        ));
+    }
+    std::fs::read_to_string(path).map_err(failed)
+}
+
+/// Sets the key `A__B__C` of the environment to `value`.
+fn override_key(table: &mut toml::Table, name: &str, value: String) -> Result<()> {
+    let path: Vec<String> = name.split("__").map(str::to_lowercase).collect();
+    let Some((last, parents)) = path.split_last() else {
+        return Ok(());
+    };
+    let variable = format!("{ENVIRONMENT_PREFIX}{name}");
+    let mut current = table;
+    for part in parents {
+        // Names of sinks may hold capitals; the environment does not tell.
+        let existing = current
+            .keys()
+            .find(|key| key.to_lowercase() == *part)
+            .cloned();
+        current = current
+            .entry(existing.unwrap_or_else(|| part.clone()))
+            .or_insert_with(|| toml::Value::Table(toml::Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| {
+                Error::configuration(
+                    format!("{variable}: {part} is not a table"),
+                    "Correct the variable's name, or unset it.",
+                )
+            })?;
+    }
+    // What reads as a TOML value of another kind than text is one: true, 500, ["a", "b"], { rows = 5 }.
+    let parsed = format!("value = {value}").parse::<toml::Table>().ok();
+    let typed = parsed
+        .and_then(|mut table| table.remove("value"))
+        .filter(|value| !matches!(value, toml::Value::Datetime(_)));
+    current.insert(last.clone(), typed.unwrap_or(toml::Value::String(value)));
+    Ok(())
+}
+
+fn default_name() -> String {
+    "companion".into()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<u64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_size(&text).ok_or_else(|| serde::de::Error::custom("not a size such as \"64MB\""))
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).ok_or_else(|| serde::de::Error::custom("not a duration such as \"5s\""))
+}
+
+fn optional_duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> std::result::Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
+
+    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config> {
+        let environment = environment
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::parse("f.toml", text, environment)
+    }
+
+    #[test]
+    fn the_default_file_is_accepted_and_says_the_defaults() {
+        let config = parse(DEFAULT_FILE, &[]).unwrap();
+        let bare = parse(SMALL, &[]).unwrap();
+        assert_eq!(config.kafka.fetch_memory, bare.kafka.fetch_memory);
+        assert_eq!(config.http.listen, bare.http.listen);
+        assert_eq!(config.dead_letters.retention, bare.dead_letters.retention);
+        let replica = &config.sinks["replica"];
+        assert_eq!(replica.batch_rows(), bare.sinks["Replica"].batch_rows());
+        assert_eq!(replica.batch_wait(), bare.sinks["Replica"].batch_wait());
+    }
+
+    #[test]
+    fn the_environment_overrides() {
+        let config = parse(
+            SMALL,
+            &[
+                ("SINK__REPLICA__URL", "postgres://other/x"),
+                ("SINK__REPLICA__BATCH__ROWS", "5"),
+                ("KAFKA__FETCH_MEMORY", "1MB"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(config.sinks["Replica"].url, "postgres://other/x");
+        assert_eq!(config.sinks["Replica"].batch_rows(), 5);
+        assert_eq!(config.kafka.fetch_memory, 1 << 20);
+        let error = parse(SMALL, &[("SINK__REPLICA__URRL", "x")]).unwrap_err();
+        assert!(error.what.contains("did you mean \"url\"?"), "{error}");
+    }
+
+    #[test]
+    fn what_is_required_is_named() {
+        let text = |text: &str| parse(text, &[]).unwrap_err().what;
+        assert!(text("").contains("kafka.brokers is missing"));
+        assert!(text("kafka.brokers = \"b\"").contains("[sink.NAME] is missing"));
+        assert!(text("kafka.brokers = \"b\"\n[sink.a]\n").contains("sink.a.kind is missing"));
+        assert!(
+            text(&SMALL.replace("topics = [\"*\"]", "")).contains("sink.Replica.topics is missing")
+        );
+        let transaction = SMALL.to_owned() + "consistency = \"transaction\"\n";
+        let error = parse(&transaction, &[]).unwrap_err();
+        assert_eq!(error.code, Code::Configuration);
+        assert!(error.hint.contains("\"row\""));
+    }
+
+    #[test]
+    fn no_password_is_printed() {
+        let printed = parse(SMALL, &[]).unwrap().to_toml();
+        assert!(!printed.contains("secret"), "{printed}");
+        assert_eq!(
+            without_password("mongodb://u:p@h:1/d?x=1"),
+            "mongodb://u:***@h:1/d?x=1"
+        );
+        assert_eq!(
+            without_password("host=h password=p user=u"),
+            "host=h password=*** user=u"
+        );
+        assert_eq!(
+            without_password("postgres://h/d?password=p&x=1"),
+            "postgres://h/d?password=***&x=1"
+        );
+        assert_eq!(without_password("postgres://u@h/d"), "postgres://u@h/d");
+    }
+}

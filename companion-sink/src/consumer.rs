@@ -1,0 +1,350 @@
+//! Reads the assigned partitions on a thread of its own and hands the records over, bounded in bytes.
+//!
+//! Partitions are assigned by us, without a consumer group: where to begin stands in the target.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, mpsc as commands};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use crate::error::{Error, Result};
+use crate::record::Record;
+
+/// A partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition's number.
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    /// The partition of a record.
+    pub fn of(record: &Record) -> Self {
+        TopicPartition {
+            topic: Arc::clone(&record.topic),
+            partition: record.partition,
+        }
+    }
+}
+
+/// What the reading thread reports.
+pub enum Fetched {
+    /// Records, those of a partition in their order.
+    Records(Vec<Record>),
+    /// An offset is no longer, or not yet, in the log of its partition.
+    OutOfRange,
+}
+
+enum Command {
+    Assign {
+        at: TopicPartition,
+        offset: i64,
+        epoch: u32,
+    },
+    Unassign(TopicPartition),
+    Commit(Vec<(TopicPartition, i64)>),
+}
+
+/// Bytes in one hand-over at most (a single larger record goes alone), and how many may wait.
+const CHUNK_BYTES: usize = 256 << 10;
+const CHUNKS_WAITING: usize = 8;
+const POLL: Duration = Duration::from_millis(20);
+
+/// The running reader. Dropping it ends the thread.
+pub struct Reader {
+    commands: commands::Sender<Command>,
+    fetched: mpsc::Receiver<Fetched>,
+    ends: Arc<Ends>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reader {
+    /// Starts a reader for the sink `name`; nothing is assigned yet.
+    pub fn start(client: &ClientConfig, name: &str) -> Result<Reader> {
+        let ends = Arc::new(Ends::default());
+        let consumer: BaseConsumer<Context> = client
+            .create_with_context(Context(Arc::clone(&ends)))
+            .map_err(|error| crate::discovery::configuration_error(&error))?;
+        let (commands, receiver) = commands::channel();
+        let (sender, fetched) = mpsc::channel(CHUNKS_WAITING);
+        let thread = thread::Builder::new()
+            .name(format!("read {name}"))
+            .spawn(move || {
+                Loop {
+                    consumer,
+                    commands: receiver,
+                    fetched: sender,
+                    topics: HashMap::new(),
+                    out_of_range: false,
+                }
+                .run();
+            })
+            .map_err(|error| {
+                Error::configuration(error.to_string(), "Raise the limit of threads.")
+            })?;
+        Ok(Reader {
+            commands,
+            fetched,
+            ends,
+            thread: Some(thread),
+        })
+    }
+
+    /// Reads a partition from `offset` on. Its records carry `epoch`.
+    pub fn assign(&self, at: TopicPartition, offset: i64, epoch: u32) {
+        self.send(Command::Assign { at, offset, epoch });
+    }
+
+    /// Stops reading a partition. What was read already may still arrive.
+    pub fn unassign(&self, at: TopicPartition) {
+        self.send(Command::Unassign(at));
+    }
+
+    /// Copies applied offsets into the consumer group, for lag tools.
+    pub fn commit(&self, offsets: Vec<(TopicPartition, i64)>) {
+        self.send(Command::Commit(offsets));
+    }
+
+    /// The next hand-over; `None` when the thread is gone.
+    pub async fn next(&mut self) -> Option<Fetched> {
+        self.fetched.recv().await
+    }
+
+    /// The next hand-over if there is one already.
+    pub fn next_now(&mut self) -> Option<Fetched> {
+        self.fetched.try_recv().ok()
+    }
+
+    /// Events of a partition that are not applied yet, as of the last second, when `next_offset` comes next.
+    pub fn lag(&self, at: &TopicPartition, next_offset: i64) -> u64 {
+        self.ends.lag(at, next_offset)
+    }
+
+    fn send(&self, command: Command) {
+        // The thread only ends with this reader, or after it closed `fetched`, which `next` reports.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.fetched.close();
+        while self.fetched.try_recv().is_ok() {}
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the reading thread panicked");
+        }
+    }
+}
+
+struct Loop {
+    consumer: BaseConsumer<Context>,
+    commands: commands::Receiver<Command>,
+    fetched: mpsc::Sender<Fetched>,
+    /// Topic names as shared text, with the epoch of each assigned partition.
+    topics: HashMap<Arc<str>, HashMap<i32, u32>>,
+    /// An offset out of range was seen behind records that go first.
+    out_of_range: bool,
+}
+
+impl Loop {
+    fn run(mut self) {
+        while !self.fetched.is_closed() {
+            while let Ok(command) = self.commands.try_recv() {
+                if let Err(error) = self.obey(command) {
+                    tracing::warn!(%error, "kafka refused a change of the assignment");
+                }
+            }
+            let Some(fetched) = self.poll() else { continue };
+            if self.fetched.blocking_send(fetched).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> std::result::Result<(), KafkaError> {
+        let mut list = TopicPartitionList::new();
+        match command {
+            Command::Assign { at, offset, epoch } => {
+                list.add_partition_offset(&at.topic, at.partition, Offset::Offset(offset))?;
+                self.topics
+                    .entry(Arc::clone(&at.topic))
+                    .or_default()
+                    .insert(at.partition, epoch);
+                self.consumer.incremental_assign(&list)
+            }
+            Command::Unassign(at) => {
+                list.add_partition(&at.topic, at.partition);
+                if let Some(partitions) = self.topics.get_mut(&at.topic) {
+                    partitions.remove(&at.partition);
+                }
+                self.consumer.incremental_unassign(&list)
+            }
+            Command::Commit(offsets) => {
+                for (at, offset) in offsets {
+                    list.add_partition_offset(&at.topic, at.partition, Offset::Offset(offset))?;
+                }
+                self.consumer.commit(&list, CommitMode::Async)
+            }
+        }
+    }
+
+    /// Waits a moment for a record and takes what else is there, up to the size of a hand-over.
+    fn poll(&mut self) -> Option<Fetched> {
+        if std::mem::take(&mut self.out_of_range) {
+            return Some(Fetched::OutOfRange);
+        }
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        let mut timeout = POLL;
+        while bytes < CHUNK_BYTES {
+            match self.consumer.poll(timeout) {
+                None => break,
+                Some(Ok(message)) => {
+                    if let Some(record) = self.own(&message) {
+                        bytes += record.size_bytes();
+                        records.push(record);
+                    }
+                }
+                Some(Err(error)) => {
+                    if is_out_of_range(&error) {
+                        self.out_of_range = true;
+                        break;
+                    }
+                    report(&error);
+                }
+            }
+            timeout = Duration::ZERO;
+        }
+        (!records.is_empty()).then_some(Fetched::Records(records))
+    }
+
+    fn own(&self, message: &BorrowedMessage<'_>) -> Option<Record> {
+        let (topic, partitions) = self.topics.get_key_value(message.topic())?;
+        let headers = message.headers();
+        let headers = headers
+            .into_iter()
+            .flat_map(|headers| headers.iter().map(|header| (header.key, header.value)));
+        let mut record = Record::new(
+            Arc::clone(topic),
+            message.partition(),
+            message.offset(),
+            message.key(),
+            message.payload(),
+            headers,
+        );
+        record.epoch = *partitions.get(&message.partition())?;
+        Some(record)
+    }
+}
+
+fn is_out_of_range(error: &KafkaError) -> bool {
+    matches!(
+        error,
+        KafkaError::MessageConsumption(
+            RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange
+        )
+    )
+}
+
+/// Connection troubles are told by discovery, once; the rest is worth a line.
+fn report(error: &KafkaError) {
+    match error {
+        KafkaError::MessageConsumption(
+            RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::Resolve,
+        ) => tracing::debug!(%error, "kafka"),
+        _ => tracing::warn!(%error, "kafka"),
+    }
+}
+
+struct Context(Arc<Ends>);
+
+impl ClientContext for Context {
+    fn stats_raw(&self, statistics: &[u8]) {
+        match serde_json::from_slice::<Statistics>(statistics) {
+            Ok(statistics) => self.0.replace(statistics),
+            Err(error) => tracing::debug!(%error, "librdkafka's statistics"),
+        }
+    }
+}
+
+impl ConsumerContext for Context {
+    fn commit_callback(
+        &self,
+        result: rdkafka::error::KafkaResult<()>,
+        _offsets: &TopicPartitionList,
+    ) {
+        // Only a copy for lag tools: the truth is in the target.
+        if let Err(error) = result {
+            tracing::debug!(%error, "offsets were not copied into the consumer group");
+        }
+    }
+}
+
+/// Where the partitions end, from librdkafka's statistics of each second.
+#[derive(Default)]
+struct Ends(Mutex<HashMap<String, HashMap<i32, PartitionStatistics>>>);
+
+impl Ends {
+    fn replace(&self, statistics: Statistics) {
+        let ends = statistics
+            .topics
+            .into_iter()
+            .map(|(name, topic)| {
+                let partitions = topic.partitions.into_values().map(|p| (p.partition, p));
+                (name, partitions.collect())
+            })
+            .collect();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+    }
+
+    fn lag(&self, at: &TopicPartition, next_offset: i64) -> u64 {
+        let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(end) = ends
+            .get(&*at.topic)
+            .and_then(|topic| topic.get(&at.partition))
+        else {
+            return 0;
+        };
+        // Everything was fetched and handed over: what lies behind the last event are transaction markers.
+        let all_handed_over = end.next_offset >= end.ls_offset && end.fetchq_cnt == 0;
+        if all_handed_over && next_offset >= end.app_offset {
+            return 0;
+        }
+        u64::try_from(end.ls_offset - next_offset).unwrap_or(0)
+    }
+}
+
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    topics: HashMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    partitions: HashMap<String, PartitionStatistics>,
+}
+
+#[derive(Deserialize)]
+struct PartitionStatistics {
+    partition: i32,
+    ls_offset: i64,
+    next_offset: i64,
+    app_offset: i64,
+    fetchq_cnt: i64,
+}

@@ -1,0 +1,265 @@
+//! Events that cannot be applied go to `<topic>.dlq`, unchanged, with headers that say why. The delivery is awaited
+//! before the offset moves.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
+use tokio::sync::{Mutex, OnceCell, oneshot, watch};
+
+use crate::civil_time;
+use crate::config::Config;
+use crate::discovery::{Cluster, configuration_error};
+use crate::error::{Code, Error, Result};
+use crate::kafka_client;
+use crate::record::Record;
+
+/// In which step the event failed, as Kafka Connect names the steps.
+#[derive(Debug, Clone, Copy)]
+pub enum Stage {
+    /// It could not be decoded or converted.
+    ValueConverter,
+    /// The target refused it.
+    TaskPut,
+}
+
+/// Why an event is put aside.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// CDC1005 or CDC1007.
+    pub code: Code,
+    /// The reason in one word.
+    pub reason: &'static str,
+    /// The step that failed.
+    pub stage: Stage,
+    /// What happened, without any value of the row.
+    pub message: String,
+}
+
+impl Failure {
+    /// The event cannot be decoded.
+    pub fn undecodable(message: String) -> Self {
+        Failure {
+            code: Code::Undecodable,
+            reason: "undecodable",
+            stage: Stage::ValueConverter,
+            message,
+        }
+    }
+
+    /// A value cannot be turned into the column's type.
+    pub fn conversion(message: String) -> Self {
+        Failure {
+            code: Code::ValueRefused,
+            reason: "conversion",
+            stage: Stage::ValueConverter,
+            message,
+        }
+    }
+
+    /// The target refused the event.
+    pub fn refused(message: String) -> Self {
+        Failure {
+            code: Code::ValueRefused,
+            reason: "refused",
+            stage: Stage::TaskPut,
+            message,
+        }
+    }
+}
+
+/// The dead letters of all sinks.
+pub struct DeadLetters {
+    client: ClientConfig,
+    retention: Duration,
+    cluster: watch::Receiver<Cluster>,
+    producer: OnceCell<ThreadedProducer<Delivery>>,
+    topics: Mutex<HashSet<String>>,
+}
+
+impl DeadLetters {
+    /// Nothing is connected until the first dead letter.
+    pub fn new(config: &Config, cluster: watch::Receiver<Cluster>) -> Result<Self> {
+        let mut client = kafka_client::base(config)?;
+        client
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("message.timeout.ms", "30000")
+            .set("message.max.bytes", "1000000000");
+        Ok(DeadLetters {
+            client,
+            retention: config.dead_letters.retention,
+            cluster,
+            producer: OnceCell::new(),
+            topics: Mutex::new(HashSet::new()),
+        })
+    }
+
+    /// Sends `records` of `sink` with their reasons and waits until Kafka has them all.
+    pub async fn send(&self, sink: &str, letters: &[(&Record, &Failure)]) -> Result<()> {
+        let mut deliveries = Vec::with_capacity(letters.len());
+        for (record, failure) in letters {
+            let topic = format!("{}.dlq", record.topic);
+            self.ensure_topic(&topic, record).await?;
+            tracing::warn!(
+                sink, code = %failure.code, reason = failure.reason, event = record.event_id(),
+                topic = &*record.topic, partition = record.partition, offset = record.offset,
+                "put aside: {}", failure.message
+            );
+            deliveries.push(self.produce(sink, &topic, record, failure).await?);
+        }
+        for delivery in deliveries {
+            match delivery.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(Error::kafka("sending a dead letter", &error)),
+                Err(_) => return Err(Error::kafka("sending a dead letter", &KafkaError::Canceled)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn produce(
+        &self,
+        sink: &str,
+        topic: &str,
+        record: &Record,
+        failure: &Failure,
+    ) -> Result<oneshot::Receiver<std::result::Result<(), KafkaError>>> {
+        let producer = self
+            .producer
+            .get_or_try_init(|| async { self.client.create_with_context(Delivery) })
+            .await
+            .map_err(|error| configuration_error(&error))?;
+        let (done, delivery) = oneshot::channel();
+        let mut message = BaseRecord::<[u8], [u8], _>::with_opaque_to(topic, Box::new(done))
+            .partition(record.partition)
+            .headers(headers(sink, record, failure));
+        message.key = record.key();
+        message.payload = record.value();
+        producer
+            .send(message)
+            .map_err(|(error, _)| Error::kafka("sending a dead letter", &error))?;
+        Ok(delivery)
+    }
+
+    /// Makes the topic with the partitions of the event's own topic, once.
+    async fn ensure_topic(&self, topic: &str, record: &Record) -> Result<()> {
+        let mut known = self.topics.lock().await;
+        if known.contains(topic) {
+            return Ok(());
+        }
+        let partitions = {
+            let cluster = self.cluster.borrow();
+            let topics = cluster.topics.as_ref();
+            topics.and_then(|topics| topics.get(&*record.topic).copied())
+        };
+        let partitions = partitions.unwrap_or(record.partition + 1);
+        let retention_ms = self.retention.as_millis().to_string();
+        let admin: AdminClient<DefaultClientContext> = self
+            .client
+            .create()
+            .map_err(|error| configuration_error(&error))?;
+        let new_topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1))
+            .set("retention.ms", &retention_ms)
+            // The event and its error headers: what the event's own topic took must fit.
+            .set("max.message.bytes", "1000000000");
+        let results = admin
+            .create_topics(&[new_topic], &AdminOptions::new())
+            .await
+            .map_err(|error| Error::kafka(&format!("making topic {topic}"), &error))?;
+        for result in results {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((
+                    _,
+                    RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::ClusterAuthorizationFailed,
+                )) => {
+                    return Err(Error::new(
+                        Code::TargetRefuses,
+                        format!("kafka: not allowed to make topic {topic}"),
+                        format!(
+                            "Make the topic with {partitions} partitions, or grant CREATE on it; then restart."
+                        ),
+                    ));
+                }
+                Err((_, code)) => {
+                    return Err(Error::kafka(
+                        &format!("making topic {topic}"),
+                        &KafkaError::AdminOp(code),
+                    ));
+                }
+            }
+        }
+        known.insert(topic.to_owned());
+        Ok(())
+    }
+}
+
+/// The event's own headers, then Kafka Connect's and ours; those of an earlier failure are replaced.
+fn headers(sink: &str, record: &Record, failure: &Failure) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new();
+    for (name, value) in record.headers() {
+        if !name.starts_with("__connect.errors.") && !name.starts_with("cdc.dlq.") {
+            headers = headers.insert(Header { key: name, value });
+        }
+    }
+    let stage = match failure.stage {
+        Stage::ValueConverter => "VALUE_CONVERTER",
+        Stage::TaskPut => "TASK_PUT",
+    };
+    let now = civil_time::rfc3339(civil_time::now_us());
+    let ours = [
+        ("__connect.errors.topic", record.topic.to_string()),
+        ("__connect.errors.partition", record.partition.to_string()),
+        ("__connect.errors.offset", record.offset.to_string()),
+        ("__connect.errors.connector.name", "companion-sink".into()),
+        ("__connect.errors.task.id", sink.into()),
+        ("__connect.errors.stage", stage.into()),
+        ("__connect.errors.class.name", "companion-sink".into()),
+        (
+            "__connect.errors.exception.class.name",
+            failure.code.to_string(),
+        ),
+        (
+            "__connect.errors.exception.message",
+            failure.message.clone(),
+        ),
+        ("__connect.errors.exception.stacktrace", String::new()),
+        ("cdc.dlq.code", failure.code.to_string()),
+        ("cdc.dlq.reason", failure.reason.into()),
+        ("cdc.dlq.sink", sink.into()),
+        ("cdc.dlq.attempts", "1".into()),
+        ("cdc.dlq.first_failed", now.clone()),
+        ("cdc.dlq.last_failed", now),
+    ];
+    for (name, value) in &ours {
+        headers = headers.insert(Header {
+            key: name,
+            value: Some(value.as_bytes()),
+        });
+    }
+    headers
+}
+
+struct Delivery;
+
+impl ClientContext for Delivery {}
+
+impl ProducerContext for Delivery {
+    type DeliveryOpaque = Box<oneshot::Sender<std::result::Result<(), KafkaError>>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, done: Self::DeliveryOpaque) {
+        let result = match result {
+            Ok(_) => Ok(()),
+            Err((error, _)) => Err(error.clone()),
+        };
+        // The waiting side is gone only when the sink stops: the event is then sent again.
+        let _ = done.send(result);
+    }
+}

@@ -1,0 +1,113 @@
+//! What can go wrong, under the codes of the error catalogue: every error says what happened and what to do.
+
+use std::fmt;
+
+/// A code of the catalogue (`docs/errors/CDCnnnn.md`). The number is the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The configuration is wrong: unknown key, missing key, value out of range.
+    Configuration = 1001,
+    /// A file with a secret can be read by others.
+    SecretFile = 1002,
+    /// Kafka or a target is out of reach, or failed in a way that passes.
+    Unreachable = 1003,
+    /// The target refuses everything: privileges, missing objects, disk.
+    TargetRefuses = 1004,
+    /// An event that cannot be decoded.
+    Undecodable = 1005,
+    /// A value that the target refuses.
+    ValueRefused = 1007,
+    /// The topic no longer reaches back to the stored offset.
+    LogTruncated = 1008,
+    /// Another instance writes for this sink.
+    OtherInstance = 1009,
+    /// A change of the table's definition that the target does not have.
+    SchemaChange = 1011,
+}
+
+/// What the sink does about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Try again, without end, with growing pauses.
+    Retry,
+    /// Stop this sink until a person has acted; the others go on.
+    Halt,
+    /// Wait until the other instance is gone.
+    StandBy,
+    /// Put this one event aside.
+    SetAside,
+}
+
+impl Code {
+    /// What the sink does about an error of this code.
+    pub fn policy(self) -> Policy {
+        match self {
+            Code::Unreachable => Policy::Retry,
+            Code::OtherInstance => Policy::StandBy,
+            Code::Undecodable | Code::ValueRefused => Policy::SetAside,
+            Code::Configuration
+            | Code::SecretFile
+            | Code::TargetRefuses
+            | Code::LogTruncated
+            | Code::SchemaChange => Policy::Halt,
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CDC{:04}", *self as u16)
+    }
+}
+
+/// An error with its code and its remedy. Holds neither a row's value nor a secret.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{what} [{code}]")]
+pub struct Error {
+    /// The code of the catalogue.
+    pub code: Code,
+    /// What happened: lower case, no full stop.
+    pub what: String,
+    /// What to do about it: a sentence.
+    pub hint: String,
+}
+
+impl Error {
+    /// An error of `code`; `what` happened, `hint` is the remedy.
+    pub fn new(code: Code, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error {
+            code,
+            what: what.into(),
+            hint: hint.into(),
+        }
+    }
+
+    /// A configuration error (CDC1001).
+    pub fn configuration(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Error::new(Code::Configuration, what, hint)
+    }
+
+    /// Kafka failed with `error` while `doing` (CDC1003).
+    pub fn kafka(doing: &str, error: &rdkafka::error::KafkaError) -> Self {
+        Error::new(
+            Code::Unreachable,
+            format!("kafka: {doing}: {error}"),
+            "Check [kafka] brokers and the network, and in [kafka] config_file the user and its ACLs; it is tried again.",
+        )
+    }
+}
+
+/// `Result` with this crate's error.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Logs an error as an operator needs it: code and hint beside the message.
+pub fn log(error: &Error, sink: &str) {
+    match error.code.policy() {
+        Policy::Retry | Policy::StandBy | Policy::SetAside => {
+            tracing::warn!(sink, code = %error.code, hint = %error.hint, "{}", error.what);
+        }
+        Policy::Halt => {
+            tracing::error!(sink, code = %error.code, hint = %error.hint, "{}", error.what);
+        }
+    }
+}

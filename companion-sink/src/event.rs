@@ -1,0 +1,293 @@
+//! The event: its headers, and of its body only what is needed, borrowed from the record.
+//!
+//! Order, duplicates, routing and coalescing need the headers alone; the body is parsed once, of those events that
+//! are really applied.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::record::Record;
+
+/// What happened, from the header `cdc.op`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// `c`: a row was inserted, or a changed key arrived.
+    Create,
+    /// `u`
+    Update,
+    /// `d`: a row was deleted, or a changed key went.
+    Delete,
+    /// `r`: a row that a snapshot found.
+    Read,
+    /// `t`: the table was emptied; one copy in every partition.
+    Truncate,
+    /// `m`: a message of `cdc_emit`, no row.
+    Message,
+    /// The null record after a delete.
+    Tombstone,
+    /// The table's definition; one copy in every partition.
+    Schema,
+    /// The range that a snapshot's chunk covered; one copy in every partition.
+    Snapshot,
+    /// A point that all partitions have to reach.
+    Barrier,
+}
+
+impl Op {
+    /// Whether the event carries a row.
+    pub fn is_row(self) -> bool {
+        matches!(self, Op::Create | Op::Update | Op::Delete | Op::Read)
+    }
+
+    fn parse(text: &str) -> Option<Op> {
+        Some(match text {
+            "c" => Op::Create,
+            "u" => Op::Update,
+            "d" => Op::Delete,
+            "r" => Op::Read,
+            "t" => Op::Truncate,
+            "m" => Op::Message,
+            "tombstone" => Op::Tombstone,
+            "schema" => Op::Schema,
+            "snapshot" => Op::Snapshot,
+            "barrier" => Op::Barrier,
+            _ => return None,
+        })
+    }
+}
+
+/// Why an event cannot be decoded; the text names the part, never a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed(pub String);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Length of a version: generation, timeline, commit LSN, sequence, sub, all of fixed width, with hyphens.
+pub const VERSION_LENGTH: usize = 4 + 1 + 8 + 1 + 16 + 1 + 10 + 1 + 2;
+
+/// The headers of an event.
+#[derive(Debug, Clone, Copy)]
+pub struct Headers<'a> {
+    /// Event id, the same for every copy of the event.
+    pub id: &'a str,
+    /// The only order: compares as text.
+    pub version: &'a str,
+    /// What happened.
+    pub op: Op,
+    /// `database.schema.table`, escaped as topics are; empty for messages and barriers without a table.
+    pub table: &'a str,
+    /// Hash of the column list.
+    pub schema: Option<&'a str>,
+    /// The row's identity, where it is not the record's key.
+    pub identity: Option<&'a str>,
+    /// On the create of a changed key: the key before.
+    pub old_key: Option<&'a str>,
+}
+
+impl<'a> Headers<'a> {
+    /// Reads the headers; what every event needs must be there and well formed.
+    pub fn read(record: &'a Record) -> Result<Self, Malformed> {
+        let required = |name: &str| {
+            record
+                .header(name)
+                .ok_or_else(|| Malformed(format!("header {name} is missing")))
+        };
+        let op = Op::parse(required("cdc.op")?)
+            .ok_or_else(|| Malformed("header cdc.op has an unknown value".into()))?;
+        let version = required("cdc.version")?;
+        if !is_version(version) {
+            return Err(Malformed("header cdc.version is not a version".into()));
+        }
+        let table = record.header("cdc.table");
+        let needs_table = op.is_row() || matches!(op, Op::Truncate | Op::Schema);
+        if needs_table && table.is_none() {
+            return Err(Malformed("header cdc.table is missing".into()));
+        }
+        Ok(Headers {
+            id: required("cdc.id")?,
+            version,
+            op,
+            table: table.unwrap_or_default(),
+            schema: record.header("cdc.schema"),
+            identity: record.header("cdc.identity"),
+            old_key: record.header("__debezium.oldkey"),
+        })
+    }
+}
+
+/// Whether `text` has the form of a version.
+pub fn is_version(text: &str) -> bool {
+    text.len() == VERSION_LENGTH
+        && text.bytes().enumerate().all(|(place, byte)| match place {
+            4 | 13 | 30 | 41 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// The columns of a row in their order, each value still as JSON text.
+#[derive(Debug, Default)]
+pub struct Image<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'a> Image<'a> {
+    /// Parses a JSON object such as a record's key.
+    pub fn parse(json: &'a [u8]) -> Result<Self, Malformed> {
+        serde_json::from_slice(json).map_err(|error| undecodable("key", &error))
+    }
+
+    /// The JSON of column `name`.
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.0
+            .iter()
+            .find(|(column, _)| column == name)
+            .map(|(_, value)| *value)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Image<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Columns;
+        impl<'de> Visitor<'de> for Columns {
+            type Value = Image<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of columns")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut columns = Vec::with_capacity(16);
+                while let Some(Text(name)) = map.next_key()? {
+                    columns.push((name, map.next_value()?));
+                }
+                Ok(Image(columns))
+            }
+        }
+        deserializer.deserialize_map(Columns)
+    }
+}
+
+/// A string, borrowed unless it holds escapes. (`Cow` alone is always owned in serde.)
+#[derive(Debug, Clone, Deserialize)]
+pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+/// What the replica needs of the body.
+#[derive(Debug, Deserialize)]
+pub struct RowBody<'a> {
+    /// Where the row lives.
+    #[serde(borrow)]
+    pub source: TableName<'a>,
+    /// The row before the change.
+    #[serde(borrow)]
+    pub before: Option<Image<'a>>,
+    /// The row after the change.
+    #[serde(borrow)]
+    pub after: Option<Image<'a>>,
+}
+
+/// The table's real name, unescaped.
+#[derive(Debug, Clone, Deserialize)]
+pub struct TableName<'a> {
+    /// The schema.
+    #[serde(borrow)]
+    pub schema: Cow<'a, str>,
+    /// The table.
+    #[serde(borrow)]
+    pub table: Cow<'a, str>,
+}
+
+impl<'a> RowBody<'a> {
+    /// Parses the body of a row event or a truncate.
+    pub fn parse(record: &'a Record) -> Result<Self, Malformed> {
+        parse_body(record)
+    }
+}
+
+/// Parses a record's value; a missing value and broken JSON are malformed.
+pub fn parse_body<'a, T: Deserialize<'a>>(record: &'a Record) -> Result<T, Malformed> {
+    let value = record
+        .value()
+        .ok_or_else(|| Malformed("the value is missing".into()))?;
+    serde_json::from_slice(value).map_err(|error| undecodable("value", &error))
+}
+
+/// serde's message may quote what it found, so only the kind and the place are told.
+fn undecodable(part: &str, error: &serde_json::Error) -> Malformed {
+    let kind = match error.classify() {
+        serde_json::error::Category::Data => "is not an event",
+        _ => "is not JSON",
+    };
+    Malformed(format!(
+        "the {part} {kind} (line {}, column {})",
+        error.line(),
+        error.column()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(headers: &[(&'static str, &'static str)], value: &[u8]) -> Record {
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (*name, Some(value.as_bytes())))
+            .collect();
+        Record::new("t".into(), 0, 0, None, Some(value), headers.iter().copied())
+    }
+
+    const VERSION: &str = "0001-00000001-00000000015a3098-0000000001-00";
+
+    #[test]
+    fn headers_are_read() {
+        let record = record(
+            &[
+                ("cdc.id", "n-1"),
+                ("cdc.version", VERSION),
+                ("cdc.op", "u"),
+                ("cdc.table", "shop.public.t"),
+            ],
+            b"{}",
+        );
+        let headers = Headers::read(&record).unwrap();
+        assert_eq!(headers.op, Op::Update);
+        assert_eq!(headers.table, "shop.public.t");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let record = record(&[("cdc.op", "u"), ("cdc.version", VERSION)], b"{}");
+        assert_eq!(
+            Headers::read(&record).unwrap_err().0,
+            "header cdc.table is missing"
+        );
+    }
+
+    #[test]
+    fn versions_have_one_form() {
+        assert!(is_version(VERSION));
+        assert!(!is_version(&VERSION[1..]));
+        assert!(!is_version(&VERSION.replace("-00", "/00")));
+    }
+
+    #[test]
+    fn columns_keep_order_and_exact_numbers() {
+        let image = Image::parse(br#"{"b":9223372036854775807,"a\n":"x","c":null}"#).unwrap();
+        let names: Vec<_> = image.0.iter().map(|(name, _)| name.as_ref()).collect();
+        assert_eq!(names, ["b", "a\n", "c"]);
+        assert_eq!(image.get("b").unwrap().get(), "9223372036854775807");
+    }
+
+    #[test]
+    fn a_malformed_body_is_told_without_its_content() {
+        let record = record(&[], br#"{"source":{"schema":"s","table":7777}}"#);
+        let Malformed(text) = RowBody::parse(&record).unwrap_err();
+        assert!(!text.contains("7777"), "{text}");
+    }
+}

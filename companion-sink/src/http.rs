@@ -1,0 +1,338 @@
+//! Health, state and metrics over HTTP, for this machine or its monitoring; read-only.
+
+use std::fmt::Write;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State as Extract;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::discovery::Cluster;
+use crate::error::{Error, Result};
+use crate::status::{SinkStatus, State};
+
+/// The running server, if there is one.
+pub struct Server(Option<JoinHandle<()>>);
+
+#[derive(Clone)]
+struct Shared {
+    sinks: Vec<SinkStatus>,
+    cluster: watch::Receiver<Cluster>,
+}
+
+impl Server {
+    /// Listens on `listen` until `stopped`; an empty address is no HTTP at all.
+    pub async fn start(
+        listen: &str,
+        sinks: Vec<SinkStatus>,
+        cluster: watch::Receiver<Cluster>,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<Server> {
+        if listen.is_empty() {
+            return Ok(Server(None));
+        }
+        let failed = |error: std::io::Error| {
+            Error::configuration(
+                format!("cannot listen on {listen}: {error}"),
+                "Change [http] listen, or set it to \"\" for no HTTP.",
+            )
+        };
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        if !address.ip().is_loopback() {
+            return Err(Error::configuration(
+                format!("[http] listen = \"{listen}\" is not a loopback address"),
+                "This version has no tokens: listen on 127.0.0.1 and put a proxy with authentication before it.",
+            ));
+        }
+        tracing::info!(%address, "http");
+        let router = Router::new()
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/v1/status", get(status))
+            .route("/metrics", get(metrics))
+            .with_state(Shared { sinks, cluster });
+        let serving = tokio::spawn(async move {
+            let stop = async move {
+                // A sender that is gone means the end as well.
+                let _ = stopped.wait_for(|stopped| *stopped).await;
+            };
+            if let Err(error) = axum::serve(listener, router)
+                .with_graceful_shutdown(stop)
+                .await
+            {
+                tracing::error!(%error, "http ended");
+            }
+        });
+        Ok(Server(Some(serving)))
+    }
+
+    /// Ends the server.
+    pub async fn finish(self) {
+        if let Some(serving) = self.0 {
+            // A client that holds its connection must not hold the process.
+            serving.abort();
+            let _ = serving.await;
+        }
+    }
+}
+
+/// 503 while a sink waits for a person.
+async fn healthz(Extract(shared): Extract<Shared>) -> Response {
+    answer(&shared, "halted", |state| state == State::Halted)
+}
+
+/// 503 until every sink applies events (or stands by).
+async fn readyz(Extract(shared): Extract<Shared>) -> Response {
+    answer(&shared, "not ready", |state| {
+        !matches!(state, State::Running | State::Standby)
+    })
+}
+
+fn answer(shared: &Shared, name: &str, is_bad: impl Fn(State) -> bool) -> Response {
+    let mut bad = Map::new();
+    for sink in &shared.sinks {
+        let figures = sink.figures();
+        if is_bad(figures.state) {
+            let error = figures.last_error.as_ref();
+            let code = error.map_or_else(
+                || figures.state.name().to_owned(),
+                |error| error.code.clone(),
+            );
+            bad.insert(sink.name.clone(), Value::String(code));
+        }
+    }
+    if bad.is_empty() {
+        return Json(json!({ "state": "ok" })).into_response();
+    }
+    let body = Json(json!({ "state": name, "sinks": bad }));
+    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+}
+
+async fn status(Extract(shared): Extract<Shared>) -> Response {
+    let mut sinks = Map::new();
+    for sink in &shared.sinks {
+        let figures = sink.figures().clone();
+        let total = figures.applied_total();
+        let mut value = match serde_json::to_value(figures) {
+            Ok(Value::Object(object)) => object,
+            _ => Map::new(),
+        };
+        value.insert("kind".into(), sink.kind.into());
+        value.insert("applied_total".into(), total.into());
+        sinks.insert(sink.name.clone(), Value::Object(value));
+    }
+    let kafka = shared
+        .cluster
+        .borrow()
+        .error
+        .as_ref()
+        .map(|error| error.what.clone());
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "kafka": { "error": kafka },
+        "sinks": sinks,
+    }))
+    .into_response()
+}
+
+async fn metrics(Extract(shared): Extract<Shared>) -> Response {
+    let body = render(&shared.sinks);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], body).into_response()
+}
+
+fn render(sinks: &[SinkStatus]) -> String {
+    let mut out = String::new();
+    let all: Vec<_> = sinks
+        .iter()
+        .map(|sink| (sink.name.as_str(), sink.figures().clone()))
+        .collect();
+    let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "# HELP companion_sink_{name} {help}\n# TYPE companion_sink_{name} {kind}"
+        );
+        for (labels, value) in samples {
+            let _ = writeln!(out, "companion_sink_{labels} {value}");
+        }
+    };
+    let labelled = |name: &str, sink: &str, more: &str| format!("{name}{{sink=\"{sink}\"{more}}}");
+    macro_rules! per_sink {
+        ($name:literal, $kind:literal, $help:literal, $value:expr) => {
+            family(
+                $name,
+                $kind,
+                $help,
+                all.iter()
+                    .map(|(sink, figures)| (labelled($name, sink, ""), $value(figures)))
+                    .collect(),
+            )
+        };
+    }
+    type F = crate::status::Figures;
+    family(
+        "events_total",
+        "counter",
+        "Applied events.",
+        all.iter()
+            .flat_map(|(sink, figures)| {
+                figures.applied.iter().map(move |(op, count)| {
+                    (
+                        labelled("events_total", sink, &format!(",op=\"{op}\"")),
+                        *count as f64,
+                    )
+                })
+            })
+            .collect(),
+    );
+    per_sink!(
+        "batches_total",
+        "counter",
+        "Applied batches.",
+        |f: &F| f.batches as f64
+    );
+    per_sink!(
+        "duplicates_total",
+        "counter",
+        "Later copies that were dropped.",
+        |f: &F| f.duplicates as f64
+    );
+    per_sink!(
+        "lag_events",
+        "gauge",
+        "Events in Kafka that are not applied.",
+        |f: &F| f.lag_events as f64
+    );
+    per_sink!(
+        "lag_seconds",
+        "gauge",
+        "Age of the last applied event while there is lag.",
+        |f: &F| f.lag_seconds
+    );
+    per_sink!(
+        "parked_keys",
+        "gauge",
+        "Keys behind a refused event.",
+        |f: &F| f.parked_keys as f64
+    );
+    per_sink!(
+        "retries_total",
+        "counter",
+        "Attempts after a failure.",
+        |f: &F| f.retries as f64
+    );
+    family(
+        "dead_letters_total",
+        "counter",
+        "Events put aside.",
+        all.iter()
+            .flat_map(|(sink, figures)| {
+                figures.dead_letters.iter().map(move |(reason, count)| {
+                    (
+                        labelled("dead_letters_total", sink, &format!(",reason=\"{reason}\"")),
+                        *count as f64,
+                    )
+                })
+            })
+            .collect(),
+    );
+    family(
+        "state",
+        "gauge",
+        "1 for the state that the sink is in.",
+        all.iter()
+            .flat_map(|(sink, figures)| {
+                State::ALL.into_iter().map(move |state| {
+                    (
+                        labelled("state", sink, &format!(",state=\"{}\"", state.name())),
+                        f64::from(u8::from(state == figures.state)),
+                    )
+                })
+            })
+            .collect(),
+    );
+    for (name, help, pick) in [
+        (
+            "apply_duration_seconds",
+            "Time to apply a batch.",
+            (|f: &F| f.apply_seconds.clone()) as fn(&F) -> crate::status::Histogram,
+        ),
+        (
+            "event_latency_seconds",
+            "From commit to applied.",
+            |f: &F| f.latency_seconds.clone(),
+        ),
+    ] {
+        family(
+            name,
+            "histogram",
+            help,
+            all.iter()
+                .flat_map(|(sink, figures)| {
+                    let histogram = pick(figures);
+                    let mut samples: Vec<_> = histogram
+                        .cumulative()
+                        .map(|(bound, count)| {
+                            (
+                                labelled(
+                                    &format!("{name}_bucket"),
+                                    sink,
+                                    &format!(",le=\"{bound}\""),
+                                ),
+                                count as f64,
+                            )
+                        })
+                        .collect();
+                    samples.push((
+                        labelled(&format!("{name}_bucket"), sink, ",le=\"+Inf\""),
+                        histogram.count as f64,
+                    ));
+                    samples.push((labelled(&format!("{name}_sum"), sink, ""), histogram.sum));
+                    samples.push((
+                        labelled(&format!("{name}_count"), sink, ""),
+                        histogram.count as f64,
+                    ));
+                    samples
+                })
+                .collect(),
+        );
+    }
+    family(
+        "build_info",
+        "gauge",
+        "The version.",
+        vec![(
+            format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")),
+            1.0,
+        )],
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_prometheus_text() {
+        let sink = SinkStatus::new("replica", "postgres");
+        sink.figures().applied.insert("c", 3);
+        sink.applied(std::time::Duration::from_millis(3), Some(0.02));
+        let text = render(&[sink]);
+        for line in [
+            "companion_sink_events_total{sink=\"replica\",op=\"c\"} 3",
+            "companion_sink_state{sink=\"replica\",state=\"starting\"} 1",
+            "companion_sink_apply_duration_seconds_bucket{sink=\"replica\",le=\"0.005\"} 1",
+            "companion_sink_event_latency_seconds_count{sink=\"replica\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! librdkafka's configuration, the same for every client of this process.
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use crate::config::Config;
+use crate::error::Result;
+
+/// The properties that every client has: brokers, the operator's file, and never a topic made by accident.
+pub fn base(config: &Config) -> Result<ClientConfig> {
+    let mut client = ClientConfig::new();
+    client.set("ssl.endpoint.identification.algorithm", "https");
+    client.set("socket.timeout.ms", "10000");
+    for (name, value) in config.kafka_properties()? {
+        client.set(name, value);
+    }
+    client.set("bootstrap.servers", &config.kafka.brokers);
+    client.set("client.id", &config.name);
+    client.set("allow.auto.create.topics", "false");
+    // Connection errors are told by us, once and with a remedy; librdkafka repeats them on every attempt.
+    client.set_log_level(RDKafkaLogLevel::Critical);
+    Ok(client)
+}
+
+/// A consumer for `group` that fetches at most about `memory_bytes` ahead and hands a single event over at once.
+pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> Result<ClientConfig> {
+    // A fetch may arrive while the queue is nearly full, and is compressed on the way: leave it room.
+    let queue_kilobytes = (memory_bytes / 2 / 1024).max(256);
+    let fetch_bytes = (memory_bytes / 16).clamp(64 << 10, 4 << 20);
+    let mut client = base(config)?;
+    client
+        .set("group.id", group)
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "error")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("queued.min.messages", "20000")
+        .set("queued.max.messages.kbytes", queue_kilobytes.to_string())
+        .set("message.max.bytes", fetch_bytes.to_string())
+        .set("fetch.max.bytes", fetch_bytes.to_string())
+        .set("max.partition.fetch.bytes", fetch_bytes.to_string())
+        .set("receive.message.max.bytes", "1000000000")
+        .set("fetch.min.bytes", "1")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.queue.backoff.ms", "5")
+        .set("fetch.error.backoff.ms", "100")
+        .set("statistics.interval.ms", "1000");
+    Ok(client)
+}

@@ -1,0 +1,91 @@
+//! What a sink is: it applies batches of events and keeps, with its data, how far it is.
+
+pub mod mongo_history;
+pub mod postgres;
+pub mod refusal_limit;
+pub mod runner;
+
+use std::future::Future;
+
+use crate::consumer::TopicPartition;
+use crate::dead_letter::DeadLetters;
+use crate::error::Result;
+use crate::record::Record;
+
+/// Length of a batch in bytes at most, but for a single larger event.
+pub const BATCH_BYTES: usize = 8 << 20;
+
+/// How far a partition is applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The offset that comes next.
+    pub next_offset: i64,
+    /// The highest version seen; empty for none. An event at or below is a later copy.
+    pub version: String,
+}
+
+/// How a batch moves a partition's position. Only who finds `begin` there may write `end`.
+#[derive(Debug, Clone)]
+pub struct Move {
+    /// The partition.
+    pub at: TopicPartition,
+    /// The offset that came next before the batch.
+    pub begin: i64,
+    /// The offset that comes next after it.
+    pub end: i64,
+    /// The highest version seen after it.
+    pub version: String,
+}
+
+/// Events to apply, those of a partition in their order, without later copies and tombstones.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The events.
+    pub records: Vec<Record>,
+    /// Where they bring the partitions.
+    pub moves: Vec<Move>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Reasons of the events that went to the dead letters.
+    pub dead_letters: Vec<&'static str>,
+    /// Keys that are parked now, of all partitions.
+    pub parked_keys: u64,
+}
+
+/// A target. After an error nothing of the sink's connection is trusted: `connect` comes next, then `positions`.
+pub trait Sink: Send + Sync {
+    /// Connects and makes what the sink keeps there for itself.
+    fn connect(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// How far the partitions are, `None` for one that the target does not know.
+    fn positions(
+        &mut self,
+        wanted: &[TopicPartition],
+    ) -> impl Future<Output = Result<Vec<Option<Position>>>> + Send;
+
+    /// Notes where partitions begin that the target did not know.
+    fn begin(
+        &mut self,
+        starts: &[(TopicPartition, i64)],
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Applies a batch and moves the positions, so that no crash loses or doubles an event.
+    fn apply(
+        &mut self,
+        batch: &Batch,
+        dead_letters: &DeadLetters,
+    ) -> impl Future<Output = Result<Applied>> + Send;
+
+    /// Whether a truncate waits until every partition of its topic has reached it.
+    fn truncates_together(&self) -> bool;
+
+    /// Empties the table of the truncate event `record`, which all partitions of `moves` have reached.
+    fn truncate(
+        &mut self,
+        record: &Record,
+        moves: &[Move],
+    ) -> impl Future<Output = Result<()>> + Send;
+}

@@ -1,0 +1,135 @@
+//! JSON values of an event as BSON, without loss: whole numbers stay exact, what BSON cannot hold stays text.
+
+use std::borrow::Cow;
+
+use mongodb::bson::{RawArrayBuf, RawBson, RawDocumentBuf};
+use serde_json::value::RawValue;
+
+use crate::event::{Image, Malformed};
+
+/// How names of columns and settings are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// As they are.
+    AsTheyAre,
+    /// With a full-width dot and dollar, for servers that refuse `.` and a leading `$`.
+    WithoutDots,
+}
+
+impl Names {
+    fn write(self, name: &str) -> Cow<'_, str> {
+        if self == Names::AsTheyAre || !(name.contains('.') || name.starts_with('$')) {
+            return Cow::Borrowed(name);
+        }
+        let undotted = name.replace('.', "\u{ff0e}");
+        Cow::Owned(match undotted.strip_prefix('$') {
+            Some(rest) => format!("\u{ff04}{rest}"),
+            None => undotted,
+        })
+    }
+}
+
+/// An image (or a key) as a BSON document, its columns in their order.
+pub fn document(image: &Image<'_>, names: Names) -> Result<RawDocumentBuf, Malformed> {
+    let mut out = RawDocumentBuf::new();
+    for (name, value) in &image.0 {
+        // BSON ends a name at a zero byte; PostgreSQL allows none in names either.
+        if name.contains('\0') {
+            return Err(Malformed("a column's name holds a zero byte".into()));
+        }
+        out.append(names.write(name), value_of(value, names)?);
+    }
+    Ok(out)
+}
+
+/// One JSON value as BSON.
+pub fn value_of(json: &RawValue, names: Names) -> Result<RawBson, Malformed> {
+    let text = json.get();
+    let broken = |_| Malformed("a value is not JSON".into());
+    Ok(match text.as_bytes().first() {
+        Some(b'n') => RawBson::Null,
+        Some(b't') => RawBson::Boolean(true),
+        Some(b'f') => RawBson::Boolean(false),
+        Some(b'"') => RawBson::String(serde_json::from_str(text).map_err(broken)?),
+        Some(b'{') => RawBson::Document(document(
+            &serde_json::from_str(text).map_err(broken)?,
+            names,
+        )?),
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(broken)?;
+            let mut array = RawArrayBuf::new();
+            for item in items {
+                array.push(value_of(item, names)?);
+            }
+            RawBson::Array(array)
+        }
+        _ => number(text),
+    })
+}
+
+/// A whole number as the smallest type that holds it, a fraction as a double if that is the same number, else text.
+fn number(text: &str) -> RawBson {
+    if let Ok(small) = text.parse::<i32>()
+        && text != "-0"
+    {
+        return RawBson::Int32(small);
+    }
+    if let Ok(large) = text.parse::<i64>()
+        && text != "-0"
+    {
+        return RawBson::Int64(large);
+    }
+    let fraction = text.contains(['.', 'e', 'E']) || text == "-0";
+    match text.parse::<f64>() {
+        Ok(double) if fraction && double.is_finite() => RawBson::Double(double),
+        _ => RawBson::String(text.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bson(json: &str) -> RawBson {
+        value_of(
+            &serde_json::from_str::<Box<RawValue>>(json).unwrap(),
+            Names::WithoutDots,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn numbers_stay_exact() {
+        assert_eq!(bson("42"), RawBson::Int32(42));
+        assert_eq!(bson("-2147483649"), RawBson::Int64(-2_147_483_649));
+        assert_eq!(bson("9223372036854775807"), RawBson::Int64(i64::MAX));
+        assert_eq!(
+            bson("18446744073709551615"),
+            RawBson::String("18446744073709551615".into())
+        );
+        assert_eq!(bson("0.1"), RawBson::Double(0.1));
+        assert_eq!(bson("1e+300"), RawBson::Double(1e300));
+        let RawBson::Double(zero) = bson("-0.0") else {
+            panic!()
+        };
+        assert!(zero.is_sign_negative());
+    }
+
+    #[test]
+    fn nested_values_are_followed() {
+        assert_eq!(bson("null"), RawBson::Null);
+        assert_eq!(bson(r#""a\u00e4""#), RawBson::String("aä".into()));
+        let RawBson::Array(array) = bson("[[1,2],[3,null]]") else {
+            panic!()
+        };
+        assert_eq!(array.into_iter().count(), 2);
+        let RawBson::Document(doc) = bson(r#"{"street":"x","zip":null}"#) else {
+            panic!()
+        };
+        assert_eq!(doc.get_str("street").unwrap(), "x");
+        let RawBson::Document(doc) = bson(r#"{"app.tenant":1}"#) else {
+            panic!()
+        };
+        assert_eq!(doc.get_i32("app\u{ff0e}tenant").unwrap(), 1);
+    }
+}

@@ -1,0 +1,411 @@
+//! The document of one change: only facts that never change afterwards, so that writing it again changes nothing.
+
+use std::borrow::Cow;
+
+use mongodb::bson::{DateTime, RawBson, RawDocumentBuf, rawdoc};
+use serde::Deserialize;
+
+use super::bson_value::{Names, document};
+use super::diff::diff;
+use super::schemas::ColumnTypes;
+use crate::civil_time::rfc3339;
+use crate::event::{Headers, Image, Malformed, Op, Text, parse_body};
+use crate::record::Record;
+
+/// What the history needs of an event's body.
+#[derive(Deserialize)]
+pub struct Body<'a> {
+    ts_us: Option<i64>,
+    #[serde(borrow)]
+    source: Source<'a>,
+    #[serde(borrow)]
+    transaction: Option<Transaction<'a>>,
+    #[serde(borrow, default)]
+    audit: Audit<'a>,
+    #[serde(borrow)]
+    marks: Option<Marks<'a>>,
+    #[serde(borrow)]
+    before: Option<Image<'a>>,
+    #[serde(borrow)]
+    after: Option<Image<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Source<'a> {
+    #[serde(borrow)]
+    db: Cow<'a, str>,
+    #[serde(borrow)]
+    schema: Cow<'a, str>,
+    #[serde(borrow)]
+    table: Cow<'a, str>,
+    ts_us: Option<i64>,
+    #[serde(rename = "txId")]
+    xid: Option<i64>,
+    lsn: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Transaction<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    total_order: Option<i64>,
+    event_count: Option<i64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Audit<'a> {
+    #[serde(borrow)]
+    actor: Option<Text<'a>>,
+    #[serde(borrow)]
+    reason: Option<Text<'a>>,
+    #[serde(borrow)]
+    request_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    session_user: Option<Text<'a>>,
+    #[serde(borrow)]
+    current_user: Option<Text<'a>>,
+    #[serde(borrow)]
+    application_name: Option<Text<'a>>,
+    #[serde(borrow)]
+    client_addr: Option<Text<'a>>,
+    pid: Option<i64>,
+    transaction_ts_us: Option<i64>,
+    statement_ts_us: Option<i64>,
+    #[serde(borrow)]
+    context: Option<Image<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Marks<'a> {
+    #[serde(borrow)]
+    before: Option<Image<'a>>,
+    #[serde(borrow)]
+    after: Option<Image<'a>>,
+}
+
+impl<'a> Body<'a> {
+    /// Parses an event's body; the images that its operation needs must be there.
+    pub fn parse(record: &'a Record, op: Op) -> Result<Self, Malformed> {
+        let body: Body<'a> = parse_body(record)?;
+        let complete = match op {
+            Op::Create | Op::Update | Op::Read => body.after.is_some(),
+            Op::Delete => body.before.is_some(),
+            _ => true,
+        };
+        if complete {
+            Ok(body)
+        } else {
+            Err(Malformed("the row's image is missing".into()))
+        }
+    }
+
+    /// The collection's name, made of `template`.
+    pub fn collection(&self, template: &str) -> String {
+        template
+            .replace("{database}", &self.source.db)
+            .replace("{schema}", &self.source.schema)
+            .replace("{table}", &self.source.table)
+    }
+
+    /// The document of this event.
+    pub fn document(
+        &self,
+        record: &Record,
+        headers: &Headers<'_>,
+        source_name: &str,
+        types: Option<&ColumnTypes>,
+        names: Names,
+    ) -> Result<RawDocumentBuf, Malformed> {
+        let identity = identity(record, headers);
+        let key = match identity {
+            Some(json) => RawBson::Document(document(&Image::parse(json.as_bytes())?, names)?),
+            None => RawBson::Null,
+        };
+        let previous_key = match headers.old_key {
+            Some(json) => RawBson::Document(document(&Image::parse(json.as_bytes())?, names)?),
+            None => RawBson::Null,
+        };
+        let mut doc = rawdoc! {
+            "_id": headers.id,
+            "entity": entity(headers.table, identity),
+            "key": key,
+            "previous_key": previous_key,
+            "op": operation(headers.op),
+            "version": headers.version,
+        };
+        doc.append("before", optional_document(self.before.as_ref(), names)?);
+        doc.append("after", optional_document(self.after.as_ref(), names)?);
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => {
+                doc.append(
+                    "diff",
+                    diff(before, after, types, |name| self.is_masked(name), names)?,
+                );
+            }
+            _ => doc.append("diff", mongodb::bson::RawArrayBuf::new()),
+        }
+        doc.append("marks", self.marks(names)?);
+        doc.append("schema", optional_text(headers.schema));
+        doc.append("who", self.who());
+        doc.append("why", self.why(names)?);
+        doc.append("when", self.when());
+        let commit_time = self
+            .source
+            .ts_us
+            .map(|us| DateTime::from_millis(us.div_euclid(1000)));
+        doc.append(
+            "commit_time",
+            commit_time.map_or(RawBson::Null, RawBson::DateTime),
+        );
+        doc.append("transaction", self.transaction());
+        doc.append("source", source(record, headers, source_name));
+        doc.append("sequence_number", RawBson::Null);
+        doc.append("valid_to", RawBson::Null);
+        Ok(doc)
+    }
+
+    fn is_masked(&self, column: &str) -> bool {
+        let Some(marks) = &self.marks else {
+            return false;
+        };
+        let hides = |image: &Option<Image<'_>>| {
+            let mark = image.as_ref().and_then(|image| image.get(column));
+            matches!(
+                mark.map(|mark| mark.get()),
+                Some("\"hashed\"" | "\"redacted\"")
+            )
+        };
+        hides(&marks.before) || hides(&marks.after)
+    }
+
+    fn marks(&self, names: Names) -> Result<RawBson, Malformed> {
+        let Some(marks) = &self.marks else {
+            return Ok(RawBson::Null);
+        };
+        Ok(RawBson::Document(rawdoc! {
+            "before": optional_document(marks.before.as_ref(), names)?,
+            "after": optional_document(marks.after.as_ref(), names)?,
+        }))
+    }
+
+    fn who(&self) -> RawDocumentBuf {
+        let audit = &self.audit;
+        rawdoc! {
+            "actor": text(&audit.actor),
+            "session_user": text(&audit.session_user),
+            "current_user": text(&audit.current_user),
+            "application_name": text(&audit.application_name),
+            "client_addr": text(&audit.client_addr),
+            "pid": whole(audit.pid),
+        }
+    }
+
+    fn why(&self, names: Names) -> Result<RawDocumentBuf, Malformed> {
+        Ok(rawdoc! {
+            "reason": text(&self.audit.reason),
+            "request_id": text(&self.audit.request_id),
+            "context": optional_document(self.audit.context.as_ref(), names)?,
+        })
+    }
+
+    fn when(&self) -> RawDocumentBuf {
+        let moment = |us: Option<i64>| us.map_or(RawBson::Null, |us| RawBson::String(rfc3339(us)));
+        let commit = moment(self.source.ts_us);
+        rawdoc! {
+            "transaction": moment(self.audit.transaction_ts_us),
+            "statement": moment(self.audit.statement_ts_us),
+            "commit": commit.clone(),
+            "effective": commit,
+            "observed": moment(self.ts_us),
+        }
+    }
+
+    fn transaction(&self) -> RawDocumentBuf {
+        let transaction = self.transaction.as_ref();
+        let lsn = self
+            .source
+            .lsn
+            .map(|lsn| format!("{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff));
+        rawdoc! {
+            "id": optional_text(transaction.map(|transaction| transaction.id.as_ref())),
+            "xid": whole(self.source.xid),
+            "lsn": optional_text(lsn.as_deref()),
+            "position": whole(transaction.and_then(|transaction| transaction.total_order)),
+            "of": whole(transaction.and_then(|transaction| transaction.event_count)),
+        }
+    }
+}
+
+/// The row's identity as JSON: the header, else the record's key. Control events have none.
+fn identity<'a>(record: &'a Record, headers: &Headers<'a>) -> Option<&'a str> {
+    if !headers.op.is_row() {
+        return None;
+    }
+    headers
+        .identity
+        .or_else(|| std::str::from_utf8(record.key()?).ok())
+}
+
+/// What the history calls a row: its table and its identity; the table alone where a row has none.
+pub fn entity(table: &str, identity: Option<&str>) -> String {
+    match identity {
+        Some(identity) => format!("{table}:{identity}"),
+        None => table.to_owned(),
+    }
+}
+
+fn operation(op: Op) -> &'static str {
+    match op {
+        Op::Create => "create",
+        Op::Update => "update",
+        Op::Delete => "delete",
+        Op::Read => "snapshot",
+        Op::Truncate => "truncate",
+        Op::Message | Op::Tombstone | Op::Schema | Op::Snapshot | Op::Barrier => "none",
+    }
+}
+
+fn source(record: &Record, headers: &Headers<'_>, name: &str) -> RawDocumentBuf {
+    let hex = |range: std::ops::Range<usize>| {
+        let part = headers.version.get(range);
+        let number = part.and_then(|part| i64::from_str_radix(part, 16).ok());
+        whole(number)
+    };
+    rawdoc! {
+        "name": name,
+        "generation": hex(0..4),
+        "timeline": hex(5..13),
+        "topic": &*record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+    }
+}
+
+fn optional_document(image: Option<&Image<'_>>, names: Names) -> Result<RawBson, Malformed> {
+    match image {
+        Some(image) => Ok(RawBson::Document(document(image, names)?)),
+        None => Ok(RawBson::Null),
+    }
+}
+
+fn optional_text(text: Option<&str>) -> RawBson {
+    text.map_or(RawBson::Null, |text| RawBson::String(text.to_owned()))
+}
+
+fn text(text: &Option<Text<'_>>) -> RawBson {
+    optional_text(text.as_ref().map(|Text(text)| text.as_ref()))
+}
+
+/// A whole number as the smaller type that holds it, as the values of rows.
+fn whole(number: Option<i64>) -> RawBson {
+    match number {
+        None => RawBson::Null,
+        Some(number) => match i32::try_from(number) {
+            Ok(small) => RawBson::Int32(small),
+            Err(_) => RawBson::Int64(number),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UPDATE: &str = r#"{"id":"5b1f-1","op":"u","ts_ms":1795257600125,"ts_us":1795257600125311,
+        "source":{"version":"1.0.0","connector":"postgresql","name":"shop","db":"shop","ts_us":1795257600123456,
+        "schema":"public","table":"customer","txId":812,"lsn":22687896,"xmin":null},
+        "transaction":{"id":"812:22687896","total_order":1,"data_collection_order":1,"event_count":2},
+        "audit":{"actor":"ann","reason":"moved to Bern","request_id":"r-17","session_user":"web","current_user":"app_rw",
+        "application_name":"crm","client_addr":"10.0.0.7","pid":4711,"transaction_ts_us":1795257600120001,
+        "statement_ts_us":1795257600121870,"context":{"app.tenant":"t1"}},
+        "before":{"id":42,"city":"Basel","balance":"10.50"},"after":{"id":42,"city":"Bern","balance":"10.50"}}"#;
+
+    fn built(
+        value: &str,
+        op: &str,
+        more: &[(&'static str, &'static str)],
+    ) -> mongodb::bson::Document {
+        let mut headers: Vec<(&str, Option<&[u8]>)> = vec![
+            ("cdc.id", Some(b"5b1f-1")),
+            (
+                "cdc.version",
+                Some(b"0001-0000000a-00000000015a3098-0000000001-00"),
+            ),
+            ("cdc.op", Some(op.as_bytes())),
+            ("cdc.table", Some(b"shop.public.customer")),
+            ("cdc.schema", Some(b"9e12ab04")),
+        ];
+        headers.extend(
+            more.iter()
+                .map(|(name, value)| (*name, Some(value.as_bytes()))),
+        );
+        let record = Record::new(
+            "shop.public.customer".into(),
+            2,
+            133,
+            Some(br#"{"id":42}"#),
+            Some(value.as_bytes()),
+            headers.iter().copied(),
+        );
+        let headers = Headers::read(&record).unwrap();
+        let body = Body::parse(&record, headers.op).unwrap();
+        assert_eq!(
+            body.collection("{schema}_{table}_history"),
+            "public_customer_history"
+        );
+        body.document(&record, &headers, "pg", None, Names::AsTheyAre)
+            .unwrap()
+            .to_document()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_document_holds_every_fact() {
+        let doc = built(UPDATE, "u", &[("__debezium.oldkey", r#"{"id":41}"#)]);
+        assert_eq!(doc.get_str("_id").unwrap(), "5b1f-1");
+        assert_eq!(
+            doc.get_str("entity").unwrap(),
+            r#"shop.public.customer:{"id":42}"#
+        );
+        assert_eq!(doc.get_document("key").unwrap().get_i32("id").unwrap(), 42);
+        assert_eq!(
+            doc.get_document("previous_key")
+                .unwrap()
+                .get_i32("id")
+                .unwrap(),
+            41
+        );
+        assert_eq!(doc.get_str("op").unwrap(), "update");
+        assert_eq!(doc.get_array("diff").unwrap().len(), 1);
+        let when = doc.get_document("when").unwrap();
+        assert_eq!(
+            when.get_str("commit").unwrap(),
+            "2026-11-21T10:40:00.123456Z"
+        );
+        let transaction = doc.get_document("transaction").unwrap();
+        assert_eq!(transaction.get_str("lsn").unwrap(), "0/15A3098");
+        assert_eq!(transaction.get_i32("of").unwrap(), 2);
+        let source = doc.get_document("source").unwrap();
+        assert_eq!(source.get_i32("timeline").unwrap(), 10);
+        assert_eq!(source.get_i64("offset").unwrap(), 133);
+        let why = doc.get_document("why").unwrap();
+        assert_eq!(
+            why.get_document("context")
+                .unwrap()
+                .get_str("app.tenant")
+                .unwrap(),
+            "t1"
+        );
+        assert!(doc.get_datetime("commit_time").is_ok());
+    }
+
+    #[test]
+    fn a_truncate_belongs_to_the_table() {
+        let value = UPDATE.replace(r#""before":{"id":42,"city":"Basel","balance":"10.50"},"after":{"id":42,"city":"Bern","balance":"10.50"}"#, r#""before":null,"after":null"#);
+        let doc = built(&value, "t", &[]);
+        assert_eq!(doc.get_str("entity").unwrap(), "shop.public.customer");
+        assert!(doc.is_null("key") && doc.is_null("before"));
+        assert_eq!(doc.get_str("op").unwrap(), "truncate");
+    }
+}

@@ -1,0 +1,330 @@
+//! The history: one document for each change of a row, in a collection for each table.
+
+pub mod bson_value;
+pub mod diff;
+pub mod document;
+mod failure;
+mod offsets;
+mod schemas;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::error::ErrorKind;
+use mongodb::options::{Acknowledgment, ClientOptions, CollectionOptions, WriteConcern};
+use mongodb::{Client, Collection, Database, IndexModel};
+
+use self::bson_value::Names;
+use self::document::Body;
+use self::failure::{Rejected, classify, sort};
+use self::offsets::Offsets;
+use self::schemas::Schemas;
+use super::refusal_limit::RefusalLimit;
+use super::{Applied, Batch, Move, Position, Sink};
+use crate::config;
+use crate::consumer::TopicPartition;
+use crate::dead_letter::{DeadLetters, Failure};
+use crate::error::{Error, Result};
+use crate::event::{Headers, Malformed, Op};
+use crate::record::Record;
+
+/// MongoDB's limit of a document, in bytes.
+const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The sink of kind `mongo-history`.
+pub struct MongoHistory {
+    name: String,
+    url: String,
+    source_name: String,
+    settings: config::MongoHistory,
+    refusals: RefusalLimit,
+    connection: Option<Connection>,
+    /// Which table each collection belongs to.
+    tables: HashMap<String, String>,
+}
+
+struct Connection {
+    database: Database,
+    offsets: Offsets,
+    schemas: Schemas,
+    names: Names,
+    /// Collections whose indexes were made.
+    indexed: HashSet<String>,
+}
+
+/// A document to insert and the place of its event in the batch.
+struct Pending {
+    place: usize,
+    document: RawDocumentBuf,
+}
+
+/// Connects to the database of a history.
+pub async fn connect(url: &str, database: &str) -> Result<Database> {
+    let mut options = ClientOptions::parse(url).await.map_err(|error| {
+        Error::configuration(
+            format!("mongodb: url: {error}"),
+            "Write mongodb://user:password@host:port/.",
+        )
+    })?;
+    options
+        .app_name
+        .get_or_insert_with(|| "companion-sink".into());
+    options
+        .server_selection_timeout
+        .get_or_insert(SELECTION_TIMEOUT);
+    options.connect_timeout.get_or_insert(SELECTION_TIMEOUT);
+    options.write_concern = Some(durable());
+    let client = Client::with_options(options).map_err(|error| classify("connecting", &error))?;
+    let database = client.database(database);
+    database
+        .run_command(doc! { "ping": 1 })
+        .await
+        .map_err(|error| classify("connecting", &error))?;
+    Ok(database)
+}
+
+/// Acknowledged means on disk at a majority: the offset moves after it.
+fn durable() -> WriteConcern {
+    WriteConcern::builder()
+        .w(Acknowledgment::Majority)
+        .journal(true)
+        .build()
+}
+
+impl MongoHistory {
+    /// The sink `name`, for the source `source_name`.
+    pub fn new(
+        name: &str,
+        url: &str,
+        source_name: &str,
+        settings: config::MongoHistory,
+        refusals: RefusalLimit,
+    ) -> Self {
+        MongoHistory {
+            name: name.to_owned(),
+            url: url.to_owned(),
+            source_name: source_name.to_owned(),
+            settings,
+            refusals,
+            connection: None,
+            tables: HashMap::new(),
+        }
+    }
+
+    fn connection(&mut self) -> Result<&mut Connection> {
+        self.connection.as_mut().ok_or_else(not_connected)
+    }
+
+    /// Builds the documents by collection; what cannot be decoded is set aside.
+    async fn documents<'b>(
+        &mut self,
+        batch: &'b Batch,
+        aside: &mut Vec<(&'b Record, Failure)>,
+    ) -> Result<BTreeMap<String, Vec<Pending>>> {
+        let mut documents: BTreeMap<String, Vec<Pending>> = BTreeMap::new();
+        for (place, record) in batch.records.iter().enumerate() {
+            match self.document(record).await? {
+                Ok(None) => {}
+                Ok(Some((_, document))) if document.as_bytes().len() > DOCUMENT_BYTES_MAX => {
+                    aside.push((
+                        record,
+                        Failure::refused("the document is larger than 16 MB".into()),
+                    ));
+                }
+                Ok(Some((collection, document))) => {
+                    documents
+                        .entry(collection)
+                        .or_default()
+                        .push(Pending { place, document });
+                }
+                Err(Malformed(why)) => aside.push((record, Failure::undecodable(why))),
+            }
+        }
+        Ok(documents)
+    }
+
+    async fn document(
+        &mut self,
+        record: &Record,
+    ) -> Result<std::result::Result<Option<(String, RawDocumentBuf)>, Malformed>> {
+        let headers = match Headers::read(record) {
+            Ok(headers) => headers,
+            Err(malformed) => return Ok(Err(malformed)),
+        };
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(not_connected());
+        };
+        if headers.op == Op::Schema {
+            let learnt = connection
+                .schemas
+                .learn(&connection.database, record, &headers)
+                .await;
+            let learnt = learnt.map_err(|error| classify("writing a schema", &error))?;
+            return Ok(learnt.map(|()| None));
+        }
+        if !headers.op.is_row() && headers.op != Op::Truncate {
+            return Ok(Ok(None));
+        }
+        let names = connection.names;
+        let types = connection
+            .schemas
+            .types(&connection.database, &headers)
+            .await;
+        let types = types.map_err(|error| classify("reading a schema", &error))?;
+        let built = Body::parse(record, headers.op).and_then(|body| {
+            let document = body.document(record, &headers, &self.source_name, types, names)?;
+            Ok((body.collection(&self.settings.collection), document))
+        });
+        let (collection, document) = match built {
+            Ok(built) => built,
+            Err(malformed) => return Ok(Err(malformed)),
+        };
+        match self.tables.get(&collection) {
+            Some(table) if table == headers.table => {}
+            Some(table) => {
+                return Err(Error::configuration(
+                    format!(
+                        "tables {table} and {} would share the collection {collection}",
+                        headers.table
+                    ),
+                    format!(
+                        "Put {{schema}} or {{database}} into [sink.{}] collection, then restart.",
+                        self.name
+                    ),
+                ));
+            }
+            None => {
+                self.tables
+                    .insert(collection.clone(), headers.table.to_owned());
+            }
+        }
+        Ok(Ok(Some((collection, document))))
+    }
+
+    async fn insert<'b>(
+        &mut self,
+        name: &str,
+        pending: &[Pending],
+        batch: &'b Batch,
+        aside: &mut Vec<(&'b Record, Failure)>,
+    ) -> Result<()> {
+        let connection = self.connection()?;
+        let options = CollectionOptions::builder()
+            .write_concern(durable())
+            .build();
+        let collection: Collection<RawDocumentBuf> =
+            connection.database.collection_with_options(name, options);
+        if !connection.indexed.contains(name) {
+            make_indexes(&collection).await?;
+            connection.indexed.insert(name.to_owned());
+        }
+        let documents = pending.iter().map(|pending| &pending.document);
+        let Err(error) = collection.insert_many(documents).ordered(false).await else {
+            return Ok(());
+        };
+        let failed = || classify("inserting", &error);
+        let ErrorKind::InsertMany(many) = error.kind.as_ref() else {
+            return Err(failed());
+        };
+        if many.write_concern_error.is_some() {
+            return Err(failed());
+        }
+        for refused in many.write_errors.iter().flatten() {
+            match sort(refused) {
+                Rejected::AlreadyThere => {}
+                Rejected::Passing => return Err(failed()),
+                Rejected::Document => {
+                    let Some(pending) = pending.get(refused.index) else {
+                        return Err(failed());
+                    };
+                    let why = format!("mongodb refused the document (code {})", refused.code);
+                    aside.push((&batch.records[pending.place], Failure::refused(why)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Sink for MongoHistory {
+    async fn connect(&mut self) -> Result<()> {
+        self.connection = None;
+        let database = connect(&self.url, &self.settings.database).await?;
+        let names = schemas::accepted_names(&database)
+            .await
+            .map_err(|error| classify("writing a schema", &error))?;
+        self.connection = Some(Connection {
+            names,
+            offsets: Offsets::new(&database, &self.name),
+            database,
+            schemas: Schemas::default(),
+            indexed: HashSet::new(),
+        });
+        Ok(())
+    }
+
+    async fn positions(&mut self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
+        self.connection()?.offsets.read(wanted).await
+    }
+
+    async fn begin(&mut self, starts: &[(TopicPartition, i64)]) -> Result<()> {
+        self.connection()?.offsets.begin(starts).await
+    }
+
+    async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
+        let mut aside = Vec::new();
+        let documents = self.documents(batch, &mut aside).await?;
+        for (collection, pending) in &documents {
+            self.insert(collection, pending, batch, &mut aside).await?;
+        }
+        let letters: Vec<_> = aside
+            .iter()
+            .map(|(record, failure)| (*record, failure))
+            .collect();
+        if !letters.is_empty() {
+            self.refusals
+                .count(aside.iter().map(|(_, failure)| failure))?;
+            dead_letters.send(&self.name, &letters).await?;
+        }
+        self.connection()?.offsets.advance(&batch.moves).await?;
+        Ok(Applied {
+            dead_letters: aside.iter().map(|(_, failure)| failure.reason).collect(),
+            parked_keys: 0,
+        })
+    }
+
+    fn truncates_together(&self) -> bool {
+        // The copies of all partitions have one id: they are one document anyway.
+        false
+    }
+
+    async fn truncate(&mut self, _record: &Record, _moves: &[Move]) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn not_connected() -> Error {
+    Error::new(
+        crate::error::Code::Unreachable,
+        "mongodb: not connected",
+        "It is tried again.",
+    )
+}
+
+async fn make_indexes(collection: &Collection<RawDocumentBuf>) -> Result<()> {
+    let keys = [
+        doc! { "entity": 1, "version": 1 },
+        doc! { "entity": 1, "when.effective": 1, "version": 1 },
+        doc! { "transaction.id": 1 },
+        doc! { "who.actor": 1, "version": 1 },
+        doc! { "why.request_id": 1, "version": 1 },
+    ];
+    let indexes = keys.map(|keys| IndexModel::builder().keys(keys).build());
+    collection
+        .create_indexes(indexes)
+        .await
+        .map(|_| ())
+        .map_err(|error| classify("making the indexes", &error))
+}

@@ -1,0 +1,302 @@
+//! Applies changes inside the open transaction: the last state of each key in one statement for each table and column
+//! list. If the target refuses something, the changes are halved between savepoints until the event is alone.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use tokio_postgres::types::{ToSql, Type};
+
+use super::change::{Change, Kind, Values, layout, values};
+use super::connection::Session;
+use super::failure::{Fault, sort};
+use super::state::ParkedKeys;
+use super::statements;
+use super::tables::{Table, Tables};
+use crate::dead_letter::Failure;
+use crate::error::{Code, Error};
+
+/// Whether rows are upserted, or deleted and inserted, so that unique values can move between them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// `INSERT ... ON CONFLICT DO UPDATE`.
+    Upsert,
+    /// All touched keys are deleted first.
+    Replace,
+}
+
+/// What happened to changes that were not applied.
+#[derive(Default)]
+pub struct Aside<'b> {
+    /// Refused, with the reason.
+    pub refused: Vec<(&'b Change<'b>, Failure)>,
+    /// Parked behind a refused event of their key.
+    pub behind: Vec<&'b Change<'b>>,
+}
+
+/// Applies all changes or fails at the first that the target refuses.
+pub async fn apply(
+    session: &mut Session,
+    tables: &Tables,
+    changes: &[&Change<'_>],
+    mode: Mode,
+) -> Result<(), Fault> {
+    let mut last: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(changes.len());
+    let mut keyless: BTreeMap<usize, Vec<&Change<'_>>> = BTreeMap::new();
+    for (place, change) in changes.iter().enumerate() {
+        if change.key.is_empty() {
+            keyless.entry(change.table).or_default().push(change);
+        } else {
+            last.insert((change.table, change.key), place);
+        }
+    }
+    // The order of the batch, so that the same batch is always the same statements.
+    let mut places: Vec<usize> = last.into_values().collect();
+    places.sort_unstable();
+    let mut keyed: BTreeMap<usize, Vec<&Change<'_>>> = BTreeMap::new();
+    for place in places {
+        let change = changes[place];
+        keyed.entry(change.table).or_default().push(change);
+    }
+    for (table, changes) in keyed {
+        apply_keyed(session, tables.get(table), &changes, mode).await?;
+    }
+    for (table, changes) in keyless {
+        apply_keyless(session, tables.get(table), &changes).await?;
+    }
+    Ok(())
+}
+
+/// Applies what can be applied; of the rest each event is told apart.
+pub async fn apply_apart<'b>(
+    session: &mut Session,
+    tables: &Tables,
+    changes: &[&'b Change<'b>],
+    parked: &mut ParkedKeys,
+) -> Result<Aside<'b>, Error> {
+    let mut aside = Aside::default();
+    let mut parts: VecDeque<Vec<&Change<'b>>> = VecDeque::from([changes.to_vec()]);
+    while let Some(part) = parts.pop_front() {
+        // A key may have been parked by an earlier part.
+        let mut part = part;
+        part.retain(|change| {
+            let behind = is_parked(change, parked);
+            if behind {
+                park_key(change, parked);
+                aside.behind.push(change);
+            }
+            !behind
+        });
+        if part.is_empty() {
+            continue;
+        }
+        execute(session, "SAVEPOINT part").await?;
+        let failure = match apply(session, tables, &part, Mode::Replace).await {
+            Ok(()) => {
+                execute(session, "RELEASE SAVEPOINT part").await?;
+                continue;
+            }
+            Err(Fault::Other(error)) => return Err(error),
+            Err(Fault::Event(failure)) => failure,
+        };
+        execute(
+            session,
+            "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part",
+        )
+        .await?;
+        match part.as_slice() {
+            [alone] => {
+                park_key(alone, parked);
+                aside.refused.push((alone, failure));
+            }
+            _ => {
+                let second = part.split_off(part.len() / 2);
+                parts.push_front(second);
+                parts.push_front(part);
+            }
+        }
+    }
+    Ok(aside)
+}
+
+/// Whether a change has to wait behind a parked event of its key, or of the key it had before.
+pub fn is_parked(change: &Change<'_>, parked: &ParkedKeys) -> bool {
+    if parked.is_empty() {
+        return false;
+    }
+    let topic = &change.record.topic;
+    let is = |key: &[u8]| parked.contains(&(topic.clone(), key.into()));
+    is(change.key) || change.old_key.is_some_and(is)
+}
+
+/// Parks the key of a change.
+pub fn park_key(change: &Change<'_>, parked: &mut ParkedKeys) {
+    parked.insert((change.record.topic.clone(), change.key.into()));
+}
+
+/// Runs a statement that concerns the transaction.
+pub async fn execute(session: &Session, sql: &str) -> Result<(), Error> {
+    let done = session.client.batch_execute(sql).await;
+    done.map_err(|error| super::failure::classify(sql, &error))
+}
+
+async fn apply_keyed(
+    session: &mut Session,
+    table: &Table,
+    changes: &[&Change<'_>],
+    mode: Mode,
+) -> Result<(), Fault> {
+    let mut deletes: BTreeMap<Vec<usize>, Vec<&Change<'_>>> = BTreeMap::new();
+    let mut upserts: BTreeMap<(Vec<usize>, Vec<usize>), Vec<&Change<'_>>> = BTreeMap::new();
+    for change in changes {
+        let key = layout(table, &change.identity.0);
+        if change.kind == Kind::Upsert {
+            let columns = layout(table, change.after());
+            upserts
+                .entry((columns, key.clone()))
+                .or_default()
+                .push(change);
+        }
+        if change.kind == Kind::Delete || mode == Mode::Replace {
+            deletes.entry(key).or_default().push(change);
+        }
+    }
+    for (key, changes) in &deletes {
+        let mut arrays = Arrays::new(key.len(), changes.len());
+        for change in changes {
+            arrays.push(values(table, key, &change.identity.0).map_err(Fault::Event)?);
+        }
+        arrays
+            .run(session, table, &statements::delete(table, key))
+            .await?;
+    }
+    for ((columns, key), changes) in &upserts {
+        check_unique(table, key)?;
+        let mut arrays = Arrays::new(columns.len(), changes.len());
+        for change in changes {
+            arrays.push(values(table, columns, change.after()).map_err(Fault::Event)?);
+        }
+        let sql = statements::insert(table, columns, Some(key));
+        arrays.run(session, table, &sql).await?;
+    }
+    Ok(())
+}
+
+/// Without a key order is all there is: runs of new rows go together, everything else one by one.
+async fn apply_keyless(
+    session: &mut Session,
+    table: &Table,
+    changes: &[&Change<'_>],
+) -> Result<(), Fault> {
+    let mut rest = changes;
+    while let Some(first) = rest.first() {
+        if first.kind != Kind::Append {
+            change_one(session, table, first).await?;
+            rest = &rest[1..];
+            continue;
+        }
+        let columns = layout(table, first.after());
+        let run = rest.iter().take_while(|change| {
+            change.kind == Kind::Append && layout(table, change.after()) == columns
+        });
+        let run = run.count();
+        let mut arrays = Arrays::new(columns.len(), run);
+        for change in &rest[..run] {
+            arrays.push(values(table, &columns, change.after()).map_err(Fault::Event)?);
+        }
+        let sql = statements::insert(table, &columns, None);
+        arrays.run(session, table, &sql).await?;
+        rest = &rest[run..];
+    }
+    Ok(())
+}
+
+async fn change_one(
+    session: &mut Session,
+    table: &Table,
+    change: &Change<'_>,
+) -> Result<(), Fault> {
+    let before = layout(table, change.before());
+    let mut parameters = Vec::new();
+    let sql = match change.kind {
+        Kind::UpdateOne => {
+            let after = layout(table, change.after());
+            parameters.extend(values(table, &after, change.after()).map_err(Fault::Event)?);
+            statements::update_one(table, &after, &before)
+        }
+        _ => statements::delete_one(table, &before),
+    };
+    parameters.extend(values(table, &before, change.before()).map_err(Fault::Event)?);
+    let types = vec![Type::TEXT; parameters.len()];
+    let doing = format!("changing a row of {}", table.name);
+    let failed = |error| sort(&doing, &error);
+    let statement = session.prepared(&sql, &types).await.map_err(failed)?;
+    let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|value| value as _).collect();
+    match session
+        .client
+        .execute(&statement, &parameters)
+        .await
+        .map_err(failed)?
+    {
+        1 => Ok(()),
+        _ => Err(Fault::Event(Failure::refused(format!(
+            "no row of {}, which has no key, equals the image before the change",
+            table.name
+        )))),
+    }
+}
+
+fn check_unique(table: &Table, key: &[usize]) -> Result<(), Error> {
+    let names: Vec<String> = key
+        .iter()
+        .map(|place| table.columns[*place].name.clone())
+        .collect();
+    if table.is_unique(&names) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::TargetRefuses,
+        format!(
+            "postgres: table {} has no unique index on its key ({})",
+            table.name,
+            names.join(", ")
+        ),
+        format!(
+            "CREATE UNIQUE INDEX ON {} ({}); on the target, then restart.",
+            table.name,
+            names.join(", ")
+        ),
+    ))
+}
+
+/// The values of many rows, column by column.
+struct Arrays<'c> {
+    columns: Vec<Values<'c>>,
+}
+
+impl<'c> Arrays<'c> {
+    fn new(columns: usize, rows: usize) -> Self {
+        Arrays {
+            columns: (0..columns).map(|_| Vec::with_capacity(rows)).collect(),
+        }
+    }
+
+    fn push(&mut self, row: Values<'c>) {
+        for (column, value) in self.columns.iter_mut().zip(row) {
+            column.push(value);
+        }
+    }
+
+    async fn run(&self, session: &mut Session, table: &Table, sql: &str) -> Result<(), Fault> {
+        let doing = format!("changing {}", table.name);
+        let failed = |error| sort(&doing, &error);
+        let types = vec![Type::TEXT_ARRAY; self.columns.len()];
+        let statement = session.prepared(sql, &types).await.map_err(failed)?;
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            self.columns.iter().map(|column| column as _).collect();
+        session
+            .client
+            .execute(&statement, &parameters)
+            .await
+            .map_err(failed)?;
+        Ok(())
+    }
+}

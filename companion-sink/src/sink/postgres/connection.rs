@@ -1,0 +1,208 @@
+//! The connection to the target, and how its session is set.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
+use postgres_openssl::MakeTlsConnector;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Config, Statement};
+
+use super::failure::classify;
+use crate::error::{Code, Error, Result};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// Values are read in one form; our few simple statements always use an index where there is one, also when they were
+/// planned while the table was empty; a lost commit loses the offsets with it, so it need not be waited for.
+const SESSION: &str = "
+    SET datestyle = 'ISO, YMD';
+    SET intervalstyle = 'postgres';
+    SET timezone = 'UTC';
+    SET lc_monetary = 'C';
+    SET extra_float_digits = 1;
+    SET bytea_output = 'hex';
+    SET xmloption = 'content';
+    SET client_min_messages = 'warning';
+    SET lock_timeout = '10s';
+    SET statement_timeout = 0;
+    SET synchronous_commit = off;
+    SET plan_cache_mode = force_generic_plan;
+    SET enable_seqscan = off;
+    SET enable_hashjoin = off;
+    SET enable_mergejoin = off;
+    SET jit = off";
+
+/// A connection with its prepared statements.
+pub struct Session {
+    /// The connection.
+    pub client: Client,
+    statements: HashMap<String, Statement>,
+}
+
+impl Session {
+    /// A session on `client`.
+    pub fn new(client: Client) -> Self {
+        Session {
+            client,
+            statements: HashMap::new(),
+        }
+    }
+
+    /// The prepared statement of `sql`, whose parameters have `types` (those left out are the server's choice).
+    pub async fn prepared(
+        &mut self,
+        sql: &str,
+        types: &[Type],
+    ) -> std::result::Result<Statement, tokio_postgres::Error> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare_typed(sql, types).await?;
+        self.statements.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+}
+
+/// Connects as the sink `name`.
+pub async fn connect(url: &str, name: &str) -> Result<Client> {
+    let (url, verification) = Verification::split(url);
+    let mut config: Config = url.parse().map_err(|_| {
+        // The driver's text may quote the URL, and with it the password.
+        Error::configuration(
+            format!("postgres: sink.{name}.url is not a connection string"),
+            "Write postgres://user:password@host:port/database?sslmode=...",
+        )
+    })?;
+    config
+        .connect_timeout(CONNECT_TIMEOUT)
+        .keepalives(true)
+        .keepalives_idle(KEEPALIVE_IDLE)
+        .tcp_user_timeout(DEAD_AFTER);
+    if config.get_application_name().is_none() {
+        config.application_name(format!("companion-sink {name}"));
+    }
+    let (client, connection) = config
+        .connect(verification.connector()?)
+        .await
+        .map_err(|error| classify("connecting", &error))?;
+    let sink = name.to_owned();
+    tokio::spawn(async move {
+        // Every statement reports the broken connection as well.
+        if let Err(error) = connection.await {
+            tracing::debug!(sink, %error, "connection ended");
+        }
+    });
+    client
+        .batch_execute(SESSION)
+        .await
+        .map_err(|error| classify("setting the session", &error))?;
+    Ok(client)
+}
+
+/// Takes foreign keys and triggers out of the way, where the role may: the source has checked already.
+/// Returns whether it may.
+pub async fn become_replica(client: &Client) -> Result<bool> {
+    match client
+        .batch_execute("SET session_replication_role = replica")
+        .await
+    {
+        Ok(()) => Ok(true),
+        Err(error) if error.as_db_error().is_some() => Ok(false),
+        Err(error) => Err(classify("setting the session", &error)),
+    }
+}
+
+/// Makes sure that this is the only active instance of the sink, for as long as the connection lives (CDC1009).
+pub async fn become_active(client: &Client, state_name: &str) -> Result<()> {
+    let row = client
+        .query_one(
+            "SELECT pg_try_advisory_lock(hashtext('companion-sink'), hashtext($1))",
+            &[&state_name],
+        )
+        .await
+        .map_err(|error| classify("asking for other instances", &error))?;
+    if row.get(0) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::OtherInstance,
+        format!("postgres: another instance of sink {state_name} is active"),
+        "Nothing to do: this one takes over when that is gone.",
+    ))
+}
+
+/// libpq's `sslmode=verify-*` and `sslrootcert`, which the driver leaves to its TLS connector.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Verification {
+    certificate: bool,
+    host: bool,
+    root_certificate: Option<String>,
+}
+
+impl Verification {
+    fn split(url: &str) -> (String, Self) {
+        let mut verification = Verification::default();
+        let Some((base, query)) = url.split_once('?') else {
+            return (url.to_owned(), verification);
+        };
+        let mut kept = Vec::new();
+        for parameter in query.split('&') {
+            match parameter.split_once('=') {
+                Some(("sslmode", mode @ ("verify-ca" | "verify-full"))) => {
+                    verification.certificate = true;
+                    verification.host = mode == "verify-full";
+                    kept.push("sslmode=require");
+                }
+                Some(("sslrootcert", path)) => {
+                    verification.root_certificate = Some(path.to_owned());
+                }
+                _ => kept.push(parameter),
+            }
+        }
+        (format!("{base}?{}", kept.join("&")), verification)
+    }
+
+    fn connector(&self) -> Result<MakeTlsConnector> {
+        let failed = |error: openssl::error::ErrorStack| {
+            Error::configuration(
+                format!("postgres: TLS: {error}"),
+                "Correct sslrootcert in the sink's url.",
+            )
+        };
+        let mut builder = SslConnector::builder(SslMethod::tls()).map_err(failed)?;
+        if let Some(path) = &self.root_certificate {
+            builder.set_ca_file(path).map_err(failed)?;
+        }
+        if !self.certificate {
+            builder.set_verify(SslVerifyMode::NONE);
+        }
+        let mut connector = MakeTlsConnector::new(builder.build());
+        let verify_host = self.host;
+        connector.set_callback(move |config, _| {
+            config.set_verify_hostname(verify_host);
+            Ok(())
+        });
+        Ok(connector)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libpqs_verification_is_understood() {
+        let (url, verification) =
+            Verification::split("postgres://h/d?sslmode=verify-full&sslrootcert=/ca.pem&options=x");
+        assert_eq!(url, "postgres://h/d?sslmode=require&options=x");
+        assert!(verification.host && verification.certificate);
+        assert_eq!(verification.root_certificate.as_deref(), Some("/ca.pem"));
+        assert_eq!(
+            Verification::split("postgres://h/d").1,
+            Verification::default()
+        );
+    }
+}

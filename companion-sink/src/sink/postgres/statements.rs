@@ -1,0 +1,132 @@
+//! The SQL of the replica. Values go as arrays of text, one for each column, so that one statement and one plan serve
+//! batches of every size; each is cast to its column's type by the server itself.
+
+use std::fmt::Write;
+
+use super::tables::{Table, quoted};
+
+/// `INSERT ... ON CONFLICT` of rows with the columns at `columns`, whose key is `key` (places as well).
+/// Without `key` rows are appended.
+pub fn insert(table: &Table, columns: &[usize], key: Option<&[usize]>) -> String {
+    let names = names(table, columns);
+    let mut sql = format!(
+        "INSERT INTO {} ({names}) OVERRIDING SYSTEM VALUE SELECT ",
+        table.name
+    );
+    for (place, column) in columns.iter().enumerate() {
+        let comma = if place > 0 { ", " } else { "" };
+        // Writing to a String cannot fail.
+        let _ = write!(
+            sql,
+            "{comma}u.c{place}::{}",
+            table.columns[*column].type_name
+        );
+    }
+    sql += &format!(" FROM {}", unnest(columns.len()));
+    let Some(key) = key else {
+        return sql;
+    };
+    let _ = write!(sql, " ON CONFLICT ({}) DO ", self::names(table, key));
+    let mut assignments = columns
+        .iter()
+        .filter(|column| !key.contains(column))
+        .map(|column| quoted(&table.columns[*column].name))
+        .map(|name| format!("{name} = EXCLUDED.{name}"))
+        .peekable();
+    if assignments.peek().is_none() {
+        sql += "NOTHING";
+    } else {
+        sql += "UPDATE SET ";
+        sql += &assignments.collect::<Vec<_>>().join(", ");
+    }
+    sql
+}
+
+/// `DELETE` of the rows with the given keys.
+pub fn delete(table: &Table, key: &[usize]) -> String {
+    let conditions = key.iter().enumerate().map(|(place, column)| {
+        let column = &table.columns[*column];
+        format!(
+            "t.{} = u.c{place}::{}",
+            quoted(&column.name),
+            column.type_name
+        )
+    });
+    format!(
+        "DELETE FROM {} AS t USING {} WHERE {}",
+        table.name,
+        unnest(key.len()),
+        conditions.collect::<Vec<_>>().join(" AND ")
+    )
+}
+
+/// `DELETE` of exactly one row that equals the image with the columns at `before`.
+pub fn delete_one(table: &Table, before: &[usize]) -> String {
+    format!(
+        "WITH {} DELETE FROM {} AS t USING victim WHERE t.ctid = victim.place AND t.tableoid = victim.relation",
+        victim(table, before, 0),
+        table.name
+    )
+}
+
+/// `UPDATE` of exactly one row that equals the image with the columns at `before`, to one with those at `after`.
+/// The parameters are the values of `after`, then those of `before`.
+pub fn update_one(table: &Table, after: &[usize], before: &[usize]) -> String {
+    let assignments = after.iter().enumerate().map(|(place, column)| {
+        let column = &table.columns[*column];
+        format!(
+            "{} = ${}::text::{}",
+            quoted(&column.name),
+            place + 1,
+            column.type_name
+        )
+    });
+    format!(
+        "WITH {} UPDATE {} AS t SET {} FROM victim WHERE t.ctid = victim.place AND t.tableoid = victim.relation",
+        victim(table, before, after.len()),
+        table.name,
+        assignments.collect::<Vec<_>>().join(", ")
+    )
+}
+
+fn victim(table: &Table, before: &[usize], parameters_before: usize) -> String {
+    let conditions = before.iter().enumerate().map(|(place, column)| {
+        let column = &table.columns[*column];
+        let name = quoted(&column.name);
+        let value = format!(
+            "${}::text::{}",
+            parameters_before + place + 1,
+            column.type_name
+        );
+        if column.exact_equality {
+            format!("{name} IS NOT DISTINCT FROM {value}")
+        } else {
+            // No equality (json), or one that takes different values for the same (numeric, float, citext, box).
+            format!("{name}::text IS NOT DISTINCT FROM ({value})::text")
+        }
+    });
+    format!(
+        "victim AS (SELECT tableoid AS relation, ctid AS place FROM {} WHERE {} LIMIT 1)",
+        table.name,
+        conditions.collect::<Vec<_>>().join(" AND ")
+    )
+}
+
+fn names(table: &Table, columns: &[usize]) -> String {
+    let names = columns
+        .iter()
+        .map(|column| quoted(&table.columns[*column].name));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn unnest(columns: usize) -> String {
+    let list = |prefix: &str, suffix: &str, from: usize| {
+        let parts = (0..columns).map(|place| format!("{prefix}{}{suffix}", place + from));
+        parts.collect::<Vec<_>>().join(", ")
+    };
+    format!(
+        "unnest({}) AS u({})",
+        list("$", "::text[]", 1),
+        list("c", "", 0)
+    )
+}

@@ -1,0 +1,67 @@
+//! Many refused events in a short time are the target's fault, not the events': the sink halts before it floods the
+//! dead letters.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::dead_letter::Failure;
+use crate::error::{Code, Error, Result};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Counts the refused events of the last minute.
+pub struct RefusalLimit {
+    max_per_minute: usize,
+    recent: VecDeque<Instant>,
+}
+
+impl RefusalLimit {
+    /// Lets `max_per_minute` pass.
+    pub fn new(max_per_minute: u32) -> Self {
+        RefusalLimit {
+            max_per_minute: max_per_minute as usize,
+            recent: VecDeque::new(),
+        }
+    }
+
+    /// Counts those of a batch; too many halt the sink before the batch is applied.
+    pub fn count<'f>(&mut self, failures: impl Iterator<Item = &'f Failure>) -> Result<()> {
+        let refused = failures
+            .filter(|failure| failure.code == Code::ValueRefused)
+            .count();
+        while self.recent.front().is_some_and(|at| at.elapsed() > MINUTE) {
+            self.recent.pop_front();
+        }
+        if self.recent.len() + refused > self.max_per_minute {
+            return Err(Error::new(
+                Code::TargetRefuses,
+                format!(
+                    "the target refused more than {} events within a minute",
+                    self.max_per_minute
+                ),
+                "Look at its constraints and types; the last batch was not applied. Correct the target and restart, or raise [dead_letters] max_parked_keys_per_minute.",
+            ));
+        }
+        self.recent
+            .extend(std::iter::repeat_n(Instant::now(), refused));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_refused_events_halt() {
+        let refused = vec![Failure::refused(String::new()); 3];
+        let malformed = vec![Failure::undecodable(String::new()); 50];
+        let mut limit = RefusalLimit::new(5);
+        limit.count(malformed.iter()).unwrap();
+        limit.count(refused.iter()).unwrap();
+        assert_eq!(
+            limit.count(refused.iter()).unwrap_err().code,
+            Code::TargetRefuses
+        );
+    }
+}
