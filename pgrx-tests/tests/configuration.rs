@@ -72,7 +72,13 @@ fn without_a_free_slot_the_code_says_so_and_a_freed_one_is_taken() {
     bed.source().reload();
 
     wait_for_error_code(&mut client, "CDC0004");
-    refusal::coded(&mut client, "SELECT cdc_track('t')", "53400", "CDC0004");
+    let error = refusal::coded(&mut client, "SELECT cdc_track('t')", "55000", "CDC0007");
+    assert!(
+        error
+            .detail()
+            .is_some_and(|detail| detail.contains("CDC0004")),
+        "{error:?}"
+    );
     client
         .batch_execute("INSERT INTO t VALUES (1)")
         .expect("writers are not touched");
@@ -91,8 +97,16 @@ fn without_a_free_slot_the_code_says_so_and_a_freed_one_is_taken() {
 fn without_a_free_worker_the_code_says_so() {
     // The only one is taken by PostgreSQL's logical replication launcher.
     let (bed, mut client) = source_with(&[("max_worker_processes", "1")]);
-    wait_for_error_code(&mut client, "CDC0005");
     refusal::coded(&mut client, "SELECT cdc_track('t')", "53400", "CDC0005");
+    let checked = client.query_one(
+        "SELECT level, item FROM cdc_check() WHERE code = 'CDC0005'",
+        &[],
+    );
+    let checked = checked.expect("cdc_check() tells of it");
+    assert_eq!(
+        (checked.get("level"), checked.get("item")),
+        ("error", "max_worker_processes")
+    );
     client
         .batch_execute("INSERT INTO t VALUES (1)")
         .expect("writers are not touched");

@@ -1,4 +1,4 @@
-//! Notes when records arrive in a topic.
+//! Notes when row changes arrive in a topic.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pg_cdc_tests::kafka::Kafka;
 use pg_cdc_tests::topic;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 /// A consumer of a topic from its beginning, in a thread of its own until it is dropped.
@@ -32,7 +33,8 @@ impl Tail {
                 if consumer.assignment().is_ok_and(|a| a.count() == 0) {
                     assign(&consumer, kafka, &topic);
                 }
-                if let Some(Ok(_record)) = consumer.poll(Duration::from_millis(50)) {
+                let record = consumer.poll(Duration::from_millis(50));
+                if record.is_some_and(|record| record.is_ok_and(|record| is_row_change(&record))) {
                     // Nobody listens any more when the demo is being stopped.
                     let _ = sender.send(Instant::now());
                 }
@@ -46,7 +48,7 @@ impl Tail {
         }
     }
 
-    /// Waits until `count` records have arrived since the beginning of the topic; says when the last one did.
+    /// Waits until `count` row changes have arrived since the beginning of the topic; says when the last one did.
     ///
     /// # Panics
     /// After `timeout`.
@@ -57,7 +59,7 @@ impl Tail {
             let arrival = self.arrivals.recv_timeout(left);
             let arrival = arrival.unwrap_or_else(|_| {
                 panic!(
-                    "waited {} s for record {count} in Kafka; {} came",
+                    "waited {} s for change {count} in Kafka; {} came",
                     timeout.as_secs(),
                     self.count
                 )
@@ -78,6 +80,15 @@ impl Drop for Tail {
             let _ = reader.join();
         }
     }
+}
+
+fn is_row_change(record: &impl Message) -> bool {
+    let headers = record.headers().map(|headers| headers.iter());
+    let mut op = headers
+        .into_iter()
+        .flatten()
+        .filter(|header| header.key == "cdc.op");
+    op.any(|header| matches!(header.value, Some(b"c" | b"u" | b"d")))
 }
 
 fn consumer(kafka: &Kafka) -> BaseConsumer {
