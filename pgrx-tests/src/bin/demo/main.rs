@@ -68,6 +68,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         };
     }
+    if let Some(companion_sink) = COMPANION_SINK.get() {
+        show_where_to_look(&screen, companion_sink);
+    }
     screen.line(" Ctrl-C stops everything; nothing of this machine's own services was touched.");
     loop {
         std::thread::park();
@@ -109,11 +112,6 @@ fn run(screen: &Screen) -> Figures {
     shop.play(screen);
     show_history(screen, companion_sink);
     let figures = compare(screen, &shop, companion_sink);
-    screen.line(format!(
-        "   Look further: export COMPANION_SINK_CONFIG={}\n   {} status | topic tail shop.public.customer | ./dev demo --help",
-        companion_sink.config_file().display(),
-        relative(&parts::companion_sink()),
-    ));
     figures
 }
 
@@ -178,6 +176,20 @@ fn start_sinks(screen: &Screen, shop: &Shop, http_port: u16) -> &'static Compani
         Started::new("companion-sink", companion_sink, sink.http_url()),
     ]);
     sink
+}
+
+/// Commands to copy, for a second terminal.
+fn show_where_to_look(screen: &Screen, companion_sink: &CompanionSink) {
+    let binary = relative(&parts::companion_sink());
+    screen.line(
+        " Look further, in another terminal, with the psql commands above, ./dev demo --help, or:",
+    );
+    screen.line(format!(
+        "   export COMPANION_SINK_CONFIG={}",
+        companion_sink.config_file().display()
+    ));
+    screen.line(format!("   {binary} history customer 42 --format json"));
+    screen.line(format!("   {binary} check"));
 }
 
 /// Runs the real command, on the terminal as it is.
