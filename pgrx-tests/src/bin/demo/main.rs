@@ -111,8 +111,7 @@ fn run(screen: &Screen) -> Figures {
     shop.track(screen);
     shop.play(screen);
     show_history(screen, companion_sink);
-    let figures = compare(screen, &shop, companion_sink);
-    figures
+    compare(screen, &shop, companion_sink)
 }
 
 /// PostgreSQL, Kafka and the target server at the same time.
