@@ -142,7 +142,8 @@ pub fn follows(patterns: &[String], topic: &str) -> bool {
         && patterns.iter().any(|pattern| matches(pattern, topic))
 }
 
-fn matches(pattern: &str, text: &str) -> bool {
+/// Whether `text` matches `pattern`, in which `*` stands for any text.
+pub fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = text.strip_prefix(first) else {

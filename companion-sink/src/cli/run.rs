@@ -51,6 +51,7 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
             Kind::MongoHistory(settings) => start.with(
                 &mut runs,
                 MongoHistory::new(
+                    &config.name,
                     name,
                     &sink.url,
                     &config.kafka.source,

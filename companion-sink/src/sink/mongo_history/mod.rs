@@ -3,9 +3,9 @@
 pub mod bson_value;
 pub mod diff;
 pub mod document;
-mod failure;
+pub mod failure;
 mod offsets;
-mod schemas;
+pub mod schemas;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -40,6 +40,7 @@ pub struct MongoHistory {
     source_name: String,
     settings: config::MongoHistory,
     refusals: RefusalLimit,
+    state_name: String,
     connection: Option<Connection>,
     /// Which table each collection belongs to.
     tables: HashMap<String, String>,
@@ -94,8 +95,9 @@ fn durable() -> WriteConcern {
 }
 
 impl MongoHistory {
-    /// The sink `name`, for the source `source_name`.
+    /// The sink `name` of the instance `instance`, for the source `source_name`.
     pub fn new(
+        instance: &str,
         name: &str,
         url: &str,
         source_name: &str,
@@ -108,6 +110,7 @@ impl MongoHistory {
             source_name: source_name.to_owned(),
             settings,
             refusals,
+            state_name: format!("{instance}.{name}"),
             connection: None,
             tables: HashMap::new(),
         }
@@ -257,7 +260,7 @@ impl Sink for MongoHistory {
             .map_err(|error| classify("writing a schema", &error))?;
         self.connection = Some(Connection {
             names,
-            offsets: Offsets::new(&database, &self.name),
+            offsets: Offsets::new(&database, &self.state_name),
             database,
             schemas: Schemas::default(),
             indexed: HashSet::new(),

@@ -20,7 +20,7 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// The offsets of `sink` (with the instance's name), kept in `database`.
+    /// The offsets of `sink` (`<name>.<sink>`, as its consumer group), kept in `database`.
     pub fn new(database: &Database, sink: &str) -> Self {
         Offsets {
             collection: database.collection(COLLECTION),

@@ -122,22 +122,30 @@ impl Schemas {
         };
         let id = format!("{}:{hash}", headers.table);
         if !self.known.contains_key(&id) {
-            let known = database.collection::<Document>(COLLECTION);
-            let found = known.find_one(doc! { "_id": &id }).await?;
-            let types = found
-                .as_ref()
-                .and_then(|found| found.get_array("columns").ok());
-            let types = types.map(|columns| {
-                let columns = columns.iter().filter_map(|column| column.as_document());
-                columns
-                    .filter_map(|column| {
-                        let name = column.get_str("name").ok()?.to_owned();
-                        Some((name, column.get_str("type").ok()?.to_owned()))
-                    })
-                    .collect()
-            });
+            let types = stored_types(database, &id).await?;
             self.known.insert(id.clone(), types);
         }
         Ok(self.known.get(&id).and_then(Option::as_ref))
     }
+}
+
+/// The column types that were kept under `table:hash`.
+pub async fn stored_types(
+    database: &Database,
+    id: &str,
+) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
+    let known = database.collection::<Document>(COLLECTION);
+    let found = known.find_one(doc! { "_id": id }).await?;
+    let columns = found
+        .as_ref()
+        .and_then(|found| found.get_array("columns").ok());
+    Ok(columns.map(|columns| {
+        let columns = columns.iter().filter_map(|column| column.as_document());
+        columns
+            .filter_map(|column| {
+                let name = column.get_str("name").ok()?.to_owned();
+                Some((name, column.get_str("type").ok()?.to_owned()))
+            })
+            .collect()
+    }))
 }

@@ -27,7 +27,6 @@ use crate::record::Record;
 /// The sink of kind `postgres`.
 pub struct Postgres {
     name: String,
-    state_name: String,
     url: String,
     settings: config::Postgres,
     state: State,
@@ -65,9 +64,8 @@ impl Postgres {
     ) -> Self {
         Postgres {
             name: name.to_owned(),
-            state_name: format!("{instance}.{name}"),
             url: url.to_owned(),
-            state: State::new(&settings.state_schema, name),
+            state: State::new(&settings.state_schema, &format!("{instance}.{name}")),
             settings,
             connection: None,
             refusals,
@@ -256,7 +254,7 @@ impl Sink for Postgres {
     async fn connect(&mut self) -> Result<()> {
         self.connection = None;
         let client = connection::connect(&self.url, &self.name).await?;
-        connection::become_active(&client, &self.state_name).await?;
+        connection::become_active(&client, self.state.sink()).await?;
         if !connection::become_replica(&client).await? {
             tracing::info!(
                 sink = self.name,

@@ -25,7 +25,12 @@ pub struct State {
 pub type ParkedKeys = HashSet<(Arc<str>, Box<[u8]>)>;
 
 impl State {
-    /// The state of `sink` in `schema`.
+    /// The sink with its instance's name, as the state has it.
+    pub fn sink(&self) -> &str {
+        &self.sink
+    }
+
+    /// The state of `sink` (`<name>.<sink>`, as its consumer group) in `schema`.
     pub fn new(schema: &str, sink: &str) -> Self {
         State {
             schema: quoted(schema),
