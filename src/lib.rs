@@ -1,2 +1,28 @@
-//! pg_cdc.
+//! pg_cdc: ships row changes straight to Kafka.
+//!
+//! A row goes through `capture` (in the writer's backend: trigger, buffer, one WAL message just before commit) and
+//! `sender` (one background worker: reads the WAL, puts transactions together, produces). `api` holds the SQL functions.
+
 pgrx::pg_module_magic!();
+
+mod api;
+mod capture;
+mod ffi;
+mod report;
+mod sender;
+mod settings;
+mod shared;
+
+/// Loading the library: at server start everything, later only what a session needs to say that this is too late.
+#[allow(non_snake_case)]
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    // SAFETY: a plain read, on the only thread.
+    let preloading = unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress };
+    settings::define(preloading);
+    if preloading {
+        shared::request();
+        capture::commit::register();
+        sender::worker::register();
+    }
+}

@@ -1,0 +1,114 @@
+//! `cdc_check`: everything that pg_cdc needs, one line each, with the remedy.
+
+use std::sync::atomic::Ordering;
+
+use pgrx::iter::TableIterator;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::report::{Report, not_loaded};
+use crate::settings;
+use crate::shared::{self, State};
+
+type Line = (String, Option<String>, String, String, Option<String>);
+
+/// Says at CREATE EXTENSION that the library must be preloaded; restoring a dump must not fail for it.
+#[pg_extern(name = "_cdc_warn_unless_loaded")]
+fn warn_unless_loaded() {
+    if shared::shared().is_none() {
+        not_loaded().warn();
+    }
+}
+
+/// One line for each thing looked at: level ok, warning or error.
+#[pg_extern(stable, parallel_restricted)]
+pub fn cdc_check() -> TableIterator<
+    'static,
+    (name!(level, String), name!(code, Option<String>), name!(item, String), name!(message, String), name!(remedy, Option<String>)),
+> {
+    let mut lines = Vec::new();
+    let Some(shared) = shared::shared() else {
+        lines.push(problem("error", "shared_preload_libraries", &not_loaded()));
+        return TableIterator::new(lines);
+    };
+    lines.push(ok("shared_preload_libraries", "pg_cdc is loaded".to_owned()));
+
+    let brokers = settings::text(&settings::BROKERS);
+    if brokers.is_empty() {
+        lines.push(line("error", "CDC0003", "cdc.brokers", "not set", "ALTER SYSTEM SET cdc.brokers = 'host:9092', then SELECT pg_reload_conf()"));
+    } else {
+        lines.push(ok("cdc.brokers", brokers));
+    }
+
+    let pid = shared.sender_pid.load(Ordering::Acquire);
+    if pid == 0 {
+        lines.push(problem("error", "max_worker_processes", &super::track::no_worker()));
+    } else {
+        lines.push(ok("sender", format!("running as process {pid}, state {}", shared.state().name())));
+    }
+
+    let described = shared.described();
+    if described.error_code.is_empty() {
+        let up = shared.brokers_up.load(Ordering::Relaxed);
+        if shared.state() != State::Unconfigured && up > 0 {
+            lines.push(ok("kafka", format!("{up} brokers connected")));
+        }
+    } else {
+        let item = match described.error_code.as_str() {
+            "CDC0004" => "max_replication_slots",
+            "CDC0006" => "wal_level",
+            code if code.starts_with("CDC03") => "kafka",
+            _ => "sender",
+        };
+        lines.push(line("error", &described.error_code, item, &described.error, &described.remedy));
+    }
+    if shared.slot_ready.load(Ordering::Acquire) != 0 {
+        lines.push(ok("replication slot", "held by the sender".to_owned()));
+    }
+
+    // SAFETY: plain reads of settings (megabytes).
+    let (limit_mb, max_wal_mb) = unsafe { (i64::from(pg_sys::max_slot_wal_keep_size_mb), i64::from(pg_sys::max_wal_size_mb)) };
+    if limit_mb < 0 {
+        lines.push(line(
+            "warning",
+            "CDC0010",
+            "max_slot_wal_keep_size",
+            "no limit: while Kafka is down the WAL can fill the disk",
+            "set max_slot_wal_keep_size to what the disk can spare, at least twice max_wal_size",
+        ));
+    } else if limit_mb < 2 * max_wal_mb {
+        lines.push(line(
+            "warning",
+            "CDC0010",
+            "max_slot_wal_keep_size",
+            &format!("{limit_mb} MB is less than twice max_wal_size ({max_wal_mb} MB): a crash can invalidate the slot"),
+            &format!("set max_slot_wal_keep_size to at least {} MB", 2 * max_wal_mb),
+        ));
+    } else {
+        lines.push(ok("max_slot_wal_keep_size", format!("{limit_mb} MB")));
+    }
+
+    if settings::TOPIC_REPLICATION_FACTOR.get() == 1 {
+        let level = if settings::ALLOW_SINGLE_REPLICA.get() { "warning" } else { "error" };
+        lines.push(line(
+            level,
+            "CDC0308",
+            "cdc.topic_replication_factor",
+            "1: a lost broker loses events that were acknowledged",
+            "set cdc.topic_replication_factor = 3, or cdc.allow_single_replica = on to accept it",
+        ));
+    }
+    TableIterator::new(lines)
+}
+
+fn ok(item: &str, message: String) -> Line {
+    ("ok".to_owned(), None, item.to_owned(), message, None)
+}
+
+fn line(level: &str, code: &str, item: &str, message: &str, remedy: &str) -> Line {
+    (level.to_owned(), Some(code.to_owned()), item.to_owned(), message.to_owned(), Some(remedy.to_owned()))
+}
+
+fn problem(level: &str, item: &str, report: &Report) -> Line {
+    line(level, report.code, item, &report.message, &report.hint)
+}

@@ -1,0 +1,271 @@
+//! What `cdc_track` and `cdc_untrack` need to know of a table: may it be tracked, by whom, under which key.
+
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::capture::relation_plan::{Options, qualified_name, tuple_attribute};
+use crate::capture::utf8;
+use crate::report::Report;
+
+pub const ROW_TRIGGER: &str = "_cdc";
+pub const TRUNCATE_TRIGGER: &str = "_cdc_truncate";
+/// Objects below are made by initdb (access/transam.h).
+const FIRST_NORMAL_OBJECT_ID: u32 = 16_384;
+
+/// An open table, locked until the transaction ends.
+pub struct Table {
+    relation: pg_sys::Relation,
+    pub oid: pg_sys::Oid,
+    pub schema: String,
+    pub name: String,
+}
+
+/// A column as the catalog has it.
+pub struct ColumnDefinition {
+    pub name: String,
+    pub type_name: String,
+    pub type_expression: String,
+    pub not_null: bool,
+    pub generated: bool,
+}
+
+impl Table {
+    /// Opens and locks the table for a change of its triggers; the caller must own it or be an administrator.
+    pub fn open(oid: pg_sys::Oid) -> Table {
+        // SAFETY: in a transaction; a relation that is gone is PostgreSQL's own ERROR. The lock stays until its end.
+        let relation = unsafe { pg_sys::relation_open(oid, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE) };
+        let (schema, name) = qualified_name(oid);
+        let table = Table { relation, oid, schema, name };
+        table.refuse_others();
+        table
+    }
+
+    fn form(&self) -> &pg_sys::FormData_pg_class {
+        // SAFETY: the relation is open as long as `self`.
+        unsafe { &*(*self.relation).rd_rel }
+    }
+
+    /// CDC0101 and CDC0112: what cannot be tracked.
+    pub fn refuse_unsupported(&self) {
+        let form = self.form();
+        let refused = |code, detail: &str, hint: &str| {
+            Report::new(
+                code,
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("cannot track relation \"{}\"", self.name),
+                hint,
+            )
+            .detail(detail)
+            .raise()
+        };
+        let tables = "Track an ordinary, permanent table.";
+        if self.oid.to_u32() < FIRST_NORMAL_OBJECT_ID || matches!(self.schema.as_str(), "pg_catalog" | "information_schema" | "pg_toast") {
+            refused("CDC0101", "It is a system table.", tables);
+        }
+        match form.relkind as u8 {
+            b'r' => {}
+            b'p' => refused("CDC0101", "It is a partitioned table, which this version does not capture.", tables),
+            b'v' => refused("CDC0101", "It is a view.", "Track the tables that it reads."),
+            b'm' => refused("CDC0101", "It is a materialized view.", "Track the tables that it reads."),
+            b'f' => refused("CDC0101", "It is a foreign table.", tables),
+            b'S' => refused("CDC0101", "It is a sequence.", tables),
+            _ => refused("CDC0101", "It is not a table.", tables),
+        }
+        match form.relpersistence as u8 {
+            b't' => refused("CDC0101", "It is temporary.", tables),
+            b'u' => refused("CDC0101", "It is unlogged: a crash empties it without a trace.", "ALTER TABLE … SET LOGGED first."),
+            _ => {}
+        }
+        if form.relispartition {
+            refused("CDC0112", "It is a partition.", "Track the partitioned table that it belongs to.");
+        }
+    }
+
+    /// CDC0102: the caller neither owns the table nor is a member of cdc_admin.
+    fn refuse_others(&self) {
+        // SAFETY: catalog look-ups inside the running transaction.
+        let owner = unsafe {
+            let user = pg_sys::GetUserId();
+            #[cfg(feature = "pg15")]
+            let owner = pg_sys::pg_class_ownercheck(self.oid, user);
+            #[cfg(not(feature = "pg15"))]
+            let owner = pg_sys::object_ownercheck(pg_sys::RelationRelationId, self.oid, user);
+            owner
+        };
+        if !owner && !is_admin() {
+            Report::new(
+                "CDC0102",
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("must be owner of table {}", self.name),
+                "Ask the owner of the table, or let an administrator GRANT cdc_admin to you.",
+            )
+            .raise();
+        }
+    }
+
+    /// The qualified, quoted name.
+    pub fn sql_name(&self) -> String {
+        pgrx::spi::quote_qualified_identifier(&self.schema, &self.name)
+    }
+
+    /// Live columns, in their order.
+    pub fn columns(&self) -> Vec<ColumnDefinition> {
+        // SAFETY: the relation is open; texts are copied out of the memory that the catalog functions give.
+        unsafe {
+            let descriptor = (*self.relation).rd_att;
+            (0..(*descriptor).natts as usize)
+                .map(|attribute| tuple_attribute(descriptor, attribute))
+                .filter(|form| !form.attisdropped)
+                .map(|form| {
+                    let text = |pointer: *mut std::ffi::c_char| utf8(CStr::from_ptr(pointer).to_bytes());
+                    let type_modified = pg_sys::format_type_with_typemod(form.atttypid, form.atttypmod);
+                    let type_plain = pg_sys::format_type_be(form.atttypid);
+                    ColumnDefinition {
+                        name: utf8(CStr::from_ptr(form.attname.data.as_ptr()).to_bytes()),
+                        type_name: text(type_plain),
+                        type_expression: text(type_modified),
+                        not_null: form.attnotnull,
+                        generated: form.attgenerated != 0,
+                    }
+                })
+                .collect()
+        }
+    }
+
+    /// Columns of the primary key, else of the replica identity index; CDC0105 if the index is deferrable.
+    pub fn identity(&self) -> Vec<String> {
+        // SAFETY: the relation is open; the index is closed again.
+        unsafe {
+            pg_sys::list_free(pg_sys::RelationGetIndexList(self.relation));
+            let relation = &*self.relation;
+            let index_oid = if relation.rd_pkindex != pg_sys::InvalidOid { relation.rd_pkindex } else { relation.rd_replidindex };
+            if index_oid == pg_sys::InvalidOid {
+                return self.deferrable_key();
+            }
+            let index = pg_sys::index_open(index_oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            let form = &*(*index).rd_index;
+            let columns: Vec<String> = form
+                .indkey
+                .values
+                .as_slice(form.indnkeyatts as usize)
+                .iter()
+                .filter(|number| **number > 0)
+                .map(|number| utf8(CStr::from_ptr(tuple_attribute(relation.rd_att, *number as usize - 1).attname.data.as_ptr()).to_bytes()))
+                .collect();
+            let immediate = form.indimmediate;
+            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            if !immediate {
+                self.refuse_deferrable(&columns);
+            }
+            columns
+        }
+    }
+
+    /// PostgreSQL does not count a deferrable primary key as one; a table that has only that must not pass as keyless.
+    fn deferrable_key(&self) -> Vec<String> {
+        let columns = Spi::get_one_with_args::<Vec<String>>(
+            "SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.place) FROM pg_catalog.pg_constraint c
+             CROSS JOIN LATERAL pg_catalog.unnest(c.conkey) WITH ORDINALITY AS k(number, place)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.number
+             WHERE c.conrelid = $1 AND c.contype = 'p' AND c.condeferrable",
+            &[self.oid.into()],
+        );
+        if let Ok(Some(columns)) = columns {
+            self.refuse_deferrable(&columns);
+        }
+        Vec::new()
+    }
+
+    fn refuse_deferrable(&self, columns: &[String]) -> ! {
+        Report::new(
+            "CDC0105",
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("key \"{}\" is deferrable", columns.join(", ")),
+            "Make the key NOT DEFERRABLE, or choose other columns with key =>.",
+        )
+        .detail(format!("Table \"{}\": while a deferrable key is shifted two rows share it, and a consumer would lose one of them.", self.name))
+        .raise()
+    }
+
+    /// The options in the arguments of our row trigger, if the table is tracked.
+    pub fn options(&self) -> Option<Options> {
+        // SAFETY: the relation is open, so its trigger descriptions stay.
+        unsafe {
+            let trigger = &*self.trigger()?;
+            let arguments: Vec<String> = (0..trigger.tgnargs as usize)
+                .map(|index| utf8(CStr::from_ptr(*trigger.tgargs.add(index)).to_bytes()))
+                .collect();
+            Some(Options::parse(arguments.iter().map(String::as_str)))
+        }
+    }
+
+    /// Our row trigger, as the relation cache has it now.
+    fn trigger(&self) -> Option<*mut pg_sys::Trigger> {
+        // SAFETY: the relation is open; its trigger descriptions are null or an array of the stated length.
+        unsafe {
+            let triggers = (*self.relation).trigdesc;
+            if triggers.is_null() {
+                return None;
+            }
+            (0..(*triggers).numtriggers as usize)
+                .map(|index| (*triggers).triggers.add(index))
+                .find(|trigger| CStr::from_ptr((**trigger).tgname).to_bytes() == ROW_TRIGGER.as_bytes())
+        }
+    }
+
+    /// Captures a change of the table's definition, as an event of this transaction.
+    pub fn capture_schema_change(&self, change: &str) {
+        if let Some(trigger) = self.trigger() {
+            let data = pg_sys::TriggerData {
+                type_: pg_sys::NodeTag::T_TriggerData,
+                tg_relation: self.relation,
+                tg_trigger: trigger,
+                ..Default::default()
+            };
+            // SAFETY: relation and trigger are open and live as long as `self`.
+            unsafe {
+                crate::capture::trigger::capture_table_event(&data, &crate::capture::buffer::Captured::SchemaChanged(change));
+            }
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        // SAFETY: opened by `open`; the lock is kept. After an error the transaction's own clean-up closes it.
+        if !std::thread::panicking() {
+            unsafe { pg_sys::relation_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
+        }
+    }
+}
+
+/// Whether the caller is a member of cdc_admin (superusers are).
+pub fn is_admin() -> bool {
+    // SAFETY: catalog look-ups inside the running transaction; a missing role gives InvalidOid.
+    unsafe {
+        let role = pg_sys::get_role_oid(c"cdc_admin".as_ptr(), true);
+        let user = pg_sys::GetUserId();
+        pg_sys::superuser_arg(user) || (role != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, role))
+    }
+}
+
+/// Runs `body` as the bootstrap superuser: the caller was checked before, and EXECUTE on the trigger functions is
+/// nobody's. An error restores the user with the (sub)transaction.
+pub fn as_superuser<R>(body: impl FnOnce() -> R) -> R {
+    let mut user = pg_sys::InvalidOid;
+    let mut security = 0;
+    // SAFETY: the pair is restored below; PostgreSQL restores it itself when the (sub)transaction aborts.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
+        pg_sys::SetUserIdAndSecContext(
+            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            security | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
+        );
+    }
+    let result = body();
+    // SAFETY: as above.
+    unsafe { pg_sys::SetUserIdAndSecContext(user, security) };
+    result
+}

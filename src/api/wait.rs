@@ -1,0 +1,73 @@
+//! `cdc_wait`: until everything that committed before the call is in Kafka.
+
+use std::sync::atomic::Ordering;
+
+use pgrx::datum::Interval;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::capture;
+use crate::report::{Report, not_loaded};
+use crate::shared;
+
+const SHORT_PAGE_HEADER_BYTES: u64 = 24;
+const LONG_PAGE_HEADER_BYTES: u64 = 40;
+
+/// Waits for the end of the WAL at the call, and returns it. The target is the insert position, flushed here, so that
+/// asynchronous commits count too.
+#[pg_extern(
+    parallel_unsafe,
+    sql = "CREATE FUNCTION cdc_wait(timeout interval = '1 min') RETURNS pg_lsn LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+)]
+fn cdc_wait(timeout: Interval) -> i64 {
+    let Some(shared) = shared::shared() else { not_loaded().raise() };
+    if capture::with_capture(|capture| capture.buffer.holds_rows()) {
+        Report::new(
+            "CDC0602",
+            PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
+            "cannot wait for this transaction itself",
+            "COMMIT first, then call cdc_wait().",
+        )
+        .detail("The transaction has captured changes, which are sent after its commit only.")
+        .raise();
+    }
+    // SAFETY: plain calls on the main thread; the flush is for WAL that exists.
+    let target = unsafe {
+        let target = end_of_last_record(pg_sys::GetXLogInsertRecPtr());
+        pg_sys::XLogFlush(target);
+        target
+    };
+    shared.announce_commit(target);
+    let timeout_ms = timeout.as_micros() / 1000;
+    let done = || shared.done_lsn.load(Ordering::Acquire) >= target;
+    let reached = shared.wait_until(i64::try_from(timeout_ms).unwrap_or(i64::MAX), || done() || !shared.state().goes_on());
+    if !reached || !done() {
+        let described = shared.described();
+        let held_bytes = target.saturating_sub(shared.done_lsn.load(Ordering::Acquire));
+        let hint = if described.remedy.is_empty() { "See cdc_status().".to_owned() } else { described.remedy };
+        let mut report = Report::new(
+            "CDC0601",
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("timed out: {held_bytes} bytes of WAL to go, state {}", shared.state().name()),
+            hint,
+        );
+        if !described.error.is_empty() {
+            report = report.detail(format!("{}: {}", described.error_code, described.error));
+        }
+        report.raise();
+    }
+    target as i64
+}
+
+/// The insert position may stand behind the header of a page that has no record yet; the reader stops before it.
+fn end_of_last_record(lsn: u64) -> u64 {
+    // SAFETY: set at server start.
+    let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
+    if lsn % segment_bytes == LONG_PAGE_HEADER_BYTES {
+        lsn - LONG_PAGE_HEADER_BYTES
+    } else if lsn % u64::from(pg_sys::XLOG_BLCKSZ) == SHORT_PAGE_HEADER_BYTES {
+        lsn - SHORT_PAGE_HEADER_BYTES
+    } else {
+        lsn
+    }
+}

@@ -1,0 +1,405 @@
+//! The rows of the running transaction, in sections per subtransaction.
+//!
+//! All sections lie one after the other in one buffer; a mark remembers where each began, with the state of the record
+//! stream there. ROLLBACK TO SAVEPOINT cuts the buffer back to the mark, RELEASE hands the section to the parent. A full
+//! buffer is written early, but only the innermost section: what is written carries the current subtransaction's xid,
+//! so it dies exactly when its rows do.
+
+use change::body::{self, Head, Op, State, head_capacity, put_head};
+use change::chunk::{self, Compressor, Header, MESSAGE_PREFIX, MacKey, Manifest};
+use pgrx::pg_sys;
+
+use super::context::Who;
+use super::encoding::{self, Deformed};
+use super::relation_plan::Plan;
+use super::{database_name, reserve};
+use crate::settings::{self, Compression};
+use crate::{ffi, shared};
+
+/// Rows captured since the last early write are looked at against `cdc.capture_buffer` once they reach this.
+const MIN_CHUNK_BYTES: usize = 64 * 1024;
+
+/// Where a section began, and what of it survives so far.
+struct Mark {
+    subtransaction: u32,
+    data_len: usize,
+    relations: (u32, usize),
+    contexts: (u32, usize),
+    state: State,
+    /// In the buffer, and already in the WAL.
+    rows: u64,
+    key_changes: u64,
+    chunks: u32,
+}
+
+/// Relations or contexts that buffered rows refer to: blobs one after the other.
+#[derive(Default)]
+struct Dictionary {
+    count: u32,
+    blobs: Vec<u8>,
+}
+
+impl Dictionary {
+    fn add(&mut self, blob: &[u8]) -> u32 {
+        reserve(&mut self.blobs, blob.len());
+        self.blobs.extend_from_slice(blob);
+        self.count += 1;
+        self.count - 1
+    }
+
+    fn cut(&mut self, (count, len): (u32, usize)) {
+        self.count = count;
+        self.blobs.truncate(len);
+    }
+
+    fn place(&self) -> (u32, usize) {
+        (self.count, self.blobs.len())
+    }
+}
+
+/// What was captured in the running transaction.
+pub struct Buffer {
+    /// Local id of the transaction that all this belongs to; 0 for none.
+    transaction: u32,
+    nonce: [u8; 16],
+    next_sequence: u64,
+    last_command: u32,
+    unordered: bool,
+    next_chunk: u32,
+    first_lsn: u64,
+    /// The manifest is written: what still comes must be written at once (`reviews/capture.md` A6).
+    pre_commit_ran: bool,
+    marks: Vec<Mark>,
+    data: Vec<u8>,
+    state: State,
+    relations: Dictionary,
+    /// Plan ids of the relations in the dictionary, by place.
+    relation_plans: Vec<u64>,
+    contexts: Dictionary,
+    who: Who,
+    old: Deformed,
+    new: Deformed,
+    body: Vec<u8>,
+    sealed: Vec<u8>,
+    compressor: Option<Compressor>,
+    mac_key: Option<MacKey>,
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Buffer {
+            transaction: 0,
+            nonce: [0; 16],
+            next_sequence: 1,
+            last_command: 0,
+            unordered: false,
+            next_chunk: 0,
+            first_lsn: 0,
+            pre_commit_ran: false,
+            marks: Vec::new(),
+            data: Vec::new(),
+            state: State::START,
+            relations: Dictionary::default(),
+            relation_plans: Vec::new(),
+            contexts: Dictionary::default(),
+            who: Who::default(),
+            old: Deformed::default(),
+            new: Deformed::default(),
+            body: Vec::new(),
+            sealed: Vec::new(),
+            compressor: None,
+            mac_key: None,
+        }
+    }
+}
+
+/// What a row is.
+pub enum Captured<'a> {
+    Inserted(pg_sys::HeapTuple),
+    Deleted(pg_sys::HeapTuple),
+    Updated { old: pg_sys::HeapTuple, new: pg_sys::HeapTuple },
+    Truncated,
+    /// The `schema_change` object, as JSON.
+    SchemaChanged(&'a str),
+}
+
+impl Buffer {
+    /// Whether this transaction has captured rows that survive so far, in the buffer or in the WAL.
+    pub fn holds_rows(&self) -> bool {
+        self.transaction != 0 && self.transaction == ffi::local_transaction_id() && !self.marks.is_empty()
+    }
+
+    /// Whether there is nothing at all to commit or abort.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.transaction == 0
+    }
+
+    /// Appends one row.
+    ///
+    /// # Safety
+    /// The tuples belong to a relation with this plan and descriptor and are still there; the backend is in a
+    /// transaction.
+    pub unsafe fn capture(&mut self, plan: &Plan, descriptor: pg_sys::TupleDesc, command: u32, row: &Captured<'_>) {
+        self.begin();
+        if command < self.last_command {
+            self.unordered = true;
+        }
+        self.last_command = command;
+        let relation = self.relation_index(plan);
+        self.put_who();
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let op = match row {
+            Captured::Inserted(_) => Op::Insert,
+            Captured::Deleted(_) => Op::Delete,
+            Captured::Updated { .. } => Op::Update,
+            Captured::Truncated => Op::Truncate,
+            Captured::SchemaChanged(_) => Op::Schema,
+        };
+        reserve(&mut self.data, 64);
+        let start = body::begin_row(&mut self.data, &mut self.state, op, relation, sequence, command);
+        let mut key_changed = false;
+        // SAFETY: as the caller promises.
+        unsafe {
+            match row {
+                Captured::Inserted(tuple) | Captured::Deleted(tuple) => {
+                    self.new.deform(*tuple, descriptor, plan.attributes);
+                    encoding::put_image(&mut self.data, plan, &self.new);
+                    body::end_record(&mut self.data, start);
+                }
+                Captured::Updated { old, new } => {
+                    self.old.deform(*old, descriptor, plan.attributes);
+                    self.new.deform(*new, descriptor, plan.attributes);
+                    key_changed = encoding::put_update(&mut self.data, plan, start, &self.old, &self.new);
+                }
+                Captured::Truncated => body::end_record(&mut self.data, start),
+                Captured::SchemaChanged(change) => {
+                    reserve(&mut self.data, change.len());
+                    self.data.extend_from_slice(change.as_bytes());
+                    body::end_record(&mut self.data, start);
+                }
+            }
+        }
+        let pre_commit_ran = self.pre_commit_ran;
+        if let Some(mark) = self.marks.last_mut() {
+            mark.rows += 1;
+            mark.key_changes += u64::from(key_changed);
+            let section_bytes = self.data.len() - mark.data_len;
+            if pre_commit_ran {
+                self.write_last();
+            } else if section_bytes >= MIN_CHUNK_BYTES && section_bytes >= settings::CAPTURE_BUFFER.get() as usize * 1024 {
+                self.write_section(false);
+            }
+        }
+    }
+
+    /// Makes sure that buffer and section belong to the current (sub)transaction.
+    fn begin(&mut self) {
+        let transaction = ffi::local_transaction_id();
+        if self.transaction != transaction {
+            self.reset();
+            // SAFETY: fills 16 bytes; a failure of the system's random numbers is an ERROR below.
+            if !unsafe { pg_sys::pg_strong_random(self.nonce.as_mut_ptr().cast(), self.nonce.len()) } {
+                pgrx::error!("could not get random bytes for the transaction's nonce");
+            }
+            self.transaction = transaction;
+        }
+        // SAFETY: inside a transaction.
+        let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+        if self.marks.last().is_none_or(|mark| mark.subtransaction != subtransaction) {
+            self.marks.push(Mark {
+                subtransaction,
+                data_len: self.data.len(),
+                relations: self.relations.place(),
+                contexts: self.contexts.place(),
+                state: self.state,
+                rows: 0,
+                key_changes: 0,
+                chunks: 0,
+            });
+        }
+    }
+
+    fn relation_index(&mut self, plan: &Plan) -> u32 {
+        // The newest entries first: a statement changes one table.
+        match self.relation_plans.iter().rposition(|id| *id == plan.id) {
+            Some(index) => index as u32,
+            None => {
+                self.relation_plans.push(plan.id);
+                self.relations.add(&plan.blob)
+            }
+        }
+    }
+
+    /// Appends who and why, and the statement's start, where they differ from the row before.
+    fn put_who(&mut self) {
+        let (context, statement_us) = {
+            let contexts = &mut self.contexts;
+            self.who.current(contexts.count, |blob| contexts.add(blob))
+        };
+        reserve(&mut self.data, 64);
+        body::switch_context(&mut self.data, &mut self.state, context);
+        body::switch_statement(&mut self.data, &mut self.state, statement_us);
+    }
+
+    /// Writes the innermost section as a chunk; `last` adds the manifest of the whole transaction.
+    fn write_section(&mut self, last: bool) {
+        let Some(mark) = self.marks.last_mut() else { return };
+        if mark.data_len > 0 {
+            // Outer rows that came first are written later.
+            self.unordered = true;
+        }
+        let database = database_name();
+        let prefix = settings::topic_prefix(&database);
+        let head = Head {
+            database: &database,
+            prefix: &prefix,
+            base: mark.state,
+            contexts: (self.contexts.count, &self.contexts.blobs),
+            relations: (self.relations.count, &self.relations.blobs),
+        };
+        let rows = &self.data[mark.data_len..];
+        self.body.clear();
+        reserve(&mut self.body, head_capacity(&head) + rows.len());
+        put_head(&mut self.body, &head);
+        self.body.extend_from_slice(rows);
+        self.sealed.clear();
+        reserve(&mut self.sealed, chunk::sealed_capacity(self.body.len()));
+
+        mark.chunks += 1;
+        let manifest = Manifest {
+            chunks: mark.chunks,
+            unordered: self.unordered,
+            rows: mark.rows,
+            key_changes: mark.key_changes,
+            first_lsn: self.first_lsn,
+        };
+        // SAFETY: inside a transaction; both calls assign ids where there are none yet. The record that follows carries
+        // the current (sub)transaction's id.
+        let (record_xid, xid8, database_oid) = unsafe {
+            let record_xid = pg_sys::GetCurrentTransactionId();
+            (u32::from(record_xid), pg_sys::GetTopFullTransactionId().value, pg_sys::MyDatabaseId.to_u32())
+        };
+        let header = Header { xid8, record_xid, number: self.next_chunk, nonce: self.nonce, database_oid };
+        let compressor = match settings::CHUNK_COMPRESSION.get() {
+            Compression::Lz4 => Some(self.compressor.get_or_insert_default()),
+            Compression::None => None,
+        };
+        let key = self.mac_key.get_or_insert_with(chunk_key);
+        chunk::seal(&mut self.sealed, key, &header, last.then_some(&manifest), &self.body, compressor);
+        // SAFETY: inside a transaction. MESSAGE_PREFIX has no zero byte; the constant below is the same text.
+        unsafe {
+            debug_assert_eq!(MESSAGE_PREFIX.as_bytes(), MESSAGE_PREFIX_C.to_bytes());
+            ffi::log_transactional_message(MESSAGE_PREFIX_C, &self.sealed);
+            if self.first_lsn == 0 {
+                self.first_lsn = pg_sys::ProcLastRecPtr;
+            }
+        }
+        self.next_chunk += 1;
+
+        let (data_len, relations, contexts, state) = (mark.data_len, mark.relations, mark.contexts, mark.state);
+        self.cut(data_len, relations, contexts, state);
+    }
+
+    /// Writes what is left and the manifest: at pre-commit, before PREPARE, and at once for rows that come after that.
+    pub fn write_last(&mut self) {
+        self.pre_commit_ran = true;
+        // Everything rolled back: no surviving row, no chunk that survives.
+        if self.marks.last().is_some_and(|mark| mark.rows > 0 || mark.chunks > 0) {
+            self.write_section(true);
+        }
+    }
+
+    fn cut(&mut self, data_len: usize, relations: (u32, usize), contexts: (u32, usize), state: State) {
+        self.data.truncate(data_len);
+        self.relations.cut(relations);
+        self.relation_plans.truncate(relations.0 as usize);
+        self.contexts.cut(contexts);
+        self.state = state;
+    }
+
+    /// A subtransaction ends well: its section becomes the parent's.
+    pub fn subtransaction_committed(&mut self, subtransaction: u32, parent: u32) {
+        while let Some(mut mark) = self.marks.pop_if(|mark| mark.subtransaction == subtransaction) {
+            match self.marks.last_mut() {
+                Some(outer) if outer.subtransaction == parent => {
+                    outer.rows += mark.rows;
+                    outer.key_changes += mark.key_changes;
+                    outer.chunks += mark.chunks;
+                }
+                _ => {
+                    mark.subtransaction = parent;
+                    self.marks.push(mark);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A subtransaction is rolled back: its section never was.
+    pub fn subtransaction_aborted(&mut self, subtransaction: u32) {
+        while let Some(mark) = self.marks.pop_if(|mark| mark.subtransaction == subtransaction) {
+            self.cut(mark.data_len, mark.relations, mark.contexts, mark.state);
+        }
+    }
+
+    /// The transaction is over. Only forgets: allocates nothing, calls nothing. Returns how many rows were left that
+    /// should have been written, which is a defect to be counted.
+    pub fn reset(&mut self) -> u64 {
+        let left = if self.data.is_empty() { 0 } else { self.marks.iter().map(|mark| mark.rows).sum() };
+        self.transaction = 0;
+        self.next_sequence = 1;
+        self.last_command = 0;
+        self.unordered = false;
+        self.next_chunk = 0;
+        self.first_lsn = 0;
+        self.pre_commit_ran = false;
+        self.marks.clear();
+        self.cut(0, (0, 0), (0, 0), State::START);
+        self.who.forget();
+        left
+    }
+
+    /// Gives back memory that an unusually large row took. Not for callbacks.
+    pub fn shrink(&mut self) {
+        const KEPT_BYTES: usize = 4 * 1024 * 1024;
+        for buffer in [&mut self.data, &mut self.body, &mut self.sealed] {
+            if buffer.capacity() > KEPT_BYTES {
+                buffer.clear();
+                buffer.shrink_to(KEPT_BYTES);
+            }
+        }
+    }
+
+    /// Whether a chunk of this transaction is in the WAL.
+    pub fn has_written(&self) -> bool {
+        self.next_chunk > 0
+    }
+}
+
+const MESSAGE_PREFIX_C: &std::ffi::CStr = c"pg_cdc";
+
+/// The key of the chunks' MAC, derived from the cluster's own secret in pg_control: equal on every standby, kept by
+/// backup and rewind, not readable by SQL.
+pub fn chunk_key() -> MacKey {
+    MacKey::derive("pg_cdc 1 chunk", &cluster_secret())
+}
+
+/// The 32 random bytes that initdb put into pg_control (`MOCK_AUTH_NONCE_LEN`).
+pub fn cluster_secret() -> [u8; 32] {
+    let mut secret = [0; 32];
+    // SAFETY: pg_control is mapped in every process of the server; the nonce has 32 bytes.
+    unsafe {
+        let nonce = pg_sys::GetMockAuthenticationNonce();
+        secret.copy_from_slice(std::slice::from_raw_parts(nonce.cast(), 32));
+    }
+    secret
+}
+
+/// Counts rows that could not be captured.
+pub fn count_uncovered(rows: u64) {
+    if let Some(shared) = shared::shared() {
+        shared.uncovered_rows.fetch_add(rows, std::sync::atomic::Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,85 @@
+//! The writer's side: row trigger -> plan of the table -> encoded row -> buffer -> chunk in the WAL, just before commit.
+
+pub mod buffer;
+pub mod commit;
+pub mod context;
+pub mod encoding;
+pub mod relation_plan;
+pub mod trigger;
+
+use std::cell::RefCell;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use crate::report::Report;
+use buffer::Buffer;
+use relation_plan::Plans;
+
+/// Everything that capture keeps in a backend.
+pub struct Capture {
+    pub plans: Plans,
+    pub buffer: Buffer,
+}
+
+thread_local! {
+    static CAPTURE: RefCell<Capture> = RefCell::new(Capture { plans: Plans::default(), buffer: Buffer::default() });
+}
+
+/// Runs `body` with this backend's capture state. An error inside leaves the state as it is: whoever aborts the
+/// (sub)transaction takes back what it had written.
+pub fn with_capture<R>(body: impl FnOnce(&mut Capture) -> R) -> R {
+    CAPTURE.with_borrow_mut(body)
+}
+
+/// The same for callbacks that must not fail: `None` while the state is in use.
+pub fn try_with_capture<R>(body: impl FnOnce(&mut Capture) -> R) -> Option<R> {
+    CAPTURE.with(|capture| capture.try_borrow_mut().ok().map(|mut capture| body(&mut capture)))
+}
+
+/// Makes room for `bytes` more: an ERROR where memory is out, never an abort of the process.
+#[inline]
+pub fn reserve(out: &mut Vec<u8>, bytes: usize) {
+    if out.capacity() - out.len() < bytes {
+        grow(out, bytes);
+    }
+}
+
+#[cold]
+fn grow(out: &mut Vec<u8>, bytes: usize) {
+    // Doubling, as Vec does by itself, so that a transaction of n bytes copies O(n).
+    let wanted = bytes.max(out.capacity());
+    if out.try_reserve(wanted).is_err() && out.try_reserve_exact(bytes).is_err() {
+        Report::new(
+            "CDC0201",
+            PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            "out of memory while capturing",
+            "Lower cdc.capture_buffer, or change fewer or smaller rows in one statement.",
+        )
+        .detail(format!("{bytes} more bytes could not be had."))
+        .raise();
+    }
+}
+
+/// Name of the database that this backend is connected to.
+pub fn database_name() -> String {
+    // SAFETY: MyDatabaseId is set for the life of a backend; the returned text is copied.
+    unsafe {
+        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        if name.is_null() { String::new() } else { utf8(std::ffi::CStr::from_ptr(name).to_bytes()) }
+    }
+}
+
+/// Text in the database's encoding as UTF-8.
+pub fn utf8(bytes: &[u8]) -> String {
+    // SAFETY: converts from the database's encoding into memory of the current context; copied at once.
+    unsafe {
+        let len = bytes.len() as i32;
+        let converted = pg_sys::pg_server_to_any(bytes.as_ptr().cast(), len, pg_sys::pg_enc::PG_UTF8 as i32);
+        if converted.is_null() || converted.cast_const().cast() == bytes.as_ptr() {
+            String::from_utf8_lossy(bytes).into_owned()
+        } else {
+            std::ffi::CStr::from_ptr(converted).to_string_lossy().into_owned()
+        }
+    }
+}

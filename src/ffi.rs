@@ -1,0 +1,113 @@
+//! What pgrx does not bind, or binds differently from version to version.
+
+use std::ffi::{c_char, c_int};
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+
+unsafe extern "C-unwind" {
+    /// tcop/tcopprot.h: the SIGTERM handler of ordinary backends.
+    pub fn die(signal: c_int);
+    /// postmaster/interrupt.h: unguarded, as a signal handler must be.
+    pub fn SignalHandlerForConfigReload(signal: c_int);
+    /// utils/bytea.h
+    pub static mut bytea_output: c_int;
+    /// replication/message.h
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    fn LogLogicalMessage(prefix: *const c_char, message: *const c_char, size: usize, transactional: bool) -> pg_sys::XLogRecPtr;
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    fn LogLogicalMessage(prefix: *const c_char, message: *const c_char, size: usize, transactional: bool, flush: bool) -> pg_sys::XLogRecPtr;
+    /// catalog/partition.h: every ancestor of a partition, the root last.
+    fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
+}
+
+/// The root of a partition.
+///
+/// # Safety
+/// On the main thread, inside a transaction; `relid` is a partition.
+pub unsafe fn partition_root(relid: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: as the caller promises; an ERROR inside becomes a panic at the boundary. The list is one of oids.
+    unsafe {
+        let ancestors = pg_guard_ffi_boundary(|| get_partition_ancestors(relid));
+        if ancestors.is_null() || (*ancestors).length == 0 {
+            return relid;
+        }
+        (*(*ancestors).elements.add((*ancestors).length as usize - 1)).oid_value
+    }
+}
+
+/// Writes a transactional logical message into the WAL; it is flushed with the commit record.
+///
+/// # Safety
+/// On the main thread, inside a transaction. `prefix` ends in a zero byte.
+pub unsafe fn log_transactional_message(prefix: &std::ffi::CStr, message: &[u8]) {
+    // SAFETY: the caller is in a transaction; both pointers outlive the call, which copies what they point to.
+    unsafe {
+        pg_guard_ffi_boundary(|| {
+            #[cfg(any(feature = "pg15", feature = "pg16"))]
+            LogLogicalMessage(prefix.as_ptr(), message.as_ptr().cast(), message.len(), true);
+            #[cfg(any(feature = "pg17", feature = "pg18"))]
+            LogLogicalMessage(prefix.as_ptr(), message.as_ptr().cast(), message.len(), true, false);
+        });
+    }
+}
+
+/// The local id of the transaction that this backend is in; 0 for none.
+pub fn local_transaction_id() -> u32 {
+    // SAFETY: MyProc is set for the life of a backend, and only the backend itself writes its local transaction id.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        return (*pg_sys::MyProc).lxid;
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        return (*pg_sys::MyProc).vxid.lxid;
+    }
+}
+
+/// Creates a persistent physical slot with this name and holds it.
+///
+/// # Safety
+/// On the main thread of a process that holds no slot.
+pub unsafe fn create_physical_slot(name: &std::ffi::CStr) {
+    let persistent = pg_sys::ReplicationSlotPersistency::RS_PERSISTENT;
+    // SAFETY: as the caller promises; the name is copied.
+    unsafe {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        pg_sys::ReplicationSlotCreate(name.as_ptr(), false, persistent, false);
+        #[cfg(any(feature = "pg17", feature = "pg18"))]
+        pg_sys::ReplicationSlotCreate(name.as_ptr(), false, persistent, false, false, false);
+    }
+}
+
+/// Takes hold of an existing slot; an ERROR if another process has it.
+///
+/// # Safety
+/// On the main thread of a process that holds no slot.
+pub unsafe fn acquire_slot(name: &std::ffi::CStr) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::ReplicationSlotAcquire(name.as_ptr(), true);
+        // An invalidated slot is looked at, not refused: only WAL that cannot be read is a gap.
+        #[cfg(feature = "pg18")]
+        pg_sys::ReplicationSlotAcquire(name.as_ptr(), true, false);
+    }
+}
+
+/// Runs `body` while holding one of PostgreSQL's spinlocks (storage/s_lock.h). `body` must be a few plain stores.
+///
+/// # Safety
+/// `lock` points to an initialised spinlock in shared memory.
+pub unsafe fn with_spinlock(lock: *mut pg_sys::slock_t, body: impl FnOnce()) {
+    use std::sync::atomic::Ordering;
+    #[cfg(target_arch = "x86_64")]
+    type Lock = std::sync::atomic::AtomicU8;
+    #[cfg(not(target_arch = "x86_64"))]
+    type Lock = std::sync::atomic::AtomicI32;
+    // SAFETY: slock_t is a byte on x86-64 and an int elsewhere, set to non-zero while held, exactly as TAS does it.
+    let lock = unsafe { Lock::from_ptr(lock.cast()) };
+    while lock.swap(1, Ordering::Acquire) != 0 {
+        std::hint::spin_loop();
+    }
+    body();
+    lock.store(0, Ordering::Release);
+}

@@ -1,0 +1,65 @@
+//! Messages in PostgreSQL's form: what happened, DETAIL, and a HINT with the remedy that ends in the code.
+
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+/// A coded message. Each code has its page in `docs/errors`.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub code: &'static str,
+    pub sqlstate: PgSqlErrorCode,
+    pub message: String,
+    pub detail: Option<String>,
+    /// A sentence; the code is added.
+    pub hint: String,
+}
+
+impl Report {
+    pub fn new(code: &'static str, sqlstate: PgSqlErrorCode, message: impl Into<String>, hint: impl Into<String>) -> Report {
+        Report { code, sqlstate, message: message.into(), detail: None, hint: hint.into() }
+    }
+
+    pub fn detail(mut self, detail: impl Into<String>) -> Report {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    fn send(self, level: PgLogLevel) {
+        let mut report = ErrorReport::new(self.sqlstate, self.message, "pg_cdc").set_hint(format!("{} [{}]", self.hint, self.code));
+        if let Some(detail) = self.detail {
+            report = report.set_detail(detail);
+        }
+        report.report(level);
+    }
+
+    /// Ends the statement with this error.
+    pub fn raise(self) -> ! {
+        self.send(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+
+    pub fn warn(self) {
+        self.send(PgLogLevel::WARNING);
+    }
+
+    /// To the server log only.
+    pub fn log(self) {
+        self.send(PgLogLevel::LOG);
+    }
+}
+
+/// CDC0001: the library was not loaded at server start.
+pub fn not_loaded() -> Report {
+    // SAFETY: the setting's name is a constant; the returned text is PostgreSQL's own and copied at once.
+    let libraries = unsafe {
+        let value = pg_sys::GetConfigOption(c"shared_preload_libraries".as_ptr(), true, false);
+        if value.is_null() { String::new() } else { std::ffi::CStr::from_ptr(value).to_string_lossy().into_owned() }
+    };
+    Report::new(
+        "CDC0001",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "pg_cdc is not loaded",
+        "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
+    )
+    .detail(format!("The library must be loaded at server start; shared_preload_libraries is \"{libraries}\"."))
+}

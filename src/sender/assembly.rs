@@ -1,0 +1,271 @@
+//! Puts transactions together from the WAL: chunks as they come, released by the commit record, in commit order.
+
+use std::collections::{HashMap, HashSet};
+
+use change::chunk::{self, MacKey, Manifest};
+use pgrx::pg_sys;
+
+use super::wal_reader::Record;
+
+/// xl_logical_message (replication/message.h): database oid, transactional, prefix and message size, then both.
+const MESSAGE_HEADER_BYTES: usize = 24;
+
+/// A chunk that waits for its transaction's end.
+pub struct ChunkPlace {
+    pub lsn: u64,
+    pub number: u32,
+    record_xid: u32,
+    manifest: Option<Manifest>,
+    /// The sealed chunk; none where memory was short, then it is read again at commit.
+    pub bytes: Option<Vec<u8>>,
+}
+
+struct Open {
+    xid8: u64,
+    nonce: [u8; 16],
+    first_lsn: u64,
+    /// When its first chunk was read, microseconds since 2000-01-01.
+    since_us: i64,
+    chunks: Vec<ChunkPlace>,
+    numbers: HashSet<u32>,
+    prepared: bool,
+}
+
+/// A transaction that committed, its surviving chunks in the order in which they were written.
+pub struct Committed {
+    pub xid8: u64,
+    pub nonce: [u8; 16],
+    pub commit_us: i64,
+    /// Where the commit record begins and ends.
+    pub lsn: u64,
+    pub end_lsn: u64,
+    /// Reading must start here for everything that is open at this commit.
+    pub restart_lsn: u64,
+    pub manifest: Manifest,
+    pub chunks: Vec<ChunkPlace>,
+}
+
+/// What a record meant.
+pub enum Outcome {
+    Nothing,
+    /// A message that claims to be ours and is not.
+    Rejected(String),
+    Committed(Box<Committed>),
+    /// CDC0206: chunks of the transaction are missing.
+    Incomplete { xid8: u64, found: u32, expected: u32 },
+}
+
+/// Transactions that are not finished.
+pub struct Assembly {
+    key: MacKey,
+    /// By the low half of the top-level xid8, which is what commit records carry.
+    open: HashMap<u32, Open>,
+    /// Subtransactions that wrote chunks, and their top-level xid.
+    subtransactions: HashMap<u32, u32>,
+    cached_bytes: usize,
+    max_cached_bytes: usize,
+}
+
+impl Assembly {
+    /// `max_cached_bytes`: chunks beyond are read again when their transaction commits.
+    pub fn new(key: MacKey, max_cached_bytes: usize) -> Assembly {
+        Assembly { key, open: HashMap::new(), subtransactions: HashMap::new(), cached_bytes: 0, max_cached_bytes }
+    }
+
+    /// Open transactions, and since when the oldest is.
+    pub fn open_transactions(&self) -> (u32, i64) {
+        (self.open.len() as u32, self.open.values().map(|open| open.since_us).min().unwrap_or(0))
+    }
+
+    pub fn prepared_transactions(&self) -> u32 {
+        self.open.values().filter(|open| open.prepared).count() as u32
+    }
+
+    /// Where the first chunk of an open transaction is; `otherwise` if there is none.
+    pub fn restart_lsn(&self, otherwise: u64) -> u64 {
+        self.open.values().map(|open| open.first_lsn).min().unwrap_or(otherwise).min(otherwise)
+    }
+
+    /// Takes in one record.
+    pub fn take(&mut self, record: &Record<'_>, now_us: impl FnOnce() -> i64) -> Outcome {
+        match u32::from(record.resource_manager) {
+            manager if manager == pg_sys::RmgrIds::RM_LOGICALMSG_ID as u32 => self.message(record, now_us),
+            manager if manager == pg_sys::RmgrIds::RM_XACT_ID as u32 => self.transaction_record(record),
+            manager if manager == pg_sys::RmgrIds::RM_XLOG_ID as u32 => {
+                let info = u32::from(record.info) & !pg_sys::XLR_INFO_MASK;
+                // After a crash or shutdown nothing is running any more but what was prepared.
+                if info == pg_sys::XLOG_CHECKPOINT_SHUTDOWN || info == pg_sys::XLOG_END_OF_RECOVERY {
+                    self.forget_running();
+                }
+                Outcome::Nothing
+            }
+            _ => Outcome::Nothing,
+        }
+    }
+
+    fn message(&mut self, record: &Record<'_>, now_us: impl FnOnce() -> i64) -> Outcome {
+        let Some((database_oid, transactional, bytes)) = our_message(record.data) else { return Outcome::Nothing };
+        let lsn = change::position::lsn_text(record.lsn);
+        let rejected = |why: String| Outcome::Rejected(format!("message at {lsn}, database {database_oid}, transaction {}: {why}", record.xid));
+        if !transactional {
+            return rejected("it is not transactional".to_owned());
+        }
+        let chunk = match chunk::open(bytes, &self.key) {
+            Ok(chunk) => chunk,
+            Err(error) => return rejected(error.to_string()),
+        };
+        let header = chunk.header;
+        if header.record_xid != record.xid || header.database_oid != database_oid {
+            return rejected("the chunk belongs to another transaction".to_owned());
+        }
+        let top = header.xid8 as u32;
+        // The same low half of another epoch is a leftover of long ago.
+        if self.open.get(&top).is_some_and(|open| open.xid8 != header.xid8) {
+            self.forget(top);
+        }
+        let open = self.open.entry(top).or_insert_with(|| Open {
+            xid8: header.xid8,
+            nonce: header.nonce,
+            first_lsn: record.lsn,
+            since_us: now_us(),
+            chunks: Vec::new(),
+            numbers: HashSet::new(),
+            prepared: false,
+        });
+        if open.nonce != header.nonce || !open.numbers.insert(header.number) {
+            return rejected("the chunk was sent before".to_owned());
+        }
+        let keep = self.cached_bytes + bytes.len() <= self.max_cached_bytes;
+        if keep {
+            self.cached_bytes += bytes.len();
+        }
+        open.chunks.push(ChunkPlace {
+            lsn: record.lsn,
+            number: header.number,
+            record_xid: record.xid,
+            manifest: chunk.manifest,
+            bytes: keep.then(|| bytes.to_vec()),
+        });
+        if record.xid != top {
+            self.subtransactions.insert(record.xid, top);
+        }
+        Outcome::Nothing
+    }
+
+    fn transaction_record(&mut self, record: &Record<'_>) -> Outcome {
+        if self.open.is_empty() {
+            return Outcome::Nothing;
+        }
+        let operation = u32::from(record.info) & pg_sys::XLOG_XACT_OPMASK;
+        match operation {
+            pg_sys::XLOG_XACT_COMMIT if !self.open.contains_key(&record.xid) => Outcome::Nothing,
+            pg_sys::XLOG_XACT_COMMIT | pg_sys::XLOG_XACT_COMMIT_PREPARED => {
+                let mut parsed = pg_sys::xl_xact_parsed_commit::default();
+                // SAFETY: the record's data is a commit record of this kind; `parsed` points into it.
+                let subtransactions: Vec<u32> = unsafe {
+                    pg_sys::ParseCommitRecord(record.info, record.data.as_ptr().cast_mut().cast(), &mut parsed);
+                    transaction_ids(parsed.subxacts, parsed.nsubxacts)
+                };
+                let top = if operation == pg_sys::XLOG_XACT_COMMIT { record.xid } else { parsed.twophase_xid.into() };
+                self.commit(record, top, &subtransactions, parsed.xact_time)
+            }
+            pg_sys::XLOG_XACT_ABORT | pg_sys::XLOG_XACT_ABORT_PREPARED => {
+                let mut parsed = pg_sys::xl_xact_parsed_abort::default();
+                // SAFETY: the record's data is an abort record of this kind; `parsed` points into it.
+                let subtransactions: Vec<u32> = unsafe {
+                    pg_sys::ParseAbortRecord(record.info, record.data.as_ptr().cast_mut().cast(), &mut parsed);
+                    transaction_ids(parsed.subxacts, parsed.nsubxacts)
+                };
+                let xid = if operation == pg_sys::XLOG_XACT_ABORT { record.xid } else { parsed.twophase_xid.into() };
+                if self.open.contains_key(&xid) {
+                    self.forget(xid);
+                } else {
+                    for subtransaction in subtransactions.into_iter().chain([xid]) {
+                        self.forget_subtransaction(subtransaction);
+                    }
+                }
+                Outcome::Nothing
+            }
+            pg_sys::XLOG_XACT_PREPARE => {
+                if let Some(open) = self.open.get_mut(&record.xid) {
+                    open.prepared = true;
+                }
+                Outcome::Nothing
+            }
+            _ => Outcome::Nothing,
+        }
+    }
+
+    fn commit(&mut self, record: &Record<'_>, top: u32, subtransactions: &[u32], commit_us: i64) -> Outcome {
+        let Some(mut open) = self.forget(top) else { return Outcome::Nothing };
+        let survivors: HashSet<u32> = subtransactions.iter().copied().chain([top]).collect();
+        open.chunks.retain(|chunk| survivors.contains(&chunk.record_xid));
+        open.chunks.sort_by_key(|chunk| chunk.number);
+        let found = open.chunks.len() as u32;
+        let Some(last) = open.chunks.last() else { return Outcome::Nothing };
+        match last.manifest {
+            Some(manifest) if manifest.chunks == found => Outcome::Committed(Box::new(Committed {
+                xid8: open.xid8,
+                nonce: open.nonce,
+                commit_us,
+                lsn: record.lsn,
+                end_lsn: record.end_lsn,
+                restart_lsn: self.restart_lsn(record.end_lsn),
+                manifest,
+                chunks: open.chunks,
+            })),
+            manifest => Outcome::Incomplete { xid8: open.xid8, found, expected: manifest.map_or(0, |manifest| manifest.chunks) },
+        }
+    }
+
+    /// Takes a transaction out.
+    fn forget(&mut self, top: u32) -> Option<Open> {
+        let open = self.open.remove(&top)?;
+        for chunk in &open.chunks {
+            self.cached_bytes -= chunk.bytes.as_ref().map_or(0, Vec::len);
+            self.subtransactions.remove(&chunk.record_xid);
+        }
+        Some(open)
+    }
+
+    fn forget_subtransaction(&mut self, xid: u32) {
+        let Some(top) = self.subtransactions.remove(&xid) else { return };
+        let Some(open) = self.open.get_mut(&top) else { return };
+        let cached_bytes = &mut self.cached_bytes;
+        open.chunks.retain(|chunk| {
+            if chunk.record_xid == xid {
+                *cached_bytes -= chunk.bytes.as_ref().map_or(0, Vec::len);
+            }
+            chunk.record_xid != xid
+        });
+    }
+
+    fn forget_running(&mut self) {
+        let running: Vec<u32> = self.open.iter().filter(|(_, open)| !open.prepared).map(|(top, _)| *top).collect();
+        for top in running {
+            self.forget(top);
+        }
+    }
+}
+
+/// Database, whether transactional, and content of a logical message, if it has our prefix.
+pub fn our_message(data: &[u8]) -> Option<(u32, bool, &[u8])> {
+    let header = data.get(..MESSAGE_HEADER_BYTES)?;
+    let size_at = |start: usize| usize::from_ne_bytes(std::array::from_fn(|index| header[start + index]));
+    let (prefix_bytes, message_bytes) = (size_at(8), size_at(16));
+    let prefix = data.get(MESSAGE_HEADER_BYTES..)?.get(..prefix_bytes)?;
+    if prefix.strip_suffix(b"\0")? != chunk::MESSAGE_PREFIX.as_bytes() {
+        return None;
+    }
+    let message = data.get(MESSAGE_HEADER_BYTES + prefix_bytes..)?.get(..message_bytes)?;
+    let database_oid = u32::from_ne_bytes(std::array::from_fn(|index| header[index]));
+    Some((database_oid, header[4] != 0, message))
+}
+
+unsafe fn transaction_ids(ids: *mut pg_sys::TransactionId, count: i32) -> Vec<u32> {
+    if ids.is_null() || count <= 0 {
+        return Vec::new();
+    }
+    // SAFETY: the parsed record says how many there are; they may be unaligned in it.
+    (0..count as usize).map(|index| unsafe { ids.add(index).read_unaligned() }.into()).collect()
+}

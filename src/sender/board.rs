@@ -1,0 +1,188 @@
+//! What the threads of the sender tell its main thread: a few facts behind one lock, and an eventfd that wakes it.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use change::position::Position;
+
+/// A coded condition: something to wait for, or a reason to halt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    pub code: &'static str,
+    pub message: String,
+    pub remedy: String,
+}
+
+/// How a delivery ended that cannot go on with this producer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// Start again at the position, with new producers.
+    Rewind(Trouble),
+    /// Only a person can help.
+    Halt(Trouble),
+}
+
+/// The facts.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// Set once the position topic was read: the position found, if any, and the epoch of this sender.
+    pub start: Option<(Option<Box<Position>>, u64)>,
+    /// Transactions acknowledged by Kafka, counted since the session began.
+    pub acknowledged: u64,
+    /// Of the newest of them: where its commit record begins and ends.
+    pub acknowledged_lsn: (u64, u64),
+    /// Commit time of the oldest transaction that is produced and not acknowledged, 0 for none.
+    pub oldest_unacknowledged_us: i64,
+    /// Restart point of the newest position that is durable in Kafka.
+    pub durable_restart_lsn: u64,
+    pub failure: Option<Failure>,
+    /// What Kafka is waited for with, if anything.
+    pub trouble: Option<Trouble>,
+    pub events: u64,
+    pub bytes: u64,
+    pub transactions: u64,
+    pub unacknowledged_events: u64,
+    pub topics: u32,
+    pub brokers_up: u32,
+    pub brokers_down: u32,
+    /// Lines for the server log.
+    pub log: Vec<String>,
+}
+
+/// Shared by the three threads of one session.
+#[derive(Debug)]
+pub struct Board {
+    facts: Mutex<Facts>,
+    changed: Condvar,
+    main_wake: EventFd,
+    /// Wakes the Kafka thread: new work, a delivery report, or the end.
+    pub kafka_wake: EventFd,
+    /// Bytes in the channel to the Kafka thread.
+    pub queued_bytes: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// Lines kept for the log; more are dropped, with a line that says so.
+const MAX_LOG_LINES: usize = 200;
+
+impl Board {
+    pub fn new() -> std::io::Result<Board> {
+        Ok(Board {
+            facts: Mutex::default(),
+            changed: Condvar::new(),
+            main_wake: EventFd::new()?,
+            kafka_wake: EventFd::new()?,
+            queued_bytes: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Facts> {
+        // A thread that panicked while holding the lock left plain numbers behind; they are still right.
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the facts, on whatever thread.
+    pub fn read<R>(&self, read: impl FnOnce(&mut Facts) -> R) -> R {
+        read(&mut self.lock())
+    }
+
+    /// Changes the facts and wakes the main thread.
+    pub fn tell(&self, change: impl FnOnce(&mut Facts)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+        self.main_wake.signal();
+    }
+
+    /// A line for the server log, written by the main thread.
+    pub fn log(&self, line: String) {
+        self.tell(|facts| match facts.log.len() {
+            0..MAX_LOG_LINES => facts.log.push(line),
+            MAX_LOG_LINES => facts.log.push("pg_cdc: further messages of librdkafka are dropped".to_owned()),
+            _ => {}
+        });
+    }
+
+    /// Sets or clears what Kafka is waited for with.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        if self.read(|facts| facts.trouble != trouble) {
+            self.tell(|facts| facts.trouble = trouble);
+        }
+    }
+
+    /// Ends the session with a failure; the first one counts.
+    pub fn fail(&self, failure: Failure) {
+        self.tell(|facts| {
+            facts.failure.get_or_insert(failure);
+        });
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.read(|facts| facts.failure.is_some())
+    }
+
+    /// Asks the threads to end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.changed.notify_all();
+        self.kafka_wake.signal();
+    }
+
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Sleeps on a thread of the sender (never the main one) until something was told or asked, at most `timeout`.
+    pub fn sleep(&self, timeout: Duration) {
+        let facts = self.lock();
+        if !self.stopping() {
+            let _woken = self.changed.wait_timeout(facts, timeout).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What the main thread waits on, beside its latch.
+    pub fn main_wake(&self) -> &EventFd {
+        &self.main_wake
+    }
+}
+
+/// A Linux eventfd: a counter that makes a file descriptor readable.
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    fn new() -> std::io::Result<EventFd> {
+        // SAFETY: a plain system call; the descriptor is owned from here on.
+        unsafe {
+            let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+            if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(EventFd(OwnedFd::from_raw_fd(fd))) }
+        }
+    }
+
+    pub fn raw(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    pub fn signal(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: writes eight bytes to our own descriptor; a full counter is readable anyway.
+        unsafe { libc::write(self.raw(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Takes all signals so far.
+    pub fn drain(&self) {
+        let mut counter = [0u8; 8];
+        // SAFETY: reads eight bytes from our own descriptor, which does not block.
+        unsafe { libc::read(self.raw(), counter.as_mut_ptr().cast(), counter.len()) };
+    }
+
+    /// Waits for a signal, at most `timeout_ms`, and takes it. Not for the main thread.
+    pub fn wait(&self, timeout_ms: i32) {
+        let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one descriptor of our own.
+        unsafe { libc::poll(&mut poll, 1, timeout_ms) };
+        self.drain();
+    }
+}

@@ -1,0 +1,469 @@
+//! The position thread: finds the position at the start, and writes it from then on.
+//!
+//! The position lives in Kafka beside the events, in a compacted topic of the source's own, and is written through a
+//! transactional producer: a sender that was replaced is fenced, and stays down. Any unclear result of a transactional
+//! call ends the producer; a new one fences what may still be on its way.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use change::chunk::MacKey;
+use change::datetime::EPOCH_US;
+use change::position::{Ends, Events, FORMAT, Key, Position, Record};
+use change::version::put_nonce;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::statistics::Statistics;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use super::board::{Board, Failure, Trouble};
+use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
+use super::kafka::unix_us;
+use super::topics::{self, Design};
+
+/// Positions are not written more often than this while transactions follow each other.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+/// A record with every partition is written at least this often, if anything was.
+const FULL_EVERY: Duration = Duration::from_secs(5);
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_millis(500);
+/// Segments of the position topic are small, so that compaction keeps it small and starting is fast.
+const SEGMENT_BYTES: u32 = 16 * 1024 * 1024;
+
+/// How far events are acknowledged. `ends` is none where only the restart point moved.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    pub timeline: u32,
+    pub commit_lsn: u64,
+    pub restart_lsn: u64,
+    pub nonce: [u8; 16],
+    pub events: u64,
+    /// Microseconds since 2000-01-01.
+    pub commit_us: i64,
+    pub ends: Option<BTreeMap<String, Ends>>,
+}
+
+/// The newest progress, waiting to be written: older ones are of no interest.
+pub struct Progresses {
+    newest: Mutex<Option<Progress>>,
+    board: Arc<Board>,
+}
+
+impl Progresses {
+    pub fn new(board: Arc<Board>) -> Progresses {
+        Progresses { newest: Mutex::default(), board }
+    }
+
+    /// Offers a newer progress.
+    pub fn offer(&self, progress: Progress) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = newest.take().and_then(|older| older.ends);
+        let ends = progress.ends.clone().or(ends);
+        *newest = Some(Progress { ends, ..progress });
+        drop(newest);
+        self.board.tell(|_| {});
+    }
+
+    fn take(&self) -> Option<Progress> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
+
+/// Who writes the position.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    pub source_id: String,
+    pub generation: u16,
+    pub node: String,
+    /// Where the server's timeline began.
+    pub timeline_start: u64,
+}
+
+/// Runs until the board says stop or the session fails.
+pub fn run(settings: &KafkaSettings, owner: &Owner, key: &MacKey, board: &Arc<Board>, progresses: &Progresses) {
+    let mut writer = Writer {
+        settings,
+        owner,
+        key,
+        board,
+        topic: format!("{}.cdc_positions", settings.source_name),
+        producer: None,
+        cluster_id: String::new(),
+        epoch: 0,
+        last: None,
+        last_full: None,
+    };
+    let found = loop {
+        match writer.take_over() {
+            Ok(found) => break found,
+            Err(trouble) => {
+                if !writer.wait_out(trouble) {
+                    return;
+                }
+            }
+        }
+    };
+    let epoch = writer.epoch;
+    writer.last.clone_from(&found);
+    board.tell(|facts| {
+        facts.trouble = None;
+        facts.start = Some((found.map(Box::new), epoch));
+    });
+    writer.serve(progresses);
+}
+
+struct Writer<'a> {
+    settings: &'a KafkaSettings,
+    owner: &'a Owner,
+    key: &'a MacKey,
+    board: &'a Arc<Board>,
+    topic: String,
+    producer: Option<BaseProducer<Context>>,
+    cluster_id: String,
+    epoch: u64,
+    /// The newest position, with every partition's end.
+    last: Option<Position>,
+    /// When the last full record was written, its LSN, and its ends.
+    last_full: Option<(Instant, u64, BTreeMap<String, Ends>)>,
+}
+
+struct Context(Reporter);
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log(level, facility, message);
+    }
+
+    fn stats(&self, _statistics: Statistics) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Context {}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    // A record that could not be delivered fails its transaction: reported there.
+    fn delivery(&self, _result: &rdkafka::producer::DeliveryResult<'_>, (): ()) {}
+}
+
+/// Why writing did not work out.
+enum Unwritten {
+    Again(Trouble),
+    Never(Trouble),
+}
+
+impl Writer<'_> {
+    fn context(&self) -> Context {
+        Context(Reporter { board: Arc::clone(self.board), brokers: self.settings.brokers.clone() })
+    }
+
+    fn trouble(&self, error: &KafkaError, what: &str) -> Unwritten {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+        if matches!(error, KafkaError::ClientCreation(_) | KafkaError::ClientConfig(..)) {
+            return Unwritten::Never(refused_configuration(error));
+        }
+        if matches!(code, RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch) {
+            return Unwritten::Never(Trouble {
+                code: "CDC0404",
+                message: format!("fenced: another sender writes the positions of source \"{}\"", self.settings.source_name),
+                remedy: "If this server is the one that should ship, stop the other one and restart this server's sender.".to_owned(),
+            });
+        }
+        Unwritten::Again(trouble_of(code, &self.settings.brokers, &format!("{what}: {error}")))
+    }
+
+    /// Shows the trouble and waits a moment; false if the session is over.
+    fn wait_out(&self, unwritten: Unwritten) -> bool {
+        match unwritten {
+            Unwritten::Never(trouble) => {
+                self.board.fail(Failure::Halt(trouble));
+                return false;
+            }
+            Unwritten::Again(trouble) => self.board.set_trouble(Some(trouble)),
+        }
+        let start = Instant::now();
+        while start.elapsed() < RETRY && !self.is_over() {
+            self.board.sleep(RETRY - start.elapsed().min(RETRY));
+        }
+        !self.is_over()
+    }
+
+    fn is_over(&self) -> bool {
+        self.board.stopping() || self.board.has_failed()
+    }
+
+    /// Fences earlier senders, then reads what they left, to the end: in this order nothing can come in between.
+    fn take_over(&mut self) -> Result<Option<Position>, Unwritten> {
+        self.fence()?;
+        let found = self.read_positions()?;
+        if let Some(other) = found.iter().find(|position| position.source != self.owner.source_id) {
+            return Err(Unwritten::Never(Trouble {
+                code: "CDC0406",
+                message: format!(
+                    "source name \"{}\" is taken: topic \"{}\" holds positions of source {} on \"{}\", this is source {}",
+                    self.settings.source_name, self.topic, other.source, other.node, self.owner.source_id
+                ),
+                remedy: "Give one of the two servers another cdc.source_name and restart it.".to_owned(),
+            }));
+        }
+        let newest = newest(&found);
+        self.epoch = found.iter().map(|position| position.epoch).max().unwrap_or(0) + 1;
+        Ok(newest)
+    }
+
+    /// Makes a producer and initialises its transactional id.
+    fn fence(&mut self) -> Result<(), Unwritten> {
+        self.producer = None;
+        let mut config = self.settings.base("position");
+        config
+            .set("transactional.id", format!("pg_cdc.{}", self.settings.source_name))
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
+            .set("linger.ms", "0");
+        let producer: BaseProducer<Context> =
+            config.create_with_context(self.context()).map_err(|error| self.trouble(&error, "position producer"))?;
+        let handle = producer.client().native_ptr();
+        let design = Design {
+            partitions: 1,
+            replication_factor: self.settings.replication_factor,
+            configs: vec![
+                (c"cleanup.policy", "compact".to_owned()),
+                (c"segment.bytes", SEGMENT_BYTES.to_string()),
+                (c"min.cleanable.dirty.ratio", "0.1".to_owned()),
+            ],
+        };
+        // SAFETY: the producer's handle is live.
+        unsafe { topics::ensure(handle, &self.topic, self.settings.create_topics.then_some(&design)) }.map_err(|error| {
+            let missing = error.code == rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+            Unwritten::Again(if missing {
+                Trouble {
+                    code: "CDC0304",
+                    message: format!("topic \"{}\" is missing", self.topic),
+                    remedy: format!("Run {}", topics::command(&self.settings.brokers, &self.topic, &design)),
+                }
+            } else {
+                trouble_of(error.code.into(), &self.settings.brokers, &format!("topic \"{}\": {}", self.topic, error.message))
+            })
+        })?;
+        producer.init_transactions(TRANSACTION_TIMEOUT).map_err(|error| self.trouble(&error, "init_transactions"))?;
+        // SAFETY: the handle is live; the text is librdkafka's own until it is freed here.
+        self.cluster_id = unsafe {
+            let id = rdkafka::bindings::rd_kafka_clusterid(handle, 5000);
+            if id.is_null() {
+                String::new()
+            } else {
+                let text = std::ffi::CStr::from_ptr(id).to_string_lossy().into_owned();
+                rdkafka::bindings::rd_kafka_mem_free(handle, id.cast());
+                text
+            }
+        };
+        self.producer = Some(producer);
+        Ok(())
+    }
+
+    /// Every position record of this topic that this server's key opens; records of others are told in the log.
+    fn read_positions(&self) -> Result<Vec<Position>, Unwritten> {
+        let wrap = |error: KafkaError| self.trouble(&error, "reading positions");
+        let mut config = self.settings.base("position-reader");
+        config
+            .set("group.id", format!("pg_cdc.{}", self.settings.source_name))
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error");
+        let consumer: BaseConsumer<Context> = config.create_with_context(self.context()).map_err(wrap)?;
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(&self.topic, 0, Offset::Beginning).map_err(wrap)?;
+        consumer.assign(&assignment).map_err(wrap)?;
+        let mut positions: Vec<Position> = Vec::new();
+        let start = Instant::now();
+        loop {
+            if self.is_over() {
+                return Ok(positions);
+            }
+            match consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => match message.payload().map(|bytes| Position::open(bytes, self.key)) {
+                    Some(Some(position)) => positions.push(position),
+                    Some(None) => self.board.log(format!(
+                        "pg_cdc: record at offset {} of topic \"{}\" is not a position of this source and is ignored",
+                        message.offset(),
+                        self.topic
+                    )),
+                    None => {}
+                },
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(positions),
+                Some(Err(error)) => return Err(wrap(error)),
+                None if start.elapsed() > Duration::from_secs(60) => {
+                    return Err(Unwritten::Again(trouble_of(
+                        RDKafkaErrorCode::OperationTimedOut,
+                        &self.settings.brokers,
+                        "reading positions takes too long",
+                    )));
+                }
+                None => {}
+            }
+            // Of all that was ever written only the newest full and the newest of the others matter.
+            if positions.len() > 10_000 {
+                let kept = newest(&positions);
+                let epoch = positions.iter().map(|position| position.epoch).max().unwrap_or(0);
+                positions = kept.into_iter().map(|position| Position { epoch, ..position }).collect();
+            }
+        }
+    }
+
+    /// Writes what the mailbox holds, as often as sensible, and a heartbeat where nothing happens.
+    fn serve(&mut self, progresses: &Progresses) {
+        let heartbeat = Duration::from_millis(self.settings.heartbeat_ms);
+        let mut last_write: Option<Instant> = None;
+        while !self.is_over() {
+            let due = last_write.is_some_and(|at| at.elapsed() >= heartbeat);
+            if progresses.is_empty() && !due {
+                let left = last_write.map_or(heartbeat, |at| heartbeat.saturating_sub(at.elapsed()));
+                if progresses.is_empty() && !self.is_over() {
+                    self.board.sleep(left);
+                }
+                last_write.get_or_insert_with(Instant::now);
+                continue;
+            }
+            if let Some(wait) = last_write.and_then(|at| MIN_INTERVAL.checked_sub(at.elapsed())) {
+                std::thread::sleep(wait);
+            }
+            let Some(progress) = progresses.take().or_else(|| self.last_progress()) else {
+                last_write = Some(Instant::now());
+                continue;
+            };
+            last_write = Some(Instant::now());
+            while let Err(unwritten) = self.write(&progress) {
+                // Whatever the broker has seen of it: a new producer ends the old one's transaction first.
+                self.producer = None;
+                if !self.wait_out(unwritten) {
+                    return;
+                }
+            }
+            self.board.tell(|facts| {
+                facts.durable_restart_lsn = facts.durable_restart_lsn.max(progress.restart_lsn);
+                facts.trouble = None;
+            });
+        }
+    }
+
+    fn last_progress(&self) -> Option<Progress> {
+        let last = self.last.as_ref()?;
+        Some(Progress {
+            timeline: last.timeline,
+            commit_lsn: last.commit_lsn,
+            restart_lsn: last.restart_lsn,
+            nonce: parse_nonce(&last.nonce),
+            events: last.events.of,
+            commit_us: last.effective_ts_us - EPOCH_US,
+            ends: None,
+        })
+    }
+
+    fn write(&mut self, progress: &Progress) -> Result<(), Unwritten> {
+        if self.producer.is_none() {
+            self.fence()?;
+        }
+        let position = self.position(progress);
+        let full_due = self.last_full.as_ref().is_none_or(|(at, _, ends)| {
+            at.elapsed() >= FULL_EVERY || ends.len() != position.ends.len()
+        });
+        let record = if full_due { position.clone() } else { self.tip(position.clone()) };
+        let record_key = Key { record: record.record, source: record.source.clone() };
+        let sealed = record.seal(self.key).and_then(|value| Ok((serde_json::to_vec(&record_key)?, value)));
+        let (key, value) = sealed.map_err(|error| {
+            Unwritten::Never(Trouble {
+                code: "CDC0405",
+                message: format!("the position cannot be written as JSON: {error}"),
+                remedy: "Report this.".to_owned(),
+            })
+        })?;
+        let Some(producer) = &self.producer else { return Ok(()) };
+        let wrap = |error: KafkaError, what: &str| self.trouble(&error, what);
+        producer.begin_transaction().map_err(|error| wrap(error, "begin_transaction"))?;
+        producer
+            .send(BaseRecord::to(&self.topic).partition(0).key(&key).payload(&value))
+            .map_err(|(error, _)| wrap(error, "position record"))?;
+        // Commits only after the record is acknowledged; -1 would wait as long as the broker's own limit does.
+        producer.commit_transaction(TRANSACTION_TIMEOUT).map_err(|error| wrap(error, "commit_transaction"))?;
+        if full_due {
+            self.last_full = Some((Instant::now(), position.commit_lsn, position.ends.clone()));
+        }
+        self.last = Some(position);
+        Ok(())
+    }
+
+    /// The full position after `progress`: ends only ever rise, and so does the effective time.
+    fn position(&self, progress: &Progress) -> Position {
+        let mut ends = self.last.as_ref().map(|last| last.ends.clone()).unwrap_or_default();
+        for (topic, newer) in progress.ends.iter().flatten() {
+            match ends.get_mut(topic).filter(|known| known.topic_id == newer.topic_id && known.partitions == newer.partitions) {
+                Some(known) => known.end.iter_mut().zip(&newer.end).for_each(|(end, newer)| *end = (*end).max(*newer)),
+                None => {
+                    ends.insert(topic.clone(), newer.clone());
+                }
+            }
+        }
+        let mut nonce = Vec::new();
+        if progress.commit_lsn != 0 {
+            put_nonce(&mut nonce, &progress.nonce);
+        }
+        let effective_ts_us = (progress.commit_us + EPOCH_US).max(self.last.as_ref().map_or(i64::MIN, |last| last.effective_ts_us));
+        Position {
+            format: FORMAT,
+            record: Record::Full,
+            source: self.owner.source_id.clone(),
+            name: self.settings.source_name.clone(),
+            generation: self.owner.generation,
+            epoch: self.epoch,
+            timeline: progress.timeline,
+            timeline_start: self.owner.timeline_start,
+            commit_lsn: progress.commit_lsn,
+            restart_lsn: progress.restart_lsn,
+            nonce: String::from_utf8_lossy(&nonce).into_owned(),
+            events: Events { done: progress.events, of: progress.events },
+            effective_ts_us,
+            sent_ts_us: unix_us(),
+            heartbeat_ms: self.settings.heartbeat_ms,
+            node: self.owner.node.clone(),
+            cluster_id: self.cluster_id.clone(),
+            ends,
+            full: None,
+            mac: String::new(),
+        }
+    }
+
+    /// The same position with only those ends that changed since the last full record.
+    fn tip(&self, mut position: Position) -> Position {
+        if let Some((_, full_lsn, full_ends)) = &self.last_full {
+            position.record = Record::Tip;
+            position.full = Some(*full_lsn);
+            position.ends.retain(|topic, ends| full_ends.get(topic) != Some(ends));
+        }
+        position
+    }
+}
+
+/// The newest position, with the ends of the full record that it adds to.
+fn newest(positions: &[Position]) -> Option<Position> {
+    let newest = positions.iter().max_by_key(|position| position.rank())?;
+    let full = positions.iter().filter(|position| position.record == Record::Full).max_by_key(|position| position.rank());
+    let mut ends = full.map(|full| full.ends.clone()).unwrap_or_default();
+    ends.extend(newest.ends.clone());
+    Some(Position { record: Record::Full, ends, full: None, ..newest.clone() })
+}
+
+fn parse_nonce(text: &str) -> [u8; 16] {
+    std::array::from_fn(|index| text.get(2 * index..2 * index + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok()).unwrap_or(0))
+}

@@ -1,0 +1,144 @@
+//! The physical replication slot `cdc_<source_name>`: it holds the WAL, and nothing else (no xmin, no vacuum damage).
+
+use std::ffi::CString;
+use std::sync::atomic::Ordering;
+
+use pgrx::pg_sys;
+
+use super::board::Trouble;
+use crate::ffi;
+use crate::shared::Shared;
+
+/// The slot's file lags behind by at most this: at a crash the saved value counts (`reviews/capture.md` B1).
+const MAX_UNSAVED_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The held slot.
+#[derive(Debug)]
+pub struct Slot {
+    saved_lsn: u64,
+}
+
+/// Name of the slot of a source.
+pub fn name(source_name: &str) -> String {
+    format!("cdc_{}", source_name.to_ascii_lowercase())
+}
+
+impl Slot {
+    /// Takes hold of the slot, making it if there is none. Problems that an ERROR would report are looked for first:
+    /// an ERROR ends the worker.
+    pub fn hold(source_name: &str) -> Result<Slot, Trouble> {
+        let name = name(source_name);
+        let c_name = CString::new(name.clone()).unwrap_or_default();
+        // SAFETY: on the sender's main thread, which holds no slot; plain reads of settings and of the slot array.
+        unsafe {
+            if pg_sys::wal_level < pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32 {
+                return Err(Trouble {
+                    code: "CDC0006",
+                    message: "wal_level is minimal".to_owned(),
+                    remedy: "Set wal_level = replica and restart the server.".to_owned(),
+                });
+            }
+            let found = pg_sys::SearchNamedReplicationSlot(c_name.as_ptr(), true);
+            if found.is_null() {
+                if !has_free_slot() {
+                    return Err(Trouble {
+                        code: "CDC0004",
+                        message: "no free replication slot".to_owned(),
+                        remedy: "Raise max_replication_slots and restart the server, or drop a slot that is not used.".to_owned(),
+                    });
+                }
+                ffi::create_physical_slot(&c_name);
+                reserve();
+            } else {
+                let holder = (*found).active_pid;
+                if holder != 0 {
+                    return Err(Trouble {
+                        code: "CDC0410",
+                        message: format!("slot \"{name}\" is held by process {holder}"),
+                        remedy: "Stop the process that uses the slot; it belongs to pg_cdc.".to_owned(),
+                    });
+                }
+                ffi::acquire_slot(&c_name);
+                if (*pg_sys::MyReplicationSlot).data.restart_lsn == 0 {
+                    // The server invalidated it. That is a gap only if the WAL that is needed cannot be read.
+                    pg_sys::ReplicationSlotRelease();
+                    pg_sys::ReplicationSlotDrop(c_name.as_ptr(), true);
+                    ffi::create_physical_slot(&c_name);
+                    reserve();
+                }
+            }
+            Ok(Slot { saved_lsn: (*pg_sys::MyReplicationSlot).data.restart_lsn })
+        }
+    }
+
+    /// Where the WAL that is held begins.
+    pub fn restart_lsn(&self) -> u64 {
+        // SAFETY: the slot is held, and only its holder moves it.
+        unsafe { (*pg_sys::MyReplicationSlot).data.restart_lsn }
+    }
+
+    /// Lets go of the WAL before `lsn`, which must be durably recorded as not needed any more.
+    pub fn advance(&mut self, shared: &Shared, lsn: u64) {
+        if lsn <= self.restart_lsn() {
+            return;
+        }
+        // SAFETY: the slot is held by this process; its fields change under its own spinlock, as walsender.c's
+        // PhysicalConfirmReceivedLocation does it.
+        unsafe {
+            let slot = pg_sys::MyReplicationSlot;
+            ffi::with_spinlock(&raw mut (*slot).mutex, || (*slot).data.restart_lsn = lsn);
+            pg_sys::ReplicationSlotMarkDirty();
+            pg_sys::ReplicationSlotsComputeRequiredLSN();
+        }
+        shared.restart_lsn.store(lsn, Ordering::Relaxed);
+        if lsn - self.saved_lsn >= self.save_every_bytes() {
+            self.save();
+        }
+    }
+
+    /// Writes the slot's state to disk.
+    pub fn save(&mut self) {
+        let lsn = self.restart_lsn();
+        if lsn > self.saved_lsn {
+            // SAFETY: the slot is held.
+            unsafe { pg_sys::ReplicationSlotSave() };
+            self.saved_lsn = lsn;
+        }
+    }
+
+    fn save_every_bytes(&self) -> u64 {
+        // SAFETY: a plain read of a setting.
+        let limit_mb = unsafe { pg_sys::max_slot_wal_keep_size_mb };
+        match u64::try_from(limit_mb) {
+            Ok(limit_mb) => (limit_mb * 1024 * 1024 / 4).min(MAX_UNSAVED_BYTES),
+            Err(_) => MAX_UNSAVED_BYTES,
+        }
+    }
+}
+
+unsafe fn reserve() {
+    // SAFETY: the slot was just made and is held.
+    unsafe {
+        pg_sys::ReplicationSlotReserveWal();
+        pg_sys::ReplicationSlotMarkDirty();
+        pg_sys::ReplicationSlotSave();
+    }
+}
+
+unsafe fn has_free_slot() -> bool {
+    // SAFETY: the array has max_replication_slots entries; a slot that is taken meanwhile gives PostgreSQL's own ERROR.
+    unsafe {
+        let slots = (*pg_sys::ReplicationSlotCtl).replication_slots.as_ptr();
+        (0..pg_sys::max_replication_slots as usize).any(|index| !(*slots.add(index)).in_use)
+    }
+}
+
+/// Lets go of the slot, if it is held: the first thing at every exit, for the checkpointer may be waiting for it.
+pub fn release() {
+    // SAFETY: on the main thread.
+    unsafe {
+        if !pg_sys::MyReplicationSlot.is_null() {
+            pg_sys::ReplicationSlotRelease();
+        }
+    }
+}

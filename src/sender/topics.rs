@@ -1,0 +1,200 @@
+//! Topics: made by the sender before the first record, never by the broker on its own, and then known by id and count.
+
+use std::ffi::{CStr, CString, c_char};
+
+use rdkafka::bindings as rd;
+
+/// How a topic is made.
+#[derive(Debug, Clone)]
+pub struct Design {
+    pub partitions: i32,
+    /// -1 for the broker's default.
+    pub replication_factor: i32,
+    pub configs: Vec<(&'static CStr, String)>,
+}
+
+/// A topic as the broker has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    pub topic_id: String,
+    pub partitions: i32,
+}
+
+/// Why a topic cannot be used.
+#[derive(Debug, Clone)]
+pub struct TopicError {
+    pub code: rd::rd_kafka_resp_err_t,
+    pub message: String,
+}
+
+const TIMEOUT_MS: i32 = 10_000;
+
+/// Describes a topic; makes it first if it is missing and `design` is given.
+///
+/// # Safety
+/// `client` is a live handle.
+pub unsafe fn ensure(client: *mut rd::rd_kafka_t, name: &str, design: Option<&Design>) -> Result<Described, TopicError> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match describe(client, name) {
+            Err(error) if error.code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => match design {
+                Some(design) => {
+                    create(client, name, design)?;
+                    describe_new(client, name)
+                }
+                None => Err(error),
+            },
+            described => described,
+        }
+    }
+}
+
+/// A topic that was just made may take a moment until every broker knows it.
+unsafe fn describe_new(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described, TopicError> {
+    let start = std::time::Instant::now();
+    loop {
+        // SAFETY: as for `ensure`.
+        match unsafe { describe(client, name) } {
+            Err(error)
+                if error.code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                    && start.elapsed().as_millis() < TIMEOUT_MS as u128 =>
+            {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            described => return described,
+        }
+    }
+}
+
+/// A queue and options of one admin call, freed at its end.
+struct Call {
+    queue: *mut rd::rd_kafka_queue_t,
+    options: *mut rd::rd_kafka_AdminOptions_t,
+}
+
+impl Call {
+    unsafe fn new(client: *mut rd::rd_kafka_t, kind: rd::rd_kafka_admin_op_t) -> Call {
+        // SAFETY: a live handle; both objects are freed on drop.
+        unsafe {
+            let options = rd::rd_kafka_AdminOptions_new(client, kind);
+            let mut message = [0 as c_char; 256];
+            rd::rd_kafka_AdminOptions_set_request_timeout(options, TIMEOUT_MS, message.as_mut_ptr(), message.len());
+            Call { queue: rd::rd_kafka_queue_new(client), options }
+        }
+    }
+
+    /// Waits for the answer and reads it.
+    unsafe fn answer<R>(&self, read: impl FnOnce(*mut rd::rd_kafka_event_t) -> Result<R, TopicError>) -> Result<R, TopicError> {
+        // SAFETY: the event is freed after it was read.
+        unsafe {
+            let event = rd::rd_kafka_queue_poll(self.queue, TIMEOUT_MS + 1000);
+            if event.is_null() {
+                return Err(TopicError {
+                    code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT,
+                    message: "the broker did not answer".to_owned(),
+                });
+            }
+            let code = rd::rd_kafka_event_error(event);
+            let result = if code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                read(event)
+            } else {
+                Err(TopicError { code, message: text(rd::rd_kafka_event_error_string(event)) })
+            };
+            rd::rd_kafka_event_destroy(event);
+            result
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, freed once.
+        unsafe {
+            rd::rd_kafka_AdminOptions_destroy(self.options);
+            rd::rd_kafka_queue_destroy(self.queue);
+        }
+    }
+}
+
+unsafe fn text(pointer: *const c_char) -> String {
+    // SAFETY: null or a zero-ended string of librdkafka.
+    if pointer.is_null() { String::new() } else { unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned() }
+}
+
+unsafe fn describe(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described, TopicError> {
+    let c_name = CString::new(name).unwrap_or_default();
+    // SAFETY: a live handle; the collection is freed; the description is read before its event is freed.
+    unsafe {
+        let call = Call::new(client, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        let mut names = [c_name.as_ptr()];
+        let collection = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1);
+        rd::rd_kafka_DescribeTopics(client, collection, call.options, call.queue);
+        rd::rd_kafka_TopicCollection_destroy(collection);
+        call.answer(|event| {
+            let mut count = 0;
+            let topics = rd::rd_kafka_DescribeTopics_result_topics(rd::rd_kafka_event_DescribeTopics_result(event), &mut count);
+            if topics.is_null() || count == 0 {
+                return Err(TopicError {
+                    code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+                    message: "the broker described no topic".to_owned(),
+                });
+            }
+            let topic = *topics;
+            let error = rd::rd_kafka_TopicDescription_error(topic);
+            let code = rd::rd_kafka_error_code(error);
+            if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return Err(TopicError { code, message: text(rd::rd_kafka_error_string(error)) });
+            }
+            let mut partitions = 0;
+            rd::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
+            let topic_id = text(rd::rd_kafka_Uuid_base64str(rd::rd_kafka_TopicDescription_topic_id(topic)));
+            Ok(Described { topic_id, partitions: partitions as i32 })
+        })
+    }
+}
+
+unsafe fn create(client: *mut rd::rd_kafka_t, name: &str, design: &Design) -> Result<(), TopicError> {
+    let c_name = CString::new(name).unwrap_or_default();
+    let mut message = [0 as c_char; 256];
+    // SAFETY: a live handle; the new topic is freed; the result is read before its event is freed.
+    unsafe {
+        let topic =
+            rd::rd_kafka_NewTopic_new(c_name.as_ptr(), design.partitions, design.replication_factor, message.as_mut_ptr(), message.len());
+        if topic.is_null() {
+            return Err(TopicError { code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG, message: text(message.as_ptr()) });
+        }
+        for (config, value) in &design.configs {
+            let value = CString::new(value.as_str()).unwrap_or_default();
+            rd::rd_kafka_NewTopic_set_config(topic, config.as_ptr(), value.as_ptr());
+        }
+        let call = Call::new(client, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS);
+        let mut topics = [topic];
+        rd::rd_kafka_CreateTopics(client, topics.as_mut_ptr(), 1, call.options, call.queue);
+        rd::rd_kafka_NewTopic_destroy(topic);
+        call.answer(|event| {
+            let mut count = 0;
+            let results = rd::rd_kafka_CreateTopics_result_topics(rd::rd_kafka_event_CreateTopics_result(event), &mut count);
+            for index in 0..count {
+                let result = *results.add(index);
+                let code = rd::rd_kafka_topic_result_error(result);
+                let existed = code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS;
+                if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && !existed {
+                    return Err(TopicError { code, message: text(rd::rd_kafka_topic_result_error_string(result)) });
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The command that makes a topic by hand.
+pub fn command(brokers: &str, name: &str, design: &Design) -> String {
+    let mut command = format!("kafka-topics.sh --bootstrap-server {brokers} --create --topic {name} --partitions {}", design.partitions);
+    if design.replication_factor > 0 {
+        command.push_str(&format!(" --replication-factor {}", design.replication_factor));
+    }
+    for (config, value) in &design.configs {
+        command.push_str(&format!(" --config {}={value}", config.to_string_lossy()));
+    }
+    command
+}

@@ -1,0 +1,204 @@
+//! Reads the WAL with PostgreSQL's own reader, up to what is flushed, and never waits: "nothing yet" is an answer.
+//!
+//! Every error below the flush pointer is an error, never "the end": a missing segment, a bad checksum, a page that
+//! belongs elsewhere all mean that WAL that is needed cannot be read.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use std::panic::AssertUnwindSafe;
+
+use pgrx::PgTryBuilder;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+
+const PAGE_BYTES: u64 = pg_sys::XLOG_BLCKSZ as u64;
+/// Size of the header of a WAL page, and of the first page of a segment (access/xlog_internal.h).
+const SHORT_HEADER_BYTES: u64 = 24;
+const LONG_HEADER_BYTES: u64 = 40;
+
+/// A reader at some place of the WAL.
+pub struct WalReader {
+    state: *mut pg_sys::XLogReaderState,
+    /// Told by the page callback; boxed, for the reader keeps its address.
+    progress: Box<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// The last page that was asked for is not flushed yet.
+    not_flushed: bool,
+}
+
+/// One record, valid until the next read.
+pub struct Record<'a> {
+    /// Where it begins and ends.
+    pub lsn: u64,
+    pub end_lsn: u64,
+    pub resource_manager: u8,
+    pub info: u8,
+    pub xid: u32,
+    pub data: &'a [u8],
+}
+
+/// WAL that should be there and cannot be read.
+#[derive(Debug, Clone)]
+pub struct WalError {
+    /// Where reading stopped.
+    pub lsn: u64,
+    pub message: String,
+    /// The file is not there (as opposed to damaged).
+    pub missing: bool,
+}
+
+impl WalReader {
+    /// A reader whose first record begins at `lsn`, or is the first one after the page header there.
+    pub fn new(lsn: u64) -> WalReader {
+        let mut progress = Box::<Progress>::default();
+        let mut routine =
+            pg_sys::XLogReaderRoutine { page_read: Some(read_page), segment_open: Some(open_segment), segment_close: Some(close_segment) };
+        // SAFETY: allocated in the worker's long-lived memory; the reader copies the routine and keeps the pointer to
+        // `progress`, which lives as long as the reader.
+        let state = unsafe {
+            pg_sys::XLogReaderAllocate(pg_sys::wal_segment_size, std::ptr::null(), &mut routine, (&raw mut *progress).cast::<c_void>())
+        };
+        if state.is_null() {
+            pgrx::error!("out of memory while allocating a WAL reader");
+        }
+        let mut reader = WalReader { state, progress };
+        reader.seek(lsn);
+        reader
+    }
+
+    /// Goes to another place.
+    pub fn seek(&mut self, lsn: u64) {
+        // SAFETY: the reader is allocated; the position is that of a record.
+        unsafe { pg_sys::XLogBeginRead(self.state, record_start(lsn)) };
+    }
+
+    /// Where the next record begins.
+    pub fn position(&self) -> u64 {
+        // SAFETY: the reader is allocated.
+        unsafe { (*self.state).EndRecPtr }
+    }
+
+    /// The next record; `None` if it is not flushed yet.
+    pub fn next(&mut self) -> Result<Option<Record<'_>>, WalError> {
+        self.progress.not_flushed = false;
+        let mut message: *mut c_char = std::ptr::null_mut();
+        let state = self.state;
+        // A missing segment is an ERROR of the page callback: caught here, for it is a state of the sender, not its end.
+        let found = PgTryBuilder::new(AssertUnwindSafe(|| {
+            // SAFETY: the reader is allocated.
+            Ok(unsafe { pg_sys::XLogReadRecord(state, &mut message) })
+        }))
+        .catch_others(|error| match error {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => Err(report.message().to_owned()),
+            CaughtError::RustPanic { ereport, .. } => Err(ereport.message().to_owned()),
+        })
+        .execute();
+        let header = found.map_err(|message| WalError { lsn: self.position(), message, missing: true })?;
+        // SAFETY: a record's memory is valid until the next call, which needs `&mut self`.
+        unsafe {
+            if header.is_null() {
+                if self.progress.not_flushed {
+                    return Ok(None);
+                }
+                let message =
+                    if message.is_null() { "unreadable".to_owned() } else { CStr::from_ptr(message).to_string_lossy().into_owned() };
+                return Err(WalError { lsn: self.position(), message, missing: false });
+            }
+            let record = (*self.state).record;
+            let header = &(*record).header;
+            Ok(Some(Record {
+                lsn: (*self.state).ReadRecPtr,
+                end_lsn: (*self.state).EndRecPtr,
+                resource_manager: header.xl_rmid,
+                info: header.xl_info,
+                xid: header.xl_xid.into(),
+                data: if (*record).main_data_len == 0 {
+                    &[]
+                } else {
+                    std::slice::from_raw_parts((*record).main_data.cast::<u8>(), (*record).main_data_len as usize)
+                },
+            }))
+        }
+    }
+}
+
+impl Drop for WalReader {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new`, freed once. During unwinding from an ERROR the process is about to end.
+        if !std::thread::panicking() {
+            unsafe { pg_sys::XLogReaderFree(self.state) };
+        }
+    }
+}
+
+/// The end of a record may be the start of a page, where the next record begins only after the page's header.
+fn record_start(lsn: u64) -> u64 {
+    // SAFETY: set at server start.
+    let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
+    if lsn.is_multiple_of(segment_bytes) {
+        lsn + LONG_HEADER_BYTES
+    } else if lsn.is_multiple_of(PAGE_BYTES) {
+        lsn + SHORT_HEADER_BYTES
+    } else {
+        lsn
+    }
+}
+
+/// `XLogPageReadCB`: gives flushed bytes only; `-1` with `not_flushed` set means "later".
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn read_page(
+    state: *mut pg_sys::XLogReaderState,
+    page: pg_sys::XLogRecPtr,
+    wanted: c_int,
+    _record: pg_sys::XLogRecPtr,
+    buffer: *mut c_char,
+) -> c_int {
+    // SAFETY: called by the reader with its own state and a buffer of one page. Follows read_local_xlog_page
+    // (xlogutils.c) without its waiting.
+    unsafe {
+        let mut timeline: pg_sys::TimeLineID = 0;
+        let flushed = pg_sys::GetFlushRecPtr(&mut timeline);
+        if page + wanted as u64 > flushed {
+            let progress: *mut Progress = (*state).private_data.cast();
+            (*progress).not_flushed = true;
+            return -1;
+        }
+        pg_sys::XLogReadDetermineTimeline(state, page, wanted as u32, timeline);
+        let bytes = PAGE_BYTES.min(flushed - page);
+        let mut error = pg_sys::WALReadError::default();
+        if !pg_sys::WALRead(state, buffer, page, bytes as usize, (*state).currTLI, &mut error) {
+            pg_sys::WALReadRaiseError(&mut error);
+        }
+        bytes as c_int
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn open_segment(state: *mut pg_sys::XLogReaderState, segment: pg_sys::XLogSegNo, timeline: *mut pg_sys::TimeLineID) {
+    // SAFETY: called by the reader with its own state.
+    unsafe { pg_sys::wal_segment_open(state, segment, timeline) }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn close_segment(state: *mut pg_sys::XLogReaderState) {
+    // SAFETY: called by the reader with its own state.
+    unsafe { pg_sys::wal_segment_close(state) }
+}
+
+/// The timeline that the server writes, and how far its WAL is flushed.
+pub fn flushed() -> (u32, u64) {
+    let mut timeline: pg_sys::TimeLineID = 0;
+    // SAFETY: the sender runs only after recovery.
+    let lsn = unsafe { pg_sys::GetFlushRecPtr(&mut timeline) };
+    (timeline, lsn)
+}
+
+/// Where a timeline began: the switch point in its history file, 0 for the first one.
+pub fn timeline_start(timeline: u32) -> u64 {
+    let history = std::fs::read_to_string(format!("pg_wal/{timeline:08X}.history")).unwrap_or_default();
+    let last = history.lines().rfind(|line| line.trim_start().starts_with(|first: char| first.is_ascii_digit()));
+    last.and_then(|line| line.split_whitespace().nth(1)).and_then(change::position::parse_lsn).unwrap_or(0)
+}

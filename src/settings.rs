@@ -1,0 +1,358 @@
+//! Every setting (interface 2). None holds a secret; the prefix `cdc` is reserved, so a misspelt name is an error.
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_char, c_void};
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use pgrx::pg_sys;
+
+type Text = GucSetting<Option<CString>>;
+
+pub static BROKERS: Text = Text::new(Some(c""));
+pub static KAFKA_CONFIG_FILE: Text = Text::new(Some(c""));
+pub static SOURCE_NAME: Text = Text::new(Some(c"pg"));
+pub static TOPIC_PREFIX: Text = Text::new(Some(c""));
+pub static CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(true);
+pub static TOPIC_PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(3);
+pub static TOPIC_REPLICATION_FACTOR: GucSetting<i32> = GucSetting::<i32>::new(-1);
+/// Minutes.
+pub static TOPIC_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
+pub static ALLOW_SINGLE_REPLICA: GucSetting<bool> = GucSetting::<bool>::new(false);
+pub static TOMBSTONES: GucSetting<bool> = GucSetting::<bool>::new(true);
+/// Kilobytes.
+pub static SENDER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
+/// Kilobytes.
+pub static CAPTURE_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(256);
+pub static CHUNK_COMPRESSION: GucSetting<Compression> = GucSetting::<Compression>::new(Compression::Lz4);
+pub static ACTOR: Text = Text::new(Some(c""));
+pub static REASON: Text = Text::new(Some(c""));
+pub static REQUEST_ID: Text = Text::new(Some(c""));
+/// What `cdc_context(context => …)` set: a JSON object, empty for none. Local to the transaction, as SET LOCAL is.
+pub static CONTEXT: Text = Text::new(Some(c""));
+pub static CONTEXT_SETTINGS: Text = Text::new(Some(c""));
+/// Milliseconds.
+pub static HEARTBEAT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+
+/// `cdc.chunk_compression`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum Compression {
+    #[name = c"lz4"]
+    Lz4,
+    #[name = c"none"]
+    None,
+}
+
+/// The longest actor, reason or request id, in bytes.
+const MAX_CONTEXT_BYTES: usize = 1024;
+
+thread_local! {
+    /// Rises whenever a setting that belongs to who and why is assigned: capture reads them again only then.
+    static CONTEXT_GENERATION: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Changes with every assignment of a setting that says who or why.
+#[inline]
+pub fn context_generation() -> u64 {
+    CONTEXT_GENERATION.get()
+}
+
+/// A string setting, "" for none.
+pub fn text(setting: &'static Text) -> String {
+    setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// `cdc.topic_prefix`, or the database's name where it is empty.
+pub fn topic_prefix(database: &str) -> String {
+    let prefix = text(&TOPIC_PREFIX);
+    if prefix.is_empty() { change::topic_name::join(&[database]) } else { prefix }
+}
+
+/// Defines the settings; `preloading`: at server start, when those of the whole server can be defined too.
+pub fn define(preloading: bool) {
+    let none = GucFlags::default();
+    // SAFETY (of the hooks): each has the signature that PostgreSQL calls for a string setting.
+    let string = |name: &'static CStr, short: &'static CStr, long: &'static CStr, setting: &'static Text, context, flags, check, assign| unsafe {
+        GucRegistry::define_string_guc_with_hooks(name, short, long, setting, context, flags, check, assign, None);
+    };
+    string(
+        c"cdc.brokers",
+        c"Kafka bootstrap servers, host:port,host:port.",
+        c"Nothing is captured or shipped before it is set.",
+        &BROKERS,
+        GucContext::Sighup,
+        none,
+        Some(check_brokers),
+        None,
+    );
+    string(
+        c"cdc.kafka_config_file",
+        c"File with librdkafka properties (key=value), for TLS and SASL.",
+        c"Owned by the server's user or root, mode 0600; read again at every reload.",
+        &KAFKA_CONFIG_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+        None,
+        None,
+    );
+    if preloading {
+        string(
+            c"cdc.source_name",
+            c"Names this source: its slot, its position topic and its Kafka client.",
+            c"1 to 40 of A-Z, a-z, 0-9 and underscore. Two servers must not share a name.",
+            &SOURCE_NAME,
+            GucContext::Postmaster,
+            none,
+            Some(check_source_name),
+            None,
+        );
+    }
+    string(
+        c"cdc.topic_prefix",
+        c"Prefix of the topic names of this database.",
+        c"Empty: the database's name.",
+        &TOPIC_PREFIX,
+        GucContext::Suset,
+        none,
+        Some(check_topic_prefix),
+        None,
+    );
+    GucRegistry::define_bool_guc(
+        c"cdc.create_topics",
+        c"The sender makes missing topics.",
+        c"Off: cdc_status() names the command to run.",
+        &CREATE_TOPICS,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.topic_partitions",
+        c"Partitions of new topics.",
+        c"Fixed from then on: another number would move keys.",
+        &TOPIC_PARTITIONS,
+        1,
+        1000,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.topic_replication_factor",
+        c"Replicas of new topics.",
+        c"-1: the broker's default.",
+        &TOPIC_REPLICATION_FACTOR,
+        -1,
+        10,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.topic_retention",
+        c"How long new topics keep events.",
+        c"-1 keeps all.",
+        &TOPIC_RETENTION,
+        -1,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MIN,
+    );
+    GucRegistry::define_bool_guc(
+        c"cdc.allow_single_replica",
+        c"cdc_check() reports a single replica as a warning, not as an error.",
+        c"With one replica a lost broker loses acknowledged events.",
+        &ALLOW_SINGLE_REPLICA,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_bool_guc(
+        c"cdc.tombstones",
+        c"A null record follows each delete.",
+        c"Compacted topics forget a key only by it.",
+        &TOMBSTONES,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.sender_memory",
+        c"Memory for what is read and not yet acknowledged by Kafka.",
+        c"When it is full the sender stops reading; writers never wait.",
+        &SENDER_MEMORY,
+        8 * 1024,
+        1024 * 1024,
+        GucContext::Sighup,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.capture_buffer",
+        c"Memory of a transaction's captured rows before they go into the WAL.",
+        c"The rest goes at commit.",
+        &CAPTURE_BUFFER,
+        64,
+        64 * 1024,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_enum_guc(
+        c"cdc.chunk_compression",
+        c"Compression of captured rows in the WAL.",
+        c"lz4 or none.",
+        &CHUNK_COMPRESSION,
+        GucContext::Suset,
+        none,
+    );
+    string(
+        c"cdc.actor",
+        c"Who is behind a change, as the application knows it.",
+        c"SET LOCAL cdc.actor = 'ann', or cdc_context('ann').",
+        &ACTOR,
+        GucContext::Userset,
+        none,
+        Some(check_context_text),
+        Some(context_assigned),
+    );
+    string(
+        c"cdc.reason",
+        c"Why the change is made.",
+        c"SET LOCAL cdc.reason = '…', or cdc_context(reason => '…').",
+        &REASON,
+        GucContext::Userset,
+        none,
+        Some(check_context_text),
+        Some(context_assigned),
+    );
+    string(
+        c"cdc.request_id",
+        c"The application's id of the request behind a change.",
+        c"SET LOCAL cdc.request_id = '…', or cdc_context(request_id => '…').",
+        &REQUEST_ID,
+        GucContext::Userset,
+        none,
+        Some(check_context_text),
+        Some(context_assigned),
+    );
+    string(
+        c"cdc.context",
+        c"Further context of a change, a JSON object.",
+        c"Set by cdc_context(context => '{…}').",
+        &CONTEXT,
+        GucContext::Userset,
+        GucFlags::NO_SHOW_ALL,
+        Some(check_context_json),
+        Some(context_assigned),
+    );
+    string(
+        c"cdc.context_settings",
+        c"Names of further settings to record with each change.",
+        c"A list: request.jwt.claims, app.tenant",
+        &CONTEXT_SETTINGS,
+        GucContext::Suset,
+        none,
+        None,
+        Some(context_assigned),
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.heartbeat_interval",
+        c"How often an idle source writes its position.",
+        c"",
+        &HEARTBEAT_INTERVAL,
+        1000,
+        600_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    if preloading {
+        // SAFETY: a constant name, on the main thread; all settings of the prefix are defined by now.
+        unsafe { pg_sys::MarkGUCPrefixReserved(c"cdc".as_ptr()) };
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn context_assigned(_value: *const c_char, _extra: *mut c_void) {
+    CONTEXT_GENERATION.set(CONTEXT_GENERATION.get().wrapping_add(1));
+}
+
+/// Gives the new value to `allowed`; a refusal becomes the error's DETAIL.
+unsafe fn check(value: *mut *mut c_char, allowed: impl FnOnce(&str) -> Result<(), String>) -> bool {
+    // SAFETY: PostgreSQL passes the address of a zero-ended string or of a null pointer.
+    let text = unsafe {
+        if (*value).is_null() {
+            return true;
+        }
+        CStr::from_ptr(*value).to_string_lossy().into_owned()
+    };
+    match allowed(&text) {
+        Ok(()) => true,
+        Err(reason) => {
+            // SAFETY: GUC_check_errdetail is a macro over this variable (utils/guc.h); the copy lives as long as the
+            // message needs it. Zero bytes cannot be in it: `text` came from a zero-ended string.
+            unsafe {
+                let reason = CString::new(reason).unwrap_or_default();
+                pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(reason.as_ptr());
+            }
+            false
+        }
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_brokers(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+    // SAFETY: called by PostgreSQL with a value to check.
+    unsafe {
+        check(value, |text| {
+            for entry in text.split(',').map(str::trim).filter(|_| !text.is_empty()) {
+                let port = entry.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+                if !matches!(port, Some(Ok(1..))) {
+                    return Err(format!("\"{entry}\" is not host:port."));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_source_name(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+    // SAFETY: called by PostgreSQL with a value to check.
+    unsafe {
+        check(value, |text| {
+            let legal = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            if legal && (1..=40).contains(&text.len()) { Ok(()) } else { Err("It must be 1 to 40 of A-Z, a-z, 0-9 and underscore.".into()) }
+        })
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_topic_prefix(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+    // SAFETY: called by PostgreSQL with a value to check.
+    unsafe {
+        check(value, |text| {
+            if text.is_empty() {
+                Ok(())
+            } else if text.len() > 100 {
+                Err("It must have at most 100 characters.".into())
+            } else {
+                change::topic_name::refusal(text).map_or(Ok(()), |reason| Err(format!("As part of a topic name {reason}.")))
+            }
+        })
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_context_text(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+    // SAFETY: called by PostgreSQL with a value to check.
+    unsafe {
+        check(value, |text| {
+            if text.len() <= MAX_CONTEXT_BYTES { Ok(()) } else { Err(format!("It must have at most {MAX_CONTEXT_BYTES} bytes.")) }
+        })
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_context_json(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+    // SAFETY: called by PostgreSQL with a value to check.
+    unsafe {
+        check(value, |text| match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
+            _ if text.is_empty() => Ok(()),
+            Ok(_) => Ok(()),
+            Err(_) => Err("It must be a JSON object.".into()),
+        })
+    }
+}

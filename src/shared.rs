@@ -1,0 +1,297 @@
+//! Shared memory: what the sender tells everybody, and how everybody wakes the sender.
+//!
+//! Numbers are atomics, read without a lock; texts are behind one lightweight lock. Without preloading there is no
+//! shared memory, and `shared()` says so.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use pgrx::pg_sys;
+
+/// What the sender is doing: `cdc_status().state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum State {
+    Starting = 0,
+    Unconfigured = 1,
+    Streaming = 2,
+    CatchingUp = 3,
+    WaitingForKafka = 4,
+    Halted = 5,
+    Gap = 6,
+}
+
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Unconfigured => "unconfigured",
+            State::Streaming => "streaming",
+            State::CatchingUp => "catching up",
+            State::WaitingForKafka => "waiting for kafka",
+            State::Halted => "halted",
+            State::Gap => "gap",
+        }
+    }
+
+    /// Whether waiting for an acknowledgement makes sense: the sender goes on by itself.
+    pub fn goes_on(self) -> bool {
+        matches!(self, State::Starting | State::Streaming | State::CatchingUp | State::WaitingForKafka)
+    }
+
+    fn from_code(code: u32) -> State {
+        const ALL: [State; 7] = [
+            State::Starting,
+            State::Unconfigured,
+            State::Streaming,
+            State::CatchingUp,
+            State::WaitingForKafka,
+            State::Halted,
+            State::Gap,
+        ];
+        ALL.into_iter().find(|state| *state as u32 == code).unwrap_or(State::Starting)
+    }
+}
+
+/// A text in shared memory: cut off at its room, never overwritten beyond it.
+#[repr(C)]
+pub struct Text<const BYTES: usize> {
+    len: usize,
+    bytes: [u8; BYTES],
+}
+
+impl<const BYTES: usize> Text<BYTES> {
+    fn set(&mut self, text: &str) {
+        let mut len = text.len().min(BYTES);
+        while !text.is_char_boundary(len) {
+            len -= 1;
+        }
+        self.bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
+        self.len = len;
+    }
+
+    fn get(&self) -> String {
+        String::from_utf8_lossy(&self.bytes[..self.len.min(BYTES)]).into_owned()
+    }
+}
+
+/// The texts of `cdc_status()`.
+#[repr(C)]
+struct Texts {
+    source_id: Text<40>,
+    waiting_for: Text<512>,
+    error_code: Text<16>,
+    error: Text<1024>,
+    remedy: Text<1024>,
+}
+
+/// A copy of the texts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Described {
+    pub source_id: String,
+    pub waiting_for: String,
+    pub error_code: String,
+    pub error: String,
+    pub remedy: String,
+}
+
+/// Times are microseconds since 2000-01-01, LSNs are bytes.
+#[repr(C)]
+pub struct Shared {
+    lock: *mut pg_sys::LWLock,
+    texts: UnsafeCell<Texts>,
+    /// The sender's latch, null while there is no sender.
+    sender_latch: AtomicPtr<pg_sys::Latch>,
+    pub sender_pid: AtomicI32,
+    state: AtomicU32,
+    pub state_since: AtomicI64,
+    /// The slot holds the WAL: what is captured from now on is not lost.
+    pub slot_ready: AtomicU32,
+    /// End of the newest commit that somebody announced.
+    pub wake_lsn: AtomicU64,
+    /// Prepared transactions with captured rows: while there are any, every commit wakes the sender.
+    pub prepared: AtomicU32,
+    /// Everything that committed before this LSN is acknowledged by Kafka.
+    pub done_lsn: AtomicU64,
+    /// Commit record of the newest acknowledged transaction.
+    pub sent_lsn: AtomicU64,
+    pub read_lsn: AtomicU64,
+    pub restart_lsn: AtomicU64,
+    pub generation: AtomicU32,
+    pub timeline: AtomicU32,
+    pub events: AtomicU64,
+    pub bytes: AtomicU64,
+    pub transactions: AtomicU64,
+    pub events_per_second_milli: AtomicU64,
+    pub bytes_per_second_milli: AtomicU64,
+    pub lag_events: AtomicU64,
+    /// Commit time of the oldest transaction that is not acknowledged, 0 for none.
+    pub lag_since: AtomicI64,
+    pub open_transactions: AtomicU32,
+    pub oldest_transaction: AtomicI64,
+    pub topics: AtomicU32,
+    pub brokers_up: AtomicU32,
+    pub brokers_down: AtomicU32,
+    pub resent: AtomicU64,
+    pub rejected_chunks: AtomicU64,
+    pub uncovered_rows: AtomicU64,
+    pub error_at: AtomicI64,
+    pub stats_reset: AtomicI64,
+    pub gap_from: AtomicU64,
+    pub gap_to: AtomicU64,
+    /// Signalled whenever `done_lsn` or the state moves: `cdc_wait` sleeps on it.
+    moved: UnsafeCell<pg_sys::ConditionVariable>,
+}
+
+static mut SHARED: *mut Shared = std::ptr::null_mut();
+static mut PREVIOUS_REQUEST_HOOK: pg_sys::shmem_request_hook_type = None;
+static mut PREVIOUS_STARTUP_HOOK: pg_sys::shmem_startup_hook_type = None;
+const LOCK_NAME: &std::ffi::CStr = c"pg_cdc";
+
+/// Asks for the shared memory; only at server start.
+pub fn request() {
+    // SAFETY: _PG_init runs once, on the only thread of the postmaster.
+    unsafe {
+        PREVIOUS_REQUEST_HOOK = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(request_hook);
+        PREVIOUS_STARTUP_HOOK = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(startup_hook);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn request_hook() {
+    // SAFETY: called by the postmaster at the moment for such requests.
+    unsafe {
+        if let Some(previous) = PREVIOUS_REQUEST_HOOK {
+            previous();
+        }
+        pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
+        pg_sys::RequestNamedLWLockTranche(LOCK_NAME.as_ptr(), 1);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn startup_hook() {
+    // SAFETY: called by the postmaster once per (re)start, before any child runs: nobody else sees the memory yet.
+    unsafe {
+        if let Some(previous) = PREVIOUS_STARTUP_HOOK {
+            previous();
+        }
+        let mut found = false;
+        let shared: *mut Shared = pg_sys::ShmemInitStruct(c"pg_cdc".as_ptr(), size_of::<Shared>(), &mut found).cast();
+        if !found {
+            std::ptr::write_bytes(shared, 0, 1);
+            (*shared).lock = &mut (*pg_sys::GetNamedLWLockTranche(LOCK_NAME.as_ptr())).lock;
+            pg_sys::ConditionVariableInit((*shared).moved.get());
+            (*shared).stats_reset.store(pg_sys::GetCurrentTimestamp(), Ordering::Relaxed);
+            (*shared).state_since.store(pg_sys::GetCurrentTimestamp(), Ordering::Relaxed);
+        }
+        SHARED = shared;
+    }
+}
+
+/// The shared memory; `None` if the library was not loaded at server start.
+#[inline]
+pub fn shared() -> Option<&'static Shared> {
+    // SAFETY: set once before any child exists, and mapped for the life of the process. All fields behind a shared
+    // reference are atomics, except those that `lock` and the condition variable's own lock protect.
+    unsafe { SHARED.as_ref() }
+}
+
+impl Shared {
+    pub fn state(&self) -> State {
+        State::from_code(self.state.load(Ordering::Acquire))
+    }
+
+    /// Sets state and texts in one step; wakes those who wait. Called by the sender only, on its main thread.
+    pub fn describe(&self, state: State, described: &Described) {
+        if self.state.swap(state as u32, Ordering::AcqRel) != state as u32 {
+            // SAFETY: reads the clock.
+            self.state_since.store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
+        }
+        // SAFETY: the lock is a lightweight lock of ours, held while the texts are written; nothing in between can
+        // raise an error.
+        unsafe {
+            pg_sys::LWLockAcquire(self.lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            let texts = &mut *self.texts.get();
+            texts.source_id.set(&described.source_id);
+            texts.waiting_for.set(&described.waiting_for);
+            texts.error_code.set(&described.error_code);
+            texts.error.set(&described.error);
+            texts.remedy.set(&described.remedy);
+            pg_sys::LWLockRelease(self.lock);
+        }
+        self.announce();
+    }
+
+    pub fn described(&self) -> Described {
+        // SAFETY: as in `describe`, with the lock shared.
+        unsafe {
+            pg_sys::LWLockAcquire(self.lock, pg_sys::LWLockMode::LW_SHARED);
+            let texts = &*self.texts.get();
+            let described = Described {
+                source_id: texts.source_id.get(),
+                waiting_for: texts.waiting_for.get(),
+                error_code: texts.error_code.get(),
+                error: texts.error.get(),
+                remedy: texts.remedy.get(),
+            };
+            pg_sys::LWLockRelease(self.lock);
+            described
+        }
+    }
+
+    /// Publishes where the sender's latch is, or that there is none. Main thread of the sender.
+    pub fn publish_sender(&self, present: bool) {
+        // SAFETY: MyLatch and MyProcPid are this process's own; a process latch lies in shared memory.
+        let (latch, pid) = unsafe { if present { (pg_sys::MyLatch, pg_sys::MyProcPid) } else { (std::ptr::null_mut(), 0) } };
+        self.sender_pid.store(pid, Ordering::Release);
+        self.sender_latch.store(latch, Ordering::Release);
+    }
+
+    /// Wakes the sender. Safe in a commit callback: no allocation, no lock, no error.
+    #[inline]
+    pub fn wake_sender(&self) {
+        let latch = self.sender_latch.load(Ordering::Acquire);
+        if !latch.is_null() {
+            // SAFETY: process latches are never unmapped; one whose owner is gone is set without effect.
+            unsafe { pg_sys::SetLatch(latch) };
+        }
+    }
+
+    /// Tells the sender that a commit record ends at `lsn`, and wakes it.
+    #[inline]
+    pub fn announce_commit(&self, lsn: u64) {
+        self.wake_lsn.fetch_max(lsn, Ordering::AcqRel);
+        self.wake_sender();
+    }
+
+    /// Wakes those who wait for the sender's progress.
+    pub fn announce(&self) {
+        // SAFETY: initialised at start; broadcasting takes only the variable's own spinlock.
+        unsafe { pg_sys::ConditionVariableBroadcast(self.moved.get()) };
+    }
+
+    /// Sleeps until `ready` says so or `timeout_ms` has passed; returns whether it is ready. Interruptible.
+    pub fn wait_until(&self, timeout_ms: i64, mut ready: impl FnMut() -> bool) -> bool {
+        let moved = self.moved.get();
+        let start = std::time::Instant::now();
+        // SAFETY: the variable was initialised at start; sleeping is cancelled on every way out, and PostgreSQL cancels
+        // it itself when a statement is ended by an interrupt.
+        unsafe {
+            pg_sys::ConditionVariablePrepareToSleep(moved);
+            let mut done = ready();
+            while !done {
+                let left_ms = timeout_ms - i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX);
+                if left_ms <= 0 {
+                    break;
+                }
+                pg_sys::ConditionVariableTimedSleep(moved, left_ms, pg_sys::PG_WAIT_EXTENSION);
+                done = ready();
+            }
+            pg_sys::ConditionVariableCancelSleep();
+            done
+        }
+    }
+}
