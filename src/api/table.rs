@@ -14,9 +14,9 @@ pub const TRUNCATE_TRIGGER: &str = "_cdc_truncate";
 /// Objects below are made by initdb (access/transam.h).
 const FIRST_NORMAL_OBJECT_ID: u32 = 16_384;
 
-/// An open table, locked until the transaction ends.
+/// A table, locked until the transaction ends. It is open only while something of it is read: DDL refuses a table that
+/// its own session has open.
 pub struct Table {
-    relation: pg_sys::Relation,
     pub oid: pg_sys::Oid,
     pub schema: String,
     pub name: String,
@@ -35,21 +35,32 @@ impl Table {
     /// Opens and locks the table for a change of its triggers; the caller must own it or be an administrator.
     pub fn open(oid: pg_sys::Oid) -> Table {
         // SAFETY: in a transaction; a relation that is gone is PostgreSQL's own ERROR. The lock stays until its end.
-        let relation = unsafe { pg_sys::relation_open(oid, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE) };
+        unsafe {
+            let relation = pg_sys::relation_open(oid, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE);
+            pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        }
         let (schema, name) = qualified_name(oid);
-        let table = Table { relation, oid, schema, name };
+        let table = Table { oid, schema, name };
         table.refuse_others();
         table
     }
 
-    fn form(&self) -> &pg_sys::FormData_pg_class {
-        // SAFETY: the relation is open as long as `self`.
-        unsafe { &*(*self.relation).rd_rel }
+    /// Reads something of the open relation.
+    fn read<R>(&self, read: impl FnOnce(&pg_sys::RelationData) -> R) -> R {
+        // SAFETY: the lock is held, so the relation is there; after an ERROR the transaction's own clean-up closes it.
+        unsafe {
+            let relation = pg_sys::relation_open(self.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+            let result = read(&*relation);
+            pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            result
+        }
     }
 
     /// CDC0101 and CDC0112: what cannot be tracked.
     pub fn refuse_unsupported(&self) {
-        let form = self.form();
+        // SAFETY: the relation is open while it is read.
+        let (kind, persistence, is_partition) =
+            self.read(|relation| unsafe { ((*relation.rd_rel).relkind, (*relation.rd_rel).relpersistence, (*relation.rd_rel).relispartition) });
         let refused = |code, detail: &str, hint: &str| {
             Report::new(
                 code,
@@ -64,7 +75,7 @@ impl Table {
         if self.oid.to_u32() < FIRST_NORMAL_OBJECT_ID || matches!(self.schema.as_str(), "pg_catalog" | "information_schema" | "pg_toast") {
             refused("CDC0101", "It is a system table.", tables);
         }
-        match form.relkind as u8 {
+        match kind as u8 {
             b'r' => {}
             b'p' => refused("CDC0101", "It is a partitioned table, which this version does not capture.", tables),
             b'v' => refused("CDC0101", "It is a view.", "Track the tables that it reads."),
@@ -73,12 +84,12 @@ impl Table {
             b'S' => refused("CDC0101", "It is a sequence.", tables),
             _ => refused("CDC0101", "It is not a table.", tables),
         }
-        match form.relpersistence as u8 {
+        match persistence as u8 {
             b't' => refused("CDC0101", "It is temporary.", tables),
             b'u' => refused("CDC0101", "It is unlogged: a crash empties it without a trace.", "ALTER TABLE … SET LOGGED first."),
             _ => {}
         }
-        if form.relispartition {
+        if is_partition {
             refused("CDC0112", "It is a partition.", "Track the partitioned table that it belongs to.");
         }
     }
@@ -112,9 +123,9 @@ impl Table {
 
     /// Live columns, in their order.
     pub fn columns(&self) -> Vec<ColumnDefinition> {
-        // SAFETY: the relation is open; texts are copied out of the memory that the catalog functions give.
-        unsafe {
-            let descriptor = (*self.relation).rd_att;
+        // SAFETY: the relation is open while it is read; texts are copied out of the memory that the catalog gives.
+        self.read(|relation| unsafe {
+            let descriptor = relation.rd_att;
             (0..(*descriptor).natts as usize)
                 .map(|attribute| tuple_attribute(descriptor, attribute))
                 .filter(|form| !form.attisdropped)
@@ -131,18 +142,17 @@ impl Table {
                     }
                 })
                 .collect()
-        }
+        })
     }
 
     /// Columns of the primary key, else of the replica identity index; CDC0105 if the index is deferrable.
     pub fn identity(&self) -> Vec<String> {
-        // SAFETY: the relation is open; the index is closed again.
-        unsafe {
-            pg_sys::list_free(pg_sys::RelationGetIndexList(self.relation));
-            let relation = &*self.relation;
+        // SAFETY: the relation is open while it is read; the index is closed again.
+        let found = self.read(|relation| unsafe {
+            pg_sys::list_free(pg_sys::RelationGetIndexList(std::ptr::from_ref(relation).cast_mut()));
             let index_oid = if relation.rd_pkindex != pg_sys::InvalidOid { relation.rd_pkindex } else { relation.rd_replidindex };
             if index_oid == pg_sys::InvalidOid {
-                return self.deferrable_key();
+                return None;
             }
             let index = pg_sys::index_open(index_oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
             let form = &*(*index).rd_index;
@@ -156,10 +166,12 @@ impl Table {
                 .collect();
             let immediate = form.indimmediate;
             pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            if !immediate {
-                self.refuse_deferrable(&columns);
-            }
-            columns
+            Some((columns, immediate))
+        });
+        match found {
+            None => self.deferrable_key(),
+            Some((columns, true)) => columns,
+            Some((columns, false)) => self.refuse_deferrable(&columns),
         }
     }
 
@@ -191,53 +203,45 @@ impl Table {
 
     /// The options in the arguments of our row trigger, if the table is tracked.
     pub fn options(&self) -> Option<Options> {
-        // SAFETY: the relation is open, so its trigger descriptions stay.
-        unsafe {
-            let trigger = &*self.trigger()?;
+        // SAFETY: the relation is open while it is read, so its trigger descriptions stay.
+        self.read(|relation| unsafe {
+            let trigger = &*row_trigger(relation)?;
             let arguments: Vec<String> = (0..trigger.tgnargs as usize)
                 .map(|index| utf8(CStr::from_ptr(*trigger.tgargs.add(index)).to_bytes()))
                 .collect();
             Some(Options::parse(arguments.iter().map(String::as_str)))
-        }
-    }
-
-    /// Our row trigger, as the relation cache has it now.
-    fn trigger(&self) -> Option<*mut pg_sys::Trigger> {
-        // SAFETY: the relation is open; its trigger descriptions are null or an array of the stated length.
-        unsafe {
-            let triggers = (*self.relation).trigdesc;
-            if triggers.is_null() {
-                return None;
-            }
-            (0..(*triggers).numtriggers as usize)
-                .map(|index| (*triggers).triggers.add(index))
-                .find(|trigger| CStr::from_ptr((**trigger).tgname).to_bytes() == ROW_TRIGGER.as_bytes())
-        }
+        })
     }
 
     /// Captures a change of the table's definition, as an event of this transaction.
     pub fn capture_schema_change(&self, change: &str) {
-        if let Some(trigger) = self.trigger() {
+        self.read(|relation| {
+            let Some(trigger) = row_trigger(relation) else { return };
             let data = pg_sys::TriggerData {
                 type_: pg_sys::NodeTag::T_TriggerData,
-                tg_relation: self.relation,
+                tg_relation: std::ptr::from_ref(relation).cast_mut(),
                 tg_trigger: trigger,
                 ..Default::default()
             };
-            // SAFETY: relation and trigger are open and live as long as `self`.
+            // SAFETY: relation and trigger are open while they are read.
             unsafe {
                 crate::capture::trigger::capture_table_event(&data, &crate::capture::buffer::Captured::SchemaChanged(change));
             }
-        }
+        });
     }
 }
 
-impl Drop for Table {
-    fn drop(&mut self) {
-        // SAFETY: opened by `open`; the lock is kept. After an error the transaction's own clean-up closes it.
-        if !std::thread::panicking() {
-            unsafe { pg_sys::relation_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
+/// Our row trigger, as the relation cache has it now.
+fn row_trigger(relation: &pg_sys::RelationData) -> Option<*mut pg_sys::Trigger> {
+    // SAFETY: the relation is open; its trigger descriptions are null or an array of the stated length.
+    unsafe {
+        let triggers = relation.trigdesc;
+        if triggers.is_null() {
+            return None;
         }
+        (0..(*triggers).numtriggers as usize)
+            .map(|index| (*triggers).triggers.add(index))
+            .find(|trigger| CStr::from_ptr((**trigger).tgname).to_bytes() == ROW_TRIGGER.as_bytes())
     }
 }
 

@@ -16,12 +16,14 @@ use crate::shared::{self, Shared};
 const SENDER_START_MS: i64 = 10_000;
 
 /// Ships every committed change of `relation` from now on; a second call changes what is given. Returns the topic.
-#[pg_extern(parallel_unsafe)]
-fn cdc_track(
-    relation: pg_sys::Oid,
-    topic: default!(Option<&str>, "NULL"),
-    key: default!(Option<Vec<Option<String>>>, "NULL"),
-) -> String {
+#[pg_extern(
+    sql = "CREATE FUNCTION cdc_track(relation regclass, topic text = NULL, key text[] = NULL) RETURNS text LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+)]
+fn cdc_track(relation: Option<pg_sys::Oid>, topic: Option<&str>, key: Option<Vec<Option<String>>>) -> Option<String> {
+    relation.map(|relation| track(relation, topic, key))
+}
+
+fn track(relation: pg_sys::Oid, topic: Option<&str>, key: Option<Vec<Option<String>>>) -> String {
     let Some(shared) = shared::shared() else { not_loaded().raise() };
     let table = Table::open(relation);
     table.refuse_unsupported();
@@ -42,7 +44,8 @@ fn cdc_track(
     let prefix = settings::topic_prefix(&database);
     let topic = match topic.filter(|topic| !topic.is_empty()) {
         Some(topic) => topic.to_owned(),
-        None if !so_far.topic.is_empty() => so_far.topic,
+        // A copied trigger names the original's topic; here it holds only if it is one of this database's.
+        None if so_far.source == place() || so_far.topic.starts_with(&format!("{prefix}.")) => so_far.topic,
         None => format!("{prefix}.{}", change::topic_name::join(&[&table.schema, &table.name])),
     };
     check_topic(&table, &topic, &prefix);
@@ -64,7 +67,7 @@ fn cdc_track(
 }
 
 /// Stops shipping `relation`; false, with a NOTICE, if it was not tracked.
-#[pg_extern(parallel_unsafe)]
+#[pg_extern(sql = "CREATE FUNCTION cdc_untrack(relation regclass) RETURNS boolean LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';")]
 fn cdc_untrack(relation: pg_sys::Oid) -> bool {
     let table = Table::open(relation);
     if table.options().is_none() {

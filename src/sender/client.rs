@@ -46,6 +46,8 @@ impl KafkaSettings {
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("ssl.endpoint.identification.algorithm", "https")
+            // The gapless guarantee is experimental by name only; the warning would come with every start.
+            .set("log.configuration.warnings", "false")
             .set("allow.auto.create.topics", "false");
         for (name, value) in &self.properties {
             config.set(name, value);
@@ -163,7 +165,7 @@ impl ClientContext for Reporter {
             // One broker of several: the client goes on with the others.
             RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve => {}
             // Reported with the message or call that it concerns.
-            RDKafkaErrorCode::Fatal => {}
+            RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PartitionEOF => {}
             _ => self.board.set_trouble(Some(trouble_of(code, &self.brokers, reason))),
         }
     }

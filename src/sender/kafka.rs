@@ -30,7 +30,7 @@ use rdkafka::util::Timeout;
 
 use super::board::{Board, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
-use super::position::{Progress, Progresses};
+use super::position::{Done, Progress, Progresses};
 use super::topics::{self, Design};
 
 /// Work for the thread, in commit order: a beginning, rows, an end.
@@ -545,12 +545,14 @@ impl Shipper<'_> {
         });
         self.progresses.offer(Progress {
             timeline: done.commit.timeline,
-            commit_lsn: done.commit.lsn,
             restart_lsn: done.restart_lsn,
-            nonce: done.commit.nonce,
-            events: done.commit.event_count,
-            commit_us: done.commit.commit_us,
-            ends: Some(ends),
+            done: Some(Done {
+                commit_lsn: done.commit.lsn,
+                nonce: done.commit.nonce,
+                events: done.commit.event_count,
+                commit_us: done.commit.commit_us,
+                ends,
+            }),
         });
     }
 

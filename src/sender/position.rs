@@ -34,17 +34,23 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Segments of the position topic are small, so that compaction keeps it small and starting is fast.
 const SEGMENT_BYTES: u32 = 16 * 1024 * 1024;
 
-/// How far events are acknowledged. `ends` is none where only the restart point moved.
+/// How far events are acknowledged. `done` is none where only the restart point moved.
 #[derive(Debug, Clone)]
 pub struct Progress {
     pub timeline: u32,
-    pub commit_lsn: u64,
     pub restart_lsn: u64,
+    pub done: Option<Done>,
+}
+
+/// The newest transaction whose events are all acknowledged, and where the topics ended then.
+#[derive(Debug, Clone)]
+pub struct Done {
+    pub commit_lsn: u64,
     pub nonce: [u8; 16],
     pub events: u64,
     /// Microseconds since 2000-01-01.
     pub commit_us: i64,
-    pub ends: Option<BTreeMap<String, Ends>>,
+    pub ends: BTreeMap<String, Ends>,
 }
 
 /// The newest progress, waiting to be written: older ones are of no interest.
@@ -61,9 +67,8 @@ impl Progresses {
     /// Offers a newer progress.
     pub fn offer(&self, progress: Progress) {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let ends = newest.take().and_then(|older| older.ends);
-        let ends = progress.ends.clone().or(ends);
-        *newest = Some(Progress { ends, ..progress });
+        let older = newest.take().and_then(|older| older.done);
+        *newest = Some(Progress { done: progress.done.or(older), ..progress });
         drop(newest);
         self.board.tell(|_| {});
     }
@@ -360,15 +365,7 @@ impl Writer<'_> {
 
     fn last_progress(&self) -> Option<Progress> {
         let last = self.last.as_ref()?;
-        Some(Progress {
-            timeline: last.timeline,
-            commit_lsn: last.commit_lsn,
-            restart_lsn: last.restart_lsn,
-            nonce: parse_nonce(&last.nonce),
-            events: last.events.of,
-            commit_us: last.effective_ts_us - EPOCH_US,
-            ends: None,
-        })
+        Some(Progress { timeline: last.timeline, restart_lsn: last.restart_lsn, done: None })
     }
 
     fn write(&mut self, progress: &Progress) -> Result<(), Unwritten> {
@@ -406,8 +403,10 @@ impl Writer<'_> {
 
     /// The full position after `progress`: ends only ever rise, and so does the effective time.
     fn position(&self, progress: &Progress) -> Position {
-        let mut ends = self.last.as_ref().map(|last| last.ends.clone()).unwrap_or_default();
-        for (topic, newer) in progress.ends.iter().flatten() {
+        let last = self.last.as_ref();
+        let mut ends = last.map(|last| last.ends.clone()).unwrap_or_default();
+        let done = progress.done.as_ref();
+        for (topic, newer) in done.iter().flat_map(|done| &done.ends) {
             match ends.get_mut(topic).filter(|known| known.topic_id == newer.topic_id && known.partitions == newer.partitions) {
                 Some(known) => known.end.iter_mut().zip(&newer.end).for_each(|(end, newer)| *end = (*end).max(*newer)),
                 None => {
@@ -415,11 +414,16 @@ impl Writer<'_> {
                 }
             }
         }
-        let mut nonce = Vec::new();
-        if progress.commit_lsn != 0 {
-            put_nonce(&mut nonce, &progress.nonce);
-        }
-        let effective_ts_us = (progress.commit_us + EPOCH_US).max(self.last.as_ref().map_or(i64::MIN, |last| last.effective_ts_us));
+        let (commit_lsn, nonce, events, commit_ts_us) = match (done, last) {
+            (Some(done), _) => {
+                let mut nonce = Vec::new();
+                put_nonce(&mut nonce, &done.nonce);
+                let events = Events { done: done.events, of: done.events };
+                (done.commit_lsn, String::from_utf8_lossy(&nonce).into_owned(), events, done.commit_us + EPOCH_US)
+            }
+            (None, Some(last)) => (last.commit_lsn, last.nonce.clone(), last.events, last.effective_ts_us),
+            (None, None) => (0, String::new(), Events::default(), 0),
+        };
         Position {
             format: FORMAT,
             record: Record::Full,
@@ -429,11 +433,11 @@ impl Writer<'_> {
             epoch: self.epoch,
             timeline: progress.timeline,
             timeline_start: self.owner.timeline_start,
-            commit_lsn: progress.commit_lsn,
+            commit_lsn,
             restart_lsn: progress.restart_lsn,
-            nonce: String::from_utf8_lossy(&nonce).into_owned(),
-            events: Events { done: progress.events, of: progress.events },
-            effective_ts_us,
+            nonce,
+            events,
+            effective_ts_us: last.map_or(commit_ts_us, |last| last.effective_ts_us.max(commit_ts_us)),
             sent_ts_us: unix_us(),
             heartbeat_ms: self.settings.heartbeat_ms,
             node: self.owner.node.clone(),
@@ -462,8 +466,4 @@ fn newest(positions: &[Position]) -> Option<Position> {
     let mut ends = full.map(|full| full.ends.clone()).unwrap_or_default();
     ends.extend(newest.ends.clone());
     Some(Position { record: Record::Full, ends, full: None, ..newest.clone() })
-}
-
-fn parse_nonce(text: &str) -> [u8; 16] {
-    std::array::from_fn(|index| text.get(2 * index..2 * index + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok()).unwrap_or(0))
 }

@@ -147,7 +147,9 @@ unsafe fn describe(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described,
             }
             let mut partitions = 0;
             rd::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
+            // Kafka's own tools print ids in the alphabet for URLs, without padding.
             let topic_id = text(rd::rd_kafka_Uuid_base64str(rd::rd_kafka_TopicDescription_topic_id(topic)));
+            let topic_id = topic_id.trim_end_matches('=').replace('+', "-").replace('/', "_");
             Ok(Described { topic_id, partitions: partitions as i32 })
         })
     }

@@ -577,12 +577,7 @@ impl Session<'_> {
             return;
         }
         self.record_progress(reader, assembly, timeline);
-        if let Some((reader_lsn, _)) = Some((reader.position(), ())).filter(|(lsn, ())| *lsn < flush_lsn) {
-            // Flushed meanwhile, or the flush pointer stands inside a record: the rest of it will be announced or ticks in.
-            if flush_lsn - reader_lsn > 8192 {
-                return;
-            }
-        }
+        // Flushed meanwhile by others: the next commit announces itself, and the tick is the net below.
         wait(Some(&self.board), TICK);
     }
 
@@ -592,15 +587,7 @@ impl Session<'_> {
         let restart_lsn = assembly.restart_lsn(reader.position());
         if all_acknowledged && restart_lsn >= self.recorded_restart_lsn + RECORD_EVERY_BYTES {
             self.recorded_restart_lsn = restart_lsn;
-            self.progresses.offer(Progress {
-                timeline,
-                commit_lsn: self.previous_lsn.unwrap_or(0),
-                restart_lsn,
-                nonce: [0; 16],
-                events: 0,
-                commit_us: now_us(),
-                ends: None,
-            });
+            self.progresses.offer(Progress { timeline, restart_lsn, done: None });
         }
     }
 

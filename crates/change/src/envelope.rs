@@ -127,6 +127,13 @@ struct Shape<'a> {
     identity: Option<&'a [u8]>,
 }
 
+impl<'a> Shape<'a> {
+    /// An event without images.
+    fn of(op: &'static str, audience: Audience, key: Option<&'a [u8]>) -> Shape<'a> {
+        Shape { op, audience, key, before: None, after: None, schema_change: None, other_key: None, identity: None }
+    }
+}
+
 impl Renderer {
     /// Begins with the first event of `commit`.
     pub fn new(commit: Commit) -> Renderer {
@@ -167,16 +174,6 @@ impl Renderer {
             let relation = &body.relations[row.relation];
             self.prepare(&mut texts, body, &row)?;
             let mut images = Cursor::new(row.images);
-            let whole = |op, audience, key| Shape {
-                op,
-                audience,
-                key,
-                before: None,
-                after: None,
-                schema_change: None,
-                other_key: None,
-                identity: None,
-            };
             let mut buffers = std::mem::take(&mut self.buffers);
             let tombstone = tombstones && relation.tombstones;
             let done = match row.op {
@@ -205,12 +202,12 @@ impl Renderer {
                     }
                 }
                 Op::Truncate => {
-                    let shape = whole("t", Audience::EveryPartition, Some(TRUNCATE_KEY));
+                    let shape = Shape::of("t", Audience::EveryPartition, Some(TRUNCATE_KEY));
                     self.event(&texts, &mut buffers, relation, &row, sent_us, &shape, emit)
                 }
                 Op::Schema => {
                     let change = std::str::from_utf8(row.images).map_err(|_| WireError::Invalid("schema change"))?;
-                    let shape = Shape { schema_change: Some(change), ..whole("m", Audience::EveryPartition, Some(SCHEMA_KEY)) };
+                    let shape = Shape { schema_change: Some(change), ..Shape::of("m", Audience::EveryPartition, Some(SCHEMA_KEY)) };
                     self.event(&texts, &mut buffers, relation, &row, sent_us, &shape, emit)
                 }
             };
@@ -422,7 +419,8 @@ impl Renderer {
         emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let relation_texts = relation_texts(texts, row.relation)?;
-        self.put_headers(&mut buffers.headers, texts, relation_texts, "tombstone", 1, shape);
+        let shape = Shape { identity: shape.identity, ..Shape::of("tombstone", Audience::Key, shape.key) };
+        self.put_headers(&mut buffers.headers, texts, relation_texts, "tombstone", 1, &shape);
         emit(&Event {
             topic: relation.topic,
             audience: Audience::Key,

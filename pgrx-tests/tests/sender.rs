@@ -1,0 +1,158 @@
+//! The sender: whatever ends it, it never takes the server down (G11), loses nothing and repeats recognisably (G1, G4).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pg_cdc_tests::{Database, TestBed, prefix_rule, wait_until};
+use postgres::Client;
+
+fn sender_pid(client: &mut Client) -> Option<i32> {
+    client
+        .query_one("SELECT pid FROM cdc_status()", &[])
+        .expect("cdc_status")
+        .get(0)
+}
+
+/// The ids of all rows that were inserted, each in the topic at least once, in an order that keeps the prefix rule.
+fn inserted(database: &Database<'_>) -> BTreeSet<i64> {
+    let records = database.records("t");
+    let events = prefix_rule::assert_holds(&records);
+    let ids: Vec<i64> = events
+        .iter()
+        .filter(|e| e.op() == "c")
+        .map(|e| e.json()["after"]["id"].as_i64().expect("id"))
+        .collect();
+    let unique: BTreeSet<i64> = ids.iter().copied().collect();
+    assert_eq!(ids.len(), unique.len(), "each change once, copies aside");
+    unique
+}
+
+fn insert(client: &mut Client, ids: std::ops::Range<i32>) {
+    for id in ids {
+        client
+            .execute("INSERT INTO t VALUES ($1)", &[&id])
+            .expect("an insert");
+    }
+}
+
+#[test]
+fn a_sender_that_is_ended_or_killed_comes_back_and_loses_nothing() {
+    let bed = TestBed::start();
+    let database = bed.database("shop");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t')")
+        .expect("track");
+    insert(&mut client, 0..100);
+    for round in 1..=3 {
+        let pid = sender_pid(&mut client).expect("a sender");
+        bed.source().signal_backend(pid, libc::SIGTERM);
+        insert(&mut client, round * 100..(round + 1) * 100);
+        wait_until("another sender", Duration::from_secs(60), || {
+            match sender_pid(&mut client) {
+                Some(other) if other != pid => Ok(()),
+                seen => Err(format!("{seen:?}")),
+            }
+        });
+    }
+    assert_eq!(inserted(&database), (0..400).collect());
+    bed.source().assert_never_crashed();
+
+    // kill -9 of the postmaster: recovery, then on from the position.
+    insert(&mut client, 400..500);
+    bed.source().kill();
+    bed.source().start();
+    bed.wait_until_streaming("shop");
+    let mut client = database.source();
+    insert(&mut client, 500..600);
+    assert_eq!(inserted(&database), (0..600).collect());
+}
+
+#[test]
+fn the_server_stops_fast_while_kafka_does_not_answer() {
+    let bed = TestBed::start();
+    let database = bed.database("shop");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t')")
+        .expect("track");
+    insert(&mut client, 0..10);
+    database.wait_until_in_kafka();
+    bed.kafka().freeze();
+    insert(&mut client, 10..500);
+    drop(client);
+    // Panics when the server does not stop in time.
+    bed.source().stop();
+    bed.source().assert_never_crashed();
+    bed.kafka().thaw();
+    bed.source().start();
+    bed.wait_until_streaming("shop");
+    assert_eq!(inserted(&database), (0..500).collect());
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn a_broker_that_is_killed_and_comes_back_is_caught_up_with() {
+    let bed = TestBed::start();
+    let database = bed.database("shop");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t')")
+        .expect("track");
+    insert(&mut client, 0..200);
+    bed.kafka().kill();
+    insert(&mut client, 200..700);
+    let waiting = client
+        .query_one("SELECT cdc_wait('1 s')", &[])
+        .expect_err("Kafka is down");
+    let waiting = waiting.as_db_error().expect("an error of the server");
+    assert_eq!(waiting.code().code(), "55000");
+    assert!(
+        waiting.hint().unwrap_or_default().ends_with("[CDC0601]"),
+        "{waiting:?}"
+    );
+    bed.kafka().start();
+    assert_eq!(inserted(&database), (0..700).collect());
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn waiting_for_oneself_is_refused() {
+    let database = TestBed::shared().database("oneself");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t'); BEGIN; INSERT INTO t VALUES (1)")
+        .expect("an open transaction with changes");
+    pg_cdc_tests::refusal::coded(&mut client, "SELECT cdc_wait()", "25001", "CDC0602");
+}
+
+#[test]
+fn a_copied_database_is_silent_until_it_is_tracked_again() {
+    let database = TestBed::shared().database("original");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t'); INSERT INTO t VALUES (1)")
+        .expect("track");
+    assert_eq!(inserted(&database), BTreeSet::from([1]));
+    drop(client);
+    database
+        .bed()
+        .source()
+        .connect("postgres")
+        .batch_execute("CREATE DATABASE copied TEMPLATE original")
+        .expect("a copy");
+    let mut copied = database.bed().source().connect("copied");
+    copied
+        .batch_execute("INSERT INTO t VALUES (2)")
+        .expect("a change in the copy");
+    assert_eq!(inserted(&database), BTreeSet::from([1]));
+    copied
+        .batch_execute("SELECT cdc_track('t'); INSERT INTO t VALUES (3)")
+        .expect("track the copy");
+    database.wait_until_in_kafka();
+    let records = pg_cdc_tests::topic::read(database.bed().kafka(), "copied.public.t");
+    let changes: Vec<_> = records.iter().filter(|r| r.is_row_change()).collect();
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0].key_text(), "{\"id\":3}");
+    assert_eq!(inserted(&database), BTreeSet::from([1]));
+}
