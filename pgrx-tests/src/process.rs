@@ -68,10 +68,14 @@ impl Process {
             .process_group(0);
         become_user(&mut command, user);
         let parent = std::process::id();
-        // SAFETY: prctl, getppid and _exit are async-signal-safe, and nothing is allocated between fork and exec. It
-        // runs after the change of user, which would clear the death signal.
+        // SAFETY: what is called is async-signal-safe, and nothing is allocated between fork and exec. It runs after the
+        // change of user, which would clear the death signal. The set is initialised by sigemptyset.
         unsafe {
             command.pre_exec(move || {
+                // Signals that the starter blocks must still end the child.
+                let mut none: libc::sigset_t = std::mem::zeroed();
+                libc::sigemptyset(&mut none);
+                libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
                 if libc::prctl(libc::PR_SET_PDEATHSIG, death_signal) != 0 {
                     return Err(std::io::Error::last_os_error());
                 }

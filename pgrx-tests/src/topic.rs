@@ -10,6 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
 use crate::kafka::Kafka;
+use crate::wait_until;
 
 /// Longest silence of the broker while a topic is read.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -162,9 +163,11 @@ pub fn offsets(kafka: &Kafka, topic: &str) -> Option<BTreeMap<i32, std::ops::Ran
     let client: BaseConsumer = kafka.client_config().create().expect("a consumer");
     let partitions = partitions(&client, topic)?;
     let offsets = partitions.into_iter().map(|partition| {
-        let (first, next) = client
-            .fetch_watermarks(topic, partition, TIMEOUT)
-            .unwrap_or_else(|e| panic!("offsets of {topic}, partition {partition}: {e}"));
+        // A topic that was just made, or a broker that was just started, may have no leader for a moment.
+        let what = format!("the offsets of {topic}, partition {partition}");
+        let (first, next) = wait_until(&what, TIMEOUT, || {
+            client.fetch_watermarks(topic, partition, TIMEOUT)
+        });
         (partition, first..next)
     });
     Some(offsets.collect())

@@ -52,7 +52,7 @@ fn messages(database: &Database<'_>, from: &str, to: &str) -> Vec<Vec<u8>> {
 fn emit(client: &mut Client, transactional: bool, payload: &[u8]) {
     client
         .execute(
-            "SELECT pg_logical_emit_message($1, $2, $3)",
+            "SELECT pg_logical_emit_message($1, $2, $3::bytea)",
             &[&transactional, &PREFIX, &payload],
         )
         .expect("pg_logical_emit_message");

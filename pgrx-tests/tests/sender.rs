@@ -48,12 +48,14 @@ fn a_sender_that_is_ended_or_killed_comes_back_and_loses_nothing() {
         let pid = sender_pid(&mut client).expect("a sender");
         bed.source().signal_backend(pid, libc::SIGTERM);
         insert(&mut client, round * 100..(round + 1) * 100);
-        wait_until("another sender", Duration::from_secs(60), || {
-            match sender_pid(&mut client) {
+        wait_until(
+            "another sender",
+            Duration::from_secs(60),
+            || match sender_pid(&mut client) {
                 Some(other) if other != pid => Ok(()),
                 seen => Err(format!("{seen:?}")),
-            }
-        });
+            },
+        );
     }
     assert_eq!(inserted(&database), (0..400).collect());
     bed.source().assert_never_crashed();
@@ -131,7 +133,9 @@ fn a_copied_database_is_silent_until_it_is_tracked_again() {
     let database = TestBed::shared().database("original");
     let mut client = database.source();
     client
-        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t'); INSERT INTO t VALUES (1)")
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t'); INSERT INTO t VALUES (1)",
+        )
         .expect("track");
     assert_eq!(inserted(&database), BTreeSet::from([1]));
     drop(client);

@@ -135,10 +135,7 @@ fn early_chunks_of_inner_subtransactions_stay_in_order_and_die_with_them() {
     let records = assert_fold_is_table(&database, &mut client, "t");
     let events = prefix_rule::assert_holds(&records);
     let changes = 30 + 20 + 10 + 5 + 5 + 5;
-    assert_eq!(
-        events.iter().filter(|r| r.is_row_change()).count(),
-        changes
-    );
+    assert_eq!(events.iter().filter(|r| r.is_row_change()).count(), changes);
     // total_order has no holes, though the rolled back changes were captured.
     let orders: Vec<u64> = events
         .iter()
@@ -214,7 +211,10 @@ fn a_changed_key_is_a_delete_and_a_create_and_shifted_keys_lose_no_row() {
     assert_eq!(new.len(), 1);
     assert_eq!(new[0].op(), "c");
     assert_eq!(new[0].header("__debezium.oldkey"), Some("{\"id\":1}"));
-    assert_eq!(new[0].json()["after"], serde_json::json!({"id": 10, "v": 1}));
+    assert_eq!(
+        new[0].json()["after"],
+        serde_json::json!({"id": 10, "v": 1})
+    );
     assert_fold_is_table(&database, &mut client, "shifted");
 }
 
@@ -246,10 +246,7 @@ fn prepared_transactions_arrive_when_another_session_commits_them() {
         .source()
         .batch_execute("COMMIT PREPARED 'kept'; ROLLBACK PREPARED 'gone'")
         .expect("the second phase");
-    assert_eq!(
-        keys(&database.records("t")),
-        ["{\"id\":1}", "{\"id\":3}"]
-    );
+    assert_eq!(keys(&database.records("t")), ["{\"id\":1}", "{\"id\":3}"]);
     bed.source().assert_never_crashed();
 }
 
@@ -269,8 +266,11 @@ fn truncate_reaches_every_partition_in_its_place() {
     let mut partitions: Vec<i32> = truncates.iter().map(|r| r.partition).collect();
     partitions.sort_unstable();
     assert_eq!(partitions, [0, 1, 2]);
-    assert!(truncates.iter().all(|r| r.id() == truncates[0].id()
-        && r.key_text() == "{\"__cdc\":\"truncate\"}"));
+    assert!(
+        truncates
+            .iter()
+            .all(|r| r.id() == truncates[0].id() && r.key_text() == "{\"__cdc\":\"truncate\"}")
+    );
 }
 
 #[test]

@@ -20,18 +20,30 @@ fn cases() -> Vec<(&'static str, &'static str, serde_json::Value)> {
         ("double precision", "-Infinity", json!("-Infinity")),
         ("numeric", "10.00", json!("10.00")),
         ("numeric", "-0.000120", json!("-0.000120")),
-        ("numeric", "123456789012345678901234567890.1234567890", json!("123456789012345678901234567890.1234567890")),
+        (
+            "numeric",
+            "123456789012345678901234567890.1234567890",
+            json!("123456789012345678901234567890.1234567890"),
+        ),
         ("numeric", "1e-20", json!("0.00000000000000000001")),
         ("numeric", "100000000", json!("100000000")),
         ("numeric", "NaN", json!("NaN")),
         ("numeric", "Infinity", json!("Infinity")),
-        ("text", "Zürich \"x\" \\ \n\t\u{1f600}", json!("Zürich \"x\" \\ \n\t\u{1f600}")),
+        (
+            "text",
+            "Zürich \"x\" \\ \n\t\u{1f600}",
+            json!("Zürich \"x\" \\ \n\t\u{1f600}"),
+        ),
         ("varchar(10)", "", json!("")),
         ("char(4)", "ab", json!("ab  ")),
         ("name", "a_name", json!("a_name")),
         ("bytea", "\\x010203", json!("AQID")),
         ("bytea", "\\x", json!("")),
-        ("uuid", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", json!("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11")),
+        (
+            "uuid",
+            "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+            json!("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+        ),
         ("json", "{\"a\": 1}", json!("{\"a\": 1}")),
         ("jsonb", "{\"b\":[1,null]}", json!("{\"b\": [1, null]}")),
         ("date", "2026-11-21", json!("2026-11-21Z")),
@@ -40,19 +52,55 @@ fn cases() -> Vec<(&'static str, &'static str, serde_json::Value)> {
         ("date", "infinity", json!("infinity")),
         ("time", "04:05:11.789", json!("04:05:11.789Z")),
         ("time", "24:00:00", json!("24:00:00Z")),
-        ("timetz", "13:51:30.123789+02", json!("13:51:30.123789+02:00")),
-        ("timestamp", "2026-11-21 10:40:00.123456", json!("2026-11-21T10:40:00.123456Z")),
-        ("timestamp", "2026-11-21 10:40:00", json!("2026-11-21T10:40:00Z")),
-        ("timestamp", "294276-12-31 23:59:59.999999", json!("+294276-12-31T23:59:59.999999Z")),
-        ("timestamp", "4713-01-01 00:00:00 BC", json!("-4712-01-01T00:00:00Z")),
-        ("timestamptz", "2026-11-21 10:40:00+02", json!("2026-11-21T08:40:00.000000Z")),
+        (
+            "timetz",
+            "13:51:30.123789+02",
+            json!("13:51:30.123789+02:00"),
+        ),
+        (
+            "timestamp",
+            "2026-11-21 10:40:00.123456",
+            json!("2026-11-21T10:40:00.123456Z"),
+        ),
+        (
+            "timestamp",
+            "2026-11-21 10:40:00",
+            json!("2026-11-21T10:40:00Z"),
+        ),
+        (
+            "timestamp",
+            "294276-12-31 23:59:59.999999",
+            json!("+294276-12-31T23:59:59.999999Z"),
+        ),
+        (
+            "timestamp",
+            "4713-01-01 00:00:00 BC",
+            json!("-4712-01-01T00:00:00Z"),
+        ),
+        (
+            "timestamptz",
+            "2026-11-21 10:40:00+02",
+            json!("2026-11-21T08:40:00.000000Z"),
+        ),
         ("timestamptz", "-infinity", json!("-infinity")),
-        ("interval", "1 year 2 mons 3 days 4:05:06.78", json!("P1Y2M3DT4H5M6.78S")),
-        ("interval", "-1 year 2 mons -3 days 4 hours", json!("P-10M-3DT4H")),
+        (
+            "interval",
+            "1 year 2 mons 3 days 4:05:06.78",
+            json!("P1Y2M3DT4H5M6.78S"),
+        ),
+        (
+            "interval",
+            "-1 year 2 mons -3 days 4 hours",
+            json!("P-10M-3DT4H"),
+        ),
         ("varbit", "0101", json!("0101")),
         ("inet", "10.0.0.7/8", json!("10.0.0.7/8")),
         ("pg_lsn", "16/B374D848", json!("16/B374D848")),
-        ("tstzrange", "[2026-01-01 00:00:00+00,)", json!("[\"2026-01-01 00:00:00+00\",)")),
+        (
+            "tstzrange",
+            "[2026-01-01 00:00:00+00,)",
+            json!("[\"2026-01-01 00:00:00+00\",)"),
+        ),
         ("point", "(1,2)", json!("(1,2)")),
         ("tsvector", "'cat':1 'fat':2", json!("'cat':1 'fat':2")),
         ("mood", "so lala", json!("so lala")),
@@ -104,7 +152,11 @@ fn every_value_is_in_the_event_as_the_table_of_types_says() {
         .flat_map(|r| [r.json()["before"].clone(), r.json()["after"].clone()])
         .filter(|image| !image.is_null())
         .collect();
-    assert_eq!(images.len(), 4, "an insert, both sides of an update, a delete");
+    assert_eq!(
+        images.len(),
+        4,
+        "an insert, both sides of an update, a delete"
+    );
     for image in images {
         for (n, (kind, literal, expected)) in cases.iter().enumerate() {
             assert_eq!(&image[format!("c{n}")], expected, "{kind} {literal}");
@@ -137,11 +189,26 @@ fn toasted_dropped_and_added_columns_are_as_the_row_has_them() {
         .map(|r| r.json())
         .collect();
     let big = "abc".repeat(100_000);
-    assert_eq!(changes[0]["after"], json!({"id": 1, "gone": "x", "big": big, "n": 1}));
-    assert_eq!(changes[1]["after"], json!({"id": 1, "gone": "x", "big": big, "n": 2}));
-    assert_eq!(changes[2]["before"], json!({"id": 1, "big": big, "n": 2, "later": "was not there"}));
-    assert_eq!(changes[2]["after"], json!({"id": 1, "big": big, "n": 3, "later": "was not there"}));
-    assert_eq!(changes[3]["before"], json!({"id": 1, "big": big, "number": 3, "later": "was not there"}));
+    assert_eq!(
+        changes[0]["after"],
+        json!({"id": 1, "gone": "x", "big": big, "n": 1})
+    );
+    assert_eq!(
+        changes[1]["after"],
+        json!({"id": 1, "gone": "x", "big": big, "n": 2})
+    );
+    assert_eq!(
+        changes[2]["before"],
+        json!({"id": 1, "big": big, "n": 2, "later": "was not there"})
+    );
+    assert_eq!(
+        changes[2]["after"],
+        json!({"id": 1, "big": big, "n": 3, "later": "was not there"})
+    );
+    assert_eq!(
+        changes[3]["before"],
+        json!({"id": 1, "big": big, "number": 3, "later": "was not there"})
+    );
     let hashes: std::collections::BTreeSet<&str> = records
         .iter()
         .filter(|r| r.is_row_change())
@@ -177,14 +244,34 @@ fn who_and_why_are_in_every_event() {
         .collect();
     let shown: Vec<_> = audits
         .iter()
-        .map(|a| json!([a["actor"], a["reason"], a["request_id"], a["session_user"], a["current_user"], a["application_name"], a["client_addr"], a["context"]]))
+        .map(|a| {
+            json!([
+                a["actor"],
+                a["reason"],
+                a["request_id"],
+                a["session_user"],
+                a["current_user"],
+                a["application_name"],
+                a["client_addr"],
+                a["context"]
+            ])
+        })
         .collect();
     assert_eq!(
         shown,
         [
             json!(["ann", "moved", "r-17", "postgres", "app_rw", "crm", "127.0.0.1", {"tenant": "t1"}]),
             json!(["ann", "another", "r-17", "postgres", "app_rw", "crm", "127.0.0.1", {"tenant": "t1", "ticket": 7}]),
-            json!([null, null, null, "postgres", "app_rw", "crm", "127.0.0.1", {}]),
+            json!([
+                null,
+                null,
+                null,
+                "postgres",
+                "app_rw",
+                "crm",
+                "127.0.0.1",
+                {}
+            ]),
         ]
     );
 }

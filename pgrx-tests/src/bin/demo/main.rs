@@ -101,21 +101,30 @@ impl Figures {
 }
 
 fn run(screen: &Screen) -> Figures {
-    let (bed, http_port) = start_servers(screen);
+    let servers = start_servers(screen);
+    let bed = servers.bed;
     let mut shop = Shop::new(
         bed.database_without_extension("shop"),
         History::of(&bed.ferretdb().client(), "history", "customer"),
     );
     shop.create();
-    let companion_sink = start_sinks(screen, &shop, http_port);
+    let companion_sink = start_companion_sink(screen, &shop, servers);
     shop.track(screen);
     shop.play(screen);
     show_history(screen, companion_sink);
     compare(screen, &shop, companion_sink)
 }
 
-/// PostgreSQL, Kafka and the target server at the same time.
-fn start_servers(screen: &Screen) -> (&'static TestBed, u16) {
+/// What runs, and how long the starts took that are not shown yet.
+struct Servers {
+    bed: &'static TestBed,
+    http_port: u16,
+    ferretdb: Duration,
+    replica: Duration,
+}
+
+/// PostgreSQL, Kafka and the replica's server at the same time, then FerretDB.
+fn start_servers(screen: &Screen) -> Servers {
     let ports = Ports {
         source: port::chosen("PG_CDC_POSTGRES_PORT", 54320),
         target: port::chosen("PG_CDC_REPLICA_PORT", 54321),
@@ -124,15 +133,16 @@ fn start_servers(screen: &Screen) -> (&'static TestBed, u16) {
     };
     let http_port = port::chosen("PG_CDC_HTTP_PORT", 54380);
     let bed = BED.get_or_init(|| TestBed::prepare(ports, &[], &[]));
-    let (postgres, kafka) = screen.wait("PostgreSQL 15 with pg_cdc, Kafka 4.1", || {
+    let (postgres, kafka, replica) = screen.wait("PostgreSQL 15 with pg_cdc, Kafka 4.1", || {
         std::thread::scope(|scope| {
             let kafka = scope.spawn(|| timed(|| bed.kafka()));
             let postgres = scope.spawn(|| timed(|| bed.source()));
+            let replica = scope.spawn(|| timed(|| bed.target()));
             // A server that does not start has said why.
             let join = |start: ScopedJoinHandle<'_, Duration>| {
                 start.join().unwrap_or_else(|panic| resume_unwind(panic))
             };
-            (join(postgres), join(kafka))
+            (join(postgres), join(kafka), join(replica))
         })
     });
     screen.services(&[
@@ -143,33 +153,32 @@ fn start_servers(screen: &Screen) -> (&'static TestBed, u16) {
         ),
         Started::new("Kafka 4.1", kafka, format!("localhost:{}", ports.kafka)),
     ]);
-    (bed, http_port)
+    let ferretdb = screen.wait("FerretDB 1.24", || timed(|| bed.ferretdb()));
+    Servers {
+        bed,
+        http_port,
+        ferretdb,
+        replica,
+    }
 }
 
-/// The replica's server, FerretDB and companion-sink.
-fn start_sinks(screen: &Screen, shop: &Shop, http_port: u16) -> &'static CompanionSink {
-    let bed = shop.database().bed();
-    let (replica, ferretdb, companion_sink) =
-        screen.wait("FerretDB 1.24, replica, companion-sink", || {
-            let replica = timed(|| bed.target());
-            let ferretdb = timed(|| bed.ferretdb());
-            let mut plan = shop.database().plan_companion_sink();
-            plan.name = "companion".to_owned();
-            plan.mongo_database = "history".to_owned();
-            plan.http_port = http_port;
-            let sink = COMPANION_SINK.get_or_init(|| bed.companion_sink(plan));
-            (replica, ferretdb, timed(|| sink.start()))
-        });
-    let sink = COMPANION_SINK.get().expect("started above");
+fn start_companion_sink(screen: &Screen, shop: &Shop, servers: Servers) -> &'static CompanionSink {
+    let bed = servers.bed;
+    let mut plan = shop.database().plan_companion_sink();
+    plan.name = "companion".to_owned();
+    plan.mongo_database = "history".to_owned();
+    plan.http_port = servers.http_port;
+    let sink = COMPANION_SINK.get_or_init(|| bed.companion_sink(plan));
+    let companion_sink = screen.wait("companion-sink", || timed(|| sink.start()));
     screen.services(&[
         Started::new(
             "FerretDB 1.24",
-            ferretdb,
+            servers.ferretdb,
             format!("{}/history", bed.ferretdb().url()),
         ),
         Started::new(
             "replica",
-            replica,
+            servers.replica,
             format!("psql -h localhost -p {} shop_replica", bed.target().port()),
         ),
         Started::new("companion-sink", companion_sink, sink.http_url()),

@@ -1,0 +1,332 @@
+//! What the sinks do with wrong input: in the configuration, in the events, in the values.
+
+mod sink_events;
+
+use std::process::{Command, Output};
+
+use pg_cdc_tests::{parts, topic, wait_until};
+use serde_json::{Value, json};
+use sink_events::{Source, TIMEOUT, bed, id_key, one_text};
+
+const COLUMNS: [(&str, &str); 3] = [
+    ("id", "bigint"),
+    ("city", "character varying(5)"),
+    ("n", "integer"),
+];
+
+fn companion_sink(config: &str, arguments: &[&str]) -> Output {
+    let folder = pg_cdc_tests::bed::temporary_folder();
+    let file = folder.path().join("companion-sink.toml");
+    std::fs::write(&file, config).expect("write the configuration");
+    let mut command = Command::new(parts::companion_sink());
+    command.arg("--config").arg(&file).args(arguments);
+    command.output().expect("run companion-sink")
+}
+
+fn row(id: u64, city: &str, n: i64) -> Value {
+    json!({"id": id, "city": city, "n": n})
+}
+
+#[test]
+fn a_misspelt_key_is_told_with_its_place_and_the_nearest_name() {
+    let config = "[kafka]\nbrokers = \"localhost:1\"\n\n[sink.replica]\nkind = \"postgres\"\n  topcs = [\"*\"]\n";
+    let output = companion_sink(config, &["run"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    for part in [
+        "companion-sink.toml:6:3",
+        "sink.replica.topcs",
+        "did you mean \"topics\"?",
+        "CDC1001",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn the_consistency_that_is_missing_is_refused_by_name() {
+    let config = "kafka.brokers = \"localhost:1\"\n[sink.replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://localhost/x\"\nconsistency = \"transaction\"\n";
+    let output = companion_sink(config, &["check", "--offline"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        text.contains("CDC1001") && text.contains("\"row\""),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_out_of_reach_is_told_by_check() {
+    let port = pg_cdc_tests::port::free();
+    let config = format!(
+        "[kafka]\nbrokers = \"127.0.0.1:{port}\"\n[sink.replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@127.0.0.1:{port}/x\"\n"
+    );
+    let output = companion_sink(&config, &["check"]);
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(text.matches("CDC1003").count(), 2, "{text}");
+    assert!(!text.contains("secret"), "{text}");
+}
+
+#[test]
+fn an_unreachable_database_is_tried_again_until_it_is_there() {
+    let mut source = Source::new("unreachable");
+    source.track("t", &COLUMNS, &["id"]);
+    let event = source.create("t", Some(&id_key(1)), &row(1, "Basel", 1));
+    source.send(&event);
+    let mut plan = source.plan();
+    plan.replica_url = bed().target().url("comes_later");
+    let sink = bed().companion_sink(plan);
+    sink.start();
+    // The other sink goes on meanwhile.
+    source.flush();
+    sink.wait_until_sink_applied("history", bed().kafka(), &[source.topic("t")]);
+    wait_until("the log to name the code and the remedy", TIMEOUT, || {
+        let log = std::fs::read_to_string(sink.log_file()).expect("the log");
+        let line = log.lines().find(|line| line.contains("comes_later"));
+        match line {
+            Some(line) if line.contains("hint") => Ok(()),
+            _ => Err(log),
+        }
+    });
+    assert!(
+        sink.stop().expect("it ran").success(),
+        "SIGTERM ends it in order"
+    );
+    bed().target().create_database("comes_later");
+    sink.start();
+    source.wait_until_applied(&sink, "t");
+}
+
+#[test]
+fn a_malformed_event_goes_aside_and_the_rest_goes_on() {
+    let mut source = Source::new("malformed");
+    source.track("t", &COLUMNS, &["id"]);
+    let bad_json = source.create("t", Some(&id_key(1)), &row(1, "a", 1));
+    let good = source.create("t", Some(&id_key(2)), &row(2, "b", 2));
+    let no_op = source.create("t", Some(&id_key(3)), &row(3, "c", 3));
+    let no_id = source.create("t", Some(&id_key(4)), &row(4, "d", 4));
+    let no_image = source.create("t", Some(&id_key(5)), &Value::Null);
+    let not_text = source.create("t", Some(&id_key(6)), &row(6, "f", 6));
+    let last = source.create("t", Some(&id_key(7)), &row(7, "g", 7));
+    source.send(&bad_json.clone().with_value(b"{\"op\":\"c\",\"after\":{"));
+    source.send(&good);
+    source.send(&no_op.without_header("cdc.op"));
+    source.send(&no_id.without_header("cdc.id"));
+    source.send(&no_image);
+    source.send(&not_text.with_value(&[0xff, 0xfe, 0x00]));
+    source.send(&last);
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
+
+    let mut replica = source.replica();
+    assert_eq!(
+        one_text(
+            &mut replica,
+            "SELECT string_agg(id::text, ',' ORDER BY id) FROM t"
+        ),
+        "2,7"
+    );
+    assert_eq!(source.history("t").count(), 2);
+    assert_eq!(
+        one_text(
+            &mut replica,
+            "SELECT count(*) FROM companion.parked WHERE code = 'CDC1005'"
+        ),
+        "5"
+    );
+
+    let dead = topic::read(bed().kafka(), &format!("{}.dlq", source.topic("t")));
+    let of_replica: Vec<_> = dead
+        .iter()
+        .filter(|r| r.header("cdc.dlq.sink") == Some("replica"))
+        .collect();
+    assert_eq!(
+        (dead.len(), of_replica.len()),
+        (10, 5),
+        "five events, two sinks"
+    );
+    let broken = of_replica
+        .iter()
+        .find(|r| r.header("cdc.id") == Some(&bad_json.id()))
+        .expect("the broken JSON");
+    assert_eq!(broken.header("cdc.dlq.code"), Some("CDC1005"));
+    assert_eq!(
+        broken.header("__connect.errors.topic"),
+        Some(source.topic("t").as_str())
+    );
+    assert_eq!(
+        broken.header("__connect.errors.connector.name"),
+        Some("companion-sink")
+    );
+    assert_eq!(
+        broken.header("__connect.errors.stage"),
+        Some("VALUE_CONVERTER")
+    );
+    assert_eq!(broken.header("cdc.version"), bad_json.header("cdc.version"));
+    assert_eq!(broken.value_text(), "{\"op\":\"c\",\"after\":{");
+    let partitions = topic::offsets(bed().kafka(), &format!("{}.dlq", source.topic("t")))
+        .expect("the topic")
+        .len();
+    assert_eq!(partitions, 3, "the partitions of the topic");
+}
+
+#[test]
+fn a_refused_value_parks_its_key_in_order() {
+    let mut source = Source::new("refused");
+    source.track("t", &COLUMNS, &["id"]);
+    let mut events: Vec<_> = (1..=200)
+        .map(|id| source.create("t", Some(&id_key(id)), &row(id, "city", 0)))
+        .collect();
+    // Six characters for a varchar(5); a number that no integer holds; a null in the key's column.
+    events.push(source.update(
+        "t",
+        Some(&id_key(50)),
+        &row(50, "city", 0),
+        &row(50, "toolong", 1),
+    ));
+    events.push(source.update(
+        "t",
+        Some(&id_key(120)),
+        &row(120, "city", 0),
+        &row(120, "city", 3_000_000_000),
+    ));
+    for event in &events {
+        source.send(event);
+    }
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
+    // Later events of these keys wait, whatever they hold; all others go on.
+    let later = [
+        source.update(
+            "t",
+            Some(&id_key(50)),
+            &row(50, "toolong", 1),
+            &row(50, "ok", 2),
+        ),
+        source.update(
+            "t",
+            Some(&id_key(51)),
+            &row(51, "city", 0),
+            &row(51, "ok", 2),
+        ),
+        source.delete("t", Some(&id_key(120)), &row(120, "city", 0)),
+        // The key 50 becomes 500: the new key waits as well.
+        source
+            .delete("t", Some(&id_key(50)), &row(50, "ok", 2))
+            .with_header("__debezium.newkey", &id_key(500)),
+        source
+            .create("t", Some(&id_key(500)), &row(500, "ok", 2))
+            .with_header("__debezium.oldkey", &id_key(50)),
+    ];
+    for event in &later {
+        source.send(event);
+    }
+    source.wait_until_applied(&sink, "t");
+    let mut replica = source.replica();
+    assert_eq!(one_text(&mut replica, "SELECT count(*) FROM t"), "200");
+    assert_eq!(
+        one_text(
+            &mut replica,
+            "SELECT string_agg(city || n, ',' ORDER BY id) FROM t WHERE id IN (50, 51, 120)"
+        ),
+        "city0,ok2,city0"
+    );
+    let parked = "SELECT string_agg(convert_from(key, 'UTF8') || coalesce(code, '-'), ' ' ORDER BY version) FROM companion.parked";
+    assert_eq!(
+        one_text(&mut replica, parked),
+        r#"{"id":50}CDC1007 {"id":120}CDC1007 {"id":50}- {"id":120}- {"id":50}- {"id":500}-"#
+    );
+    assert_eq!(
+        source.history("t").count(),
+        207,
+        "the history holds them all"
+    );
+    // The parked keys are known after a restart.
+    sink.stop();
+    sink.start();
+    let event = source.create("t", Some(&id_key(120)), &row(120, "new", 9));
+    source.send(&event);
+    source.wait_until_applied(&sink, "t");
+    assert_eq!(
+        one_text(&mut replica, "SELECT city FROM t WHERE id = 120"),
+        "city"
+    );
+    let dead = topic::read(bed().kafka(), &format!("{}.dlq", source.topic("t")));
+    assert_eq!(dead.len(), 2, "only the refused events, once");
+    assert!(
+        dead.iter()
+            .all(|r| r.header("cdc.dlq.code") == Some("CDC1007")
+                && r.header("__connect.errors.stage") == Some("TASK_PUT"))
+    );
+    assert!(
+        dead.iter().all(|r| !r
+            .header("__connect.errors.exception.message")
+            .expect("a message")
+            .contains("toolong")),
+        "no message holds a value"
+    );
+}
+
+#[test]
+fn a_missing_column_halts_one_sink_and_not_the_other() {
+    let mut source = Source::new("drift");
+    source.track("t", &COLUMNS, &["id"]);
+    let event = source.create("t", Some(&id_key(1)), &row(1, "a", 1));
+    source.send(&event);
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
+    let event = source.create(
+        "t",
+        Some(&id_key(2)),
+        &json!({"id": 2, "city": "b", "n": 2, "phone": "1"}),
+    );
+    source.send(&event);
+    source.flush();
+    sink.wait_until_sink_applied("history", bed().kafka(), &[source.topic("t")]);
+    let health = wait_until("the replica to halt", TIMEOUT, || {
+        let answer = http(&sink.http_url(), "/healthz");
+        if answer.contains("503") {
+            Ok(answer)
+        } else {
+            Err(answer)
+        }
+    });
+    assert!(
+        health.contains("CDC1011") && health.contains("replica"),
+        "{health}"
+    );
+    assert!(
+        http(&sink.http_url(), "/v1/status").contains("ADD COLUMN"),
+        "the remedy is told"
+    );
+    source
+        .replica()
+        .batch_execute("ALTER TABLE t ADD COLUMN phone text")
+        .expect("add the column");
+    assert!(sink.stop().expect("it ran").success());
+    sink.start();
+    source.wait_until_applied(&sink, "t");
+    assert_eq!(
+        one_text(&mut source.replica(), "SELECT phone FROM t WHERE id = 2"),
+        "1"
+    );
+    assert!(
+        topic::offsets(bed().kafka(), &format!("{}.dlq", source.topic("t"))).is_none(),
+        "no dead letter"
+    );
+}
+
+fn http(url: &str, path: &str) -> String {
+    use std::io::{Read, Write};
+    let address = url.trim_start_matches("http://");
+    let mut stream = std::net::TcpStream::connect(address).expect("connect");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )
+    .expect("ask");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}

@@ -1,0 +1,337 @@
+//! Events as the extension sends them (form of the interface's section 3), made by the test itself: what the sinks do
+//! with copies, broken records and every type does not depend on a source server.
+
+#![allow(dead_code)] // Each test program uses a part.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
+use pg_cdc_tests::{TestBed, port};
+use postgres::Client;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use serde_json::{Value, json};
+
+pub const PARTITIONS: i32 = 3;
+pub const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Kafka, the target server and FerretDB; no source server.
+pub fn bed() -> &'static TestBed {
+    static BED: OnceLock<TestBed> = OnceLock::new();
+    extern "C" fn remove() {
+        if let Some(bed) = BED.get() {
+            bed.discard();
+        }
+    }
+    BED.get_or_init(|| {
+        // SAFETY: the handler does not unwind, and what it uses is a static.
+        unsafe { libc::atexit(remove) };
+        TestBed::prepare(pg_cdc_tests::bed::Ports::free(), &[], &[])
+    })
+}
+
+/// A made-up source database `name`, with its own topics, history and replica.
+pub struct Source {
+    pub name: String,
+    producer: ThreadedProducer<DefaultProducerContext>,
+    next_lsn: u64,
+}
+
+/// One event, to be changed before it is sent.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub topic: String,
+    pub partition: Option<i32>,
+    pub key: Option<String>,
+    pub value: Option<Vec<u8>>,
+    pub headers: Vec<(String, String)>,
+}
+
+impl Event {
+    pub fn id(&self) -> String {
+        self.header("cdc.id").expect("cdc.id").to_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(header, _)| header == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    pub fn without_header(mut self, name: &str) -> Event {
+        self.headers.retain(|(header, _)| header != name);
+        self
+    }
+
+    pub fn with_header(mut self, name: &str, value: &str) -> Event {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub fn with_value(mut self, value: &[u8]) -> Event {
+        self.value = Some(value.to_vec());
+        self
+    }
+
+    pub fn in_partition(mut self, partition: i32) -> Event {
+        self.partition = Some(partition);
+        self
+    }
+}
+
+impl Source {
+    pub fn new(name: &str) -> Source {
+        let producer = bed()
+            .kafka()
+            .client_config()
+            .set("partitioner", "murmur2")
+            .set("enable.idempotence", "true")
+            .set("queue.buffering.max.messages", "1000000")
+            .create()
+            .expect("a producer");
+        bed().target().create_database(&format!("{name}_replica"));
+        Source {
+            name: name.to_owned(),
+            producer,
+            next_lsn: 1000,
+        }
+    }
+
+    pub fn topic(&self, table: &str) -> String {
+        format!("{}.public.{table}", self.name)
+    }
+
+    /// Makes the table's topic.
+    pub fn create_topic(&self, table: &str) {
+        let admin: AdminClient<DefaultClientContext> =
+            bed().kafka().client_config().create().expect("an admin");
+        let topic = self.topic(table);
+        let new_topic = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
+        let made = admin.create_topics([&new_topic], &AdminOptions::new());
+        for result in block_on(made).expect("make the topic") {
+            result.expect("make the topic");
+        }
+    }
+
+    /// Makes the topic and tells the table's columns (name, type), of which `key` are the primary key.
+    pub fn track(&mut self, table: &str, columns: &[(&str, &str)], key: &[&str]) {
+        self.create_topic(table);
+        let event = self.schema(table, "CREATE", columns, key);
+        self.send_everywhere(&event);
+    }
+
+    /// A schema event.
+    pub fn schema(
+        &mut self,
+        table: &str,
+        kind: &str,
+        columns: &[(&str, &str)],
+        key: &[&str],
+    ) -> Event {
+        let columns: Vec<Value> = columns
+            .iter()
+            .enumerate()
+            .map(|(place, (name, type_name))| {
+                json!({"name": name, "position": place + 1, "typeName": type_name, "typeExpression": type_name,
+                    "optional": !key.contains(name), "generated": false, "defaultValueExpression": null})
+            })
+            .collect();
+        let mut event = self.event(
+            table,
+            "schema",
+            Some(r#"{"__cdc":"schema"}"#),
+            &Value::Null,
+            &Value::Null,
+        );
+        let mut value: Value =
+            serde_json::from_slice(event.value.as_ref().expect("a value")).expect("JSON");
+        value["op"] = json!("m");
+        value["schema_change"] = json!({"type": kind, "ddl": null, "contents_changed": false, "renames": {},
+            "tableChanges": [{"type": kind, "id": format!("\"{}\".\"public\".\"{table}\"", self.name),
+                "table": {"primaryKeyColumnNames": key, "columns": columns}}]});
+        event.value = Some(value.to_string().into_bytes());
+        event
+    }
+
+    pub fn create(&mut self, table: &str, key: Option<&str>, after: &Value) -> Event {
+        self.event(table, "c", key, &Value::Null, after)
+    }
+
+    pub fn update(
+        &mut self,
+        table: &str,
+        key: Option<&str>,
+        before: &Value,
+        after: &Value,
+    ) -> Event {
+        self.event(table, "u", key, before, after)
+    }
+
+    pub fn delete(&mut self, table: &str, key: Option<&str>, before: &Value) -> Event {
+        self.event(table, "d", key, before, &Value::Null)
+    }
+
+    pub fn truncate(&mut self, table: &str) -> Event {
+        self.event(
+            table,
+            "t",
+            Some(r#"{"__cdc":"truncate"}"#),
+            &Value::Null,
+            &Value::Null,
+        )
+    }
+
+    /// The tombstone of a delete.
+    pub fn tombstone(delete: &Event) -> Event {
+        let mut event = delete.clone();
+        event.value = None;
+        for (name, value) in &mut event.headers {
+            match name.as_str() {
+                "cdc.op" => *value = "tombstone".to_owned(),
+                "cdc.version" => value.replace_range(42.., "01"),
+                "cdc.id" => value.push_str(".1"),
+                _ => {}
+            }
+        }
+        event
+    }
+
+    fn event(
+        &mut self,
+        table: &str,
+        op: &str,
+        key: Option<&str>,
+        before: &Value,
+        after: &Value,
+    ) -> Event {
+        let lsn = self.next_lsn;
+        self.next_lsn += 1;
+        let id = format!("{lsn:032x}-1");
+        let value = json!({
+            "id": id, "op": op, "ts_ms": 1_795_257_600_125_u64, "ts_us": 1_795_257_600_125_311_u64,
+            "source": {"version": "1.0.0", "connector": "postgresql", "name": self.name, "snapshot": "false",
+                "db": self.name, "ts_us": 1_795_257_600_123_456_u64, "schema": "public", "table": table,
+                "txId": 812, "lsn": lsn, "xmin": null},
+            "transaction": {"id": format!("812:{lsn}"), "total_order": 1, "data_collection_order": 1, "event_count": 1},
+            "audit": {"actor": "ann", "reason": "moved", "request_id": "r-17", "session_user": "web",
+                "current_user": "app_rw", "application_name": "crm", "client_addr": "10.0.0.7", "pid": 4711,
+                "transaction_ts_us": 1_795_257_600_120_001_u64, "statement_ts_us": 1_795_257_600_121_870_u64,
+                "context": {"app.tenant": "t1"}},
+            "before": before, "after": after,
+        });
+        let headers = [
+            ("cdc.id", id),
+            (
+                "cdc.version",
+                format!("0001-00000001-{lsn:016x}-0000000001-00"),
+            ),
+            ("cdc.op", op.to_owned()),
+            ("cdc.table", self.topic(table)),
+            ("cdc.schema", "9e12ab04".to_owned()),
+            ("cdc.tx", "1/1".to_owned()),
+        ];
+        Event {
+            topic: self.topic(table),
+            partition: None,
+            key: key.map(str::to_owned),
+            value: Some(value.to_string().into_bytes()),
+            headers: headers
+                .map(|(name, value)| (name.to_owned(), value))
+                .to_vec(),
+        }
+    }
+
+    /// Sends an event; records without a key go to partition 0.
+    pub fn send(&self, event: &Event) {
+        let mut headers = OwnedHeaders::new();
+        for (name, value) in &event.headers {
+            headers = headers.insert(Header {
+                key: name,
+                value: Some(value),
+            });
+        }
+        let mut record = BaseRecord::<str, [u8]>::to(&event.topic).headers(headers);
+        record.key = event.key.as_deref();
+        record.payload = event.value.as_deref();
+        record.partition = event.partition.or_else(|| event.key.is_none().then_some(0));
+        self.producer
+            .send(record)
+            .map_err(|(error, _)| error)
+            .expect("send an event");
+    }
+
+    /// Sends a copy to every partition, as truncates and schema events go.
+    pub fn send_everywhere(&self, event: &Event) {
+        for partition in 0..PARTITIONS {
+            self.send(&event.clone().in_partition(partition));
+        }
+        self.flush();
+    }
+
+    pub fn flush(&self) {
+        self.producer
+            .flush(TIMEOUT)
+            .expect("Kafka takes the events");
+    }
+
+    pub fn plan(&self) -> Plan {
+        Plan {
+            name: format!("companion_{}", self.name),
+            brokers: bed().kafka().brokers(),
+            source: "pg".to_owned(),
+            topics: vec![format!("{}.public.*", self.name)],
+            mongo_url: bed().ferretdb().url(),
+            mongo_database: format!("{}_history", self.name),
+            replica_url: bed().target().url(&format!("{}_replica", self.name)),
+            http_port: port::free(),
+            more_toml: String::new(),
+        }
+    }
+
+    pub fn start_sink(&self) -> CompanionSink {
+        let sink = bed().companion_sink(self.plan());
+        sink.start();
+        sink
+    }
+
+    pub fn replica(&self) -> Client {
+        bed().target().connect(&format!("{}_replica", self.name))
+    }
+
+    pub fn history(&self, table: &str) -> pg_cdc_tests::history::History {
+        pg_cdc_tests::history::History::of(
+            &bed().ferretdb().client(),
+            &format!("{}_history", self.name),
+            table,
+        )
+    }
+
+    /// Waits until both sinks have applied everything of `table`.
+    pub fn wait_until_applied(&self, sink: &CompanionSink, table: &str) {
+        self.flush();
+        sink.wait_until_applied(bed().kafka(), &[self.topic(table)]);
+    }
+}
+
+/// The JSON key `{"id":…}`.
+pub fn id_key(id: u64) -> String {
+    format!(r#"{{"id":{id}}}"#)
+}
+
+/// The first row of `query`, as text.
+pub fn one_text(client: &mut Client, query: &str) -> String {
+    let row = client
+        .query_one(&format!("SELECT ({query})::text"), &[])
+        .expect(query);
+    row.get::<_, Option<String>>(0)
+        .unwrap_or_else(|| "NULL".to_owned())
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}

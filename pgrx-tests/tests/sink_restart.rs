@@ -1,0 +1,549 @@
+//! Whatever is killed, started twice or sent twice: the replica and the history hold each change once.
+
+mod sink_events;
+
+use pg_cdc_tests::companion_sink::CompanionSink;
+use pg_cdc_tests::wait_until;
+use serde_json::{Value, json};
+use sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text};
+
+const COLUMNS: [(&str, &str); 2] = [("id", "bigint"), ("n", "integer")];
+
+fn row(id: u64, n: u64) -> Value {
+    json!({"id": id, "n": n})
+}
+
+/// `rounds` changes of each of `keys` rows; the last round deletes every seventh row.
+fn load(source: &mut Source, table: &str, keys: u64, rounds: u64) -> Vec<Event> {
+    let mut events = Vec::new();
+    for round in 0..rounds {
+        for id in 0..keys {
+            let key = id_key(id);
+            events.push(match round {
+                0 => source.create(table, Some(&key), &row(id, 0)),
+                _ => source.update(table, Some(&key), &row(id, round - 1), &row(id, round)),
+            });
+        }
+    }
+    for id in (0..keys).step_by(7) {
+        let delete = source.delete(table, Some(&id_key(id)), &row(id, rounds - 1));
+        events.push(delete.clone());
+        events.push(Source::tombstone(&delete));
+    }
+    events
+}
+
+fn assert_complete(source: &Source, table: &str, keys: u64, rounds: u64) {
+    let mut replica = source.replica();
+    let deleted = keys.div_ceil(7);
+    let expected = format!("{} {} {}", keys - deleted, rounds - 1, rounds - 1);
+    let query = format!("SELECT count(*) || ' ' || min(n) || ' ' || max(n) FROM {table}");
+    assert_eq!(one_text(&mut replica, &query), expected);
+    assert_eq!(source.history(table).count(), keys * rounds + deleted);
+}
+
+#[test]
+fn kill_9_during_a_load_loses_and_doubles_nothing() {
+    let mut source = Source::new("killed");
+    source.track("t", &COLUMNS, &["id"]);
+    // Without a key a doubled or lost insert shows as a row.
+    source.track("log", &[("line", "text")], &[]);
+    let events = load(&mut source, "t", 2000, 10);
+    for event in &events {
+        source.send(event);
+    }
+    for line in 0..5000 {
+        let event = source.create("log", None, &json!({"line": format!("line {line}")}));
+        source.send(&event);
+    }
+    source.flush();
+    let plan = source.plan();
+    let sink = bed().companion_sink(pg_cdc_tests::companion_sink::Plan {
+        more_toml: "batch = { rows = 300 }\n".to_owned(),
+        ..plan
+    });
+    let mut kills = 0;
+    let mut applied_before = 0;
+    while kills < 12 {
+        sink.start();
+        let applied = progress(&source, applied_before);
+        let done = applied >= 2000 * 10 + 5000;
+        sink.kill();
+        kills += 1;
+        applied_before = applied;
+        if done {
+            break;
+        }
+    }
+    assert!(kills >= 3, "it was killed {kills} times");
+    sink.start();
+    source.wait_until_applied(&sink, "t");
+    source.wait_until_applied(&sink, "log");
+    assert_complete(&source, "t", 2000, 10);
+    let lines = one_text(
+        &mut source.replica(),
+        "SELECT count(*) || ' ' || count(DISTINCT line) FROM log",
+    );
+    assert_eq!(lines, "5000 5000");
+    assert_eq!(source.history("log").count(), 5000);
+}
+
+/// Waits until the replica is further than `before`, and says how far.
+fn progress(source: &Source, before: i64) -> i64 {
+    let mut replica = source.replica();
+    wait_until("the replica to go on", TIMEOUT, || {
+        let there = one_text(
+            &mut replica,
+            "SELECT to_regclass('companion.offsets') IS NOT NULL",
+        );
+        if there != "true" {
+            return Err("no offsets".to_owned());
+        }
+        let applied = one_text(
+            &mut replica,
+            "SELECT coalesce(sum(next_offset), 0) FROM companion.offsets",
+        );
+        let applied: i64 = applied.parse().expect("a number");
+        if applied > before {
+            Ok(applied)
+        } else {
+            Err(format!("{applied}"))
+        }
+    })
+}
+
+#[test]
+fn later_copies_are_dropped() {
+    let mut source = Source::new("copies");
+    source.track("t", &COLUMNS, &["id"]);
+    source.track("log", &[("line", "text")], &[]);
+    let events = load(&mut source, "t", 50, 4);
+    let lines: Vec<_> = (0..20)
+        .map(|line| source.create("log", None, &json!({"line": line.to_string()})))
+        .collect();
+    // The sender went back twice: to the beginning of what it had sent, and into the middle of it.
+    let sent: Vec<&Event> = events.iter().chain(&lines).collect();
+    for event in sent.iter().take(150).chain(&sent).chain(&sent[60..]) {
+        source.send(event);
+    }
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
+    source.wait_until_applied(&sink, "log");
+    // And once more behind what is applied already.
+    for event in &sent[100..] {
+        source.send(event);
+    }
+    source.wait_until_applied(&sink, "t");
+    source.wait_until_applied(&sink, "log");
+    assert_complete(&source, "t", 50, 4);
+    assert_eq!(
+        one_text(&mut source.replica(), "SELECT count(*) FROM log"),
+        "20"
+    );
+    assert_eq!(source.history("log").count(), 20);
+}
+
+#[test]
+fn a_truncate_waits_for_all_partitions() {
+    let mut source = Source::new("truncated");
+    source.track("t", &COLUMNS, &["id"]);
+    let partition = |id: u64| (id % 3) as i32;
+    for id in 0..60 {
+        let event = source.create("t", Some(&id_key(id)), &row(id, 1));
+        source.send(&event.in_partition(partition(id)));
+    }
+    let last_before = source.update("t", Some(&id_key(2)), &row(2, 1), &row(2, 5));
+    let truncate = source.truncate("t");
+    let after: Vec<_> = (30..90)
+        .map(|id| {
+            source
+                .create("t", Some(&id_key(id)), &row(id, 2))
+                .in_partition(partition(id))
+        })
+        .collect();
+    source.flush();
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
+    // Two partitions have it, and more behind it; the third still has something before it.
+    for partition in 0..2 {
+        source.send(&truncate.clone().in_partition(partition));
+    }
+    for event in after.iter().filter(|event| event.partition != Some(2)) {
+        source.send(event);
+    }
+    source.flush();
+    source.send(&last_before.in_partition(2));
+    source.flush();
+    let mut replica = source.replica();
+    let content = "SELECT string_agg(n || ':' || count, ' ' ORDER BY n) FROM (SELECT n, count(*) FROM t GROUP BY n) s";
+    let wait_for_third = |replica: &mut postgres::Client| {
+        wait_until("the third partition to go on", TIMEOUT, || {
+            let found = one_text(replica, content);
+            if found == "1:59 5:1" {
+                Ok(())
+            } else {
+                Err(found)
+            }
+        });
+    };
+    wait_for_third(&mut replica);
+    // A restart in between changes nothing.
+    sink.kill();
+    sink.start();
+    wait_for_third(&mut replica);
+    source.send(&truncate.clone().in_partition(2));
+    for event in after.iter().filter(|event| event.partition == Some(2)) {
+        source.send(event);
+    }
+    source.wait_until_applied(&sink, "t");
+    assert_eq!(one_text(&mut replica, content), "2:60");
+    let truncates = source.history("t").all();
+    let truncates = truncates
+        .iter()
+        .filter(|document| document.get_str("op") == Ok("truncate"));
+    assert_eq!(truncates.count(), 1, "one document for all partitions");
+}
+
+#[test]
+fn two_truncates_and_a_kill_between_every_step() {
+    let mut source = Source::new("truncated_twice");
+    source.track("t", &COLUMNS, &["id"]);
+    for round in 0..2 {
+        for id in 0..300 {
+            let event = source.create("t", Some(&id_key(id)), &row(id, round));
+            source.send(&event);
+        }
+        let truncate = source.truncate("t");
+        source.send_everywhere(&truncate);
+    }
+    for id in 0..10 {
+        let event = source.create("t", Some(&id_key(id)), &row(id, 9));
+        source.send(&event);
+    }
+    source.flush();
+    let sink = bed().companion_sink(source.plan());
+    for _ in 0..3 {
+        sink.start();
+        sink.kill();
+    }
+    sink.start();
+    source.wait_until_applied(&sink, "t");
+    let mut replica = source.replica();
+    assert_eq!(
+        one_text(&mut replica, "SELECT count(*) || ' ' || min(n) FROM t"),
+        "10 9"
+    );
+    assert_eq!(source.history("t").count(), 612);
+}
+
+#[test]
+fn a_second_instance_stands_by_and_takes_over() {
+    let mut source = Source::new("fenced");
+    source.track("t", &COLUMNS, &["id"]);
+    let event = source.create("t", Some(&id_key(1)), &row(1, 1));
+    source.send(&event);
+    let first = source.start_sink();
+    source.wait_until_applied(&first, "t");
+    let second = source.start_sink();
+    wait_for_log(&second, "CDC1009");
+    // A stopped first instance comes back: what it still holds must not be written over what the second did.
+    let process = first.pid();
+    pg_cdc_tests::process::send_signal(process, libc::SIGSTOP);
+    let event = source.update("t", Some(&id_key(1)), &row(1, 1), &row(1, 2));
+    source.send(&event);
+    source.flush();
+    let mut replica = source.replica();
+    // Its lock goes with its connection.
+    let terminated = one_text(
+        &mut replica,
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'companion-sink%' AND datname = current_database()",
+    );
+    assert_ne!(terminated, "0");
+    source.wait_until_applied(&second, "t");
+    pg_cdc_tests::process::send_signal(process, libc::SIGCONT);
+    let event = source.update("t", Some(&id_key(1)), &row(1, 2), &row(1, 3));
+    source.send(&event);
+    source.wait_until_applied(&second, "t");
+    assert_eq!(one_text(&mut replica, "SELECT n FROM t"), "3");
+    assert_eq!(source.history("t").count(), 3);
+    assert!(second.stop().expect("it ran").success());
+    let event = source.update("t", Some(&id_key(1)), &row(1, 3), &row(1, 4));
+    source.send(&event);
+    source.wait_until_applied(&first, "t");
+    assert_eq!(one_text(&mut replica, "SELECT n FROM t"), "4");
+}
+
+fn wait_for_log(sink: &CompanionSink, text: &str) {
+    wait_until("the log", TIMEOUT, || {
+        let log = std::fs::read_to_string(sink.log_file()).expect("the log");
+        if log.contains(text) { Ok(()) } else { Err(log) }
+    });
+}
+
+#[test]
+fn rows_without_a_key_are_changed_one_by_one() {
+    let mut source = Source::new("keyless");
+    source.track(
+        "t",
+        &[("line", "text"), ("at", "numeric"), ("j", "json")],
+        &[],
+    );
+    let same = json!({"line": "same", "at": "1.50", "j": "{\"a\": 1}"});
+    let other = json!({"line": null, "at": "1.5", "j": null});
+    let changed = json!({"line": "changed", "at": "2", "j": "{}"});
+    let events = [
+        source.create("t", None, &same),
+        source.create("t", None, &same),
+        source.create("t", None, &same),
+        source.create("t", None, &other),
+        source.update("t", None, &same, &changed),
+        source.delete("t", None, &same),
+        source.delete("t", None, &other),
+    ];
+    for event in &events {
+        source.send(event);
+    }
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
+    let mut replica = source.replica();
+    let rows = one_text(
+        &mut replica,
+        "SELECT string_agg(line || ' ' || at || ' ' || j, ';' ORDER BY line) FROM t",
+    );
+    assert_eq!(rows, "changed 2 {};same 1.50 {\"a\": 1}");
+}
+
+#[test]
+fn unique_values_move_between_rows() {
+    let mut source = Source::new("swapped");
+    source.track("t", &COLUMNS, &["id"]);
+    for id in 0..100 {
+        let event = source.create("t", Some(&id_key(id)), &row(id, id));
+        source.send(&event);
+    }
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
+    source
+        .replica()
+        .batch_execute("CREATE UNIQUE INDEX ON t (n)")
+        .expect("a unique index");
+    sink.stop();
+    for id in 0..100 {
+        let event = source.update("t", Some(&id_key(id)), &row(id, id), &row(id, 99 - id));
+        source.send(&event);
+    }
+    source.flush();
+    sink.start();
+    source.wait_until_applied(&sink, "t");
+    let mut replica = source.replica();
+    assert_eq!(
+        one_text(&mut replica, "SELECT count(*) FROM t WHERE n = 99 - id"),
+        "100"
+    );
+    assert_eq!(
+        one_text(&mut replica, "SELECT count(*) FROM companion.parked"),
+        "0"
+    );
+}
+
+#[test]
+fn all_types_come_back() {
+    let mut source = Source::new("typed");
+    let columns = [
+        (
+            "id",
+            "bigint",
+            json!(9_223_372_036_854_775_807_i64),
+            "9223372036854775807",
+        ),
+        ("b", "boolean", json!(true), "true"),
+        ("bit1", "bit(1)", json!(false), "0"),
+        ("bits", "bit varying(8)", json!("0101"), "0101"),
+        ("f4", "real", json!(0.1), "0.1"),
+        ("f8", "double precision", json!(1e300), "1e+300"),
+        ("nan", "double precision", json!("NaN"), "NaN"),
+        ("inf", "real", json!("-Infinity"), "-Infinity"),
+        ("num", "numeric(12,2)", json!("10.00"), "10.00"),
+        (
+            "huge",
+            "numeric",
+            json!("123456789012345678901234567890.000000000000000000000000000001"),
+            "123456789012345678901234567890.000000000000000000000000000001",
+        ),
+        ("cash", "money", json!("1234.11"), "$1,234.11"),
+        ("txt", "text", json!("a\"b\\c\nä €"), "a\"b\\c\nä €"),
+        ("chr", "character(4)", json!("ab  "), "ab"),
+        (
+            "uid",
+            "uuid",
+            json!("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+            "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+        ),
+        ("raw", "bytea", json!("AQID/w=="), "\\x010203ff"),
+        ("js", "json", json!("{\"a\":  1}"), "{\"a\":  1}"),
+        ("jb", "jsonb", json!("null"), "null"),
+        ("d", "date", json!("2026-11-21Z"), "2026-11-21"),
+        ("bc", "date", json!("-0043-03-15Z"), "0044-03-15 BC"),
+        ("far", "date", json!("+12026-01-01Z"), "12026-01-01"),
+        ("never", "date", json!("infinity"), "infinity"),
+        (
+            "t",
+            "time without time zone",
+            json!("04:05:11.789Z"),
+            "04:05:11.789",
+        ),
+        (
+            "midnight",
+            "time without time zone",
+            json!("24:00:00Z"),
+            "24:00:00",
+        ),
+        (
+            "tz",
+            "time with time zone",
+            json!("13:51:30.123789+02:00"),
+            "13:51:30.123789+02",
+        ),
+        (
+            "ts",
+            "timestamp without time zone",
+            json!("2026-11-21T10:40:00.123456Z"),
+            "2026-11-21 10:40:00.123456",
+        ),
+        (
+            "tsbc",
+            "timestamp without time zone",
+            json!("-0043-03-15T01:02:03Z"),
+            "0044-03-15 01:02:03 BC",
+        ),
+        (
+            "tstz",
+            "timestamp with time zone",
+            json!("2026-11-21T10:40:00.123456Z"),
+            "2026-11-21 10:40:00.123456+00",
+        ),
+        (
+            "tsinf",
+            "timestamp with time zone",
+            json!("-infinity"),
+            "-infinity",
+        ),
+        (
+            "iv",
+            "interval",
+            json!("P1Y2M3DT4H5M6.78S"),
+            "1 year 2 mons 3 days 04:05:06.78",
+        ),
+        (
+            "ivneg",
+            "interval",
+            json!("P-1Y2M-3DT4H"),
+            "-10 mons -3 days +04:00:00",
+        ),
+        ("net", "inet", json!("10.0.0.1/8"), "10.0.0.1/8"),
+        (
+            "mac",
+            "macaddr",
+            json!("08:00:2b:01:02:03"),
+            "08:00:2b:01:02:03",
+        ),
+        (
+            "rng",
+            "tstzrange",
+            json!("[\"2026-01-01 00:00:00+00\",)"),
+            "[\"2026-01-01 00:00:00+00\",)",
+        ),
+        ("pt", "point", json!("(1,2)"), "(1,2)"),
+        ("vec", "tsvector", json!("'a' 'b'"), "'a' 'b'"),
+        ("lsn", "pg_lsn", json!("0/15A3098"), "0/15A3098"),
+        (
+            "ints",
+            "integer[]",
+            json!([[1, 2], [3, null]]),
+            "{{1,2},{3,NULL}}",
+        ),
+        ("shifted", "integer[]", json!("[0:1]={1,2}"), "[0:1]={1,2}"),
+        (
+            "texts",
+            "text[]",
+            json!(["a,b", "", null, "NULL", "\"{}\\"]),
+            "{\"a,b\",\"\",NULL,\"NULL\",\"\\\"{}\\\\\"}",
+        ),
+        ("raws", "bytea[]", json!(["AQ=="]), "{\"\\\\x01\"}"),
+        (
+            "days",
+            "date[]",
+            json!(["-0043-03-15Z", null]),
+            "{\"0044-03-15 BC\",NULL}",
+        ),
+        ("empty", "text[]", json!([]), "{}"),
+        (
+            "hs",
+            "hstore",
+            json!("{\"k\":\"v\\\"\",\"n\":null}"),
+            "\"k\"=>\"v\\\"\", \"n\"=>NULL",
+        ),
+        ("feel", "mood", json!("happy"), "happy"),
+        (
+            "addr",
+            "address",
+            json!({"street": "a \"b\", (c)", "zip": null, "since": "2026-01-01Z"}),
+            "(\"a \"\"b\"\", (c)\",,2026-01-01)",
+        ),
+        (
+            "addrs",
+            "address[]",
+            json!([{"street": "x", "zip": 1, "since": null}]),
+            "{\"(x,1,)\"}",
+        ),
+        ("dom", "price", json!("9.90"), "9.90"),
+        ("nothing", "text", Value::Null, "NULL"),
+        ("generated", "integer", json!(7), "7"),
+    ];
+    source
+        .replica()
+        .batch_execute(
+            "
+        CREATE EXTENSION hstore;
+        CREATE TYPE mood AS ENUM ('sad', 'happy');
+        CREATE TYPE address AS (street text, zip integer, since date);
+        CREATE DOMAIN price AS numeric(6,2) CHECK (VALUE > 0)",
+        )
+        .expect("types of the target");
+    let definitions: Vec<_> = columns
+        .iter()
+        .map(|(name, type_name, _, _)| (*name, *type_name))
+        .collect();
+    source.track("t", &definitions, &["id"]);
+    let image: serde_json::Map<_, _> = columns
+        .iter()
+        .map(|(name, _, value, _)| ((*name).to_owned(), value.clone()))
+        .collect();
+    let event = source.create(
+        "t",
+        Some(r#"{"id":9223372036854775807}"#),
+        &Value::Object(image),
+    );
+    source.send(&event);
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
+    let mut replica = source.replica();
+    replica
+        .batch_execute("SET timezone = 'UTC'; SET lc_monetary = 'en_US.UTF-8'")
+        .or_else(|_| replica.batch_execute("SET timezone = 'UTC'"))
+        .expect("a session");
+    let parked = one_text(
+        &mut replica,
+        "SELECT string_agg(message, ';') FROM companion.parked",
+    );
+    assert_eq!(parked, "NULL");
+    for (name, type_name, _, expected) in &columns {
+        let expected = if *type_name == "money" {
+            one_text(&mut replica, "SELECT 1234.11::money")
+        } else {
+            (*expected).to_owned()
+        };
+        let found = one_text(&mut replica, &format!("SELECT {name} FROM t"));
+        assert_eq!(found, expected, "{name} {type_name}");
+    }
+}
