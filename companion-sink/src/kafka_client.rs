@@ -24,9 +24,10 @@ pub fn base(config: &Config) -> Result<ClientConfig> {
 
 /// A consumer for `group` that fetches at most about `memory_bytes` ahead and hands a single event over at once.
 pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> Result<ClientConfig> {
-    // A fetch may arrive while the queue is nearly full, and is compressed on the way: leave it room.
-    let queue_kilobytes = (memory_bytes / 2 / 1024).max(256);
-    let fetch_bytes = (memory_bytes / 16).clamp(64 << 10, 4 << 20);
+    // What waits is counted unpacked and without librdkafka's own bookkeeping (about as much again for small events), a
+    // fetch comes on top of it, packed (JSON unpacks to ten times its size).
+    let queue_kilobytes = (memory_bytes / 4 / 1024).max(256);
+    let fetch_bytes = (memory_bytes / 64).clamp(64 << 10, 4 << 20);
     let mut client = base(config)?;
     client
         .set("group.id", group)
@@ -34,7 +35,7 @@ pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> Result<Clien
         .set("auto.offset.reset", "error")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
-        .set("queued.min.messages", "20000")
+        .set("queued.min.messages", "5000")
         .set("queued.max.messages.kbytes", queue_kilobytes.to_string())
         .set("message.max.bytes", fetch_bytes.to_string())
         .set("fetch.max.bytes", fetch_bytes.to_string())

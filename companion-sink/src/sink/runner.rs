@@ -14,7 +14,7 @@ use crate::civil_time;
 use crate::config;
 use crate::consumer::{Fetched, Reader, TopicPartition};
 use crate::dead_letter::DeadLetters;
-use crate::discovery::{Cluster, Discovery, Topics, follows};
+use crate::discovery::{Cluster, Discovery, follows};
 use crate::error::{Code, Error, Policy, Result, log};
 use crate::event::is_version;
 use crate::record::Record;
@@ -23,6 +23,8 @@ use crate::status::{SinkStatus, State};
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const STANDBY_RETRY: Duration = Duration::from_secs(1);
+/// How soon a new partition is asked again that has no leader yet.
+const LEADER_RETRY: Duration = Duration::from_millis(100);
 const REPEAT_WARNING: Duration = Duration::from_secs(30);
 /// From so many records on in one go, more is on its way and worth waiting for.
 const BURST_RECORDS: usize = 32;
@@ -155,7 +157,7 @@ impl<S: Sink> Runner<S> {
             status: &self.status,
             reader,
             lanes: HashMap::new(),
-            topics: Arc::new(Topics::new()),
+            incomplete: false,
             committed: HashMap::new(),
         };
         run.run(stop).await
@@ -170,7 +172,8 @@ struct Run<'r, S> {
     status: &'r SinkStatus,
     reader: Reader,
     lanes: HashMap<TopicPartition, Lane>,
-    topics: Arc<Topics>,
+    /// Partitions that have no leader yet are waiting to be assigned.
+    incomplete: bool,
     /// Offsets that were copied into the consumer group.
     committed: HashMap<TopicPartition, i64>,
 }
@@ -193,6 +196,10 @@ impl<S: Sink> Run<'_, S> {
                         return Err(ended("discovery"));
                     }
                     let known = cluster.borrow_and_update().clone();
+                    self.follow(known).await?;
+                }
+                () = sleep(LEADER_RETRY), if self.incomplete => {
+                    let known = cluster.borrow().clone();
                     self.follow(known).await?;
                 }
                 _ = second.tick() => {
@@ -232,7 +239,6 @@ impl<S: Sink> Run<'_, S> {
                 }
             }
         }
-        self.topics = topics;
         if !fresh.is_empty() {
             self.assign(fresh).await?;
         }
@@ -244,15 +250,20 @@ impl<S: Sink> Run<'_, S> {
     }
 
     async fn assign(&mut self, fresh: Vec<TopicPartition>) -> Result<()> {
+        self.incomplete = false;
         let stored = self.sink.positions(&fresh).await?;
         let mut lanes = Vec::with_capacity(fresh.len());
         let mut starts = Vec::new();
         for (at, position) in fresh.into_iter().zip(stored) {
-            let bounds = self
-                .shared
-                .discovery
-                .bounds(&at.topic, at.partition)
-                .await?;
+            let bounds = self.shared.discovery.bounds(&at.topic, at.partition);
+            let bounds = match bounds.await {
+                Ok(bounds) => bounds,
+                Err(error) => {
+                    tracing::debug!(sink = %self.status.name, %error, "asked again");
+                    self.incomplete = true;
+                    continue;
+                }
+            };
             let (next, version) = match position {
                 Some(position) => {
                     check_bounds(&at, position.next_offset, bounds)?;
@@ -404,7 +415,7 @@ impl<S: Sink> Run<'_, S> {
 
     /// Runs the truncates that all partitions of their topic have reached.
     async fn release_truncates(&mut self) -> Result<()> {
-        while let Some(record) = self.reached_truncate() {
+        while let Some(record) = self.reached_truncate()? {
             let id = record.header("cdc.id").map(str::to_owned);
             let version = record.header("cdc.version").unwrap_or_default().to_owned();
             let mut moves = Vec::new();
@@ -439,17 +450,23 @@ impl<S: Sink> Run<'_, S> {
     }
 
     /// The earliest truncate of a topic of which every partition waits at it, or at a later one.
-    fn reached_truncate(&self) -> Option<Record> {
+    fn reached_truncate(&self) -> Result<Option<Record>> {
         let version = |record: &Record| record.header("cdc.version").unwrap_or_default().to_owned();
-        self.lanes
-            .values()
-            .filter_map(|lane| lane.held.as_ref())
-            .filter(|held| {
-                let mut lanes = self.lanes.iter().filter(|(at, _)| at.topic == held.topic);
-                lanes.all(|(_, lane)| lane.held.is_some())
-            })
-            .min_by_key(|held| version(held))
-            .cloned()
+        let mut reached = None;
+        for held in self.lanes.values().filter_map(|lane| lane.held.as_ref()) {
+            let mut all_wait = true;
+            for (at, lane) in self.lanes.iter().filter(|(at, _)| at.topic == held.topic) {
+                if lane.held.is_none() && lane.version > version(held) {
+                    return Err(missing_truncate(held, at));
+                }
+                all_wait &= lane.held.is_some();
+            }
+            let earlier = |other: &&Record| version(held) < version(other);
+            if all_wait && reached.as_ref().is_none_or(earlier) {
+                reached = Some(held);
+            }
+        }
+        Ok(reached.cloned())
     }
 
     /// Copies the applied offsets into the consumer group, for lag tools only.
@@ -534,6 +551,18 @@ fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> Resu
         ));
     }
     Ok(())
+}
+
+/// A partition whose log was cut before the sink read it: emptying the table would take its newer rows as well.
+fn missing_truncate(held: &Record, at: &TopicPartition) -> Error {
+    Error::new(
+        Code::LogTruncated,
+        format!(
+            "topic {}: partition {} is at a truncate that partition {} went past without seeing it",
+            at.topic, held.partition, at.partition
+        ),
+        "Its log was cut before it was read: repair the table by a snapshot, set the stored offsets, restart.",
+    )
 }
 
 /// Waits until the process is to end; a sender that is gone means the same.

@@ -41,6 +41,12 @@ pub fn is_duplicate_id(error: &MongoError) -> bool {
     )
 }
 
+/// Whether a command failed because its collection does not exist.
+pub fn is_missing_collection(error: &MongoError) -> bool {
+    const NAMESPACE_NOT_FOUND: i32 = 26;
+    matches!(error.kind.as_ref(), ErrorKind::Command(error) if error.code == NAMESPACE_NOT_FOUND)
+}
+
 /// Whether a single write failed because of what the document holds.
 pub fn is_about_document(error: &MongoError) -> bool {
     match error.kind.as_ref() {

@@ -10,7 +10,7 @@ pub mod schemas;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use mongodb::bson::{RawDocumentBuf, doc};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::{Acknowledgment, ClientOptions, CollectionOptions, WriteConcern};
 use mongodb::{Client, Collection, Database, IndexModel};
@@ -316,17 +316,36 @@ fn not_connected() -> Error {
     )
 }
 
+/// Makes the indexes that are missing. (Not all servers take it well to be asked for one that is there.)
 async fn make_indexes(collection: &Collection<RawDocumentBuf>) -> Result<()> {
-    let keys = [
-        doc! { "entity": 1, "version": 1 },
-        doc! { "entity": 1, "when.effective": 1, "version": 1 },
-        doc! { "transaction.id": 1 },
-        doc! { "who.actor": 1, "version": 1 },
-        doc! { "why.request_id": 1, "version": 1 },
+    const KEYS: [&[&str]; 5] = [
+        &["entity", "version"],
+        &["entity", "when.effective", "version"],
+        &["transaction.id"],
+        &["who.actor", "version"],
+        &["why.request_id", "version"],
     ];
-    let indexes = keys.map(|keys| IndexModel::builder().keys(keys).build());
+    let there = match collection.list_index_names().await {
+        Ok(names) => names,
+        // The collection is not there yet.
+        Err(error) if failure::is_missing_collection(&error) => Vec::new(),
+        Err(error) => return Err(classify("reading the indexes", &error)),
+    };
+    let missing = KEYS.iter().filter_map(|fields| {
+        let name: Vec<_> = fields.iter().map(|field| format!("{field}_1")).collect();
+        let keys: Document = fields
+            .iter()
+            .map(|field| ((*field).to_owned(), Bson::Int32(1)))
+            .collect();
+        let index = IndexModel::builder().keys(keys).build();
+        (!there.contains(&name.join("_"))).then_some(index)
+    });
+    let missing: Vec<_> = missing.collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
     collection
-        .create_indexes(indexes)
+        .create_indexes(missing)
         .await
         .map(|_| ())
         .map_err(|error| classify("making the indexes", &error))
