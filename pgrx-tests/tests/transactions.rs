@@ -53,6 +53,15 @@ fn assert_fold_is_table(database: &Database<'_>, client: &mut Client, table: &st
     records
 }
 
+/// Runs statements one by one, as a session sends them: in one message they would share an implicit transaction.
+fn run(client: &mut Client, statements: &str) {
+    for statement in statements.split(";;") {
+        client
+            .batch_execute(statement)
+            .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+    }
+}
+
 fn start(name: &str) -> (Database<'static>, Client) {
     let database = TestBed::shared().database(name);
     let client = database.source();
@@ -62,20 +71,20 @@ fn start(name: &str) -> (Database<'static>, Client) {
 #[test]
 fn nothing_that_was_rolled_back_is_sent() {
     let (database, mut client) = start("rolled_back");
-    client
-        .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY, v text);
-             SELECT cdc_track('t');
-             INSERT INTO t VALUES (1, 'kept'), (2, 'kept');
-             BEGIN; UPDATE t SET v = 'gone'; INSERT INTO t VALUES (3, 'gone'); ROLLBACK;
-             BEGIN;
-               INSERT INTO t VALUES (4, 'kept');
-               SAVEPOINT a; UPDATE t SET v = 'gone' WHERE id = 4;
-                 SAVEPOINT b; INSERT INTO t VALUES (5, 'gone'); RELEASE b;
-               ROLLBACK TO a;
-               INSERT INTO t VALUES (6, 'kept');
-               SAVEPOINT c; INSERT INTO t VALUES (7, 'kept'); RELEASE c;
-             COMMIT;
+    run(
+        &mut client,
+        "CREATE TABLE t (id int PRIMARY KEY, v text);;
+             SELECT cdc_track('t');;
+             INSERT INTO t VALUES (1, 'kept'), (2, 'kept');;
+             BEGIN;; UPDATE t SET v = 'gone';; INSERT INTO t VALUES (3, 'gone');; ROLLBACK;;
+             BEGIN;;
+               INSERT INTO t VALUES (4, 'kept');;
+               SAVEPOINT a;; UPDATE t SET v = 'gone' WHERE id = 4;;
+                 SAVEPOINT b;; INSERT INTO t VALUES (5, 'gone');; RELEASE b;;
+               ROLLBACK TO a;;
+               INSERT INTO t VALUES (6, 'kept');;
+               SAVEPOINT c;; INSERT INTO t VALUES (7, 'kept');; RELEASE c;;
+             COMMIT;;
              DO $$ BEGIN
                FOR n IN 1..500 LOOP
                  BEGIN
@@ -85,8 +94,7 @@ fn nothing_that_was_rolled_back_is_sent() {
                  END;
                END LOOP;
              END $$;",
-        )
-        .expect("the changes");
+    );
     assert!(
         client
             .batch_execute("BEGIN; INSERT INTO t VALUES (8, 'gone'); SELECT 1/0; COMMIT")
@@ -111,27 +119,26 @@ fn nothing_that_was_rolled_back_is_sent() {
 fn early_chunks_of_inner_subtransactions_stay_in_order_and_die_with_them() {
     let (database, mut client) = start("early_chunks");
     // Rows of 8 kB that do not compress, and the smallest buffer: every level writes chunks before its end.
-    client
-        .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY, v int, filler text);
+    run(
+        &mut client,
+        "CREATE TABLE t (id int PRIMARY KEY, v int, filler text);;
              CREATE FUNCTION noise() RETURNS text LANGUAGE sql VOLATILE AS
-               $$ SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 250) $$;
-             SELECT cdc_track('t');
-             SET cdc.capture_buffer = '64kB';
-             BEGIN;
-               INSERT INTO t SELECT n, 0, noise() FROM generate_series(1, 30) n;
-               SAVEPOINT a;
-                 UPDATE t SET v = v + 1 WHERE id <= 20;
-                 SAVEPOINT b; UPDATE t SET v = v + 100; ROLLBACK TO b;
-                 UPDATE t SET v = v + 2 WHERE id <= 10;
-               RELEASE a;
-               UPDATE t SET v = v + 4 WHERE id <= 5;
-               SAVEPOINT c; DELETE FROM t WHERE id > 25; RELEASE c;
-               SAVEPOINT d; DELETE FROM t; ROLLBACK TO d;
-               INSERT INTO t SELECT n, 0, noise() FROM generate_series(31, 35) n;
+               $$ SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 250) $$;;
+             SELECT cdc_track('t');;
+             SET cdc.capture_buffer = '64kB';;
+             BEGIN;;
+               INSERT INTO t SELECT n, 0, noise() FROM generate_series(1, 30) n;;
+               SAVEPOINT a;;
+                 UPDATE t SET v = v + 1 WHERE id <= 20;;
+                 SAVEPOINT b;; UPDATE t SET v = v + 100;; ROLLBACK TO b;;
+                 UPDATE t SET v = v + 2 WHERE id <= 10;;
+               RELEASE a;;
+               UPDATE t SET v = v + 4 WHERE id <= 5;;
+               SAVEPOINT c;; DELETE FROM t WHERE id > 25;; RELEASE c;;
+               SAVEPOINT d;; DELETE FROM t;; ROLLBACK TO d;;
+               INSERT INTO t SELECT n, 0, noise() FROM generate_series(31, 35) n;;
              COMMIT;",
-        )
-        .expect("the changes");
+    );
     let records = assert_fold_is_table(&database, &mut client, "t");
     let events = prefix_rule::assert_holds(&records);
     let changes = 30 + 20 + 10 + 5 + 5 + 5;
@@ -152,18 +159,17 @@ fn early_chunks_of_inner_subtransactions_stay_in_order_and_die_with_them() {
 #[test]
 fn a_trigger_that_changes_the_same_rows_does_not_turn_the_order_around() {
     let (database, mut client) = start("other_triggers");
-    client
-        .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY, v int);
-             INSERT INTO t VALUES (1, 1), (2, 2);
+    run(
+        &mut client,
+        "CREATE TABLE t (id int PRIMARY KEY, v int);;
+             INSERT INTO t VALUES (1, 1), (2, 2);;
              CREATE FUNCTION fix() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-               IF NEW.v < 1000 THEN UPDATE t SET v = v + 100; END IF; RETURN NULL; END $$;
-             CREATE TRIGGER \"A_fix\" AFTER UPDATE ON t FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION fix();
-             SELECT cdc_track('t');
-             UPDATE t SET v = v + 10;
-             BEGIN; SAVEPOINT s; UPDATE t SET v = v + 20; RELEASE s; UPDATE t SET v = v + 1; COMMIT;",
-        )
-        .expect("the changes");
+               IF NEW.v < 1000 THEN UPDATE t SET v = v + 100; END IF; RETURN NULL; END $$;;
+             CREATE TRIGGER \"A_fix\" AFTER UPDATE ON t FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION fix();;
+             SELECT cdc_track('t');;
+             UPDATE t SET v = v + 10;;
+             BEGIN;; SAVEPOINT s;; UPDATE t SET v = v + 20;; RELEASE s;; UPDATE t SET v = v + 1;; COMMIT;",
+    );
     let records = assert_fold_is_table(&database, &mut client, "t");
     // Each event follows from the one before: its old image is the last new one.
     let mut last: BTreeMap<&str, Value> = BTreeMap::new();
@@ -182,18 +188,17 @@ fn a_trigger_that_changes_the_same_rows_does_not_turn_the_order_around() {
 #[test]
 fn a_changed_key_is_a_delete_and_a_create_and_shifted_keys_lose_no_row() {
     let (database, mut client) = start("changed_keys");
-    client
-        .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY, v int);
-             SELECT cdc_track('t');
-             INSERT INTO t VALUES (1, 1), (2, 2), (3, 3), (4, 4);
-             UPDATE t SET id = 10 WHERE id = 1;
-             CREATE TABLE shifted (id int, v int);
-             SELECT cdc_track('shifted', key => '{id}');
-             INSERT INTO shifted VALUES (1, 1), (2, 2), (3, 3);
+    run(
+        &mut client,
+        "CREATE TABLE t (id int PRIMARY KEY, v int);;
+             SELECT cdc_track('t');;
+             INSERT INTO t VALUES (1, 1), (2, 2), (3, 3), (4, 4);;
+             UPDATE t SET id = 10 WHERE id = 1;;
+             CREATE TABLE shifted (id int, v int);;
+             SELECT cdc_track('shifted', key => '{id}');;
+             INSERT INTO shifted VALUES (1, 1), (2, 2), (3, 3);;
              UPDATE shifted SET id = id + 1;",
-        )
-        .expect("the changes");
+    );
     let records = assert_fold_is_table(&database, &mut client, "t");
     let of_key = |key: &str| -> Vec<&Record> {
         records
@@ -223,16 +228,14 @@ fn prepared_transactions_arrive_when_another_session_commits_them() {
     // A bed of its own, for the server restarts.
     let bed = TestBed::start_with(&[("max_prepared_transactions", "5")]);
     let database = bed.database("prepared");
-    database
-        .source()
-        .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY);
-             SELECT cdc_track('t');
-             BEGIN; INSERT INTO t VALUES (1); PREPARE TRANSACTION 'kept';
-             BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'gone';
+    run(
+        &mut database.source(),
+        "CREATE TABLE t (id int PRIMARY KEY);;
+             SELECT cdc_track('t');;
+             BEGIN;; INSERT INTO t VALUES (1);; PREPARE TRANSACTION 'kept';;
+             BEGIN;; INSERT INTO t VALUES (2);; PREPARE TRANSACTION 'gone';;
              INSERT INTO t VALUES (3);",
-        )
-        .expect("the changes");
+    );
     let keys = |records: &[Record]| -> Vec<String> {
         let changes = records.iter().filter(|r| r.is_row_change());
         let mut keys: Vec<String> = changes.map(|r| r.key_text().to_owned()).collect();
@@ -242,10 +245,10 @@ fn prepared_transactions_arrive_when_another_session_commits_them() {
     assert_eq!(keys(&database.records("t")), ["{\"id\":3}"]);
     bed.source().restart();
     bed.wait_until_streaming("prepared");
-    database
-        .source()
-        .batch_execute("COMMIT PREPARED 'kept'; ROLLBACK PREPARED 'gone'")
-        .expect("the second phase");
+    run(
+        &mut database.source(),
+        "COMMIT PREPARED 'kept';; ROLLBACK PREPARED 'gone'",
+    );
     assert_eq!(keys(&database.records("t")), ["{\"id\":1}", "{\"id\":3}"]);
     bed.source().assert_never_crashed();
 }
@@ -253,14 +256,13 @@ fn prepared_transactions_arrive_when_another_session_commits_them() {
 #[test]
 fn truncate_reaches_every_partition_in_its_place() {
     let (database, mut client) = start("truncated");
-    client
-        .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY);
-             SELECT cdc_track('t');
-             INSERT INTO t SELECT generate_series(1, 20);
-             BEGIN; INSERT INTO t VALUES (21); TRUNCATE t; INSERT INTO t VALUES (22); COMMIT;",
-        )
-        .expect("the changes");
+    run(
+        &mut client,
+        "CREATE TABLE t (id int PRIMARY KEY);;
+             SELECT cdc_track('t');;
+             INSERT INTO t SELECT generate_series(1, 20);;
+             BEGIN;; INSERT INTO t VALUES (21);; TRUNCATE t;; INSERT INTO t VALUES (22);; COMMIT;",
+    );
     let records = assert_fold_is_table(&database, &mut client, "t");
     let truncates: Vec<&Record> = records.iter().filter(|r| r.op() == "t").collect();
     let mut partitions: Vec<i32> = truncates.iter().map(|r| r.partition).collect();
@@ -276,14 +278,13 @@ fn truncate_reaches_every_partition_in_its_place() {
 #[test]
 fn asynchronous_commits_do_not_wait_for_the_wal_writer() {
     let (database, mut client) = start("asynchronous");
-    client
-        .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY);
-             SELECT cdc_track('t');
-             SET synchronous_commit = off;
+    run(
+        &mut client,
+        "CREATE TABLE t (id int PRIMARY KEY);;
+             SELECT cdc_track('t');;
+             SET synchronous_commit = off;;
              INSERT INTO t VALUES (1);",
-        )
-        .expect("the changes");
+    );
     assert_fold_is_table(&database, &mut client, "t");
 }
 
@@ -293,18 +294,17 @@ fn a_large_transaction_is_read_again_where_memory_is_short() {
     let bed = TestBed::start_with(&[("cdc.sender_memory", "8MB")]);
     let database = bed.database("large");
     let mut client = database.source();
-    client
-        .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY, v text);
-             SELECT cdc_track('t');
-             SET cdc.chunk_compression = none;
-             BEGIN;
-             INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series(1, 60000) n;
-             SAVEPOINT s; UPDATE t SET v = 'y' || v; ROLLBACK TO s;
-             UPDATE t SET v = 'z' || v WHERE id <= 30000;
+    run(
+        &mut client,
+        "CREATE TABLE t (id int PRIMARY KEY, v text);;
+             SELECT cdc_track('t');;
+             SET cdc.chunk_compression = none;;
+             BEGIN;;
+             INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series(1, 60000) n;;
+             SAVEPOINT s;; UPDATE t SET v = 'y' || v;; ROLLBACK TO s;;
+             UPDATE t SET v = 'z' || v WHERE id <= 30000;;
              COMMIT;",
-        )
-        .expect("the changes");
+    );
     assert_fold_is_table(&database, &mut client, "t");
     bed.source().assert_never_crashed();
 }
