@@ -14,9 +14,20 @@ unsafe extern "C-unwind" {
     pub static mut bytea_output: c_int;
     /// replication/message.h
     #[cfg(any(feature = "pg15", feature = "pg16"))]
-    fn LogLogicalMessage(prefix: *const c_char, message: *const c_char, size: usize, transactional: bool) -> pg_sys::XLogRecPtr;
+    fn LogLogicalMessage(
+        prefix: *const c_char,
+        message: *const c_char,
+        size: usize,
+        transactional: bool,
+    ) -> pg_sys::XLogRecPtr;
     #[cfg(any(feature = "pg17", feature = "pg18"))]
-    fn LogLogicalMessage(prefix: *const c_char, message: *const c_char, size: usize, transactional: bool, flush: bool) -> pg_sys::XLogRecPtr;
+    fn LogLogicalMessage(
+        prefix: *const c_char,
+        message: *const c_char,
+        size: usize,
+        transactional: bool,
+        flush: bool,
+    ) -> pg_sys::XLogRecPtr;
     /// catalog/partition.h: every ancestor of a partition, the root last.
     fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
 }
@@ -45,9 +56,20 @@ pub unsafe fn log_transactional_message(prefix: &std::ffi::CStr, message: &[u8])
     unsafe {
         pg_guard_ffi_boundary(|| {
             #[cfg(any(feature = "pg15", feature = "pg16"))]
-            LogLogicalMessage(prefix.as_ptr(), message.as_ptr().cast(), message.len(), true);
+            LogLogicalMessage(
+                prefix.as_ptr(),
+                message.as_ptr().cast(),
+                message.len(),
+                true,
+            );
             #[cfg(any(feature = "pg17", feature = "pg18"))]
-            LogLogicalMessage(prefix.as_ptr(), message.as_ptr().cast(), message.len(), true, false);
+            LogLogicalMessage(
+                prefix.as_ptr(),
+                message.as_ptr().cast(),
+                message.len(),
+                true,
+                false,
+            );
         });
     }
 }

@@ -15,8 +15,19 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(code: &'static str, sqlstate: PgSqlErrorCode, message: impl Into<String>, hint: impl Into<String>) -> Report {
-        Report { code, sqlstate, message: message.into(), detail: None, hint: hint.into() }
+    pub fn new(
+        code: &'static str,
+        sqlstate: PgSqlErrorCode,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) -> Report {
+        Report {
+            code,
+            sqlstate,
+            message: message.into(),
+            detail: None,
+            hint: hint.into(),
+        }
     }
 
     pub fn detail(mut self, detail: impl Into<String>) -> Report {
@@ -25,7 +36,8 @@ impl Report {
     }
 
     fn send(self, level: PgLogLevel) {
-        let mut report = ErrorReport::new(self.sqlstate, self.message, "pg_cdc").set_hint(format!("{} [{}]", self.hint, self.code));
+        let mut report = ErrorReport::new(self.sqlstate, self.message, "pg_cdc")
+            .set_hint(format!("{} [{}]", self.hint, self.code));
         if let Some(detail) = self.detail {
             report = report.set_detail(detail);
         }
@@ -53,7 +65,13 @@ pub fn not_loaded() -> Report {
     // SAFETY: the setting's name is a constant; the returned text is PostgreSQL's own and copied at once.
     let libraries = unsafe {
         let value = pg_sys::GetConfigOption(c"shared_preload_libraries".as_ptr(), true, false);
-        if value.is_null() { String::new() } else { std::ffi::CStr::from_ptr(value).to_string_lossy().into_owned() }
+        if value.is_null() {
+            String::new()
+        } else {
+            std::ffi::CStr::from_ptr(value)
+                .to_string_lossy()
+                .into_owned()
+        }
     };
     Report::new(
         "CDC0001",
@@ -61,5 +79,7 @@ pub fn not_loaded() -> Report {
         "pg_cdc is not loaded",
         "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
     )
-    .detail(format!("The library must be loaded at server start; shared_preload_libraries is \"{libraries}\"."))
+    .detail(format!(
+        "The library must be loaded at server start; shared_preload_libraries is \"{libraries}\"."
+    ))
 }

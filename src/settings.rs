@@ -23,7 +23,8 @@ pub static TOMBSTONES: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static SENDER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 /// Kilobytes.
 pub static CAPTURE_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(256);
-pub static CHUNK_COMPRESSION: GucSetting<Compression> = GucSetting::<Compression>::new(Compression::Lz4);
+pub static CHUNK_COMPRESSION: GucSetting<Compression> =
+    GucSetting::<Compression>::new(Compression::Lz4);
 pub static ACTOR: Text = Text::new(Some(c""));
 pub static REASON: Text = Text::new(Some(c""));
 pub static REQUEST_ID: Text = Text::new(Some(c""));
@@ -58,21 +59,37 @@ pub fn context_generation() -> u64 {
 
 /// A string setting, "" for none.
 pub fn text(setting: &'static Text) -> String {
-    setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+    setting
+        .get()
+        .map(|value| value.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 /// `cdc.topic_prefix`, or the database's name where it is empty.
 pub fn topic_prefix(database: &str) -> String {
     let prefix = text(&TOPIC_PREFIX);
-    if prefix.is_empty() { change::topic_name::join(&[database]) } else { prefix }
+    if prefix.is_empty() {
+        change::topic_name::join(&[database])
+    } else {
+        prefix
+    }
 }
 
 /// Defines the settings; `preloading`: at server start, when those of the whole server can be defined too.
 pub fn define(preloading: bool) {
     let none = GucFlags::default();
     // SAFETY (of the hooks): each has the signature that PostgreSQL calls for a string setting.
-    let string = |name: &'static CStr, short: &'static CStr, long: &'static CStr, setting: &'static Text, context, flags, check, assign| unsafe {
-        GucRegistry::define_string_guc_with_hooks(name, short, long, setting, context, flags, check, assign, None);
+    let string = |name: &'static CStr,
+                  short: &'static CStr,
+                  long: &'static CStr,
+                  setting: &'static Text,
+                  context,
+                  flags,
+                  check,
+                  assign| unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            name, short, long, setting, context, flags, check, assign, None,
+        );
     };
     string(
         c"cdc.brokers",
@@ -293,12 +310,19 @@ unsafe fn check(value: *mut *mut c_char, allowed: impl FnOnce(&str) -> Result<()
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_brokers(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+unsafe extern "C-unwind" fn check_brokers(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
     // SAFETY: called by PostgreSQL with a value to check.
     unsafe {
         check(value, |text| {
             for entry in text.split(',').map(str::trim).filter(|_| !text.is_empty()) {
-                let port = entry.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+                let port = entry
+                    .rsplit_once(':')
+                    .filter(|(host, _)| !host.is_empty())
+                    .map(|(_, port)| port.parse::<u16>());
                 if !matches!(port, Some(Ok(1..))) {
                     return Err(format!("\"{entry}\" is not host:port."));
                 }
@@ -309,18 +333,32 @@ unsafe extern "C-unwind" fn check_brokers(value: *mut *mut c_char, _extra: *mut 
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_source_name(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+unsafe extern "C-unwind" fn check_source_name(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
     // SAFETY: called by PostgreSQL with a value to check.
     unsafe {
         check(value, |text| {
-            let legal = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-            if legal && (1..=40).contains(&text.len()) { Ok(()) } else { Err("It must be 1 to 40 of A-Z, a-z, 0-9 and underscore.".into()) }
+            let legal = text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            if legal && (1..=40).contains(&text.len()) {
+                Ok(())
+            } else {
+                Err("It must be 1 to 40 of A-Z, a-z, 0-9 and underscore.".into())
+            }
         })
     }
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_topic_prefix(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+unsafe extern "C-unwind" fn check_topic_prefix(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
     // SAFETY: called by PostgreSQL with a value to check.
     unsafe {
         check(value, |text| {
@@ -329,30 +367,46 @@ unsafe extern "C-unwind" fn check_topic_prefix(value: *mut *mut c_char, _extra: 
             } else if text.len() > 100 {
                 Err("It must have at most 100 characters.".into())
             } else {
-                change::topic_name::refusal(text).map_or(Ok(()), |reason| Err(format!("As part of a topic name {reason}.")))
+                change::topic_name::refusal(text).map_or(Ok(()), |reason| {
+                    Err(format!("As part of a topic name {reason}."))
+                })
             }
         })
     }
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_context_text(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+unsafe extern "C-unwind" fn check_context_text(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
     // SAFETY: called by PostgreSQL with a value to check.
     unsafe {
         check(value, |text| {
-            if text.len() <= MAX_CONTEXT_BYTES { Ok(()) } else { Err(format!("It must have at most {MAX_CONTEXT_BYTES} bytes.")) }
+            if text.len() <= MAX_CONTEXT_BYTES {
+                Ok(())
+            } else {
+                Err(format!("It must have at most {MAX_CONTEXT_BYTES} bytes."))
+            }
         })
     }
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_context_json(value: *mut *mut c_char, _extra: *mut *mut c_void, _source: pg_sys::GucSource::Type) -> bool {
+unsafe extern "C-unwind" fn check_context_json(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
     // SAFETY: called by PostgreSQL with a value to check.
     unsafe {
-        check(value, |text| match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
-            _ if text.is_empty() => Ok(()),
-            Ok(_) => Ok(()),
-            Err(_) => Err("It must be a JSON object.".into()),
+        check(value, |text| {
+            match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
+                _ if text.is_empty() => Ok(()),
+                Ok(_) => Ok(()),
+                Err(_) => Err("It must be a JSON object.".into()),
+            }
         })
     }
 }

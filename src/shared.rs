@@ -36,7 +36,10 @@ impl State {
 
     /// Whether waiting for an acknowledgement makes sense: the sender goes on by itself.
     pub fn goes_on(self) -> bool {
-        matches!(self, State::Starting | State::Streaming | State::CatchingUp | State::WaitingForKafka)
+        matches!(
+            self,
+            State::Starting | State::Streaming | State::CatchingUp | State::WaitingForKafka
+        )
     }
 
     fn from_code(code: u32) -> State {
@@ -49,7 +52,9 @@ impl State {
             State::Halted,
             State::Gap,
         ];
-        ALL.into_iter().find(|state| *state as u32 == code).unwrap_or(State::Starting)
+        ALL.into_iter()
+            .find(|state| *state as u32 == code)
+            .unwrap_or(State::Starting)
     }
 }
 
@@ -179,13 +184,18 @@ unsafe extern "C-unwind" fn startup_hook() {
             previous();
         }
         let mut found = false;
-        let shared: *mut Shared = pg_sys::ShmemInitStruct(c"pg_cdc".as_ptr(), size_of::<Shared>(), &mut found).cast();
+        let shared: *mut Shared =
+            pg_sys::ShmemInitStruct(c"pg_cdc".as_ptr(), size_of::<Shared>(), &mut found).cast();
         if !found {
             std::ptr::write_bytes(shared, 0, 1);
             (*shared).lock = &mut (*pg_sys::GetNamedLWLockTranche(LOCK_NAME.as_ptr())).lock;
             pg_sys::ConditionVariableInit((*shared).moved.get());
-            (*shared).stats_reset.store(pg_sys::GetCurrentTimestamp(), Ordering::Relaxed);
-            (*shared).state_since.store(pg_sys::GetCurrentTimestamp(), Ordering::Relaxed);
+            (*shared)
+                .stats_reset
+                .store(pg_sys::GetCurrentTimestamp(), Ordering::Relaxed);
+            (*shared)
+                .state_since
+                .store(pg_sys::GetCurrentTimestamp(), Ordering::Relaxed);
         }
         SHARED = shared;
     }
@@ -208,7 +218,8 @@ impl Shared {
     pub fn describe(&self, state: State, described: &Described) {
         if self.state.swap(state as u32, Ordering::AcqRel) != state as u32 {
             // SAFETY: reads the clock.
-            self.state_since.store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
+            self.state_since
+                .store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
         }
         // SAFETY: the lock is a lightweight lock of ours, held while the texts are written; nothing in between can
         // raise an error.
@@ -245,7 +256,13 @@ impl Shared {
     /// Publishes where the sender's latch is, or that there is none. Main thread of the sender.
     pub fn publish_sender(&self, present: bool) {
         // SAFETY: MyLatch and MyProcPid are this process's own; a process latch lies in shared memory.
-        let (latch, pid) = unsafe { if present { (pg_sys::MyLatch, pg_sys::MyProcPid) } else { (std::ptr::null_mut(), 0) } };
+        let (latch, pid) = unsafe {
+            if present {
+                (pg_sys::MyLatch, pg_sys::MyProcPid)
+            } else {
+                (std::ptr::null_mut(), 0)
+            }
+        };
         self.sender_pid.store(pid, Ordering::Release);
         self.sender_latch.store(latch, Ordering::Release);
     }
@@ -283,7 +300,8 @@ impl Shared {
             pg_sys::ConditionVariablePrepareToSleep(moved);
             let mut done = ready();
             while !done {
-                let left_ms = timeout_ms - i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX);
+                let left_ms =
+                    timeout_ms - i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX);
                 if left_ms <= 0 {
                     break;
                 }

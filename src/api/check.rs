@@ -24,27 +24,49 @@ fn warn_unless_loaded() {
 #[pg_extern(stable, parallel_restricted)]
 pub fn cdc_check() -> TableIterator<
     'static,
-    (name!(level, String), name!(code, Option<String>), name!(item, String), name!(message, String), name!(remedy, Option<String>)),
+    (
+        name!(level, String),
+        name!(code, Option<String>),
+        name!(item, String),
+        name!(message, String),
+        name!(remedy, Option<String>),
+    ),
 > {
     let mut lines = Vec::new();
     let Some(shared) = shared::shared() else {
         lines.push(problem("error", "shared_preload_libraries", &not_loaded()));
         return TableIterator::new(lines);
     };
-    lines.push(ok("shared_preload_libraries", "pg_cdc is loaded".to_owned()));
+    lines.push(ok(
+        "shared_preload_libraries",
+        "pg_cdc is loaded".to_owned(),
+    ));
 
     let brokers = settings::text(&settings::BROKERS);
     if brokers.is_empty() {
-        lines.push(line("error", "CDC0003", "cdc.brokers", "not set", "ALTER SYSTEM SET cdc.brokers = 'host:9092', then SELECT pg_reload_conf()"));
+        lines.push(line(
+            "error",
+            "CDC0003",
+            "cdc.brokers",
+            "not set",
+            "ALTER SYSTEM SET cdc.brokers = 'host:9092', then SELECT pg_reload_conf()",
+        ));
     } else {
         lines.push(ok("cdc.brokers", brokers));
     }
 
     let pid = shared.sender_pid.load(Ordering::Acquire);
     if pid == 0 {
-        lines.push(problem("error", "max_worker_processes", &super::track::no_worker()));
+        lines.push(problem(
+            "error",
+            "max_worker_processes",
+            &super::track::no_worker(),
+        ));
     } else {
-        lines.push(ok("sender", format!("running as process {pid}, state {}", shared.state().name())));
+        lines.push(ok(
+            "sender",
+            format!("running as process {pid}, state {}", shared.state().name()),
+        ));
     }
 
     let described = shared.described();
@@ -60,14 +82,25 @@ pub fn cdc_check() -> TableIterator<
             code if code.starts_with("CDC03") => "kafka",
             _ => "sender",
         };
-        lines.push(line("error", &described.error_code, item, &described.error, &described.remedy));
+        lines.push(line(
+            "error",
+            &described.error_code,
+            item,
+            &described.error,
+            &described.remedy,
+        ));
     }
     if shared.slot_ready.load(Ordering::Acquire) != 0 {
         lines.push(ok("replication slot", "held by the sender".to_owned()));
     }
 
     // SAFETY: plain reads of settings (megabytes).
-    let (limit_mb, max_wal_mb) = unsafe { (i64::from(pg_sys::max_slot_wal_keep_size_mb), i64::from(pg_sys::max_wal_size_mb)) };
+    let (limit_mb, max_wal_mb) = unsafe {
+        (
+            i64::from(pg_sys::max_slot_wal_keep_size_mb),
+            i64::from(pg_sys::max_wal_size_mb),
+        )
+    };
     if limit_mb < 0 {
         lines.push(line(
             "warning",
@@ -89,7 +122,11 @@ pub fn cdc_check() -> TableIterator<
     }
 
     if settings::TOPIC_REPLICATION_FACTOR.get() == 1 {
-        let level = if settings::ALLOW_SINGLE_REPLICA.get() { "warning" } else { "error" };
+        let level = if settings::ALLOW_SINGLE_REPLICA.get() {
+            "warning"
+        } else {
+            "error"
+        };
         lines.push(line(
             level,
             "CDC0308",
@@ -106,7 +143,13 @@ fn ok(item: &str, message: String) -> Line {
 }
 
 fn line(level: &str, code: &str, item: &str, message: &str, remedy: &str) -> Line {
-    (level.to_owned(), Some(code.to_owned()), item.to_owned(), message.to_owned(), Some(remedy.to_owned()))
+    (
+        level.to_owned(),
+        Some(code.to_owned()),
+        item.to_owned(),
+        message.to_owned(),
+        Some(remedy.to_owned()),
+    )
 }
 
 fn problem(level: &str, item: &str, report: &Report) -> Line {

@@ -2,8 +2,8 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::pg_sys;
 use pgrx::JsonB;
+use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -17,22 +17,33 @@ fn cdc_context(
     request_id: default!(Option<&str>, "NULL"),
     context: default!(Option<JsonB>, "NULL"),
 ) {
-    for (name, value) in [(c"cdc.actor", actor), (c"cdc.reason", reason), (c"cdc.request_id", request_id)] {
+    for (name, value) in [
+        (c"cdc.actor", actor),
+        (c"cdc.reason", reason),
+        (c"cdc.request_id", request_id),
+    ] {
         if let Some(value) = value {
             set_local(name, value);
         }
     }
     if let Some(JsonB(given)) = context {
         let serde_json::Value::Object(given) = given else {
-            ErrorReport::new(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "context must be a JSON object", "cdc_context")
-                .set_hint("Pass an object, such as '{\"ticket\": 7}'.")
-                .report(PgLogLevel::ERROR);
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                "context must be a JSON object",
+                "cdc_context",
+            )
+            .set_hint("Pass an object, such as '{\"ticket\": 7}'.")
+            .report(PgLogLevel::ERROR);
             return;
         };
         let so_far = settings::text(&settings::CONTEXT);
         let mut merged: serde_json::Map<_, _> = serde_json::from_str(&so_far).unwrap_or_default();
         merged.extend(given);
-        set_local(c"cdc.context", &serde_json::Value::Object(merged).to_string());
+        set_local(
+            c"cdc.context",
+            &serde_json::Value::Object(merged).to_string(),
+        );
     }
 }
 

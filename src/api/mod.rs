@@ -9,5 +9,9 @@ pub mod wait;
 
 pgrx::extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);
 pgrx::extension_sql_file!("../../sql/triggers.sql", name = "triggers");
-pgrx::extension_sql_file!("../../sql/status.sql", name = "status", requires = ["roles", status::status_json, check::cdc_check]);
+pgrx::extension_sql_file!(
+    "../../sql/status.sql",
+    name = "status",
+    requires = ["roles", status::status_json, check::cdc_check]
+);
 pgrx::extension_sql_file!("../../sql/comments.sql", name = "comments", finalize);

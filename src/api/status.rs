@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use pgrx::pg_sys;
 use pgrx::JsonB;
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
@@ -22,13 +22,35 @@ pub fn status_json() -> JsonB {
             "remedy": "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
         }));
     };
-    let Described { source_id, waiting_for, error_code, error, remedy } = shared.described();
-    let text = |text: String| if text.is_empty() { Value::Null } else { Value::String(text) };
-    let lsn = |lsn: u64| if lsn == 0 { Value::Null } else { Value::String(lsn_text(lsn)) };
+    let Described {
+        source_id,
+        waiting_for,
+        error_code,
+        error,
+        remedy,
+    } = shared.described();
+    let text = |text: String| {
+        if text.is_empty() {
+            Value::Null
+        } else {
+            Value::String(text)
+        }
+    };
+    let lsn = |lsn: u64| {
+        if lsn == 0 {
+            Value::Null
+        } else {
+            Value::String(lsn_text(lsn))
+        }
+    };
     let load = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
     // SAFETY: the flush position of a server that is not in recovery; the clock.
     let (flush_lsn, now_us) = unsafe {
-        let flush_lsn = if pg_sys::RecoveryInProgress() { 0 } else { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) };
+        let flush_lsn = if pg_sys::RecoveryInProgress() {
+            0
+        } else {
+            pg_sys::GetFlushRecPtr(std::ptr::null_mut())
+        };
         (flush_lsn, pg_sys::GetCurrentTimestamp())
     };
     let done_lsn = shared.done_lsn.load(Ordering::Acquire);
@@ -36,7 +58,11 @@ pub fn status_json() -> JsonB {
     let lag_since = shared.lag_since.load(Ordering::Relaxed);
     let oldest = shared.oldest_transaction.load(Ordering::Relaxed);
     let pid = shared.sender_pid.load(Ordering::Relaxed);
-    let lag_bytes = if lag_since == 0 { 0 } else { flush_lsn.saturating_sub(done_lsn) };
+    let lag_bytes = if lag_since == 0 {
+        0
+    } else {
+        flush_lsn.saturating_sub(done_lsn)
+    };
     JsonB(json!({
         "state": shared.state().name(),
         "waiting_for": text(waiting_for),

@@ -36,7 +36,8 @@ impl Table {
     pub fn open(oid: pg_sys::Oid) -> Table {
         // SAFETY: in a transaction; a relation that is gone is PostgreSQL's own ERROR. The lock stays until its end.
         unsafe {
-            let relation = pg_sys::relation_open(oid, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE);
+            let relation =
+                pg_sys::relation_open(oid, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE);
             pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         }
         let (schema, name) = qualified_name(oid);
@@ -59,8 +60,13 @@ impl Table {
     /// CDC0101 and CDC0112: what cannot be tracked.
     pub fn refuse_unsupported(&self) {
         // SAFETY: the relation is open while it is read.
-        let (kind, persistence, is_partition) =
-            self.read(|relation| unsafe { ((*relation.rd_rel).relkind, (*relation.rd_rel).relpersistence, (*relation.rd_rel).relispartition) });
+        let (kind, persistence, is_partition) = self.read(|relation| unsafe {
+            (
+                (*relation.rd_rel).relkind,
+                (*relation.rd_rel).relpersistence,
+                (*relation.rd_rel).relispartition,
+            )
+        });
         let refused = |code, detail: &str, hint: &str| {
             Report::new(
                 code,
@@ -72,25 +78,50 @@ impl Table {
             .raise()
         };
         let tables = "Track an ordinary, permanent table.";
-        if self.oid.to_u32() < FIRST_NORMAL_OBJECT_ID || matches!(self.schema.as_str(), "pg_catalog" | "information_schema" | "pg_toast") {
+        if self.oid.to_u32() < FIRST_NORMAL_OBJECT_ID
+            || matches!(
+                self.schema.as_str(),
+                "pg_catalog" | "information_schema" | "pg_toast"
+            )
+        {
             refused("CDC0101", "It is a system table.", tables);
         }
         match kind as u8 {
             b'r' => {}
-            b'p' => refused("CDC0101", "It is a partitioned table, which this version does not capture.", tables),
-            b'v' => refused("CDC0101", "It is a view.", "Track the tables that it reads."),
-            b'm' => refused("CDC0101", "It is a materialized view.", "Track the tables that it reads."),
+            b'p' => refused(
+                "CDC0101",
+                "It is a partitioned table, which this version does not capture.",
+                tables,
+            ),
+            b'v' => refused(
+                "CDC0101",
+                "It is a view.",
+                "Track the tables that it reads.",
+            ),
+            b'm' => refused(
+                "CDC0101",
+                "It is a materialized view.",
+                "Track the tables that it reads.",
+            ),
             b'f' => refused("CDC0101", "It is a foreign table.", tables),
             b'S' => refused("CDC0101", "It is a sequence.", tables),
             _ => refused("CDC0101", "It is not a table.", tables),
         }
         match persistence as u8 {
             b't' => refused("CDC0101", "It is temporary.", tables),
-            b'u' => refused("CDC0101", "It is unlogged: a crash empties it without a trace.", "ALTER TABLE … SET LOGGED first."),
+            b'u' => refused(
+                "CDC0101",
+                "It is unlogged: a crash empties it without a trace.",
+                "ALTER TABLE … SET LOGGED first.",
+            ),
             _ => {}
         }
         if is_partition {
-            refused("CDC0112", "It is a partition.", "Track the partitioned table that it belongs to.");
+            refused(
+                "CDC0112",
+                "It is a partition.",
+                "Track the partitioned table that it belongs to.",
+            );
         }
     }
 
@@ -130,8 +161,10 @@ impl Table {
                 .map(|attribute| tuple_attribute(descriptor, attribute))
                 .filter(|form| !form.attisdropped)
                 .map(|form| {
-                    let text = |pointer: *mut std::ffi::c_char| utf8(CStr::from_ptr(pointer).to_bytes());
-                    let type_modified = pg_sys::format_type_with_typemod(form.atttypid, form.atttypmod);
+                    let text =
+                        |pointer: *mut std::ffi::c_char| utf8(CStr::from_ptr(pointer).to_bytes());
+                    let type_modified =
+                        pg_sys::format_type_with_typemod(form.atttypid, form.atttypmod);
                     let type_plain = pg_sys::format_type_be(form.atttypid);
                     ColumnDefinition {
                         name: utf8(CStr::from_ptr(form.attname.data.as_ptr()).to_bytes()),
@@ -149,8 +182,14 @@ impl Table {
     pub fn identity(&self) -> Vec<String> {
         // SAFETY: the relation is open while it is read; the index is closed again.
         let found = self.read(|relation| unsafe {
-            pg_sys::list_free(pg_sys::RelationGetIndexList(std::ptr::from_ref(relation).cast_mut()));
-            let index_oid = if relation.rd_pkindex != pg_sys::InvalidOid { relation.rd_pkindex } else { relation.rd_replidindex };
+            pg_sys::list_free(pg_sys::RelationGetIndexList(
+                std::ptr::from_ref(relation).cast_mut(),
+            ));
+            let index_oid = if relation.rd_pkindex != pg_sys::InvalidOid {
+                relation.rd_pkindex
+            } else {
+                relation.rd_replidindex
+            };
             if index_oid == pg_sys::InvalidOid {
                 return None;
             }
@@ -162,7 +201,17 @@ impl Table {
                 .as_slice(form.indnkeyatts as usize)
                 .iter()
                 .filter(|number| **number > 0)
-                .map(|number| utf8(CStr::from_ptr(tuple_attribute(relation.rd_att, *number as usize - 1).attname.data.as_ptr()).to_bytes()))
+                .map(|number| {
+                    utf8(
+                        CStr::from_ptr(
+                            tuple_attribute(relation.rd_att, *number as usize - 1)
+                                .attname
+                                .data
+                                .as_ptr(),
+                        )
+                        .to_bytes(),
+                    )
+                })
                 .collect();
             let immediate = form.indimmediate;
             pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
@@ -216,7 +265,9 @@ impl Table {
     /// Captures a change of the table's definition, as an event of this transaction.
     pub fn capture_schema_change(&self, change: &str) {
         self.read(|relation| {
-            let Some(trigger) = row_trigger(relation) else { return };
+            let Some(trigger) = row_trigger(relation) else {
+                return;
+            };
             let data = pg_sys::TriggerData {
                 type_: pg_sys::NodeTag::T_TriggerData,
                 tg_relation: std::ptr::from_ref(relation).cast_mut(),
@@ -225,7 +276,10 @@ impl Table {
             };
             // SAFETY: relation and trigger are open while they are read.
             unsafe {
-                crate::capture::trigger::capture_table_event(&data, &crate::capture::buffer::Captured::SchemaChanged(change));
+                crate::capture::trigger::capture_table_event(
+                    &data,
+                    &crate::capture::buffer::Captured::SchemaChanged(change),
+                );
             }
         });
     }
@@ -251,7 +305,8 @@ pub fn is_admin() -> bool {
     unsafe {
         let role = pg_sys::get_role_oid(c"cdc_admin".as_ptr(), true);
         let user = pg_sys::GetUserId();
-        pg_sys::superuser_arg(user) || (role != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, role))
+        pg_sys::superuser_arg(user)
+            || (role != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, role))
     }
 }
 

@@ -19,19 +19,29 @@ const SENDER_START_MS: i64 = 10_000;
 #[pg_extern(
     sql = "CREATE FUNCTION cdc_track(relation regclass, topic text = NULL, key text[] = NULL) RETURNS text LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
-fn cdc_track(relation: Option<pg_sys::Oid>, topic: Option<&str>, key: Option<Vec<Option<String>>>) -> Option<String> {
+fn cdc_track(
+    relation: Option<pg_sys::Oid>,
+    topic: Option<&str>,
+    key: Option<Vec<Option<String>>>,
+) -> Option<String> {
     relation.map(|relation| track(relation, topic, key))
 }
 
 fn track(relation: pg_sys::Oid, topic: Option<&str>, key: Option<Vec<Option<String>>>) -> String {
-    let Some(shared) = shared::shared() else { not_loaded().raise() };
+    let Some(shared) = shared::shared() else {
+        not_loaded().raise()
+    };
     let table = Table::open(relation);
     table.refuse_unsupported();
     require_sender(shared);
 
     let before = table.options();
     let so_far = before.clone().unwrap_or_default();
-    let columns: Vec<String> = table.columns().into_iter().map(|column| column.name).collect();
+    let columns: Vec<String> = table
+        .columns()
+        .into_iter()
+        .map(|column| column.name)
+        .collect();
     let key: Vec<String> = match key {
         Some(key) => key.into_iter().flatten().collect(),
         None => so_far.key.clone(),
@@ -45,29 +55,56 @@ fn track(relation: pg_sys::Oid, topic: Option<&str>, key: Option<Vec<Option<Stri
     let topic = match topic.filter(|topic| !topic.is_empty()) {
         Some(topic) => topic.to_owned(),
         // A copied trigger names the original's topic; here it holds only if it is one of this database's.
-        None if so_far.source == place() || so_far.topic.starts_with(&format!("{prefix}.")) => so_far.topic,
-        None => format!("{prefix}.{}", change::topic_name::join(&[&table.schema, &table.name])),
+        None if so_far.source == place() || so_far.topic.starts_with(&format!("{prefix}.")) => {
+            so_far.topic
+        }
+        None => format!(
+            "{prefix}.{}",
+            change::topic_name::join(&[&table.schema, &table.name])
+        ),
     };
     check_topic(&table, &topic, &prefix);
 
-    let wanted = Options { topic, key, source: place() };
-    let shown_key = if wanted.key.is_empty() { &identity } else { &wanted.key };
+    let wanted = Options {
+        topic,
+        key,
+        source: place(),
+    };
+    let shown_key = if wanted.key.is_empty() {
+        &identity
+    } else {
+        &wanted.key
+    };
     if shown_key.is_empty() {
         no_key(&table).warn();
     }
     if before.as_ref() == Some(&wanted) {
-        pgrx::notice!("table \"{}\" is already tracked: its changes go to topic \"{}\"", table.name, wanted.topic);
+        pgrx::notice!(
+            "table \"{}\" is already tracked: its changes go to topic \"{}\"",
+            table.name,
+            wanted.topic
+        );
         return wanted.topic;
     }
     make_triggers(&table, &wanted, before.is_some());
     table.capture_schema_change(&schema_change("CREATE", &database, &table, &identity));
-    let shown_key = if shown_key.is_empty() { "none".to_owned() } else { shown_key.join(", ") };
-    pgrx::notice!("table \"{}\" is tracked: every change goes to topic \"{}\" (key: {shown_key})", table.name, wanted.topic);
+    let shown_key = if shown_key.is_empty() {
+        "none".to_owned()
+    } else {
+        shown_key.join(", ")
+    };
+    pgrx::notice!(
+        "table \"{}\" is tracked: every change goes to topic \"{}\" (key: {shown_key})",
+        table.name,
+        wanted.topic
+    );
     wanted.topic
 }
 
 /// Stops shipping `relation`; false, with a NOTICE, if it was not tracked.
-#[pg_extern(sql = "CREATE FUNCTION cdc_untrack(relation regclass) RETURNS boolean LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';")]
+#[pg_extern(
+    sql = "CREATE FUNCTION cdc_untrack(relation regclass) RETURNS boolean LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+)]
 fn cdc_untrack(relation: pg_sys::Oid) -> bool {
     let table = Table::open(relation);
     if table.options().is_none() {
@@ -77,11 +114,20 @@ fn cdc_untrack(relation: pg_sys::Oid) -> bool {
     // Without the library rows are not captured anyway, and a trigger that is left behind must still go away.
     if shared::shared().is_some() {
         let identity = table.identity();
-        table.capture_schema_change(&schema_change("UNTRACK", &database_name(), &table, &identity));
+        table.capture_schema_change(&schema_change(
+            "UNTRACK",
+            &database_name(),
+            &table,
+            &identity,
+        ));
     }
     as_superuser(|| {
         for trigger in [ROW_TRIGGER, TRUNCATE_TRIGGER] {
-            run(&format!("DROP TRIGGER IF EXISTS {} ON {}", quote_identifier(trigger), table.sql_name()));
+            run(&format!(
+                "DROP TRIGGER IF EXISTS {} ON {}",
+                quote_identifier(trigger),
+                table.sql_name()
+            ));
         }
     });
     true
@@ -98,17 +144,29 @@ fn make_triggers(table: &Table, options: &Options, replace: bool) {
     let schema = quote_identifier(schema.ok().flatten().unwrap_or_else(|| "public".to_owned()));
     as_superuser(|| {
         for (trigger, events, function) in [
-            (ROW_TRIGGER, "INSERT OR UPDATE OR DELETE", "FOR EACH ROW EXECUTE FUNCTION {}.cdc_capture"),
-            (TRUNCATE_TRIGGER, "TRUNCATE", "FOR EACH STATEMENT EXECUTE FUNCTION {}.cdc_capture_truncate"),
+            (
+                ROW_TRIGGER,
+                "INSERT OR UPDATE OR DELETE",
+                "FOR EACH ROW EXECUTE FUNCTION {}.cdc_capture",
+            ),
+            (
+                TRUNCATE_TRIGGER,
+                "TRUNCATE",
+                "FOR EACH STATEMENT EXECUTE FUNCTION {}.cdc_capture_truncate",
+            ),
         ] {
             let trigger = quote_identifier(trigger);
             if replace {
                 run(&format!("DROP TRIGGER IF EXISTS {trigger} ON {name}"));
             }
             let function = function.replace("{}", &schema);
-            run(&format!("CREATE TRIGGER {trigger} AFTER {events} ON {name} {function}({arguments})"));
+            run(&format!(
+                "CREATE TRIGGER {trigger} AFTER {events} ON {name} {function}({arguments})"
+            ));
             // Rows that a subscription applies, and those under session_replication_role = replica, count too.
-            run(&format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {trigger}"));
+            run(&format!(
+                "ALTER TABLE {name} ENABLE ALWAYS TRIGGER {trigger}"
+            ));
         }
     });
 }
@@ -141,7 +199,11 @@ fn require_sender(shared: &Shared) {
         no_worker().raise();
     }
     let described = shared.described();
-    let hint = if described.remedy.is_empty() { "See cdc_status().".to_owned() } else { described.remedy };
+    let hint = if described.remedy.is_empty() {
+        "See cdc_status().".to_owned()
+    } else {
+        described.remedy
+    };
     let mut report = Report::new(
         "CDC0007",
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -166,12 +228,19 @@ pub fn no_worker() -> Report {
 }
 
 fn missing_column(table: &Table, missing: &str, columns: &[String]) -> Report {
-    let nearest = columns.iter().min_by_key(|column| distance(column, missing));
+    let nearest = columns
+        .iter()
+        .min_by_key(|column| distance(column, missing));
     Report::new(
         "CDC0103",
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-        format!("column \"{missing}\" of relation \"{}\" does not exist", table.name),
-        nearest.map_or("The table has no columns.".to_owned(), |column| format!("Perhaps you meant the column \"{column}\".")),
+        format!(
+            "column \"{missing}\" of relation \"{}\" does not exist",
+            table.name
+        ),
+        nearest.map_or("The table has no columns.".to_owned(), |column| {
+            format!("Perhaps you meant the column \"{column}\".")
+        }),
     )
 }
 
@@ -205,9 +274,14 @@ fn no_key(table: &Table) -> Report {
 /// choose one outside the database's prefix.
 fn check_topic(table: &Table, topic: &str, prefix: &str) {
     if let Some(reason) = change::topic_name::refusal(topic) {
-        Report::new("CDC0108", PgSqlErrorCode::ERRCODE_INVALID_NAME, format!("\"{topic}\" is not a topic name"), "Choose another topic =>.")
-            .detail(format!("As a topic of pg_cdc {reason}."))
-            .raise();
+        Report::new(
+            "CDC0108",
+            PgSqlErrorCode::ERRCODE_INVALID_NAME,
+            format!("\"{topic}\" is not a topic name"),
+            "Choose another topic =>.",
+        )
+        .detail(format!("As a topic of pg_cdc {reason}."))
+        .raise();
     }
     if !topic.starts_with(&format!("{prefix}.")) && !is_admin() {
         Report::new(
@@ -226,8 +300,13 @@ fn check_topic(table: &Table, topic: &str, prefix: &str) {
             None,
             &[table.oid.into()],
         )?;
-        rows.map(|row| Ok((row.get::<String>(1)?.unwrap_or_default(), row.get::<String>(2)?.unwrap_or_default())))
-            .collect::<Result<Vec<_>, pgrx::spi::SpiError>>()
+        rows.map(|row| {
+            Ok((
+                row.get::<String>(1)?.unwrap_or_default(),
+                row.get::<String>(2)?.unwrap_or_default(),
+            ))
+        })
+        .collect::<Result<Vec<_>, pgrx::spi::SpiError>>()
     });
     let others = match others {
         Ok(others) => others,

@@ -20,7 +20,9 @@ const LONG_PAGE_HEADER_BYTES: u64 = 40;
     sql = "CREATE FUNCTION cdc_wait(timeout interval = '1 min') RETURNS pg_lsn LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
 fn cdc_wait(timeout: Interval) -> i64 {
-    let Some(shared) = shared::shared() else { not_loaded().raise() };
+    let Some(shared) = shared::shared() else {
+        not_loaded().raise()
+    };
     if capture::with_capture(|capture| capture.buffer.holds_rows()) {
         Report::new(
             "CDC0602",
@@ -40,15 +42,24 @@ fn cdc_wait(timeout: Interval) -> i64 {
     shared.announce_commit(target);
     let timeout_ms = timeout.as_micros() / 1000;
     let done = || shared.done_lsn.load(Ordering::Acquire) >= target;
-    let reached = shared.wait_until(i64::try_from(timeout_ms).unwrap_or(i64::MAX), || done() || !shared.state().goes_on());
+    let reached = shared.wait_until(i64::try_from(timeout_ms).unwrap_or(i64::MAX), || {
+        done() || !shared.state().goes_on()
+    });
     if !reached || !done() {
         let described = shared.described();
         let held_bytes = target.saturating_sub(shared.done_lsn.load(Ordering::Acquire));
-        let hint = if described.remedy.is_empty() { "See cdc_status().".to_owned() } else { described.remedy };
+        let hint = if described.remedy.is_empty() {
+            "See cdc_status().".to_owned()
+        } else {
+            described.remedy
+        };
         let mut report = Report::new(
             "CDC0601",
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("timed out: {held_bytes} bytes of WAL to go, state {}", shared.state().name()),
+            format!(
+                "timed out: {held_bytes} bytes of WAL to go, state {}",
+                shared.state().name()
+            ),
             hint,
         );
         if !described.error.is_empty() {

@@ -117,7 +117,10 @@ impl Default for Buffer {
 pub enum Captured<'a> {
     Inserted(pg_sys::HeapTuple),
     Deleted(pg_sys::HeapTuple),
-    Updated { old: pg_sys::HeapTuple, new: pg_sys::HeapTuple },
+    Updated {
+        old: pg_sys::HeapTuple,
+        new: pg_sys::HeapTuple,
+    },
     Truncated,
     /// The `schema_change` object, as JSON.
     SchemaChanged(&'a str),
@@ -126,7 +129,9 @@ pub enum Captured<'a> {
 impl Buffer {
     /// Whether this transaction has captured rows that survive so far, in the buffer or in the WAL.
     pub fn holds_rows(&self) -> bool {
-        self.transaction != 0 && self.transaction == ffi::local_transaction_id() && !self.marks.is_empty()
+        self.transaction != 0
+            && self.transaction == ffi::local_transaction_id()
+            && !self.marks.is_empty()
     }
 
     /// Whether there is nothing at all to commit or abort.
@@ -140,7 +145,13 @@ impl Buffer {
     /// # Safety
     /// The tuples belong to a relation with this plan and descriptor and are still there; the backend is in a
     /// transaction.
-    pub unsafe fn capture(&mut self, plan: &Plan, descriptor: pg_sys::TupleDesc, command: u32, row: &Captured<'_>) {
+    pub unsafe fn capture(
+        &mut self,
+        plan: &Plan,
+        descriptor: pg_sys::TupleDesc,
+        command: u32,
+        row: &Captured<'_>,
+    ) {
         self.begin();
         if command < self.last_command {
             self.unordered = true;
@@ -158,7 +169,14 @@ impl Buffer {
             Captured::SchemaChanged(_) => Op::Schema,
         };
         reserve(&mut self.data, 64);
-        let start = body::begin_row(&mut self.data, &mut self.state, op, relation, sequence, command);
+        let start = body::begin_row(
+            &mut self.data,
+            &mut self.state,
+            op,
+            relation,
+            sequence,
+            command,
+        );
         let mut key_changed = false;
         // SAFETY: as the caller promises.
         unsafe {
@@ -171,7 +189,8 @@ impl Buffer {
                 Captured::Updated { old, new } => {
                     self.old.deform(*old, descriptor, plan.attributes);
                     self.new.deform(*new, descriptor, plan.attributes);
-                    key_changed = encoding::put_update(&mut self.data, plan, start, &self.old, &self.new);
+                    key_changed =
+                        encoding::put_update(&mut self.data, plan, start, &self.old, &self.new);
                 }
                 Captured::Truncated => body::end_record(&mut self.data, start),
                 Captured::SchemaChanged(change) => {
@@ -188,7 +207,9 @@ impl Buffer {
             let section_bytes = self.data.len() - mark.data_len;
             if pre_commit_ran {
                 self.write_last();
-            } else if section_bytes >= MIN_CHUNK_BYTES && section_bytes >= settings::CAPTURE_BUFFER.get() as usize * 1024 {
+            } else if section_bytes >= MIN_CHUNK_BYTES
+                && section_bytes >= settings::CAPTURE_BUFFER.get() as usize * 1024
+            {
                 self.write_section(false);
             }
         }
@@ -200,14 +221,20 @@ impl Buffer {
         if self.transaction != transaction {
             self.reset();
             // SAFETY: fills 16 bytes; a failure of the system's random numbers is an ERROR below.
-            if !unsafe { pg_sys::pg_strong_random(self.nonce.as_mut_ptr().cast(), self.nonce.len()) } {
+            if !unsafe {
+                pg_sys::pg_strong_random(self.nonce.as_mut_ptr().cast(), self.nonce.len())
+            } {
                 pgrx::error!("could not get random bytes for the transaction's nonce");
             }
             self.transaction = transaction;
         }
         // SAFETY: inside a transaction.
         let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
-        if self.marks.last().is_none_or(|mark| mark.subtransaction != subtransaction) {
+        if self
+            .marks
+            .last()
+            .is_none_or(|mark| mark.subtransaction != subtransaction)
+        {
             self.marks.push(Mark {
                 subtransaction,
                 data_len: self.data.len(),
@@ -245,7 +272,9 @@ impl Buffer {
 
     /// Writes the innermost section as a chunk; `last` adds the manifest of the whole transaction.
     fn write_section(&mut self, last: bool) {
-        let Some(mark) = self.marks.last_mut() else { return };
+        let Some(mark) = self.marks.last_mut() else {
+            return;
+        };
         if mark.data_len > 0 {
             // Outer rows that came first are written later.
             self.unordered = true;
@@ -279,15 +308,32 @@ impl Buffer {
         // the current (sub)transaction's id.
         let (record_xid, xid8, database_oid) = unsafe {
             let record_xid = pg_sys::GetCurrentTransactionId();
-            (u32::from(record_xid), pg_sys::GetTopFullTransactionId().value, pg_sys::MyDatabaseId.to_u32())
+            (
+                u32::from(record_xid),
+                pg_sys::GetTopFullTransactionId().value,
+                pg_sys::MyDatabaseId.to_u32(),
+            )
         };
-        let header = Header { xid8, record_xid, number: self.next_chunk, nonce: self.nonce, database_oid };
+        let header = Header {
+            xid8,
+            record_xid,
+            number: self.next_chunk,
+            nonce: self.nonce,
+            database_oid,
+        };
         let compressor = match settings::CHUNK_COMPRESSION.get() {
             Compression::Lz4 => Some(self.compressor.get_or_insert_default()),
             Compression::None => None,
         };
         let key = self.mac_key.get_or_insert_with(chunk_key);
-        chunk::seal(&mut self.sealed, key, &header, last.then_some(&manifest), &self.body, compressor);
+        chunk::seal(
+            &mut self.sealed,
+            key,
+            &header,
+            last.then_some(&manifest),
+            &self.body,
+            compressor,
+        );
         // SAFETY: inside a transaction. MESSAGE_PREFIX has no zero byte; the constant below is the same text.
         unsafe {
             debug_assert_eq!(MESSAGE_PREFIX.as_bytes(), MESSAGE_PREFIX_C.to_bytes());
@@ -298,7 +344,8 @@ impl Buffer {
         }
         self.next_chunk += 1;
 
-        let (data_len, relations, contexts, state) = (mark.data_len, mark.relations, mark.contexts, mark.state);
+        let (data_len, relations, contexts, state) =
+            (mark.data_len, mark.relations, mark.contexts, mark.state);
         self.cut(data_len, relations, contexts, state);
     }
 
@@ -306,12 +353,22 @@ impl Buffer {
     pub fn write_last(&mut self) {
         self.pre_commit_ran = true;
         // Everything rolled back: no surviving row, no chunk that survives.
-        if self.marks.last().is_some_and(|mark| mark.rows > 0 || mark.chunks > 0) {
+        if self
+            .marks
+            .last()
+            .is_some_and(|mark| mark.rows > 0 || mark.chunks > 0)
+        {
             self.write_section(true);
         }
     }
 
-    fn cut(&mut self, data_len: usize, relations: (u32, usize), contexts: (u32, usize), state: State) {
+    fn cut(
+        &mut self,
+        data_len: usize,
+        relations: (u32, usize),
+        contexts: (u32, usize),
+        state: State,
+    ) {
         self.data.truncate(data_len);
         self.relations.cut(relations);
         self.relation_plans.truncate(relations.0 as usize);
@@ -321,7 +378,10 @@ impl Buffer {
 
     /// A subtransaction ends well: its section becomes the parent's.
     pub fn subtransaction_committed(&mut self, subtransaction: u32, parent: u32) {
-        while let Some(mut mark) = self.marks.pop_if(|mark| mark.subtransaction == subtransaction) {
+        while let Some(mut mark) = self
+            .marks
+            .pop_if(|mark| mark.subtransaction == subtransaction)
+        {
             match self.marks.last_mut() {
                 Some(outer) if outer.subtransaction == parent => {
                     outer.rows += mark.rows;
@@ -339,7 +399,10 @@ impl Buffer {
 
     /// A subtransaction is rolled back: its section never was.
     pub fn subtransaction_aborted(&mut self, subtransaction: u32) {
-        while let Some(mark) = self.marks.pop_if(|mark| mark.subtransaction == subtransaction) {
+        while let Some(mark) = self
+            .marks
+            .pop_if(|mark| mark.subtransaction == subtransaction)
+        {
             self.cut(mark.data_len, mark.relations, mark.contexts, mark.state);
         }
     }
@@ -347,7 +410,11 @@ impl Buffer {
     /// The transaction is over. Only forgets: allocates nothing, calls nothing. Returns how many rows were left that
     /// should have been written, which is a defect to be counted.
     pub fn reset(&mut self) -> u64 {
-        let left = if self.data.is_empty() { 0 } else { self.marks.iter().map(|mark| mark.rows).sum() };
+        let left = if self.data.is_empty() {
+            0
+        } else {
+            self.marks.iter().map(|mark| mark.rows).sum()
+        };
         self.transaction = 0;
         self.next_sequence = 1;
         self.last_command = 0;
@@ -400,6 +467,8 @@ pub fn cluster_secret() -> [u8; 32] {
 /// Counts rows that could not be captured.
 pub fn count_uncovered(rows: u64) {
     if let Some(shared) = shared::shared() {
-        shared.uncovered_rows.fetch_add(rows, std::sync::atomic::Ordering::Relaxed);
+        shared
+            .uncovered_rows
+            .fetch_add(rows, std::sync::atomic::Ordering::Relaxed);
     }
 }

@@ -24,12 +24,14 @@ pub fn register() {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _arg: *mut c_void) {
     match event {
-        XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => with_capture(|capture| {
-            if !capture.buffer.is_idle() {
-                capture.buffer.write_last();
-                capture.buffer.shrink();
-            }
-        }),
+        XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => {
+            with_capture(|capture| {
+                if !capture.buffer.is_idle() {
+                    capture.buffer.write_last();
+                    capture.buffer.shrink();
+                }
+            })
+        }
         XactEvent::XACT_EVENT_COMMIT => {
             let left = try_with_capture(|capture| {
                 if capture.buffer.is_idle() {
@@ -73,7 +75,11 @@ unsafe extern "C-unwind" fn subtransaction_event(
 ) {
     match event {
         SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
-            try_with_capture(|capture| capture.buffer.subtransaction_committed(subtransaction, parent));
+            try_with_capture(|capture| {
+                capture
+                    .buffer
+                    .subtransaction_committed(subtransaction, parent)
+            });
         }
         SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
             try_with_capture(|capture| capture.buffer.subtransaction_aborted(subtransaction));

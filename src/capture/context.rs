@@ -79,7 +79,12 @@ impl Who {
         let context = further_context();
         let origin = origin_name(self.origin);
         // SAFETY: plain reads of this backend's own variables.
-        let (transaction_us, pid) = unsafe { (pg_sys::GetCurrentTransactionStartTimestamp(), pg_sys::MyProcPid) };
+        let (transaction_us, pid) = unsafe {
+            (
+                pg_sys::GetCurrentTransactionStartTimestamp(),
+                pg_sys::MyProcPid,
+            )
+        };
         self.blob.clear();
         put_context(
             &mut self.blob,
@@ -102,7 +107,11 @@ impl Who {
 
 unsafe fn c_bytes<'a>(text: *const c_char) -> &'a [u8] {
     // SAFETY: the caller passes null or a zero-ended string that outlives the use.
-    if text.is_null() { &[] } else { unsafe { CStr::from_ptr(text) }.to_bytes() }
+    if text.is_null() {
+        &[]
+    } else {
+        unsafe { CStr::from_ptr(text) }.to_bytes()
+    }
 }
 
 fn user_name(oid: pg_sys::Oid) -> Option<String> {
@@ -161,8 +170,13 @@ fn further_context() -> Option<String> {
         return (!given.is_empty()).then_some(given);
     }
     let mut object = serde_json::Map::new();
-    for name in settings::text(&settings::CONTEXT_SETTINGS).split(',').map(str::trim) {
-        let Ok(c_name) = CString::new(name) else { continue };
+    for name in settings::text(&settings::CONTEXT_SETTINGS)
+        .split(',')
+        .map(str::trim)
+    {
+        let Ok(c_name) = CString::new(name) else {
+            continue;
+        };
         // SAFETY: a setting that does not exist gives null; the value is copied.
         let value = unsafe {
             let value = pg_sys::GetConfigOption(c_name.as_ptr(), true, false);

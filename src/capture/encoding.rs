@@ -23,13 +23,25 @@ impl Deformed {
     /// # Safety
     /// `tuple` belongs to a relation with this descriptor, and both outlive the use of the values.
     #[inline]
-    pub unsafe fn deform(&mut self, tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc, attributes: usize) {
+    pub unsafe fn deform(
+        &mut self,
+        tuple: pg_sys::HeapTuple,
+        descriptor: pg_sys::TupleDesc,
+        attributes: usize,
+    ) {
         if self.values.len() < attributes {
             self.values.resize(attributes, pg_sys::Datum::from(0));
             self.nulls.resize(attributes, false);
         }
         // SAFETY: as the caller promises; both buffers have room for every attribute.
-        unsafe { pg_sys::heap_deform_tuple(tuple, descriptor, self.values.as_mut_ptr(), self.nulls.as_mut_ptr()) };
+        unsafe {
+            pg_sys::heap_deform_tuple(
+                tuple,
+                descriptor,
+                self.values.as_mut_ptr(),
+                self.nulls.as_mut_ptr(),
+            )
+        };
     }
 }
 
@@ -41,7 +53,10 @@ impl Deformed {
 pub unsafe fn put_image(out: &mut Vec<u8>, plan: &Plan, tuple: &Deformed) {
     let columns = plan.columns.len();
     reserve(out, columns / 8 + 16);
-    let nulls = plan.columns.iter().any(|column| tuple.nulls[column.attribute]);
+    let nulls = plan
+        .columns
+        .iter()
+        .any(|column| tuple.nulls[column.attribute]);
     let marks = begin_image(out, columns, nulls, false);
     for (index, column) in plan.columns.iter().enumerate() {
         if tuple.nulls[column.attribute] {
@@ -58,19 +73,32 @@ pub unsafe fn put_image(out: &mut Vec<u8>, plan: &Plan, tuple: &Deformed) {
 ///
 /// # Safety
 /// As for `put_image`, for both tuples.
-pub unsafe fn put_update(out: &mut Vec<u8>, plan: &Plan, start: usize, old: &Deformed, new: &Deformed) -> bool {
+pub unsafe fn put_update(
+    out: &mut Vec<u8>,
+    plan: &Plan,
+    start: usize,
+    old: &Deformed,
+    new: &Deformed,
+) -> bool {
     // SAFETY: as the caller promises.
     unsafe { put_image(out, plan, old) };
     let columns = plan.columns.len();
     reserve(out, columns / 4 + 16);
-    let nulls = plan.columns.iter().any(|column| new.nulls[column.attribute]);
+    let nulls = plan
+        .columns
+        .iter()
+        .any(|column| new.nulls[column.attribute]);
     let marks = begin_image(out, columns, nulls, true);
     for (index, column) in plan.columns.iter().enumerate() {
         let attribute = column.attribute;
         match (old.nulls[attribute], new.nulls[attribute]) {
             (true, true) => continue,
             // SAFETY: as the caller promises; neither value is NULL.
-            (false, false) if unsafe { same_bytes(column, old.values[attribute], new.values[attribute]) } => continue,
+            (false, false)
+                if unsafe { same_bytes(column, old.values[attribute], new.values[attribute]) } =>
+            {
+                continue;
+            }
             (_, true) => {
                 marks.set_changed(out, index);
                 marks.set_null(out, index);
@@ -123,11 +151,16 @@ unsafe fn same_bytes(column: &PlanColumn, old: pg_sys::Datum, new: pg_sys::Datum
         match &column.encode {
             Encode::ByValue(_) => old == new,
             Encode::ByReference(len) => bytes_at(old, *len) == bytes_at(new, *len),
-            Encode::Name => CStr::from_ptr(old.cast_mut_ptr()) == CStr::from_ptr(new.cast_mut_ptr()),
+            Encode::Name => {
+                CStr::from_ptr(old.cast_mut_ptr()) == CStr::from_ptr(new.cast_mut_ptr())
+            }
             Encode::Varlena | Encode::VarlenaText => same_varlena(old, new),
             Encode::Output { by_value: true, .. } => old == new,
             Encode::Output { length: -1, .. } => same_varlena(old, new),
-            Encode::Output { length: length @ 1.., .. } => bytes_at(old, *length as usize) == bytes_at(new, *length as usize),
+            Encode::Output {
+                length: length @ 1..,
+                ..
+            } => bytes_at(old, *length as usize) == bytes_at(new, *length as usize),
             Encode::Output { .. } => false,
         }
     }
@@ -136,10 +169,12 @@ unsafe fn same_bytes(column: &PlanColumn, old: pg_sys::Datum, new: pg_sys::Datum
 unsafe fn same_varlena(old: pg_sys::Datum, new: pg_sys::Datum) -> bool {
     // SAFETY: both point to varlenas, whose full length VARSIZE_ANY gives.
     unsafe {
-        let (old, new): (*mut pg_sys::varlena, *mut pg_sys::varlena) = (old.cast_mut_ptr(), new.cast_mut_ptr());
+        let (old, new): (*mut pg_sys::varlena, *mut pg_sys::varlena) =
+            (old.cast_mut_ptr(), new.cast_mut_ptr());
         let len = pgrx::varsize_any(old);
         len == pgrx::varsize_any(new)
-            && std::slice::from_raw_parts(old.cast::<u8>(), len) == std::slice::from_raw_parts(new.cast::<u8>(), len)
+            && std::slice::from_raw_parts(old.cast::<u8>(), len)
+                == std::slice::from_raw_parts(new.cast::<u8>(), len)
     }
 }
 

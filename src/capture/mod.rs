@@ -34,7 +34,12 @@ pub fn with_capture<R>(body: impl FnOnce(&mut Capture) -> R) -> R {
 
 /// The same for callbacks that must not fail: `None` while the state is in use.
 pub fn try_with_capture<R>(body: impl FnOnce(&mut Capture) -> R) -> Option<R> {
-    CAPTURE.with(|capture| capture.try_borrow_mut().ok().map(|mut capture| body(&mut capture)))
+    CAPTURE.with(|capture| {
+        capture
+            .try_borrow_mut()
+            .ok()
+            .map(|mut capture| body(&mut capture))
+    })
 }
 
 /// Makes room for `bytes` more: an ERROR where memory is out, never an abort of the process.
@@ -66,7 +71,11 @@ pub fn database_name() -> String {
     // SAFETY: MyDatabaseId is set for the life of a backend; the returned text is copied.
     unsafe {
         let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
-        if name.is_null() { String::new() } else { utf8(std::ffi::CStr::from_ptr(name).to_bytes()) }
+        if name.is_null() {
+            String::new()
+        } else {
+            utf8(std::ffi::CStr::from_ptr(name).to_bytes())
+        }
     }
 }
 
@@ -75,11 +84,14 @@ pub fn utf8(bytes: &[u8]) -> String {
     // SAFETY: converts from the database's encoding into memory of the current context; copied at once.
     unsafe {
         let len = bytes.len() as i32;
-        let converted = pg_sys::pg_server_to_any(bytes.as_ptr().cast(), len, pg_sys::pg_enc::PG_UTF8 as i32);
+        let converted =
+            pg_sys::pg_server_to_any(bytes.as_ptr().cast(), len, pg_sys::pg_enc::PG_UTF8 as i32);
         if converted.is_null() || converted.cast_const().cast() == bytes.as_ptr() {
             String::from_utf8_lossy(bytes).into_owned()
         } else {
-            std::ffi::CStr::from_ptr(converted).to_string_lossy().into_owned()
+            std::ffi::CStr::from_ptr(converted)
+                .to_string_lossy()
+                .into_owned()
         }
     }
 }

@@ -28,7 +28,11 @@ pub enum Encode {
     /// The same, converted from the database's encoding.
     VarlenaText,
     /// Through the type's output function; length and passing are the type's (pg_type.typlen, typbyval).
-    Output { function: Box<pg_sys::FmgrInfo>, length: i16, by_value: bool },
+    Output {
+        function: Box<pg_sys::FmgrInfo>,
+        length: i16,
+        by_value: bool,
+    },
     /// The fixed name type.
     Name,
 }
@@ -106,7 +110,11 @@ fn listen() {
         unsafe {
             pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0));
             // The schema's name is part of the plan, and renaming it does not touch its tables.
-            pg_sys::CacheRegisterSyscacheCallback(pg_sys::SysCacheIdentifier::NAMESPACEOID as i32, Some(schema_changed), pg_sys::Datum::from(0));
+            pg_sys::CacheRegisterSyscacheCallback(
+                pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
+                Some(schema_changed),
+                pg_sys::Datum::from(0),
+            );
         }
     }
 }
@@ -163,7 +171,10 @@ impl Options {
 
 /// Joins column names with commas; a backslash goes before a comma or backslash that is part of a name.
 fn join_names(names: &[String]) -> String {
-    let escaped: Vec<String> = names.iter().map(|name| name.replace('\\', "\\\\").replace(',', "\\,")).collect();
+    let escaped: Vec<String> = names
+        .iter()
+        .map(|name| name.replace('\\', "\\\\").replace(',', "\\,"))
+        .collect();
     escaped.join(",")
 }
 
@@ -173,8 +184,14 @@ fn split_names(text: &str) -> Vec<String> {
     while let Some(character) = characters.next() {
         match character {
             ',' => names.push(String::new()),
-            '\\' => names.last_mut().into_iter().for_each(|name| name.extend(characters.next())),
-            _ => names.last_mut().into_iter().for_each(|name| name.push(character)),
+            '\\' => names
+                .last_mut()
+                .into_iter()
+                .for_each(|name| name.extend(characters.next())),
+            _ => names
+                .last_mut()
+                .into_iter()
+                .for_each(|name| name.push(character)),
         }
     }
     names.retain(|name| !name.is_empty());
@@ -183,7 +200,9 @@ fn split_names(text: &str) -> Vec<String> {
 
 /// The source and database that a trigger made here and now belongs to.
 pub fn place() -> String {
-    let source_id = shared::shared().map(|shared| shared.described().source_id).unwrap_or_default();
+    let source_id = shared::shared()
+        .map(|shared| shared.described().source_id)
+        .unwrap_or_default();
     // SAFETY: set for the life of a backend.
     let database = unsafe { pg_sys::MyDatabaseId };
     format!("{source_id}/{}", database.to_u32())
@@ -222,18 +241,36 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         let mut schema_hash = [0; 4];
         schema_hash.copy_from_slice(&digest.as_bytes()[..4]);
 
-        let column_of = |attribute: usize| columns.iter().position(|column: &PlanColumn| column.attribute == attribute);
+        let column_of = |attribute: usize| {
+            columns
+                .iter()
+                .position(|column: &PlanColumn| column.attribute == attribute)
+        };
         let identity = identity_attributes(relation);
-        let identity_columns: Vec<usize> = identity.iter().filter_map(|attribute| column_of(*attribute)).collect();
+        let identity_columns: Vec<usize> = identity
+            .iter()
+            .filter_map(|attribute| column_of(*attribute))
+            .collect();
         let key: Vec<usize> = if options.key.is_empty() {
             identity_columns.clone()
         } else {
-            options.key.iter().filter_map(|wanted| names.iter().position(|(name, _)| name == wanted)).collect()
+            options
+                .key
+                .iter()
+                .filter_map(|wanted| names.iter().position(|(name, _)| name == wanted))
+                .collect()
         };
-        let same: bool = key.len() == identity_columns.len() && key.iter().all(|column| identity_columns.contains(column));
-        let other_identity = (!same && !identity_columns.is_empty()).then_some(identity_columns.as_slice());
+        let same: bool = key.len() == identity_columns.len()
+            && key.iter().all(|column| identity_columns.contains(column));
+        let other_identity =
+            (!same && !identity_columns.is_empty()).then_some(identity_columns.as_slice());
         let mut key_columns = key.clone();
-        key_columns.extend(other_identity.unwrap_or_default().iter().filter(|column| !key.contains(column)));
+        key_columns.extend(
+            other_identity
+                .unwrap_or_default()
+                .iter()
+                .filter(|column| !key.contains(column)),
+        );
 
         let (schema, table) = qualified_name(root_of((*relation).rd_id));
         let mut blob = Vec::new();
@@ -252,7 +289,15 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         if silent {
             copied_table(&table).warn();
         }
-        Plan { id, blob, columns, key_columns, attributes, silent, valid }
+        Plan {
+            id,
+            blob,
+            columns,
+            key_columns,
+            attributes,
+            silent,
+            valid,
+        }
     }
 }
 
@@ -271,7 +316,10 @@ fn copied_table(table: &str) -> Report {
 ///
 /// # Safety
 /// `attribute` is below the descriptor's `natts`.
-pub unsafe fn tuple_attribute<'a>(descriptor: pg_sys::TupleDesc, attribute: usize) -> &'a pg_sys::FormData_pg_attribute {
+pub unsafe fn tuple_attribute<'a>(
+    descriptor: pg_sys::TupleDesc,
+    attribute: usize,
+) -> &'a pg_sys::FormData_pg_attribute {
     // SAFETY: as the caller promises; before 18 the attributes follow the descriptor, from 18 on the compact ones do
     // and the full ones follow those (TupleDescAttr in access/tupdesc.h).
     unsafe {
@@ -280,7 +328,8 @@ pub unsafe fn tuple_attribute<'a>(descriptor: pg_sys::TupleDesc, attribute: usiz
         #[cfg(feature = "pg18")]
         {
             let compact = (*descriptor).compact_attrs.as_ptr();
-            let full: *const pg_sys::FormData_pg_attribute = compact.add((*descriptor).natts as usize).cast();
+            let full: *const pg_sys::FormData_pg_attribute =
+                compact.add((*descriptor).natts as usize).cast();
             &*full.add(attribute)
         }
     }
@@ -297,14 +346,22 @@ unsafe fn identity_attributes(relation: pg_sys::Relation) -> Vec<usize> {
     unsafe {
         let list = pg_sys::RelationGetIndexList(relation);
         pg_sys::list_free(list);
-        let index_oid = if (*relation).rd_pkindex != pg_sys::InvalidOid { (*relation).rd_pkindex } else { (*relation).rd_replidindex };
+        let index_oid = if (*relation).rd_pkindex != pg_sys::InvalidOid {
+            (*relation).rd_pkindex
+        } else {
+            (*relation).rd_replidindex
+        };
         if index_oid == pg_sys::InvalidOid {
             return Vec::new();
         }
         let index = pg_sys::index_open(index_oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         let form = (*index).rd_index;
         let numbers = (*form).indkey.values.as_slice((*form).indnkeyatts as usize);
-        let attributes = numbers.iter().filter(|number| **number > 0).map(|number| *number as usize - 1).collect();
+        let attributes = numbers
+            .iter()
+            .filter(|number| **number > 0)
+            .map(|number| *number as usize - 1)
+            .collect();
         pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         attributes
     }
@@ -314,7 +371,11 @@ unsafe fn identity_attributes(relation: pg_sys::Relation) -> Vec<usize> {
 unsafe fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: catalog look-ups inside the running transaction.
     unsafe {
-        if pg_sys::get_rel_relispartition(oid) { ffi::partition_root(oid) } else { oid }
+        if pg_sys::get_rel_relispartition(oid) {
+            ffi::partition_root(oid)
+        } else {
+            oid
+        }
     }
 }
 
@@ -322,8 +383,17 @@ unsafe fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
 pub fn qualified_name(oid: pg_sys::Oid) -> (String, String) {
     // SAFETY: catalog look-ups inside the running transaction; the texts are copied.
     unsafe {
-        let text = |pointer: *mut std::ffi::c_char| if pointer.is_null() { String::new() } else { utf8(CStr::from_ptr(pointer).to_bytes()) };
-        (text(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid))), text(pg_sys::get_rel_name(oid)))
+        let text = |pointer: *mut std::ffi::c_char| {
+            if pointer.is_null() {
+                String::new()
+            } else {
+                utf8(CStr::from_ptr(pointer).to_bytes())
+            }
+        };
+        (
+            text(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid))),
+            text(pg_sys::get_rel_name(oid)),
+        )
     }
 }
 
@@ -333,12 +403,22 @@ unsafe fn encoding_of(form: &pg_sys::FormData_pg_attribute) -> (Kind, Encode) {
     // SAFETY: catalog look-ups inside the running transaction.
     let (base, typmod) = unsafe {
         let mut typmod = form.atttypmod;
-        (pg_sys::getBaseTypeAndTypmod(form.atttypid, &mut typmod), typmod)
+        (
+            pg_sys::getBaseTypeAndTypmod(form.atttypid, &mut typmod),
+            typmod,
+        )
     };
     // SAFETY: reads the encoding of the connected database.
     let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
-    let plain = encoding == pg_sys::pg_enc::PG_UTF8 as i32 || encoding == pg_sys::pg_enc::PG_SQL_ASCII as i32;
-    let text = || if plain { Encode::Varlena } else { Encode::VarlenaText };
+    let plain = encoding == pg_sys::pg_enc::PG_UTF8 as i32
+        || encoding == pg_sys::pg_enc::PG_SQL_ASCII as i32;
+    let text = || {
+        if plain {
+            Encode::Varlena
+        } else {
+            Encode::VarlenaText
+        }
+    };
     match pg_sys::BuiltinOid::try_from(base) {
         Ok(BOOLOID) => (Kind::Bool, Encode::ByValue(1)),
         Ok(INT2OID) => (Kind::Int2, Encode::ByValue(2)),
@@ -374,6 +454,10 @@ unsafe fn output_of(form: &pg_sys::FormData_pg_attribute) -> Encode {
         pg_sys::getTypeOutputInfo(form.atttypid, &mut function, &mut is_varlena);
         let mut info = Box::new(pg_sys::FmgrInfo::default());
         pg_sys::fmgr_info_cxt(function, &mut *info, pg_sys::TopMemoryContext);
-        Encode::Output { function: info, length: form.attlen, by_value: form.attbyval }
+        Encode::Output {
+            function: info,
+            length: form.attlen,
+            by_value: form.attbyval,
+        }
     }
 }

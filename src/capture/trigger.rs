@@ -31,9 +31,13 @@ pub extern "C" fn pg_finfo_cdc_capture_truncate() -> &'static pg_sys::Pg_finfo_r
 pub extern "C-unwind" fn cdc_capture(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: PostgreSQL passes trigger data to a function that a trigger calls; anything else is refused.
     unsafe {
-        let Some(trigger) = trigger_data(fcinfo) else { not_a_trigger("cdc_capture") };
+        let Some(trigger) = trigger_data(fcinfo) else {
+            not_a_trigger("cdc_capture")
+        };
         let row_after = pg_sys::TRIGGER_EVENT_ROW;
-        if trigger.tg_event & row_after == 0 || trigger.tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK != pg_sys::TRIGGER_EVENT_AFTER {
+        if trigger.tg_event & row_after == 0
+            || trigger.tg_event & pg_sys::TRIGGER_EVENT_TIMINGMASK != pg_sys::TRIGGER_EVENT_AFTER
+        {
             not_a_trigger("cdc_capture");
         }
         if shared::shared().is_none() {
@@ -52,7 +56,9 @@ pub extern "C-unwind" fn cdc_capture(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
                 pg_sys::TRIGGER_EVENT_DELETE => (deleted_by(old), Captured::Deleted(old)),
                 _ => (inserted_by(new), Captured::Updated { old, new }),
             };
-            capture.buffer.capture(plan, (*trigger.tg_relation).rd_att, command, &row);
+            capture
+                .buffer
+                .capture(plan, (*trigger.tg_relation).rd_att, command, &row);
         });
     }
     // The result of an AFTER trigger is not looked at.
@@ -65,7 +71,9 @@ pub extern "C-unwind" fn cdc_capture(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
 pub extern "C-unwind" fn cdc_capture_truncate(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: as in cdc_capture.
     unsafe {
-        let Some(trigger) = trigger_data(fcinfo) else { not_a_trigger("cdc_capture_truncate") };
+        let Some(trigger) = trigger_data(fcinfo) else {
+            not_a_trigger("cdc_capture_truncate")
+        };
         if trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK != pg_sys::TRIGGER_EVENT_TRUNCATE {
             not_a_trigger("cdc_capture_truncate");
         }
@@ -90,7 +98,9 @@ pub unsafe fn capture_table_event(trigger: &pg_sys::TriggerData, event: &Capture
         with_capture(|capture| {
             let plan = capture.plans.plan(trigger);
             if !plan.silent {
-                capture.buffer.capture(plan, (*trigger.tg_relation).rd_att, command, event);
+                capture
+                    .buffer
+                    .capture(plan, (*trigger.tg_relation).rd_att, command, event);
             }
         });
     }
@@ -122,7 +132,11 @@ unsafe fn inserted_by(tuple: pg_sys::HeapTuple) -> u32 {
     // SAFETY: the tuple was written by the running transaction, so its command id resolves.
     unsafe {
         let header = (*tuple).t_data;
-        if (*header).t_infomask & HEAP_COMBOCID == 0 { raw_command(header) } else { pg_sys::HeapTupleHeaderGetCmin(header) }
+        if (*header).t_infomask & HEAP_COMBOCID == 0 {
+            raw_command(header)
+        } else {
+            pg_sys::HeapTupleHeaderGetCmin(header)
+        }
     }
 }
 
@@ -131,7 +145,11 @@ unsafe fn deleted_by(tuple: pg_sys::HeapTuple) -> u32 {
     // SAFETY: the tuple was deleted by the running transaction, so its command id resolves.
     unsafe {
         let header = (*tuple).t_data;
-        if (*header).t_infomask & HEAP_COMBOCID == 0 { raw_command(header) } else { pg_sys::HeapTupleHeaderGetCmax(header) }
+        if (*header).t_infomask & HEAP_COMBOCID == 0 {
+            raw_command(header)
+        } else {
+            pg_sys::HeapTupleHeaderGetCmax(header)
+        }
     }
 }
 

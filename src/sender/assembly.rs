@@ -52,7 +52,11 @@ pub enum Outcome {
     Rejected(String),
     Committed(Box<Committed>),
     /// CDC0206: chunks of the transaction are missing.
-    Incomplete { xid8: u64, found: u32, expected: u32 },
+    Incomplete {
+        xid8: u64,
+        found: u32,
+        expected: u32,
+    },
 }
 
 /// Transactions that are not finished.
@@ -69,12 +73,25 @@ pub struct Assembly {
 impl Assembly {
     /// `max_cached_bytes`: chunks beyond are read again when their transaction commits.
     pub fn new(key: MacKey, max_cached_bytes: usize) -> Assembly {
-        Assembly { key, open: HashMap::new(), subtransactions: HashMap::new(), cached_bytes: 0, max_cached_bytes }
+        Assembly {
+            key,
+            open: HashMap::new(),
+            subtransactions: HashMap::new(),
+            cached_bytes: 0,
+            max_cached_bytes,
+        }
     }
 
     /// Open transactions, and since when the oldest is.
     pub fn open_transactions(&self) -> (u32, i64) {
-        (self.open.len() as u32, self.open.values().map(|open| open.since_us).min().unwrap_or(0))
+        (
+            self.open.len() as u32,
+            self.open
+                .values()
+                .map(|open| open.since_us)
+                .min()
+                .unwrap_or(0),
+        )
     }
 
     pub fn prepared_transactions(&self) -> u32 {
@@ -83,18 +100,28 @@ impl Assembly {
 
     /// Where the first chunk of an open transaction is; `otherwise` if there is none.
     pub fn restart_lsn(&self, otherwise: u64) -> u64 {
-        self.open.values().map(|open| open.first_lsn).min().unwrap_or(otherwise).min(otherwise)
+        self.open
+            .values()
+            .map(|open| open.first_lsn)
+            .min()
+            .unwrap_or(otherwise)
+            .min(otherwise)
     }
 
     /// Takes in one record.
     pub fn take(&mut self, record: &Record<'_>, now_us: impl FnOnce() -> i64) -> Outcome {
         match u32::from(record.resource_manager) {
-            manager if manager == pg_sys::RmgrIds::RM_LOGICALMSG_ID as u32 => self.message(record, now_us),
-            manager if manager == pg_sys::RmgrIds::RM_XACT_ID as u32 => self.transaction_record(record),
+            manager if manager == pg_sys::RmgrIds::RM_LOGICALMSG_ID as u32 => {
+                self.message(record, now_us)
+            }
+            manager if manager == pg_sys::RmgrIds::RM_XACT_ID as u32 => {
+                self.transaction_record(record)
+            }
             manager if manager == pg_sys::RmgrIds::RM_XLOG_ID as u32 => {
                 let info = u32::from(record.info) & !pg_sys::XLR_INFO_MASK;
                 // After a crash or shutdown nothing is running any more but what was prepared.
-                if info == pg_sys::XLOG_CHECKPOINT_SHUTDOWN || info == pg_sys::XLOG_END_OF_RECOVERY {
+                if info == pg_sys::XLOG_CHECKPOINT_SHUTDOWN || info == pg_sys::XLOG_END_OF_RECOVERY
+                {
                     self.forget_running();
                 }
                 Outcome::Nothing
@@ -104,9 +131,16 @@ impl Assembly {
     }
 
     fn message(&mut self, record: &Record<'_>, now_us: impl FnOnce() -> i64) -> Outcome {
-        let Some((database_oid, transactional, bytes)) = our_message(record.data) else { return Outcome::Nothing };
+        let Some((database_oid, transactional, bytes)) = our_message(record.data) else {
+            return Outcome::Nothing;
+        };
         let lsn = change::position::lsn_text(record.lsn);
-        let rejected = |why: String| Outcome::Rejected(format!("message at {lsn}, database {database_oid}, transaction {}: {why}", record.xid));
+        let rejected = |why: String| {
+            Outcome::Rejected(format!(
+                "message at {lsn}, database {database_oid}, transaction {}: {why}",
+                record.xid
+            ))
+        };
         if !transactional {
             return rejected("it is not transactional".to_owned());
         }
@@ -120,7 +154,11 @@ impl Assembly {
         }
         let top = header.xid8 as u32;
         // The same low half of another epoch is a leftover of long ago.
-        if self.open.get(&top).is_some_and(|open| open.xid8 != header.xid8) {
+        if self
+            .open
+            .get(&top)
+            .is_some_and(|open| open.xid8 != header.xid8)
+        {
             self.forget(top);
         }
         let open = self.open.entry(top).or_insert_with(|| Open {
@@ -163,20 +201,36 @@ impl Assembly {
                 let mut parsed = pg_sys::xl_xact_parsed_commit::default();
                 // SAFETY: the record's data is a commit record of this kind; `parsed` points into it.
                 let subtransactions: Vec<u32> = unsafe {
-                    pg_sys::ParseCommitRecord(record.info, record.data.as_ptr().cast_mut().cast(), &mut parsed);
+                    pg_sys::ParseCommitRecord(
+                        record.info,
+                        record.data.as_ptr().cast_mut().cast(),
+                        &mut parsed,
+                    );
                     transaction_ids(parsed.subxacts, parsed.nsubxacts)
                 };
-                let top = if operation == pg_sys::XLOG_XACT_COMMIT { record.xid } else { parsed.twophase_xid.into() };
+                let top = if operation == pg_sys::XLOG_XACT_COMMIT {
+                    record.xid
+                } else {
+                    parsed.twophase_xid.into()
+                };
                 self.commit(record, top, &subtransactions, parsed.xact_time)
             }
             pg_sys::XLOG_XACT_ABORT | pg_sys::XLOG_XACT_ABORT_PREPARED => {
                 let mut parsed = pg_sys::xl_xact_parsed_abort::default();
                 // SAFETY: the record's data is an abort record of this kind; `parsed` points into it.
                 let subtransactions: Vec<u32> = unsafe {
-                    pg_sys::ParseAbortRecord(record.info, record.data.as_ptr().cast_mut().cast(), &mut parsed);
+                    pg_sys::ParseAbortRecord(
+                        record.info,
+                        record.data.as_ptr().cast_mut().cast(),
+                        &mut parsed,
+                    );
                     transaction_ids(parsed.subxacts, parsed.nsubxacts)
                 };
-                let xid = if operation == pg_sys::XLOG_XACT_ABORT { record.xid } else { parsed.twophase_xid.into() };
+                let xid = if operation == pg_sys::XLOG_XACT_ABORT {
+                    record.xid
+                } else {
+                    parsed.twophase_xid.into()
+                };
                 if self.open.contains_key(&xid) {
                     self.forget(xid);
                 } else {
@@ -196,13 +250,24 @@ impl Assembly {
         }
     }
 
-    fn commit(&mut self, record: &Record<'_>, top: u32, subtransactions: &[u32], commit_us: i64) -> Outcome {
-        let Some(mut open) = self.forget(top) else { return Outcome::Nothing };
+    fn commit(
+        &mut self,
+        record: &Record<'_>,
+        top: u32,
+        subtransactions: &[u32],
+        commit_us: i64,
+    ) -> Outcome {
+        let Some(mut open) = self.forget(top) else {
+            return Outcome::Nothing;
+        };
         let survivors: HashSet<u32> = subtransactions.iter().copied().chain([top]).collect();
-        open.chunks.retain(|chunk| survivors.contains(&chunk.record_xid));
+        open.chunks
+            .retain(|chunk| survivors.contains(&chunk.record_xid));
         open.chunks.sort_by_key(|chunk| chunk.number);
         let found = open.chunks.len() as u32;
-        let Some(last) = open.chunks.last() else { return Outcome::Nothing };
+        let Some(last) = open.chunks.last() else {
+            return Outcome::Nothing;
+        };
         match last.manifest {
             Some(manifest) if manifest.chunks == found => Outcome::Committed(Box::new(Committed {
                 xid8: open.xid8,
@@ -214,7 +279,11 @@ impl Assembly {
                 manifest,
                 chunks: open.chunks,
             })),
-            manifest => Outcome::Incomplete { xid8: open.xid8, found, expected: manifest.map_or(0, |manifest| manifest.chunks) },
+            manifest => Outcome::Incomplete {
+                xid8: open.xid8,
+                found,
+                expected: manifest.map_or(0, |manifest| manifest.chunks),
+            },
         }
     }
 
@@ -229,8 +298,12 @@ impl Assembly {
     }
 
     fn forget_subtransaction(&mut self, xid: u32) {
-        let Some(top) = self.subtransactions.remove(&xid) else { return };
-        let Some(open) = self.open.get_mut(&top) else { return };
+        let Some(top) = self.subtransactions.remove(&xid) else {
+            return;
+        };
+        let Some(open) = self.open.get_mut(&top) else {
+            return;
+        };
         let cached_bytes = &mut self.cached_bytes;
         open.chunks.retain(|chunk| {
             if chunk.record_xid == xid {
@@ -241,7 +314,12 @@ impl Assembly {
     }
 
     fn forget_running(&mut self) {
-        let running: Vec<u32> = self.open.iter().filter(|(_, open)| !open.prepared).map(|(top, _)| *top).collect();
+        let running: Vec<u32> = self
+            .open
+            .iter()
+            .filter(|(_, open)| !open.prepared)
+            .map(|(top, _)| *top)
+            .collect();
         for top in running {
             self.forget(top);
         }
@@ -251,13 +329,16 @@ impl Assembly {
 /// Database, whether transactional, and content of a logical message, if it has our prefix.
 pub fn our_message(data: &[u8]) -> Option<(u32, bool, &[u8])> {
     let header = data.get(..MESSAGE_HEADER_BYTES)?;
-    let size_at = |start: usize| usize::from_ne_bytes(std::array::from_fn(|index| header[start + index]));
+    let size_at =
+        |start: usize| usize::from_ne_bytes(std::array::from_fn(|index| header[start + index]));
     let (prefix_bytes, message_bytes) = (size_at(8), size_at(16));
     let prefix = data.get(MESSAGE_HEADER_BYTES..)?.get(..prefix_bytes)?;
     if prefix.strip_suffix(b"\0")? != chunk::MESSAGE_PREFIX.as_bytes() {
         return None;
     }
-    let message = data.get(MESSAGE_HEADER_BYTES + prefix_bytes..)?.get(..message_bytes)?;
+    let message = data
+        .get(MESSAGE_HEADER_BYTES + prefix_bytes..)?
+        .get(..message_bytes)?;
     let database_oid = u32::from_ne_bytes(std::array::from_fn(|index| header[index]));
     Some((database_oid, header[4] != 0, message))
 }
@@ -267,5 +348,7 @@ unsafe fn transaction_ids(ids: *mut pg_sys::TransactionId, count: i32) -> Vec<u3
         return Vec::new();
     }
     // SAFETY: the parsed record says how many there are; they may be unaligned in it.
-    (0..count as usize).map(|index| unsafe { ids.add(index).read_unaligned() }.into()).collect()
+    (0..count as usize)
+        .map(|index| unsafe { ids.add(index).read_unaligned() }.into())
+        .collect()
 }

@@ -100,7 +100,9 @@ impl Board {
     pub fn log(&self, line: String) {
         self.tell(|facts| match facts.log.len() {
             0..MAX_LOG_LINES => facts.log.push(line),
-            MAX_LOG_LINES => facts.log.push("pg_cdc: further messages of librdkafka are dropped".to_owned()),
+            MAX_LOG_LINES => facts
+                .log
+                .push("pg_cdc: further messages of librdkafka are dropped".to_owned()),
             _ => {}
         });
     }
@@ -138,7 +140,10 @@ impl Board {
     pub fn sleep(&self, timeout: Duration) {
         let facts = self.lock();
         if !self.stopping() {
-            let _woken = self.changed.wait_timeout(facts, timeout).unwrap_or_else(PoisonError::into_inner);
+            let _woken = self
+                .changed
+                .wait_timeout(facts, timeout)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -157,7 +162,11 @@ impl EventFd {
         // SAFETY: a plain system call; the descriptor is owned from here on.
         unsafe {
             let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
-            if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(EventFd(OwnedFd::from_raw_fd(fd))) }
+            if fd < 0 {
+                Err(std::io::Error::last_os_error())
+            } else {
+                Ok(EventFd(OwnedFd::from_raw_fd(fd)))
+            }
         }
     }
 
@@ -180,7 +189,11 @@ impl EventFd {
 
     /// Waits for a signal, at most `timeout_ms`, and takes it. Not for the main thread.
     pub fn wait(&self, timeout_ms: i32) {
-        let mut poll = libc::pollfd { fd: self.raw(), events: libc::POLLIN, revents: 0 };
+        let mut poll = libc::pollfd {
+            fd: self.raw(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one descriptor of our own.
         unsafe { libc::poll(&mut poll, 1, timeout_ms) };
         self.drain();

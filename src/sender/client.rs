@@ -13,8 +13,15 @@ use rdkafka::statistics::Statistics;
 use super::board::{Board, Trouble};
 
 /// Properties that are pg_cdc's own: its promises rest on them.
-const RESERVED: [&str; 7] =
-    ["bootstrap.servers", "enable.idempotence", "enable.gapless.guarantee", "acks", "message.timeout.ms", "partitioner", "transactional.id"];
+const RESERVED: [&str; 7] = [
+    "bootstrap.servers",
+    "enable.idempotence",
+    "enable.gapless.guarantee",
+    "acks",
+    "message.timeout.ms",
+    "partitioner",
+    "transactional.id",
+];
 
 /// What a session needs to know of the settings.
 #[derive(Debug, Clone)]
@@ -39,15 +46,16 @@ impl KafkaSettings {
     pub fn base(&self, purpose: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
-            .set("client.id", format!("pg_cdc.{}.{purpose}", self.source_name))
+            .set(
+                "client.id",
+                format!("pg_cdc.{}.{purpose}", self.source_name),
+            )
             .set("socket.timeout.ms", "10000")
             .set("socket.keepalive.enable", "true")
             .set("socket.nagle.disable", "true")
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set("ssl.endpoint.identification.algorithm", "https")
-            // The gapless guarantee is experimental by name only; the warning would come with every start.
-            .set("log.configuration.warnings", "false")
             .set("allow.auto.create.topics", "false");
         for (name, value) in &self.properties {
             config.set(name, value);
@@ -62,23 +70,33 @@ pub fn read_properties(path: &str) -> Result<Vec<(String, String)>, Trouble> {
     if path.is_empty() {
         return Ok(Vec::new());
     }
-    let unreadable = |error: std::io::Error| Trouble {
+    let unreadable = |error: std::io::Error| {
+        Trouble {
         code: "CDC0008",
         message: format!("file \"{path}\" cannot be read: {error}"),
         remedy: "Correct cdc.kafka_config_file, or the file's owner and mode, then SELECT pg_reload_conf().".to_owned(),
+    }
     };
     let metadata = fs::metadata(path).map_err(unreadable)?;
     // SAFETY: asks the kernel for our own user id.
     let own_uid = unsafe { libc::geteuid() };
-    if metadata.permissions().mode() & 0o077 != 0 || (metadata.uid() != own_uid && metadata.uid() != 0) {
+    if metadata.permissions().mode() & 0o077 != 0
+        || (metadata.uid() != own_uid && metadata.uid() != 0)
+    {
         return Err(Trouble {
             code: "CDC0008",
             message: format!("file \"{path}\" has group or world access, or another owner"),
-            remedy: format!("Run chmod 0600 on \"{path}\" and let the server's user or root own it."),
+            remedy: format!(
+                "Run chmod 0600 on \"{path}\" and let the server's user or root own it."
+            ),
         });
     }
     let mut properties = Vec::new();
-    for line in fs::read_to_string(path).map_err(unreadable)?.lines().map(str::trim) {
+    for line in fs::read_to_string(path)
+        .map_err(unreadable)?
+        .lines()
+        .map(str::trim)
+    {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
@@ -100,10 +118,17 @@ pub fn read_properties(path: &str) -> Result<Vec<(String, String)>, Trouble> {
 pub fn refused_configuration(error: &KafkaError) -> Trouble {
     let message = match error {
         // The value may be a secret: only the name is told.
-        KafkaError::ClientConfig(_, description, name, _) => format!("property \"{name}\" cannot be set: {description}"),
+        KafkaError::ClientConfig(_, description, name, _) => {
+            format!("property \"{name}\" cannot be set: {description}")
+        }
         other => format!("Kafka client cannot be made: {other}"),
     };
-    Trouble { code: "CDC0009", message, remedy: "Correct the file that cdc.kafka_config_file names, then SELECT pg_reload_conf().".to_owned() }
+    Trouble {
+        code: "CDC0009",
+        message,
+        remedy: "Correct the file that cdc.kafka_config_file names, then SELECT pg_reload_conf()."
+            .to_owned(),
+    }
 }
 
 /// The condition that an error of Kafka means.
@@ -131,7 +156,11 @@ pub fn trouble_of(code: RDKafkaErrorCode, brokers: &str, reason: &str) -> Troubl
             "Start Kafka, or correct cdc.brokers and SELECT pg_reload_conf(). The WAL is held meanwhile.".to_owned(),
         ),
     };
-    Trouble { code, message, remedy }
+    Trouble {
+        code,
+        message,
+        remedy,
+    }
 }
 
 /// What a client tells its surroundings.
@@ -143,14 +172,20 @@ pub struct Reporter {
 
 impl ClientContext for Reporter {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if level as i32 <= RDKafkaLogLevel::Warning as i32 {
+        // CONFWARN comes with every start: the gapless guarantee is called experimental there.
+        if level as i32 <= RDKafkaLogLevel::Warning as i32 && facility != "CONFWARN" {
             self.board.log(format!("librdkafka {facility}: {message}"));
         }
     }
 
     fn stats(&self, statistics: Statistics) {
         // Bootstrap entries have a negative id.
-        let brokers = || statistics.brokers.values().filter(|broker| broker.nodeid >= 0);
+        let brokers = || {
+            statistics
+                .brokers
+                .values()
+                .filter(|broker| broker.nodeid >= 0)
+        };
         let up = brokers().filter(|broker| broker.state == "UP").count() as u32;
         let all = brokers().count() as u32;
         self.board.read(|facts| {
@@ -160,13 +195,17 @@ impl ClientContext for Reporter {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let Some(code) = error.rdkafka_error_code() else { return };
+        let Some(code) = error.rdkafka_error_code() else {
+            return;
+        };
         match code {
             // One broker of several: the client goes on with the others.
             RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve => {}
             // Reported with the message or call that it concerns.
             RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PartitionEOF => {}
-            _ => self.board.set_trouble(Some(trouble_of(code, &self.brokers, reason))),
+            _ => self
+                .board
+                .set_trouble(Some(trouble_of(code, &self.brokers, reason))),
         }
     }
 }

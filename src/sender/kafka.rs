@@ -116,18 +116,27 @@ impl ProducerContext for Context {
         deliveries.unacknowledged -= 1;
         match result {
             Ok(message) => {
-                if let Some(in_flight) = deliveries.in_flight.get_mut((transaction - deliveries.first) as usize) {
+                if let Some(in_flight) = deliveries
+                    .in_flight
+                    .get_mut((transaction - deliveries.first) as usize)
+                {
                     in_flight.unacknowledged -= 1;
                 }
                 let (partition, offset) = (message.partition(), message.offset());
-                match deliveries.ends.get_mut(topic).and_then(|ends| ends.get_mut(partition as usize)) {
+                match deliveries
+                    .ends
+                    .get_mut(topic)
+                    .and_then(|ends| ends.get_mut(partition as usize))
+                {
                     Some(end) if offset >= 0 => *end = (*end).max(offset + 1),
                     _ => deliveries.offset_unknown.push((topic, partition)),
                 }
             }
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                deliveries.failure.get_or_insert_with(|| (code, error.to_string(), message.payload_len()));
+                deliveries
+                    .failure
+                    .get_or_insert_with(|| (code, error.to_string(), message.payload_len()));
             }
         }
     }
@@ -159,7 +168,12 @@ impl From<WireError> for Stop {
 }
 
 /// Runs until the board says stop or the session fails.
-pub fn run(settings: &KafkaSettings, board: &Arc<Board>, work: &Receiver<Work>, progresses: &Progresses) {
+pub fn run(
+    settings: &KafkaSettings,
+    board: &Arc<Board>,
+    work: &Receiver<Work>,
+    progresses: &Progresses,
+) {
     let mut config = settings.base("events");
     let mut properties = vec![
         ("compression.type", "lz4".to_owned()),
@@ -176,13 +190,22 @@ pub fn run(settings: &KafkaSettings, board: &Arc<Board>, work: &Receiver<Work>, 
         config.set(name, value);
     }
     config
-        .set("queue.buffering.max.kbytes", (settings.queue_bytes / 1024).max(1024).to_string())
+        .set(
+            "queue.buffering.max.kbytes",
+            (settings.queue_bytes / 1024).max(1024).to_string(),
+        )
         .set("enable.idempotence", "true")
         .set("enable.gapless.guarantee", "true")
         .set("acks", "all")
         .set("message.timeout.ms", "0");
-    let reporter = Reporter { board: Arc::clone(board), brokers: settings.brokers.clone() };
-    let context = Context { reporter, deliveries: Mutex::default() };
+    let reporter = Reporter {
+        board: Arc::clone(board),
+        brokers: settings.brokers.clone(),
+    };
+    let context = Context {
+        reporter,
+        deliveries: Mutex::default(),
+    };
     let producer: BaseProducer<Context> = match config.create_with_context(context) {
         Ok(producer) => producer,
         Err(error) => return board.fail(Failure::Halt(refused_configuration(&error))),
@@ -218,7 +241,12 @@ impl QueueWake {
         // SAFETY: the client lives longer than this value; the payload is copied, eight bytes as an eventfd wants.
         unsafe {
             let queue = rd::rd_kafka_queue_get_main(producer.client().native_ptr());
-            rd::rd_kafka_queue_io_event_enable(queue, board.kafka_wake.raw().as_raw_fd(), one.as_ptr().cast(), one.len());
+            rd::rd_kafka_queue_io_event_enable(
+                queue,
+                board.kafka_wake.raw().as_raw_fd(),
+                one.as_ptr().cast(),
+                one.len(),
+            );
             QueueWake(queue)
         }
     }
@@ -265,7 +293,8 @@ impl Shipper<'_> {
                 let deliveries = self.deliveries();
                 (deliveries.in_flight.len(), deliveries.unacknowledged)
             };
-            let busy = transactions >= EAGER_TRANSACTIONS && records < EAGER_RECORDS && !work.is_empty();
+            let busy =
+                transactions >= EAGER_TRANSACTIONS && records < EAGER_RECORDS && !work.is_empty();
             let gathered = gathering_since.is_some_and(|since| since.elapsed() >= GATHER);
             if busy && !gathered {
                 gathering_since.get_or_insert_with(std::time::Instant::now);
@@ -328,15 +357,21 @@ impl Shipper<'_> {
             Work::Chunk(bytes) => {
                 let mut body = std::mem::take(&mut self.body);
                 let opened = chunk::read(&bytes).and_then(|chunk| chunk.body_into(&mut body));
-                let done = opened.map_err(|error| Stop::Undecodable(error.to_string())).and_then(|()| self.render(&body));
+                let done = opened
+                    .map_err(|error| Stop::Undecodable(error.to_string()))
+                    .and_then(|()| self.render(&body));
                 self.body = body;
-                self.board.queued_bytes.fetch_sub(bytes.len(), Ordering::AcqRel);
+                self.board
+                    .queued_bytes
+                    .fetch_sub(bytes.len(), Ordering::AcqRel);
                 self.board.tell(|_| {});
                 done
             }
             Work::Body(body) => {
                 let done = self.render(&body);
-                self.board.queued_bytes.fetch_sub(body.len(), Ordering::AcqRel);
+                self.board
+                    .queued_bytes
+                    .fetch_sub(body.len(), Ordering::AcqRel);
                 self.board.tell(|_| {});
                 done
             }
@@ -347,7 +382,11 @@ impl Shipper<'_> {
                     if last.commit.event_count != expected {
                         let (xid8, event_count) = (last.commit.xid8, last.commit.event_count);
                         drop(deliveries);
-                        self.board.fail(Failure::Halt(super::worker::incomplete(xid8, expected, event_count)));
+                        self.board.fail(Failure::Halt(super::worker::incomplete(
+                            xid8,
+                            expected,
+                            event_count,
+                        )));
                         return Err(Stop::Over);
                     }
                     last.complete = true;
@@ -359,10 +398,14 @@ impl Shipper<'_> {
 
     fn render(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         let body = Body::parse(bytes)?;
-        let Some(mut renderer) = self.renderer.take() else { return Err(Stop::Undecodable("rows before a beginning".to_owned())) };
+        let Some(mut renderer) = self.renderer.take() else {
+            return Err(Stop::Undecodable("rows before a beginning".to_owned()));
+        };
         let transaction = self.begun - 1;
         let tombstones = self.settings.tombstones;
-        let done = renderer.render(&body, unix_us(), tombstones, &mut |event| self.send(event, transaction));
+        let done = renderer.render(&body, unix_us(), tombstones, &mut |event| {
+            self.send(event, transaction)
+        });
         self.renderer = Some(renderer);
         done
     }
@@ -374,42 +417,80 @@ impl Shipper<'_> {
         };
         let partitions = self.topics[index].partitions;
         match event.audience {
-            Audience::Key => self.send_to(event, index, partition_of(event.key, partitions), transaction),
-            Audience::EveryPartition => (0..partitions).try_for_each(|partition| self.send_to(event, index, partition, transaction)),
+            Audience::Key => self.send_to(
+                event,
+                index,
+                partition_of(event.key, partitions),
+                transaction,
+            ),
+            Audience::EveryPartition => (0..partitions)
+                .try_for_each(|partition| self.send_to(event, index, partition, transaction)),
         }
     }
 
-    fn send_to(&mut self, event: &Event<'_>, topic: usize, partition: i32, transaction: u64) -> Result<(), Stop> {
+    fn send_to(
+        &mut self,
+        event: &Event<'_>,
+        topic: usize,
+        partition: i32,
+        transaction: u64,
+    ) -> Result<(), Stop> {
         const FIXED: usize = 6;
         const MAX_HEADERS: usize = 12;
         // SAFETY: all-zero is the END tag with an empty union.
         let mut arguments: [rd::rd_kafka_vu_t; FIXED + MAX_HEADERS] = unsafe { std::mem::zeroed() };
         let mut count = 0;
         let mut push = |kind, value| {
-            arguments[count] = rd::rd_kafka_vu_t { vtype: kind, u: value };
+            arguments[count] = rd::rd_kafka_vu_t {
+                vtype: kind,
+                u: value,
+            };
             count += 1;
         };
         use rd::rd_kafka_vtype_t as kind;
         let bytes = |bytes: Option<&[u8]>| rd::rd_kafka_vu_s__bindgen_ty_1 {
             mem: rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
-                ptr: bytes.map_or(ptr::null_mut(), |bytes| bytes.as_ptr().cast_mut().cast::<c_void>()),
+                ptr: bytes.map_or(ptr::null_mut(), |bytes| {
+                    bytes.as_ptr().cast_mut().cast::<c_void>()
+                }),
                 size: bytes.map_or(0, <[u8]>::len),
             },
         };
-        push(kind::RD_KAFKA_VTYPE_RKT, rd::rd_kafka_vu_s__bindgen_ty_1 { rkt: self.topics[topic].handle });
-        push(kind::RD_KAFKA_VTYPE_PARTITION, rd::rd_kafka_vu_s__bindgen_ty_1 { i32_: partition });
-        push(kind::RD_KAFKA_VTYPE_MSGFLAGS, rd::rd_kafka_vu_s__bindgen_ty_1 { i: rd::RD_KAFKA_MSG_F_COPY });
+        push(
+            kind::RD_KAFKA_VTYPE_RKT,
+            rd::rd_kafka_vu_s__bindgen_ty_1 {
+                rkt: self.topics[topic].handle,
+            },
+        );
+        push(
+            kind::RD_KAFKA_VTYPE_PARTITION,
+            rd::rd_kafka_vu_s__bindgen_ty_1 { i32_: partition },
+        );
+        push(
+            kind::RD_KAFKA_VTYPE_MSGFLAGS,
+            rd::rd_kafka_vu_s__bindgen_ty_1 {
+                i: rd::RD_KAFKA_MSG_F_COPY,
+            },
+        );
         push(kind::RD_KAFKA_VTYPE_KEY, bytes(event.key));
         push(kind::RD_KAFKA_VTYPE_VALUE, bytes(event.value));
         let opaque = opaque_of(transaction, topic);
-        push(kind::RD_KAFKA_VTYPE_OPAQUE, rd::rd_kafka_vu_s__bindgen_ty_1 { ptr: opaque as *mut c_void });
+        push(
+            kind::RD_KAFKA_VTYPE_OPAQUE,
+            rd::rd_kafka_vu_s__bindgen_ty_1 {
+                ptr: opaque as *mut c_void,
+            },
+        );
         for (name, value) in event.headers.iter().take(MAX_HEADERS) {
             let header = rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_2 {
                 name: name.as_ptr(),
                 val: value.as_ptr().cast(),
                 size: value.len() as isize,
             };
-            push(kind::RD_KAFKA_VTYPE_HEADER, rd::rd_kafka_vu_s__bindgen_ty_1 { header });
+            push(
+                kind::RD_KAFKA_VTYPE_HEADER,
+                rd::rd_kafka_vu_s__bindgen_ty_1 { header },
+            );
         }
         {
             let mut deliveries = self.deliveries();
@@ -421,7 +502,11 @@ impl Shipper<'_> {
         loop {
             // SAFETY: every pointer outlives the call, which copies what it keeps.
             let code = unsafe {
-                let error = rd::rd_kafka_produceva(self.producer.client().native_ptr(), arguments.as_ptr(), count);
+                let error = rd::rd_kafka_produceva(
+                    self.producer.client().native_ptr(),
+                    arguments.as_ptr(),
+                    count,
+                );
                 let code = rd::rd_kafka_error_code(error);
                 if !error.is_null() {
                     rd::rd_kafka_error_destroy(error);
@@ -439,7 +524,12 @@ impl Shipper<'_> {
                 }
                 code => {
                     let value_bytes = event.value.map_or(0, <[u8]>::len);
-                    self.fail_with(code.into(), "the record was refused".to_owned(), value_bytes, topic);
+                    self.fail_with(
+                        code.into(),
+                        "the record was refused".to_owned(),
+                        value_bytes,
+                        topic,
+                    );
                     return Err(Stop::Over);
                 }
             }
@@ -457,23 +547,35 @@ impl Shipper<'_> {
         let design = Design {
             partitions: settings.partitions,
             replication_factor: settings.replication_factor,
-            configs: vec![(c"cleanup.policy", "delete".to_owned()), (c"retention.ms", settings.retention_ms.to_string())],
+            configs: vec![
+                (c"cleanup.policy", "delete".to_owned()),
+                (c"retention.ms", settings.retention_ms.to_string()),
+            ],
         };
         let client = self.producer.client().native_ptr();
         let described = loop {
             // SAFETY: the producer's handle is live.
-            match unsafe { topics::ensure(client, name, settings.create_topics.then_some(&design)) } {
+            match unsafe { topics::ensure(client, name, settings.create_topics.then_some(&design)) }
+            {
                 Ok(described) => break described,
                 Err(error) => {
-                    let missing = error.code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+                    let missing = error.code
+                        == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
                     self.board.set_trouble(Some(if missing {
                         Trouble {
                             code: "CDC0304",
                             message: format!("topic \"{name}\" is missing"),
-                            remedy: format!("Run {}", topics::command(&settings.brokers, name, &design)),
+                            remedy: format!(
+                                "Run {}",
+                                topics::command(&settings.brokers, name, &design)
+                            ),
                         }
                     } else {
-                        trouble_of(error.code.into(), &settings.brokers, &format!("topic \"{name}\": {}", error.message))
+                        trouble_of(
+                            error.code.into(),
+                            &settings.brokers,
+                            &format!("topic \"{name}\": {}", error.message),
+                        )
                     }));
                 }
             }
@@ -488,9 +590,16 @@ impl Shipper<'_> {
         // SAFETY: the producer's handle is live; the topic's handle is destroyed by `close`.
         let handle = unsafe { rd::rd_kafka_topic_new(client, c_name.as_ptr(), ptr::null_mut()) };
         let index = self.topics.len();
-        self.topics.push(Topic { handle, name: name.to_owned(), topic_id: described.topic_id, partitions: described.partitions });
+        self.topics.push(Topic {
+            handle,
+            name: name.to_owned(),
+            topic_id: described.topic_id,
+            partitions: described.partitions,
+        });
         self.topic_indexes.insert(name.to_owned(), index);
-        self.deliveries().ends.push(vec![0; described.partitions as usize]);
+        self.deliveries()
+            .ends
+            .push(vec![0; described.partitions as usize]);
         self.board.read(|facts| facts.topics = index as u32 + 1);
         Ok(index)
     }
@@ -509,12 +618,19 @@ impl Shipper<'_> {
             return self.fail_with(code, message, value_bytes, usize::MAX);
         }
         let mut newest = None;
-        while deliveries.in_flight.front().is_some_and(|front| front.complete && front.unacknowledged == 0) {
+        while deliveries
+            .in_flight
+            .front()
+            .is_some_and(|front| front.complete && front.unacknowledged == 0)
+        {
             newest = deliveries.in_flight.pop_front();
             deliveries.first += 1;
         }
         let (first, unacknowledged) = (deliveries.first, deliveries.unacknowledged);
-        let oldest_us = deliveries.in_flight.front().map_or(0, |front| front.commit.commit_us);
+        let oldest_us = deliveries
+            .in_flight
+            .front()
+            .map_or(0, |front| front.commit.commit_us);
         let Some(done) = newest else {
             drop(deliveries);
             self.board.read(|facts| {
@@ -528,7 +644,11 @@ impl Shipper<'_> {
             .iter()
             .zip(&deliveries.ends)
             .map(|(topic, end)| {
-                let ends = Ends { topic_id: topic.topic_id.clone(), partitions: topic.partitions, end: end.clone() };
+                let ends = Ends {
+                    topic_id: topic.topic_id.clone(),
+                    partitions: topic.partitions,
+                    end: end.clone(),
+                };
                 (topic.name.clone(), ends)
             })
             .collect();
@@ -560,8 +680,14 @@ impl Shipper<'_> {
     fn look_up_unknown_offsets(&mut self) {
         let unknown = std::mem::take(&mut self.deliveries().offset_unknown);
         for (topic, partition) in unknown {
-            let Some(name) = self.topics.get(topic).map(|topic| topic.name.clone()) else { continue };
-            match self.producer.client().fetch_watermarks(&name, partition, Duration::from_secs(10)) {
+            let Some(name) = self.topics.get(topic).map(|topic| topic.name.clone()) else {
+                continue;
+            };
+            match self
+                .producer
+                .client()
+                .fetch_watermarks(&name, partition, Duration::from_secs(10))
+            {
                 Ok((_, high)) => {
                     if let Some(end) = self.deliveries().ends[topic].get_mut(partition as usize) {
                         *end = (*end).max(high);
@@ -577,13 +703,21 @@ impl Shipper<'_> {
     }
 
     fn fail_with(&self, code: RDKafkaErrorCode, message: String, value_bytes: usize, topic: usize) {
-        let name = self.topics.get(topic).map_or("", |topic| topic.name.as_str());
+        let name = self
+            .topics
+            .get(topic)
+            .map_or("", |topic| topic.name.as_str());
         self.board.fail(match code {
-            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => Failure::Halt(Trouble {
-                code: "CDC0305",
-                message: format!("event of {value_bytes} bytes is too large for its topic {name}"),
-                remedy: "Raise max.message.bytes of the topic, then SELECT pg_reload_conf().".to_owned(),
-            }),
+            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
+                Failure::Halt(Trouble {
+                    code: "CDC0305",
+                    message: format!(
+                        "event of {value_bytes} bytes is too large for its topic {name}"
+                    ),
+                    remedy: "Raise max.message.bytes of the topic, then SELECT pg_reload_conf()."
+                        .to_owned(),
+                })
+            }
             code => Failure::Rewind(trouble_of(code, &self.settings.brokers, &message)),
         });
     }
@@ -598,5 +732,7 @@ impl Shipper<'_> {
 
 /// Now, in microseconds since 1970.
 pub fn unix_us() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as i64)
 }

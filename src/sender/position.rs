@@ -61,24 +61,36 @@ pub struct Progresses {
 
 impl Progresses {
     pub fn new(board: Arc<Board>) -> Progresses {
-        Progresses { newest: Mutex::default(), board }
+        Progresses {
+            newest: Mutex::default(),
+            board,
+        }
     }
 
     /// Offers a newer progress.
     pub fn offer(&self, progress: Progress) {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let older = newest.take().and_then(|older| older.done);
-        *newest = Some(Progress { done: progress.done.or(older), ..progress });
+        *newest = Some(Progress {
+            done: progress.done.or(older),
+            ..progress
+        });
         drop(newest);
         self.board.tell(|_| {});
     }
 
     fn take(&self) -> Option<Progress> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.newest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     fn is_empty(&self) -> bool {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.newest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
     }
 }
 
@@ -93,7 +105,13 @@ pub struct Owner {
 }
 
 /// Runs until the board says stop or the session fails.
-pub fn run(settings: &KafkaSettings, owner: &Owner, key: &MacKey, board: &Arc<Board>, progresses: &Progresses) {
+pub fn run(
+    settings: &KafkaSettings,
+    owner: &Owner,
+    key: &MacKey,
+    board: &Arc<Board>,
+    progresses: &Progresses,
+) {
     let mut writer = Writer {
         settings,
         owner,
@@ -171,22 +189,37 @@ enum Unwritten {
 
 impl Writer<'_> {
     fn context(&self) -> Context {
-        Context(Reporter { board: Arc::clone(self.board), brokers: self.settings.brokers.clone() })
+        Context(Reporter {
+            board: Arc::clone(self.board),
+            brokers: self.settings.brokers.clone(),
+        })
     }
 
     fn trouble(&self, error: &KafkaError, what: &str) -> Unwritten {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-        if matches!(error, KafkaError::ClientCreation(_) | KafkaError::ClientConfig(..)) {
+        if matches!(
+            error,
+            KafkaError::ClientCreation(_) | KafkaError::ClientConfig(..)
+        ) {
             return Unwritten::Never(refused_configuration(error));
         }
-        if matches!(code, RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch) {
+        if matches!(
+            code,
+            RDKafkaErrorCode::Fenced
+                | RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::InvalidProducerEpoch
+        ) {
             return Unwritten::Never(Trouble {
                 code: "CDC0404",
                 message: format!("fenced: another sender writes the positions of source \"{}\"", self.settings.source_name),
                 remedy: "If this server is the one that should ship, stop the other one and restart this server's sender.".to_owned(),
             });
         }
-        Unwritten::Again(trouble_of(code, &self.settings.brokers, &format!("{what}: {error}")))
+        Unwritten::Again(trouble_of(
+            code,
+            &self.settings.brokers,
+            &format!("{what}: {error}"),
+        ))
     }
 
     /// Shows the trouble and waits a moment; false if the session is over.
@@ -213,18 +246,31 @@ impl Writer<'_> {
     fn take_over(&mut self) -> Result<Option<Position>, Unwritten> {
         self.fence()?;
         let found = self.read_positions()?;
-        if let Some(other) = found.iter().find(|position| position.source != self.owner.source_id) {
+        if let Some(other) = found
+            .iter()
+            .find(|position| position.source != self.owner.source_id)
+        {
             return Err(Unwritten::Never(Trouble {
                 code: "CDC0406",
                 message: format!(
                     "source name \"{}\" is taken: topic \"{}\" holds positions of source {} on \"{}\", this is source {}",
-                    self.settings.source_name, self.topic, other.source, other.node, self.owner.source_id
+                    self.settings.source_name,
+                    self.topic,
+                    other.source,
+                    other.node,
+                    self.owner.source_id
                 ),
-                remedy: "Give one of the two servers another cdc.source_name and restart it.".to_owned(),
+                remedy: "Give one of the two servers another cdc.source_name and restart it."
+                    .to_owned(),
             }));
         }
         let newest = newest(&found);
-        self.epoch = found.iter().map(|position| position.epoch).max().unwrap_or(0) + 1;
+        self.epoch = found
+            .iter()
+            .map(|position| position.epoch)
+            .max()
+            .unwrap_or(0)
+            + 1;
         Ok(newest)
     }
 
@@ -233,11 +279,18 @@ impl Writer<'_> {
         self.producer = None;
         let mut config = self.settings.base("position");
         config
-            .set("transactional.id", format!("pg_cdc.{}", self.settings.source_name))
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string())
+            .set(
+                "transactional.id",
+                format!("pg_cdc.{}", self.settings.source_name),
+            )
+            .set(
+                "transaction.timeout.ms",
+                TRANSACTION_TIMEOUT.as_millis().to_string(),
+            )
             .set("linger.ms", "0");
-        let producer: BaseProducer<Context> =
-            config.create_with_context(self.context()).map_err(|error| self.trouble(&error, "position producer"))?;
+        let producer: BaseProducer<Context> = config
+            .create_with_context(self.context())
+            .map_err(|error| self.trouble(&error, "position producer"))?;
         let handle = producer.client().native_ptr();
         let design = Design {
             partitions: 1,
@@ -249,19 +302,36 @@ impl Writer<'_> {
             ],
         };
         // SAFETY: the producer's handle is live.
-        unsafe { topics::ensure(handle, &self.topic, self.settings.create_topics.then_some(&design)) }.map_err(|error| {
-            let missing = error.code == rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+        unsafe {
+            topics::ensure(
+                handle,
+                &self.topic,
+                self.settings.create_topics.then_some(&design),
+            )
+        }
+        .map_err(|error| {
+            let missing = error.code
+                == rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
             Unwritten::Again(if missing {
                 Trouble {
                     code: "CDC0304",
                     message: format!("topic \"{}\" is missing", self.topic),
-                    remedy: format!("Run {}", topics::command(&self.settings.brokers, &self.topic, &design)),
+                    remedy: format!(
+                        "Run {}",
+                        topics::command(&self.settings.brokers, &self.topic, &design)
+                    ),
                 }
             } else {
-                trouble_of(error.code.into(), &self.settings.brokers, &format!("topic \"{}\": {}", self.topic, error.message))
+                trouble_of(
+                    error.code.into(),
+                    &self.settings.brokers,
+                    &format!("topic \"{}\": {}", self.topic, error.message),
+                )
             })
         })?;
-        producer.init_transactions(TRANSACTION_TIMEOUT).map_err(|error| self.trouble(&error, "init_transactions"))?;
+        producer
+            .init_transactions(TRANSACTION_TIMEOUT)
+            .map_err(|error| self.trouble(&error, "init_transactions"))?;
         // SAFETY: the handle is live; the text is librdkafka's own until it is freed here.
         self.cluster_id = unsafe {
             let id = rdkafka::bindings::rd_kafka_clusterid(handle, 5000);
@@ -287,9 +357,12 @@ impl Writer<'_> {
             .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error");
-        let consumer: BaseConsumer<Context> = config.create_with_context(self.context()).map_err(wrap)?;
+        let consumer: BaseConsumer<Context> =
+            config.create_with_context(self.context()).map_err(wrap)?;
         let mut assignment = TopicPartitionList::new();
-        assignment.add_partition_offset(&self.topic, 0, Offset::Beginning).map_err(wrap)?;
+        assignment
+            .add_partition_offset(&self.topic, 0, Offset::Beginning)
+            .map_err(wrap)?;
         consumer.assign(&assignment).map_err(wrap)?;
         let mut positions: Vec<Position> = Vec::new();
         let start = Instant::now();
@@ -321,8 +394,15 @@ impl Writer<'_> {
             // Of all that was ever written only the newest full and the newest of the others matter.
             if positions.len() > 10_000 {
                 let kept = newest(&positions);
-                let epoch = positions.iter().map(|position| position.epoch).max().unwrap_or(0);
-                positions = kept.into_iter().map(|position| Position { epoch, ..position }).collect();
+                let epoch = positions
+                    .iter()
+                    .map(|position| position.epoch)
+                    .max()
+                    .unwrap_or(0);
+                positions = kept
+                    .into_iter()
+                    .map(|position| Position { epoch, ..position })
+                    .collect();
             }
         }
     }
@@ -334,7 +414,8 @@ impl Writer<'_> {
         while !self.is_over() {
             let due = last_write.is_some_and(|at| at.elapsed() >= heartbeat);
             if progresses.is_empty() && !due {
-                let left = last_write.map_or(heartbeat, |at| heartbeat.saturating_sub(at.elapsed()));
+                let left =
+                    last_write.map_or(heartbeat, |at| heartbeat.saturating_sub(at.elapsed()));
                 if progresses.is_empty() && !self.is_over() {
                     self.board.sleep(left);
                 }
@@ -365,7 +446,11 @@ impl Writer<'_> {
 
     fn last_progress(&self) -> Option<Progress> {
         let last = self.last.as_ref()?;
-        Some(Progress { timeline: last.timeline, restart_lsn: last.restart_lsn, done: None })
+        Some(Progress {
+            timeline: last.timeline,
+            restart_lsn: last.restart_lsn,
+            done: None,
+        })
     }
 
     fn write(&mut self, progress: &Progress) -> Result<(), Unwritten> {
@@ -376,9 +461,18 @@ impl Writer<'_> {
         let full_due = self.last_full.as_ref().is_none_or(|(at, _, ends)| {
             at.elapsed() >= FULL_EVERY || ends.len() != position.ends.len()
         });
-        let record = if full_due { position.clone() } else { self.tip(position.clone()) };
-        let record_key = Key { record: record.record, source: record.source.clone() };
-        let sealed = record.seal(self.key).and_then(|value| Ok((serde_json::to_vec(&record_key)?, value)));
+        let record = if full_due {
+            position.clone()
+        } else {
+            self.tip(position.clone())
+        };
+        let record_key = Key {
+            record: record.record,
+            source: record.source.clone(),
+        };
+        let sealed = record
+            .seal(self.key)
+            .and_then(|value| Ok((serde_json::to_vec(&record_key)?, value)));
         let (key, value) = sealed.map_err(|error| {
             Unwritten::Never(Trouble {
                 code: "CDC0405",
@@ -386,14 +480,25 @@ impl Writer<'_> {
                 remedy: "Report this.".to_owned(),
             })
         })?;
-        let Some(producer) = &self.producer else { return Ok(()) };
+        let Some(producer) = &self.producer else {
+            return Ok(());
+        };
         let wrap = |error: KafkaError, what: &str| self.trouble(&error, what);
-        producer.begin_transaction().map_err(|error| wrap(error, "begin_transaction"))?;
         producer
-            .send(BaseRecord::to(&self.topic).partition(0).key(&key).payload(&value))
+            .begin_transaction()
+            .map_err(|error| wrap(error, "begin_transaction"))?;
+        producer
+            .send(
+                BaseRecord::to(&self.topic)
+                    .partition(0)
+                    .key(&key)
+                    .payload(&value),
+            )
             .map_err(|(error, _)| wrap(error, "position record"))?;
         // Commits only after the record is acknowledged; -1 would wait as long as the broker's own limit does.
-        producer.commit_transaction(TRANSACTION_TIMEOUT).map_err(|error| wrap(error, "commit_transaction"))?;
+        producer
+            .commit_transaction(TRANSACTION_TIMEOUT)
+            .map_err(|error| wrap(error, "commit_transaction"))?;
         if full_due {
             self.last_full = Some((Instant::now(), position.commit_lsn, position.ends.clone()));
         }
@@ -407,8 +512,14 @@ impl Writer<'_> {
         let mut ends = last.map(|last| last.ends.clone()).unwrap_or_default();
         let done = progress.done.as_ref();
         for (topic, newer) in done.iter().flat_map(|done| &done.ends) {
-            match ends.get_mut(topic).filter(|known| known.topic_id == newer.topic_id && known.partitions == newer.partitions) {
-                Some(known) => known.end.iter_mut().zip(&newer.end).for_each(|(end, newer)| *end = (*end).max(*newer)),
+            match ends.get_mut(topic).filter(|known| {
+                known.topic_id == newer.topic_id && known.partitions == newer.partitions
+            }) {
+                Some(known) => known
+                    .end
+                    .iter_mut()
+                    .zip(&newer.end)
+                    .for_each(|(end, newer)| *end = (*end).max(*newer)),
                 None => {
                     ends.insert(topic.clone(), newer.clone());
                 }
@@ -418,10 +529,23 @@ impl Writer<'_> {
             (Some(done), _) => {
                 let mut nonce = Vec::new();
                 put_nonce(&mut nonce, &done.nonce);
-                let events = Events { done: done.events, of: done.events };
-                (done.commit_lsn, String::from_utf8_lossy(&nonce).into_owned(), events, done.commit_us + EPOCH_US)
+                let events = Events {
+                    done: done.events,
+                    of: done.events,
+                };
+                (
+                    done.commit_lsn,
+                    String::from_utf8_lossy(&nonce).into_owned(),
+                    events,
+                    done.commit_us + EPOCH_US,
+                )
             }
-            (None, Some(last)) => (last.commit_lsn, last.nonce.clone(), last.events, last.effective_ts_us),
+            (None, Some(last)) => (
+                last.commit_lsn,
+                last.nonce.clone(),
+                last.events,
+                last.effective_ts_us,
+            ),
             (None, None) => (0, String::new(), Events::default(), 0),
         };
         Position {
@@ -437,7 +561,8 @@ impl Writer<'_> {
             restart_lsn: progress.restart_lsn,
             nonce,
             events,
-            effective_ts_us: last.map_or(commit_ts_us, |last| last.effective_ts_us.max(commit_ts_us)),
+            effective_ts_us: last
+                .map_or(commit_ts_us, |last| last.effective_ts_us.max(commit_ts_us)),
             sent_ts_us: unix_us(),
             heartbeat_ms: self.settings.heartbeat_ms,
             node: self.owner.node.clone(),
@@ -453,7 +578,9 @@ impl Writer<'_> {
         if let Some((_, full_lsn, full_ends)) = &self.last_full {
             position.record = Record::Tip;
             position.full = Some(*full_lsn);
-            position.ends.retain(|topic, ends| full_ends.get(topic) != Some(ends));
+            position
+                .ends
+                .retain(|topic, ends| full_ends.get(topic) != Some(ends));
         }
         position
     }
@@ -462,8 +589,16 @@ impl Writer<'_> {
 /// The newest position, with the ends of the full record that it adds to.
 fn newest(positions: &[Position]) -> Option<Position> {
     let newest = positions.iter().max_by_key(|position| position.rank())?;
-    let full = positions.iter().filter(|position| position.record == Record::Full).max_by_key(|position| position.rank());
+    let full = positions
+        .iter()
+        .filter(|position| position.record == Record::Full)
+        .max_by_key(|position| position.rank());
     let mut ends = full.map(|full| full.ends.clone()).unwrap_or_default();
     ends.extend(newest.ends.clone());
-    Some(Position { record: Record::Full, ends, full: None, ..newest.clone() })
+    Some(Position {
+        record: Record::Full,
+        ends,
+        full: None,
+        ..newest.clone()
+    })
 }

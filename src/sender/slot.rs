@@ -55,7 +55,8 @@ impl Slot {
                     return Err(Trouble {
                         code: "CDC0410",
                         message: format!("slot \"{name}\" is held by process {holder}"),
-                        remedy: "Stop the process that uses the slot; it belongs to pg_cdc.".to_owned(),
+                        remedy: "Stop the process that uses the slot; it belongs to pg_cdc."
+                            .to_owned(),
                     });
                 }
                 ffi::acquire_slot(&c_name);
@@ -67,7 +68,9 @@ impl Slot {
                     reserve();
                 }
             }
-            Ok(Slot { saved_lsn: (*pg_sys::MyReplicationSlot).data.restart_lsn })
+            Ok(Slot {
+                saved_lsn: (*pg_sys::MyReplicationSlot).data.restart_lsn,
+            })
         }
     }
 

@@ -24,7 +24,9 @@ pub struct Source {
 /// Reads the identity, or makes it at the very first start.
 pub fn load_or_create(random: [u8; 16]) -> std::io::Result<Source> {
     match fs::read(FILE) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{FILE}: {error}"))),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+            std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{FILE}: {error}"))
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(random),
         Err(error) => Err(error),
     }
@@ -36,7 +38,12 @@ fn create(random: [u8; 16]) -> std::io::Result<Source> {
         _ => {}
     }
     let temporary = format!("{FILE}.new");
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
     // The inode stays when the file is renamed.
     let metadata = file.metadata()?;
     let source = Source {
@@ -58,10 +65,19 @@ fn uuid_v4(mut random: [u8; 16]) -> String {
     random[6] = random[6] & 0x0f | 0x40;
     random[8] = random[8] & 0x3f | 0x80;
     let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 /// The host's name, for people to read.
 pub fn host_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
 }

@@ -33,17 +33,26 @@ const TIMEOUT_MS: i32 = 10_000;
 ///
 /// # Safety
 /// `client` is a live handle.
-pub unsafe fn ensure(client: *mut rd::rd_kafka_t, name: &str, design: Option<&Design>) -> Result<Described, TopicError> {
+pub unsafe fn ensure(
+    client: *mut rd::rd_kafka_t,
+    name: &str,
+    design: Option<&Design>,
+) -> Result<Described, TopicError> {
     // SAFETY: as the caller promises.
     unsafe {
         match describe(client, name) {
-            Err(error) if error.code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => match design {
-                Some(design) => {
-                    create(client, name, design)?;
-                    describe_new(client, name)
+            Err(error)
+                if error.code
+                    == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART =>
+            {
+                match design {
+                    Some(design) => {
+                        create(client, name, design)?;
+                        describe_new(client, name)
+                    }
+                    None => Err(error),
                 }
-                None => Err(error),
-            },
+            }
             described => described,
         }
     }
@@ -56,7 +65,8 @@ unsafe fn describe_new(client: *mut rd::rd_kafka_t, name: &str) -> Result<Descri
         // SAFETY: as for `ensure`.
         match unsafe { describe(client, name) } {
             Err(error)
-                if error.code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                if error.code
+                    == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
                     && start.elapsed().as_millis() < TIMEOUT_MS as u128 =>
             {
                 std::thread::sleep(std::time::Duration::from_millis(20));
@@ -78,13 +88,24 @@ impl Call {
         unsafe {
             let options = rd::rd_kafka_AdminOptions_new(client, kind);
             let mut message = [0 as c_char; 256];
-            rd::rd_kafka_AdminOptions_set_request_timeout(options, TIMEOUT_MS, message.as_mut_ptr(), message.len());
-            Call { queue: rd::rd_kafka_queue_new(client), options }
+            rd::rd_kafka_AdminOptions_set_request_timeout(
+                options,
+                TIMEOUT_MS,
+                message.as_mut_ptr(),
+                message.len(),
+            );
+            Call {
+                queue: rd::rd_kafka_queue_new(client),
+                options,
+            }
         }
     }
 
     /// Waits for the answer and reads it.
-    unsafe fn answer<R>(&self, read: impl FnOnce(*mut rd::rd_kafka_event_t) -> Result<R, TopicError>) -> Result<R, TopicError> {
+    unsafe fn answer<R>(
+        &self,
+        read: impl FnOnce(*mut rd::rd_kafka_event_t) -> Result<R, TopicError>,
+    ) -> Result<R, TopicError> {
         // SAFETY: the event is freed after it was read.
         unsafe {
             let event = rd::rd_kafka_queue_poll(self.queue, TIMEOUT_MS + 1000);
@@ -98,7 +119,10 @@ impl Call {
             let result = if code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
                 read(event)
             } else {
-                Err(TopicError { code, message: text(rd::rd_kafka_event_error_string(event)) })
+                Err(TopicError {
+                    code,
+                    message: text(rd::rd_kafka_event_error_string(event)),
+                })
             };
             rd::rd_kafka_event_destroy(event);
             result
@@ -118,21 +142,33 @@ impl Drop for Call {
 
 unsafe fn text(pointer: *const c_char) -> String {
     // SAFETY: null or a zero-ended string of librdkafka.
-    if pointer.is_null() { String::new() } else { unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned() }
+    if pointer.is_null() {
+        String::new()
+    } else {
+        unsafe { CStr::from_ptr(pointer) }
+            .to_string_lossy()
+            .into_owned()
+    }
 }
 
 unsafe fn describe(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described, TopicError> {
     let c_name = CString::new(name).unwrap_or_default();
     // SAFETY: a live handle; the collection is freed; the description is read before its event is freed.
     unsafe {
-        let call = Call::new(client, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        let call = Call::new(
+            client,
+            rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+        );
         let mut names = [c_name.as_ptr()];
         let collection = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1);
         rd::rd_kafka_DescribeTopics(client, collection, call.options, call.queue);
         rd::rd_kafka_TopicCollection_destroy(collection);
         call.answer(|event| {
             let mut count = 0;
-            let topics = rd::rd_kafka_DescribeTopics_result_topics(rd::rd_kafka_event_DescribeTopics_result(event), &mut count);
+            let topics = rd::rd_kafka_DescribeTopics_result_topics(
+                rd::rd_kafka_event_DescribeTopics_result(event),
+                &mut count,
+            );
             if topics.is_null() || count == 0 {
                 return Err(TopicError {
                     code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
@@ -143,45 +179,78 @@ unsafe fn describe(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described,
             let error = rd::rd_kafka_TopicDescription_error(topic);
             let code = rd::rd_kafka_error_code(error);
             if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
-                return Err(TopicError { code, message: text(rd::rd_kafka_error_string(error)) });
+                return Err(TopicError {
+                    code,
+                    message: text(rd::rd_kafka_error_string(error)),
+                });
             }
             let mut partitions = 0;
             rd::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
             // Kafka's own tools print ids in the alphabet for URLs, without padding.
-            let topic_id = text(rd::rd_kafka_Uuid_base64str(rd::rd_kafka_TopicDescription_topic_id(topic)));
-            let topic_id = topic_id.trim_end_matches('=').replace('+', "-").replace('/', "_");
-            Ok(Described { topic_id, partitions: partitions as i32 })
+            let topic_id = text(rd::rd_kafka_Uuid_base64str(
+                rd::rd_kafka_TopicDescription_topic_id(topic),
+            ));
+            let topic_id = topic_id
+                .trim_end_matches('=')
+                .replace('+', "-")
+                .replace('/', "_");
+            Ok(Described {
+                topic_id,
+                partitions: partitions as i32,
+            })
         })
     }
 }
 
-unsafe fn create(client: *mut rd::rd_kafka_t, name: &str, design: &Design) -> Result<(), TopicError> {
+unsafe fn create(
+    client: *mut rd::rd_kafka_t,
+    name: &str,
+    design: &Design,
+) -> Result<(), TopicError> {
     let c_name = CString::new(name).unwrap_or_default();
     let mut message = [0 as c_char; 256];
     // SAFETY: a live handle; the new topic is freed; the result is read before its event is freed.
     unsafe {
-        let topic =
-            rd::rd_kafka_NewTopic_new(c_name.as_ptr(), design.partitions, design.replication_factor, message.as_mut_ptr(), message.len());
+        let topic = rd::rd_kafka_NewTopic_new(
+            c_name.as_ptr(),
+            design.partitions,
+            design.replication_factor,
+            message.as_mut_ptr(),
+            message.len(),
+        );
         if topic.is_null() {
-            return Err(TopicError { code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG, message: text(message.as_ptr()) });
+            return Err(TopicError {
+                code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG,
+                message: text(message.as_ptr()),
+            });
         }
         for (config, value) in &design.configs {
             let value = CString::new(value.as_str()).unwrap_or_default();
             rd::rd_kafka_NewTopic_set_config(topic, config.as_ptr(), value.as_ptr());
         }
-        let call = Call::new(client, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS);
+        let call = Call::new(
+            client,
+            rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS,
+        );
         let mut topics = [topic];
         rd::rd_kafka_CreateTopics(client, topics.as_mut_ptr(), 1, call.options, call.queue);
         rd::rd_kafka_NewTopic_destroy(topic);
         call.answer(|event| {
             let mut count = 0;
-            let results = rd::rd_kafka_CreateTopics_result_topics(rd::rd_kafka_event_CreateTopics_result(event), &mut count);
+            let results = rd::rd_kafka_CreateTopics_result_topics(
+                rd::rd_kafka_event_CreateTopics_result(event),
+                &mut count,
+            );
             for index in 0..count {
                 let result = *results.add(index);
                 let code = rd::rd_kafka_topic_result_error(result);
-                let existed = code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS;
+                let existed =
+                    code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS;
                 if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && !existed {
-                    return Err(TopicError { code, message: text(rd::rd_kafka_topic_result_error_string(result)) });
+                    return Err(TopicError {
+                        code,
+                        message: text(rd::rd_kafka_topic_result_error_string(result)),
+                    });
                 }
             }
             Ok(())
@@ -191,9 +260,15 @@ unsafe fn create(client: *mut rd::rd_kafka_t, name: &str, design: &Design) -> Re
 
 /// The command that makes a topic by hand.
 pub fn command(brokers: &str, name: &str, design: &Design) -> String {
-    let mut command = format!("kafka-topics.sh --bootstrap-server {brokers} --create --topic {name} --partitions {}", design.partitions);
+    let mut command = format!(
+        "kafka-topics.sh --bootstrap-server {brokers} --create --topic {name} --partitions {}",
+        design.partitions
+    );
     if design.replication_factor > 0 {
-        command.push_str(&format!(" --replication-factor {}", design.replication_factor));
+        command.push_str(&format!(
+            " --replication-factor {}",
+            design.replication_factor
+        ));
     }
     for (config, value) in &design.configs {
         command.push_str(&format!(" --config {}={value}", config.to_string_lossy()));

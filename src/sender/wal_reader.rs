@@ -54,12 +54,20 @@ impl WalReader {
     /// A reader whose first record begins at `lsn`, or is the first one after the page header there.
     pub fn new(lsn: u64) -> WalReader {
         let mut progress = Box::<Progress>::default();
-        let mut routine =
-            pg_sys::XLogReaderRoutine { page_read: Some(read_page), segment_open: Some(open_segment), segment_close: Some(close_segment) };
+        let mut routine = pg_sys::XLogReaderRoutine {
+            page_read: Some(read_page),
+            segment_open: Some(open_segment),
+            segment_close: Some(close_segment),
+        };
         // SAFETY: allocated in the worker's long-lived memory; the reader copies the routine and keeps the pointer to
         // `progress`, which lives as long as the reader.
         let state = unsafe {
-            pg_sys::XLogReaderAllocate(pg_sys::wal_segment_size, std::ptr::null(), &mut routine, (&raw mut *progress).cast::<c_void>())
+            pg_sys::XLogReaderAllocate(
+                pg_sys::wal_segment_size,
+                std::ptr::null(),
+                &mut routine,
+                (&raw mut *progress).cast::<c_void>(),
+            )
         };
         if state.is_null() {
             pgrx::error!("out of memory while allocating a WAL reader");
@@ -92,20 +100,33 @@ impl WalReader {
             Ok(unsafe { pg_sys::XLogReadRecord(state, &mut message) })
         }))
         .catch_others(|error| match error {
-            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => Err(report.message().to_owned()),
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+                Err(report.message().to_owned())
+            }
             CaughtError::RustPanic { ereport, .. } => Err(ereport.message().to_owned()),
         })
         .execute();
-        let header = found.map_err(|message| WalError { lsn: self.position(), message, missing: true })?;
+        let header = found.map_err(|message| WalError {
+            lsn: self.position(),
+            message,
+            missing: true,
+        })?;
         // SAFETY: a record's memory is valid until the next call, which needs `&mut self`.
         unsafe {
             if header.is_null() {
                 if self.progress.not_flushed {
                     return Ok(None);
                 }
-                let message =
-                    if message.is_null() { "unreadable".to_owned() } else { CStr::from_ptr(message).to_string_lossy().into_owned() };
-                return Err(WalError { lsn: self.position(), message, missing: false });
+                let message = if message.is_null() {
+                    "unreadable".to_owned()
+                } else {
+                    CStr::from_ptr(message).to_string_lossy().into_owned()
+                };
+                return Err(WalError {
+                    lsn: self.position(),
+                    message,
+                    missing: false,
+                });
             }
             let record = (*self.state).record;
             let header = &(*record).header;
@@ -118,7 +139,10 @@ impl WalReader {
                 data: if (*record).main_data_len == 0 {
                     &[]
                 } else {
-                    std::slice::from_raw_parts((*record).main_data.cast::<u8>(), (*record).main_data_len as usize)
+                    std::slice::from_raw_parts(
+                        (*record).main_data.cast::<u8>(),
+                        (*record).main_data_len as usize,
+                    )
                 },
             }))
         }
@@ -169,7 +193,14 @@ unsafe extern "C-unwind" fn read_page(
         pg_sys::XLogReadDetermineTimeline(state, page, wanted as u32, timeline);
         let bytes = PAGE_BYTES.min(flushed - page);
         let mut error = pg_sys::WALReadError::default();
-        if !pg_sys::WALRead(state, buffer, page, bytes as usize, (*state).currTLI, &mut error) {
+        if !pg_sys::WALRead(
+            state,
+            buffer,
+            page,
+            bytes as usize,
+            (*state).currTLI,
+            &mut error,
+        ) {
             pg_sys::WALReadRaiseError(&mut error);
         }
         bytes as c_int
@@ -177,7 +208,11 @@ unsafe extern "C-unwind" fn read_page(
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn open_segment(state: *mut pg_sys::XLogReaderState, segment: pg_sys::XLogSegNo, timeline: *mut pg_sys::TimeLineID) {
+unsafe extern "C-unwind" fn open_segment(
+    state: *mut pg_sys::XLogReaderState,
+    segment: pg_sys::XLogSegNo,
+    timeline: *mut pg_sys::TimeLineID,
+) {
     // SAFETY: called by the reader with its own state.
     unsafe { pg_sys::wal_segment_open(state, segment, timeline) }
 }
@@ -198,7 +233,13 @@ pub fn flushed() -> (u32, u64) {
 
 /// Where a timeline began: the switch point in its history file, 0 for the first one.
 pub fn timeline_start(timeline: u32) -> u64 {
-    let history = std::fs::read_to_string(format!("pg_wal/{timeline:08X}.history")).unwrap_or_default();
-    let last = history.lines().rfind(|line| line.trim_start().starts_with(|first: char| first.is_ascii_digit()));
-    last.and_then(|line| line.split_whitespace().nth(1)).and_then(change::position::parse_lsn).unwrap_or(0)
+    let history =
+        std::fs::read_to_string(format!("pg_wal/{timeline:08X}.history")).unwrap_or_default();
+    let last = history.lines().rfind(|line| {
+        line.trim_start()
+            .starts_with(|first: char| first.is_ascii_digit())
+    });
+    last.and_then(|line| line.split_whitespace().nth(1))
+        .and_then(change::position::parse_lsn)
+        .unwrap_or(0)
 }

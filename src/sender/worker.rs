@@ -100,7 +100,12 @@ unsafe extern "C-unwind" fn leave(_code: i32, _arg: pg_sys::Datum) {
         shared.publish_sender(false);
         shared.announce();
     }
-    if let Some(threads) = THREADS.with(|threads| threads.try_borrow_mut().ok().and_then(|mut threads| threads.take())) {
+    if let Some(threads) = THREADS.with(|threads| {
+        threads
+            .try_borrow_mut()
+            .ok()
+            .and_then(|mut threads| threads.take())
+    }) {
         threads.stop();
     }
 }
@@ -134,9 +139,16 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
         }
         pg_sys::BackgroundWorkerUnblockSignals();
     }
-    let Some(shared) = shared::shared() else { return };
+    let Some(shared) = shared::shared() else {
+        return;
+    };
     shared.publish_sender(true);
-    let mut sender = Sender { shared, described: Described::default(), slot: None, counted: Counted::default() };
+    let mut sender = Sender {
+        shared,
+        described: Described::default(),
+        slot: None,
+        counted: Counted::default(),
+    };
     sender.run();
 }
 
@@ -172,7 +184,9 @@ impl Sender {
             },
         };
         self.described.source_id.clone_from(&source.source_id);
-        self.shared.generation.store(u32::from(source.generation), Ordering::Relaxed);
+        self.shared
+            .generation
+            .store(u32::from(source.generation), Ordering::Relaxed);
         loop {
             interrupts();
             reload_if_asked();
@@ -186,7 +200,8 @@ impl Sender {
     fn load_source(&self) -> Result<Source, Trouble> {
         let mut random = [0; 16];
         // SAFETY: fills the array; a failure is told below.
-        let random_is_there = unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) };
+        let random_is_there =
+            unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) };
         let loaded = if random_is_there {
             source::load_or_create(random)
         } else {
@@ -200,9 +215,16 @@ impl Sender {
     }
 
     fn describe(&mut self, state: State, waiting_for: &str, trouble: Option<&Trouble>) {
-        let mut described = Described { waiting_for: waiting_for.to_owned(), ..self.described.clone() };
+        let mut described = Described {
+            waiting_for: waiting_for.to_owned(),
+            ..self.described.clone()
+        };
         (described.error_code, described.error, described.remedy) = match trouble {
-            Some(trouble) => (trouble.code.to_owned(), trouble.message.clone(), trouble.remedy.clone()),
+            Some(trouble) => (
+                trouble.code.to_owned(),
+                trouble.message.clone(),
+                trouble.remedy.clone(),
+            ),
             None => Default::default(),
         };
         if described == self.described && state == self.shared.state() {
@@ -210,10 +232,17 @@ impl Sender {
         }
         if let Some(trouble) = trouble.filter(|trouble| self.described.error != trouble.message) {
             // SAFETY: reads the clock.
-            self.shared.error_at.store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
-            report::Report::new(trouble.code, PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, trouble.message.clone(), trouble.remedy.clone())
-                .detail(format!("The sender is in state \"{}\".", state.name()))
-                .log();
+            self.shared
+                .error_at
+                .store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
+            report::Report::new(
+                trouble.code,
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                trouble.message.clone(),
+                trouble.remedy.clone(),
+            )
+            .detail(format!("The sender is in state \"{}\".", state.name()))
+            .log();
         }
         self.described = described;
         self.shared.describe(state, &self.described);
@@ -247,7 +276,9 @@ impl Sender {
             }
         }
         let restart_lsn = self.slot.as_ref().map_or(0, Slot::restart_lsn);
-        self.shared.restart_lsn.store(restart_lsn, Ordering::Relaxed);
+        self.shared
+            .restart_lsn
+            .store(restart_lsn, Ordering::Relaxed);
         self.shared.slot_ready.store(1, Ordering::Release);
         self.describe(State::Starting, "Kafka", None);
 
@@ -264,7 +295,11 @@ impl Sender {
             create_topics: settings::CREATE_TOPICS.get(),
             partitions: settings::TOPIC_PARTITIONS.get(),
             replication_factor: settings::TOPIC_REPLICATION_FACTOR.get(),
-            retention_ms: if retention_min < 0 { -1 } else { retention_min * 60_000 },
+            retention_ms: if retention_min < 0 {
+                -1
+            } else {
+                retention_min * 60_000
+            },
             tombstones: settings::TOMBSTONES.get(),
             queue_bytes: memory_bytes / 2,
             heartbeat_ms: settings::HEARTBEAT_INTERVAL.get() as u64,
@@ -274,7 +309,14 @@ impl Sender {
             Err(error) => {
                 let message = format!("an eventfd could not be made: {error}");
                 let remedy = "Raise the limit of open files of the server's user.".to_owned();
-                return End::Stay(State::Halted, Trouble { code: "CDC0301", message, remedy });
+                return End::Stay(
+                    State::Halted,
+                    Trouble {
+                        code: "CDC0301",
+                        message,
+                        remedy,
+                    },
+                );
             }
         };
         let (work, work_receiver) = crossbeam_channel::bounded(CHANNEL_ITEMS);
@@ -288,13 +330,21 @@ impl Sender {
         };
         let handles = without_signals(|| {
             let kafka = {
-                let (settings, board, progresses) = (kafka_settings.clone(), Arc::clone(&board), Arc::clone(&progresses));
-                spawn("cdc kafka", Arc::clone(&board), move || kafka::run(&settings, &board, &work_receiver, &progresses))
+                let (settings, board, progresses) = (
+                    kafka_settings.clone(),
+                    Arc::clone(&board),
+                    Arc::clone(&progresses),
+                );
+                spawn("cdc kafka", Arc::clone(&board), move || {
+                    kafka::run(&settings, &board, &work_receiver, &progresses)
+                })
             };
             let position = {
                 let (board, progresses) = (Arc::clone(&board), Arc::clone(&progresses));
                 let key = chunk::MacKey::derive("pg_cdc 1 position", &cluster_secret());
-                spawn("cdc position", Arc::clone(&board), move || position::run(&kafka_settings, &owner, &key, &board, &progresses))
+                spawn("cdc position", Arc::clone(&board), move || {
+                    position::run(&kafka_settings, &owner, &key, &board, &progresses)
+                })
             };
             [kafka, position]
         });
@@ -317,11 +367,23 @@ impl Sender {
                 Ok(handle) => started.push(handle),
                 Err(error) => {
                     let remedy = "Raise the limit of processes of the server's user.".to_owned();
-                    end = Some(End::Stay(State::Halted, Trouble { code: "CDC0301", message: format!("a thread could not be started: {error}"), remedy }));
+                    end = Some(End::Stay(
+                        State::Halted,
+                        Trouble {
+                            code: "CDC0301",
+                            message: format!("a thread could not be started: {error}"),
+                            remedy,
+                        },
+                    ));
                 }
             }
         }
-        THREADS.with_borrow_mut(|threads| *threads = Some(Threads { board, handles: started }));
+        THREADS.with_borrow_mut(|threads| {
+            *threads = Some(Threads {
+                board,
+                handles: started,
+            })
+        });
         let end = match end {
             Some(end) => end,
             None => session.run(),
@@ -335,7 +397,11 @@ impl Sender {
 }
 
 /// Spawns a thread whose panic ends the session instead of going unseen.
-fn spawn(name: &str, board: Arc<Board>, body: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+fn spawn(
+    name: &str,
+    board: Arc<Board>,
+    body: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
             board.fail(Failure::Rewind(Trouble {
@@ -365,7 +431,9 @@ fn without_signals<R>(body: impl FnOnce() -> R) -> R {
 pub fn incomplete(xid8: u64, found: u64, expected: u64) -> Trouble {
     Trouble {
         code: "CDC0206",
-        message: format!("transaction {xid8} is incomplete: {found} of {expected} parts were found"),
+        message: format!(
+            "transaction {xid8} is incomplete: {found} of {expected} parts were found"
+        ),
         remedy: "WAL before the restart point is missing: see CDC0401 in docs/errors.".to_owned(),
     }
 }
@@ -398,7 +466,13 @@ fn wait(board: Option<&Board>, timeout: Duration) {
     }
     // SAFETY: this process's own latch and descriptor.
     unsafe {
-        pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events as i32, fd, timeout.as_millis() as i64, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events as i32,
+            fd,
+            timeout.as_millis() as i64,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
     if let Some(board) = board {
@@ -421,22 +495,34 @@ impl Rates {
     const WINDOW: Duration = Duration::from_secs(10);
 
     fn new() -> Rates {
-        Rates { samples: std::collections::VecDeque::new() }
+        Rates {
+            samples: std::collections::VecDeque::new(),
+        }
     }
 
     /// Events and bytes per second, in thousandths.
     fn update(&mut self, events: u64, bytes: u64) -> (u64, u64) {
         let now = Instant::now();
-        if self.samples.back().is_none_or(|(at, ..)| now - *at >= Duration::from_millis(500)) {
+        if self
+            .samples
+            .back()
+            .is_none_or(|(at, ..)| now - *at >= Duration::from_millis(500))
+        {
             self.samples.push_back((now, events, bytes));
         }
-        while self.samples.len() > 2 && self.samples.front().is_some_and(|(at, ..)| now - *at > Self::WINDOW) {
+        while self.samples.len() > 2
+            && self
+                .samples
+                .front()
+                .is_some_and(|(at, ..)| now - *at > Self::WINDOW)
+        {
             self.samples.pop_front();
         }
         match self.samples.front() {
             Some((at, first_events, first_bytes)) if now > *at => {
                 let seconds = (now - *at).as_secs_f64();
-                let rate = |newer: u64, older: u64| ((newer - older) as f64 / seconds * 1000.0) as u64;
+                let rate =
+                    |newer: u64, older: u64| ((newer - older) as f64 / seconds * 1000.0) as u64;
                 (rate(events, *first_events), rate(bytes, *first_bytes))
             }
             _ => (0, 0),
@@ -484,12 +570,18 @@ impl Session<'_> {
             wait(Some(&self.board), TICK);
         };
         let (timeline, flush_lsn) = flushed();
-        self.sender.shared.timeline.store(timeline, Ordering::Relaxed);
+        self.sender
+            .shared
+            .timeline
+            .store(timeline, Ordering::Relaxed);
         let slot_lsn = self.sender.slot.as_ref().map_or(0, Slot::restart_lsn);
         let (start_lsn, done_lsn) = match &position {
             None => (slot_lsn, 0),
             Some(position) => {
-                if position.timeline != timeline || position.commit_lsn > flush_lsn || position.restart_lsn > flush_lsn {
+                if position.timeline != timeline
+                    || position.commit_lsn > flush_lsn
+                    || position.restart_lsn > flush_lsn
+                {
                     return End::Stay(State::Halted, Trouble {
                         code: "CDC0407",
                         message: format!(
@@ -504,8 +596,14 @@ impl Session<'_> {
                 (position.restart_lsn, position.commit_lsn)
             }
         };
-        self.previous_lsn = position.as_ref().map(|position| position.commit_lsn).filter(|lsn| *lsn != 0);
-        pgrx::log!("pg_cdc: sender reads from {} on timeline {timeline}", lsn_text(start_lsn));
+        self.previous_lsn = position
+            .as_ref()
+            .map(|position| position.commit_lsn)
+            .filter(|lsn| *lsn != 0);
+        pgrx::log!(
+            "pg_cdc: sender reads from {} on timeline {timeline}",
+            lsn_text(start_lsn)
+        );
         self.stream(start_lsn, done_lsn, timeline)
     }
 
@@ -530,7 +628,10 @@ impl Session<'_> {
                 match outcome {
                     Outcome::Nothing => {}
                     Outcome::Rejected(why) => {
-                        self.sender.shared.rejected_chunks.fetch_add(1, Ordering::Relaxed);
+                        self.sender
+                            .shared
+                            .rejected_chunks
+                            .fetch_add(1, Ordering::Relaxed);
                         report::Report::new(
                             "CDC0205",
                             PgSqlErrorCode::ERRCODE_WARNING,
@@ -554,8 +655,15 @@ impl Session<'_> {
                         }
                         break;
                     }
-                    Outcome::Incomplete { xid8, found, expected } => {
-                        return End::Stay(State::Halted, incomplete(xid8, u64::from(found), u64::from(expected)));
+                    Outcome::Incomplete {
+                        xid8,
+                        found,
+                        expected,
+                    } => {
+                        return End::Stay(
+                            State::Halted,
+                            incomplete(xid8, u64::from(found), u64::from(expected)),
+                        );
                     }
                 }
             }
@@ -587,12 +695,21 @@ impl Session<'_> {
         let restart_lsn = assembly.restart_lsn(reader.position());
         if all_acknowledged && restart_lsn >= self.recorded_restart_lsn + RECORD_EVERY_BYTES {
             self.recorded_restart_lsn = restart_lsn;
-            self.progresses.offer(Progress { timeline, restart_lsn, done: None });
+            self.progresses.offer(Progress {
+                timeline,
+                restart_lsn,
+                done: None,
+            });
         }
     }
 
     /// Hands a transaction to the Kafka thread, waiting where its queue is full.
-    fn deliver(&mut self, committed: Committed, again: &mut Option<WalReader>, timeline: u32) -> Result<(), Interrupted> {
+    fn deliver(
+        &mut self,
+        committed: Committed,
+        again: &mut Option<WalReader>,
+        timeline: u32,
+    ) -> Result<(), Interrupted> {
         let manifest = committed.manifest;
         if manifest.rows == 0 {
             return Ok(());
@@ -609,7 +726,14 @@ impl Session<'_> {
         };
         self.previous_lsn = Some(committed.lsn);
         self.recorded_restart_lsn = committed.restart_lsn;
-        self.push(Work::Begin(Box::new(Beginning { commit, end_lsn: committed.end_lsn, restart_lsn: committed.restart_lsn })), 0)?;
+        self.push(
+            Work::Begin(Box::new(Beginning {
+                commit,
+                end_lsn: committed.end_lsn,
+                restart_lsn: committed.restart_lsn,
+            })),
+            0,
+        )?;
         let needs_sorting = manifest.unordered || (manifest.key_changes > 0 && manifest.rows > 1);
         if needs_sorting {
             self.deliver_sorted(&committed.chunks, again)?;
@@ -627,8 +751,13 @@ impl Session<'_> {
         self.push(Work::End, 0)
     }
 
-    fn deliver_sorted(&mut self, chunks: &[ChunkPlace], again: &mut Option<WalReader>) -> Result<(), Interrupted> {
-        let mut cache: std::collections::VecDeque<(u32, Rc<Vec<u8>>)> = std::collections::VecDeque::new();
+    fn deliver_sorted(
+        &mut self,
+        chunks: &[ChunkPlace],
+        again: &mut Option<WalReader>,
+    ) -> Result<(), Interrupted> {
+        let mut cache: std::collections::VecDeque<(u32, Rc<Vec<u8>>)> =
+            std::collections::VecDeque::new();
         let session = std::cell::RefCell::new(self);
         change::order::sort(
             chunks.len() as u32,
@@ -663,7 +792,11 @@ impl Session<'_> {
     }
 
     /// Reads a chunk's record again, for memory was short when it came by.
-    fn read_again(&mut self, place: &ChunkPlace, again: &mut Option<WalReader>) -> Result<Vec<u8>, Interrupted> {
+    fn read_again(
+        &mut self,
+        place: &ChunkPlace,
+        again: &mut Option<WalReader>,
+    ) -> Result<Vec<u8>, Interrupted> {
         let reader = again.get_or_insert_with(|| WalReader::new(place.lsn));
         reader.seek(place.lsn);
         match reader.next() {
@@ -710,26 +843,27 @@ impl Session<'_> {
             return Some(End::Again);
         }
         let shared = self.sender.shared;
-        let (failure, trouble, log, acknowledged, acknowledged_lsn, durable_lsn, figures) = self.board.read(|facts| {
-            (
-                facts.failure.take(),
-                facts.trouble.clone(),
-                std::mem::take(&mut facts.log),
-                facts.acknowledged,
-                facts.acknowledged_lsn,
-                facts.durable_restart_lsn,
-                Figures {
-                    events: facts.events,
-                    bytes: facts.bytes,
-                    transactions: facts.transactions,
-                    unacknowledged_events: facts.unacknowledged_events,
-                    oldest_unacknowledged_us: facts.oldest_unacknowledged_us,
-                    topics: facts.topics,
-                    brokers_up: facts.brokers_up,
-                    brokers_down: facts.brokers_down,
-                },
-            )
-        });
+        let (failure, trouble, log, acknowledged, acknowledged_lsn, durable_lsn, figures) =
+            self.board.read(|facts| {
+                (
+                    facts.failure.take(),
+                    facts.trouble.clone(),
+                    std::mem::take(&mut facts.log),
+                    facts.acknowledged,
+                    facts.acknowledged_lsn,
+                    facts.durable_restart_lsn,
+                    Figures {
+                        events: facts.events,
+                        bytes: facts.bytes,
+                        transactions: facts.transactions,
+                        unacknowledged_events: facts.unacknowledged_events,
+                        oldest_unacknowledged_us: facts.oldest_unacknowledged_us,
+                        topics: facts.topics,
+                        brokers_up: facts.brokers_up,
+                        brokers_down: facts.brokers_down,
+                    },
+                )
+            });
         for line in log {
             pgrx::log!("{line}");
         }
@@ -744,28 +878,44 @@ impl Session<'_> {
         if let Some((reader, assembly)) = reading {
             let read_lsn = reader.position();
             shared.read_lsn.store(read_lsn, Ordering::Relaxed);
-            let done_lsn = if all_acknowledged { read_lsn } else { acknowledged_lsn.1 };
+            let done_lsn = if all_acknowledged {
+                read_lsn
+            } else {
+                acknowledged_lsn.1
+            };
             if done_lsn > shared.done_lsn.swap(done_lsn, Ordering::AcqRel) {
                 shared.announce();
             }
             let (open, oldest_us) = assembly.open_transactions();
             shared.open_transactions.store(open, Ordering::Relaxed);
-            shared.oldest_transaction.store(oldest_us, Ordering::Relaxed);
-            shared.prepared.store(assembly.prepared_transactions(), Ordering::Relaxed);
+            shared
+                .oldest_transaction
+                .store(oldest_us, Ordering::Relaxed);
+            shared
+                .prepared
+                .store(assembly.prepared_transactions(), Ordering::Relaxed);
             let state = match &trouble {
                 Some(_) => State::WaitingForKafka,
                 None if flush_lsn.saturating_sub(read_lsn) > CATCHING_UP_BYTES => State::CatchingUp,
                 None => State::Streaming,
             };
-            self.sender.describe(state, if trouble.is_some() { "Kafka" } else { "" }, trouble.as_ref());
+            self.sender.describe(
+                state,
+                if trouble.is_some() { "Kafka" } else { "" },
+                trouble.as_ref(),
+            );
         } else if let Some(trouble) = &trouble {
-            self.sender.describe(State::WaitingForKafka, "Kafka", Some(trouble));
+            self.sender
+                .describe(State::WaitingForKafka, "Kafka", Some(trouble));
         }
         self.publish(&figures);
         match failure? {
             Failure::Rewind(trouble) => {
-                shared.resent.fetch_add(figures.unacknowledged_events, Ordering::Relaxed);
-                self.sender.describe(State::WaitingForKafka, "Kafka", Some(&trouble));
+                shared
+                    .resent
+                    .fetch_add(figures.unacknowledged_events, Ordering::Relaxed);
+                self.sender
+                    .describe(State::WaitingForKafka, "Kafka", Some(&trouble));
                 Some(End::Again)
             }
             Failure::Halt(trouble) => Some(End::Stay(State::Halted, trouble)),
@@ -775,21 +925,42 @@ impl Session<'_> {
     fn publish(&mut self, figures: &Figures) {
         let (shared, counted) = (self.sender.shared, &self.sender.counted);
         let (events_rate, bytes_rate) = self.rates.update(figures.events, figures.bytes);
-        shared.events.store(counted.events + figures.events, Ordering::Relaxed);
-        shared.bytes.store(counted.bytes + figures.bytes, Ordering::Relaxed);
-        shared.transactions.store(counted.transactions + figures.transactions, Ordering::Relaxed);
-        shared.events_per_second_milli.store(events_rate, Ordering::Relaxed);
-        shared.bytes_per_second_milli.store(bytes_rate, Ordering::Relaxed);
-        shared.lag_events.store(figures.unacknowledged_events, Ordering::Relaxed);
-        shared.lag_since.store(figures.oldest_unacknowledged_us, Ordering::Relaxed);
+        shared
+            .events
+            .store(counted.events + figures.events, Ordering::Relaxed);
+        shared
+            .bytes
+            .store(counted.bytes + figures.bytes, Ordering::Relaxed);
+        shared.transactions.store(
+            counted.transactions + figures.transactions,
+            Ordering::Relaxed,
+        );
+        shared
+            .events_per_second_milli
+            .store(events_rate, Ordering::Relaxed);
+        shared
+            .bytes_per_second_milli
+            .store(bytes_rate, Ordering::Relaxed);
+        shared
+            .lag_events
+            .store(figures.unacknowledged_events, Ordering::Relaxed);
+        shared
+            .lag_since
+            .store(figures.oldest_unacknowledged_us, Ordering::Relaxed);
         shared.topics.store(figures.topics, Ordering::Relaxed);
-        shared.brokers_up.store(figures.brokers_up, Ordering::Relaxed);
-        shared.brokers_down.store(figures.brokers_down, Ordering::Relaxed);
+        shared
+            .brokers_up
+            .store(figures.brokers_up, Ordering::Relaxed);
+        shared
+            .brokers_down
+            .store(figures.brokers_down, Ordering::Relaxed);
     }
 
     /// Adds this session's figures to those of the ones before.
     fn count(&mut self) {
-        let (events, bytes, transactions) = self.board.read(|facts| (facts.events, facts.bytes, facts.transactions));
+        let (events, bytes, transactions) = self
+            .board
+            .read(|facts| (facts.events, facts.bytes, facts.transactions));
         let counted = &mut self.sender.counted;
         counted.events += events;
         counted.bytes += bytes;

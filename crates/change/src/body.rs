@@ -69,7 +69,12 @@ pub struct State {
 }
 
 impl State {
-    pub const START: State = State { sequence: 0, command: 0, context: u32::MAX, statement_us: i64::MIN };
+    pub const START: State = State {
+        sequence: 0,
+        command: 0,
+        context: u32::MAX,
+        statement_us: i64::MIN,
+    };
 }
 
 /// Who changed it and why, as read once per transaction and again when changed.
@@ -221,14 +226,28 @@ fn read_relation(blob: &[u8]) -> Result<Relation<'_>, WireError> {
     let count = cursor.varint()?;
     let mut columns = Vec::new();
     for _ in 0..count {
-        columns.push(Column { name: cursor.text()?, kind: Kind::from_code(cursor.u8()?)? });
+        columns.push(Column {
+            name: cursor.text()?,
+            kind: Kind::from_code(cursor.u8()?)?,
+        });
     }
     let key = read_indexes(&mut cursor, columns.len())?;
     let identity = match cursor.u8()? {
         0 => None,
         _ => Some(read_indexes(&mut cursor, columns.len())?),
     };
-    Ok(Relation { oid, schema_hash, schema, table, topic, columns, key, identity, tombstones, blob })
+    Ok(Relation {
+        oid,
+        schema_hash,
+        schema,
+        table,
+        topic,
+        columns,
+        key,
+        identity,
+        tombstones,
+        blob,
+    })
 }
 
 /// What stands before the records of a body.
@@ -302,7 +321,14 @@ pub fn switch_statement(out: &mut Vec<u8>, state: &mut State, statement_us: i64)
 
 /// Begins a row: its images follow, then `end_record`. `state` moves on to this row.
 #[inline]
-pub fn begin_row(out: &mut Vec<u8>, state: &mut State, op: Op, relation: u32, sequence: u64, command: u32) -> usize {
+pub fn begin_row(
+    out: &mut Vec<u8>,
+    state: &mut State,
+    op: Op,
+    relation: u32,
+    sequence: u64,
+    command: u32,
+) -> usize {
     let start = begin_record(out, op as u8);
     put_varint(out, u64::from(relation));
     put_signed(out, sequence.wrapping_sub(state.sequence) as i64);
@@ -337,7 +363,10 @@ pub fn begin_image(out: &mut Vec<u8>, columns: usize, nulls: bool, changed: bool
             start
         })
     };
-    ImageMarks { changed: bitmap(changed), nulls: bitmap(nulls) }
+    ImageMarks {
+        changed: bitmap(changed),
+        nulls: bitmap(nulls),
+    }
 }
 
 impl ImageMarks {
@@ -377,7 +406,8 @@ impl<'a> Body<'a> {
         let prefix = cursor.text()?;
         let base = State {
             sequence: cursor.varint()?,
-            command: u32::try_from(cursor.varint()?).map_err(|_| WireError::Invalid("command id"))?,
+            command: u32::try_from(cursor.varint()?)
+                .map_err(|_| WireError::Invalid("command id"))?,
             context: cursor.u32()?,
             statement_us: cursor.i64()?,
         };
@@ -385,23 +415,44 @@ impl<'a> Body<'a> {
         for _ in 0..cursor.varint()? {
             context_blobs.push(cursor.bytes()?);
         }
-        let contexts = context_blobs.iter().map(|blob| read_context(blob)).collect::<Result<_, _>>()?;
+        let contexts = context_blobs
+            .iter()
+            .map(|blob| read_context(blob))
+            .collect::<Result<_, _>>()?;
         let mut relations = Vec::new();
         for _ in 0..cursor.varint()? {
             relations.push(read_relation(cursor.bytes()?)?);
         }
-        Ok(Body { database, prefix, base, contexts, relations, context_blobs, records: cursor.rest() })
+        Ok(Body {
+            database,
+            prefix,
+            base,
+            contexts,
+            relations,
+            context_blobs,
+            records: cursor.rest(),
+        })
     }
 
     /// The rows, from the first record on.
     pub fn rows(&self) -> Rows<'_, 'a> {
-        Rows { body: self, state: self.base, rest: Cursor::new(self.records) }
+        Rows {
+            body: self,
+            state: self.base,
+            rest: Cursor::new(self.records),
+        }
     }
 
     /// The row whose record begins `offset` bytes into the records, `state` being that of the record before.
     pub fn row_at(&self, offset: usize, state: State) -> Result<Row<'a>, WireError> {
         let records = self.records.get(offset..).ok_or(WireError::Truncated)?;
-        Rows { body: self, state, rest: Cursor::new(records) }.next().unwrap_or(Err(WireError::Truncated))
+        Rows {
+            body: self,
+            state,
+            rest: Cursor::new(records),
+        }
+        .next()
+        .unwrap_or(Err(WireError::Truncated))
     }
 
     pub fn context_blob(&self, index: u32) -> Option<&'a [u8]> {
@@ -445,8 +496,8 @@ impl<'a> Rows<'_, 'a> {
             let mut record = Cursor::new(self.rest.take(len)?);
             match record.u8()? {
                 CODE_CONTEXT => {
-                    self.state.context =
-                        u32::try_from(record.varint()?).map_err(|_| WireError::Invalid("context index"))?;
+                    self.state.context = u32::try_from(record.varint()?)
+                        .map_err(|_| WireError::Invalid("context index"))?;
                 }
                 CODE_STATEMENT => self.state.statement_us = record.i64()?,
                 code => {
@@ -455,8 +506,9 @@ impl<'a> Rows<'_, 'a> {
                         return Err(WireError::Invalid("relation index"));
                     }
                     self.state.sequence = self.state.sequence.wrapping_add(record.signed()? as u64);
-                    self.state.command = u32::try_from(i64::from(self.state.command).wrapping_add(record.signed()?))
-                        .map_err(|_| WireError::Invalid("command id"))?;
+                    self.state.command =
+                        u32::try_from(i64::from(self.state.command).wrapping_add(record.signed()?))
+                            .map_err(|_| WireError::Invalid("command id"))?;
                     return Ok(Some(Row {
                         op: Op::from_code(code & !CODE_KEY_CHANGED)?,
                         key_changed: code & CODE_KEY_CHANGED != 0,
@@ -486,7 +538,11 @@ impl<'a> Iterator for Rows<'_, 'a> {
 }
 
 /// Reads a whole image into `values`: one entry per column, `None` for NULL.
-pub fn read_image<'a>(cursor: &mut Cursor<'a>, columns: &[Column<'_>], values: &mut Vec<Option<&'a [u8]>>) -> Result<(), WireError> {
+pub fn read_image<'a>(
+    cursor: &mut Cursor<'a>,
+    columns: &[Column<'_>],
+    values: &mut Vec<Option<&'a [u8]>>,
+) -> Result<(), WireError> {
     read_values(cursor, columns, None, values)
 }
 
@@ -507,17 +563,31 @@ fn read_values<'a>(
     values: &mut Vec<Option<&'a [u8]>>,
 ) -> Result<(), WireError> {
     let flags = cursor.u8()?;
-    if flags & !(IMAGE_NULLS | IMAGE_CHANGED) != 0 || (flags & IMAGE_CHANGED != 0) != before.is_some() {
+    if flags & !(IMAGE_NULLS | IMAGE_CHANGED) != 0
+        || (flags & IMAGE_CHANGED != 0) != before.is_some()
+    {
         return Err(WireError::Invalid("image flags"));
     }
     let bitmap_bytes = columns.len().div_ceil(8);
-    let changed = if flags & IMAGE_CHANGED != 0 { Some(cursor.take(bitmap_bytes)?) } else { None };
-    let nulls = if flags & IMAGE_NULLS != 0 { Some(cursor.take(bitmap_bytes)?) } else { None };
-    let is_set = |bitmap: Option<&[u8]>, index: usize| bitmap.is_some_and(|bitmap| bitmap[index / 8] >> (index % 8) & 1 == 1);
+    let changed = if flags & IMAGE_CHANGED != 0 {
+        Some(cursor.take(bitmap_bytes)?)
+    } else {
+        None
+    };
+    let nulls = if flags & IMAGE_NULLS != 0 {
+        Some(cursor.take(bitmap_bytes)?)
+    } else {
+        None
+    };
+    let is_set = |bitmap: Option<&[u8]>, index: usize| {
+        bitmap.is_some_and(|bitmap| bitmap[index / 8] >> (index % 8) & 1 == 1)
+    };
     values.clear();
     for (index, column) in columns.iter().enumerate() {
         let value = match before {
-            Some(before) if !is_set(changed, index) => *before.get(index).ok_or(WireError::Invalid("old image"))?,
+            Some(before) if !is_set(changed, index) => {
+                *before.get(index).ok_or(WireError::Invalid("old image"))?
+            }
             _ if is_set(nulls, index) => None,
             _ => Some(take_value(cursor, column.kind)?),
         };

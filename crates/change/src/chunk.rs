@@ -97,7 +97,9 @@ impl fmt::Display for ChunkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ChunkError::Forged => f.write_str("chunk was not written by this server's capture"),
-            ChunkError::UnknownFormat(format) => write!(f, "chunk has format {format}, this library knows {FORMAT}"),
+            ChunkError::UnknownFormat(format) => {
+                write!(f, "chunk has format {format}, this library knows {FORMAT}")
+            }
             ChunkError::Wire(error) => write!(f, "chunk {error}"),
             ChunkError::Compression => f.write_str("chunk does not decompress"),
         }
@@ -114,7 +116,9 @@ impl From<WireError> for ChunkError {
 
 /// Bytes that `seal` may need for a body of `body_bytes`: reserve them first, then sealing does not allocate.
 pub fn sealed_capacity(body_bytes: usize) -> usize {
-    HEADER_BYTES + MANIFEST_BYTES + lz4_flex::block::get_maximum_output_size(body_bytes).max(body_bytes)
+    HEADER_BYTES
+        + MANIFEST_BYTES
+        + lz4_flex::block::get_maximum_output_size(body_bytes).max(body_bytes)
 }
 
 /// The compressor's table: made once, so that sealing a chunk does not allocate.
@@ -127,9 +131,21 @@ impl Default for Compressor {
 }
 
 /// Writes the sealed chunk into `out` (cleared first); without a compressor the body stays as it is.
-pub fn seal(out: &mut Vec<u8>, key: &MacKey, header: &Header, manifest: Option<&Manifest>, body: &[u8], compressor: Option<&mut Compressor>) {
+pub fn seal(
+    out: &mut Vec<u8>,
+    key: &MacKey,
+    header: &Header,
+    manifest: Option<&Manifest>,
+    body: &[u8],
+    compressor: Option<&mut Compressor>,
+) {
     out.clear();
-    out.extend_from_slice(&[FORMAT, if manifest.is_some() { FLAG_MANIFEST } else { 0 }, 0, 0]);
+    out.extend_from_slice(&[
+        FORMAT,
+        if manifest.is_some() { FLAG_MANIFEST } else { 0 },
+        0,
+        0,
+    ]);
     out.extend_from_slice(&[0; 16]);
     out.extend_from_slice(&header.xid8.to_le_bytes());
     out.extend_from_slice(&header.record_xid.to_le_bytes());
@@ -147,8 +163,13 @@ pub fn seal(out: &mut Vec<u8>, key: &MacKey, header: &Header, manifest: Option<&
     let start = out.len();
     let mut compressed = None;
     if let Some(Compressor(table)) = compressor.filter(|_| body.len() >= COMPRESS_FROM_BYTES) {
-        out.resize(start + lz4_flex::block::get_maximum_output_size(body.len()), 0);
-        compressed = lz4_flex::block::compress_into_with_table(body, &mut out[start..], table).ok().filter(|len| *len < body.len());
+        out.resize(
+            start + lz4_flex::block::get_maximum_output_size(body.len()),
+            0,
+        );
+        compressed = lz4_flex::block::compress_into_with_table(body, &mut out[start..], table)
+            .ok()
+            .filter(|len| *len < body.len());
     }
     match compressed {
         Some(len) => {
@@ -176,7 +197,9 @@ pub struct Chunk<'a> {
 
 /// Checks the MAC before anything else is looked at, then reads the header.
 pub fn open<'a>(bytes: &'a [u8], key: &MacKey) -> Result<Chunk<'a>, ChunkError> {
-    if bytes.len() < HEADER_BYTES || key.mac(&[&bytes[..MAC_RANGE.start], &bytes[MAC_RANGE.end..]]) != bytes[MAC_RANGE] {
+    if bytes.len() < HEADER_BYTES
+        || key.mac(&[&bytes[..MAC_RANGE.start], &bytes[MAC_RANGE.end..]]) != bytes[MAC_RANGE]
+    {
         return Err(ChunkError::Forged);
     }
     read(bytes)
@@ -209,7 +232,13 @@ pub fn read(bytes: &[u8]) -> Result<Chunk<'_>, ChunkError> {
     } else {
         None
     };
-    Ok(Chunk { header, manifest, body: cursor.rest(), body_bytes, lz4: flags & FLAG_LZ4 != 0 })
+    Ok(Chunk {
+        header,
+        manifest,
+        body: cursor.rest(),
+        body_bytes,
+        lz4: flags & FLAG_LZ4 != 0,
+    })
 }
 
 impl Chunk<'_> {
@@ -242,7 +271,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn header() -> Header {
-        Header { xid8: 7 << 32 | 9, record_xid: 10, number: 3, nonce: [5; 16], database_oid: 16401 }
+        Header {
+            xid8: 7 << 32 | 9,
+            record_xid: 10,
+            number: 3,
+            nonce: [5; 16],
+            database_oid: 16401,
+        }
     }
 
     proptest! {
@@ -276,7 +311,17 @@ mod tests {
     #[test]
     fn another_key_is_a_forgery() {
         let mut sealed = Vec::new();
-        seal(&mut sealed, &MacKey::derive("test", b"one"), &header(), None, b"rows", None);
-        assert_eq!(open(&sealed, &MacKey::derive("test", b"two")).unwrap_err(), ChunkError::Forged);
+        seal(
+            &mut sealed,
+            &MacKey::derive("test", b"one"),
+            &header(),
+            None,
+            b"rows",
+            None,
+        );
+        assert_eq!(
+            open(&sealed, &MacKey::derive("test", b"two")).unwrap_err(),
+            ChunkError::Forged
+        );
     }
 }

@@ -79,7 +79,10 @@ pub fn put_interval(out: &mut Vec<u8>, us: i64, days: i32, months: i32) {
     let seconds_us = us % (60 * US_PER_SECOND);
     if us != 0 {
         out.push(b'T');
-        let clock_fields = [(us / (3600 * US_PER_SECOND), b'H'), (us / (60 * US_PER_SECOND) % 60, b'M')];
+        let clock_fields = [
+            (us / (3600 * US_PER_SECOND), b'H'),
+            (us / (60 * US_PER_SECOND) % 60, b'M'),
+        ];
         for (value, unit) in clock_fields.into_iter().filter(|(value, _)| *value != 0) {
             put_integer(out, value);
             out.push(unit);
@@ -89,7 +92,11 @@ pub fn put_interval(out: &mut Vec<u8>, us: i64, days: i32, months: i32) {
                 out.push(b'-');
             }
             put_integer(out, (seconds_us / US_PER_SECOND).unsigned_abs());
-            put_fraction(out, seconds_us.unsigned_abs() % US_PER_SECOND as u64, Fraction::AsNeeded);
+            put_fraction(
+                out,
+                seconds_us.unsigned_abs() % US_PER_SECOND as u64,
+                Fraction::AsNeeded,
+            );
             out.push(b'S');
         }
     } else if days == 0 && months == 0 {
@@ -123,11 +130,16 @@ fn put_civil(out: &mut Vec<u8>, days: i64) {
     let shifted = days + EPOCH_DAYS + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_index = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let month = if month_index < 10 {
+        month_index + 3
+    } else {
+        month_index - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     if year < 0 {
         out.push(b'-');
@@ -202,28 +214,61 @@ mod tests {
 
     #[test]
     fn times() {
-        assert_eq!(shown(|out| put_time(out, 14_711_789_000)), "\"04:05:11.789Z\"");
+        assert_eq!(
+            shown(|out| put_time(out, 14_711_789_000)),
+            "\"04:05:11.789Z\""
+        );
         assert_eq!(shown(|out| put_time(out, US_PER_DAY)), "\"24:00:00Z\"");
-        assert_eq!(shown(|out| put_timetz(out, 49_890_123_789, -7200)), "\"13:51:30.123789+02:00\"");
-        assert_eq!(shown(|out| put_timetz(out, 0, 12_630)), "\"00:00:00-03:30:30\"");
+        assert_eq!(
+            shown(|out| put_timetz(out, 49_890_123_789, -7200)),
+            "\"13:51:30.123789+02:00\""
+        );
+        assert_eq!(
+            shown(|out| put_timetz(out, 0, 12_630)),
+            "\"00:00:00-03:30:30\""
+        );
     }
 
     #[test]
     fn moments() {
-        assert_eq!(shown(|out| put_timestamp(out, 0)), "\"2000-01-01T00:00:00Z\"");
-        assert_eq!(shown(|out| put_timestamp(out, -1)), "\"1999-12-31T23:59:59.999999Z\"");
-        assert_eq!(shown(|out| put_timestamptz(out, 1_500_000)), "\"2000-01-01T00:00:01.500000Z\"");
+        assert_eq!(
+            shown(|out| put_timestamp(out, 0)),
+            "\"2000-01-01T00:00:00Z\""
+        );
+        assert_eq!(
+            shown(|out| put_timestamp(out, -1)),
+            "\"1999-12-31T23:59:59.999999Z\""
+        );
+        assert_eq!(
+            shown(|out| put_timestamptz(out, 1_500_000)),
+            "\"2000-01-01T00:00:01.500000Z\""
+        );
         // timestamp '294276-12-31 23:59:59.999999', PostgreSQL's last.
-        assert_eq!(shown(|out| put_timestamp(out, 9_223_371_331_199_999_999)), "\"+294276-12-31T23:59:59.999999Z\"");
+        assert_eq!(
+            shown(|out| put_timestamp(out, 9_223_371_331_199_999_999)),
+            "\"+294276-12-31T23:59:59.999999Z\""
+        );
         assert_eq!(shown(|out| put_timestamp(out, i64::MAX)), "\"infinity\"");
     }
 
     #[test]
     fn intervals() {
-        assert_eq!(shown(|out| put_interval(out, 14_706_780_000, 3, 14)), "\"P1Y2M3DT4H5M6.78S\"");
-        assert_eq!(shown(|out| put_interval(out, 4 * 3600 * US_PER_SECOND, -3, -10)), "\"P-10M-3DT4H\"");
-        assert_eq!(shown(|out| put_interval(out, -500_000, 0, 0)), "\"PT-0.5S\"");
+        assert_eq!(
+            shown(|out| put_interval(out, 14_706_780_000, 3, 14)),
+            "\"P1Y2M3DT4H5M6.78S\""
+        );
+        assert_eq!(
+            shown(|out| put_interval(out, 4 * 3600 * US_PER_SECOND, -3, -10)),
+            "\"P-10M-3DT4H\""
+        );
+        assert_eq!(
+            shown(|out| put_interval(out, -500_000, 0, 0)),
+            "\"PT-0.5S\""
+        );
         assert_eq!(shown(|out| put_interval(out, 0, 0, 0)), "\"PT0S\"");
-        assert_eq!(shown(|out| put_interval(out, i64::MAX, i32::MAX, i32::MAX)), "\"infinity\"");
+        assert_eq!(
+            shown(|out| put_interval(out, i64::MAX, i32::MAX, i32::MAX)),
+            "\"infinity\""
+        );
     }
 }

@@ -62,7 +62,9 @@ pub struct Headers {
 
 impl Headers {
     pub fn iter(&self) -> impl Iterator<Item = (&'static CStr, &[u8])> {
-        self.entries.iter().map(|(name, range)| (*name, &self.bytes[range.clone()]))
+        self.entries
+            .iter()
+            .map(|(name, range)| (*name, &self.bytes[range.clone()]))
     }
 
     fn clear(&mut self) {
@@ -130,14 +132,28 @@ struct Shape<'a> {
 impl<'a> Shape<'a> {
     /// An event without images.
     fn of(op: &'static str, audience: Audience, key: Option<&'a [u8]>) -> Shape<'a> {
-        Shape { op, audience, key, before: None, after: None, schema_change: None, other_key: None, identity: None }
+        Shape {
+            op,
+            audience,
+            key,
+            before: None,
+            after: None,
+            schema_change: None,
+            other_key: None,
+            identity: None,
+        }
     }
 }
 
 impl Renderer {
     /// Begins with the first event of `commit`.
     pub fn new(commit: Commit) -> Renderer {
-        Renderer { commit, sequence: 0, orders: Vec::new(), buffers: Buffers::default() }
+        Renderer {
+            commit,
+            sequence: 0,
+            orders: Vec::new(),
+            buffers: Buffers::default(),
+        }
     }
 
     /// Begins the next transaction, keeping the buffers.
@@ -179,24 +195,77 @@ impl Renderer {
             let done = match row.op {
                 Op::Insert => {
                     body::read_image(&mut images, &relation.columns, &mut after)?;
-                    self.row_event(&texts, &mut buffers, relation, &row, sent_us, "c", None, Some(&after), false, emit)
+                    self.row_event(
+                        &texts,
+                        &mut buffers,
+                        relation,
+                        &row,
+                        sent_us,
+                        "c",
+                        None,
+                        Some(&after),
+                        false,
+                        emit,
+                    )
                 }
                 Op::Delete => {
                     body::read_image(&mut images, &relation.columns, &mut before)?;
-                    self.row_event(&texts, &mut buffers, relation, &row, sent_us, "d", Some(&before), None, tombstone, emit)
+                    self.row_event(
+                        &texts,
+                        &mut buffers,
+                        relation,
+                        &row,
+                        sent_us,
+                        "d",
+                        Some(&before),
+                        None,
+                        tombstone,
+                        emit,
+                    )
                 }
                 Op::Update | Op::KeyDelete | Op::KeyCreate => {
                     body::read_image(&mut images, &relation.columns, &mut before)?;
                     body::read_new_image(&mut images, &relation.columns, &before, &mut after)?;
                     if row.op == Op::Update && !row.key_changed {
-                        self.row_event(&texts, &mut buffers, relation, &row, sent_us, "u", Some(&before), Some(&after), false, emit)
+                        self.row_event(
+                            &texts,
+                            &mut buffers,
+                            relation,
+                            &row,
+                            sent_us,
+                            "u",
+                            Some(&before),
+                            Some(&after),
+                            false,
+                            emit,
+                        )
                     } else {
                         let mut halves = Ok(());
                         if row.op != Op::KeyCreate {
-                            halves = self.key_half(&texts, &mut buffers, relation, &row, sent_us, [&before, &after], true, tombstone, emit);
+                            halves = self.key_half(
+                                &texts,
+                                &mut buffers,
+                                relation,
+                                &row,
+                                sent_us,
+                                [&before, &after],
+                                true,
+                                tombstone,
+                                emit,
+                            );
                         }
                         if row.op != Op::KeyDelete && halves.is_ok() {
-                            halves = self.key_half(&texts, &mut buffers, relation, &row, sent_us, [&before, &after], false, false, emit);
+                            halves = self.key_half(
+                                &texts,
+                                &mut buffers,
+                                relation,
+                                &row,
+                                sent_us,
+                                [&before, &after],
+                                false,
+                                false,
+                                emit,
+                            );
                         }
                         halves
                     }
@@ -206,8 +275,12 @@ impl Renderer {
                     self.event(&texts, &mut buffers, relation, &row, sent_us, &shape, emit)
                 }
                 Op::Schema => {
-                    let change = std::str::from_utf8(row.images).map_err(|_| WireError::Invalid("schema change"))?;
-                    let shape = Shape { schema_change: Some(change), ..Shape::of("m", Audience::EveryPartition, Some(SCHEMA_KEY)) };
+                    let change = std::str::from_utf8(row.images)
+                        .map_err(|_| WireError::Invalid("schema change"))?;
+                    let shape = Shape {
+                        schema_change: Some(change),
+                        ..Shape::of("m", Audience::EveryPartition, Some(SCHEMA_KEY))
+                    };
                     self.event(&texts, &mut buffers, relation, &row, sent_us, &shape, emit)
                 }
             };
@@ -218,7 +291,12 @@ impl Renderer {
     }
 
     /// Fills the texts that this row needs.
-    fn prepare(&self, texts: &mut BodyTexts, body: &Body<'_>, row: &Row<'_>) -> Result<(), WireError> {
+    fn prepare(
+        &self,
+        texts: &mut BodyTexts,
+        body: &Body<'_>,
+        row: &Row<'_>,
+    ) -> Result<(), WireError> {
         if texts.relations[row.relation].is_none() {
             let relation = &body.relations[row.relation];
             texts.relations[row.relation] = Some(RelationTexts {
@@ -230,7 +308,10 @@ impl Renderer {
         }
         let audit_of = (row.state.context, row.state.statement_us);
         if texts.audit_of != Some(audit_of) {
-            let context = body.contexts.get(row.state.context as usize).ok_or(WireError::Invalid("context index"))?;
+            let context = body
+                .contexts
+                .get(row.state.context as usize)
+                .ok_or(WireError::Invalid("context index"))?;
             put_audit(&mut texts.audit, context, row.state.statement_us);
             texts.traceparent = traceparent(context);
             texts.audit_of = Some(audit_of);
@@ -293,10 +374,23 @@ impl Renderer {
     ) -> Result<(), E> {
         let other = if delete { after } else { before };
         let mut other_key = std::mem::take(&mut buffers.other_key);
-        put_key(&mut other_key, texts, row.relation, relation, &relation.key, other)?;
+        put_key(
+            &mut other_key,
+            texts,
+            row.relation,
+            relation,
+            &relation.key,
+            other,
+        )?;
         buffers.other_key = other_key;
-        let (op, before, after) = if delete { ("d", Some(before), None) } else { ("c", None, Some(after)) };
-        self.row_event(texts, buffers, relation, row, sent_us, op, before, after, tombstone, emit)
+        let (op, before, after) = if delete {
+            ("d", Some(before), None)
+        } else {
+            ("c", None, Some(after))
+        };
+        self.row_event(
+            texts, buffers, relation, row, sent_us, op, before, after, tombstone, emit,
+        )
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -319,7 +413,14 @@ impl Renderer {
         let image = after.or(before).unwrap_or(&[]);
         let has_key = !relation.key.is_empty();
         if has_key {
-            put_key(&mut key, texts, row.relation, relation, &relation.key, image)?;
+            put_key(
+                &mut key,
+                texts,
+                row.relation,
+                relation,
+                &relation.key,
+                image,
+            )?;
         }
         if let Some(columns) = &relation.identity {
             put_key(&mut identity, texts, row.relation, relation, columns, image)?;
@@ -331,8 +432,14 @@ impl Renderer {
             before,
             after,
             schema_change: None,
-            other_key: (row.key_changed && has_key)
-                .then_some((if op == "d" { c"__debezium.newkey" } else { c"__debezium.oldkey" }, other_key.as_slice())),
+            other_key: (row.key_changed && has_key).then_some((
+                if op == "d" {
+                    c"__debezium.newkey"
+                } else {
+                    c"__debezium.oldkey"
+                },
+                other_key.as_slice(),
+            )),
             identity: relation.identity.as_ref().map(|_| identity.as_slice()),
         };
         let mut done = self.event(texts, buffers, relation, row, sent_us, &shape, emit);
@@ -397,7 +504,11 @@ impl Renderer {
             out.extend_from_slice(change.as_bytes());
         }
         out.push(b'}');
-        let op = if shape.schema_change.is_some() { "schema" } else { shape.op };
+        let op = if shape.schema_change.is_some() {
+            "schema"
+        } else {
+            shape.op
+        };
         self.put_headers(&mut buffers.headers, texts, relation_texts, op, 0, shape);
         emit(&Event {
             topic: relation.topic,
@@ -419,8 +530,18 @@ impl Renderer {
         emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let relation_texts = relation_texts(texts, row.relation)?;
-        let shape = Shape { identity: shape.identity, ..Shape::of("tombstone", Audience::Key, shape.key) };
-        self.put_headers(&mut buffers.headers, texts, relation_texts, "tombstone", 1, &shape);
+        let shape = Shape {
+            identity: shape.identity,
+            ..Shape::of("tombstone", Audience::Key, shape.key)
+        };
+        self.put_headers(
+            &mut buffers.headers,
+            texts,
+            relation_texts,
+            "tombstone",
+            1,
+            &shape,
+        );
         emit(&Event {
             topic: relation.topic,
             audience: Audience::Key,
@@ -430,7 +551,15 @@ impl Renderer {
         })
     }
 
-    fn put_headers(&self, headers: &mut Headers, texts: &BodyTexts, relation: &RelationTexts, op: &str, sub: u8, shape: &Shape<'_>) {
+    fn put_headers(
+        &self,
+        headers: &mut Headers,
+        texts: &BodyTexts,
+        relation: &RelationTexts,
+        op: &str,
+        sub: u8,
+        shape: &Shape<'_>,
+    ) {
         let commit = &self.commit;
         let version = Version {
             generation: commit.generation,
@@ -440,11 +569,17 @@ impl Renderer {
             sub,
         };
         headers.clear();
-        headers.add(c"cdc.id", |out| put_event_id(out, &commit.nonce, self.sequence, sub));
+        headers.add(c"cdc.id", |out| {
+            put_event_id(out, &commit.nonce, self.sequence, sub)
+        });
         headers.add(c"cdc.version", |out| version.put(out));
         headers.add(c"cdc.op", |out| out.extend_from_slice(op.as_bytes()));
-        headers.add(c"cdc.table", |out| out.extend_from_slice(relation.table.as_bytes()));
-        headers.add(c"cdc.schema", |out| out.extend_from_slice(relation.schema_hash.as_bytes()));
+        headers.add(c"cdc.table", |out| {
+            out.extend_from_slice(relation.table.as_bytes())
+        });
+        headers.add(c"cdc.schema", |out| {
+            out.extend_from_slice(relation.schema_hash.as_bytes())
+        });
         if let Some(identity) = shape.identity {
             headers.add(c"cdc.identity", |out| out.extend_from_slice(identity));
         }
@@ -457,12 +592,18 @@ impl Renderer {
             headers.add(name, |out| out.extend_from_slice(key));
         }
         if let Some(traceparent) = &texts.traceparent {
-            headers.add(c"traceparent", |out| out.extend_from_slice(traceparent.as_bytes()));
+            headers.add(c"traceparent", |out| {
+                out.extend_from_slice(traceparent.as_bytes())
+            });
         }
     }
 
     fn next_order(&mut self, oid: u32) -> u64 {
-        match self.orders.iter_mut().find(|(relation, _)| *relation == oid) {
+        match self
+            .orders
+            .iter_mut()
+            .find(|(relation, _)| *relation == oid)
+        {
             Some((_, order)) => {
                 *order += 1;
                 *order
@@ -476,7 +617,11 @@ impl Renderer {
 }
 
 fn relation_texts(texts: &BodyTexts, relation: usize) -> Result<&RelationTexts, WireError> {
-    texts.relations.get(relation).and_then(Option::as_ref).ok_or(WireError::Invalid("relation index"))
+    texts
+        .relations
+        .get(relation)
+        .and_then(Option::as_ref)
+        .ok_or(WireError::Invalid("relation index"))
 }
 
 /// `"name":`, rendered once per body.
@@ -591,7 +736,9 @@ fn put_audit(out: &mut Vec<u8>, context: &Context<'_>, statement_us: i64) {
 
 /// W3C trace context that the application put into its `cdc_context`.
 fn traceparent(context: &Context<'_>) -> Option<String> {
-    let context = context.context.filter(|context| context.contains("\"traceparent\""))?;
+    let context = context
+        .context
+        .filter(|context| context.contains("\"traceparent\""))?;
     let parsed: serde_json::Value = serde_json::from_str(context).ok()?;
     parsed.get("traceparent")?.as_str().map(str::to_owned)
 }

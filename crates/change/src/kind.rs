@@ -72,6 +72,8 @@ impl Kind {
             Kind::Numeric,
             Kind::Bit1,
         ];
-        ALL.into_iter().find(|kind| *kind as u8 == code).ok_or(WireError::Invalid("column kind"))
+        ALL.into_iter()
+            .find(|kind| *kind as u8 == code)
+            .ok_or(WireError::Invalid("column kind"))
     }
 }

@@ -25,10 +25,22 @@ pub fn put_numeric(out: &mut Vec<u8>, packed: &[u8]) -> Result<(), WireError> {
     }
     let (negative, scale, weight) = if header & SIGN_MASK == SHORT {
         let weight = i32::from(header & 0x3f);
-        (header & 0x2000 != 0, usize::from((header & 0x1f80) >> 7), if header & 0x40 != 0 { weight - 64 } else { weight })
+        (
+            header & 0x2000 != 0,
+            usize::from((header & 0x1f80) >> 7),
+            if header & 0x40 != 0 {
+                weight - 64
+            } else {
+                weight
+            },
+        )
     } else {
         let weight = i32::from(cursor.u16()? as i16);
-        (header & SIGN_MASK == NEGATIVE, usize::from(header & 0x3fff), weight)
+        (
+            header & SIGN_MASK == NEGATIVE,
+            usize::from(header & 0x3fff),
+            weight,
+        )
     };
     let digits = cursor.rest();
     // Digit i counts units of 10000^(weight - i); what is not stored is zero.
@@ -38,7 +50,14 @@ pub fn put_numeric(out: &mut Vec<u8>, packed: &[u8]) -> Result<(), WireError> {
             .and_then(|index| digits.get(2 * index..2 * index + 2))
             .map_or(0, |pair| u16::from_le_bytes([pair[0], pair[1]]))
     };
-    let four = |value: u16| [b'0' + (value / 1000 % 10) as u8, b'0' + (value / 100 % 10) as u8, b'0' + (value / 10 % 10) as u8, b'0' + (value % 10) as u8];
+    let four = |value: u16| {
+        [
+            b'0' + (value / 1000 % 10) as u8,
+            b'0' + (value / 100 % 10) as u8,
+            b'0' + (value / 10 % 10) as u8,
+            b'0' + (value % 10) as u8,
+        ]
+    };
     out.reserve(packed.len() * 2 + scale + 4);
     out.push(b'"');
     if negative {
@@ -49,7 +68,11 @@ pub fn put_numeric(out: &mut Vec<u8>, packed: &[u8]) -> Result<(), WireError> {
     }
     for index in 0..=weight {
         let text = four(digit(index));
-        let skip = if index == 0 { text[..3].iter().take_while(|byte| **byte == b'0').count() } else { 0 };
+        let skip = if index == 0 {
+            text[..3].iter().take_while(|byte| **byte == b'0').count()
+        } else {
+            0
+        };
         out.extend_from_slice(&text[skip..]);
     }
     if scale > 0 {
@@ -84,7 +107,10 @@ mod tests {
         assert_eq!(shown(&[SHORT | 2 << 7, 10, 5000]), "\"10.50\"");
         assert_eq!(shown(&[SHORT | 2 << 7]), "\"0.00\"");
         // -0.00012: weight -1 (7 bits, two's complement), digits 1, 2000.
-        assert_eq!(shown(&[SHORT | 0x2000 | 5 << 7 | 0x7f, 1, 2000]), "\"-0.00012\"");
+        assert_eq!(
+            shown(&[SHORT | 0x2000 | 5 << 7 | 0x7f, 1, 2000]),
+            "\"-0.00012\""
+        );
         assert_eq!(shown(&[SHORT | 1, 12, 34]), "\"120034\"");
         // 1e8: only the leading digit is stored.
         assert_eq!(shown(&[SHORT | 2, 1]), "\"100000000\"");

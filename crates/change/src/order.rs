@@ -59,7 +59,10 @@ pub fn sort<E: From<WireError>>(
     let mut rest = places.as_slice();
     while let Some(first) = rest.first() {
         // Parse a body once for a run of rows out of it, not once a row.
-        let run = rest.iter().take_while(|place| place.chunk == first.chunk).count();
+        let run = rest
+            .iter()
+            .take_while(|place| place.chunk == first.chunk)
+            .count();
         let bytes = match held.take() {
             Some((chunk, bytes)) if chunk == first.chunk => bytes,
             _ => fetch(first.chunk)?,
@@ -67,7 +70,15 @@ pub fn sort<E: From<WireError>>(
         let body = Body::parse(&bytes)?;
         for place in &rest[..run] {
             let StateKey(sequence, command, context, statement_us) = place.before;
-            let row = body.row_at(place.offset as usize, State { sequence, command, context, statement_us })?;
+            let row = body.row_at(
+                place.offset as usize,
+                State {
+                    sequence,
+                    command,
+                    context,
+                    statement_us,
+                },
+            )?;
             output.push(&body, &row, place.half)?;
             if output.records.len() >= OUTPUT_BYTES {
                 emit(output.take())?;
@@ -84,9 +95,22 @@ pub fn sort<E: From<WireError>>(
 
 fn push_places(places: &mut Vec<Place>, row: &Row<'_>, chunk: u32) -> Result<(), WireError> {
     let offset = u32::try_from(row.offset).map_err(|_| WireError::Invalid("record offset"))?;
-    let before = StateKey(row.before.sequence, row.before.command, row.before.context, row.before.statement_us);
+    let before = StateKey(
+        row.before.sequence,
+        row.before.command,
+        row.before.context,
+        row.before.statement_us,
+    );
     let mut push = |phase: u8, half: Half| {
-        places.push(Place { command: row.state.command, phase, sequence: row.state.sequence, chunk, half, offset, before });
+        places.push(Place {
+            command: row.state.command,
+            phase,
+            sequence: row.state.sequence,
+            chunk,
+            half,
+            offset,
+            before,
+        });
     };
     match row.op {
         Op::Update if row.key_changed => {
@@ -135,7 +159,10 @@ impl Output {
             self.database = body.database.to_owned();
             self.prefix = body.prefix.to_owned();
         }
-        let context = self.contexts.index(body.context_blob(row.state.context).ok_or(WireError::Invalid("context index"))?);
+        let context = self.contexts.index(
+            body.context_blob(row.state.context)
+                .ok_or(WireError::Invalid("context index"))?,
+        );
         let relation = self.relations.index(body.relation_blob(row.relation));
         let state = self.state.get_or_insert(State::START);
         body::switch_context(&mut self.records, state, context);
@@ -145,7 +172,14 @@ impl Output {
             Half::Delete => Op::KeyDelete,
             Half::Create => Op::KeyCreate,
         };
-        let start = body::begin_row(&mut self.records, state, op, relation, row.state.sequence, row.state.command);
+        let start = body::begin_row(
+            &mut self.records,
+            state,
+            op,
+            relation,
+            row.state.sequence,
+            row.state.command,
+        );
         if row.key_changed {
             body::mark_key_changed(&mut self.records, start);
         }

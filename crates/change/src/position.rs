@@ -73,7 +73,11 @@ pub struct Position {
     pub cluster_id: String,
     pub ends: BTreeMap<String, Ends>,
     /// Tip records: `commit_lsn` of the full record they add to.
-    #[serde(with = "optional_lsn_text", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        with = "optional_lsn_text",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub full: Option<u64>,
     /// Keyed MAC over the record with an empty `mac`, so that only a server of this source can move the position.
     pub mac: String,
@@ -116,7 +120,10 @@ pub fn lsn_text(lsn: u64) -> String {
 /// Reads an LSN in PostgreSQL's form.
 pub fn parse_lsn(text: &str) -> Option<u64> {
     let (high, low) = text.split_once('/')?;
-    Some(u64::from(u32::from_str_radix(high, 16).ok()?) << 32 | u64::from(u32::from_str_radix(low, 16).ok()?))
+    Some(
+        u64::from(u32::from_str_radix(high, 16).ok()?) << 32
+            | u64::from(u32::from_str_radix(low, 16).ok()?),
+    )
 }
 
 mod lsn_text {
@@ -142,10 +149,14 @@ mod optional_lsn_text {
         }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<u64>, D::Error> {
         match Option::<String>::deserialize(deserializer)? {
             None => Ok(None),
-            Some(text) => super::parse_lsn(&text).map(Some).ok_or_else(|| D::Error::custom("not an LSN")),
+            Some(text) => super::parse_lsn(&text)
+                .map(Some)
+                .ok_or_else(|| D::Error::custom("not an LSN")),
         }
     }
 }
@@ -175,7 +186,11 @@ mod tests {
             cluster_id: "kA3".into(),
             ends: BTreeMap::from([(
                 "shop.public.customer".into(),
-                Ends { topic_id: "Qm9".into(), partitions: 3, end: vec![120, 98, 133] },
+                Ends {
+                    topic_id: "Qm9".into(),
+                    partitions: 3,
+                    end: vec![120, 98, 133],
+                },
             )]),
             full: None,
             mac: String::new(),
@@ -188,9 +203,15 @@ mod tests {
         let sealed = position().seal(&key).unwrap();
         let opened = Position::open(&sealed, &key).unwrap();
         assert_eq!(opened.commit_lsn, 0x15A3098);
-        assert!(String::from_utf8(sealed.clone()).unwrap().contains("\"commit_lsn\":\"0/15A3098\""));
+        assert!(
+            String::from_utf8(sealed.clone())
+                .unwrap()
+                .contains("\"commit_lsn\":\"0/15A3098\"")
+        );
         assert!(Position::open(&sealed, &MacKey::derive("test", b"other")).is_none());
-        let forged = String::from_utf8(sealed).unwrap().replace("0/15A3098", "0/25A3098");
+        let forged = String::from_utf8(sealed)
+            .unwrap()
+            .replace("0/15A3098", "0/25A3098");
         assert!(Position::open(forged.as_bytes(), &key).is_none());
     }
 }

@@ -7,7 +7,11 @@ const KEPT_CHARS: usize = 214;
 
 /// Joins the escaped parts with dots; a name that Kafka would find too long ends in its hash.
 pub fn join(parts: &[&str]) -> String {
-    let name = parts.iter().map(|part| escape(part)).collect::<Vec<_>>().join(".");
+    let name = parts
+        .iter()
+        .map(|part| escape(part))
+        .collect::<Vec<_>>()
+        .join(".");
     if name.len() <= MAX_CHARS {
         return name;
     }
@@ -32,7 +36,10 @@ fn escape(part: &str) -> String {
 
 fn sha256_hex(bytes: &[u8]) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    sha2::Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Why a text cannot be the name of a topic of ours.
@@ -41,7 +48,10 @@ pub fn refusal(name: &str) -> Option<&'static str> {
         Some("it must have 1 to 249 characters")
     } else if name == "." || name == ".." {
         Some("it must not be \".\" or \"..\"")
-    } else if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')) {
+    } else if !name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+    {
         Some("only A-Z, a-z, 0-9, \".\", \"_\" and \"-\" are legal")
     } else if name.ends_with(".dlq") || name.ends_with(".cdc_positions") {
         Some("names that end in \".dlq\" or \".cdc_positions\" are pg_cdc's own")
@@ -57,7 +67,10 @@ mod tests {
 
     #[test]
     fn escapes_as_documented() {
-        assert_eq!(join(&["shop", "public", "customer"]), "shop.public.customer");
+        assert_eq!(
+            join(&["shop", "public", "customer"]),
+            "shop.public.customer"
+        );
         assert_eq!(escape("Kunde \u{e4}"), "Kunde-x20-xc3-xa4");
         assert_eq!(escape("a.b"), "a-x2eb");
         assert_eq!(escape("my-app"), "my-app");

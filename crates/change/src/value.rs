@@ -37,7 +37,9 @@ pub fn put_value(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) -> Result<Option<M
         Kind::TimeTz => datetime::put_timetz(out, fixed.i64()?, fixed.u32()? as i32),
         Kind::Timestamp => datetime::put_timestamp(out, fixed.i64()?),
         Kind::TimestampTz => datetime::put_timestamptz(out, fixed.i64()?),
-        Kind::Interval => datetime::put_interval(out, fixed.i64()?, fixed.u32()? as i32, fixed.u32()? as i32),
+        Kind::Interval => {
+            datetime::put_interval(out, fixed.i64()?, fixed.u32()? as i32, fixed.u32()? as i32)
+        }
         Kind::Uuid => put_uuid(out, &fixed.array()?),
         Kind::Bytea => put_base64(out, bytes),
         Kind::Numeric => numeric::put_numeric(out, bytes)?,
@@ -77,12 +79,24 @@ mod tests {
 
     #[test]
     fn every_kind_has_its_json() {
-        assert_eq!(shown(Kind::Int8, &i64::MAX.to_le_bytes()).0, "9223372036854775807");
+        assert_eq!(
+            shown(Kind::Int8, &i64::MAX.to_le_bytes()).0,
+            "9223372036854775807"
+        );
         assert_eq!(shown(Kind::Oid, &u32::MAX.to_le_bytes()).0, "4294967295");
         assert_eq!(shown(Kind::Bytea, &[1, 2, 3]).0, "\"AQID\"");
-        assert_eq!(shown(Kind::Uuid, &[0xab; 16]).0, "\"abababab-abab-abab-abab-abababababab\"");
+        assert_eq!(
+            shown(Kind::Uuid, &[0xab; 16]).0,
+            "\"abababab-abab-abab-abab-abababababab\""
+        );
         assert_eq!(shown(Kind::Bit1, b"1").0, "true");
-        assert_eq!(shown(Kind::Text, "Z\u{fc}rich".as_bytes()), ("\"Z\u{fc}rich\"".into(), None));
-        assert_eq!(shown(Kind::Text, &[0xff, 0x41]), ("\"/0E=\"".into(), Some(Mark::Base64)));
+        assert_eq!(
+            shown(Kind::Text, "Z\u{fc}rich".as_bytes()),
+            ("\"Z\u{fc}rich\"".into(), None)
+        );
+        assert_eq!(
+            shown(Kind::Text, &[0xff, 0x41]),
+            ("\"/0E=\"".into(), Some(Mark::Base64))
+        );
     }
 }

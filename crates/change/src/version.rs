@@ -41,16 +41,26 @@ impl Version {
         }
         let mut parts = text.split('-');
         let mut hex = |chars: usize| {
-            let part = parts.next().filter(|part| part.len() == chars && !part.starts_with('+'))?;
+            let part = parts
+                .next()
+                .filter(|part| part.len() == chars && !part.starts_with('+'))?;
             u64::from_str_radix(part, 16).ok()
         };
         let (generation, timeline, commit_lsn) = (hex(4)? as u16, hex(8)? as u32, hex(16)?);
         let mut decimal = |chars: usize| {
-            let part = parts.next().filter(|part| part.len() == chars && !part.starts_with('+'))?;
+            let part = parts
+                .next()
+                .filter(|part| part.len() == chars && !part.starts_with('+'))?;
             part.parse::<u64>().ok()
         };
         let (sequence, sub) = (decimal(10)?, decimal(2)? as u8);
-        Some(Version { generation, timeline, commit_lsn, sequence, sub })
+        Some(Version {
+            generation,
+            timeline,
+            commit_lsn,
+            sequence,
+            sub,
+        })
     }
 }
 
@@ -98,8 +108,22 @@ mod tests {
     use proptest::prelude::*;
 
     fn versions() -> impl Strategy<Value = Version> {
-        (any::<u16>(), any::<u32>(), any::<u64>(), 0u64..10_000_000_000, 0u8..100)
-            .prop_map(|(generation, timeline, commit_lsn, sequence, sub)| Version { generation, timeline, commit_lsn, sequence, sub })
+        (
+            any::<u16>(),
+            any::<u32>(),
+            any::<u64>(),
+            0u64..10_000_000_000,
+            0u8..100,
+        )
+            .prop_map(
+                |(generation, timeline, commit_lsn, sequence, sub)| Version {
+                    generation,
+                    timeline,
+                    commit_lsn,
+                    sequence,
+                    sub,
+                },
+            )
     }
 
     proptest! {
@@ -117,10 +141,22 @@ mod tests {
 
     #[test]
     fn looks_as_documented() {
-        let version = Version { generation: 1, timeline: 1, commit_lsn: 0x15A3098, sequence: 1, sub: 0 };
-        assert_eq!(version.to_string(), "0001-00000001-00000000015a3098-0000000001-00");
+        let version = Version {
+            generation: 1,
+            timeline: 1,
+            commit_lsn: 0x15A3098,
+            sequence: 1,
+            sub: 0,
+        };
+        assert_eq!(
+            version.to_string(),
+            "0001-00000001-00000000015a3098-0000000001-00"
+        );
         let mut id = Vec::new();
         put_event_id(&mut id, &[0x5b; 16], 12, 1);
-        assert_eq!(String::from_utf8(id).unwrap(), format!("{}-12.1", "5b".repeat(16)));
+        assert_eq!(
+            String::from_utf8(id).unwrap(),
+            format!("{}-12.1", "5b".repeat(16))
+        );
     }
 }

@@ -151,8 +151,11 @@ impl<'a> Cursor<'a> {
         match self.varint()? {
             0 => Ok(None),
             len => {
-                let bytes = self.take(usize::try_from(len - 1).map_err(|_| WireError::Truncated)?)?;
-                std::str::from_utf8(bytes).map(Some).map_err(|_| WireError::Invalid("text"))
+                let bytes =
+                    self.take(usize::try_from(len - 1).map_err(|_| WireError::Truncated)?)?;
+                std::str::from_utf8(bytes)
+                    .map(Some)
+                    .map_err(|_| WireError::Invalid("text"))
             }
         }
     }
