@@ -14,7 +14,7 @@ use crate::{parts, topic, wait_until};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the sinks may take to apply what is in Kafka.
-const APPLY_TIMEOUT: Duration = Duration::from_secs(180);
+const APPLY_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What a companion-sink is to do: one history and one replica of one source database.
 #[derive(Clone, Debug)]
@@ -178,7 +178,7 @@ impl CompanionSink {
     /// Waits until both sinks have applied all that is in `topics` now.
     ///
     /// # Panics
-    /// After three minutes, with what is missing and the end of companion-sink's log.
+    /// After ten minutes, with what is missing and the end of companion-sink's log.
     pub fn wait_until_applied(&self, kafka: &Kafka, topics: &[String]) {
         self.wait_until_sink_applied("history", kafka, topics);
         self.wait_until_sink_applied("replica", kafka, topics);
