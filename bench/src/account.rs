@@ -29,7 +29,13 @@ pub fn insert(rows: i64) -> String {
 /// The statement that changes every row.
 pub const UPDATE: &str = "UPDATE account SET balance = balance + 1";
 
-/// Runs statements.
+/// Leaves nothing to do in the background before the next measurement.
+pub fn settle(client: &mut Client) {
+    run(client, "VACUUM ANALYZE account");
+    run(client, "CHECKPOINT");
+}
+
+/// Runs statements, as one transaction.
 ///
 /// # Panics
 /// When one fails.

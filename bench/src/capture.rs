@@ -91,7 +91,7 @@ fn measure_statements(
     figures.insert_wal_bytes.push(bytes);
     // What is still to be shipped must not burden the next measurement.
     database.wait_until_in_kafka();
-    account::run(client, "VACUUM ANALYZE account; CHECKPOINT");
+    account::settle(client);
     let (seconds, bytes) = measure(client, account::UPDATE);
     figures.update_s.push(seconds);
     figures.update_wal_bytes.push(bytes);
@@ -108,7 +108,7 @@ fn measure_pgbench(
     prepare(client, tracked);
     account::run(client, &account::insert(PGBENCH_ROWS));
     database.wait_until_in_kafka();
-    account::run(client, "VACUUM ANALYZE account; CHECKPOINT");
+    account::settle(client);
     let output = run_pgbench(bed, database, &["-T", PGBENCH_SECONDS]);
     figures.tps.push(tps(&output));
     database.wait_until_in_kafka();

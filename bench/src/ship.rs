@@ -97,7 +97,7 @@ fn measure_latency(bed: &TestBed, database: &Database<'_>, client: &mut Client) 
     account::run(client, "SELECT cdc_track('account')");
     account::run(client, &account::insert(PGBENCH_TABLE_ROWS));
     account::run(client, "SELECT cdc_wait('5 min')");
-    account::run(client, "VACUUM ANALYZE account; CHECKPOINT");
+    account::settle(client);
     let (started, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     let topic = database.topic("account");
     thread::scope(|scope| {
