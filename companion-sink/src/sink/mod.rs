@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::record::Record;
 
 /// Length of a batch in bytes at most, but for a single larger event.
-pub const BATCH_BYTES: usize = 4 << 20;
+pub const BATCH_BYTES: usize = 2 << 20;
 
 /// How far a partition is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
