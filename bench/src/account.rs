@@ -2,8 +2,18 @@
 
 use postgres::Client;
 
-/// Rows of the large statements.
-pub const ROWS: i64 = 500_000;
+/// Rows of the large statements: `$PG_CDC_BENCH_ROWS`, else 500 000.
+///
+/// # Panics
+/// When the variable is not a number.
+pub fn rows() -> i64 {
+    match std::env::var("PG_CDC_BENCH_ROWS") {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("PG_CDC_BENCH_ROWS={text} is not a number")),
+        Err(_) => 500_000,
+    }
+}
 
 /// Makes the table `account` anew, without rows.
 pub fn create(client: &mut Client) {

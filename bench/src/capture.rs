@@ -6,7 +6,7 @@ use pg_cdc_tests::{Database, TestBed};
 use postgres::Client;
 use serde_json::{Value, json};
 
-use crate::account::{self, ROWS};
+use crate::account::{self, rows};
 use crate::median::side_by_side;
 use crate::{start_bed, step};
 
@@ -36,9 +36,10 @@ pub fn run() -> Value {
     for round in 0..ROUNDS {
         for tracked in order(round) {
             let name = format!(
-                "round {}, {}: INSERT and UPDATE of {ROWS} rows",
+                "round {}, {}: INSERT and UPDATE of {} rows",
                 round + 1,
-                label(tracked)
+                label(tracked),
+                rows()
             );
             step(&name, || {
                 measure_statements(
@@ -68,7 +69,7 @@ pub fn run() -> Value {
     let [untracked, tracked] = &figures;
     json!({
         "bench": "capture",
-        "rows": ROWS,
+        "rows": rows(),
         "columns": 9,
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "insert_seconds": side_by_side(&untracked.insert_s, &tracked.insert_s),
@@ -86,7 +87,7 @@ fn measure_statements(
     figures: &mut Figures,
 ) {
     prepare(client, tracked);
-    let (seconds, bytes) = measure(client, &account::insert(ROWS));
+    let (seconds, bytes) = measure(client, &account::insert(rows()));
     figures.insert_s.push(seconds);
     figures.insert_wal_bytes.push(bytes);
     // What is still to be shipped must not burden the next measurement.

@@ -20,7 +20,9 @@ const HELP: &str = "\
 Usage: pg_cdc_bench COMMAND
 
   capture   what capture costs a writer: 500 000-row INSERT and UPDATE, WAL, one-row transactions per second
-  ship      events per second into Kafka, commit-to-consumer latency, memory of the sender and of companion-sink";
+  ship      events per second into Kafka, commit-to-consumer latency, memory of the sender and of companion-sink
+
+  PG_CDC_BENCH_ROWS   rows of the large statements, 500000 if not set: fewer only to try the command";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

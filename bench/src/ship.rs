@@ -8,7 +8,7 @@ use pg_cdc_tests::{Database, TestBed, wait::wait_for};
 use postgres::Client;
 use serde_json::{Value, json};
 
-use crate::account::{self, ROWS};
+use crate::account::{self, rows};
 use crate::capture::{PGBENCH_TABLE_ROWS, run_pgbench, tps};
 use crate::latency;
 use crate::median::{median, percentile, rounded};
@@ -34,15 +34,18 @@ pub fn run() -> Value {
     for round in 1..=ROUNDS {
         account::create(&mut client);
         account::run(&mut client, "SELECT cdc_track('account'); CHECKPOINT");
-        let name = format!("round {round}: INSERT and UPDATE of {ROWS} rows into Kafka");
+        let name = format!(
+            "round {round}: INSERT and UPDATE of {} rows into Kafka",
+            rows()
+        );
         step(&name, || {
-            let insert = account::insert(ROWS);
+            let insert = account::insert(rows());
             for (statement, figures) in [
                 (insert.as_str(), &mut inserts),
                 (account::UPDATE, &mut updates),
             ] {
                 let (seconds, peak) = with_peak(sender, || commit_to_kafka(&mut client, statement));
-                figures.push(ROWS as f64 / seconds);
+                figures.push(rows() as f64 / seconds);
                 sender_peak = sender_peak.max(peak);
             }
         });
@@ -56,7 +59,7 @@ pub fn run() -> Value {
 
     json!({
         "bench": "ship",
-        "rows": ROWS,
+        "rows": rows(),
         "columns": 9,
         "cores": thread::available_parallelism().map_or(0, usize::from),
         "events_per_second_from_commit": {
@@ -149,7 +152,7 @@ fn measure_sink(database: &Database<'_>, client: &mut Client) -> Value {
     sink.start();
     let at_rest = Memory::of(sink.pid());
     let topics = [database.topic("sink_account")];
-    let insert = account::insert(ROWS).replace("INTO account", "INTO sink_account");
+    let insert = account::insert(rows()).replace("INTO account", "INTO sink_account");
     let start = Instant::now();
     let (replica_seconds, peak) = with_peak(sink.pid(), || {
         account::run(client, &insert);
@@ -163,9 +166,9 @@ fn measure_sink(database: &Database<'_>, client: &mut Client) -> Value {
     });
     let after = Memory::of(sink.pid());
     json!({
-        "rows": ROWS,
-        "replica_rows_per_second_from_statement_start": rounded(ROWS as f64 / replica_seconds),
-        "history_documents_per_second_from_statement_start": rounded(ROWS as f64 / history_seconds),
+        "rows": rows(),
+        "replica_rows_per_second_from_statement_start": rounded(rows() as f64 / replica_seconds),
+        "history_documents_per_second_from_statement_start": rounded(rows() as f64 / history_seconds),
         "memory": {"at_rest": at_rest.json(), "peak": peak.max(later_peak).json(), "after": after.json()},
     })
 }
