@@ -595,3 +595,66 @@ fn read_values<'a>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A value of a fixed and of a counted kind, or NULL.
+    type Pair = (Option<i64>, Option<Vec<u8>>);
+
+    fn put(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
+        if kind.fixed_len().is_none() {
+            put_varint(out, bytes.len() as u64);
+        }
+        out.extend_from_slice(bytes);
+    }
+
+    fn flat(rows: &[Pair]) -> Vec<Option<Vec<u8>>> {
+        rows.iter()
+            .flat_map(|(number, bytes)| {
+                [
+                    number.map(|number| number.to_le_bytes().to_vec()),
+                    bytes.clone(),
+                ]
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn images_come_back(old: [Pair; 5], new: [Pair; 5], same in any::<[bool; 5]>()) {
+            let kinds: Vec<Kind> = [Kind::Int8, Kind::Bytea].repeat(5);
+            let columns: Vec<Column<'_>> = kinds.iter().map(|kind| Column { name: "c", kind: *kind }).collect();
+            let new: Vec<Pair> = old.iter().zip(&new).zip(same).map(|((old, new), same)| if same { old.clone() } else { new.clone() }).collect();
+            let (old, new) = (flat(&old), flat(&new));
+
+            let mut out = Vec::new();
+            let marks = begin_image(&mut out, kinds.len(), old.contains(&None), false);
+            for (index, value) in old.iter().enumerate() {
+                match value {
+                    None => marks.set_null(&mut out, index),
+                    Some(value) => put(&mut out, kinds[index], value),
+                }
+            }
+            let marks = begin_image(&mut out, kinds.len(), new.contains(&None), true);
+            for (index, value) in new.iter().enumerate().filter(|(index, value)| old[*index] != **value) {
+                marks.set_changed(&mut out, index);
+                match value {
+                    None => marks.set_null(&mut out, index),
+                    Some(value) => put(&mut out, kinds[index], value),
+                }
+            }
+
+            let mut cursor = Cursor::new(&out);
+            let (mut before, mut after) = (Vec::new(), Vec::new());
+            read_image(&mut cursor, &columns, &mut before).unwrap();
+            read_new_image(&mut cursor, &columns, &before, &mut after).unwrap();
+            prop_assert!(cursor.is_empty());
+            let owned = |values: &[Option<&[u8]>]| values.iter().map(|value| value.map(<[u8]>::to_vec)).collect::<Vec<_>>();
+            prop_assert_eq!(owned(&before), old);
+            prop_assert_eq!(owned(&after), new);
+        }
+    }
+}
