@@ -4,5 +4,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'cdc_admin') THEN
         CREATE ROLE cdc_admin NOLOGIN;
     END IF;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN
+    NULL; -- made meanwhile in another database
 END
 $$;

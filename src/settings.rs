@@ -78,7 +78,6 @@ pub fn topic_prefix(database: &str) -> String {
 /// Defines the settings; `preloading`: at server start, when those of the whole server can be defined too.
 pub fn define(preloading: bool) {
     let none = GucFlags::default();
-    // SAFETY (of the hooks): each has the signature that PostgreSQL calls for a string setting.
     let string = |name: &'static CStr,
                   short: &'static CStr,
                   long: &'static CStr,
@@ -86,10 +85,13 @@ pub fn define(preloading: bool) {
                   context,
                   flags,
                   check,
-                  assign| unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            name, short, long, setting, context, flags, check, assign, None,
-        );
+                  assign| {
+        // SAFETY: each hook has the signature that PostgreSQL calls for a string setting.
+        unsafe {
+            GucRegistry::define_string_guc_with_hooks(
+                name, short, long, setting, context, flags, check, assign, None,
+            );
+        }
     };
     string(
         c"cdc.brokers",

@@ -2,8 +2,8 @@
 //! and companion-sinks.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use postgres::Client;
@@ -188,7 +188,10 @@ impl TestBed {
     /// When there is one of that name, or the sender does not become ready.
     pub fn database(&self, name: &str) -> Database<'_> {
         let database = self.database_without_extension(name);
-        create_extension(&mut database.source());
+        database
+            .source()
+            .batch_execute("CREATE EXTENSION pg_cdc")
+            .expect("CREATE EXTENSION pg_cdc");
         self.wait_until_streaming(name);
         database
     }
@@ -370,16 +373,6 @@ impl<'a> Database<'a> {
     pub fn history(&self, table: &str) -> History {
         History::of(&self.bed.ferretdb().client(), &self.history_name(), table)
     }
-}
-
-/// One after the other: in two databases at the same time, both would make the role `cdc_admin` of the server.
-fn create_extension(client: &mut Client) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    // A test that failed here leaves nothing behind that another would stumble over.
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    client
-        .batch_execute("CREATE EXTENSION pg_cdc")
-        .expect("CREATE EXTENSION pg_cdc");
 }
 
 /// A folder that everybody may enter (PostgreSQL runs as another user), removed when dropped.

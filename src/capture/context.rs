@@ -106,10 +106,10 @@ impl Who {
 }
 
 unsafe fn c_bytes<'a>(text: *const c_char) -> &'a [u8] {
-    // SAFETY: the caller passes null or a zero-ended string that outlives the use.
     if text.is_null() {
         &[]
     } else {
+        // SAFETY: the caller passes null or a zero-ended string that outlives the use.
         unsafe { CStr::from_ptr(text) }.to_bytes()
     }
 }

@@ -92,21 +92,19 @@ pub unsafe fn put_update(
     for (index, column) in plan.columns.iter().enumerate() {
         let attribute = column.attribute;
         match (old.nulls[attribute], new.nulls[attribute]) {
-            (true, true) => continue,
-            // SAFETY: as the caller promises; neither value is NULL.
-            (false, false)
-                if unsafe { same_bytes(column, old.values[attribute], new.values[attribute]) } =>
-            {
-                continue;
-            }
+            (true, true) => {}
             (_, true) => {
                 marks.set_changed(out, index);
                 marks.set_null(out, index);
             }
-            (_, false) => {
-                marks.set_changed(out, index);
-                // SAFETY: as above.
-                unsafe { put_datum(out, column, new.values[attribute]) };
+            (old_is_null, false) => {
+                let (old, new) = (old.values[attribute], new.values[attribute]);
+                // SAFETY: as the caller promises; a NULL is not compared.
+                if old_is_null || !unsafe { same_bytes(column, old, new) } {
+                    marks.set_changed(out, index);
+                    // SAFETY: as above.
+                    unsafe { put_datum(out, column, new) };
+                }
             }
         }
     }

@@ -209,7 +209,7 @@ pub fn place() -> String {
 }
 
 unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerData) -> Plan {
-    // SAFETY (whole function): relation, descriptor and trigger belong to the running trigger and stay open.
+    // SAFETY: relation, descriptor and trigger belong to the running trigger and stay open.
     unsafe {
         let relation = trigger.tg_relation;
         let descriptor = (*relation).rd_att;

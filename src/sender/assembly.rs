@@ -111,13 +111,9 @@ impl Assembly {
     /// Takes in one record.
     pub fn take(&mut self, record: &Record<'_>, now_us: impl FnOnce() -> i64) -> Outcome {
         match u32::from(record.resource_manager) {
-            manager if manager == pg_sys::RmgrIds::RM_LOGICALMSG_ID as u32 => {
-                self.message(record, now_us)
-            }
-            manager if manager == pg_sys::RmgrIds::RM_XACT_ID as u32 => {
-                self.transaction_record(record)
-            }
-            manager if manager == pg_sys::RmgrIds::RM_XLOG_ID as u32 => {
+            manager if manager == pg_sys::RmgrIds::RM_LOGICALMSG_ID => self.message(record, now_us),
+            manager if manager == pg_sys::RmgrIds::RM_XACT_ID => self.transaction_record(record),
+            manager if manager == pg_sys::RmgrIds::RM_XLOG_ID => {
                 let info = u32::from(record.info) & !pg_sys::XLR_INFO_MASK;
                 // After a crash or shutdown nothing is running any more but what was prepared.
                 if info == pg_sys::XLOG_CHECKPOINT_SHUTDOWN || info == pg_sys::XLOG_END_OF_RECOVERY

@@ -141,10 +141,10 @@ impl Drop for Call {
 }
 
 unsafe fn text(pointer: *const c_char) -> String {
-    // SAFETY: null or a zero-ended string of librdkafka.
     if pointer.is_null() {
         String::new()
     } else {
+        // SAFETY: null or a zero-ended string of librdkafka.
         unsafe { CStr::from_ptr(pointer) }
             .to_string_lossy()
             .into_owned()

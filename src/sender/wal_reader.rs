@@ -151,8 +151,9 @@ impl WalReader {
 
 impl Drop for WalReader {
     fn drop(&mut self) {
-        // SAFETY: allocated by `new`, freed once. During unwinding from an ERROR the process is about to end.
+        // During unwinding from an ERROR the process is about to end.
         if !std::thread::panicking() {
+            // SAFETY: allocated by `new`, freed once.
             unsafe { pg_sys::XLogReaderFree(self.state) };
         }
     }
