@@ -56,6 +56,8 @@ const EAGER_TRANSACTIONS: usize = 8;
 const EAGER_RECORDS: u64 = 5000;
 /// How long new records gather at most while others are on their way.
 const GATHER: Duration = Duration::from_millis(2);
+/// Items taken from the channel before delivery reports are served again.
+const ITEMS_PER_ROUND: usize = 512;
 /// The thread looks around at least this often, though nothing woke it.
 const IDLE_MS: i32 = 1000;
 
@@ -321,19 +323,21 @@ impl Shipper<'_> {
         self.board.stopping() || self.board.has_failed()
     }
 
-    /// Produces everything that is in the channel now; whether there was anything.
+    /// Produces what is in the channel now, up to a round of it; whether there was anything.
     fn take_all(&mut self, work: &Receiver<Work>) -> Result<bool, Stop> {
-        let mut any = false;
-        loop {
+        for taken in 0..ITEMS_PER_ROUND {
             match work.try_recv() {
                 Ok(item) => {
-                    any = true;
                     self.produce(item)?;
+                    if self.is_over() {
+                        return Err(Stop::Over);
+                    }
                 }
-                Err(TryRecvError::Empty) => return Ok(any),
+                Err(TryRecvError::Empty) => return Ok(taken > 0),
                 Err(TryRecvError::Disconnected) => return Err(Stop::Over),
             }
         }
+        Ok(true)
     }
 
     fn produce(&mut self, item: Work) -> Result<(), Stop> {

@@ -36,6 +36,8 @@ use crate::{ffi, report};
 const TICK: Duration = Duration::from_secs(1);
 /// How long the threads may take to end before the process goes without them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between a failed delivery and the next try.
+const REWIND_PAUSE: Duration = Duration::from_millis(200);
 /// Work items in the channel; bytes are bounded apart.
 const CHANNEL_ITEMS: usize = 4096;
 /// The restart point is recorded when this much WAL without our changes has gone by.
@@ -169,8 +171,10 @@ struct Sender {
 
 /// Why a session ended.
 enum End {
-    /// Settings changed, or the producers must be made anew.
+    /// Settings changed.
     Again,
+    /// The producers must be made anew.
+    Rewind,
     /// Wait for a person, in this state.
     Stay(State, Trouble),
 }
@@ -192,6 +196,7 @@ impl Sender {
             reload_if_asked();
             match self.session(&source) {
                 End::Again => {}
+                End::Rewind => pause(REWIND_PAUSE),
                 End::Stay(state, trouble) => self.stay(state, &trouble),
             }
         }
@@ -389,10 +394,27 @@ impl Sender {
             None => session.run(),
         };
         session.count();
-        if let Some(threads) = THREADS.with_borrow_mut(Option::take) {
-            threads.stop();
-        }
+        end_threads();
         end
+    }
+}
+
+/// Ends the threads of a session that is followed by another: two producers must never be alive, so this waits as long
+/// as it takes. Should the process be asked to end meanwhile, the exit callback takes over.
+fn end_threads() {
+    let finished = || {
+        THREADS.with_borrow(|threads| {
+            threads.as_ref().is_none_or(|threads| {
+                threads.board.stop();
+                threads.handles.iter().all(JoinHandle::is_finished)
+            })
+        })
+    };
+    while !finished() {
+        pause(Duration::from_millis(5));
+    }
+    if let Some(threads) = THREADS.with_borrow_mut(Option::take) {
+        threads.stop();
     }
 }
 
@@ -479,6 +501,17 @@ fn wait(board: Option<&Board>, timeout: Duration) {
         board.main_wake().drain();
     }
     interrupts();
+}
+
+/// Sleeps for the whole time, however often the latch is set; interruptible.
+fn pause(time: Duration) {
+    let start = Instant::now();
+    while let Some(left) = time
+        .checked_sub(start.elapsed())
+        .filter(|left| !left.is_zero())
+    {
+        wait(None, left.max(Duration::from_millis(1)));
+    }
 }
 
 fn now_us() -> i64 {
@@ -604,6 +637,13 @@ impl Session<'_> {
             "pg_cdc: sender reads from {} on timeline {timeline}",
             lsn_text(start_lsn)
         );
+        // Claims the position for this sender's epoch, and gives the heartbeat something to repeat.
+        self.recorded_restart_lsn = start_lsn;
+        self.progresses.offer(Progress {
+            timeline,
+            restart_lsn: start_lsn,
+            done: None,
+        });
         self.stream(start_lsn, done_lsn, timeline)
     }
 
@@ -668,6 +708,10 @@ impl Session<'_> {
                 }
             }
             if idle {
+                // What was read is done before anybody sleeps: cdc_wait may be waiting for just that.
+                if let Some(end) = self.look_around(Some((&reader, &assembly))) {
+                    return end;
+                }
                 self.idle(&reader, &assembly, timeline);
             }
         }
@@ -916,7 +960,7 @@ impl Session<'_> {
                     .fetch_add(figures.unacknowledged_events, Ordering::Relaxed);
                 self.sender
                     .describe(State::WaitingForKafka, "Kafka", Some(&trouble));
-                Some(End::Again)
+                Some(End::Rewind)
             }
             Failure::Halt(trouble) => Some(End::Stay(State::Halted, trouble)),
         }
