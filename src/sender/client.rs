@@ -24,7 +24,7 @@ const RESERVED: [&str; 7] = [
 ];
 
 /// What a session needs to know of the settings.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KafkaSettings {
     pub brokers: String,
     pub source_name: String,
@@ -36,8 +36,8 @@ pub struct KafkaSettings {
     /// Milliseconds, -1 for ever.
     pub retention_ms: i64,
     pub tombstones: bool,
-    /// Bytes that librdkafka may hold.
-    pub queue_bytes: usize,
+    /// `cdc.sender_memory`: half of it for librdkafka, a quarter each for the channel and for open transactions.
+    pub memory_bytes: usize,
     pub heartbeat_ms: u64,
 }
 

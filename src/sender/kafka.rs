@@ -194,7 +194,7 @@ pub fn run(
     config
         .set(
             "queue.buffering.max.kbytes",
-            (settings.queue_bytes / 1024).max(1024).to_string(),
+            (settings.memory_bytes / 2 / 1024).max(1024).to_string(),
         )
         .set("enable.idempotence", "true")
         .set("enable.gapless.guarantee", "true")

@@ -265,8 +265,7 @@ impl Sender {
 
     /// One session: from settings to the first thing that ends it. The slot is held from the first one on.
     fn session(&mut self, source: &Source) -> End {
-        let brokers = settings::text(&settings::BROKERS);
-        if brokers.is_empty() {
+        if settings::text(&settings::BROKERS).is_empty() {
             self.describe(State::Unconfigured, "cdc.brokers to be set", None);
             while !reload_if_asked() {
                 wait(None, Duration::from_secs(60));
@@ -287,27 +286,9 @@ impl Sender {
         self.shared.slot_ready.store(1, Ordering::Release);
         self.describe(State::Starting, "Kafka", None);
 
-        let properties = match read_properties(&settings::text(&settings::KAFKA_CONFIG_FILE)) {
-            Ok(properties) => properties,
+        let kafka_settings = match read_settings() {
+            Ok(settings) => settings,
             Err(trouble) => return End::Stay(State::Halted, trouble),
-        };
-        let memory_bytes = settings::SENDER_MEMORY.get() as usize * 1024;
-        let retention_min = i64::from(settings::TOPIC_RETENTION.get());
-        let kafka_settings = KafkaSettings {
-            brokers,
-            source_name,
-            properties,
-            create_topics: settings::CREATE_TOPICS.get(),
-            partitions: settings::TOPIC_PARTITIONS.get(),
-            replication_factor: settings::TOPIC_REPLICATION_FACTOR.get(),
-            retention_ms: if retention_min < 0 {
-                -1
-            } else {
-                retention_min * 60_000
-            },
-            tombstones: settings::TOMBSTONES.get(),
-            queue_bytes: memory_bytes / 2,
-            heartbeat_ms: settings::HEARTBEAT_INTERVAL.get() as u64,
         };
         let board = match Board::new() {
             Ok(board) => Arc::new(board),
@@ -345,10 +326,14 @@ impl Sender {
                 })
             };
             let position = {
-                let (board, progresses) = (Arc::clone(&board), Arc::clone(&progresses));
+                let (settings, board, progresses) = (
+                    kafka_settings.clone(),
+                    Arc::clone(&board),
+                    Arc::clone(&progresses),
+                );
                 let key = chunk::MacKey::derive("pg_cdc 1 position", &cluster_secret());
                 spawn("cdc position", Arc::clone(&board), move || {
-                    position::run(&kafka_settings, &owner, &key, &board, &progresses)
+                    position::run(&settings, &owner, &key, &board, &progresses)
                 })
             };
             [kafka, position]
@@ -359,7 +344,7 @@ impl Sender {
             board: Arc::clone(&board),
             work,
             progresses,
-            memory_bytes,
+            settings: kafka_settings,
             rates: Rates::new(),
             sent: 0,
             previous_lsn: None,
@@ -397,6 +382,27 @@ impl Sender {
         end_threads();
         end
     }
+}
+
+/// The settings as they are now, with the properties file read again.
+fn read_settings() -> Result<KafkaSettings, Trouble> {
+    let retention_min = i64::from(settings::TOPIC_RETENTION.get());
+    Ok(KafkaSettings {
+        brokers: settings::text(&settings::BROKERS),
+        source_name: settings::text(&settings::SOURCE_NAME),
+        properties: read_properties(&settings::text(&settings::KAFKA_CONFIG_FILE))?,
+        create_topics: settings::CREATE_TOPICS.get(),
+        partitions: settings::TOPIC_PARTITIONS.get(),
+        replication_factor: settings::TOPIC_REPLICATION_FACTOR.get(),
+        retention_ms: if retention_min < 0 {
+            -1
+        } else {
+            retention_min * 60_000
+        },
+        tombstones: settings::TOMBSTONES.get(),
+        memory_bytes: settings::SENDER_MEMORY.get() as usize * 1024,
+        heartbeat_ms: settings::HEARTBEAT_INTERVAL.get() as u64,
+    })
 }
 
 /// Ends the threads of a session that is followed by another: two producers must never be alive, so this waits as long
@@ -570,7 +576,7 @@ struct Session<'a> {
     board: Arc<Board>,
     work: Channel<Work>,
     progresses: Arc<Progresses>,
-    memory_bytes: usize,
+    settings: KafkaSettings,
     rates: Rates,
     /// Transactions given to the Kafka thread.
     sent: u64,
@@ -650,7 +656,7 @@ impl Session<'_> {
     fn stream(&mut self, start_lsn: u64, done_lsn: u64, timeline: u32) -> End {
         let mut reader = WalReader::new(start_lsn);
         let mut again: Option<WalReader> = None;
-        let mut assembly = Assembly::new(chunk_key(), self.memory_bytes / 4);
+        let mut assembly = Assembly::new(chunk_key(), self.settings.memory_bytes / 4);
         loop {
             if let Some(end) = self.look_around(Some((&reader, &assembly))) {
                 return end;
@@ -855,7 +861,7 @@ impl Session<'_> {
 
     /// Puts work into the channel; while it is full, or too many bytes wait in it, looks after everything else.
     fn push(&mut self, work: Work, bytes: usize) -> Result<(), Interrupted> {
-        let limit = self.memory_bytes / 4;
+        let limit = self.settings.memory_bytes / 4;
         let mut work = work;
         loop {
             let queued = self.board.queued_bytes.load(Ordering::Acquire);
@@ -883,7 +889,8 @@ impl Session<'_> {
     /// figures along. Says if the session is over.
     fn look_around(&mut self, reading: Option<(&WalReader, &Assembly)>) -> Option<End> {
         interrupts();
-        if reload_if_asked() {
+        // A reload for the sake of other settings must not cost a new connection and copies of events.
+        if reload_if_asked() && read_settings().ok().as_ref() != Some(&self.settings) {
             return Some(End::Again);
         }
         let shared = self.sender.shared;
