@@ -1,4 +1,4 @@
-CREATE FUNCTION cdc_status() RETURNS TABLE (
+CREATE TYPE cdc_status_row AS (
     state text, waiting_for text, since timestamptz,
     version text, source_id text, source_name text, generation int, timeline int,
     pid int, slot_name text, sent_lsn pg_lsn, read_lsn pg_lsn, flush_lsn pg_lsn,
@@ -7,19 +7,13 @@ CREATE FUNCTION cdc_status() RETURNS TABLE (
     events bigint, bytes bigint, transactions bigint, events_per_second float8, bytes_per_second float8,
     open_transactions int, oldest_transaction interval, oldest_gid text,
     topics int, brokers_up int, brokers_down int, throttle_ms float8, resent bigint, rejected_chunks bigint, uncovered_rows bigint,
-    gap_from pg_lsn, gap_to pg_lsn, error_code text, error text, remedy text, error_at timestamptz, stats_reset timestamptz)
+    gap_from pg_lsn, gap_to pg_lsn, error_code text, error text, remedy text, error_at timestamptz, stats_reset timestamptz);
+COMMENT ON TYPE cdc_status_row IS 'what cdc_status() returns';
+
+CREATE FUNCTION cdc_status() RETURNS cdc_status_row
 LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT s.* FROM pg_catalog.jsonb_to_record(_cdc_status()) AS s (
-        state text, waiting_for text, since timestamptz,
-        version text, source_id text, source_name text, generation int, timeline int,
-        pid int, slot_name text, sent_lsn pg_lsn, read_lsn pg_lsn, flush_lsn pg_lsn,
-        lag_bytes bigint, lag_events bigint, lag_seconds float8,
-        wal_held_bytes bigint, wal_limit_bytes bigint,
-        events bigint, bytes bigint, transactions bigint, events_per_second float8, bytes_per_second float8,
-        open_transactions int, oldest_transaction interval, oldest_gid text,
-        topics int, brokers_up int, brokers_down int, throttle_ms float8, resent bigint, rejected_chunks bigint, uncovered_rows bigint,
-        gap_from pg_lsn, gap_to pg_lsn, error_code text, error text, remedy text, error_at timestamptz, stats_reset timestamptz);
+    SELECT pg_catalog.jsonb_populate_record(NULL::cdc_status_row, _cdc_status());
 END;
 COMMENT ON FUNCTION cdc_status() IS 'state of the sender: what it does, how far it is, what it waits for, the last error and its remedy';
 

@@ -311,104 +311,70 @@ unsafe fn check(value: *mut *mut c_char, allowed: impl FnOnce(&str) -> Result<()
     }
 }
 
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_brokers(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: called by PostgreSQL with a value to check.
-    unsafe {
-        check(value, |text| {
-            for entry in text.split(',').map(str::trim).filter(|_| !text.is_empty()) {
-                let port = entry
-                    .rsplit_once(':')
-                    .filter(|(host, _)| !host.is_empty())
-                    .map(|(_, port)| port.parse::<u16>());
-                if !matches!(port, Some(Ok(1..))) {
-                    return Err(format!("\"{entry}\" is not host:port."));
-                }
-            }
-            Ok(())
-        })
-    }
+/// A check hook of a string setting: the closure says why a text is refused.
+macro_rules! check_hook {
+    ($name:ident, $allowed:expr) => {
+        #[pgrx::pg_guard]
+        unsafe extern "C-unwind" fn $name(
+            value: *mut *mut c_char,
+            _extra: *mut *mut c_void,
+            _source: pg_sys::GucSource::Type,
+        ) -> bool {
+            // SAFETY: called by PostgreSQL with a value to check.
+            unsafe { check(value, $allowed) }
+        }
+    };
 }
 
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_source_name(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: called by PostgreSQL with a value to check.
-    unsafe {
-        check(value, |text| {
-            let legal = text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-            if legal && (1..=40).contains(&text.len()) {
-                Ok(())
-            } else {
-                Err("It must be 1 to 40 of A-Z, a-z, 0-9 and underscore.".into())
-            }
-        })
+check_hook!(check_brokers, |text| {
+    for entry in text.split(',').map(str::trim).filter(|_| !text.is_empty()) {
+        let port = entry
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.is_empty())
+            .map(|(_, port)| port.parse::<u16>());
+        if !matches!(port, Some(Ok(1..))) {
+            return Err(format!("\"{entry}\" is not host:port."));
+        }
     }
-}
+    Ok(())
+});
 
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_topic_prefix(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: called by PostgreSQL with a value to check.
-    unsafe {
-        check(value, |text| {
-            if text.is_empty() {
-                Ok(())
-            } else if text.len() > 100 {
-                Err("It must have at most 100 characters.".into())
-            } else {
-                change::topic_name::refusal(text).map_or(Ok(()), |reason| {
-                    Err(format!("As part of a topic name {reason}."))
-                })
-            }
-        })
+check_hook!(check_source_name, |text| {
+    let legal = text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if legal && (1..=40).contains(&text.len()) {
+        Ok(())
+    } else {
+        Err("It must be 1 to 40 of A-Z, a-z, 0-9 and underscore.".into())
     }
-}
+});
 
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_context_text(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: called by PostgreSQL with a value to check.
-    unsafe {
-        check(value, |text| {
-            if text.len() <= MAX_CONTEXT_BYTES {
-                Ok(())
-            } else {
-                Err(format!("It must have at most {MAX_CONTEXT_BYTES} bytes."))
-            }
+check_hook!(check_topic_prefix, |text| {
+    if text.is_empty() {
+        Ok(())
+    } else if text.len() > 100 {
+        Err("It must have at most 100 characters.".into())
+    } else {
+        change::topic_name::refusal(text).map_or(Ok(()), |reason| {
+            Err(format!("As part of a topic name {reason}."))
         })
     }
-}
+});
 
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_context_json(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: called by PostgreSQL with a value to check.
-    unsafe {
-        check(value, |text| {
-            match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
-                _ if text.is_empty() => Ok(()),
-                Ok(_) => Ok(()),
-                Err(_) => Err("It must be a JSON object.".into()),
-            }
-        })
+check_hook!(check_context_text, |text| {
+    if text.len() <= MAX_CONTEXT_BYTES {
+        Ok(())
+    } else {
+        Err(format!("It must have at most {MAX_CONTEXT_BYTES} bytes."))
     }
-}
+});
+
+check_hook!(check_context_json, |text| {
+    type Object = serde_json::Map<String, serde_json::Value>;
+    if text.is_empty() || serde_json::from_str::<Object>(text).is_ok() {
+        Ok(())
+    } else {
+        Err("It must be a JSON object.".into())
+    }
+});

@@ -27,6 +27,16 @@ fn inserted(database: &Database<'_>) -> BTreeSet<i64> {
     unique
 }
 
+/// A database with the tracked table `t (id)`.
+fn tracked<'a>(bed: &'a TestBed, name: &str) -> (Database<'a>, Client) {
+    let database = bed.database(name);
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t')")
+        .expect("track");
+    (database, client)
+}
+
 fn insert(client: &mut Client, ids: std::ops::Range<i32>) {
     for id in ids {
         client
@@ -38,11 +48,7 @@ fn insert(client: &mut Client, ids: std::ops::Range<i32>) {
 #[test]
 fn a_sender_that_is_ended_or_killed_comes_back_and_loses_nothing() {
     let bed = TestBed::start();
-    let database = bed.database("shop");
-    let mut client = database.source();
-    client
-        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t')")
-        .expect("track");
+    let (database, mut client) = tracked(&bed, "shop");
     insert(&mut client, 0..100);
     for round in 1..=3 {
         let pid = sender_pid(&mut client).expect("a sender");
@@ -73,11 +79,7 @@ fn a_sender_that_is_ended_or_killed_comes_back_and_loses_nothing() {
 #[test]
 fn the_server_stops_fast_while_kafka_does_not_answer() {
     let bed = TestBed::start();
-    let database = bed.database("shop");
-    let mut client = database.source();
-    client
-        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t')")
-        .expect("track");
+    let (database, mut client) = tracked(&bed, "shop");
     insert(&mut client, 0..10);
     database.wait_until_in_kafka();
     bed.kafka().freeze();
@@ -96,11 +98,7 @@ fn the_server_stops_fast_while_kafka_does_not_answer() {
 #[test]
 fn a_broker_that_is_killed_and_comes_back_is_caught_up_with() {
     let bed = TestBed::start();
-    let database = bed.database("shop");
-    let mut client = database.source();
-    client
-        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t')")
-        .expect("track");
+    let (database, mut client) = tracked(&bed, "shop");
     insert(&mut client, 0..200);
     bed.kafka().kill();
     insert(&mut client, 200..700);

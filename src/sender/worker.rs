@@ -44,6 +44,8 @@ const CHANNEL_ITEMS: usize = 4096;
 const RECORD_EVERY_BYTES: u64 = 16 * 1024 * 1024;
 /// Behind the end of the WAL by more than this, the sender is catching up.
 const CATCHING_UP_BYTES: u64 = 16 * 1024 * 1024;
+/// Events after which an idle sender gives memory back to the system.
+const TRIM_EVERY_EVENTS: u64 = 20_000;
 /// Chunks kept while a transaction is sorted.
 const SORT_CACHE_CHUNKS: usize = 32;
 /// Records read before the latch and the board are looked at again.
@@ -348,6 +350,7 @@ impl Sender {
             rates: Rates::new(),
             sent: 0,
             previous_lsn: None,
+            trimmed_events: 0,
             recorded_restart_lsn: 0,
         };
         let mut started = Vec::new();
@@ -581,6 +584,8 @@ struct Session<'a> {
     /// Transactions given to the Kafka thread.
     sent: u64,
     previous_lsn: Option<u64>,
+    /// Events produced when memory was last given back.
+    trimmed_events: u64,
     /// Newest restart point that was offered for the position.
     recorded_restart_lsn: u64,
 }
@@ -735,8 +740,25 @@ impl Session<'_> {
             return;
         }
         self.record_progress(reader, assembly, timeline);
+        self.give_memory_back();
         // Flushed meanwhile by others: the next commit announces itself, and the tick is the net below.
         wait(Some(&self.board), TICK);
+    }
+
+    /// After a load, the allocator keeps what the queues needed: an idle sender is small again.
+    fn give_memory_back(&mut self) {
+        let events = self.board.read(|facts| match facts.unacknowledged_events {
+            0 => facts.events,
+            _ => self.trimmed_events,
+        });
+        if events - self.trimmed_events >= TRIM_EVERY_EVENTS {
+            self.trimmed_events = events;
+            // SAFETY: a plain call of the C library, which other threads may use at the same time.
+            #[cfg(target_env = "gnu")]
+            unsafe {
+                libc::malloc_trim(0);
+            }
+        }
     }
 
     /// Records the restart point where much WAL without our changes has gone by, so that the slot can follow.

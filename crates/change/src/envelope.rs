@@ -91,9 +91,9 @@ pub struct Renderer {
 
 #[derive(Debug, Default)]
 struct Buffers {
-    key: Vec<u8>,
+    /// Kafka key and identity.
+    keys: [Vec<u8>; 2],
     other_key: Vec<u8>,
-    identity: Vec<u8>,
     value: Vec<u8>,
     headers: Headers,
     marks: [Vec<u8>; 2],
@@ -114,6 +114,18 @@ struct RelationTexts {
     table: String,
     schema_hash: String,
     columns: Vec<Vec<u8>>,
+}
+
+/// The row at hand, and what its events need besides.
+struct Here<'a> {
+    texts: &'a BodyTexts,
+    relation: &'a Relation<'a>,
+    relation_texts: &'a RelationTexts,
+    row: &'a Row<'a>,
+    /// Microseconds since 1970.
+    sent_us: i64,
+    /// A delete of this row is followed by a tombstone.
+    tombstone: bool,
 }
 
 /// The pieces of one event before it is put together.
@@ -187,92 +199,39 @@ impl Renderer {
         let mut after = Vec::new();
         for row in body.rows() {
             let row = row?;
-            let relation = &body.relations[row.relation];
             self.prepare(&mut texts, body, &row)?;
+            let relation = &body.relations[row.relation];
+            let here = Here {
+                texts: &texts,
+                relation,
+                relation_texts: texts.relations[row.relation]
+                    .as_ref()
+                    .ok_or(WireError::Invalid("relation index"))?,
+                row: &row,
+                sent_us,
+                tombstone: tombstones && relation.tombstones && !relation.key.is_empty(),
+            };
             let mut images = Cursor::new(row.images);
+            // Taken out while it is in use: the events borrow from it.
             let mut buffers = std::mem::take(&mut self.buffers);
-            let tombstone = tombstones && relation.tombstones;
+            let buffers_in_use = &mut buffers;
             let done = match row.op {
                 Op::Insert => {
                     body::read_image(&mut images, &relation.columns, &mut after)?;
-                    self.row_event(
-                        &texts,
-                        &mut buffers,
-                        relation,
-                        &row,
-                        sent_us,
-                        "c",
-                        None,
-                        Some(&after),
-                        false,
-                        emit,
-                    )
+                    self.row_event(&here, buffers_in_use, "c", None, Some(&after), emit)
                 }
                 Op::Delete => {
                     body::read_image(&mut images, &relation.columns, &mut before)?;
-                    self.row_event(
-                        &texts,
-                        &mut buffers,
-                        relation,
-                        &row,
-                        sent_us,
-                        "d",
-                        Some(&before),
-                        None,
-                        tombstone,
-                        emit,
-                    )
+                    self.row_event(&here, buffers_in_use, "d", Some(&before), None, emit)
                 }
                 Op::Update | Op::KeyDelete | Op::KeyCreate => {
                     body::read_image(&mut images, &relation.columns, &mut before)?;
                     body::read_new_image(&mut images, &relation.columns, &before, &mut after)?;
-                    if row.op == Op::Update && !row.key_changed {
-                        self.row_event(
-                            &texts,
-                            &mut buffers,
-                            relation,
-                            &row,
-                            sent_us,
-                            "u",
-                            Some(&before),
-                            Some(&after),
-                            false,
-                            emit,
-                        )
-                    } else {
-                        let mut halves = Ok(());
-                        if row.op != Op::KeyCreate {
-                            halves = self.key_half(
-                                &texts,
-                                &mut buffers,
-                                relation,
-                                &row,
-                                sent_us,
-                                [&before, &after],
-                                true,
-                                tombstone,
-                                emit,
-                            );
-                        }
-                        if row.op != Op::KeyDelete && halves.is_ok() {
-                            halves = self.key_half(
-                                &texts,
-                                &mut buffers,
-                                relation,
-                                &row,
-                                sent_us,
-                                [&before, &after],
-                                false,
-                                false,
-                                emit,
-                            );
-                        }
-                        halves
-                    }
+                    self.update(&here, buffers_in_use, &before, &after, emit)
                 }
                 Op::Truncate => {
                     let shape = Shape::of("t", Audience::EveryPartition, Some(TRUNCATE_KEY));
-                    self.event(&texts, &mut buffers, relation, &row, sent_us, &shape, emit)
+                    self.event(&here, buffers_in_use, &shape, emit)
                 }
                 Op::Schema => {
                     let change = std::str::from_utf8(row.images)
@@ -281,7 +240,7 @@ impl Renderer {
                         schema_change: Some(change),
                         ..Shape::of("m", Audience::EveryPartition, Some(SCHEMA_KEY))
                     };
-                    self.event(&texts, &mut buffers, relation, &row, sent_us, &shape, emit)
+                    self.event(&here, buffers_in_use, &shape, emit)
                 }
             };
             self.buffers = buffers;
@@ -358,114 +317,82 @@ impl Renderer {
         out
     }
 
-    /// One half of an UPDATE that changed the key: the delete under the old key, or the create under the new one.
-    #[allow(clippy::too_many_arguments)]
-    fn key_half<E: From<WireError>>(
+    /// One event, or, where the key changed, a delete under the old key and a create under the new one: both halves
+    /// here, or the one that sorting put here.
+    fn update<E: From<WireError>>(
         &mut self,
-        texts: &BodyTexts,
+        here: &Here<'_>,
         buffers: &mut Buffers,
-        relation: &Relation<'_>,
-        row: &Row<'_>,
-        sent_us: i64,
-        [before, after]: [&[Option<&[u8]>]; 2],
-        delete: bool,
-        tombstone: bool,
+        before: &[Option<&[u8]>],
+        after: &[Option<&[u8]>],
         emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let other = if delete { after } else { before };
-        let mut other_key = std::mem::take(&mut buffers.other_key);
-        put_key(
-            &mut other_key,
-            texts,
-            row.relation,
-            relation,
-            &relation.key,
-            other,
-        )?;
-        buffers.other_key = other_key;
-        let (op, before, after) = if delete {
-            ("d", Some(before), None)
-        } else {
-            ("c", None, Some(after))
-        };
-        self.row_event(
-            texts, buffers, relation, row, sent_us, op, before, after, tombstone, emit,
-        )
+        let key = &here.relation.key;
+        if here.row.op == Op::Update && !here.row.key_changed {
+            return self.row_event(here, buffers, "u", Some(before), Some(after), emit);
+        }
+        if here.row.op != Op::KeyCreate {
+            put_key(&mut buffers.other_key, here, key, after)?;
+            self.row_event(here, buffers, "d", Some(before), None, emit)?;
+        }
+        if here.row.op != Op::KeyDelete {
+            put_key(&mut buffers.other_key, here, key, before)?;
+            self.row_event(here, buffers, "c", None, Some(after), emit)?;
+        }
+        Ok(())
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn row_event<E: From<WireError>>(
         &mut self,
-        texts: &BodyTexts,
+        here: &Here<'_>,
         buffers: &mut Buffers,
-        relation: &Relation<'_>,
-        row: &Row<'_>,
-        sent_us: i64,
         op: &'static str,
         before: Option<&[Option<&[u8]>]>,
         after: Option<&[Option<&[u8]>]>,
-        tombstone: bool,
         emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut key = std::mem::take(&mut buffers.key);
-        let mut identity = std::mem::take(&mut buffers.identity);
+        let mut keys = std::mem::take(&mut buffers.keys);
         let other_key = std::mem::take(&mut buffers.other_key);
+        let [key, identity] = &mut keys;
         let image = after.or(before).unwrap_or(&[]);
-        let has_key = !relation.key.is_empty();
+        let has_key = !here.relation.key.is_empty();
         if has_key {
-            put_key(
-                &mut key,
-                texts,
-                row.relation,
-                relation,
-                &relation.key,
-                image,
-            )?;
+            put_key(key, here, &here.relation.key, image)?;
         }
-        if let Some(columns) = &relation.identity {
-            put_key(&mut identity, texts, row.relation, relation, columns, image)?;
+        if let Some(columns) = &here.relation.identity {
+            put_key(identity, here, columns, image)?;
         }
+        let other_key_name = if op == "d" {
+            c"__debezium.newkey"
+        } else {
+            c"__debezium.oldkey"
+        };
         let shape = Shape {
-            op,
-            audience: Audience::Key,
-            key: has_key.then_some(key.as_slice()),
             before,
             after,
-            schema_change: None,
-            other_key: (row.key_changed && has_key).then_some((
-                if op == "d" {
-                    c"__debezium.newkey"
-                } else {
-                    c"__debezium.oldkey"
-                },
-                other_key.as_slice(),
-            )),
-            identity: relation.identity.as_ref().map(|_| identity.as_slice()),
+            other_key: (here.row.key_changed && has_key)
+                .then_some((other_key_name, other_key.as_slice())),
+            identity: here.relation.identity.as_ref().map(|_| identity.as_slice()),
+            ..Shape::of(op, Audience::Key, has_key.then_some(key.as_slice()))
         };
-        let mut done = self.event(texts, buffers, relation, row, sent_us, &shape, emit);
-        if tombstone && has_key && done.is_ok() {
-            done = self.tombstone(texts, buffers, relation, row, &shape, emit);
+        let mut done = self.event(here, buffers, &shape, emit);
+        if op == "d" && here.tombstone && done.is_ok() {
+            done = self.tombstone(here, buffers, &shape, emit);
         }
-        buffers.key = key;
-        buffers.identity = identity;
+        buffers.keys = keys;
         buffers.other_key = other_key;
         done
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn event<E: From<WireError>>(
         &mut self,
-        texts: &BodyTexts,
+        here: &Here<'_>,
         buffers: &mut Buffers,
-        relation: &Relation<'_>,
-        row: &Row<'_>,
-        sent_us: i64,
         shape: &Shape<'_>,
         emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.sequence += 1;
-        let order = self.next_order(relation.oid);
-        let relation_texts = relation_texts(texts, row.relation)?;
+        let order = self.next_order(here.relation.oid);
         let commit = &self.commit;
         let out = &mut buffers.value;
         out.clear();
@@ -474,13 +401,13 @@ impl Renderer {
         out.extend_from_slice(b"\",\"op\":\"");
         out.extend_from_slice(shape.op.as_bytes());
         out.extend_from_slice(b"\",\"ts_ms\":");
-        put_integer(out, sent_us.div_euclid(1000));
+        put_integer(out, here.sent_us.div_euclid(1000));
         out.extend_from_slice(b",\"ts_us\":");
-        put_integer(out, sent_us);
+        put_integer(out, here.sent_us);
         out.extend_from_slice(b",\"ts_ns\":");
-        put_nanoseconds(out, sent_us);
+        put_nanoseconds(out, here.sent_us);
         out.push(b',');
-        out.extend_from_slice(&relation_texts.source);
+        out.extend_from_slice(&here.relation_texts.source);
         out.extend_from_slice(b",\"transaction\":{\"id\":\"");
         put_integer(out, commit.xid8);
         out.push(b':');
@@ -492,12 +419,12 @@ impl Renderer {
         out.extend_from_slice(b",\"event_count\":");
         put_integer(out, commit.event_count);
         out.extend_from_slice(b"},");
-        out.extend_from_slice(&texts.audit);
+        out.extend_from_slice(&here.texts.audit);
         out.extend_from_slice(b",\"before\":");
         let [before_marks, after_marks] = &mut buffers.marks;
-        put_image(out, before_marks, relation, relation_texts, shape.before)?;
+        put_image(out, before_marks, here, shape.before)?;
         out.extend_from_slice(b",\"after\":");
-        put_image(out, after_marks, relation, relation_texts, shape.after)?;
+        put_image(out, after_marks, here, shape.after)?;
         put_marks(out, before_marks, after_marks);
         if let Some(change) = shape.schema_change {
             out.extend_from_slice(b",\"schema_change\":");
@@ -509,9 +436,9 @@ impl Renderer {
         } else {
             shape.op
         };
-        self.put_headers(&mut buffers.headers, texts, relation_texts, op, 0, shape);
+        self.put_headers(&mut buffers.headers, here, op, 0, shape);
         emit(&Event {
-            topic: relation.topic,
+            topic: here.relation.topic,
             audience: shape.audience,
             key: shape.key,
             value: Some(&buffers.value),
@@ -522,28 +449,18 @@ impl Renderer {
     /// The null record after a delete, so that compaction can forget the key.
     fn tombstone<E: From<WireError>>(
         &mut self,
-        texts: &BodyTexts,
+        here: &Here<'_>,
         buffers: &mut Buffers,
-        relation: &Relation<'_>,
-        row: &Row<'_>,
-        shape: &Shape<'_>,
+        delete: &Shape<'_>,
         emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let relation_texts = relation_texts(texts, row.relation)?;
         let shape = Shape {
-            identity: shape.identity,
-            ..Shape::of("tombstone", Audience::Key, shape.key)
+            identity: delete.identity,
+            ..Shape::of("tombstone", Audience::Key, delete.key)
         };
-        self.put_headers(
-            &mut buffers.headers,
-            texts,
-            relation_texts,
-            "tombstone",
-            1,
-            &shape,
-        );
+        self.put_headers(&mut buffers.headers, here, "tombstone", 1, &shape);
         emit(&Event {
-            topic: relation.topic,
+            topic: here.relation.topic,
             audience: Audience::Key,
             key: shape.key,
             value: None,
@@ -554,8 +471,7 @@ impl Renderer {
     fn put_headers(
         &self,
         headers: &mut Headers,
-        texts: &BodyTexts,
-        relation: &RelationTexts,
+        here: &Here<'_>,
         op: &str,
         sub: u8,
         shape: &Shape<'_>,
@@ -570,15 +486,15 @@ impl Renderer {
         };
         headers.clear();
         headers.add(c"cdc.id", |out| {
-            put_event_id(out, &commit.nonce, self.sequence, sub)
+            put_event_id(out, &commit.nonce, self.sequence, sub);
         });
         headers.add(c"cdc.version", |out| version.put(out));
         headers.add(c"cdc.op", |out| out.extend_from_slice(op.as_bytes()));
         headers.add(c"cdc.table", |out| {
-            out.extend_from_slice(relation.table.as_bytes())
+            out.extend_from_slice(here.relation_texts.table.as_bytes());
         });
         headers.add(c"cdc.schema", |out| {
-            out.extend_from_slice(relation.schema_hash.as_bytes())
+            out.extend_from_slice(here.relation_texts.schema_hash.as_bytes());
         });
         if let Some(identity) = shape.identity {
             headers.add(c"cdc.identity", |out| out.extend_from_slice(identity));
@@ -591,9 +507,9 @@ impl Renderer {
         if let Some((name, key)) = shape.other_key {
             headers.add(name, |out| out.extend_from_slice(key));
         }
-        if let Some(traceparent) = &texts.traceparent {
+        if let Some(traceparent) = &here.texts.traceparent {
             headers.add(c"traceparent", |out| {
-                out.extend_from_slice(traceparent.as_bytes())
+                out.extend_from_slice(traceparent.as_bytes());
             });
         }
     }
@@ -616,14 +532,6 @@ impl Renderer {
     }
 }
 
-fn relation_texts(texts: &BodyTexts, relation: usize) -> Result<&RelationTexts, WireError> {
-    texts
-        .relations
-        .get(relation)
-        .and_then(Option::as_ref)
-        .ok_or(WireError::Invalid("relation index"))
-}
-
 /// `"name":`, rendered once per body.
 fn column_name(column: &Column<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(column.name.len() + 3);
@@ -634,20 +542,17 @@ fn column_name(column: &Column<'_>) -> Vec<u8> {
 
 fn put_key(
     out: &mut Vec<u8>,
-    texts: &BodyTexts,
-    relation_index: usize,
-    relation: &Relation<'_>,
+    here: &Here<'_>,
     columns: &[usize],
     image: &[Option<&[u8]>],
 ) -> Result<(), WireError> {
-    let names = &relation_texts(texts, relation_index)?.columns;
     out.clear();
     for &index in columns {
         out.push(if out.is_empty() { b'{' } else { b',' });
-        out.extend_from_slice(&names[index]);
+        out.extend_from_slice(&here.relation_texts.columns[index]);
         match image.get(index).ok_or(WireError::Invalid("key column"))? {
             Some(bytes) => {
-                put_value(out, relation.columns[index].kind, bytes)?;
+                put_value(out, here.relation.columns[index].kind, bytes)?;
             }
             None => out.extend_from_slice(b"null"),
         }
@@ -660,8 +565,7 @@ fn put_key(
 fn put_image(
     out: &mut Vec<u8>,
     marks: &mut Vec<u8>,
-    relation: &Relation<'_>,
-    texts: &RelationTexts,
+    here: &Here<'_>,
     image: Option<&[Option<&[u8]>]>,
 ) -> Result<(), WireError> {
     marks.clear();
@@ -669,17 +573,19 @@ fn put_image(
         out.extend_from_slice(b"null");
         return Ok(());
     };
+    let names = &here.relation_texts.columns;
     out.push(b'{');
     for (index, value) in image.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(&texts.columns[index]);
+        out.extend_from_slice(&names[index]);
         match value {
             None => out.extend_from_slice(b"null"),
             Some(bytes) => {
-                if let Some(Mark::Base64) = put_value(out, relation.columns[index].kind, bytes)? {
-                    marks.extend_from_slice(&texts.columns[index]);
+                let kind = here.relation.columns[index].kind;
+                if let Some(Mark::Base64) = put_value(out, kind, bytes)? {
+                    marks.extend_from_slice(&names[index]);
                     marks.extend_from_slice(b"\"base64\",");
                 }
             }
