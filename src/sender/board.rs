@@ -128,6 +128,8 @@ impl Board {
     /// Asks the threads to end.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        // Who has looked at the flag and not yet gone to sleep does so first.
+        drop(self.lock());
         self.changed.notify_all();
         self.kafka_wake.signal();
     }
@@ -136,10 +138,11 @@ impl Board {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Sleeps on a thread of the sender (never the main one) until something was told or asked, at most `timeout`.
-    pub fn sleep(&self, timeout: Duration) {
+    /// Sleeps on a thread of the sender (never the main one) while `idle` holds, until something was told or asked, at
+    /// most `timeout`. Whoever ends the idleness tells so afterwards: then no wake-up is lost.
+    pub fn sleep_while(&self, timeout: Duration, idle: impl FnOnce() -> bool) {
         let facts = self.lock();
-        if !self.stopping() {
+        if !self.stopping() && idle() {
             let _woken = self
                 .changed
                 .wait_timeout(facts, timeout)

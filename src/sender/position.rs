@@ -233,7 +233,8 @@ impl Writer<'_> {
         }
         let start = Instant::now();
         while start.elapsed() < RETRY && !self.is_over() {
-            self.board.sleep(RETRY - start.elapsed().min(RETRY));
+            self.board
+                .sleep_while(RETRY - start.elapsed().min(RETRY), || true);
         }
         !self.is_over()
     }
@@ -416,9 +417,7 @@ impl Writer<'_> {
             if progresses.is_empty() && !due {
                 let left =
                     last_write.map_or(heartbeat, |at| heartbeat.saturating_sub(at.elapsed()));
-                if progresses.is_empty() && !self.is_over() {
-                    self.board.sleep(left);
-                }
+                self.board.sleep_while(left, || progresses.is_empty());
                 last_write.get_or_insert_with(Instant::now);
                 continue;
             }
