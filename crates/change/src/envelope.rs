@@ -106,6 +106,8 @@ struct BodyTexts {
     /// `"audit":{…}` of the context and statement in use.
     audit: Vec<u8>,
     audit_of: Option<(u32, i64)>,
+    /// Name of the replication origin in the same context, or `null`.
+    origin: Vec<u8>,
     traceparent: Option<String>,
 }
 
@@ -193,6 +195,7 @@ impl Renderer {
             relations: body.relations.iter().map(|_| None).collect(),
             audit: Vec::new(),
             audit_of: None,
+            origin: Vec::new(),
             traceparent: None,
         };
         let mut before = Vec::new();
@@ -272,6 +275,8 @@ impl Renderer {
                 .get(row.state.context as usize)
                 .ok_or(WireError::Invalid("context index"))?;
             put_audit(&mut texts.audit, context, row.state.statement_us);
+            texts.origin.clear();
+            put_optional_string(&mut texts.origin, context.origin);
             texts.traceparent = traceparent(context);
             texts.audit_of = Some(audit_of);
         }
@@ -313,7 +318,7 @@ impl Renderer {
         put_integer(&mut out, commit.xid8);
         out.extend_from_slice(b",\"lsn\":");
         put_integer(&mut out, commit.lsn);
-        out.extend_from_slice(b",\"xmin\":null,\"origin\":null,\"origin_lsn\":null}");
+        out.extend_from_slice(b",\"xmin\":null,\"origin\":");
         out
     }
 
@@ -408,6 +413,8 @@ impl Renderer {
         put_nanoseconds(out, here.sent_us);
         out.push(b',');
         out.extend_from_slice(&here.relation_texts.source);
+        out.extend_from_slice(&here.texts.origin);
+        out.extend_from_slice(b",\"origin_lsn\":null}");
         out.extend_from_slice(b",\"transaction\":{\"id\":\"");
         put_integer(out, commit.xid8);
         out.push(b':');
