@@ -275,3 +275,33 @@ fn who_and_why_are_in_every_event() {
         ]
     );
 }
+
+#[test]
+fn rows_that_a_replication_origin_applies_name_it() {
+    let database = TestBed::shared().database("origins");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t'), pg_replication_origin_create('far_away')")
+        .expect("track");
+    client
+        .batch_execute(
+            "SELECT pg_replication_origin_session_setup('far_away'); INSERT INTO t VALUES (1)",
+        )
+        .expect("a row of the origin");
+    client
+        .batch_execute("SELECT pg_replication_origin_session_reset(); INSERT INTO t VALUES (2)")
+        .expect("a row of our own");
+    let origins: std::collections::BTreeMap<String, serde_json::Value> = database
+        .records("t")
+        .iter()
+        .filter(|r| r.is_row_change())
+        .map(|r| {
+            (
+                r.key_text().to_owned(),
+                r.json()["source"]["origin"].clone(),
+            )
+        })
+        .collect();
+    assert_eq!(origins["{\"id\":1}"], json!("far_away"));
+    assert_eq!(origins["{\"id\":2}"], json!(null));
+}

@@ -226,6 +226,8 @@ pub fn run(
         body: Vec::new(),
         begun: 0,
         acknowledged: 0,
+        events: 0,
+        bytes: 0,
     };
     shipper.run(work);
     shipper.close();
@@ -277,6 +279,9 @@ struct Shipper<'a> {
     /// Transactions begun and acknowledged in this session.
     begun: u64,
     acknowledged: u64,
+    /// Events produced, tombstones not counted, and the bytes of their values.
+    events: u64,
+    bytes: u64,
 }
 
 impl Shipper<'_> {
@@ -538,10 +543,8 @@ impl Shipper<'_> {
                 }
             }
         }
-        self.board.read(|facts| {
-            facts.events += u64::from(event.value.is_some());
-            facts.bytes += event.value.map_or(0, <[u8]>::len) as u64;
-        });
+        self.events += u64::from(event.value.is_some());
+        self.bytes += event.value.map_or(0, <[u8]>::len) as u64;
         Ok(())
     }
 
@@ -631,6 +634,7 @@ impl Shipper<'_> {
             deliveries.first += 1;
         }
         let (first, unacknowledged) = (deliveries.first, deliveries.unacknowledged);
+        let (events, bytes) = (self.events, self.bytes);
         let oldest_us = deliveries
             .in_flight
             .front()
@@ -638,6 +642,7 @@ impl Shipper<'_> {
         let Some(done) = newest else {
             drop(deliveries);
             self.board.read(|facts| {
+                (facts.events, facts.bytes) = (events, bytes);
                 facts.unacknowledged_events = unacknowledged;
                 facts.oldest_unacknowledged_us = oldest_us;
             });
@@ -663,6 +668,7 @@ impl Shipper<'_> {
             facts.acknowledged = first;
             facts.acknowledged_lsn = (done.commit.lsn, done.end_lsn);
             facts.transactions += newly;
+            (facts.events, facts.bytes) = (events, bytes);
             facts.unacknowledged_events = unacknowledged;
             facts.oldest_unacknowledged_us = oldest_us;
             facts.trouble = None;
