@@ -19,6 +19,7 @@ pub enum State {
     WaitingForKafka = 4,
     Halted = 5,
     Gap = 6,
+    Fenced = 7,
 }
 
 impl State {
@@ -31,6 +32,7 @@ impl State {
             State::WaitingForKafka => "waiting for kafka",
             State::Halted => "halted",
             State::Gap => "gap",
+            State::Fenced => "fenced",
         }
     }
 
@@ -43,7 +45,7 @@ impl State {
     }
 
     fn from_code(code: u32) -> State {
-        const ALL: [State; 7] = [
+        const ALL: [State; 8] = [
             State::Starting,
             State::Unconfigured,
             State::Streaming,
@@ -51,6 +53,7 @@ impl State {
             State::WaitingForKafka,
             State::Halted,
             State::Gap,
+            State::Fenced,
         ];
         ALL.into_iter()
             .find(|state| *state as u32 == code)

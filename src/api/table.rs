@@ -178,8 +178,9 @@ impl Table {
         })
     }
 
-    /// Columns of the primary key, else of the replica identity index; CDC0105 if the index is deferrable.
-    pub fn identity(&self) -> Vec<String> {
+    /// Columns of the primary key, else of the replica identity index. A deferrable one is none; where nothing else is
+    /// the key (`must_serve`) it is refused with CDC0105.
+    pub fn identity(&self, must_serve: bool) -> Vec<String> {
         // SAFETY: the relation is open while it is read; the index is closed again.
         let found = self.read(|relation| unsafe {
             pg_sys::list_free(pg_sys::RelationGetIndexList(
@@ -218,14 +219,15 @@ impl Table {
             Some((columns, immediate))
         });
         match found {
-            None => self.deferrable_key(),
             Some((columns, true)) => columns,
+            _ if !must_serve => Vec::new(),
             Some((columns, false)) => self.refuse_deferrable(&columns),
+            None => self.refuse_deferrable_primary_key(),
         }
     }
 
     /// PostgreSQL does not count a deferrable primary key as one; a table that has only that must not pass as keyless.
-    fn deferrable_key(&self) -> Vec<String> {
+    fn refuse_deferrable_primary_key(&self) -> Vec<String> {
         let columns = Spi::get_one_with_args::<Vec<String>>(
             "SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.place) FROM pg_catalog.pg_constraint c
              CROSS JOIN LATERAL pg_catalog.unnest(c.conkey) WITH ORDINALITY AS k(number, place)

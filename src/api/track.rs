@@ -49,7 +49,7 @@ fn track(relation: pg_sys::Oid, topic: Option<&str>, key: Option<Vec<Option<Stri
     if let Some(missing) = key.iter().find(|name| !columns.contains(name)) {
         missing_column(&table, missing, &columns).raise();
     }
-    let identity = table.identity();
+    let identity = table.identity(key.is_empty());
     let database = database_name();
     let prefix = settings::topic_prefix(&database);
     let topic = match topic.filter(|topic| !topic.is_empty()) {
@@ -113,7 +113,7 @@ fn cdc_untrack(relation: pg_sys::Oid) -> bool {
     }
     // Without the library rows are not captured anyway, and a trigger that is left behind must still go away.
     if shared::shared().is_some() {
-        let identity = table.identity();
+        let identity = table.identity(false);
         table.capture_schema_change(&schema_change(
             "UNTRACK",
             &database_name(),

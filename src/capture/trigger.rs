@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::buffer::{Captured, count_uncovered};
+use super::buffer::Captured;
 use super::with_capture;
 use crate::report;
 use crate::shared;
@@ -162,7 +162,6 @@ unsafe fn raw_command(header: pg_sys::HeapTupleHeader) -> u32 {
 fn warn_not_covered() {
     use std::sync::atomic::{AtomicBool, Ordering};
     static WARNED: AtomicBool = AtomicBool::new(false);
-    count_uncovered(1);
     if !WARNED.swap(true, Ordering::Relaxed) {
         report::Report {
             code: "CDC0202",

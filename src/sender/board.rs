@@ -22,6 +22,8 @@ pub enum Failure {
     Rewind(Trouble),
     /// Only a person can help.
     Halt(Trouble),
+    /// Another sender took over: this one must not fence it back.
+    Fenced(Trouble),
 }
 
 /// The facts.

@@ -77,7 +77,8 @@ struct Deliveries {
     first: u64,
     in_flight: VecDeque<InFlight>,
     unacknowledged: u64,
-    failure: Option<(RDKafkaErrorCode, String, usize)>,
+    /// Code, message, bytes of the value, topic.
+    failure: Option<(RDKafkaErrorCode, String, usize, usize)>,
     /// Per topic and partition: last acknowledged offset + 1.
     ends: Vec<Vec<i64>>,
     /// Partitions whose record was acknowledged without an offset (a duplicate that the broker had already).
@@ -138,7 +139,7 @@ impl ProducerContext for Context {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                 deliveries
                     .failure
-                    .get_or_insert_with(|| (code, error.to_string(), message.payload_len()));
+                    .get_or_insert_with(|| (code, error.to_string(), message.payload_len(), topic));
             }
         }
     }
@@ -620,9 +621,9 @@ impl Shipper<'_> {
         }
         self.look_up_unknown_offsets();
         let mut deliveries = self.deliveries();
-        if let Some((code, message, value_bytes)) = deliveries.failure.take() {
+        if let Some((code, message, value_bytes, topic)) = deliveries.failure.take() {
             drop(deliveries);
-            return self.fail_with(code, message, value_bytes, usize::MAX);
+            return self.fail_with(code, message, value_bytes, topic);
         }
         let mut newest = None;
         while deliveries
@@ -722,7 +723,7 @@ impl Shipper<'_> {
                 Failure::Halt(Trouble {
                     code: "CDC0305",
                     message: format!(
-                        "event of {value_bytes} bytes is too large for its topic {name}"
+                        "event of {value_bytes} bytes is too large for topic \"{name}\""
                     ),
                     remedy: "Raise max.message.bytes of the topic, then SELECT pg_reload_conf()."
                         .to_owned(),

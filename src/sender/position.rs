@@ -185,6 +185,14 @@ impl ProducerContext for Context {
 enum Unwritten {
     Again(Trouble),
     Never(Trouble),
+    Fenced(Trouble),
+}
+
+/// What the position topic holds.
+struct Found {
+    own: Vec<Position>,
+    /// Source id and node of another source that writes there.
+    stranger: Option<(String, String)>,
 }
 
 impl Writer<'_> {
@@ -209,10 +217,10 @@ impl Writer<'_> {
                 | RDKafkaErrorCode::ProducerFenced
                 | RDKafkaErrorCode::InvalidProducerEpoch
         ) {
-            return Unwritten::Never(Trouble {
+            return Unwritten::Fenced(Trouble {
                 code: "CDC0404",
                 message: format!("fenced: another sender writes the positions of source \"{}\"", self.settings.source_name),
-                remedy: "If this server is the one that should ship, stop the other one and restart this server's sender.".to_owned(),
+                remedy: "If this server is the one that should ship, stop the other one, then SELECT pg_reload_conf() here.".to_owned(),
             });
         }
         Unwritten::Again(trouble_of(
@@ -229,6 +237,10 @@ impl Writer<'_> {
                 self.board.fail(Failure::Halt(trouble));
                 return false;
             }
+            Unwritten::Fenced(trouble) => {
+                self.board.fail(Failure::Fenced(trouble));
+                return false;
+            }
             Unwritten::Again(trouble) => self.board.set_trouble(Some(trouble)),
         }
         let start = Instant::now();
@@ -243,28 +255,23 @@ impl Writer<'_> {
         self.board.stopping() || self.board.has_failed()
     }
 
-    /// Fences earlier senders, then reads what they left, to the end: in this order nothing can come in between.
+    /// Looks whether the name is another source's, which must not be fenced; then fences earlier senders of this one,
+    /// and reads what they left, to the end: in this order nothing can come in between.
     fn take_over(&mut self) -> Result<Option<Position>, Unwritten> {
-        self.fence()?;
-        let found = self.read_positions()?;
-        if let Some(other) = found
-            .iter()
-            .find(|position| position.source != self.owner.source_id)
-        {
+        self.connect()?;
+        if let Some((source, node)) = self.read_positions()?.stranger {
             return Err(Unwritten::Never(Trouble {
                 code: "CDC0406",
                 message: format!(
-                    "source name \"{}\" is taken: topic \"{}\" holds positions of source {} on \"{}\", this is source {}",
-                    self.settings.source_name,
-                    self.topic,
-                    other.source,
-                    other.node,
-                    self.owner.source_id
+                    "source name \"{}\" is taken: topic \"{}\" holds positions of source {source} on \"{node}\", this is source {}",
+                    self.settings.source_name, self.topic, self.owner.source_id
                 ),
                 remedy: "Give one of the two servers another cdc.source_name and restart it."
                     .to_owned(),
             }));
         }
+        self.fence()?;
+        let found = self.read_positions()?.own;
         let newest = newest(&found);
         self.epoch = found
             .iter()
@@ -275,8 +282,8 @@ impl Writer<'_> {
         Ok(newest)
     }
 
-    /// Makes a producer and initialises its transactional id.
-    fn fence(&mut self) -> Result<(), Unwritten> {
+    /// Makes a producer, and the topic where it is missing. Fences nobody yet.
+    fn connect(&mut self) -> Result<(), Unwritten> {
         self.producer = None;
         let mut config = self.settings.base("position");
         config
@@ -330,9 +337,6 @@ impl Writer<'_> {
                 )
             })
         })?;
-        producer
-            .init_transactions(TRANSACTION_TIMEOUT)
-            .map_err(|error| self.trouble(&error, "init_transactions"))?;
         // SAFETY: the handle is live; the text is librdkafka's own until it is freed here.
         self.cluster_id = unsafe {
             let id = rdkafka::bindings::rd_kafka_clusterid(handle, 5000);
@@ -348,8 +352,18 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Every position record of this topic that this server's key opens; records of others are told in the log.
-    fn read_positions(&self) -> Result<Vec<Position>, Unwritten> {
+    /// Initialises the transactional id: every earlier producer of it is fenced from here on.
+    fn fence(&self) -> Result<(), Unwritten> {
+        match &self.producer {
+            Some(producer) => producer
+                .init_transactions(TRANSACTION_TIMEOUT)
+                .map_err(|error| self.trouble(&error, "init_transactions")),
+            None => Ok(()),
+        }
+    }
+
+    /// Every position record of the topic that this server's key opens, and whose it is otherwise.
+    fn read_positions(&self) -> Result<Found, Unwritten> {
         let wrap = |error: KafkaError| self.trouble(&error, "reading positions");
         let mut config = self.settings.base("position-reader");
         config
@@ -366,22 +380,38 @@ impl Writer<'_> {
             .map_err(wrap)?;
         consumer.assign(&assignment).map_err(wrap)?;
         let mut positions: Vec<Position> = Vec::new();
+        let mut stranger = None;
         let start = Instant::now();
         loop {
             if self.is_over() {
-                return Ok(positions);
+                return Ok(Found {
+                    own: positions,
+                    stranger,
+                });
             }
             match consumer.poll(Duration::from_millis(200)) {
-                Some(Ok(message)) => match message.payload().map(|bytes| Position::open(bytes, self.key)) {
-                    Some(Some(position)) => positions.push(position),
-                    Some(None) => self.board.log(format!(
-                        "pg_cdc: record at offset {} of topic \"{}\" is not a position of this source and is ignored",
-                        message.offset(),
-                        self.topic
-                    )),
-                    None => {}
-                },
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(positions),
+                Some(Ok(message)) => {
+                    let Some(bytes) = message.payload() else {
+                        continue;
+                    };
+                    match Position::open(bytes, self.key) {
+                        Some(position) if position.source == self.owner.source_id => positions.push(position),
+                        _ => match serde_json::from_slice::<Position>(bytes) {
+                            Ok(other) if other.source != self.owner.source_id => stranger = Some((other.source, other.node)),
+                            _ => self.board.log(format!(
+                                "pg_cdc: record at offset {} of topic \"{}\" is not a position of this source and is ignored",
+                                message.offset(),
+                                self.topic
+                            )),
+                        },
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    return Ok(Found {
+                        own: positions,
+                        stranger,
+                    });
+                }
                 Some(Err(error)) => return Err(wrap(error)),
                 None if start.elapsed() > Duration::from_secs(60) => {
                     return Err(Unwritten::Again(trouble_of(
@@ -454,6 +484,7 @@ impl Writer<'_> {
 
     fn write(&mut self, progress: &Progress) -> Result<(), Unwritten> {
         if self.producer.is_none() {
+            self.connect()?;
             self.fence()?;
         }
         let position = self.position(progress);

@@ -36,6 +36,8 @@ use crate::{ffi, report};
 const TICK: Duration = Duration::from_secs(1);
 /// How long the threads may take to end before the process goes without them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// A halted sender looks again whether what it halted for was put right.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Between a failed delivery and the next try.
 const REWIND_PAUSE: Duration = Duration::from_millis(200);
 /// Work items in the channel; bytes are bounded apart.
@@ -151,17 +153,26 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
         shared,
         described: Described::default(),
         slot: None,
-        counted: Counted::default(),
+        counted: Counted::so_far(shared),
     };
     sender.run();
 }
 
-/// What was counted by sessions that are over.
-#[derive(Default)]
+/// What was counted by sessions that are over, of earlier senders too.
 struct Counted {
     events: u64,
     bytes: u64,
     transactions: u64,
+}
+
+impl Counted {
+    fn so_far(shared: &Shared) -> Counted {
+        Counted {
+            events: shared.events.load(Ordering::Relaxed),
+            bytes: shared.bytes.load(Ordering::Relaxed),
+            transactions: shared.transactions.load(Ordering::Relaxed),
+        }
+    }
 }
 
 struct Sender {
@@ -259,8 +270,9 @@ impl Sender {
     fn stay(&mut self, state: State, trouble: &Trouble) {
         self.describe(state, &trouble.remedy, Some(trouble));
         let start = Instant::now();
-        // Slots and topics may be put right without a reload: look again now and then.
-        while !reload_if_asked() && start.elapsed() < Duration::from_secs(30) {
+        // Slots and topics may be put right without a reload: look again now and then. A fenced sender stays down until
+        // somebody says otherwise, else two servers would fence each other in turns.
+        while !reload_if_asked() && (state == State::Fenced || start.elapsed() < LOOK_AGAIN) {
             wait(None, TICK);
         }
     }
@@ -992,6 +1004,7 @@ impl Session<'_> {
                 Some(End::Rewind)
             }
             Failure::Halt(trouble) => Some(End::Stay(State::Halted, trouble)),
+            Failure::Fenced(trouble) => Some(End::Stay(State::Fenced, trouble)),
         }
     }
 
