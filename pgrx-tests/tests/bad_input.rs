@@ -184,3 +184,47 @@ fn a_misspelt_setting_is_an_error() {
         .batch_execute("SET cdc.actor = 'ann'")
         .expect("the real name");
 }
+
+#[test]
+fn a_deferrable_key_is_refused_and_another_key_is_taken() {
+    let database = database("deferrable");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE k (id int PRIMARY KEY DEFERRABLE, other int NOT NULL)")
+        .expect("a table");
+    refusal::coded(&mut client, "SELECT cdc_track('k')", "22023", "CDC0105");
+    client
+        .batch_execute("SELECT cdc_track('k', key => '{other}'); INSERT INTO k VALUES (1, 7)")
+        .expect("another key");
+    let records = database.records("k");
+    let keys: Vec<&str> = records
+        .iter()
+        .filter(|r| r.is_row_change())
+        .map(|r| r.key_text())
+        .collect();
+    assert_eq!(keys, ["{\"other\":7}"]);
+}
+
+#[test]
+fn a_topic_belongs_to_one_table() {
+    let database = database("topics");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY);
+             SELECT cdc_track('a', topic => 'topics.x_y')",
+        )
+        .expect("the first");
+    refusal::coded(
+        &mut client,
+        "SELECT cdc_track('b', topic => 'topics.x_y')",
+        "42710",
+        "CDC0106",
+    );
+    refusal::coded(
+        &mut client,
+        "SELECT cdc_track('b', topic => 'topics.x.y')",
+        "42710",
+        "CDC0109",
+    );
+}

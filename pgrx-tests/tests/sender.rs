@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use pg_cdc_tests::postgres::Postgres;
 use pg_cdc_tests::{Database, TestBed, prefix_rule, wait_until};
 use postgres::Client;
 
@@ -157,4 +158,49 @@ fn a_copied_database_is_silent_until_it_is_tracked_again() {
     assert_eq!(changes.len(), 1);
     assert_eq!(changes[0].key_text(), "{\"id\":3}");
     assert_eq!(inserted(&database), BTreeSet::from([1]));
+}
+
+#[test]
+fn a_name_that_another_source_has_is_not_taken_from_it() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "shop");
+    insert(&mut client, 0..10);
+    database.wait_until_in_kafka();
+
+    // Another server, with its own identity, under the same name.
+    let folder = pg_cdc_tests::bed::temporary_folder();
+    let port = pg_cdc_tests::port::free();
+    let brokers = bed.kafka().brokers();
+    let other = Postgres::create(
+        folder.path(),
+        port,
+        &[
+            ("shared_preload_libraries", "pg_cdc"),
+            ("cdc.brokers", &brokers),
+            ("cdc.topic_replication_factor", "1"),
+        ],
+    );
+    other.start();
+    let mut stranger = other.connect("postgres");
+    stranger
+        .batch_execute("CREATE EXTENSION pg_cdc")
+        .expect("extension");
+    wait_until("the second to halt", Duration::from_secs(60), || {
+        let row = stranger.query_one("SELECT state, error_code FROM cdc_status()", &[]);
+        let row = row.map_err(|e| format!("{e:?}"))?;
+        match (row.get("state"), row.get("error_code")) {
+            ("halted", Some("CDC0406")) => Ok(()),
+            (state, code) => Err(format!("{state} {code:?}")),
+        }
+    });
+    // The first one did not notice.
+    insert(&mut client, 10..20);
+    assert_eq!(inserted(&database), (0..20).collect());
+    let state: String = client
+        .query_one("SELECT state FROM cdc_status()", &[])
+        .expect("cdc_status")
+        .get(0);
+    assert_eq!(state, "streaming");
+    other.stop();
+    bed.source().assert_never_crashed();
 }
