@@ -207,23 +207,23 @@ fn a_deferrable_key_is_refused_and_another_key_is_taken() {
 
 #[test]
 fn a_topic_belongs_to_one_table() {
-    let database = database("topics");
+    let database = database("topic_owners");
     let mut client = database.source();
     client
         .batch_execute(
             "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY);
-             SELECT cdc_track('a', topic => 'topics.x_y')",
+             SELECT cdc_track('a', topic => 'topic_owners.x_y')",
         )
         .expect("the first");
     refusal::coded(
         &mut client,
-        "SELECT cdc_track('b', topic => 'topics.x_y')",
+        "SELECT cdc_track('b', topic => 'topic_owners.x_y')",
         "42710",
         "CDC0106",
     );
     refusal::coded(
         &mut client,
-        "SELECT cdc_track('b', topic => 'topics.x.y')",
+        "SELECT cdc_track('b', topic => 'topic_owners.x.y')",
         "42710",
         "CDC0109",
     );
