@@ -70,6 +70,16 @@ struct InFlight {
     restart_lsn: u64,
 }
 
+/// A broker that has no state of a producer for a partition takes whatever sequence comes first. Were the first request
+/// refused (a new partition has no leader yet) and the second one taken, the retried first one would pass for a
+/// duplicate and be lost. So the first record goes alone, until it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acquaintance {
+    None,
+    FirstSent,
+    Acknowledged,
+}
+
 /// Delivery reports end here, on the thread that polls.
 #[derive(Default)]
 struct Deliveries {
@@ -81,6 +91,8 @@ struct Deliveries {
     failure: Option<(RDKafkaErrorCode, String, usize, usize)>,
     /// Per topic and partition: last acknowledged offset + 1.
     ends: Vec<Vec<i64>>,
+    /// Per topic and partition: how far this producer got to know it.
+    acquaintances: Vec<Vec<Acquaintance>>,
     /// Partitions whose record was acknowledged without an offset (a duplicate that the broker had already).
     offset_unknown: Vec<(usize, i32)>,
 }
@@ -126,6 +138,13 @@ impl ProducerContext for Context {
                     in_flight.unacknowledged -= 1;
                 }
                 let (partition, offset) = (message.partition(), message.offset());
+                if let Some(acquaintance) = deliveries
+                    .acquaintances
+                    .get_mut(topic)
+                    .and_then(|partitions| partitions.get_mut(partition as usize))
+                {
+                    *acquaintance = Acquaintance::Acknowledged;
+                }
                 match deliveries
                     .ends
                     .get_mut(topic)
@@ -502,6 +521,7 @@ impl Shipper<'_> {
                 rd::rd_kafka_vu_s__bindgen_ty_1 { header },
             );
         }
+        self.introduce(topic, partition)?;
         {
             let mut deliveries = self.deliveries();
             deliveries.unacknowledged += 1;
@@ -547,6 +567,29 @@ impl Shipper<'_> {
         self.events += u64::from(event.value.is_some());
         self.bytes += event.value.map_or(0, <[u8]>::len) as u64;
         Ok(())
+    }
+
+    /// Waits while the partition's first record is on its way.
+    fn introduce(&mut self, topic: usize, partition: i32) -> Result<(), Stop> {
+        loop {
+            {
+                let mut deliveries = self.deliveries();
+                let acquaintance = &mut deliveries.acquaintances[topic][partition as usize];
+                match acquaintance {
+                    Acquaintance::Acknowledged => return Ok(()),
+                    Acquaintance::None => {
+                        *acquaintance = Acquaintance::FirstSent;
+                        return Ok(());
+                    }
+                    Acquaintance::FirstSent => {}
+                }
+            }
+            self.serve();
+            if self.is_over() {
+                return Err(Stop::Over);
+            }
+            self.board.kafka_wake.wait(IDLE_MS);
+        }
     }
 
     /// Makes sure that the topic is there, with its partitions and id known, before the first record goes to it.
@@ -605,9 +648,14 @@ impl Shipper<'_> {
             partitions: described.partitions,
         });
         self.topic_indexes.insert(name.to_owned(), index);
-        self.deliveries()
-            .ends
-            .push(vec![0; described.partitions as usize]);
+        {
+            let partitions = described.partitions as usize;
+            let mut deliveries = self.deliveries();
+            deliveries.ends.push(vec![0; partitions]);
+            deliveries
+                .acquaintances
+                .push(vec![Acquaintance::None; partitions]);
+        }
         self.board.read(|facts| facts.topics = index as u32 + 1);
         Ok(index)
     }
