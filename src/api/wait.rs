@@ -8,10 +8,8 @@ use pgrx::prelude::*;
 
 use crate::capture;
 use crate::report::{Report, not_loaded};
+use crate::sender::wal_reader::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES};
 use crate::shared;
-
-const SHORT_PAGE_HEADER_BYTES: u64 = 24;
-const LONG_PAGE_HEADER_BYTES: u64 = 40;
 
 /// Waits for the end of the WAL at the call, and returns it. The target is the insert position, flushed here, so that
 /// asynchronous commits count too.
@@ -74,10 +72,10 @@ fn cdc_wait(timeout: Interval) -> i64 {
 fn end_of_last_record(lsn: u64) -> u64 {
     // SAFETY: set at server start.
     let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
-    if lsn % segment_bytes == LONG_PAGE_HEADER_BYTES {
-        lsn - LONG_PAGE_HEADER_BYTES
-    } else if lsn % u64::from(pg_sys::XLOG_BLCKSZ) == SHORT_PAGE_HEADER_BYTES {
-        lsn - SHORT_PAGE_HEADER_BYTES
+    if lsn % segment_bytes == LONG_HEADER_BYTES {
+        lsn - LONG_HEADER_BYTES
+    } else if lsn % u64::from(pg_sys::XLOG_BLCKSZ) == SHORT_HEADER_BYTES {
+        lsn - SHORT_HEADER_BYTES
     } else {
         lsn
     }

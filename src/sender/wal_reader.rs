@@ -13,8 +13,8 @@ use pgrx::pg_sys::panic::CaughtError;
 
 const PAGE_BYTES: u64 = pg_sys::XLOG_BLCKSZ as u64;
 /// Size of the header of a WAL page, and of the first page of a segment (access/xlog_internal.h).
-const SHORT_HEADER_BYTES: u64 = 24;
-const LONG_HEADER_BYTES: u64 = 40;
+pub const SHORT_HEADER_BYTES: u64 = 24;
+pub const LONG_HEADER_BYTES: u64 = 40;
 
 /// A reader at some place of the WAL.
 pub struct WalReader {
