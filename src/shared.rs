@@ -4,7 +4,9 @@
 //! shared memory, and `shared()` says so.
 
 use std::cell::UnsafeCell;
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
+};
 
 use pgrx::pg_sys;
 
@@ -115,6 +117,8 @@ pub struct Shared {
     pub state_since: AtomicI64,
     /// The slot holds the WAL: what is captured from now on is not lost.
     pub slot_ready: AtomicU32,
+    /// The sender sleeps until somebody commits. Not while it reads, nor while it is halted: then a commit costs nothing.
+    listening: AtomicBool,
     /// End of the newest commit that somebody announced.
     pub wake_lsn: AtomicU64,
     /// Prepared transactions with captured rows: while there are any, every commit wakes the sender.
@@ -270,9 +274,12 @@ impl Shared {
         self.sender_latch.store(latch, Ordering::Release);
     }
 
-    /// Wakes the sender. Safe in a commit callback: no allocation, no lock, no error.
+    /// Wakes the sender if it sleeps. Safe in a commit callback: no allocation, no lock, no error.
     #[inline]
     pub fn wake_sender(&self) {
+        if !self.listening.load(Ordering::SeqCst) || !self.listening.swap(false, Ordering::SeqCst) {
+            return;
+        }
         let latch = self.sender_latch.load(Ordering::Acquire);
         if !latch.is_null() {
             // SAFETY: process latches are never unmapped; one whose owner is gone is set without effect.
@@ -280,11 +287,16 @@ impl Shared {
         }
     }
 
-    /// Tells the sender that a commit record ends at `lsn`, and wakes it.
+    /// Tells the sender that a commit record ends at `lsn`.
     #[inline]
     pub fn announce_commit(&self, lsn: u64) {
-        self.wake_lsn.fetch_max(lsn, Ordering::AcqRel);
+        self.wake_lsn.fetch_max(lsn, Ordering::SeqCst);
         self.wake_sender();
+    }
+
+    /// Called by the sender: before it looks at `wake_lsn` for the last time and sleeps, and after.
+    pub fn listen(&self, listening: bool) {
+        self.listening.store(listening, Ordering::SeqCst);
     }
 
     /// Wakes those who wait for the sender's progress.

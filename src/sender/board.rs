@@ -1,7 +1,7 @@
 //! What the threads of the sender tell its main thread: a few facts behind one lock, and an eventfd that wakes it.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -63,6 +63,12 @@ pub struct Board {
     pub kafka_wake: EventFd,
     /// Bytes in the channel to the Kafka thread.
     pub queued_bytes: AtomicUsize,
+    /// The main thread waits for room in the channel.
+    pub room_wanted: Wanted,
+    /// The Kafka thread waits for work in the channel.
+    pub work_wanted: Wanted,
+    /// The Kafka thread takes no work until an answer came: the main thread need not look for more.
+    gathering: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -77,6 +83,9 @@ impl Board {
             main_wake: EventFd::new()?,
             kafka_wake: EventFd::new()?,
             queued_bytes: AtomicUsize::new(0),
+            room_wanted: Wanted::default(),
+            work_wanted: Wanted::default(),
+            gathering: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         })
     }
@@ -96,6 +105,31 @@ impl Board {
         change(&mut self.lock());
         self.changed.notify_all();
         self.main_wake.signal();
+    }
+
+    /// Work was put into the channel: wakes the Kafka thread where it waits for that.
+    pub fn work_arrived(&self) {
+        if self.work_wanted.take() {
+            self.kafka_wake.signal();
+        }
+    }
+
+    /// Says whether the Kafka thread takes work; the main thread is woken when it does again.
+    pub fn gathering(&self, gathering: bool) {
+        if self.gathering.swap(gathering, Ordering::SeqCst) && !gathering {
+            self.main_wake.signal();
+        }
+    }
+
+    pub fn is_gathering(&self) -> bool {
+        self.gathering.load(Ordering::SeqCst)
+    }
+
+    /// An item was taken from the channel and dealt with: wakes the main thread where it waits for that.
+    pub fn room_made(&self) {
+        if self.room_wanted.take() {
+            self.main_wake.signal();
+        }
     }
 
     /// A line for the server log, written by the main thread.
@@ -155,6 +189,30 @@ impl Board {
     /// What the main thread waits on, beside its latch.
     pub fn main_wake(&self) -> &EventFd {
         &self.main_wake
+    }
+}
+
+/// One side's word that it is about to sleep and wants to be woken: who brings what it waits for wakes it only then.
+/// The one asks, looks again, and sleeps; the other brings, then looks whether it was asked. The fences order both.
+#[derive(Debug, Default)]
+pub struct Wanted(AtomicBool);
+
+impl Wanted {
+    /// Asks to be woken; what one waits for must be looked at once more afterwards.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Takes the question back.
+    pub fn withdraw(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether somebody is to be woken, after something was brought. Says so once.
+    fn take(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
     }
 }
 

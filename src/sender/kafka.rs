@@ -1,8 +1,8 @@
 //! The Kafka thread: decompresses, renders, produces, and counts acknowledgements. No PostgreSQL call ever.
 //!
 //! One idempotent, gapless producer; any failed delivery ends it, and the session with it: the next one starts again
-//! at the position. Records go out at once while little is on its way; while much is, they gather until something
-//! comes back, so that requests grow with the load instead of their number (an adaptive linger).
+//! at the position. Records go out at once while few are on their way; else they gather until something comes back, so
+//! that requests grow with the load instead of their number (`docs/decisions/0014`).
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CString, c_void};
@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use change::body::Body;
 use change::chunk;
@@ -50,12 +50,16 @@ pub struct Beginning {
     pub restart_lsn: u64,
 }
 
-/// Transactions on their way before new ones gather: enough to keep the broker busy, few enough to let batches grow.
-const EAGER_TRANSACTIONS: usize = 8;
-/// Records on their way likewise.
-const EAGER_RECORDS: u64 = 5000;
-/// How long new records gather at most while others are on their way.
-const GATHER: Duration = Duration::from_millis(2);
+/// With so many records of a partition on their way, librdkafka sends it nothing more until an answer came
+/// (RD_KAFKA_IDEMP_MAX_INFLIGHT, compared with the number of records in rdkafka_broker.c), and burns a core meanwhile.
+const BUSY_RECORDS: u32 = 5;
+/// With so many records on their way, new ones do not wait for a busy partition: requests are large anyway.
+const LARGE_LOAD_RECORDS: u64 = 5000;
+/// Bursts do not follow each other faster than this once a partition was busy: fewer requests, fewer wake-ups.
+const GATHER: Duration = Duration::from_millis(4);
+/// How long librdkafka waits for more before it sends a request: its thread would else send the first record of every
+/// burst alone, and spin while the others wait for the answer.
+const LINGER_MS: &str = "1";
 /// Items taken from the channel before delivery reports are served again.
 const ITEMS_PER_ROUND: usize = 512;
 /// The thread looks around at least this often, though nothing woke it.
@@ -80,6 +84,15 @@ enum Acquaintance {
     Acknowledged,
 }
 
+#[derive(Debug, Clone)]
+struct Partition {
+    /// Last acknowledged offset + 1.
+    end: i64,
+    /// Records on their way.
+    unacknowledged: u32,
+    acquaintance: Acquaintance,
+}
+
 /// Delivery reports end here, on the thread that polls.
 #[derive(Default)]
 struct Deliveries {
@@ -89,10 +102,10 @@ struct Deliveries {
     unacknowledged: u64,
     /// Code, message, bytes of the value, topic.
     failure: Option<(RDKafkaErrorCode, String, usize, usize)>,
-    /// Per topic and partition: last acknowledged offset + 1.
-    ends: Vec<Vec<i64>>,
-    /// Per topic and partition: how far this producer got to know it.
-    acquaintances: Vec<Vec<Acquaintance>>,
+    /// By topic and number.
+    partitions: Vec<Vec<Partition>>,
+    /// How many of them have [`BUSY_RECORDS`] or more on their way.
+    busy_partitions: u32,
     /// Partitions whose record was acknowledged without an offset (a duplicate that the broker had already).
     offset_unknown: Vec<(usize, i32)>,
 }
@@ -137,21 +150,23 @@ impl ProducerContext for Context {
                 {
                     in_flight.unacknowledged -= 1;
                 }
-                let (partition, offset) = (message.partition(), message.offset());
-                if let Some(acquaintance) = deliveries
-                    .acquaintances
+                let (number, offset) = (message.partition(), message.offset());
+                let Some(partition) = deliveries
+                    .partitions
                     .get_mut(topic)
-                    .and_then(|partitions| partitions.get_mut(partition as usize))
-                {
-                    *acquaintance = Acquaintance::Acknowledged;
+                    .and_then(|partitions| partitions.get_mut(number as usize))
+                else {
+                    return;
+                };
+                partition.acquaintance = Acquaintance::Acknowledged;
+                partition.unacknowledged -= 1;
+                if partition.unacknowledged == BUSY_RECORDS - 1 {
+                    deliveries.busy_partitions -= 1;
                 }
-                match deliveries
-                    .ends
-                    .get_mut(topic)
-                    .and_then(|ends| ends.get_mut(partition as usize))
-                {
-                    Some(end) if offset >= 0 => *end = (*end).max(offset + 1),
-                    _ => deliveries.offset_unknown.push((topic, partition)),
+                if offset >= 0 {
+                    partition.end = partition.end.max(offset + 1);
+                } else {
+                    deliveries.offset_unknown.push((topic, number));
                 }
             }
             Err((error, message)) => {
@@ -199,7 +214,7 @@ pub fn run(
     let mut config = settings.base("events");
     let mut properties = vec![
         ("compression.type", "lz4".to_owned()),
-        ("linger.ms", "0".to_owned()),
+        ("linger.ms", LINGER_MS.to_owned()),
         ("batch.size", "1000000".to_owned()),
         ("batch.num.messages", "100000".to_owned()),
         ("message.max.bytes", "1000000000".to_owned()),
@@ -244,6 +259,8 @@ pub fn run(
         topic_indexes: HashMap::new(),
         renderer: None,
         body: Vec::new(),
+        taken_at: None,
+        crowded: false,
         begun: 0,
         acknowledged: 0,
         events: 0,
@@ -296,6 +313,10 @@ struct Shipper<'a> {
     topic_indexes: HashMap<String, usize>,
     renderer: Option<Renderer>,
     body: Vec<u8>,
+    /// When work was last taken from the channel; none if there was no more.
+    taken_at: Option<Instant>,
+    /// That work made a partition busy.
+    crowded: bool,
     /// Transactions begun and acknowledged in this session.
     begun: u64,
     acknowledged: u64,
@@ -310,28 +331,23 @@ impl Shipper<'_> {
     }
 
     fn run(&mut self, work: &Receiver<Work>) {
-        let mut gathering_since: Option<std::time::Instant> = None;
         loop {
             self.serve();
             if self.is_over() {
                 return;
             }
-            let (transactions, records) = {
-                let deliveries = self.deliveries();
-                (deliveries.in_flight.len(), deliveries.unacknowledged)
-            };
-            let busy =
-                transactions >= EAGER_TRANSACTIONS && records < EAGER_RECORDS && !work.is_empty();
-            let gathered = gathering_since.is_some_and(|since| since.elapsed() >= GATHER);
-            if busy && !gathered {
-                gathering_since.get_or_insert_with(std::time::Instant::now);
-                self.board.kafka_wake.wait(GATHER.as_millis() as i32);
+            if let Some(timeout_ms) = self.gathers_for_ms() {
+                self.board.gathering(true);
+                self.board.kafka_wake.wait(timeout_ms);
                 continue;
             }
-            gathering_since = None;
+            self.board.gathering(false);
             match self.take_all(work) {
-                Ok(true) => {}
-                Ok(false) => self.board.kafka_wake.wait(IDLE_MS),
+                Ok(true) => self.taken_at = Some(Instant::now()),
+                Ok(false) => {
+                    self.taken_at = None;
+                    self.wait_for_work(work);
+                }
                 Err(Stop::Over) => return,
                 Err(Stop::Undecodable(why)) => {
                     return self.board.fail(Failure::Halt(Trouble {
@@ -344,6 +360,41 @@ impl Shipper<'_> {
         }
     }
 
+    /// How long new work stays in the channel, at most or until an answer comes, so that requests grow with the load.
+    fn gathers_for_ms(&mut self) -> Option<i32> {
+        let (busy, records) = {
+            let deliveries = self.deliveries();
+            (deliveries.busy_partitions > 0, deliveries.unacknowledged)
+        };
+        if records >= LARGE_LOAD_RECORDS {
+            return None;
+        }
+        if busy {
+            self.crowded = true;
+            return Some(IDLE_MS);
+        }
+        let left = self
+            .taken_at
+            .filter(|_| self.crowded)
+            .and_then(|at| GATHER.checked_sub(at.elapsed()));
+        match left.map(|left| left.as_millis() as i32) {
+            Some(left_ms) if left_ms > 0 => Some(left_ms),
+            _ => {
+                self.crowded = false;
+                None
+            }
+        }
+    }
+
+    /// Sleeps until there is work, a delivery report, or the end.
+    fn wait_for_work(&self, work: &Receiver<Work>) {
+        self.board.work_wanted.ask();
+        if work.is_empty() {
+            self.board.kafka_wake.wait(IDLE_MS);
+        }
+        self.board.work_wanted.withdraw();
+    }
+
     fn is_over(&self) -> bool {
         self.board.stopping() || self.board.has_failed()
     }
@@ -354,6 +405,7 @@ impl Shipper<'_> {
             match work.try_recv() {
                 Ok(item) => {
                     self.produce(item)?;
+                    self.board.room_made();
                     if self.is_over() {
                         return Err(Stop::Over);
                     }
@@ -393,7 +445,6 @@ impl Shipper<'_> {
                 self.board
                     .queued_bytes
                     .fetch_sub(bytes.len(), Ordering::AcqRel);
-                self.board.tell(|_| {});
                 done
             }
             Work::Body(body) => {
@@ -401,7 +452,6 @@ impl Shipper<'_> {
                 self.board
                     .queued_bytes
                     .fetch_sub(body.len(), Ordering::AcqRel);
-                self.board.tell(|_| {});
                 done
             }
             Work::End => {
@@ -521,13 +571,12 @@ impl Shipper<'_> {
                 rd::rd_kafka_vu_s__bindgen_ty_1 { header },
             );
         }
-        self.introduce(topic, partition)?;
-        {
-            let mut deliveries = self.deliveries();
-            deliveries.unacknowledged += 1;
-            if let Some(last) = deliveries.in_flight.back_mut() {
-                last.unacknowledged += 1;
+        while !self.count_in(topic, partition) {
+            self.serve();
+            if self.is_over() {
+                return Err(Stop::Over);
             }
+            self.board.kafka_wake.wait(IDLE_MS);
         }
         loop {
             // SAFETY: every pointer outlives the call, which copies what it keeps.
@@ -569,27 +618,25 @@ impl Shipper<'_> {
         Ok(())
     }
 
-    /// Waits while the partition's first record is on its way.
-    fn introduce(&mut self, topic: usize, partition: i32) -> Result<(), Stop> {
-        loop {
-            {
-                let mut deliveries = self.deliveries();
-                let acquaintance = &mut deliveries.acquaintances[topic][partition as usize];
-                match acquaintance {
-                    Acquaintance::Acknowledged => return Ok(()),
-                    Acquaintance::None => {
-                        *acquaintance = Acquaintance::FirstSent;
-                        return Ok(());
-                    }
-                    Acquaintance::FirstSent => {}
-                }
-            }
-            self.serve();
-            if self.is_over() {
-                return Err(Stop::Over);
-            }
-            self.board.kafka_wake.wait(IDLE_MS);
+    /// Counts a record as on its way; not while the partition's first one is.
+    fn count_in(&mut self, topic: usize, number: i32) -> bool {
+        let mut deliveries = self.deliveries();
+        let deliveries = &mut *deliveries;
+        let partition = &mut deliveries.partitions[topic][number as usize];
+        match partition.acquaintance {
+            Acquaintance::FirstSent => return false,
+            Acquaintance::None => partition.acquaintance = Acquaintance::FirstSent,
+            Acquaintance::Acknowledged => {}
         }
+        partition.unacknowledged += 1;
+        if partition.unacknowledged == BUSY_RECORDS {
+            deliveries.busy_partitions += 1;
+        }
+        deliveries.unacknowledged += 1;
+        if let Some(last) = deliveries.in_flight.back_mut() {
+            last.unacknowledged += 1;
+        }
+        true
     }
 
     /// Makes sure that the topic is there, with its partitions and id known, before the first record goes to it.
@@ -649,12 +696,13 @@ impl Shipper<'_> {
         });
         self.topic_indexes.insert(name.to_owned(), index);
         {
-            let partitions = described.partitions as usize;
-            let mut deliveries = self.deliveries();
-            deliveries.ends.push(vec![0; partitions]);
-            deliveries
-                .acquaintances
-                .push(vec![Acquaintance::None; partitions]);
+            let new = Partition {
+                end: 0,
+                unacknowledged: 0,
+                acquaintance: Acquaintance::None,
+            };
+            let partitions = vec![new; described.partitions as usize];
+            self.deliveries().partitions.push(partitions);
         }
         self.board.read(|facts| facts.topics = index as u32 + 1);
         Ok(index)
@@ -700,12 +748,12 @@ impl Shipper<'_> {
         let ends = self
             .topics
             .iter()
-            .zip(&deliveries.ends)
-            .map(|(topic, end)| {
+            .zip(&deliveries.partitions)
+            .map(|(topic, partitions)| {
                 let ends = Ends {
                     topic_id: topic.topic_id.clone(),
                     partitions: topic.partitions,
-                    end: end.clone(),
+                    end: partitions.iter().map(|partition| partition.end).collect(),
                 };
                 (topic.name.clone(), ends)
             })
@@ -748,9 +796,8 @@ impl Shipper<'_> {
                 .fetch_watermarks(&name, partition, Duration::from_secs(10))
             {
                 Ok((_, high)) => {
-                    if let Some(end) = self.deliveries().ends[topic].get_mut(partition as usize) {
-                        *end = (*end).max(high);
-                    }
+                    let end = &mut self.deliveries().partitions[topic][partition as usize].end;
+                    *end = (*end).max(high);
                 }
                 Err(error) => self.board.fail(Failure::Rewind(Trouble {
                     code: "CDC0301",

@@ -10,6 +10,7 @@ pub mod board;
 pub mod client;
 pub mod kafka;
 pub mod position;
+pub mod sleep;
 pub mod slot;
 pub mod source;
 pub mod topics;

@@ -3,7 +3,6 @@
 //! It never exits to start again: a process that is gone cannot hold the slot. What cannot go on becomes a state with
 //! its remedy, and the worker waits in it.
 
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +23,7 @@ use super::board::{Board, Failure, Trouble};
 use super::client::{KafkaSettings, read_properties};
 use super::kafka::{self, Beginning, Work};
 use super::position::{self, Owner, Progress, Progresses};
+use super::sleep::{WakeSet, interrupts, pause, sleep};
 use super::slot::{self, Slot};
 use super::source::{self, Source};
 use super::wal_reader::{WalError, WalReader, flushed, timeline_start};
@@ -233,6 +233,13 @@ impl Sender {
     }
 
     fn describe(&mut self, state: State, waiting_for: &str, trouble: Option<&Trouble>) {
+        let unchanged = trouble.is_none()
+            && state == self.shared.state()
+            && self.described.error_code.is_empty()
+            && self.described.waiting_for == waiting_for;
+        if unchanged {
+            return;
+        }
         let mut described = Described {
             waiting_for: waiting_for.to_owned(),
             ..self.described.clone()
@@ -273,7 +280,7 @@ impl Sender {
         // Slots and topics may be put right without a reload: look again now and then. A fenced sender stays down until
         // somebody says otherwise, else two servers would fence each other in turns.
         while !reload_if_asked() && (state == State::Fenced || start.elapsed() < LOOK_AGAIN) {
-            wait(None, TICK);
+            sleep(TICK);
         }
     }
 
@@ -282,7 +289,7 @@ impl Sender {
         if settings::text(&settings::BROKERS).is_empty() {
             self.describe(State::Unconfigured, "cdc.brokers to be set", None);
             while !reload_if_asked() {
-                wait(None, Duration::from_secs(60));
+                sleep(Duration::from_secs(60));
             }
             return End::Again;
         }
@@ -355,6 +362,7 @@ impl Sender {
         let mut session = Session {
             sender: self,
             source,
+            wake_set: WakeSet::new(Arc::clone(&board)),
             board: Arc::clone(&board),
             work,
             progresses,
@@ -481,11 +489,6 @@ pub fn incomplete(xid8: u64, found: u64, expected: u64) -> Trouble {
     }
 }
 
-/// Ends the process if it was asked to (FATAL, through the exit callbacks).
-fn interrupts() {
-    pgrx::check_for_interrupts!();
-}
-
 /// Reads the configuration again after SIGHUP.
 fn reload_if_asked() -> bool {
     // SAFETY: a flag of the signal handler, on the main thread.
@@ -497,42 +500,6 @@ fn reload_if_asked() -> bool {
         pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
     }
     true
-}
-
-/// Sleeps until the latch is set, the board calls, or `timeout` has passed.
-fn wait(board: Option<&Board>, timeout: Duration) {
-    let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    let mut fd = pg_sys::PGINVALID_SOCKET;
-    if let Some(board) = board {
-        events |= pg_sys::WL_SOCKET_READABLE;
-        fd = board.main_wake().raw().as_raw_fd();
-    }
-    // SAFETY: this process's own latch and descriptor.
-    unsafe {
-        pg_sys::WaitLatchOrSocket(
-            pg_sys::MyLatch,
-            events as i32,
-            fd,
-            timeout.as_millis() as i64,
-            pg_sys::PG_WAIT_EXTENSION,
-        );
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
-    if let Some(board) = board {
-        board.main_wake().drain();
-    }
-    interrupts();
-}
-
-/// Sleeps for the whole time, however often the latch is set; interruptible.
-fn pause(time: Duration) {
-    let start = Instant::now();
-    while let Some(left) = time
-        .checked_sub(start.elapsed())
-        .filter(|left| !left.is_zero())
-    {
-        wait(None, left.max(Duration::from_millis(1)));
-    }
 }
 
 fn now_us() -> i64 {
@@ -589,6 +556,7 @@ struct Session<'a> {
     sender: &'a mut Sender,
     source: &'a Source,
     board: Arc<Board>,
+    wake_set: WakeSet,
     work: Channel<Work>,
     progresses: Arc<Progresses>,
     settings: KafkaSettings,
@@ -623,7 +591,7 @@ impl Session<'_> {
             if let Some((position, _epoch)) = self.board.read(|facts| facts.start.take()) {
                 break position;
             }
-            wait(Some(&self.board), TICK);
+            self.wake_set.sleep(TICK);
         };
         let (timeline, flush_lsn) = flushed();
         self.sender
@@ -675,9 +643,7 @@ impl Session<'_> {
         let mut again: Option<WalReader> = None;
         let mut assembly = Assembly::new(chunk_key(), self.settings.memory_bytes / 4);
         loop {
-            if let Some(end) = self.look_around(Some((&reader, &assembly))) {
-                return end;
-            }
+            let (_, flush_lsn) = flushed();
             let mut idle = false;
             for _ in 0..RECORDS_PER_ROUND {
                 let outcome = match reader.next() {
@@ -716,7 +682,6 @@ impl Session<'_> {
                                 }),
                             };
                         }
-                        break;
                     }
                     Outcome::Incomplete {
                         xid8,
@@ -730,31 +695,39 @@ impl Session<'_> {
                     }
                 }
             }
+            // What was read is done before anybody sleeps: cdc_wait may be waiting for just that.
+            if let Some(end) = self.look_around(Some((&reader, &assembly))) {
+                return end;
+            }
             if idle {
-                // What was read is done before anybody sleeps: cdc_wait may be waiting for just that.
-                if let Some(end) = self.look_around(Some((&reader, &assembly))) {
-                    return end;
-                }
-                self.idle(&reader, &assembly, timeline);
+                self.idle(&reader, &assembly, timeline, flush_lsn);
             }
         }
     }
 
-    /// Nothing more is flushed: flush what was announced, record how far reading is, and sleep.
-    fn idle(&mut self, reader: &WalReader, assembly: &Assembly, timeline: u32) {
+    /// All that was flushed up to `read_to_lsn` is read: flush what was announced, record how far reading is, and sleep.
+    fn idle(&mut self, reader: &WalReader, assembly: &Assembly, timeline: u32, read_to_lsn: u64) {
         let shared = self.sender.shared;
-        let wanted_lsn = shared.wake_lsn.load(Ordering::Acquire);
+        self.record_progress(reader, assembly, timeline);
+        self.give_memory_back();
+        if self.board.is_gathering() {
+            // Nobody takes more work now: commits need not wake this thread, the Kafka thread will.
+            self.wake_set.sleep(TICK);
+            return;
+        }
+        shared.listen(true);
+        // From here on every commit wakes this thread; what came before is seen now.
+        let wanted_lsn = shared.wake_lsn.load(Ordering::SeqCst);
         let (_, flush_lsn) = flushed();
         if wanted_lsn > flush_lsn {
             // An asynchronous commit: the WAL writer would take its time.
             // SAFETY: the WAL up to there was inserted by whoever announced it.
             unsafe { pg_sys::XLogFlush(wanted_lsn) };
-            return;
+        } else if flush_lsn == read_to_lsn {
+            // Flushed meanwhile by others: the next commit announces itself, and the tick is the net below.
+            self.wake_set.sleep(TICK);
         }
-        self.record_progress(reader, assembly, timeline);
-        self.give_memory_back();
-        // Flushed meanwhile by others: the next commit announces itself, and the tick is the net below.
-        wait(Some(&self.board), TICK);
+        shared.listen(false);
     }
 
     /// After a load, the allocator keeps what the queues needed: an idle sender is small again.
@@ -897,13 +870,14 @@ impl Session<'_> {
     fn push(&mut self, work: Work, bytes: usize) -> Result<(), Interrupted> {
         let limit = self.settings.memory_bytes / 4;
         let mut work = work;
+        let mut asked = false;
         loop {
             let queued = self.board.queued_bytes.load(Ordering::Acquire);
             if queued == 0 || queued + bytes <= limit {
                 self.board.queued_bytes.fetch_add(bytes, Ordering::AcqRel);
                 match self.work.try_send(work) {
                     Ok(()) => {
-                        self.board.kafka_wake.signal();
+                        self.board.work_arrived();
                         return Ok(());
                     }
                     Err(TrySendError::Full(back) | TrySendError::Disconnected(back)) => {
@@ -912,10 +886,17 @@ impl Session<'_> {
                     }
                 }
             }
+            // Ask first, then look once more: so no answer is missed.
+            if !asked {
+                self.board.room_wanted.ask();
+                asked = true;
+                continue;
+            }
             if let Some(end) = self.look_around(None) {
                 return Err(Interrupted::End(end));
             }
-            wait(Some(&self.board), TICK);
+            self.wake_set.sleep(TICK);
+            asked = false;
         }
     }
 
