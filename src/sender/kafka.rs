@@ -2,7 +2,7 @@
 //!
 //! One idempotent, gapless producer; any failed delivery ends it, and the session with it: the next one starts again
 //! at the position. Records go out at once while few are on their way; else they gather until something comes back, so
-//! that requests grow with the load instead of their number (`docs/decisions/0014`).
+//! that requests grow with the load instead of their number (`docs/decisions/0006`).
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CString, c_void};
