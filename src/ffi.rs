@@ -32,6 +32,42 @@ unsafe extern "C-unwind" {
     fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
 }
 
+/// Evaluates an expression (ExecEvalExpr, executor/executor.h).
+///
+/// # Safety
+/// State and context belong together, and the context's slot holds the row.
+pub unsafe fn evaluate(
+    state: *mut pg_sys::ExprState,
+    context: *mut pg_sys::ExprContext,
+    is_null: &mut bool,
+) -> pg_sys::Datum {
+    // SAFETY: as the caller promises; an ERROR inside becomes a panic at the boundary.
+    unsafe {
+        match (*state).evalfunc {
+            Some(evaluate) => pg_guard_ffi_boundary(|| evaluate(state, context, is_null)),
+            None => pg_sys::Datum::from(0),
+        }
+    }
+}
+
+/// Calls `walker` for every child of a node until one says true (expression_tree_walker, nodes/nodeFuncs.h).
+///
+/// # Safety
+/// `node` is an expression; `walker` takes null and every kind of node.
+pub unsafe fn walk_expression(
+    node: *mut pg_sys::Node,
+    walker: unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool,
+    context: *mut std::ffi::c_void,
+) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::expression_tree_walker(node, Some(walker), context);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::expression_tree_walker_impl(node, Some(walker), context);
+    }
+}
+
 /// The root of a partition.
 ///
 /// # Safety

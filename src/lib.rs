@@ -9,6 +9,7 @@ mod api;
 mod capture;
 mod ffi;
 mod report;
+mod secret_file;
 mod sender;
 mod settings;
 mod shared;

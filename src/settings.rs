@@ -10,6 +10,7 @@ type Text = GucSetting<Option<CString>>;
 
 pub static BROKERS: Text = Text::new(Some(c""));
 pub static KAFKA_CONFIG_FILE: Text = Text::new(Some(c""));
+pub static MASK_KEY_FILE: Text = Text::new(Some(c""));
 pub static SOURCE_NAME: Text = Text::new(Some(c"pg"));
 pub static TOPIC_PREFIX: Text = Text::new(Some(c""));
 pub static CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -108,6 +109,16 @@ pub fn define(preloading: bool) {
         c"File with librdkafka properties (key=value), for TLS and SASL.",
         c"Owned by the server's user or root, mode 0600; read again at every reload.",
         &KAFKA_CONFIG_FILE,
+        GucContext::Sighup,
+        GucFlags::SUPERUSER_ONLY,
+        None,
+        None,
+    );
+    string(
+        c"cdc.mask_key_file",
+        c"File with the secret key of masked values (mask => '{\"column\": \"hash\"}').",
+        c"At least 32 bytes, owned by the server's user or root, mode 0600.",
+        &MASK_KEY_FILE,
         GucContext::Sighup,
         GucFlags::SUPERUSER_ONLY,
         None,

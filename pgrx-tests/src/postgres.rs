@@ -268,6 +268,20 @@ impl Postgres {
         self.folder.join("data")
     }
 
+    /// Writes a file of the server's own user into the data folder; returns its path.
+    ///
+    /// # Panics
+    /// When that is not possible.
+    pub fn write_file(&self, name: &str, content: &[u8], mode: u32) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.data_folder().join(name);
+        std::fs::write(&path, content)
+            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)))
+            .unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+        process::give_to(&path, self.user);
+        path.display().to_string()
+    }
+
     /// Asserts that no process of the server ever crashed, by its log (promise G11).
     ///
     /// # Panics

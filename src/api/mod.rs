@@ -5,6 +5,7 @@ pub mod context;
 pub mod status;
 pub mod table;
 pub mod track;
+pub mod track_request;
 pub mod wait;
 
 pgrx::extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);

@@ -2,10 +2,11 @@
 
 use std::ffi::CStr;
 
+use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::capture::relation_plan::{Options, qualified_name, tuple_attribute};
+use crate::capture::relation_plan::{qualified_name, tuple_attribute};
 use crate::capture::utf8;
 use crate::report::Report;
 
@@ -47,7 +48,7 @@ impl Table {
     }
 
     /// Reads something of the open relation.
-    fn read<R>(&self, read: impl FnOnce(&pg_sys::RelationData) -> R) -> R {
+    pub fn read<R>(&self, read: impl FnOnce(&pg_sys::RelationData) -> R) -> R {
         // SAFETY: the lock is held, so the relation is there; after an ERROR the transaction's own clean-up closes it.
         unsafe {
             let relation = pg_sys::relation_open(self.oid, pg_sys::NoLock as pg_sys::LOCKMODE);

@@ -2,12 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
+use change::options::{Mask, Operation, Options};
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
-use super::table::{ROW_TRIGGER, TRUNCATE_TRIGGER, Table, as_superuser, is_admin};
+use super::table::{ColumnDefinition, ROW_TRIGGER, TRUNCATE_TRIGGER, Table, as_superuser};
+use super::track_request::{Request, check_shipped};
 use crate::capture::database_name;
-use crate::capture::relation_plan::{Options, place};
 use crate::report::{Report, not_loaded};
 use crate::settings;
 use crate::shared::{self, Shared};
@@ -17,17 +18,41 @@ const SENDER_START_MS: i64 = 10_000;
 
 /// Ships every committed change of `relation` from now on; a second call changes what is given. Returns the topic.
 #[pg_extern(
-    sql = "CREATE FUNCTION cdc_track(relation regclass, topic text = NULL, key text[] = NULL) RETURNS text LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+    sql = "CREATE FUNCTION cdc_track(relation regclass, topic text = NULL, key text[] = NULL, operations text = NULL, include text[] = NULL, exclude text[] = NULL, mask jsonb = NULL, filter text = NULL, skip_unchanged boolean = NULL, topics jsonb = NULL, origin text = NULL) RETURNS text LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
+#[allow(clippy::too_many_arguments)]
 fn cdc_track(
     relation: Option<pg_sys::Oid>,
     topic: Option<&str>,
     key: Option<Vec<Option<String>>>,
+    operations: Option<&str>,
+    include: Option<Vec<Option<String>>>,
+    exclude: Option<Vec<Option<String>>>,
+    mask: Option<pgrx::JsonB>,
+    filter: Option<&str>,
+    skip_unchanged: Option<bool>,
+    topics: Option<pgrx::JsonB>,
+    origin: Option<&str>,
 ) -> Option<String> {
-    relation.map(|relation| track(relation, topic, key))
+    let names = |names: Option<Vec<Option<String>>>| {
+        names.map(|names| names.into_iter().flatten().collect())
+    };
+    let request = Request {
+        topic,
+        topics: topics.map(|topics| topics.0),
+        key: names(key),
+        operations,
+        include: names(include),
+        exclude: names(exclude),
+        mask: mask.map(|mask| mask.0),
+        filter,
+        skip_unchanged,
+        origin,
+    };
+    relation.map(|relation| track(relation, request))
 }
 
-fn track(relation: pg_sys::Oid, topic: Option<&str>, key: Option<Vec<Option<String>>>) -> String {
+fn track(relation: pg_sys::Oid, request: Request<'_>) -> String {
     let Some(shared) = shared::shared() else {
         not_loaded().raise()
     };
@@ -36,45 +61,14 @@ fn track(relation: pg_sys::Oid, topic: Option<&str>, key: Option<Vec<Option<Stri
     require_sender(shared);
 
     let before = table.options();
-    let so_far = before.clone().unwrap_or_default();
-    let columns: Vec<String> = table
-        .columns()
-        .into_iter()
-        .map(|column| column.name)
-        .collect();
-    let key: Vec<String> = match key {
-        Some(key) => key.into_iter().flatten().collect(),
-        None => so_far.key.clone(),
-    };
-    if let Some(missing) = key.iter().find(|name| !columns.contains(name)) {
-        missing_column(&table, missing, &columns).raise();
-    }
-    let identity = table.identity(key.is_empty());
-    let database = database_name();
-    let prefix = settings::topic_prefix(&database);
-    let topic = match topic.filter(|topic| !topic.is_empty()) {
-        Some(topic) => topic.to_owned(),
-        // A copied trigger names the original's topic; here it holds only if it is one of this database's.
-        None if so_far.source == place() || so_far.topic.starts_with(&format!("{prefix}.")) => {
-            so_far.topic
-        }
-        None => format!(
-            "{prefix}.{}",
-            change::topic_name::join(&[&table.schema, &table.name])
-        ),
-    };
-    check_topic(&table, &topic, &prefix);
-
-    let wanted = Options {
-        topic,
-        key,
-        source: place(),
-    };
+    let wanted = request.options(&table, before.clone().unwrap_or_default());
+    let identity = table.identity(wanted.key.is_empty());
     let shown_key = if wanted.key.is_empty() {
         &identity
     } else {
         &wanted.key
     };
+    check_shipped(&table, &wanted, shown_key);
     if shown_key.is_empty() {
         no_key(&table).warn();
     }
@@ -87,7 +81,10 @@ fn track(relation: pg_sys::Oid, topic: Option<&str>, key: Option<Vec<Option<Stri
         return wanted.topic;
     }
     make_triggers(&table, &wanted, before.is_some());
-    table.capture_schema_change(&schema_change("CREATE", &database, &table, &identity));
+    let database = database_name();
+    table.capture_schema_change(&schema_change(
+        "CREATE", &database, &table, &wanted, &identity,
+    ));
     let shown_key = if shown_key.is_empty() {
         "none".to_owned()
     } else {
@@ -107,10 +104,10 @@ fn track(relation: pg_sys::Oid, topic: Option<&str>, key: Option<Vec<Option<Stri
 )]
 fn cdc_untrack(relation: pg_sys::Oid) -> bool {
     let table = Table::open(relation);
-    if table.options().is_none() {
+    let Some(options) = table.options() else {
         pgrx::notice!("table \"{}\" is not tracked", table.name);
         return false;
-    }
+    };
     // Without the library rows are not captured anyway, and a trigger that is left behind must still go away.
     if shared::shared().is_some() {
         let identity = table.identity(false);
@@ -118,6 +115,7 @@ fn cdc_untrack(relation: pg_sys::Oid) -> bool {
             "UNTRACK",
             &database_name(),
             &table,
+            &options,
             &identity,
         ));
     }
@@ -142,22 +140,31 @@ fn make_triggers(table: &Table, options: &Options, replace: bool) {
         "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_cdc'",
     );
     let schema = quote_identifier(schema.ok().flatten().unwrap_or_else(|| "public".to_owned()));
+    let row_events = options.operations.row_events();
+    let truncate_events = if options.operations.contains(Operation::Truncate) {
+        "TRUNCATE"
+    } else {
+        ""
+    };
     as_superuser(|| {
         for (trigger, events, function) in [
             (
                 ROW_TRIGGER,
-                "INSERT OR UPDATE OR DELETE",
+                row_events.as_str(),
                 "FOR EACH ROW EXECUTE FUNCTION {}.cdc_capture",
             ),
             (
                 TRUNCATE_TRIGGER,
-                "TRUNCATE",
+                truncate_events,
                 "FOR EACH STATEMENT EXECUTE FUNCTION {}.cdc_capture_truncate",
             ),
         ] {
             let trigger = quote_identifier(trigger);
             if replace {
                 run(&format!("DROP TRIGGER IF EXISTS {trigger} ON {name}"));
+            }
+            if events.is_empty() {
+                continue;
             }
             let function = function.replace("{}", &schema);
             run(&format!(
@@ -227,39 +234,6 @@ pub fn no_worker() -> Report {
     .detail("The sender is a background worker, and it is not running.")
 }
 
-fn missing_column(table: &Table, missing: &str, columns: &[String]) -> Report {
-    let nearest = columns
-        .iter()
-        .min_by_key(|column| distance(column, missing));
-    Report::new(
-        "CDC0103",
-        PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-        format!(
-            "column \"{missing}\" of relation \"{}\" does not exist",
-            table.name
-        ),
-        nearest.map_or("The table has no columns.".to_owned(), |column| {
-            format!("Perhaps you meant the column \"{column}\".")
-        }),
-    )
-}
-
-/// Levenshtein distance, for the nearest name.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (line, character) in one.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for column in 0..other.len() {
-            let replaced = diagonal + usize::from(other[column] != character);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
-        }
-    }
-    row[other.len()]
-}
-
 fn no_key(table: &Table) -> Report {
     Report::new(
         "CDC0104",
@@ -270,79 +244,41 @@ fn no_key(table: &Table) -> Report {
     .detail("All its changes go to one partition, and a replica must search for each changed row.")
 }
 
-/// CDC0108, CDC0102, CDC0106, CDC0109: a topic has a legal name, belongs to one table, and only an administrator may
-/// choose one outside the database's prefix.
-fn check_topic(table: &Table, topic: &str, prefix: &str) {
-    if let Some(reason) = change::topic_name::refusal(topic) {
-        Report::new(
-            "CDC0108",
-            PgSqlErrorCode::ERRCODE_INVALID_NAME,
-            format!("\"{topic}\" is not a topic name"),
-            "Choose another topic =>.",
-        )
-        .detail(format!("As a topic of pg_cdc {reason}."))
-        .raise();
-    }
-    if !topic.starts_with(&format!("{prefix}.")) && !is_admin() {
-        Report::new(
-            "CDC0102",
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be cdc_admin to use topic \"{topic}\""),
-            format!("Choose a topic that begins with \"{prefix}.\", or let an administrator GRANT cdc_admin to you."),
-        )
-        .raise();
-    }
-    let others = Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT t.tgrelid::pg_catalog.regclass::text, pg_catalog.encode(t.tgargs, 'escape') FROM pg_catalog.pg_trigger t
-             JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-             WHERE p.proname = 'cdc_capture' AND NOT t.tgisinternal AND t.tgrelid <> $1",
-            None,
-            &[table.oid.into()],
-        )?;
-        rows.map(|row| {
-            Ok((
-                row.get::<String>(1)?.unwrap_or_default(),
-                row.get::<String>(2)?.unwrap_or_default(),
-            ))
-        })
-        .collect::<Result<Vec<_>, pgrx::spi::SpiError>>()
-    });
-    let others = match others {
-        Ok(others) => others,
-        Err(error) => pgrx::error!("pg_cdc could not read pg_trigger: {error}"),
-    };
-    // Kafka refuses names that differ only in "." and "_": they share the name of a metric.
-    let collides = |name: &str| name.replace('.', "_");
-    for (other, arguments) in others {
-        let taken = Options::parse(arguments.split("\\000")).topic;
-        if taken == topic {
-            Report::new(
-                "CDC0106",
-                PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
-                format!("topic \"{topic}\" belongs to {other}"),
-                "Choose another topic =>.",
-            )
-            .raise();
-        }
-        if collides(&taken) == collides(topic) {
-            Report::new(
-                "CDC0109",
-                PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
-                format!("topic \"{topic}\" collides in Kafka with \"{taken}\""),
-                "Choose another topic =>.",
-            )
-            .detail(format!("Topic \"{taken}\" belongs to {other}, and Kafka takes \".\" and \"_\" for the same."))
-            .raise();
-        }
-    }
-}
-
 /// The `schema_change` object of an event, as Debezium's schema change topic has it.
-fn schema_change(kind: &str, database: &str, table: &Table, identity: &[String]) -> String {
+fn schema_change(
+    kind: &str,
+    database: &str,
+    table: &Table,
+    options: &Options,
+    identity: &[String],
+) -> String {
+    let shipped = |name: &String| {
+        options.ships(name)
+            && !matches!(
+                options.mask.get(name),
+                Some(Mask::Redact | Mask::Truncate(_))
+            )
+    };
+    // What identifies a row must be in the images.
+    let identity: &[String] = if identity.iter().all(shipped) {
+        identity
+    } else {
+        &[]
+    };
     let columns: Vec<serde_json::Value> = table
         .columns()
         .into_iter()
+        .filter(|column| options.ships(&column.name))
+        .map(|column| match options.mask.get(&column.name) {
+            None => column,
+            // A digest or the beginning of a text is text.
+            Some(mask) => ColumnDefinition {
+                type_name: "text".to_owned(),
+                type_expression: "text".to_owned(),
+                not_null: column.not_null && *mask != Mask::Redact,
+                ..column
+            },
+        })
         .enumerate()
         .map(|(index, column)| {
             serde_json::json!({

@@ -10,7 +10,7 @@ use change::chunk::{self, Compressor, Header, MESSAGE_PREFIX, MacKey, Manifest};
 use pgrx::pg_sys;
 
 use super::context::Who;
-use super::encoding::{self, Deformed};
+use super::image::{self, Deformed};
 use super::relation_plan::Plan;
 use super::{database_name, reserve};
 use crate::settings::{self, Compression};
@@ -169,6 +169,7 @@ impl Buffer {
             Captured::SchemaChanged(_) => Op::Schema,
         };
         reserve(&mut self.data, 64);
+        let before = (self.data.len(), self.state);
         let start = body::begin_row(
             &mut self.data,
             &mut self.state,
@@ -183,14 +184,21 @@ impl Buffer {
             match row {
                 Captured::Inserted(tuple) | Captured::Deleted(tuple) => {
                     self.new.deform(*tuple, descriptor, plan.attributes);
-                    encoding::put_image(&mut self.data, plan, &self.new);
+                    image::put_image(&mut self.data, plan, &self.new);
                     body::end_record(&mut self.data, start);
                 }
                 Captured::Updated { old, new } => {
                     self.old.deform(*old, descriptor, plan.attributes);
                     self.new.deform(*new, descriptor, plan.attributes);
-                    key_changed =
-                        encoding::put_update(&mut self.data, plan, start, &self.old, &self.new);
+                    let changes =
+                        image::put_update(&mut self.data, plan, start, &self.old, &self.new);
+                    if plan.skip_unchanged && !changes.any {
+                        self.data.truncate(before.0);
+                        self.state = before.1;
+                        self.next_sequence = sequence;
+                        return;
+                    }
+                    key_changed = changes.key;
                 }
                 Captured::Truncated => body::end_record(&mut self.data, start),
                 Captured::SchemaChanged(change) => {

@@ -3,8 +3,11 @@
 pub mod buffer;
 pub mod commit;
 pub mod context;
-pub mod encoding;
+pub mod datum;
+pub mod image;
+pub mod mask;
 pub mod relation_plan;
+pub mod row_filter;
 pub mod trigger;
 
 use std::cell::RefCell;

@@ -1,7 +1,7 @@
 //! The plan of a tracked table: everything about it that capture needs for a row, made once and kept until the
 //! relation cache says that the table changed.
 //!
-//! The trigger's arguments are the configuration: `topic=…`, `key=a,b`, `source=<source id>/<database oid>`.
+//! The trigger's arguments are the configuration (`change::options`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -9,34 +9,16 @@ use std::ffi::CStr;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use change::body::put_relation;
-use change::kind::Kind;
+use change::body::{Column, Masked, Relation as RelationEntry};
+use change::options::{Mask, Operation, Options};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::datum::{Encode, encoding_of, masked_encoding_of};
+use super::row_filter::RowFilter;
 use super::utf8;
 use crate::report::Report;
 use crate::{ffi, shared};
-
-/// How a column's datum becomes bytes.
-pub enum Encode {
-    /// Passed by value: its low bytes.
-    ByValue(usize),
-    /// Passed by reference, of fixed length.
-    ByReference(usize),
-    /// A varlena whose content is taken as it is.
-    Varlena,
-    /// The same, converted from the database's encoding.
-    VarlenaText,
-    /// Through the type's output function; length and passing are the type's (pg_type.typlen, typbyval).
-    Output {
-        function: Box<pg_sys::FmgrInfo>,
-        length: i16,
-        by_value: bool,
-    },
-    /// The fixed name type.
-    Name,
-}
 
 /// A live column.
 pub struct PlanColumn {
@@ -56,9 +38,29 @@ pub struct Plan {
     pub key_columns: Vec<usize>,
     /// Attributes of a tuple, dropped ones included.
     pub attributes: usize,
-    /// Why rows of this table are not captured, after a warning was given.
+    /// Rows of this table are not captured: it is a copy, and a warning said so.
     pub silent: bool,
+    /// What a subscription applies is not captured.
+    pub local_only: bool,
+    /// An UPDATE that changes nothing of what is shipped makes no event.
+    pub skip_unchanged: bool,
+    filter: Option<RowFilter>,
     valid: Rc<Cell<bool>>,
+}
+
+impl Plan {
+    /// Whether the table's filter lets a row pass.
+    ///
+    /// # Safety
+    /// The tuple is a row of the plan's relation.
+    #[inline]
+    pub unsafe fn passes(&self, tuple: pg_sys::HeapTuple) -> bool {
+        match &self.filter {
+            None => true,
+            // SAFETY: as the caller promises.
+            Some(filter) => unsafe { filter.holds(tuple) },
+        }
+    }
 }
 
 /// The plans of this backend.
@@ -92,6 +94,8 @@ thread_local! {
     /// Whether the plan of a table is still right. Apart from the plans, so that an invalidation can arrive while
     /// they are in use (it does, in the middle of catalog access).
     static VALIDITY: RefCell<HashMap<pg_sys::Oid, Rc<Cell<bool>>>> = RefCell::new(HashMap::new());
+    /// The relations of composite types, and the plans that know their attributes.
+    static ROW_TYPES: RefCell<Vec<(pg_sys::Oid, Rc<Cell<bool>>)>> = const { RefCell::new(Vec::new()) };
     static LISTENING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -124,18 +128,31 @@ impl Plans {
     }
 }
 
+/// Makes a plan depend on the composite types that its columns have: ALTER TYPE invalidates those alone.
+fn also_depends_on(valid: &Rc<Cell<bool>>, row_types: &[pg_sys::Oid]) {
+    ROW_TYPES.with_borrow_mut(|plans| {
+        plans.retain(|(_, valid)| valid.get());
+        plans.extend(row_types.iter().map(|oid| (*oid, Rc::clone(valid))));
+    });
+}
+
 /// Registers for invalidations, once per backend (PostgreSQL cannot unregister).
 fn listen() {
     if !LISTENING.replace(true) {
         // SAFETY: both callbacks live as long as the library, which is never unloaded.
         unsafe {
             pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0));
-            // The schema's name is part of the plan, and renaming it does not touch its tables.
-            pg_sys::CacheRegisterSyscacheCallback(
-                pg_sys::SysCacheIdentifier::NAMESPACEOID as i32,
-                Some(schema_changed),
-                pg_sys::Datum::from(0),
-            );
+            // Names of schemas and labels of enums are part of the plan, and renaming them does not touch the tables.
+            for cache in [
+                pg_sys::SysCacheIdentifier::NAMESPACEOID,
+                pg_sys::SysCacheIdentifier::ENUMOID,
+            ] {
+                pg_sys::CacheRegisterSyscacheCallback(
+                    cache as i32,
+                    Some(name_changed),
+                    pg_sys::Datum::from(0),
+                );
+            }
         }
     }
 }
@@ -149,74 +166,15 @@ unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relid: pg_sys:
             valid.set(false);
         }
     });
+    ROW_TYPES.with_borrow(|plans| {
+        let dependent = plans.iter().filter(|(oid, _)| *oid == relid);
+        dependent.for_each(|(_, valid)| valid.set(false));
+    });
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn schema_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+unsafe extern "C-unwind" fn name_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
     VALIDITY.with_borrow(|validity| validity.values().for_each(|valid| valid.set(false)));
-}
-
-/// What a trigger's arguments say.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Options {
-    pub topic: String,
-    pub key: Vec<String>,
-    /// `<source id>/<database oid>` of the `cdc_track` that made the trigger.
-    pub source: String,
-}
-
-impl Options {
-    pub fn parse<'a>(arguments: impl Iterator<Item = &'a str>) -> Options {
-        let mut options = Options::default();
-        for argument in arguments {
-            match argument.split_once('=') {
-                Some(("topic", topic)) => options.topic = topic.to_owned(),
-                Some(("key", key)) => options.key = split_names(key),
-                Some(("source", source)) => options.source = source.to_owned(),
-                _ => {}
-            }
-        }
-        options
-    }
-
-    /// The arguments of the trigger, in the order in which `\d` shows them.
-    pub fn arguments(&self) -> Vec<String> {
-        let mut arguments = vec![format!("topic={}", self.topic)];
-        if !self.key.is_empty() {
-            arguments.push(format!("key={}", join_names(&self.key)));
-        }
-        arguments.push(format!("source={}", self.source));
-        arguments
-    }
-}
-
-/// Joins column names with commas; a backslash goes before a comma or backslash that is part of a name.
-fn join_names(names: &[String]) -> String {
-    let escaped: Vec<String> = names
-        .iter()
-        .map(|name| name.replace('\\', "\\\\").replace(',', "\\,"))
-        .collect();
-    escaped.join(",")
-}
-
-fn split_names(text: &str) -> Vec<String> {
-    let mut names = vec![String::new()];
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            ',' => names.push(String::new()),
-            '\\' => names
-                .last_mut()
-                .into_iter()
-                .for_each(|name| name.extend(characters.next())),
-            _ => names
-                .last_mut()
-                .into_iter()
-                .for_each(|name| name.push(character)),
-        }
-    }
-    names.retain(|name| !name.is_empty());
-    names
 }
 
 /// The source and database that a trigger made here and now belongs to.
@@ -250,12 +208,32 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
                 continue;
             }
             let name = utf8(CStr::from_ptr(form.attname.data.as_ptr()).to_bytes());
-            let (kind, encode) = encoding_of(form);
+            if !options.ships(&name) {
+                continue;
+            }
+            let mask = options.mask.get(&name).copied();
+            let (kind, encode) = match mask {
+                None => {
+                    let mut row_types = Vec::new();
+                    let found = encoding_of(form.atttypid, form.atttypmod, &mut row_types);
+                    also_depends_on(&valid, &row_types);
+                    found
+                }
+                Some(mask) => masked_encoding_of(form.atttypid, mask),
+            };
+            let masked = mask.map(|mask| match mask {
+                Mask::Hash => Masked::Hashed,
+                Mask::Redact => Masked::Redacted,
+                Mask::Truncate(_) => Masked::Truncated,
+            });
+            let mut described = Vec::new();
+            kind.put(&mut described);
             hash.update(&(name.len() as u32).to_le_bytes());
             hash.update(name.as_bytes());
             hash.update(&form.atttypid.to_u32().to_le_bytes());
             hash.update(&form.atttypmod.to_le_bytes());
-            names.push((name, kind));
+            hash.update(&described);
+            names.push((name, kind, masked));
             columns.push(PlanColumn { attribute, encode });
         }
         let digest = hash.finalize();
@@ -268,17 +246,22 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
                 .position(|column: &PlanColumn| column.attribute == attribute)
         };
         let identity = identity_attributes(relation);
+        // In part, or masked so that two rows may look alike, it identifies nothing.
         let identity_columns: Vec<usize> = identity
             .iter()
-            .filter_map(|attribute| column_of(*attribute))
-            .collect();
+            .map(|attribute| {
+                column_of(*attribute)
+                    .filter(|column| matches!(names[*column].2, None | Some(Masked::Hashed)))
+            })
+            .collect::<Option<_>>()
+            .unwrap_or_default();
         let key: Vec<usize> = if options.key.is_empty() {
             identity_columns.clone()
         } else {
             options
                 .key
                 .iter()
-                .filter_map(|wanted| names.iter().position(|(name, _)| name == wanted))
+                .filter_map(|wanted| names.iter().position(|(name, ..)| name == wanted))
                 .collect()
         };
         let same: bool = key.len() == identity_columns.len()
@@ -293,18 +276,30 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
                 .filter(|column| !key.contains(column)),
         );
 
-        let (schema, table) = qualified_name(root_of((*relation).rd_id));
+        let root = root_of((*relation).rd_id);
+        let (schema, table) = qualified_name(root);
         let mut blob = Vec::new();
-        put_relation(
-            &mut blob,
-            (*relation).rd_id.to_u32(),
-            u32::from_be_bytes(schema_hash),
-            [&schema, &table, &options.topic],
-            &names,
-            &key,
-            other_identity,
-            same && !key.is_empty(),
-        );
+        let entry = RelationEntry {
+            oid: root.to_u32(),
+            schema_hash: u32::from_be_bytes(schema_hash),
+            schema: &schema,
+            table: &table,
+            topic: &options.topic,
+            topics: Operation::ALL
+                .map(|operation| options.topics.get(&operation).map(String::as_str)),
+            columns: names
+                .iter()
+                .map(|(name, kind, masked)| Column {
+                    name,
+                    kind: kind.clone(),
+                    masked: *masked,
+                })
+                .collect(),
+            key: key.clone(),
+            identity: other_identity.map(<[usize]>::to_vec),
+            tombstones: same && !key.is_empty(),
+        };
+        entry.put(&mut blob);
 
         let silent = options.source != place();
         if silent {
@@ -317,6 +312,9 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             key_columns,
             attributes,
             silent,
+            local_only: options.local_only,
+            skip_unchanged: options.skip_unchanged,
+            filter: (!options.filter.is_empty()).then(|| RowFilter::new(relation, &options.filter)),
             valid,
         }
     }
@@ -415,70 +413,5 @@ pub fn qualified_name(oid: pg_sys::Oid) -> (String, String) {
             text(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid))),
             text(pg_sys::get_rel_name(oid)),
         )
-    }
-}
-
-/// Kind and encoder of a column, by its type (of a domain: its base type).
-unsafe fn encoding_of(form: &pg_sys::FormData_pg_attribute) -> (Kind, Encode) {
-    use pg_sys::BuiltinOid::*;
-    // SAFETY: catalog look-ups inside the running transaction.
-    let (base, typmod) = unsafe {
-        let mut typmod = form.atttypmod;
-        (
-            pg_sys::getBaseTypeAndTypmod(form.atttypid, &mut typmod),
-            typmod,
-        )
-    };
-    // SAFETY: reads the encoding of the connected database.
-    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
-    let plain = encoding == pg_sys::pg_enc::PG_UTF8 as i32
-        || encoding == pg_sys::pg_enc::PG_SQL_ASCII as i32;
-    let text = || {
-        if plain {
-            Encode::Varlena
-        } else {
-            Encode::VarlenaText
-        }
-    };
-    match pg_sys::BuiltinOid::try_from(base) {
-        Ok(BOOLOID) => (Kind::Bool, Encode::ByValue(1)),
-        Ok(INT2OID) => (Kind::Int2, Encode::ByValue(2)),
-        Ok(INT4OID) => (Kind::Int4, Encode::ByValue(4)),
-        Ok(INT8OID) => (Kind::Int8, Encode::ByValue(8)),
-        Ok(OIDOID) => (Kind::Oid, Encode::ByValue(4)),
-        Ok(FLOAT4OID) => (Kind::Float4, Encode::ByValue(4)),
-        Ok(FLOAT8OID) => (Kind::Float8, Encode::ByValue(8)),
-        Ok(DATEOID) => (Kind::Date, Encode::ByValue(4)),
-        Ok(TIMEOID) => (Kind::Time, Encode::ByValue(8)),
-        Ok(TIMETZOID) => (Kind::TimeTz, Encode::ByReference(12)),
-        Ok(TIMESTAMPOID) => (Kind::Timestamp, Encode::ByValue(8)),
-        Ok(TIMESTAMPTZOID) => (Kind::TimestampTz, Encode::ByValue(8)),
-        Ok(INTERVALOID) => (Kind::Interval, Encode::ByReference(16)),
-        Ok(UUIDOID) => (Kind::Uuid, Encode::ByReference(16)),
-        Ok(TEXTOID | VARCHAROID | BPCHAROID | JSONOID) => (Kind::Text, text()),
-        Ok(BYTEAOID) => (Kind::Bytea, Encode::Varlena),
-        Ok(NUMERICOID) => (Kind::Numeric, Encode::Varlena),
-        Ok(NAMEOID) if plain => (Kind::Text, Encode::Name),
-        // SAFETY: as above.
-        Ok(BITOID) if typmod == 1 => (Kind::Bit1, unsafe { output_of(form) }),
-        // SAFETY: as above.
-        _ => (Kind::Text, unsafe { output_of(form) }),
-    }
-}
-
-/// Looks up a type's output function, once per plan.
-unsafe fn output_of(form: &pg_sys::FormData_pg_attribute) -> Encode {
-    // SAFETY: catalog look-ups; the function's own cache lives in TopMemoryContext, as long as this backend.
-    unsafe {
-        let mut function = pg_sys::InvalidOid;
-        let mut is_varlena = false;
-        pg_sys::getTypeOutputInfo(form.atttypid, &mut function, &mut is_varlena);
-        let mut info = Box::new(pg_sys::FmgrInfo::default());
-        pg_sys::fmgr_info_cxt(function, &mut *info, pg_sys::TopMemoryContext);
-        Encode::Output {
-            function: info,
-            length: form.attlen,
-            by_value: form.attbyval,
-        }
     }
 }

@@ -46,15 +46,26 @@ pub extern "C-unwind" fn cdc_capture(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
         }
         with_capture(|capture| {
             let plan = capture.plans.plan(trigger);
-            if plan.silent {
+            if plan.silent || (plan.local_only && is_applied()) {
                 return;
             }
             let old = trigger.tg_trigtuple;
             let new = trigger.tg_newtuple;
+            // A row that leaves the filter is a delete for those who read, one that enters it an insert.
             let (command, row) = match trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-                pg_sys::TRIGGER_EVENT_INSERT => (inserted_by(old), Captured::Inserted(old)),
-                pg_sys::TRIGGER_EVENT_DELETE => (deleted_by(old), Captured::Deleted(old)),
-                _ => (inserted_by(new), Captured::Updated { old, new }),
+                pg_sys::TRIGGER_EVENT_INSERT if plan.passes(old) => {
+                    (inserted_by(old), Captured::Inserted(old))
+                }
+                pg_sys::TRIGGER_EVENT_DELETE if plan.passes(old) => {
+                    (deleted_by(old), Captured::Deleted(old))
+                }
+                pg_sys::TRIGGER_EVENT_UPDATE => match (plan.passes(old), plan.passes(new)) {
+                    (true, true) => (inserted_by(new), Captured::Updated { old, new }),
+                    (true, false) => (inserted_by(new), Captured::Deleted(old)),
+                    (false, true) => (inserted_by(new), Captured::Inserted(new)),
+                    (false, false) => return,
+                },
+                _ => return,
             };
             capture
                 .buffer
@@ -125,6 +136,12 @@ fn not_a_trigger(function: &str) -> ! {
     )
     .report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
+}
+
+/// Whether the running transaction applies what another server did.
+fn is_applied() -> bool {
+    // SAFETY: a plain read of this backend's own variable.
+    unsafe { u32::from(pg_sys::replorigin_session_origin) != pg_sys::InvalidRepOriginId }
 }
 
 /// The command that made this version of a row.

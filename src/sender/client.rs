@@ -1,7 +1,5 @@
 //! How the sender's Kafka clients are configured, and what they report: log lines, errors, broker counts.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 
 use rdkafka::ClientConfig;
@@ -11,6 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
 
 use super::board::{Board, Trouble};
+use crate::secret_file::{self, Refused};
 
 /// Properties that are pg_cdc's own: its promises rest on them.
 const RESERVED: [&str; 7] = [
@@ -77,26 +76,20 @@ pub fn read_properties(path: &str) -> Result<Vec<(String, String)>, Trouble> {
         remedy: "Correct cdc.kafka_config_file, or the file's owner and mode, then SELECT pg_reload_conf().".to_owned(),
     }
     };
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    // SAFETY: asks the kernel for our own user id.
-    let own_uid = unsafe { libc::geteuid() };
-    if metadata.permissions().mode() & 0o077 != 0
-        || (metadata.uid() != own_uid && metadata.uid() != 0)
-    {
-        return Err(Trouble {
+    let content = secret_file::read(path).map_err(|refused| match refused {
+        Refused::Unreadable(error) => unreadable(error),
+        Refused::Exposed => Trouble {
             code: "CDC0008",
             message: format!("file \"{path}\" has group or world access, or another owner"),
             remedy: format!(
                 "Run chmod 0600 on \"{path}\" and let the server's user or root own it."
             ),
-        });
-    }
+        },
+    })?;
+    let content = String::from_utf8(content)
+        .map_err(|error| unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))?;
     let mut properties = Vec::new();
-    for line in fs::read_to_string(path)
-        .map_err(unreadable)?
-        .lines()
-        .map(str::trim)
-    {
+    for line in content.lines().map(str::trim) {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }

@@ -139,6 +139,29 @@ fn read_context(blob: &[u8]) -> Result<Context<'_>, WireError> {
 pub struct Column<'a> {
     pub name: &'a str,
     pub kind: Kind,
+    pub masked: Option<Masked>,
+}
+
+/// What stands in an image instead of the column's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Masked {
+    Hashed = 1,
+    /// The image has NULL.
+    Redacted = 2,
+    Truncated = 3,
+}
+
+impl Masked {
+    fn from_code(code: u8) -> Result<Option<Masked>, WireError> {
+        Ok(match code {
+            0 => None,
+            1 => Some(Masked::Hashed),
+            2 => Some(Masked::Redacted),
+            3 => Some(Masked::Truncated),
+            _ => return Err(WireError::Invalid("mask")),
+        })
+    }
 }
 
 /// A tracked table as it was when the row was captured.
@@ -150,6 +173,8 @@ pub struct Relation<'a> {
     pub schema: &'a str,
     pub table: &'a str,
     pub topic: &'a str,
+    /// Topics of inserts, updates, deletes and truncates, where they have one of their own.
+    pub topics: [Option<&'a str>; 4],
     pub columns: Vec<Column<'a>>,
     /// Kafka key: indexes into `columns`, in key order; empty: no key.
     pub key: Vec<usize>,
@@ -157,42 +182,37 @@ pub struct Relation<'a> {
     pub identity: Option<Vec<usize>>,
     /// Deletes of this table are followed by a tombstone.
     pub tombstones: bool,
-    blob: &'a [u8],
 }
 
-/// Appends a relation with its length: capture does this once per plan and copies the bytes from then on.
-#[allow(clippy::too_many_arguments)]
-pub fn put_relation(
-    out: &mut Vec<u8>,
-    oid: u32,
-    schema_hash: u32,
-    [schema, table, topic]: [&str; 3],
-    columns: &[(String, Kind)],
-    key: &[usize],
-    identity: Option<&[usize]>,
-    tombstones: bool,
-) {
-    let mut blob = Vec::with_capacity(64 + columns.len() * 16);
-    blob.extend_from_slice(&oid.to_le_bytes());
-    blob.extend_from_slice(&schema_hash.to_le_bytes());
-    blob.push(u8::from(tombstones));
-    for text in [schema, table, topic] {
-        put_bytes(&mut blob, text.as_bytes());
-    }
-    put_varint(&mut blob, columns.len() as u64);
-    for (name, kind) in columns {
-        put_bytes(&mut blob, name.as_bytes());
-        blob.push(*kind as u8);
-    }
-    put_indexes(&mut blob, key);
-    match identity {
-        None => blob.push(0),
-        Some(identity) => {
-            blob.push(1);
-            put_indexes(&mut blob, identity);
+impl Relation<'_> {
+    /// Appends the relation with its length: capture does this once per plan and copies the bytes from then on.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        let mut blob = Vec::with_capacity(64 + self.columns.len() * 16);
+        blob.extend_from_slice(&self.oid.to_le_bytes());
+        blob.extend_from_slice(&self.schema_hash.to_le_bytes());
+        blob.push(u8::from(self.tombstones));
+        for text in [self.schema, self.table, self.topic] {
+            put_bytes(&mut blob, text.as_bytes());
         }
+        for topic in self.topics {
+            put_optional(&mut blob, topic);
+        }
+        put_varint(&mut blob, self.columns.len() as u64);
+        for column in &self.columns {
+            put_bytes(&mut blob, column.name.as_bytes());
+            column.kind.put(&mut blob);
+            blob.push(column.masked.map_or(0, |masked| masked as u8));
+        }
+        put_indexes(&mut blob, &self.key);
+        match &self.identity {
+            None => blob.push(0),
+            Some(identity) => {
+                blob.push(1);
+                put_indexes(&mut blob, identity);
+            }
+        }
+        put_bytes(out, &blob);
     }
-    put_bytes(out, &blob);
 }
 
 fn put_indexes(out: &mut Vec<u8>, indexes: &[usize]) {
@@ -223,12 +243,17 @@ fn read_relation(blob: &[u8]) -> Result<Relation<'_>, WireError> {
     let schema = cursor.text()?;
     let table = cursor.text()?;
     let topic = cursor.text()?;
+    let mut topics = [None; 4];
+    for topic in &mut topics {
+        *topic = cursor.optional()?;
+    }
     let count = cursor.varint()?;
     let mut columns = Vec::new();
     for _ in 0..count {
         columns.push(Column {
             name: cursor.text()?,
-            kind: Kind::from_code(cursor.u8()?)?,
+            kind: Kind::read(&mut cursor)?,
+            masked: Masked::from_code(cursor.u8()?)?,
         });
     }
     let key = read_indexes(&mut cursor, columns.len())?;
@@ -242,11 +267,11 @@ fn read_relation(blob: &[u8]) -> Result<Relation<'_>, WireError> {
         schema,
         table,
         topic,
+        topics,
         columns,
         key,
         identity,
         tombstones,
-        blob,
     })
 }
 
@@ -396,6 +421,7 @@ pub struct Body<'a> {
     pub contexts: Vec<Context<'a>>,
     pub relations: Vec<Relation<'a>>,
     context_blobs: Vec<&'a [u8]>,
+    relation_blobs: Vec<&'a [u8]>,
     records: &'a [u8],
 }
 
@@ -419,10 +445,14 @@ impl<'a> Body<'a> {
             .iter()
             .map(|blob| read_context(blob))
             .collect::<Result<_, _>>()?;
-        let mut relations = Vec::new();
+        let mut relation_blobs = Vec::new();
         for _ in 0..cursor.varint()? {
-            relations.push(read_relation(cursor.bytes()?)?);
+            relation_blobs.push(cursor.bytes()?);
         }
+        let relations = relation_blobs
+            .iter()
+            .map(|blob| read_relation(blob))
+            .collect::<Result<_, _>>()?;
         Ok(Body {
             database,
             prefix,
@@ -430,6 +460,7 @@ impl<'a> Body<'a> {
             contexts,
             relations,
             context_blobs,
+            relation_blobs,
             records: cursor.rest(),
         })
     }
@@ -460,7 +491,7 @@ impl<'a> Body<'a> {
     }
 
     pub fn relation_blob(&self, index: usize) -> &'a [u8] {
-        self.relations[index].blob
+        self.relation_blobs[index]
     }
 }
 
@@ -589,7 +620,7 @@ fn read_values<'a>(
                 *before.get(index).ok_or(WireError::Invalid("old image"))?
             }
             _ if is_set(nulls, index) => None,
-            _ => Some(take_value(cursor, column.kind)?),
+            _ => Some(take_value(cursor, &column.kind)?),
         };
         values.push(value);
     }
@@ -604,7 +635,7 @@ mod tests {
     /// A value of a fixed and of a counted kind, or NULL.
     type Pair = (Option<i64>, Option<Vec<u8>>);
 
-    fn put(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
+    fn put(out: &mut Vec<u8>, kind: &Kind, bytes: &[u8]) {
         if kind.fixed_len().is_none() {
             put_varint(out, bytes.len() as u64);
         }
@@ -625,8 +656,8 @@ mod tests {
     proptest! {
         #[test]
         fn images_come_back(old: [Pair; 5], new: [Pair; 5], same in any::<[bool; 5]>()) {
-            let kinds: Vec<Kind> = [Kind::Int8, Kind::Bytea].repeat(5);
-            let columns: Vec<Column<'_>> = kinds.iter().map(|kind| Column { name: "c", kind: *kind }).collect();
+            let kinds: Vec<Kind> = (0..5).flat_map(|_| [Kind::Int8, Kind::Bytea]).collect();
+            let columns: Vec<Column<'_>> = kinds.iter().map(|kind| Column { name: "c", kind: kind.clone(), masked: None }).collect();
             let new: Vec<Pair> = old.iter().zip(&new).zip(same).map(|((old, new), same)| if same { old.clone() } else { new.clone() }).collect();
             let (old, new) = (flat(&old), flat(&new));
 
@@ -635,7 +666,7 @@ mod tests {
             for (index, value) in old.iter().enumerate() {
                 match value {
                     None => marks.set_null(&mut out, index),
-                    Some(value) => put(&mut out, kinds[index], value),
+                    Some(value) => put(&mut out, &kinds[index], value),
                 }
             }
             let marks = begin_image(&mut out, kinds.len(), new.contains(&None), true);
@@ -643,7 +674,7 @@ mod tests {
                 marks.set_changed(&mut out, index);
                 match value {
                     None => marks.set_null(&mut out, index),
-                    Some(value) => put(&mut out, kinds[index], value),
+                    Some(value) => put(&mut out, &kinds[index], value),
                 }
             }
 

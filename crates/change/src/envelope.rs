@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::ops::Range;
 
-use crate::body::{self, Body, Column, Context, Op, Relation, Row};
+use crate::body::{self, Body, Column, Context, Masked, Op, Relation, Row};
 use crate::datetime::EPOCH_US;
 use crate::json::{put_integer, put_optional_string, put_string};
 use crate::topic_name;
@@ -212,7 +212,11 @@ impl Renderer {
                     .ok_or(WireError::Invalid("relation index"))?,
                 row: &row,
                 sent_us,
-                tombstone: tombstones && relation.tombstones && !relation.key.is_empty(),
+                // In a topic of deletes alone a tombstone would only let compaction drop them.
+                tombstone: tombstones
+                    && relation.tombstones
+                    && !relation.key.is_empty()
+                    && relation.topics[2].is_none(),
             };
             let mut images = Cursor::new(row.images);
             // Taken out while it is in use: the events borrow from it.
@@ -444,13 +448,26 @@ impl Renderer {
             shape.op
         };
         self.put_headers(&mut buffers.headers, here, op, 0, shape);
-        emit(&Event {
-            topic: here.relation.topic,
-            audience: shape.audience,
-            key: shape.key,
-            value: Some(&buffers.value),
-            headers: &buffers.headers,
-        })
+        let mut send = |topic| {
+            emit(&Event {
+                topic,
+                audience: shape.audience,
+                key: shape.key,
+                value: Some(&buffers.value),
+                headers: &buffers.headers,
+            })
+        };
+        send(topic_of(here.relation, shape.op))?;
+        if shape.schema_change.is_some() {
+            // Whoever reads only one of the table's topics learns its columns as well.
+            let topics = &here.relation.topics;
+            for (place, topic) in topics.iter().enumerate() {
+                if let Some(topic) = topic.filter(|topic| !topics[..place].contains(&Some(topic))) {
+                    send(topic)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The null record after a delete, so that compaction can forget the key.
@@ -467,7 +484,7 @@ impl Renderer {
         };
         self.put_headers(&mut buffers.headers, here, "tombstone", 1, &shape);
         emit(&Event {
-            topic: here.relation.topic,
+            topic: topic_of(here.relation, "d"),
             audience: Audience::Key,
             key: shape.key,
             value: None,
@@ -539,6 +556,19 @@ impl Renderer {
     }
 }
 
+/// The topic of an operation's events: its own, or the table's.
+fn topic_of<'a>(relation: &Relation<'a>, op: &str) -> &'a str {
+    let [insert, update, delete, truncate] = relation.topics;
+    let own = match op {
+        "c" => insert,
+        "u" => update,
+        "d" => delete,
+        "t" => truncate,
+        _ => None,
+    };
+    own.unwrap_or(relation.topic)
+}
+
 /// `"name":`, rendered once per body.
 fn column_name(column: &Column<'_>) -> Vec<u8> {
     let mut out = Vec::with_capacity(column.name.len() + 3);
@@ -559,7 +589,7 @@ fn put_key(
         out.extend_from_slice(&here.relation_texts.columns[index]);
         match image.get(index).ok_or(WireError::Invalid("key column"))? {
             Some(bytes) => {
-                put_value(out, here.relation.columns[index].kind, bytes)?;
+                put_value(out, &here.relation.columns[index].kind, bytes)?;
             }
             None => out.extend_from_slice(b"null"),
         }
@@ -587,16 +617,25 @@ fn put_image(
             out.push(b',');
         }
         out.extend_from_slice(&names[index]);
-        match value {
-            None => out.extend_from_slice(b"null"),
-            Some(bytes) => {
-                let kind = here.relation.columns[index].kind;
-                if let Some(Mark::Base64) = put_value(out, kind, bytes)? {
-                    marks.extend_from_slice(&names[index]);
-                    marks.extend_from_slice(b"\"base64\",");
+        let Column { kind, masked, .. } = &here.relation.columns[index];
+        let mark: &[u8] = match (value, masked) {
+            (None, masked) => {
+                out.extend_from_slice(b"null");
+                // Whether it was NULL is not to be told either.
+                match masked {
+                    Some(Masked::Redacted) => b"\"redacted\",",
+                    _ => continue,
                 }
             }
-        }
+            (Some(bytes), masked) => match (put_value(out, kind, bytes)?, masked) {
+                (_, Some(Masked::Hashed)) => b"\"hashed\",",
+                (_, Some(Masked::Truncated)) => b"\"truncated\",",
+                (Some(Mark::Base64), _) => b"\"base64\",",
+                (None, _) => continue,
+            },
+        };
+        marks.extend_from_slice(&names[index]);
+        marks.extend_from_slice(mark);
     }
     out.push(b'}');
     Ok(())

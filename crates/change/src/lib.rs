@@ -2,7 +2,8 @@
 //!
 //! A row passes through these files in this order: [`body`] (rows as capture writes them), [`chunk`] (the sealed
 //! WAL message around them), [`order`] (the true order inside a transaction), [`value`] (a value as JSON) and
-//! [`envelope`] (the event, its key and its headers). [`version`], [`topic_name`], [`partition`] and [`position`]
+//! [`envelope`] (the event, its key and its headers). [`options`] is what a table's trigger says of it;
+//! [`version`], [`topic_name`], [`partition`] and [`position`]
 //! hold the rules that order, names and restart rest on (DESIGN section 7).
 
 pub mod body;
@@ -10,9 +11,11 @@ pub mod chunk;
 pub mod datetime;
 pub mod envelope;
 pub mod float;
+pub mod hstore;
 pub mod json;
 pub mod kind;
 pub mod numeric;
+pub mod options;
 pub mod order;
 pub mod partition;
 pub mod position;

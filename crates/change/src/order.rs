@@ -210,7 +210,8 @@ impl Output {
 mod tests {
     use super::*;
     use crate::body::{
-        Context, begin_image, begin_row, end_record, mark_key_changed, put_context, put_relation,
+        Column, Context, Relation, begin_image, begin_row, end_record, mark_key_changed,
+        put_context,
     };
     use crate::kind::Kind;
     use proptest::prelude::*;
@@ -271,16 +272,24 @@ mod tests {
                     );
                 }
                 let mut relations = Vec::new();
-                put_relation(
-                    &mut relations,
-                    1,
-                    2,
-                    ["s", "t", "d.s.t"],
-                    &[("id".into(), Kind::Int8)],
-                    &[0],
-                    None,
-                    true,
-                );
+                let id = Column {
+                    name: "id",
+                    kind: Kind::Int8,
+                    masked: None,
+                };
+                let relation = Relation {
+                    oid: 1,
+                    schema_hash: 2,
+                    schema: "s",
+                    table: "t",
+                    topic: "d.s.t",
+                    topics: [None; 4],
+                    columns: vec![id],
+                    key: vec![0],
+                    identity: None,
+                    tombstones: true,
+                };
+                relation.put(&mut relations);
                 let mut bytes = Vec::new();
                 put_head(
                     &mut bytes,

@@ -1,9 +1,9 @@
 //! One value of a row image as JSON (the table of types is interface 3.3).
 
 use crate::json::{put_base64, put_integer, put_string};
-use crate::kind::Kind;
+use crate::kind::{ARRAY_ITEMS, ARRAY_TEXT, Kind};
 use crate::wire::{Cursor, WireError};
-use crate::{datetime, float, numeric};
+use crate::{datetime, float, hstore, numeric};
 
 /// What a reader must know about a value that JSON alone does not show (interface 3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub enum Mark {
 
 /// Takes one value's bytes off an image.
 #[inline]
-pub fn take_value<'a>(cursor: &mut Cursor<'a>, kind: Kind) -> Result<&'a [u8], WireError> {
+pub fn take_value<'a>(cursor: &mut Cursor<'a>, kind: &Kind) -> Result<&'a [u8], WireError> {
     match kind.fixed_len() {
         Some(len) => cursor.take(len),
         None => cursor.bytes(),
@@ -22,7 +22,7 @@ pub fn take_value<'a>(cursor: &mut Cursor<'a>, kind: Kind) -> Result<&'a [u8], W
 }
 
 /// Appends one value, as `take_value` gave it, as JSON.
-pub fn put_value(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) -> Result<Option<Mark>, WireError> {
+pub fn put_value(out: &mut Vec<u8>, kind: &Kind, bytes: &[u8]) -> Result<Option<Mark>, WireError> {
     let mut fixed = Cursor::new(bytes);
     match kind {
         Kind::Bool => out.extend_from_slice(if fixed.u8()? != 0 { b"true" } else { b"false" }),
@@ -44,15 +44,130 @@ pub fn put_value(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) -> Result<Option<M
         Kind::Bytea => put_base64(out, bytes),
         Kind::Numeric => numeric::put_numeric(out, bytes)?,
         Kind::Bit1 => out.extend_from_slice(if bytes == b"1" { b"true" } else { b"false" }),
-        Kind::Text => match std::str::from_utf8(bytes) {
-            Ok(text) => put_string(out, text),
-            Err(_) => {
-                put_base64(out, bytes);
-                return Ok(Some(Mark::Base64));
-            }
+        Kind::Text => return Ok(put_text(out, bytes)),
+        Kind::Hstore => match hstore::to_json(bytes) {
+            Some(json) => put_string(out, &json),
+            None => return Ok(put_text(out, bytes)),
         },
+        Kind::Array(element) => match fixed.u8()? {
+            ARRAY_TEXT => return Ok(put_text(out, fixed.rest())),
+            ARRAY_ITEMS => return put_array(out, element, &mut fixed),
+            _ => return Err(WireError::Invalid("array form")),
+        },
+        Kind::Composite(attributes) => return put_composite(out, attributes, &mut fixed),
     }
     Ok(None)
+}
+
+fn put_text(out: &mut Vec<u8>, bytes: &[u8]) -> Option<Mark> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => {
+            put_string(out, text);
+            None
+        }
+        Err(_) => {
+            put_base64(out, bytes);
+            Some(Mark::Base64)
+        }
+    }
+}
+
+/// Values behind a NULL bitmap, one after the other.
+struct Nullable<'a> {
+    nulls: &'a [u8],
+    next: usize,
+}
+
+impl<'a> Nullable<'a> {
+    fn begin(cursor: &mut Cursor<'a>, count: usize) -> Result<Nullable<'a>, WireError> {
+        Ok(Nullable {
+            nulls: cursor.take(count.div_ceil(8))?,
+            next: 0,
+        })
+    }
+
+    /// Appends the next value; as a NULL where it is one.
+    fn put(
+        &mut self,
+        out: &mut Vec<u8>,
+        kind: &Kind,
+        cursor: &mut Cursor<'a>,
+    ) -> Result<Option<Mark>, WireError> {
+        let index = self.next;
+        self.next += 1;
+        if self.nulls[index / 8] >> (index % 8) & 1 == 1 {
+            out.extend_from_slice(b"null");
+            return Ok(None);
+        }
+        put_value(out, kind, take_value(cursor, kind)?)
+    }
+}
+
+/// An array as nested JSON arrays.
+fn put_array(
+    out: &mut Vec<u8>,
+    element: &Kind,
+    cursor: &mut Cursor<'_>,
+) -> Result<Option<Mark>, WireError> {
+    let dimensions = cursor.u8()?;
+    let mut lengths = Vec::with_capacity(dimensions.into());
+    let mut count = 1usize;
+    for _ in 0..dimensions {
+        let length = cursor.varint()? as usize;
+        count = count
+            .checked_mul(length)
+            .ok_or(WireError::Invalid("array length"))?;
+        lengths.push(length);
+    }
+    if lengths.is_empty() || count == 0 {
+        out.extend_from_slice(b"[]");
+        return Ok(None);
+    }
+    let mut values = Nullable::begin(cursor, count)?;
+    let mut mark = None;
+    for place in 0..count {
+        if place > 0 {
+            out.push(b',');
+        }
+        out.extend(std::iter::repeat_n(b'[', edges(&lengths, place)));
+        mark = values.put(out, element, cursor)?.or(mark);
+        out.extend(std::iter::repeat_n(b']', edges(&lengths, place + 1)));
+    }
+    Ok(mark)
+}
+
+/// How many dimensions begin before element `place`, which is as many as end after the one before.
+fn edges(lengths: &[usize], place: usize) -> usize {
+    let mut size = 1;
+    lengths
+        .iter()
+        .rev()
+        .take_while(|length| {
+            size *= **length;
+            place.is_multiple_of(size)
+        })
+        .count()
+}
+
+/// A composite as an object by attribute.
+fn put_composite(
+    out: &mut Vec<u8>,
+    attributes: &[(String, Kind)],
+    cursor: &mut Cursor<'_>,
+) -> Result<Option<Mark>, WireError> {
+    let mut values = Nullable::begin(cursor, attributes.len())?;
+    let mut mark = None;
+    out.push(b'{');
+    for (index, (name, kind)) in attributes.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        put_string(out, name);
+        out.push(b':');
+        mark = values.put(out, kind, cursor)?.or(mark);
+    }
+    out.push(b'}');
+    Ok(mark)
 }
 
 fn put_uuid(out: &mut Vec<u8>, bytes: &[u8; 16]) {
@@ -73,7 +188,7 @@ mod tests {
 
     fn shown(kind: Kind, bytes: &[u8]) -> (String, Option<Mark>) {
         let mut out = Vec::new();
-        let mark = put_value(&mut out, kind, bytes).unwrap();
+        let mark = put_value(&mut out, &kind, bytes).unwrap();
         (String::from_utf8(out).unwrap(), mark)
     }
 
@@ -98,5 +213,25 @@ mod tests {
             shown(Kind::Text, &[0xff, 0x41]),
             ("\"/0E=\"".into(), Some(Mark::Base64))
         );
+    }
+
+    #[test]
+    fn arrays_and_composites_nest() {
+        let numbers = Kind::Array(Box::new(Kind::Int2));
+        // Two dimensions of two, the last one NULL.
+        let bytes = [ARRAY_ITEMS, 2, 2, 2, 0b1000, 1, 0, 2, 0, 3, 0];
+        assert_eq!(shown(numbers.clone(), &bytes).0, "[[1,2],[3,null]]");
+        let cube = [ARRAY_ITEMS, 3, 1, 2, 1, 0, 1, 0, 2, 0];
+        assert_eq!(shown(numbers.clone(), &cube).0, "[[[1],[2]]]");
+        assert_eq!(shown(numbers.clone(), &[ARRAY_ITEMS, 0]).0, "[]");
+        let mut odd = vec![ARRAY_TEXT];
+        odd.extend_from_slice(b"[0:1]={1,2}");
+        assert_eq!(shown(numbers.clone(), &odd).0, "\"[0:1]={1,2}\"");
+        let pair = Kind::Composite(vec![("a".into(), numbers), ("b \"".into(), Kind::Text)]);
+        // The array's length stands before it.
+        let bytes = [0b10, 5, ARRAY_ITEMS, 1, 1, 0, 7, 0];
+        assert!(put_value(&mut Vec::new(), &pair, &bytes[..7]).is_err());
+        let bytes = [0b10, 6, ARRAY_ITEMS, 1, 1, 0, 7, 0];
+        assert_eq!(shown(pair, &bytes).0, "{\"a\":[7],\"b \\\"\":null}");
     }
 }

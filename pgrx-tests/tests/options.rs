@@ -1,0 +1,494 @@
+//! What a DBA chooses in `cdc_track`: which rows and columns are shipped, in which form, and where to.
+
+use pg_cdc_tests::topic::{self, Record};
+use pg_cdc_tests::{Database, TestBed, refusal, replica, wait::wait_for};
+use postgres::Client;
+use serde_json::{Value, json};
+
+fn database(name: &str) -> Database<'static> {
+    TestBed::shared().database(name)
+}
+
+/// Gives the server a key for masks, as a DBA does; the same one for every test of this file.
+fn give_mask_key(client: &mut Client) {
+    let bed = TestBed::shared();
+    let path = bed.source().write_file("mask.key", &[7; 32], 0o600);
+    bed.source().set("cdc.mask_key_file", &path);
+    bed.source().reload();
+    let setting = || {
+        let row = client.query_one("SHOW cdc.mask_key_file", &[]);
+        row.expect("the setting").get::<_, String>(0)
+    };
+    wait_for(
+        "the setting",
+        std::time::Duration::from_secs(10),
+        setting,
+        |now| *now == path,
+    );
+}
+
+/// Operation, before and after of every row change, in the order of their versions.
+fn changes(records: &[Record]) -> Vec<(String, Value, Value)> {
+    let mut rows: Vec<&Record> = records.iter().filter(|r| r.is_row_change()).collect();
+    rows.sort_by(|one, other| one.version().cmp(other.version()));
+    rows.into_iter()
+        .map(|record| {
+            let event = record.json();
+            (
+                record.op().to_owned(),
+                event["before"].clone(),
+                event["after"].clone(),
+            )
+        })
+        .collect()
+}
+
+fn change(op: &str, before: Value, after: Value) -> (String, Value, Value) {
+    (op.to_owned(), before, after)
+}
+
+#[test]
+fn only_the_operations_asked_for_are_shipped() {
+    let database = database("operations");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, n int);
+             SELECT cdc_track('t', operations => 'insert, DELETE');
+             INSERT INTO t VALUES (1, 1); UPDATE t SET n = 2; DELETE FROM t; TRUNCATE t;",
+        )
+        .expect("the changes");
+    let ops: Vec<String> = changes(&database.records("t"))
+        .into_iter()
+        .map(|c| c.0)
+        .collect();
+    assert_eq!(ops, ["c", "d"]);
+    let events: Vec<String> = client
+        .query(
+            "SELECT DISTINCT event_manipulation::text FROM information_schema.triggers WHERE event_object_table = 't' ORDER BY 1",
+            &[],
+        )
+        .expect("triggers")
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(
+        events,
+        ["DELETE", "INSERT"],
+        "what is not shipped costs nothing"
+    );
+}
+
+#[test]
+fn columns_are_left_out_where_asked() {
+    let database = database("left_out");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, name text, secret text);
+             SELECT cdc_track('t', exclude => '{secret}');
+             INSERT INTO t VALUES (1, 'a', 's');
+             UPDATE t SET secret = 'S', name = 'b';
+             SELECT cdc_track('t', include => '{id, secret}');
+             UPDATE t SET name = 'c';
+             SELECT cdc_track('t', include => '{}');
+             DELETE FROM t;",
+        )
+        .expect("the changes");
+    let records = database.records("t");
+    assert_eq!(
+        changes(&records),
+        [
+            change("c", Value::Null, json!({"id": 1, "name": "a"})),
+            change(
+                "u",
+                json!({"id": 1, "name": "a"}),
+                json!({"id": 1, "name": "b"})
+            ),
+            change(
+                "u",
+                json!({"id": 1, "secret": "S"}),
+                json!({"id": 1, "secret": "S"})
+            ),
+            change(
+                "d",
+                json!({"id": 1, "name": "c", "secret": "S"}),
+                Value::Null
+            ),
+        ]
+    );
+    // What is left out is not in the event that describes the table either.
+    let described = records
+        .iter()
+        .find(|r| r.op() == "schema")
+        .expect("a schema event");
+    assert!(!described.value_text().contains("secret"), "{described:?}");
+}
+
+#[test]
+fn masked_values_never_leave_the_server() {
+    let database = database("masked");
+    let mut client = database.source();
+    give_mask_key(&mut client);
+    client
+        .batch_execute(
+            r#"CREATE TABLE person (id int PRIMARY KEY, email text NOT NULL, iban text NOT NULL, notes text, born date);
+             CREATE TABLE login (email varchar(50) PRIMARY KEY, n int);
+             SELECT cdc_track('person', mask => '{"email": "hash", "iban": "redact", "notes": "truncate:4", "born": "hash"}'),
+                    cdc_track('login', mask => '{"email": "hash"}');
+             INSERT INTO person VALUES (1, 'ann@example.org', 'CH93 0076', 'Zürich and more', '1990-02-28');
+             INSERT INTO login VALUES ('ann@example.org', 1);
+             UPDATE person SET iban = 'CH00', notes = NULL;
+             UPDATE login SET n = 2;"#,
+        )
+        .expect("the changes");
+    let (people, logins) = (database.records("person"), database.records("login"));
+    for record in people.iter().chain(&logins) {
+        for secret in ["example.org", "CH93", "CH00", "and more", "1990"] {
+            assert!(
+                !record.value_text().contains(secret),
+                "{secret} in {record:?}"
+            );
+            assert!(
+                !record.key_text().contains(secret),
+                "{secret} in {record:?}"
+            );
+        }
+    }
+    let people: Vec<Value> = people
+        .iter()
+        .filter(|r| r.is_row_change())
+        .map(Record::json)
+        .collect();
+    let logins: Vec<Value> = logins
+        .iter()
+        .filter(|r| r.is_row_change())
+        .map(Record::json)
+        .collect();
+    let email = people[0]["after"]["email"].as_str().expect("a digest");
+    assert!(
+        email.starts_with("hmac:") && email.len() == 5 + 64,
+        "{email}"
+    );
+    assert_eq!(email, logins[0]["after"]["email"], "joins survive");
+    assert_eq!(people[0]["after"]["iban"], Value::Null);
+    assert_eq!(people[0]["after"]["notes"], "Züri");
+    assert_eq!(
+        people[0]["marks"],
+        json!({"after": {"email": "hashed", "iban": "redacted", "notes": "truncated", "born": "hashed"}})
+    );
+    assert_eq!(
+        people[1]["marks"]["after"],
+        json!({"email": "hashed", "iban": "redacted", "born": "hashed"}),
+        "NULL is NULL, but where not even that is told"
+    );
+    assert_eq!(people[1]["before"]["email"], people[1]["after"]["email"]);
+}
+
+#[test]
+fn a_replica_of_masked_rows_has_what_was_shipped() {
+    let database = database("masked_replica");
+    let mut client = database.source();
+    give_mask_key(&mut client);
+    client
+        .batch_execute(
+            r#"CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, secret int NOT NULL, gone text);
+             SELECT cdc_track('t', mask => '{"n": "hash", "secret": "redact"}', exclude => '{gone}');
+             INSERT INTO t SELECT i, i % 2, i, 'x' FROM generate_series(1, 4) AS i;
+             UPDATE t SET n = 0 WHERE id = 1; DELETE FROM t WHERE id = 4;"#,
+        )
+        .expect("the changes");
+    let sink = database.start_companion_sink();
+    database.wait_until_in_kafka();
+    sink.wait_until_sink_applied("replica", database.bed().kafka(), &[database.topic("t")]);
+    let mut copy = database.replica();
+    assert_eq!(
+        replica::columns(&mut copy, "public.t"),
+        ["id", "n", "secret"]
+    );
+    let row = copy
+        .query_one(
+            "SELECT count(*), count(DISTINCT n), count(secret), bool_and(n LIKE 'hmac:%'), string_agg(id::text, ',' ORDER BY id) FROM t",
+            &[],
+        )
+        .expect("the replica");
+    let counts: (i64, i64, i64, bool, String) =
+        (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
+    assert_eq!(counts, (3, 2, 0, true, "1,2,3".to_owned()));
+}
+
+#[test]
+fn a_row_that_crosses_the_filter_is_created_or_deleted() {
+    let database = database("filter");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, country text, n int);
+             SELECT cdc_track('t', filter => $$country = 'CH' AND n > 0 -- both$$);
+             INSERT INTO t VALUES (1, 'CH', 1), (2, 'DE', 1), (3, NULL, 1);
+             UPDATE t SET n = n + 1;
+             UPDATE t SET country = 'CH' WHERE id = 2;
+             UPDATE t SET country = 'AT', n = 9 WHERE id = 1;
+             UPDATE t SET id = 5 WHERE id = 2;
+             DELETE FROM t;",
+        )
+        .expect("the changes");
+    let row = |id: i32, n: i32| json!({"id": id, "country": "CH", "n": n});
+    assert_eq!(
+        changes(&database.records("t")),
+        [
+            change("c", Value::Null, row(1, 1)),
+            change("u", row(1, 1), row(1, 2)),
+            change("c", Value::Null, row(2, 2)),
+            change("d", row(1, 2), Value::Null),
+            change("d", row(2, 2), Value::Null),
+            change("c", Value::Null, row(5, 2)),
+            change("d", row(5, 2), Value::Null),
+        ]
+    );
+}
+
+#[test]
+fn a_filter_means_the_same_for_every_writer() {
+    let database = database("filter_path");
+    let mut client = database.source();
+    // An operator of somebody's own, first in his search_path, must not decide what is shipped.
+    client
+        .batch_execute(
+            "CREATE SCHEMA evil;
+             CREATE FUNCTION evil.never(text, text) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT false';
+             CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.never);
+             CREATE TABLE t (id int PRIMARY KEY, country text);
+             SELECT cdc_track('t', filter => $$country = 'CH'$$);
+             SET search_path = evil, pg_catalog, public;
+             INSERT INTO t VALUES (1, 'CH'), (2, 'DE');",
+        )
+        .expect("the rows");
+    assert_eq!(
+        changes(&database.records("t")),
+        [change("c", Value::Null, json!({"id": 1, "country": "CH"}))]
+    );
+    refusal::coded(
+        &mut client,
+        "SELECT public.cdc_track('t', filter => $$country OPERATOR(evil.=) 'CH'$$)",
+        "0A000",
+        "CDC0111",
+    );
+}
+
+#[test]
+fn an_update_that_changes_nothing_shipped_can_be_left_out() {
+    let database = database("unchanged");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, n int, big text, ignored int);
+             ALTER TABLE t ALTER big SET STORAGE EXTERNAL;
+             SELECT cdc_track('t', skip_unchanged => true, exclude => '{ignored}');
+             INSERT INTO t VALUES (1, 1, repeat('abc', 10000), 1);
+             UPDATE t SET ignored = 2;
+             UPDATE t SET n = 1, big = big || '';
+             BEGIN; UPDATE t SET ignored = 3; UPDATE t SET n = 2; UPDATE t SET ignored = 4; COMMIT;
+             SELECT cdc_track('t', skip_unchanged => false);
+             UPDATE t SET ignored = 5;",
+        )
+        .expect("the changes");
+    let records = database.records("t");
+    let ops: Vec<String> = changes(&records).into_iter().map(|c| c.0).collect();
+    assert_eq!(ops, ["c", "u", "u"]);
+    // They are not counted among the events of their transaction.
+    assert_eq!(records[1].json()["transaction"]["event_count"], 3);
+}
+
+#[test]
+fn operations_can_have_topics_of_their_own() {
+    let database = database("topics");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            r#"CREATE TABLE t (id int PRIMARY KEY, n int);
+             SELECT cdc_track('t', topics => '{"insert": "topics.created", "delete": "topics.deleted"}');
+             INSERT INTO t VALUES (1, 1); UPDATE t SET n = 2; UPDATE t SET id = 2; DELETE FROM t;"#,
+        )
+        .expect("the changes");
+    database.wait_until_in_kafka();
+    let ops = |topic: &str| -> Vec<String> {
+        let records = topic::read(database.bed().kafka(), topic);
+        let mut records: Vec<&Record> = records.iter().filter(|r| r.op() != "schema").collect();
+        records.sort_by(|one, other| one.version().cmp(other.version()));
+        records.into_iter().map(|r| r.op().to_owned()).collect()
+    };
+    assert_eq!(ops(&database.topic("t")), ["u"]);
+    assert_eq!(ops("topics.created"), ["c", "c"]);
+    assert_eq!(ops("topics.deleted"), ["d", "d"], "no tombstones there");
+    // Whoever reads one of them alone learns the columns.
+    for topic in ["topics.created", "topics.deleted"] {
+        let records = topic::read(database.bed().kafka(), topic);
+        assert!(records.iter().any(|r| r.op() == "schema"), "{topic}");
+    }
+}
+
+#[test]
+fn rows_of_a_subscription_are_left_out_where_asked() {
+    let database = database("local_rows");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t', origin => 'local'), pg_replication_origin_create('upstream')",
+        )
+        .expect("track");
+    client
+        .batch_execute(
+            "SELECT pg_replication_origin_session_setup('upstream'); INSERT INTO t VALUES (1)",
+        )
+        .expect("a row of the origin");
+    client
+        .batch_execute("SELECT pg_replication_origin_session_reset(); INSERT INTO t VALUES (2)")
+        .expect("a row of our own");
+    assert_eq!(
+        changes(&database.records("t")),
+        [change("c", Value::Null, json!({"id": 2}))]
+    );
+}
+
+#[test]
+fn options_stay_until_they_are_changed_and_can_be_seen() {
+    let database = database("kept");
+    let mut client = database.source();
+    give_mask_key(&mut client);
+    client
+        .batch_execute(
+            r#"CREATE TABLE t (id int PRIMARY KEY, "a,b" text, c int);
+             SELECT cdc_track('t', mask => '{"a,b": "truncate:2"}', filter => 'c > 0', operations => 'insert,update');
+             SELECT cdc_track('t', exclude => '{c}');"#,
+        )
+        .expect("tracked twice");
+    let definition = |client: &mut Client| -> String {
+        client
+            .query_one(
+                "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = '_cdc'",
+                &[],
+            )
+            .expect("the trigger")
+            .get(0)
+    };
+    let shown = definition(&mut client);
+    for part in [
+        "AFTER INSERT OR UPDATE",
+        "'operations=insert,update'",
+        "'exclude=c'",
+        r"'mask=a\,b:truncate:2'",
+        "'filter=c > 0'",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    client
+        .batch_execute(
+            "SELECT cdc_track('t', mask => '{}', filter => '', exclude => '{}', operations => '')",
+        )
+        .expect("taken away");
+    let shown = definition(&mut client);
+    for gone in ["mask=", "filter=", "exclude=", "operations="] {
+        assert!(!shown.contains(gone), "{gone} in {shown}");
+    }
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused() {
+    let database = database("senseless");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text); CREATE TABLE other (id int PRIMARY KEY); SELECT cdc_track('other')")
+        .expect("tables");
+    for (arguments, sqlstate, code) in [
+        ("exclude => '{nam}'", "42703", "CDC0103"),
+        (r#"mask => '{"nam": "redact"}'"#, "42703", "CDC0103"),
+        ("include => '{id}', exclude => '{name}'", "22023", "CDC0110"),
+        ("exclude => '{id}'", "22023", "CDC0110"),
+        (r#"mask => '{"id": "redact"}'"#, "22023", "CDC0110"),
+        (r#"mask => '{"name": "scramble"}'"#, "22023", "CDC0110"),
+        (r#"mask => '{"name": 1}'"#, "22023", "CDC0110"),
+        (
+            r#"mask => '{"name": "redact"}', exclude => '{name}'"#,
+            "22023",
+            "CDC0110",
+        ),
+        ("operations => 'upsert'", "22023", "CDC0110"),
+        ("operations => 'truncate'", "22023", "CDC0110"),
+        ("origin => 'remote'", "22023", "CDC0110"),
+        (
+            r#"topics => '{"merge": "senseless.x"}'"#,
+            "22023",
+            "CDC0110",
+        ),
+        (
+            r#"topic => 'senseless.a', topics => '{"insert": "senseless.b"}'"#,
+            "22023",
+            "CDC0110",
+        ),
+        (
+            r#"topics => '{"insert": "senseless.public.other"}'"#,
+            "42710",
+            "CDC0106",
+        ),
+        ("filter => 'id > '", "0A000", "CDC0111"),
+        ("filter => 'nam = 1'", "0A000", "CDC0111"),
+        ("filter => 'id'", "0A000", "CDC0111"),
+        ("filter => 'id = (SELECT 1)'", "0A000", "CDC0111"),
+        ("filter => 'random() > 0.5'", "0A000", "CDC0111"),
+        ("filter => 'true) ORDER BY (1'", "0A000", "CDC0111"),
+        ("filter => 'true), (false'", "0A000", "CDC0111"),
+        ("filter => 'xmin = 1'", "0A000", "CDC0111"),
+        ("filter => 'count(id) > 0'", "0A000", "CDC0111"),
+    ] {
+        refusal::coded(
+            &mut client,
+            &format!("SELECT cdc_track('t', {arguments})"),
+            sqlstate,
+            code,
+        );
+    }
+    let triggers = client.query(
+        "SELECT 1 FROM pg_trigger WHERE tgrelid = 't'::regclass",
+        &[],
+    );
+    assert!(
+        triggers.expect("triggers").is_empty(),
+        "what was refused left no trigger"
+    );
+}
+
+#[test]
+fn a_hash_needs_its_key() {
+    // A server of its own: the setting is the whole server's.
+    let bed = TestBed::start();
+    let database = bed.database("no_key");
+    let mut client = database.source();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text)")
+        .expect("a table");
+    let track = r#"SELECT cdc_track('t', mask => '{"name": "hash"}')"#;
+    let error = refusal::coded(&mut client, track, "F0000", "CDC0113");
+    assert_eq!(error.detail(), Some("cdc.mask_key_file is not set."));
+    let path = bed.source().write_file("mask.key", b"too short", 0o644);
+    bed.source().set("cdc.mask_key_file", &path);
+    bed.source().restart();
+    let mut client = database.source();
+    bed.wait_until_streaming("no_key");
+    let error = refusal::coded(&mut client, track, "F0000", "CDC0113");
+    assert!(
+        error
+            .detail()
+            .is_some_and(|detail| detail.contains("group or world access")),
+        "{error:?}"
+    );
+    bed.source().write_file("mask.key", b"too short", 0o600);
+    let error = refusal::coded(&mut client, track, "F0000", "CDC0113");
+    assert!(
+        error
+            .detail()
+            .is_some_and(|detail| detail.contains("less than 32 bytes")),
+        "{error:?}"
+    );
+    bed.stop();
+}

@@ -1,0 +1,336 @@
+//! What `cdc_track` is asked for: put together with what the table has already, and checked before anything changes.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use change::options::{Mask, Operation, Operations, Options};
+use pgrx::prelude::*;
+use serde_json::Value;
+
+use super::table::{Table, is_admin};
+use crate::capture::relation_plan::place;
+use crate::capture::{database_name, mask, row_filter};
+use crate::report::Report;
+use crate::settings;
+
+/// The arguments of `cdc_track`; none means "as it is".
+pub struct Request<'a> {
+    pub topic: Option<&'a str>,
+    pub topics: Option<Value>,
+    pub key: Option<Vec<String>>,
+    pub operations: Option<&'a str>,
+    pub include: Option<Vec<String>>,
+    pub exclude: Option<Vec<String>>,
+    pub mask: Option<Value>,
+    pub filter: Option<&'a str>,
+    pub skip_unchanged: Option<bool>,
+    pub origin: Option<&'a str>,
+}
+
+impl Request<'_> {
+    /// The options that the table has from now on, `so_far` being those of its trigger.
+    pub fn options(self, table: &Table, so_far: Options) -> Options {
+        let columns: Vec<String> = table
+            .columns()
+            .into_iter()
+            .map(|column| column.name)
+            .collect();
+        let named = |names: &[String]| {
+            if let Some(missing) = names.iter().find(|name| !columns.contains(name)) {
+                missing_column(table, missing, &columns).raise();
+            }
+        };
+        let given =
+            |names: &Option<Vec<String>>| names.as_ref().is_some_and(|names| !names.is_empty());
+        let (includes, excludes) = (given(&self.include), given(&self.exclude));
+        if includes && excludes {
+            contradiction("include and exclude were both given.").raise();
+        }
+        // One of the two replaces the other.
+        let include = match self.include {
+            None if excludes => Vec::new(),
+            include => include.unwrap_or(so_far.include),
+        };
+        let exclude = match self.exclude {
+            None if includes => Vec::new(),
+            exclude => exclude.unwrap_or(so_far.exclude),
+        };
+        let key = self.key.unwrap_or(so_far.key);
+        for names in [&include, &exclude, &key] {
+            named(names);
+        }
+        let mask = self.mask.map_or(so_far.mask, |mask| read_mask(&mask));
+        named(&mask.keys().cloned().collect::<Vec<_>>());
+
+        let prefix = settings::topic_prefix(&database_name());
+        let topics = self.topics.map(|topics| read_topics(&topics));
+        let chosen = self.topic.filter(|topic| !topic.is_empty());
+        if chosen.is_some() && topics.as_ref().is_some_and(|topics| !topics.is_empty()) {
+            contradiction("topic and topics were both given.").raise();
+        }
+        let topic = match chosen {
+            Some(topic) => topic.to_owned(),
+            // A copied trigger names the original's topic; here it holds only if it is one of this database's.
+            None if self.topic.is_none()
+                && !so_far.topic.is_empty()
+                && (so_far.source == place()
+                    || so_far.topic.starts_with(&format!("{prefix}."))) =>
+            {
+                so_far.topic
+            }
+            None => format!(
+                "{prefix}.{}",
+                change::topic_name::join(&[&table.schema, &table.name])
+            ),
+        };
+        let options = Options {
+            topics: match (chosen, topics) {
+                (Some(_), _) => BTreeMap::new(),
+                (None, topics) => topics.unwrap_or(so_far.topics),
+            },
+            topic,
+            key,
+            operations: self.operations.map_or(so_far.operations, read_operations),
+            include,
+            exclude,
+            mask,
+            filter: self
+                .filter
+                .map_or(so_far.filter, |filter| filter.trim().to_owned()),
+            skip_unchanged: self.skip_unchanged.unwrap_or(so_far.skip_unchanged),
+            local_only: self.origin.map_or(so_far.local_only, read_origin),
+            source: place(),
+        };
+        check_topic(table, &options.topic, &prefix);
+        options
+            .topics
+            .values()
+            .for_each(|topic| check_topic(table, topic, &prefix));
+        if !options.filter.is_empty() {
+            // SAFETY: the relation is open and locked while the filter is prepared.
+            table.read(|relation| unsafe {
+                row_filter::check(std::ptr::from_ref(relation).cast_mut(), &options.filter);
+            });
+        }
+        options
+    }
+}
+
+/// Checks that the images have what they need: the key, and for masks the columns and the secret key.
+pub fn check_shipped(table: &Table, options: &Options, key: &[String]) {
+    if let Some(missing) = key.iter().find(|column| !options.ships(column)) {
+        contradiction(&format!("Key column \"{missing}\" is not shipped.")).raise();
+    }
+    if let Some(column) = options.mask.keys().find(|column| !options.ships(column)) {
+        contradiction(&format!(
+            "Column \"{column}\" is masked, but not shipped at all."
+        ))
+        .raise();
+    }
+    let unfit = |column: &&String| {
+        options
+            .mask
+            .get(*column)
+            .is_some_and(|mask| *mask != Mask::Hash)
+    };
+    if let Some(column) = key.iter().find(unfit) {
+        contradiction(&format!(
+            "Key column \"{column}\" can be hashed, not redacted or truncated: rows of \"{}\" would share a key.",
+            table.name
+        ))
+        .raise();
+    }
+    if options.mask.values().any(|mask| *mask == Mask::Hash) {
+        drop(mask::Hasher::new());
+    }
+}
+
+fn read_operations(text: &str) -> Operations {
+    if text.trim().is_empty() {
+        return Operations::default();
+    }
+    match Operations::parse(text) {
+        Ok(operations) if operations.row_events().is_empty() => {
+            contradiction("operations must name insert, update or delete.").raise()
+        }
+        Ok(operations) => operations,
+        Err(name) => contradiction(&format!(
+            "\"{name}\" is not one of {}.",
+            one_of(Operation::ALL.map(Operation::name))
+        ))
+        .raise(),
+    }
+}
+
+fn read_origin(origin: &str) -> bool {
+    match origin {
+        "local" => true,
+        "any" | "" => false,
+        other => contradiction(&format!("origin \"{other}\" is neither any nor local.")).raise(),
+    }
+}
+
+fn read_mask(mask: &Value) -> BTreeMap<String, Mask> {
+    let pairs = members("mask", mask).map(|(column, method)| match Mask::parse(method) {
+        Some(mask) => (column.clone(), mask),
+        None => contradiction(&format!(
+            "Mask \"{method}\" is not hash, redact or truncate:N."
+        ))
+        .raise(),
+    });
+    pairs.collect()
+}
+
+fn read_topics(topics: &Value) -> BTreeMap<Operation, String> {
+    let pairs = members("topics", topics).map(|(name, topic)| match Operation::parse(name) {
+        Some(operation) => (operation, topic.to_owned()),
+        None => contradiction(&format!(
+            "topics: \"{name}\" is not one of {}.",
+            one_of(Operation::ALL.map(Operation::name))
+        ))
+        .raise(),
+    });
+    pairs.collect()
+}
+
+/// The members of a JSON object of texts.
+fn members<'a>(option: &str, object: &'a Value) -> impl Iterator<Item = (&'a String, &'a str)> {
+    let Some(object) = object.as_object() else {
+        contradiction(&format!("{option} must be a JSON object.")).raise()
+    };
+    let option = option.to_owned();
+    object
+        .iter()
+        .map(move |(name, value)| match value.as_str() {
+            Some(text) => (name, text),
+            None => contradiction(&format!(
+                "{option}: the value of \"{name}\" must be a text."
+            ))
+            .raise(),
+        })
+}
+
+fn one_of<T: Display, const N: usize>(names: [T; N]) -> String {
+    names.map(|name| name.to_string()).join(", ")
+}
+
+/// CDC0110.
+fn contradiction(detail: &str) -> Report {
+    Report::new(
+        "CDC0110",
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "options contradict each other or are unknown",
+        "See docs/errors for what goes together.",
+    )
+    .detail(detail)
+}
+
+fn missing_column(table: &Table, missing: &str, columns: &[String]) -> Report {
+    let nearest = columns
+        .iter()
+        .min_by_key(|column| distance(column, missing));
+    Report::new(
+        "CDC0103",
+        PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+        format!(
+            "column \"{missing}\" of relation \"{}\" does not exist",
+            table.name
+        ),
+        nearest.map_or("The table has no columns.".to_owned(), |column| {
+            format!("Perhaps you meant the column \"{column}\".")
+        }),
+    )
+}
+
+/// Levenshtein distance, for the nearest name.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (line, character) in one.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for column in 0..other.len() {
+            let replaced = diagonal + usize::from(other[column] != character);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+/// CDC0108, CDC0102, CDC0106, CDC0109: a topic has a legal name, belongs to one table, and only an administrator may
+/// choose one outside the database's prefix.
+fn check_topic(table: &Table, topic: &str, prefix: &str) {
+    if let Some(reason) = change::topic_name::refusal(topic) {
+        Report::new(
+            "CDC0108",
+            PgSqlErrorCode::ERRCODE_INVALID_NAME,
+            format!("\"{topic}\" is not a topic name"),
+            "Choose another topic =>.",
+        )
+        .detail(format!("As a topic of pg_cdc {reason}."))
+        .raise();
+    }
+    if !topic.starts_with(&format!("{prefix}.")) && !is_admin() {
+        Report::new(
+            "CDC0102",
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be cdc_admin to use topic \"{topic}\""),
+            format!("Choose a topic that begins with \"{prefix}.\", or let an administrator GRANT cdc_admin to you."),
+        )
+        .raise();
+    }
+    let others = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT t.tgrelid::pg_catalog.regclass::text, pg_catalog.encode(t.tgargs, 'escape') FROM pg_catalog.pg_trigger t
+             JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+             WHERE p.proname = 'cdc_capture' AND NOT t.tgisinternal AND t.tgrelid <> $1",
+            None,
+            &[table.oid.into()],
+        )?;
+        rows.map(|row| {
+            Ok((
+                row.get::<String>(1)?.unwrap_or_default(),
+                row.get::<String>(2)?.unwrap_or_default(),
+            ))
+        })
+        .collect::<Result<Vec<_>, pgrx::spi::SpiError>>()
+    });
+    let others = match others {
+        Ok(others) => others,
+        Err(error) => pgrx::error!("pg_cdc could not read pg_trigger: {error}"),
+    };
+    for (other, arguments) in others {
+        let taken = Options::parse(arguments.split("\\000"));
+        for taken in [&taken.topic].into_iter().chain(taken.topics.values()) {
+            refuse_taken(topic, taken, &other);
+        }
+    }
+}
+
+/// CDC0106 and CDC0109.
+fn refuse_taken(topic: &str, taken: &str, other: &str) {
+    // Kafka refuses names that differ only in "." and "_": they share the name of a metric.
+    let collides = |name: &str| name.replace('.', "_");
+    if taken == topic {
+        Report::new(
+            "CDC0106",
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("topic \"{topic}\" belongs to {other}"),
+            "Choose another topic =>.",
+        )
+        .raise();
+    }
+    if collides(taken) == collides(topic) {
+        Report::new(
+            "CDC0109",
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!("topic \"{topic}\" collides in Kafka with \"{taken}\""),
+            "Choose another topic =>.",
+        )
+        .detail(format!(
+            "Topic \"{taken}\" belongs to {other}, and Kafka takes \".\" and \"_\" for the same."
+        ))
+        .raise();
+    }
+}

@@ -1,0 +1,253 @@
+//! The filter of a tracked table: a condition on one row, with built-in immutable functions alone, for it runs with
+//! every writer's rights. Follows what publications allow (commands/publicationcmds.c, check_simple_rowfilter_expr).
+
+use std::ffi::{CString, c_void};
+use std::panic::AssertUnwindSafe;
+
+use pgrx::PgTryBuilder;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+
+use crate::ffi;
+use crate::report::Report;
+
+/// Objects below are PostgreSQL's own (access/transam.h).
+const FIRST_NORMAL_OBJECT_ID: u32 = 16_384;
+
+/// A condition, ready to run. Everything lies in a memory context of its own.
+pub struct RowFilter {
+    memory: pg_sys::MemoryContext,
+    state: *mut pg_sys::ExprState,
+    context: *mut pg_sys::ExprContext,
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+impl RowFilter {
+    /// Prepares the condition `text` on rows of `relation`. CDC0111 for what is no allowed condition.
+    ///
+    /// # Safety
+    /// In a transaction; the relation is open and locked.
+    pub unsafe fn new(relation: pg_sys::Relation, text: &str) -> RowFilter {
+        // SAFETY: as the caller promises; everything is made in the new context, which lives as long as the filter.
+        unsafe {
+            // Of the transaction's memory until it is complete: an ERROR in between leaves nothing behind.
+            let memory = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                c"pg_cdc filter".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+            );
+            let before = pg_sys::MemoryContextSwitchTo(memory);
+            let condition = pg_sys::expression_planner(condition(relation, text).cast());
+            let state = pg_sys::ExecInitExpr(condition, std::ptr::null_mut());
+            let context = pg_sys::CreateStandaloneExprContext();
+            let descriptor = pg_sys::CreateTupleDescCopy((*relation).rd_att);
+            let slot = pg_sys::MakeSingleTupleTableSlot(descriptor, &pg_sys::TTSOpsHeapTuple);
+            pg_sys::MemoryContextSwitchTo(before);
+            pg_sys::MemoryContextSetParent(memory, pg_sys::TopMemoryContext);
+            RowFilter {
+                memory,
+                state,
+                context,
+                slot,
+            }
+        }
+    }
+
+    /// Whether the condition holds for a row; unknown (NULL) is not.
+    ///
+    /// # Safety
+    /// The tuple is a row of the filter's relation.
+    pub unsafe fn holds(&self, tuple: pg_sys::HeapTuple) -> bool {
+        // SAFETY: the slot has the relation's descriptor and does not own the tuple; what the evaluation allocates
+        // lies in the context that is reset before the next one.
+        unsafe {
+            pg_sys::MemoryContextReset((*self.context).ecxt_per_tuple_memory);
+            pg_sys::ExecStoreHeapTuple(tuple, self.slot, false);
+            (*self.context).ecxt_scantuple = self.slot;
+            let before = pg_sys::MemoryContextSwitchTo((*self.context).ecxt_per_tuple_memory);
+            let mut is_null = false;
+            let value = ffi::evaluate(self.state, self.context, &mut is_null);
+            pg_sys::MemoryContextSwitchTo(before);
+            !is_null && value.value() != 0
+        }
+    }
+}
+
+impl Drop for RowFilter {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, deleted once; nothing else points into it. The expression context has a memory
+        // context of its own under the one in which it was made.
+        unsafe { pg_sys::MemoryContextDelete(self.memory) };
+    }
+}
+
+/// Checks a filter before anything is tracked with it.
+///
+/// # Safety
+/// As for [`RowFilter::new`].
+pub unsafe fn check(relation: pg_sys::Relation, text: &str) {
+    // SAFETY: as the caller promises. Caught only to be raised again under our code: the statement ends in any case.
+    unsafe {
+        PgTryBuilder::new(AssertUnwindSafe(|| drop(RowFilter::new(relation, text))))
+            .catch_others(|error| match error {
+                CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+                    let ours = report.hint().is_some_and(|hint| hint.ends_with(']'));
+                    if ours {
+                        CaughtError::ErrorReport(report).rethrow()
+                    }
+                    refused(&format!("PostgreSQL says: {}.", report.message())).raise()
+                }
+                panic => panic.rethrow(),
+            })
+            .execute();
+    }
+}
+
+/// The expression tree of the condition.
+unsafe fn condition(relation: pg_sys::Relation, text: &str) -> *mut pg_sys::Node {
+    let Ok(statement) = CString::new(format!("SELECT ({text}\n)")) else {
+        refused("It contains a zero byte.").raise()
+    };
+    // SAFETY: the parser's own calls, in the order in which PostgreSQL makes them for a publication's row filter. Names
+    // mean what they mean in pg_catalog, whoever writes the row.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let raw = only_expression(pg_sys::raw_parser(
+            statement.as_ptr(),
+            pg_sys::RawParseMode::RAW_PARSE_DEFAULT,
+        ));
+        let state = pg_sys::make_parsestate(std::ptr::null_mut());
+        (*state).p_sourcetext = statement.as_ptr();
+        let item = pg_sys::addRangeTableEntryForRelation(
+            state,
+            relation,
+            pg_sys::AccessShareLock as i32,
+            std::ptr::null_mut(),
+            false,
+            false,
+        );
+        pg_sys::addNSItemToQuery(state, item, false, true, true);
+        // The kind refuses subqueries, aggregates, window and set-returning functions.
+        let expression = pg_sys::transformExpr(
+            state,
+            raw,
+            pg_sys::ParseExprKind::EXPR_KIND_CHECK_CONSTRAINT,
+        );
+        let expression = pg_sys::coerce_to_boolean(state, expression, c"filter".as_ptr());
+        pg_sys::assign_expr_collations(state, expression);
+        if pg_sys::contain_mutable_functions(expression) {
+            refused("It calls a function whose result depends on more than the row.").raise();
+        }
+        if has_forbidden_node(expression, std::ptr::null_mut()) {
+            refused(
+                "It uses a function, an operator or a collation of its own, or a system column.",
+            )
+            .raise();
+        }
+        pg_sys::free_parsestate(state);
+        pg_sys::AtEOXact_GUC(true, level);
+        expression
+    }
+}
+
+/// The expression of `SELECT (…)`; refuses whatever closes the bracket and goes on.
+unsafe fn only_expression(statements: *mut pg_sys::List) -> *mut pg_sys::Node {
+    let not_one = || refused("It is not one condition.").raise();
+    // SAFETY: a parse tree of PostgreSQL's own, whose node tags are looked at before it is read as what they say.
+    unsafe {
+        let only = |list: *mut pg_sys::List| -> *mut c_void {
+            if list.is_null() || (*list).length != 1 {
+                not_one();
+            }
+            (*(*list).elements).ptr_value
+        };
+        let raw: *mut pg_sys::RawStmt = only(statements).cast();
+        let select: *mut pg_sys::SelectStmt = (*raw).stmt.cast();
+        if (*select).type_ != pg_sys::NodeTag::T_SelectStmt {
+            not_one();
+        }
+        let select = &*select;
+        let lists = [
+            select.distinctClause,
+            select.fromClause,
+            select.groupClause,
+            select.windowClause,
+            select.valuesLists,
+            select.sortClause,
+            select.lockingClause,
+        ];
+        let nodes = [
+            select.whereClause,
+            select.havingClause,
+            select.limitOffset,
+            select.limitCount,
+        ];
+        if select.op != pg_sys::SetOperation::SETOP_NONE
+            || !select.intoClause.is_null()
+            || !select.withClause.is_null()
+            || lists.iter().any(|list| !list.is_null())
+            || nodes.iter().any(|node| !node.is_null())
+        {
+            not_one();
+        }
+        let target: *mut pg_sys::ResTarget = only(select.targetList).cast();
+        if !(*target).name.is_null() {
+            not_one();
+        }
+        (*target).val
+    }
+}
+
+/// Walks the tree; true where something is not PostgreSQL's own.
+#[pg_guard]
+unsafe extern "C-unwind" fn has_forbidden_node(
+    node: *mut pg_sys::Node,
+    context: *mut c_void,
+) -> bool {
+    // SAFETY: the walker's contract: null or a node whose tag says what it is.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        if (*node).type_ == pg_sys::NodeTag::T_Var {
+            return (*node.cast::<pg_sys::Var>()).varattno <= 0;
+        }
+        let own = |oid: pg_sys::Oid| oid.to_u32() >= FIRST_NORMAL_OBJECT_ID;
+        pg_sys::check_functions_in_node(node, Some(is_users_function), context)
+            || own(pg_sys::exprCollation(node))
+            || own(pg_sys::exprInputCollation(node))
+            || ffi::walk_expression(node, has_forbidden_node, context)
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn is_users_function(
+    function: pg_sys::Oid,
+    _context: *mut c_void,
+) -> bool {
+    function.to_u32() >= FIRST_NORMAL_OBJECT_ID
+}
+
+/// CDC0111.
+fn refused(detail: &str) -> Report {
+    Report::new(
+        "CDC0111",
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "filter is not allowed",
+        "Write one condition on columns of the table with built-in immutable functions: it runs with every writer's rights.",
+    )
+    .detail(detail)
+}

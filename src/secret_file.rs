@@ -1,0 +1,31 @@
+//! Files with secrets: only the server's user and root may reach them.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+/// Why a file is not read.
+pub enum Refused {
+    Unreadable(io::Error),
+    /// Group or others may reach it, or it belongs to somebody else.
+    Exposed,
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Refused::Unreadable(error)
+    }
+}
+
+/// The content of a file of mode 0600 that the server's user or root owns.
+pub fn read(path: &str) -> Result<Vec<u8>, Refused> {
+    let metadata = fs::metadata(path)?;
+    // SAFETY: asks the kernel for our own user id.
+    let own_uid = unsafe { libc::geteuid() };
+    if metadata.permissions().mode() & 0o077 != 0
+        || (metadata.uid() != own_uid && metadata.uid() != 0)
+    {
+        return Err(Refused::Exposed);
+    }
+    Ok(fs::read(path)?)
+}
