@@ -5,3 +5,11 @@ COMMENT ON FUNCTION cdc_capture() IS 'row trigger of a tracked table, made by cd
 CREATE FUNCTION cdc_capture_truncate() RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'cdc_capture_truncate';
 REVOKE ALL ON FUNCTION cdc_capture_truncate() FROM PUBLIC;
 COMMENT ON FUNCTION cdc_capture_truncate() IS 'TRUNCATE trigger of a tracked table, made by cdc_track()';
+
+CREATE FUNCTION cdc_ddl_end() RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'cdc_ddl_end';
+REVOKE ALL ON FUNCTION cdc_ddl_end() FROM PUBLIC;
+COMMENT ON FUNCTION cdc_ddl_end() IS 'event trigger: changes of tracked tables'' definitions become events';
+
+CREATE EVENT TRIGGER cdc_ddl_end ON ddl_command_end EXECUTE FUNCTION cdc_ddl_end();
+ALTER EVENT TRIGGER cdc_ddl_end ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER cdc_ddl_end IS 'pg_cdc: changes of tracked tables'' definitions become events';

@@ -1,12 +1,14 @@
 //! pg_cdc: ships row changes straight to Kafka.
 //!
 //! A row goes through `capture` (in the writer's backend: trigger, buffer, one WAL message just before commit) and
-//! `sender` (one background worker: reads the WAL, puts transactions together, produces). `api` holds the SQL functions.
+//! `sender` (one background worker: reads the WAL, puts transactions together, produces). `ddl` turns changes of a table's
+//! definition into events, `api` holds the SQL functions.
 
 pgrx::pg_module_magic!();
 
 mod api;
 mod capture;
+mod ddl;
 mod ffi;
 mod report;
 mod secret_file;
@@ -24,6 +26,7 @@ pub extern "C-unwind" fn _PG_init() {
     if preloading {
         shared::request();
         capture::commit::register();
+        ddl::drop_hook::install();
         sender::worker::register();
     }
 }

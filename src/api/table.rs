@@ -30,6 +30,8 @@ pub struct ColumnDefinition {
     pub type_expression: String,
     pub not_null: bool,
     pub generated: bool,
+    /// Rows that were there before the column have a value in it.
+    pub fills_itself: bool,
 }
 
 impl Table {
@@ -41,10 +43,15 @@ impl Table {
                 pg_sys::relation_open(oid, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE);
             pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         }
-        let (schema, name) = qualified_name(oid);
-        let table = Table { oid, schema, name };
+        let table = Table::at(oid);
         table.refuse_others();
         table
+    }
+
+    /// The table that a running command has locked.
+    pub fn at(oid: pg_sys::Oid) -> Table {
+        let (schema, name) = qualified_name(oid);
+        Table { oid, schema, name }
     }
 
     /// Reads something of the open relation.
@@ -173,6 +180,7 @@ impl Table {
                         type_expression: text(type_modified),
                         not_null: form.attnotnull,
                         generated: form.attgenerated != 0,
+                        fills_itself: form.atthasdef || form.atthasmissing || form.attidentity != 0,
                     }
                 })
                 .collect()
@@ -262,6 +270,16 @@ impl Table {
                 .map(|index| utf8(CStr::from_ptr(*trigger.tgargs.add(index)).to_bytes()))
                 .collect();
             Some(Options::parse(arguments.iter().map(String::as_str)))
+        })
+    }
+
+    /// Whether our row trigger fires in every session_replication_role.
+    pub fn captures_always(&self) -> bool {
+        // SAFETY: the relation is open while it is read.
+        self.read(|relation| unsafe {
+            row_trigger(relation).is_some_and(|trigger| {
+                (*trigger).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as std::ffi::c_char
+            })
         })
     }
 

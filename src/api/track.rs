@@ -2,13 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use change::options::{Mask, Operation, Options};
+use change::options::{Operation, Options};
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
-use super::table::{ColumnDefinition, ROW_TRIGGER, TRUNCATE_TRIGGER, Table, as_superuser};
+use super::table::{ROW_TRIGGER, TRUNCATE_TRIGGER, Table, as_superuser};
 use super::track_request::{Request, check_shipped};
-use crate::capture::database_name;
+use crate::ddl::event_trigger;
+use crate::ddl::schema_change::SchemaChange;
 use crate::report::{Report, not_loaded};
 use crate::settings;
 use crate::shared::{self, Shared};
@@ -81,10 +82,7 @@ fn track(relation: pg_sys::Oid, request: Request<'_>) -> String {
         return wanted.topic;
     }
     make_triggers(&table, &wanted, before.is_some());
-    let database = database_name();
-    table.capture_schema_change(&schema_change(
-        "CREATE", &database, &table, &wanted, &identity,
-    ));
+    SchemaChange::new("CREATE").capture(&table);
     let shown_key = if shown_key.is_empty() {
         "none".to_owned()
     } else {
@@ -104,21 +102,12 @@ fn track(relation: pg_sys::Oid, request: Request<'_>) -> String {
 )]
 fn cdc_untrack(relation: pg_sys::Oid) -> bool {
     let table = Table::open(relation);
-    let Some(options) = table.options() else {
+    if table.options().is_none() {
         pgrx::notice!("table \"{}\" is not tracked", table.name);
         return false;
-    };
-    // Without the library rows are not captured anyway, and a trigger that is left behind must still go away.
-    if shared::shared().is_some() {
-        let identity = table.identity(false);
-        table.capture_schema_change(&schema_change(
-            "UNTRACK",
-            &database_name(),
-            &table,
-            &options,
-            &identity,
-        ));
     }
+    SchemaChange::new("UNTRACK").capture(&table);
+    let _ours = event_trigger::quiet();
     as_superuser(|| {
         for trigger in [ROW_TRIGGER, TRUNCATE_TRIGGER] {
             run(&format!(
@@ -146,6 +135,7 @@ fn make_triggers(table: &Table, options: &Options, replace: bool) {
     } else {
         ""
     };
+    let _ours = event_trigger::quiet();
     as_superuser(|| {
         for (trigger, events, function) in [
             (
@@ -242,57 +232,4 @@ fn no_key(table: &Table) -> Report {
         "Add a primary key, or name columns with key =>.",
     )
     .detail("All its changes go to one partition, and a replica must search for each changed row.")
-}
-
-/// The `schema_change` object of an event, as Debezium's schema change topic has it.
-fn schema_change(
-    kind: &str,
-    database: &str,
-    table: &Table,
-    options: &Options,
-    identity: &[String],
-) -> String {
-    let shipped = |name: &String| {
-        options.ships(name)
-            && !matches!(
-                options.mask.get(name),
-                Some(Mask::Redact | Mask::Truncate(_))
-            )
-    };
-    // What identifies a row must be in the images.
-    let identity: &[String] = if identity.iter().all(shipped) {
-        identity
-    } else {
-        &[]
-    };
-    let columns: Vec<serde_json::Value> = table
-        .columns()
-        .into_iter()
-        .filter(|column| options.ships(&column.name))
-        .map(|column| match options.mask.get(&column.name) {
-            None => column,
-            // A digest or the beginning of a text is text.
-            Some(mask) => ColumnDefinition {
-                type_name: "text".to_owned(),
-                type_expression: "text".to_owned(),
-                not_null: column.not_null && *mask != Mask::Redact,
-                ..column
-            },
-        })
-        .enumerate()
-        .map(|(index, column)| {
-            serde_json::json!({
-                "name": column.name, "position": index + 1, "typeName": column.type_name, "typeExpression": column.type_expression,
-                "optional": !column.not_null, "generated": column.generated, "defaultValueExpression": null,
-            })
-        })
-        .collect();
-    serde_json::json!({
-        "type": kind, "ddl": null, "contents_changed": false, "renames": {},
-        "tableChanges": [{
-            "type": kind, "id": format!("\"{database}\".\"{}\".\"{}\"", table.schema, table.name),
-            "table": { "primaryKeyColumnNames": identity, "columns": columns },
-        }],
-    })
-    .to_string()
 }

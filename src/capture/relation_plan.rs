@@ -115,6 +115,11 @@ impl Plans {
         &self.plans[&oid]
     }
 
+    /// The plan that was last made for a relation, whether it is still right or not.
+    pub fn known(&self, oid: pg_sys::Oid) -> Option<&Plan> {
+        self.plans.get(&oid).map(Box::as_ref)
+    }
+
     #[cold]
     unsafe fn build(&mut self, oid: pg_sys::Oid, trigger: &pg_sys::TriggerData) {
         listen();

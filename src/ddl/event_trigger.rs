@@ -1,0 +1,276 @@
+//! The event trigger at the end of every DDL command: ALTER TABLE and renames of tracked tables become schema events.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::AlterTableType as Alter;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::schema_change::SchemaChange;
+use crate::api::table::Table;
+use crate::capture::utf8;
+use crate::report::Report;
+use crate::shared;
+
+static VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Ends the quiet of [`quiet`].
+pub struct Quiet(());
+
+/// While the value lives, DDL is our own and makes no events.
+pub fn quiet() -> Quiet {
+    QUIET.set(true);
+    Quiet(())
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        QUIET.set(false);
+    }
+}
+
+pub fn is_quiet() -> bool {
+    QUIET.get()
+}
+
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_cdc_ddl_end() -> &'static pg_sys::Pg_finfo_record {
+    &VERSION_1
+}
+
+/// The event trigger's function. Bound in `sql/triggers.sql`.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn cdc_ddl_end(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL passes event trigger data to a function that an event trigger calls; anything else is refused.
+    unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_EventTriggerData {
+            ErrorReport::new(
+                PgSqlErrorCode::ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED,
+                "cdc_ddl_end() must be called by an event trigger",
+                "pg_cdc",
+            )
+            .report(PgLogLevel::ERROR);
+        }
+        let data = &*context.cast::<pg_sys::EventTriggerData>();
+        if !is_quiet() && shared::shared().is_some() && !data.parsetree.is_null() {
+            command_ended(data.parsetree);
+        }
+    }
+    pg_sys::Datum::from(0)
+}
+
+unsafe fn command_ended(command: *mut pg_sys::Node) {
+    // SAFETY: the tag says which statement it is.
+    unsafe {
+        match (*command).type_ {
+            pg_sys::NodeTag::T_AlterTableStmt => {
+                altered(&*command.cast::<pg_sys::AlterTableStmt>())
+            }
+            pg_sys::NodeTag::T_RenameStmt => renamed(&*command.cast::<pg_sys::RenameStmt>()),
+            pg_sys::NodeTag::T_AlterObjectSchemaStmt => capture_each(&SchemaChange {
+                ddl: statement_of(pg_sys::NodeTag::T_AlterObjectSchemaStmt),
+                ..SchemaChange::new("RENAME")
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// Captures the event for every tracked table that the command changed.
+fn capture_each(change: &SchemaChange) {
+    for table in changed_tables() {
+        change.capture(&table);
+    }
+}
+
+/// The tables that the command that has just ended was about; after the renaming of a schema, all that lie in it.
+fn changed_tables() -> Vec<Table> {
+    let found = Spi::connect(|client| {
+        let rows = client.select(
+            "WITH changed AS MATERIALIZED (SELECT DISTINCT classid, objid FROM pg_catalog.pg_event_trigger_ddl_commands())
+             SELECT t.tgrelid FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+             WHERE t.tgname = '_cdc' AND t.tgparentid = 0 AND EXISTS (SELECT FROM changed
+                 WHERE (classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND objid = c.oid)
+                    OR (classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND objid = c.relnamespace))
+             ORDER BY 1",
+            None,
+            &[],
+        )?;
+        rows.map(|row| row.get::<pg_sys::Oid>(1))
+            .collect::<Result<Vec<_>, _>>()
+    });
+    match found {
+        Ok(oids) => oids.into_iter().flatten().map(Table::at).collect(),
+        Err(error) => pgrx::error!("pg_cdc could not read what a command changed: {error}"),
+    }
+}
+
+unsafe fn altered(statement: &pg_sys::AlterTableStmt) {
+    // SAFETY: the commands of an ALTER TABLE are a list of AlterTableCmd.
+    let commands: Vec<&pg_sys::AlterTableCmd> = unsafe {
+        let list = statement.cmds;
+        let count = if list.is_null() {
+            0
+        } else {
+            (*list).length as usize
+        };
+        (0..count)
+            .map(|index| {
+                &*(*(*list).elements.add(index))
+                    .ptr_value
+                    .cast::<pg_sys::AlterTableCmd>()
+            })
+            .collect()
+    };
+    let any = |kinds: &[Alter::Type]| {
+        commands
+            .iter()
+            .any(|command| kinds.contains(&command.subtype))
+    };
+    let unlogged = any(&[Alter::AT_SetUnLogged]);
+    let triggers = any(&[
+        Alter::AT_EnableTrig,
+        Alter::AT_EnableReplicaTrig,
+        Alter::AT_DisableTrig,
+        Alter::AT_DisableTrigAll,
+        Alter::AT_DisableTrigUser,
+        Alter::AT_EnableTrigAll,
+        Alter::AT_EnableTrigUser,
+    ]);
+    let defines = any(&[
+        Alter::AT_AddColumn,
+        Alter::AT_DropColumn,
+        Alter::AT_AlterColumnType,
+        Alter::AT_ColumnDefault,
+        Alter::AT_SetNotNull,
+        Alter::AT_DropNotNull,
+        Alter::AT_AddIndex,
+        Alter::AT_AddConstraint,
+        Alter::AT_AddIndexConstraint,
+        Alter::AT_DropConstraint,
+        Alter::AT_ReplicaIdentity,
+        Alter::AT_AddIdentity,
+        Alter::AT_DropIdentity,
+        Alter::AT_DropExpression,
+    ]);
+    if !unlogged && !triggers && !defines {
+        return;
+    }
+    for table in changed_tables() {
+        if unlogged {
+            refuse_unlogged(&table);
+        }
+        if triggers && !table.captures_always() {
+            not_captured(&table).warn();
+        }
+        if defines {
+            let change = SchemaChange {
+                ddl: statement_of(pg_sys::NodeTag::T_AlterTableStmt),
+                // SAFETY: as above.
+                contents_changed: commands
+                    .iter()
+                    .any(|command| unsafe { changes_contents(&table, command) }),
+                ..SchemaChange::new("ALTER")
+            };
+            change.capture(&table);
+        }
+    }
+}
+
+/// Whether rows have other values after the command, though no row trigger fired.
+unsafe fn changes_contents(table: &Table, command: &pg_sys::AlterTableCmd) -> bool {
+    match command.subtype {
+        Alter::AT_AlterColumnType => true,
+        Alter::AT_AddColumn => {
+            // SAFETY: the definition of an added column is a ColumnDef.
+            let name = unsafe {
+                let definition = command.def.cast::<pg_sys::ColumnDef>();
+                utf8(CStr::from_ptr((*definition).colname).to_bytes())
+            };
+            table
+                .columns()
+                .iter()
+                .any(|column| column.name == name && column.fills_itself)
+        }
+        _ => false,
+    }
+}
+
+unsafe fn renamed(statement: &pg_sys::RenameStmt) {
+    use pg_sys::ObjectType::{OBJECT_COLUMN, OBJECT_SCHEMA, OBJECT_TABLE};
+    let text = |pointer: *mut std::ffi::c_char| {
+        // SAFETY: names of a statement are zero-ended; null for none.
+        unsafe { (!pointer.is_null()).then(|| utf8(CStr::from_ptr(pointer).to_bytes())) }
+    };
+    let ddl = statement_of(pg_sys::NodeTag::T_RenameStmt);
+    match statement.renameType {
+        OBJECT_TABLE | OBJECT_SCHEMA => capture_each(&SchemaChange {
+            ddl,
+            ..SchemaChange::new("RENAME")
+        }),
+        OBJECT_COLUMN => {
+            let names = text(statement.subname).zip(text(statement.newname));
+            capture_each(&SchemaChange {
+                ddl,
+                renames: names.into_iter().collect(),
+                ..SchemaChange::new("ALTER")
+            });
+        }
+        _ => {}
+    }
+}
+
+/// The text of the running statement, if the client sent it alone and it is of this kind: a text of several statements
+/// would tell more than the event is about, and one inside a function is not there at all.
+fn statement_of(kind: pg_sys::NodeTag) -> Option<String> {
+    // SAFETY: the text of the client's query, null or zero-ended, as long as the query runs; parsed once before.
+    unsafe {
+        let text = pg_sys::debug_query_string;
+        if text.is_null() {
+            return None;
+        }
+        let statements = pg_sys::raw_parser(text, pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
+        if statements.is_null() || (*statements).length != 1 {
+            return None;
+        }
+        let raw: *mut pg_sys::RawStmt = (*(*statements).elements).ptr_value.cast();
+        ((*(*raw).stmt).type_ == kind).then(|| {
+            let text = utf8(CStr::from_ptr(text).to_bytes());
+            text.trim().trim_end_matches(';').to_owned()
+        })
+    }
+}
+
+/// CDC0101: a crash empties an unlogged table without an event.
+fn refuse_unlogged(table: &Table) {
+    Report::new(
+        "CDC0101",
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("cannot make tracked table \"{}\" unlogged", table.name),
+        format!("Call cdc_untrack('{}') first.", table.name),
+    )
+    .detail("A crash empties an unlogged table without a trace.")
+    .raise()
+}
+
+/// CDC0203: our trigger does not fire for everybody any more.
+fn not_captured(table: &Table) -> Report {
+    Report::new(
+        "CDC0203",
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!("changes of \"{}\" are not captured", table.name),
+        format!(
+            "ALTER TABLE {} ENABLE ALWAYS TRIGGER _cdc, and repair what was missed.",
+            table.sql_name()
+        ),
+    )
+    .detail("Its trigger _cdc is disabled, or does not fire for rows that a subscription applies.")
+}

@@ -1,0 +1,87 @@
+//! The event that describes a table: how it is made, and how it gets into the transaction.
+
+use std::collections::BTreeMap;
+
+use change::options::{Mask, Options};
+use serde_json::{Value, json};
+
+use crate::api::table::{ColumnDefinition, Table};
+use crate::capture::database_name;
+
+/// What happened to a table's definition.
+#[derive(Debug, Clone)]
+pub struct SchemaChange {
+    /// CREATE (tracked), ALTER, RENAME, DROP, UNTRACK.
+    pub kind: &'static str,
+    /// The statement, where it is one alone.
+    pub ddl: Option<String>,
+    /// Rows changed, or came and went, without events.
+    pub contents_changed: bool,
+    /// New names of columns, by the old ones.
+    pub renames: BTreeMap<String, String>,
+}
+
+impl SchemaChange {
+    pub fn new(kind: &'static str) -> SchemaChange {
+        SchemaChange {
+            kind,
+            ddl: None,
+            contents_changed: false,
+            renames: BTreeMap::new(),
+        }
+    }
+
+    /// Captures the event in the running transaction; nothing if the table is not tracked.
+    pub fn capture(&self, table: &Table) {
+        if let Some(options) = table.options() {
+            table.capture_schema_change(&self.json(table, &options));
+        }
+    }
+
+    /// The `schema_change` object, as Debezium's schema change topic has it (interface 3.1).
+    pub fn json(&self, table: &Table, options: &Options) -> String {
+        let shipped = |name: &String| {
+            options.ships(name)
+                && !matches!(
+                    options.mask.get(name),
+                    Some(Mask::Redact | Mask::Truncate(_))
+                )
+        };
+        // What identifies a row must be in the images.
+        let identity = Some(table.identity(false)).filter(|names| names.iter().all(shipped));
+        let columns: Vec<Value> = table
+            .columns()
+            .into_iter()
+            .filter(|column| options.ships(&column.name))
+            .map(|column| masked(column, options))
+            .enumerate()
+            .map(|(index, column)| {
+                json!({
+                    "name": column.name, "position": index + 1, "typeName": column.type_name, "typeExpression": column.type_expression,
+                    "optional": !column.not_null, "generated": column.generated, "defaultValueExpression": null,
+                })
+            })
+            .collect();
+        json!({
+            "type": self.kind, "ddl": self.ddl, "contents_changed": self.contents_changed, "renames": self.renames,
+            "tableChanges": [{
+                "type": self.kind, "id": format!("\"{}\".\"{}\".\"{}\"", database_name(), table.schema, table.name),
+                "table": { "primaryKeyColumnNames": identity.unwrap_or_default(), "columns": columns },
+            }],
+        })
+        .to_string()
+    }
+}
+
+/// A digest or the beginning of a text is text, whatever the column is.
+fn masked(column: ColumnDefinition, options: &Options) -> ColumnDefinition {
+    match options.mask.get(&column.name) {
+        None => column,
+        Some(mask) => ColumnDefinition {
+            type_name: "text".to_owned(),
+            type_expression: "text".to_owned(),
+            not_null: column.not_null && *mask != Mask::Redact,
+            ..column
+        },
+    }
+}
