@@ -66,6 +66,19 @@ pub fn text(setting: &'static Text) -> String {
         .unwrap_or_default()
 }
 
+/// The bytes of a string setting, where they lie; valid until it is assigned again.
+pub fn raw(setting: &'static Text) -> &'static [u8] {
+    let value = setting.as_ptr();
+    // SAFETY: the address of this backend's value of the setting, null or a zero-ended string.
+    unsafe {
+        if value.is_null() || (*value).is_null() {
+            &[]
+        } else {
+            CStr::from_ptr(*value).to_bytes()
+        }
+    }
+}
+
 /// `cdc.topic_prefix`, or the database's name where it is empty.
 pub fn topic_prefix(database: &str) -> String {
     let prefix = text(&TOPIC_PREFIX);

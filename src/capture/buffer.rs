@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 
 use super::context::Who;
 use super::image::{self, Deformed};
+use super::nonce::Nonces;
 use super::relation_plan::Plan;
 use super::{database_name, reserve};
 use crate::settings::{self, Compression};
@@ -62,6 +63,7 @@ pub struct Buffer {
     /// Local id of the transaction that all this belongs to; 0 for none.
     transaction: u32,
     nonce: [u8; 16],
+    nonces: Nonces,
     next_sequence: u64,
     last_command: u32,
     unordered: bool,
@@ -83,6 +85,28 @@ pub struct Buffer {
     sealed: Vec<u8>,
     compressor: Option<Compressor>,
     mac_key: Option<MacKey>,
+    names: Option<Names>,
+}
+
+/// Names of the database, as every chunk has them.
+#[derive(Default)]
+struct Names {
+    database: String,
+    prefix: String,
+    /// `cdc.topic_prefix`, from which `prefix` was made.
+    setting: Vec<u8>,
+}
+
+impl Names {
+    /// Follows the setting. The database keeps its name while this backend is connected to it.
+    fn refresh(&mut self) {
+        let setting = settings::raw(&settings::TOPIC_PREFIX);
+        if self.database.is_empty() || self.setting != setting {
+            self.database = database_name();
+            self.prefix = settings::topic_prefix(&self.database);
+            self.setting = setting.to_vec();
+        }
+    }
 }
 
 impl Default for Buffer {
@@ -90,6 +114,7 @@ impl Default for Buffer {
         Buffer {
             transaction: 0,
             nonce: [0; 16],
+            nonces: Nonces::default(),
             next_sequence: 1,
             last_command: 0,
             unordered: false,
@@ -109,6 +134,7 @@ impl Default for Buffer {
             sealed: Vec::new(),
             compressor: None,
             mac_key: None,
+            names: None,
         }
     }
 }
@@ -228,12 +254,7 @@ impl Buffer {
         let transaction = ffi::local_transaction_id();
         if self.transaction != transaction {
             self.reset();
-            // SAFETY: fills 16 bytes; a failure of the system's random numbers is an ERROR below.
-            if !unsafe {
-                pg_sys::pg_strong_random(self.nonce.as_mut_ptr().cast(), self.nonce.len())
-            } {
-                pgrx::error!("could not get random bytes for the transaction's nonce");
-            }
+            self.nonce = self.nonces.take();
             self.transaction = transaction;
         }
         // SAFETY: inside a transaction.
@@ -287,11 +308,11 @@ impl Buffer {
             // Outer rows that came first are written later.
             self.unordered = true;
         }
-        let database = database_name();
-        let prefix = settings::topic_prefix(&database);
+        let names = self.names.get_or_insert_default();
+        names.refresh();
         let head = Head {
-            database: &database,
-            prefix: &prefix,
+            database: &names.database,
+            prefix: &names.prefix,
             base: mark.state,
             contexts: (self.contexts.count, &self.contexts.blobs),
             relations: (self.relations.count, &self.relations.blobs),

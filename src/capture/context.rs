@@ -1,8 +1,9 @@
 //! Who and why: read at the first row of a transaction, and again when something of it changed.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
 
-use change::body::{Context, put_context};
+use change::body::{Context, put_context, set_transaction};
 use pgrx::pg_sys;
 
 use super::utf8;
@@ -19,6 +20,38 @@ pub struct Who {
     application_name: Vec<u8>,
     statement_us: i64,
     blob: Vec<u8>,
+    /// Generation of the names in the blob; 0 before the first one.
+    names: u64,
+}
+
+thread_local! {
+    /// Rises when a role or origin may have another name. The callback is registered with the first context.
+    static NAMES: Cell<u64> = const { Cell::new(0) };
+}
+
+fn names_generation() -> u64 {
+    if NAMES.get() == 0 {
+        NAMES.set(1);
+        for cache in [
+            pg_sys::SysCacheIdentifier::AUTHOID,
+            pg_sys::SysCacheIdentifier::REPLORIGIDENT,
+        ] {
+            // SAFETY: the callback lives as long as the library, which is never unloaded.
+            unsafe {
+                pg_sys::CacheRegisterSyscacheCallback(
+                    cache as i32,
+                    Some(name_changed),
+                    pg_sys::Datum::from(0),
+                );
+            }
+        }
+    }
+    NAMES.get()
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn name_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
+    NAMES.set(NAMES.get() + 1);
 }
 
 impl Who {
@@ -52,7 +85,15 @@ impl Who {
                 self.origin = origin;
                 self.application_name.clear();
                 self.application_name.extend_from_slice(application_name);
-                self.read();
+                if same && self.names == names_generation() && !has_further_settings() {
+                    // A new transaction of the same session: only its time differs.
+                    // SAFETY: a plain read of this backend's own variable.
+                    let transaction_us = unsafe { pg_sys::GetCurrentTransactionStartTimestamp() };
+                    set_transaction(&mut self.blob, transaction_us);
+                } else {
+                    self.names = names_generation();
+                    self.read();
+                }
                 add(&self.blob)
             }
         };

@@ -6,6 +6,7 @@ pub mod context;
 pub mod datum;
 pub mod image;
 pub mod mask;
+pub mod nonce;
 pub mod relation_plan;
 pub mod row_filter;
 pub mod trigger;

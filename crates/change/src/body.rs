@@ -117,6 +117,16 @@ pub fn put_context(out: &mut Vec<u8>, context: &Context<'_>) {
     put_bytes(out, &blob);
 }
 
+/// Gives a context that [`put_context`] wrote another start of the transaction.
+pub fn set_transaction(context: &mut [u8], transaction_us: i64) {
+    // Behind the length.
+    if let Some(length_bytes) = context.iter().position(|byte| *byte < 0x80)
+        && let Some(place) = context.get_mut(length_bytes + 1..length_bytes + 9)
+    {
+        place.copy_from_slice(&transaction_us.to_le_bytes());
+    }
+}
+
 fn read_context(blob: &[u8]) -> Result<Context<'_>, WireError> {
     let mut cursor = Cursor::new(blob);
     Ok(Context {
@@ -651,6 +661,27 @@ mod tests {
                 ]
             })
             .collect()
+    }
+
+    #[test]
+    fn only_the_transactions_start_is_replaced() {
+        for reason in ["moved", &"long ".repeat(100)] {
+            let before = Context {
+                transaction_us: 1,
+                pid: 7,
+                reason: Some(reason),
+                ..Context::default()
+            };
+            let mut blob = Vec::new();
+            put_context(&mut blob, &before);
+            set_transaction(&mut blob, -2);
+            let read = Cursor::new(&blob).bytes().map(read_context);
+            let after = Context {
+                transaction_us: -2,
+                ..before
+            };
+            assert_eq!(read, Ok(Ok(after)));
+        }
     }
 
     proptest! {
