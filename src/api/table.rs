@@ -95,12 +95,7 @@ impl Table {
             refused("CDC0101", "It is a system table.", tables);
         }
         match kind as u8 {
-            b'r' => {}
-            b'p' => refused(
-                "CDC0101",
-                "It is a partitioned table, which this version does not capture.",
-                tables,
-            ),
+            b'r' | b'p' => {}
             b'v' => refused(
                 "CDC0101",
                 "It is a view.",
@@ -265,11 +260,24 @@ impl Table {
     pub fn options(&self) -> Option<Options> {
         // SAFETY: the relation is open while it is read, so its trigger descriptions stay.
         self.read(|relation| unsafe {
-            let trigger = &*row_trigger(relation)?;
-            let arguments: Vec<String> = (0..trigger.tgnargs as usize)
-                .map(|index| utf8(CStr::from_ptr(*trigger.tgargs.add(index)).to_bytes()))
-                .collect();
+            let arguments = arguments_of(&*row_trigger(relation)?);
             Some(Options::parse(arguments.iter().map(String::as_str)))
+        })
+    }
+
+    /// Function and arguments of our TRUNCATE trigger, if the table has one.
+    pub fn truncate_trigger_definition(&self) -> Option<(String, Vec<String>)> {
+        // SAFETY: the relation is open while it is read; texts are copied out of the memory that the catalog gives.
+        self.read(|relation| unsafe {
+            let trigger = &*trigger_named(relation, TRUNCATE_TRIGGER)?;
+            let name = |text: *mut std::ffi::c_char| {
+                pgrx::spi::quote_identifier(utf8(CStr::from_ptr(text).to_bytes()))
+            };
+            let schema = name(pg_sys::get_namespace_name(pg_sys::get_func_namespace(
+                trigger.tgfoid,
+            )));
+            let function = name(pg_sys::get_func_name(trigger.tgfoid));
+            Some((format!("{schema}.{function}"), arguments_of(trigger)))
         })
     }
 
@@ -308,6 +316,10 @@ impl Table {
 
 /// Our row trigger, as the relation cache has it now.
 fn row_trigger(relation: &pg_sys::RelationData) -> Option<*mut pg_sys::Trigger> {
+    trigger_named(relation, ROW_TRIGGER)
+}
+
+fn trigger_named(relation: &pg_sys::RelationData, name: &str) -> Option<*mut pg_sys::Trigger> {
     // SAFETY: the relation is open; its trigger descriptions are null or an array of the stated length.
     unsafe {
         let triggers = relation.trigdesc;
@@ -316,7 +328,16 @@ fn row_trigger(relation: &pg_sys::RelationData) -> Option<*mut pg_sys::Trigger> 
         }
         (0..(*triggers).numtriggers as usize)
             .map(|index| (*triggers).triggers.add(index))
-            .find(|trigger| CStr::from_ptr((**trigger).tgname).to_bytes() == ROW_TRIGGER.as_bytes())
+            .find(|trigger| CStr::from_ptr((**trigger).tgname).to_bytes() == name.as_bytes())
+    }
+}
+
+fn arguments_of(trigger: &pg_sys::Trigger) -> Vec<String> {
+    // SAFETY: a trigger has as many zero-ended arguments as it says.
+    unsafe {
+        (0..trigger.tgnargs as usize)
+            .map(|index| utf8(CStr::from_ptr(*trigger.tgargs.add(index)).to_bytes()))
+            .collect()
     }
 }
 

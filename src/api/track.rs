@@ -8,8 +8,8 @@ use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::table::{ROW_TRIGGER, TRUNCATE_TRIGGER, Table, as_superuser};
 use super::track_request::{Request, check_shipped};
-use crate::ddl::event_trigger;
 use crate::ddl::schema_change::SchemaChange;
+use crate::ddl::{event_trigger, partitions};
 use crate::report::{Report, not_loaded};
 use crate::settings;
 use crate::shared::{self, Shared};
@@ -82,6 +82,7 @@ fn track(relation: pg_sys::Oid, request: Request<'_>) -> String {
         return wanted.topic;
     }
     make_triggers(&table, &wanted, before.is_some());
+    partitions::follow(&table);
     SchemaChange::new("CREATE").capture(&table);
     let shown_key = if shown_key.is_empty() {
         "none".to_owned()
@@ -107,16 +108,19 @@ fn cdc_untrack(relation: pg_sys::Oid) -> bool {
         return false;
     }
     SchemaChange::new("UNTRACK").capture(&table);
-    let _ours = event_trigger::quiet();
-    as_superuser(|| {
-        for trigger in [ROW_TRIGGER, TRUNCATE_TRIGGER] {
-            run(&format!(
-                "DROP TRIGGER IF EXISTS {} ON {}",
-                quote_identifier(trigger),
-                table.sql_name()
-            ));
-        }
-    });
+    {
+        let _ours = event_trigger::quiet();
+        as_superuser(|| {
+            for trigger in [ROW_TRIGGER, TRUNCATE_TRIGGER] {
+                run(&format!(
+                    "DROP TRIGGER IF EXISTS {} ON {}",
+                    quote_identifier(trigger),
+                    table.sql_name()
+                ));
+            }
+        });
+    }
+    partitions::follow(&table);
     true
 }
 

@@ -284,7 +284,7 @@ fn check_topic(table: &Table, topic: &str, prefix: &str) {
         let rows = client.select(
             "SELECT t.tgrelid::pg_catalog.regclass::text, pg_catalog.encode(t.tgargs, 'escape') FROM pg_catalog.pg_trigger t
              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-             WHERE p.proname = 'cdc_capture' AND NOT t.tgisinternal AND t.tgrelid <> $1",
+             WHERE p.proname = 'cdc_capture' AND t.tgparentid = 0 AND t.tgrelid <> $1",
             None,
             &[table.oid.into()],
         )?;

@@ -64,6 +64,8 @@ pub struct Buffer {
     transaction: u32,
     nonce: [u8; 16],
     nonces: Nonces,
+    /// The table that the newest event of this transaction truncated.
+    pub truncated: Option<pg_sys::Oid>,
     next_sequence: u64,
     last_command: u32,
     unordered: bool,
@@ -115,6 +117,7 @@ impl Default for Buffer {
             transaction: 0,
             nonce: [0; 16],
             nonces: Nonces::default(),
+            truncated: None,
             next_sequence: 1,
             last_command: 0,
             unordered: false,
@@ -160,6 +163,11 @@ impl Buffer {
             && !self.marks.is_empty()
     }
 
+    /// Whether the newest event of the running transaction truncated this table.
+    pub fn has_truncated(&self, table: pg_sys::Oid) -> bool {
+        self.transaction == ffi::local_transaction_id() && self.truncated == Some(table)
+    }
+
     /// Whether there is nothing at all to commit or abort.
     #[inline]
     pub fn is_idle(&self) -> bool {
@@ -179,6 +187,7 @@ impl Buffer {
         row: &Captured<'_>,
     ) {
         self.begin();
+        self.truncated = None;
         if command < self.last_command {
             self.unordered = true;
         }
@@ -451,6 +460,7 @@ impl Buffer {
         self.next_chunk = 0;
         self.first_lsn = 0;
         self.pre_commit_ran = false;
+        self.truncated = None;
         self.marks.clear();
         self.cut(0, (0, 0), (0, 0), State::START);
         self.who.forget();

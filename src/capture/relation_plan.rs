@@ -94,8 +94,8 @@ thread_local! {
     /// Whether the plan of a table is still right. Apart from the plans, so that an invalidation can arrive while
     /// they are in use (it does, in the middle of catalog access).
     static VALIDITY: RefCell<HashMap<pg_sys::Oid, Rc<Cell<bool>>>> = RefCell::new(HashMap::new());
-    /// The relations of composite types, and the plans that know their attributes.
-    static ROW_TYPES: RefCell<Vec<(pg_sys::Oid, Rc<Cell<bool>>)>> = const { RefCell::new(Vec::new()) };
+    /// Relations other than its own, and a plan that is made of them.
+    static DEPENDENTS: RefCell<Vec<(pg_sys::Oid, Rc<Cell<bool>>)>> = const { RefCell::new(Vec::new()) };
     static LISTENING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -133,11 +133,12 @@ impl Plans {
     }
 }
 
-/// Makes a plan depend on the composite types that its columns have: ALTER TYPE invalidates those alone.
-fn also_depends_on(valid: &Rc<Cell<bool>>, row_types: &[pg_sys::Oid]) {
-    ROW_TYPES.with_borrow_mut(|plans| {
+/// Makes a plan depend on further relations: the composite types of its columns, the root of a partition. Changes of
+/// those invalidate them alone.
+fn also_depends_on(valid: &Rc<Cell<bool>>, relations: &[pg_sys::Oid]) {
+    DEPENDENTS.with_borrow_mut(|plans| {
         plans.retain(|(_, valid)| valid.get());
-        plans.extend(row_types.iter().map(|oid| (*oid, Rc::clone(valid))));
+        plans.extend(relations.iter().map(|oid| (*oid, Rc::clone(valid))));
     });
 }
 
@@ -171,7 +172,7 @@ unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relid: pg_sys:
             valid.set(false);
         }
     });
-    ROW_TYPES.with_borrow(|plans| {
+    DEPENDENTS.with_borrow(|plans| {
         let dependent = plans.iter().filter(|(oid, _)| *oid == relid);
         dependent.for_each(|(_, valid)| valid.set(false));
     });
@@ -203,16 +204,20 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             .collect();
         let options = Options::parse(arguments.iter().map(String::as_str));
 
-        let attributes = (*descriptor).natts as usize;
+        let root = root_of((*relation).rd_id);
+        // Names, order of columns and identity are the root's, whatever order a partition was made with.
+        let (attributes_in_order, identity) = if root == (*relation).rd_id {
+            (live_attributes(relation), identity_attributes(relation))
+        } else {
+            also_depends_on(&valid, &[root]);
+            as_the_root_has_them(relation, root)
+        };
         let mut columns = Vec::new();
         let mut names = Vec::new();
         let mut hash = blake3::Hasher::new();
-        for attribute in 0..attributes {
+        for attribute in attributes_in_order {
             let form = tuple_attribute(descriptor, attribute);
-            if form.attisdropped || is_virtual(form) {
-                continue;
-            }
-            let name = utf8(CStr::from_ptr(form.attname.data.as_ptr()).to_bytes());
+            let name = name_of(form);
             if !options.ships(&name) {
                 continue;
             }
@@ -250,7 +255,6 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
                 .iter()
                 .position(|column: &PlanColumn| column.attribute == attribute)
         };
-        let identity = identity_attributes(relation);
         // In part, or masked so that two rows may look alike, it identifies nothing.
         let identity_columns: Vec<usize> = identity
             .iter()
@@ -281,7 +285,6 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
                 .filter(|column| !key.contains(column)),
         );
 
-        let root = root_of((*relation).rd_id);
         let (schema, table) = qualified_name(root);
         let mut blob = Vec::new();
         let entry = RelationEntry {
@@ -315,7 +318,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             blob,
             columns,
             key_columns,
-            attributes,
+            attributes: (*descriptor).natts as usize,
             silent,
             local_only: options.local_only,
             skip_unchanged: options.skip_unchanged,
@@ -364,6 +367,61 @@ fn is_virtual(form: &pg_sys::FormData_pg_attribute) -> bool {
     form.attgenerated == b'v' as std::ffi::c_char
 }
 
+fn name_of(form: &pg_sys::FormData_pg_attribute) -> String {
+    // SAFETY: the name type ends in a zero byte.
+    utf8(unsafe { CStr::from_ptr(form.attname.data.as_ptr()) }.to_bytes())
+}
+
+/// Indexes of the attributes that a tuple of the relation has.
+unsafe fn live_attributes(relation: pg_sys::Relation) -> Vec<usize> {
+    // SAFETY: the relation is open.
+    unsafe {
+        let descriptor = (*relation).rd_att;
+        (0..(*descriptor).natts as usize)
+            .filter(|attribute| {
+                let form = tuple_attribute(descriptor, *attribute);
+                !form.attisdropped && !is_virtual(form)
+            })
+            .collect()
+    }
+}
+
+/// Live attributes and identity of a partition, in the order of its root: indexes into the partition's attributes.
+unsafe fn as_the_root_has_them(
+    partition: pg_sys::Relation,
+    root: pg_sys::Oid,
+) -> (Vec<usize>, Vec<usize>) {
+    // SAFETY: the partition is open; the root is opened while it is read, and closed by the transaction after an ERROR.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::relation_open(root, lock);
+        let own: Vec<(usize, String)> = live_attributes(partition)
+            .into_iter()
+            .map(|attribute| {
+                (
+                    attribute,
+                    name_of(tuple_attribute((*partition).rd_att, attribute)),
+                )
+            })
+            .collect();
+        let own_attributes = |of_root: Vec<usize>| -> Vec<usize> {
+            let names = of_root
+                .into_iter()
+                .map(|attribute| name_of(tuple_attribute((*relation).rd_att, attribute)));
+            names
+                .filter_map(|name| own.iter().find(|(_, own)| *own == name))
+                .map(|(attribute, _)| *attribute)
+                .collect()
+        };
+        let found = (
+            own_attributes(live_attributes(relation)),
+            own_attributes(identity_attributes(relation)),
+        );
+        pg_sys::relation_close(relation, lock);
+        found
+    }
+}
+
 /// Attribute indexes of the primary key, else of the replica identity index; empty for none.
 unsafe fn identity_attributes(relation: pg_sys::Relation) -> Vec<usize> {
     // SAFETY: the relation is open; the list and the index are released again before anything is returned.
@@ -392,7 +450,7 @@ unsafe fn identity_attributes(relation: pg_sys::Relation) -> Vec<usize> {
 }
 
 /// The root of a partition; the relation itself if it is none.
-unsafe fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
+pub unsafe fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: catalog look-ups inside the running transaction.
     unsafe {
         if pg_sys::get_rel_relispartition(oid) {

@@ -5,7 +5,9 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::buffer::Captured;
+use super::relation_plan::root_of;
 use super::with_capture;
+use crate::ddl::partitions;
 use crate::report;
 use crate::shared;
 
@@ -92,10 +94,26 @@ pub extern "C-unwind" fn cdc_capture_truncate(fcinfo: pg_sys::FunctionCallInfo) 
             warn_not_covered();
             return pg_sys::Datum::from(0);
         }
-        capture_table_event(trigger, &Captured::Truncated);
+        truncated(trigger);
     }
     // The result of an AFTER trigger is not looked at.
     pg_sys::Datum::from(0)
+}
+
+/// Captures a TRUNCATE. Of a partition alone it empties only a part of the table, and no event says which rows: so one
+/// about the table's contents goes out. With the root, PostgreSQL tells of the root first and of every partition after.
+unsafe fn truncated(trigger: &pg_sys::TriggerData) {
+    // SAFETY: as in cdc_capture.
+    unsafe {
+        let relation = (*trigger.tg_relation).rd_id;
+        let root = root_of(relation);
+        if root == relation {
+            capture_table_event(trigger, &Captured::Truncated);
+            with_capture(|capture| capture.buffer.truncated = Some(root));
+        } else if !with_capture(|capture| capture.buffer.has_truncated(root)) {
+            partitions::truncated(root, relation);
+        }
+    }
 }
 
 /// Captures an event about the table as a whole, after everything that the transaction did before.

@@ -10,8 +10,8 @@ use std::ffi::{c_int, c_void};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::event_trigger;
 use super::schema_change::SchemaChange;
+use super::{event_trigger, partitions};
 use crate::api::table::{ROW_TRIGGER, Table};
 use crate::capture::{buffer::Captured, with_capture};
 use crate::{ffi, shared};
@@ -84,8 +84,9 @@ fn trigger_goes(trigger: pg_sys::Oid) {
     });
 }
 
-/// DROP, if the table's trigger went in this transaction.
+/// DROP, if the table's trigger went in this transaction; of a partition, an event about the table it belongs to.
 fn table_goes(relation: pg_sys::Oid) {
+    partitions::dropped(relation);
     let goes = DROPPED.with_borrow_mut(|(transaction, tables)| {
         (*transaction == ffi::local_transaction_id())
             .then(|| tables.remove(&relation))

@@ -8,6 +8,7 @@ use pgrx::pg_sys::AlterTableType as Alter;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::partitions;
 use super::schema_change::SchemaChange;
 use crate::api::table::Table;
 use crate::capture::utf8;
@@ -74,6 +75,13 @@ unsafe fn command_ended(command: *mut pg_sys::Node) {
             pg_sys::NodeTag::T_AlterTableStmt => {
                 altered(&*command.cast::<pg_sys::AlterTableStmt>())
             }
+            pg_sys::NodeTag::T_CreateStmt
+                if !(*command.cast::<pg_sys::CreateStmt>()).partbound.is_null() =>
+            {
+                new_tables()
+                    .into_iter()
+                    .for_each(|table| partitions::came(table, None, false));
+            }
             pg_sys::NodeTag::T_RenameStmt => renamed(&*command.cast::<pg_sys::RenameStmt>()),
             pg_sys::NodeTag::T_AlterObjectSchemaStmt => capture_each(&SchemaChange {
                 ddl: statement_of(pg_sys::NodeTag::T_AlterObjectSchemaStmt),
@@ -110,6 +118,39 @@ fn changed_tables() -> Vec<Table> {
     match found {
         Ok(oids) => oids.into_iter().flatten().map(Table::at).collect(),
         Err(error) => pgrx::error!("pg_cdc could not read what a command changed: {error}"),
+    }
+}
+
+/// The tables that the command that has just ended made.
+fn new_tables() -> Vec<pg_sys::Oid> {
+    let found = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT objid FROM pg_catalog.pg_event_trigger_ddl_commands()
+             WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND command_tag = 'CREATE TABLE'",
+            None,
+            &[],
+        )?;
+        rows.map(|row| row.get::<pg_sys::Oid>(1))
+            .collect::<Result<Vec<_>, _>>()
+    });
+    match found {
+        Ok(oids) => oids.into_iter().flatten().collect(),
+        Err(error) => pgrx::error!("pg_cdc could not read what a command made: {error}"),
+    }
+}
+
+/// The partition that ATTACH or DETACH names.
+unsafe fn partition_of(command: &pg_sys::AlterTableCmd) -> pg_sys::Oid {
+    // SAFETY: the definition of these commands is a PartitionCmd; the command that has just ended holds the lock.
+    unsafe {
+        let definition = command.def.cast::<pg_sys::PartitionCmd>();
+        pg_sys::RangeVarGetRelidExtended(
+            (*definition).name,
+            pg_sys::NoLock as pg_sys::LOCKMODE,
+            0,
+            None,
+            std::ptr::null_mut(),
+        )
     }
 }
 
@@ -161,6 +202,21 @@ unsafe fn altered(statement: &pg_sys::AlterTableStmt) {
         Alter::AT_DropIdentity,
         Alter::AT_DropExpression,
     ]);
+    let ddl = || statement_of(pg_sys::NodeTag::T_AlterTableStmt);
+    for command in &commands {
+        // SAFETY: as above.
+        unsafe {
+            match command.subtype {
+                Alter::AT_AttachPartition => partitions::came(partition_of(command), ddl(), true),
+                Alter::AT_DetachPartition => {
+                    for root in changed_tables() {
+                        partitions::went(&root, partition_of(command), ddl());
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
     if !unlogged && !triggers && !defines {
         return;
     }
@@ -173,7 +229,7 @@ unsafe fn altered(statement: &pg_sys::AlterTableStmt) {
         }
         if defines {
             let change = SchemaChange {
-                ddl: statement_of(pg_sys::NodeTag::T_AlterTableStmt),
+                ddl: ddl(),
                 // SAFETY: as above.
                 contents_changed: commands
                     .iter()

@@ -2,4 +2,5 @@
 
 pub mod drop_hook;
 pub mod event_trigger;
+pub mod partitions;
 pub mod schema_change;

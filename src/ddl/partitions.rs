@@ -1,0 +1,131 @@
+//! Partitions: each has a TRUNCATE trigger of its own (PostgreSQL clones row triggers only), kept up as partitions come
+//! and go, and what changes rows of the table without row events is said in an event about the table.
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::spi::{quote_identifier, quote_literal};
+
+use super::event_trigger;
+use super::schema_change::SchemaChange;
+use crate::api::table::{TRUNCATE_TRIGGER, Table, as_superuser};
+use crate::capture::relation_plan::root_of;
+
+/// Gives every partition below `table` its TRUNCATE trigger, anew where it is there; takes it away if the table does not
+/// ship TRUNCATE, or is not tracked.
+pub fn follow(table: &Table) {
+    give_triggers(&partitions_of(table), definition(table).as_deref());
+}
+
+/// The TRUNCATE trigger as the root has it, with `{}` for the partition's name.
+fn definition(root: &Table) -> Option<String> {
+    let (function, arguments) = root.truncate_trigger_definition()?;
+    let arguments: Vec<String> = arguments.iter().map(quote_literal).collect();
+    let arguments = arguments.join(", ");
+    Some(format!(
+        "AFTER TRUNCATE ON {{}} FOR EACH STATEMENT EXECUTE FUNCTION {function}({arguments})"
+    ))
+}
+
+fn give_triggers(partitions: &[Table], definition: Option<&str>) {
+    let _ours = event_trigger::quiet();
+    for partition in partitions {
+        replace_trigger(partition, definition);
+    }
+}
+
+fn replace_trigger(partition: &Table, definition: Option<&str>) {
+    let trigger = quote_identifier(TRUNCATE_TRIGGER);
+    let name = partition.sql_name();
+    as_superuser(|| {
+        run(&format!("DROP TRIGGER IF EXISTS {trigger} ON {name}"));
+        if let Some(definition) = definition {
+            run(&format!(
+                "CREATE TRIGGER {trigger} {}",
+                definition.replace("{}", &name)
+            ));
+            run(&format!(
+                "ALTER TABLE {name} ENABLE ALWAYS TRIGGER {trigger}"
+            ));
+        }
+    });
+}
+
+/// Everything below a partitioned table.
+fn partitions_of(table: &Table) -> Vec<Table> {
+    let found = Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1) WHERE relid <> $1",
+            None,
+            &[table.oid.into()],
+        )?;
+        rows.map(|row| row.get::<pg_sys::Oid>(1))
+            .collect::<Result<Vec<_>, _>>()
+    });
+    match found {
+        Ok(oids) => oids.into_iter().flatten().map(Table::at).collect(),
+        Err(error) => pgrx::error!(
+            "pg_cdc could not read the partitions of \"{}\": {error}",
+            table.name
+        ),
+    }
+}
+
+fn run(statement: &str) {
+    if let Err(error) = Spi::run(statement) {
+        pgrx::error!("pg_cdc could not run its own statement: {error}");
+    }
+}
+
+/// A partition was made, or attached with the rows that it has.
+pub fn came(partition: pg_sys::Oid, ddl: Option<String>, with_rows: bool) {
+    let table = Table::at(root(partition));
+    if table.options().is_none() {
+        return;
+    }
+    give_triggers(&with_all_below(partition), definition(&table).as_deref());
+    if with_rows {
+        contents_changed("ATTACH", ddl).capture(&table);
+    }
+}
+
+/// The partition and everything below it.
+fn with_all_below(partition: pg_sys::Oid) -> Vec<Table> {
+    let mut tables = partitions_of(&Table::at(partition));
+    tables.push(Table::at(partition));
+    tables
+}
+
+/// A partition was detached, with its rows.
+pub fn went(root: &Table, partition: pg_sys::Oid, ddl: Option<String>) {
+    if root.options().is_some() {
+        give_triggers(&with_all_below(partition), None);
+        contents_changed("DETACH", ddl).capture(root);
+    }
+}
+
+/// A partition is about to be dropped, with its rows.
+pub fn dropped(partition: pg_sys::Oid) {
+    let root = root(partition);
+    if root != partition {
+        contents_changed("DETACH", None).capture(&Table::at(root));
+    }
+}
+
+/// A partition was emptied, and the rest of the table was not.
+pub fn truncated(root: pg_sys::Oid, partition: pg_sys::Oid) {
+    let statement = format!("TRUNCATE {}", Table::at(partition).sql_name());
+    contents_changed("ALTER", Some(statement)).capture(&Table::at(root));
+}
+
+fn contents_changed(kind: &'static str, ddl: Option<String>) -> SchemaChange {
+    SchemaChange {
+        ddl,
+        contents_changed: true,
+        ..SchemaChange::new(kind)
+    }
+}
+
+fn root(partition: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: inside a transaction, with the partition locked by the running command.
+    unsafe { root_of(partition) }
+}
