@@ -32,6 +32,30 @@ unsafe extern "C-unwind" {
     fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
 }
 
+/// Runs `body` with names meaning what they mean in pg_catalog, whatever the session's search_path says.
+///
+/// # Safety
+/// On the main thread, inside a transaction, which restores the setting if `body` ends in an ERROR.
+pub unsafe fn with_pinned_search_path<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: as the caller promises; both texts are zero-ended and copied.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            c"pg_catalog, pg_temp".as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let result = body();
+        pg_sys::AtEOXact_GUC(true, level);
+        result
+    }
+}
+
 /// Evaluates an expression (ExecEvalExpr, executor/executor.h).
 ///
 /// # Safety

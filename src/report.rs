@@ -36,10 +36,11 @@ impl Report {
     }
 
     fn send(self, level: PgLogLevel) {
-        let mut report = ErrorReport::new(self.sqlstate, self.message, "pg_cdc")
-            .set_hint(format!("{} [{}]", self.hint, self.code));
+        let mut report =
+            ErrorReport::new(self.sqlstate, in_server_encoding(self.message), "pg_cdc")
+                .set_hint(in_server_encoding(format!("{} [{}]", self.hint, self.code)));
         if let Some(detail) = self.detail {
-            report = report.set_detail(detail);
+            report = report.set_detail(in_server_encoding(detail));
         }
         report.report(level);
     }
@@ -58,6 +59,28 @@ impl Report {
     pub fn log(self) {
         self.send(PgLogLevel::LOG);
     }
+}
+
+/// A NOTICE.
+pub fn notice(message: String) {
+    pgrx::notice!("{}", in_server_encoding(message));
+}
+
+/// PostgreSQL takes messages in the database's encoding, and pgrx gives it UTF-8: in other encodings what is not ASCII
+/// becomes a question mark.
+fn in_server_encoding(message: String) -> String {
+    // SAFETY: reads the encoding of the connected database; a process without one has SQL_ASCII.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+    if message.is_ascii()
+        || encoding == pg_sys::pg_enc::PG_UTF8 as i32
+        || encoding == pg_sys::pg_enc::PG_SQL_ASCII as i32
+    {
+        return message;
+    }
+    message
+        .chars()
+        .map(|c| if c.is_ascii() { c } else { '?' })
+        .collect()
 }
 
 /// CDC0001: the library was not loaded at server start.

@@ -1,33 +1,43 @@
 //! `cdc_context`: who and why, for what follows in this transaction.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
-use pgrx::JsonB;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
+use serde::Deserialize;
+use serde_json::{Map, Value};
 
+use super::request;
+use crate::capture::server_text;
 use crate::settings;
 
-/// Sets what is given, as SET LOCAL does; `context` is merged into the context so far, key by key.
-#[pg_extern(parallel_unsafe)]
-fn cdc_context(
-    actor: default!(Option<&str>, "NULL"),
-    reason: default!(Option<&str>, "NULL"),
-    request_id: default!(Option<&str>, "NULL"),
-    context: default!(Option<JsonB>, "NULL"),
-) {
+#[derive(Deserialize)]
+struct Given {
+    actor: Option<String>,
+    reason: Option<String>,
+    request_id: Option<String>,
+    context: Option<Value>,
+}
+
+/// Sets what is given, as SET LOCAL does; `context` is merged into the context so far, key by key. `cdc_context` in
+/// `sql/functions.sql` calls it.
+#[pg_extern(
+    sql = "CREATE FUNCTION _cdc_context(request bytea) RETURNS void LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+)]
+fn set_context(request: &[u8]) {
+    let given: Given = request::read(request);
     for (name, value) in [
-        (c"cdc.actor", actor),
-        (c"cdc.reason", reason),
-        (c"cdc.request_id", request_id),
+        (c"cdc.actor", given.actor),
+        (c"cdc.reason", given.reason),
+        (c"cdc.request_id", given.request_id),
     ] {
         if let Some(value) = value {
-            set_local(name, value);
+            set_local(name, &value);
         }
     }
-    if let Some(JsonB(given)) = context {
-        let serde_json::Value::Object(given) = given else {
+    if let Some(context) = given.context {
+        let Value::Object(given) = context else {
             ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 "context must be a JSON object",
@@ -38,18 +48,30 @@ fn cdc_context(
             return;
         };
         let so_far = settings::text(&settings::CONTEXT);
-        let mut merged: serde_json::Map<_, _> = serde_json::from_str(&so_far).unwrap_or_default();
+        let mut merged: Map<_, _> = serde_json::from_str(&so_far).unwrap_or_default();
         merged.extend(given);
-        set_local(
-            c"cdc.context",
-            &serde_json::Value::Object(merged).to_string(),
-        );
+        set_local(c"cdc.context", &ascii(&Value::Object(merged).to_string()));
     }
 }
 
+/// JSON with every other character escaped: the same in every encoding that a database may have.
+fn ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character.is_ascii() {
+            out.push(character);
+        } else {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    out
+}
+
 fn set_local(name: &CStr, value: &str) {
-    // PostgreSQL's text holds no zero byte.
-    let value = CString::new(value).unwrap_or_default();
+    let value = server_text(value);
     // SAFETY: both are zero-ended and copied; a refused value is an ERROR.
     unsafe {
         pg_sys::set_config_option(

@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod context;
+pub mod request;
+pub mod statement;
 pub mod status;
 pub mod table;
 pub mod track;
@@ -14,5 +16,10 @@ pgrx::extension_sql_file!(
     "../../sql/status.sql",
     name = "status",
     requires = ["roles", status::status_json, check::cdc_check]
+);
+pgrx::extension_sql_file!(
+    "../../sql/functions.sql",
+    name = "functions",
+    requires = [track::track_by_request, context::set_context]
 );
 pgrx::extension_sql_file!("../../sql/comments.sql", name = "comments", finalize);

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use crate::capture::relation_plan::{qualified_name, tuple_attribute};
 use crate::capture::utf8;
+use crate::ffi;
 use crate::report::Report;
 
 pub const ROW_TRIGGER: &str = "_cdc";
@@ -157,28 +158,34 @@ impl Table {
 
     /// Live columns, in their order.
     pub fn columns(&self) -> Vec<ColumnDefinition> {
-        // SAFETY: the relation is open while it is read; texts are copied out of the memory that the catalog gives.
+        // SAFETY: the relation is open while it is read; texts are copied out of the memory that the catalog gives. Names
+        // of types are qualified the same way for everybody.
         self.read(|relation| unsafe {
-            let descriptor = relation.rd_att;
-            (0..(*descriptor).natts as usize)
-                .map(|attribute| tuple_attribute(descriptor, attribute))
-                .filter(|form| !form.attisdropped)
-                .map(|form| {
-                    let text =
-                        |pointer: *mut std::ffi::c_char| utf8(CStr::from_ptr(pointer).to_bytes());
-                    let type_modified =
-                        pg_sys::format_type_with_typemod(form.atttypid, form.atttypmod);
-                    let type_plain = pg_sys::format_type_be(form.atttypid);
-                    ColumnDefinition {
-                        name: utf8(CStr::from_ptr(form.attname.data.as_ptr()).to_bytes()),
-                        type_name: text(type_plain),
-                        type_expression: text(type_modified),
-                        not_null: form.attnotnull,
-                        generated: form.attgenerated != 0,
-                        fills_itself: form.atthasdef || form.atthasmissing || form.attidentity != 0,
-                    }
-                })
-                .collect()
+            ffi::with_pinned_search_path(|| {
+                let descriptor = relation.rd_att;
+                (0..(*descriptor).natts as usize)
+                    .map(|attribute| tuple_attribute(descriptor, attribute))
+                    .filter(|form| !form.attisdropped)
+                    .map(|form| {
+                        let text = |pointer: *mut std::ffi::c_char| {
+                            utf8(CStr::from_ptr(pointer).to_bytes())
+                        };
+                        let type_modified =
+                            pg_sys::format_type_with_typemod(form.atttypid, form.atttypmod);
+                        let type_plain = pg_sys::format_type_be(form.atttypid);
+                        ColumnDefinition {
+                            name: utf8(CStr::from_ptr(form.attname.data.as_ptr()).to_bytes()),
+                            type_name: text(type_plain),
+                            type_expression: text(type_modified),
+                            not_null: form.attnotnull,
+                            generated: form.attgenerated != 0,
+                            fills_itself: form.atthasdef
+                                || form.atthasmissing
+                                || form.attidentity != 0,
+                        }
+                    })
+                    .collect()
+            })
         })
     }
 
@@ -232,14 +239,21 @@ impl Table {
 
     /// PostgreSQL does not count a deferrable primary key as one; a table that has only that must not pass as keyless.
     fn refuse_deferrable_primary_key(&self) -> Vec<String> {
-        let columns = Spi::get_one_with_args::<Vec<String>>(
-            "SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.place) FROM pg_catalog.pg_constraint c
-             CROSS JOIN LATERAL pg_catalog.unnest(c.conkey) WITH ORDINALITY AS k(number, place)
-             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.number
-             WHERE c.conrelid = $1 AND c.contype = 'p' AND c.condeferrable",
+        let numbers = Spi::get_one_with_args::<Vec<i16>>(
+            "SELECT conkey FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND contype = 'p' AND condeferrable",
             &[self.oid.into()],
         );
-        if let Ok(Some(columns)) = columns {
+        if let Ok(Some(numbers)) = numbers {
+            // SAFETY: the relation is open while it is read; columns of a constraint are its columns.
+            let columns: Vec<String> = self.read(|relation| unsafe {
+                numbers
+                    .iter()
+                    .map(|number| {
+                        let form = tuple_attribute(relation.rd_att, *number as usize - 1);
+                        utf8(CStr::from_ptr(form.attname.data.as_ptr()).to_bytes())
+                    })
+                    .collect()
+            });
             self.refuse_deferrable(&columns);
         }
         Vec::new()

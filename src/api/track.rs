@@ -6,11 +6,13 @@ use change::options::{Operation, Options};
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
+use super::request;
+use super::statement::run;
 use super::table::{ROW_TRIGGER, TRUNCATE_TRIGGER, Table, as_superuser};
 use super::track_request::{Request, check_shipped};
 use crate::ddl::schema_change::SchemaChange;
 use crate::ddl::{event_trigger, partitions};
-use crate::report::{Report, not_loaded};
+use crate::report::{Report, not_loaded, notice};
 use crate::settings;
 use crate::shared::{self, Shared};
 
@@ -18,42 +20,15 @@ use crate::shared::{self, Shared};
 const SENDER_START_MS: i64 = 10_000;
 
 /// Ships every committed change of `relation` from now on; a second call changes what is given. Returns the topic.
+/// `cdc_track` in `sql/functions.sql` calls it.
 #[pg_extern(
-    sql = "CREATE FUNCTION cdc_track(relation regclass, topic text = NULL, key text[] = NULL, operations text = NULL, include text[] = NULL, exclude text[] = NULL, mask jsonb = NULL, filter text = NULL, skip_unchanged boolean = NULL, topics jsonb = NULL, origin text = NULL) RETURNS text LANGUAGE c PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+    sql = "CREATE FUNCTION _cdc_track(relation regclass, request bytea) RETURNS text LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
-#[allow(clippy::too_many_arguments)]
-fn cdc_track(
-    relation: Option<pg_sys::Oid>,
-    topic: Option<&str>,
-    key: Option<Vec<Option<String>>>,
-    operations: Option<&str>,
-    include: Option<Vec<Option<String>>>,
-    exclude: Option<Vec<Option<String>>>,
-    mask: Option<pgrx::JsonB>,
-    filter: Option<&str>,
-    skip_unchanged: Option<bool>,
-    topics: Option<pgrx::JsonB>,
-    origin: Option<&str>,
-) -> Option<String> {
-    let names = |names: Option<Vec<Option<String>>>| {
-        names.map(|names| names.into_iter().flatten().collect())
-    };
-    let request = Request {
-        topic,
-        topics: topics.map(|topics| topics.0),
-        key: names(key),
-        operations,
-        include: names(include),
-        exclude: names(exclude),
-        mask: mask.map(|mask| mask.0),
-        filter,
-        skip_unchanged,
-        origin,
-    };
-    relation.map(|relation| track(relation, request))
+fn track_by_request(relation: pg_sys::Oid, request: &[u8]) -> String {
+    track(relation, request::read(request))
 }
 
-fn track(relation: pg_sys::Oid, request: Request<'_>) -> String {
+fn track(relation: pg_sys::Oid, request: Request) -> String {
     let Some(shared) = shared::shared() else {
         not_loaded().raise()
     };
@@ -74,11 +49,10 @@ fn track(relation: pg_sys::Oid, request: Request<'_>) -> String {
         no_key(&table).warn();
     }
     if before.as_ref() == Some(&wanted) {
-        pgrx::notice!(
+        notice(format!(
             "table \"{}\" is already tracked: its changes go to topic \"{}\"",
-            table.name,
-            wanted.topic
-        );
+            table.name, wanted.topic
+        ));
         return wanted.topic;
     }
     make_triggers(&table, &wanted, before.is_some());
@@ -89,11 +63,10 @@ fn track(relation: pg_sys::Oid, request: Request<'_>) -> String {
     } else {
         shown_key.join(", ")
     };
-    pgrx::notice!(
+    notice(format!(
         "table \"{}\" is tracked: every change goes to topic \"{}\" (key: {shown_key})",
-        table.name,
-        wanted.topic
-    );
+        table.name, wanted.topic
+    ));
     wanted.topic
 }
 
@@ -104,7 +77,7 @@ fn track(relation: pg_sys::Oid, request: Request<'_>) -> String {
 fn cdc_untrack(relation: pg_sys::Oid) -> bool {
     let table = Table::open(relation);
     if table.options().is_none() {
-        pgrx::notice!("table \"{}\" is not tracked", table.name);
+        notice(format!("table \"{}\" is not tracked", table.name));
         return false;
     }
     SchemaChange::new("UNTRACK").capture(&table);
@@ -170,12 +143,6 @@ fn make_triggers(table: &Table, options: &Options, replace: bool) {
             ));
         }
     });
-}
-
-fn run(statement: &str) {
-    if let Err(error) = Spi::run(statement) {
-        pgrx::error!("pg_cdc could not run its own statement: {error}");
-    }
 }
 
 /// The sender must hold the WAL before a trigger writes into it, else changes would be lost silently.

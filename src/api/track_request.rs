@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use change::options::{Mask, Operation, Operations, Options};
 use pgrx::prelude::*;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::table::{Table, is_admin};
@@ -14,20 +15,21 @@ use crate::report::Report;
 use crate::settings;
 
 /// The arguments of `cdc_track`; none means "as it is".
-pub struct Request<'a> {
-    pub topic: Option<&'a str>,
+#[derive(Deserialize)]
+pub struct Request {
+    pub topic: Option<String>,
     pub topics: Option<Value>,
     pub key: Option<Vec<String>>,
-    pub operations: Option<&'a str>,
+    pub operations: Option<String>,
     pub include: Option<Vec<String>>,
     pub exclude: Option<Vec<String>>,
     pub mask: Option<Value>,
-    pub filter: Option<&'a str>,
+    pub filter: Option<String>,
     pub skip_unchanged: Option<bool>,
-    pub origin: Option<&'a str>,
+    pub origin: Option<String>,
 }
 
-impl Request<'_> {
+impl Request {
     /// The options that the table has from now on, `so_far` being those of its trigger.
     pub fn options(self, table: &Table, so_far: Options) -> Options {
         let columns: Vec<String> = table
@@ -64,12 +66,12 @@ impl Request<'_> {
 
         let prefix = settings::topic_prefix(&database_name());
         let topics = self.topics.map(|topics| read_topics(&topics));
-        let chosen = self.topic.filter(|topic| !topic.is_empty());
+        let chosen = self.topic.as_ref().filter(|topic| !topic.is_empty());
         if chosen.is_some() && topics.as_ref().is_some_and(|topics| !topics.is_empty()) {
             contradiction("topic and topics were both given.").raise();
         }
         let topic = match chosen {
-            Some(topic) => topic.to_owned(),
+            Some(topic) => topic.clone(),
             // A copied trigger names the original's topic; here it holds only if it is one of this database's.
             None if self.topic.is_none()
                 && !so_far.topic.is_empty()
@@ -90,7 +92,9 @@ impl Request<'_> {
             },
             topic,
             key,
-            operations: self.operations.map_or(so_far.operations, read_operations),
+            operations: self
+                .operations
+                .map_or(so_far.operations, |operations| read_operations(&operations)),
             include,
             exclude,
             mask,
@@ -98,7 +102,9 @@ impl Request<'_> {
                 .filter
                 .map_or(so_far.filter, |filter| filter.trim().to_owned()),
             skip_unchanged: self.skip_unchanged.unwrap_or(so_far.skip_unchanged),
-            local_only: self.origin.map_or(so_far.local_only, read_origin),
+            local_only: self
+                .origin
+                .map_or(so_far.local_only, |origin| read_origin(&origin)),
             source: place(),
         };
         check_topic(table, &options.topic, &prefix);
@@ -282,7 +288,7 @@ fn check_topic(table: &Table, topic: &str, prefix: &str) {
     }
     let others = Spi::connect(|client| {
         let rows = client.select(
-            "SELECT t.tgrelid::pg_catalog.regclass::text, pg_catalog.encode(t.tgargs, 'escape') FROM pg_catalog.pg_trigger t
+            "SELECT t.tgrelid, pg_catalog.encode(t.tgargs, 'escape') FROM pg_catalog.pg_trigger t
              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
              WHERE p.proname = 'cdc_capture' AND t.tgparentid = 0 AND t.tgrelid <> $1",
             None,
@@ -290,7 +296,7 @@ fn check_topic(table: &Table, topic: &str, prefix: &str) {
         )?;
         rows.map(|row| {
             Ok((
-                row.get::<String>(1)?.unwrap_or_default(),
+                row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
                 row.get::<String>(2)?.unwrap_or_default(),
             ))
         })
@@ -303,7 +309,7 @@ fn check_topic(table: &Table, topic: &str, prefix: &str) {
     for (other, arguments) in others {
         let taken = Options::parse(arguments.split("\\000"));
         for taken in [&taken.topic].into_iter().chain(taken.topics.values()) {
-            refuse_taken(topic, taken, &other);
+            refuse_taken(topic, taken, &Table::at(other).name);
         }
     }
 }

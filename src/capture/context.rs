@@ -114,9 +114,9 @@ impl Who {
         let current_user = user_name(self.user);
         let application_name = setting(utf8(&self.application_name));
         let client_addr = client_addr();
-        let actor = setting(settings::text(&settings::ACTOR));
-        let reason = setting(settings::text(&settings::REASON));
-        let request_id = setting(settings::text(&settings::REQUEST_ID));
+        let actor = setting(utf8(settings::raw(&settings::ACTOR)));
+        let reason = setting(utf8(settings::raw(&settings::REASON)));
+        let request_id = setting(utf8(settings::raw(&settings::REQUEST_ID)));
         let context = further_context();
         let origin = origin_name(self.origin);
         // SAFETY: plain reads of this backend's own variables.

@@ -1,7 +1,7 @@
 //! The filter of a tracked table: a condition on one row, with built-in immutable functions alone, for it runs with
 //! every writer's rights. Follows what publications allow (commands/publicationcmds.c, check_simple_rowfilter_expr).
 
-use std::ffi::{CString, c_void};
+use std::ffi::c_void;
 use std::panic::AssertUnwindSafe;
 
 use pgrx::PgTryBuilder;
@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use super::server_text;
 use crate::ffi;
 use crate::report::Report;
 
@@ -40,7 +41,8 @@ impl RowFilter {
                 pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
             );
             let before = pg_sys::MemoryContextSwitchTo(memory);
-            let condition = pg_sys::expression_planner(condition(relation, text).cast());
+            let condition = ffi::with_pinned_search_path(|| condition(relation, text));
+            let condition = pg_sys::expression_planner(condition.cast());
             let state = pg_sys::ExecInitExpr(condition, std::ptr::null_mut());
             let context = pg_sys::CreateStandaloneExprContext();
             let descriptor = pg_sys::CreateTupleDescCopy((*relation).rd_att);
@@ -106,25 +108,11 @@ pub unsafe fn check(relation: pg_sys::Relation, text: &str) {
     }
 }
 
-/// The expression tree of the condition.
+/// The expression tree of the condition. Names mean what they mean in pg_catalog, whoever writes the row.
 unsafe fn condition(relation: pg_sys::Relation, text: &str) -> *mut pg_sys::Node {
-    let Ok(statement) = CString::new(format!("SELECT ({text}\n)")) else {
-        refused("It contains a zero byte.").raise()
-    };
-    // SAFETY: the parser's own calls, in the order in which PostgreSQL makes them for a publication's row filter. Names
-    // mean what they mean in pg_catalog, whoever writes the row.
+    let statement = server_text(&format!("SELECT ({text}\n)"));
+    // SAFETY: the parser's own calls, in the order in which PostgreSQL makes them for a publication's row filter.
     unsafe {
-        let level = pg_sys::NewGUCNestLevel();
-        pg_sys::set_config_option(
-            c"search_path".as_ptr(),
-            c"pg_catalog, pg_temp".as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
         let raw = only_expression(pg_sys::raw_parser(
             statement.as_ptr(),
             pg_sys::RawParseMode::RAW_PARSE_DEFAULT,
@@ -158,7 +146,6 @@ unsafe fn condition(relation: pg_sys::Relation, text: &str) -> *mut pg_sys::Node
             .raise();
         }
         pg_sys::free_parsestate(state);
-        pg_sys::AtEOXact_GUC(true, level);
         expression
     }
 }

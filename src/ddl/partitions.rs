@@ -7,6 +7,7 @@ use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::event_trigger;
 use super::schema_change::SchemaChange;
+use crate::api::statement::run;
 use crate::api::table::{TRUNCATE_TRIGGER, Table, as_superuser};
 use crate::capture::relation_plan::root_of;
 
@@ -67,12 +68,6 @@ fn partitions_of(table: &Table) -> Vec<Table> {
             "pg_cdc could not read the partitions of \"{}\": {error}",
             table.name
         ),
-    }
-}
-
-fn run(statement: &str) {
-    if let Err(error) = Spi::run(statement) {
-        pgrx::error!("pg_cdc could not run its own statement: {error}");
     }
 }
 
