@@ -17,3 +17,7 @@ BEGIN ATOMIC
     SELECT _cdc_context(pg_catalog.convert_to(pg_catalog.jsonb_build_object(
         'actor', actor, 'reason', reason, 'request_id', request_id, 'context', context)::text, 'UTF8'));
 END;
+
+CREATE FUNCTION cdc_emit(topic text, key text, payload jsonb, headers jsonb = '{}') RETURNS text
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdc_emit';
+REVOKE ALL ON FUNCTION cdc_emit(text, text, jsonb, jsonb) FROM PUBLIC;

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod context;
+pub mod emit;
 pub mod request;
 pub mod statement;
 pub mod status;

@@ -264,9 +264,24 @@ fn distance(one: &str, other: &str) -> usize {
     row[other.len()]
 }
 
-/// CDC0108, CDC0102, CDC0106, CDC0109: a topic has a legal name, belongs to one table, and only an administrator may
-/// choose one outside the database's prefix.
+/// A topic has a legal name, belongs to one table, and only an administrator may choose one outside the database's
+/// prefix (CDC0102).
 fn check_topic(table: &Table, topic: &str, prefix: &str) {
+    refuse_illegal(topic);
+    if !topic.starts_with(&format!("{prefix}.")) && !is_admin() {
+        Report::new(
+            "CDC0102",
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be cdc_admin to use topic \"{topic}\""),
+            format!("Choose a topic that begins with \"{prefix}.\", or let an administrator GRANT cdc_admin to you."),
+        )
+        .raise();
+    }
+    refuse_taken_topic(table.oid, topic);
+}
+
+/// CDC0108.
+pub fn refuse_illegal(topic: &str) {
     if let Some(reason) = change::topic_name::refusal(topic) {
         Report::new(
             "CDC0108",
@@ -277,22 +292,17 @@ fn check_topic(table: &Table, topic: &str, prefix: &str) {
         .detail(format!("As a topic of pg_cdc {reason}."))
         .raise();
     }
-    if !topic.starts_with(&format!("{prefix}.")) && !is_admin() {
-        Report::new(
-            "CDC0102",
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be cdc_admin to use topic \"{topic}\""),
-            format!("Choose a topic that begins with \"{prefix}.\", or let an administrator GRANT cdc_admin to you."),
-        )
-        .raise();
-    }
+}
+
+/// CDC0106 and CDC0109: the topic belongs to a table other than `table`.
+pub fn refuse_taken_topic(table: pg_sys::Oid, topic: &str) {
     let others = Spi::connect(|client| {
         let rows = client.select(
             "SELECT t.tgrelid, pg_catalog.encode(t.tgargs, 'escape') FROM pg_catalog.pg_trigger t
              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-             WHERE p.proname = 'cdc_capture' AND t.tgparentid = 0 AND t.tgrelid <> $1",
+             WHERE p.proname = 'cdc_capture' AND t.tgparentid = 0 AND t.tgrelid IS DISTINCT FROM $1",
             None,
-            &[table.oid.into()],
+            &[table.into()],
         )?;
         rows.map(|row| {
             Ok((

@@ -5,7 +5,7 @@
 //! buffer is written early, but only the innermost section: what is written carries the current subtransaction's xid,
 //! so it dies exactly when its rows do.
 
-use change::body::{self, Head, Op, State, head_capacity, put_head};
+use change::body::{self, Emission, Head, Op, State, head_capacity, put_head};
 use change::chunk::{self, Compressor, Header, MESSAGE_PREFIX, MacKey, Manifest};
 use pgrx::pg_sys;
 
@@ -153,6 +153,7 @@ pub enum Captured<'a> {
     Truncated,
     /// The `schema_change` object, as JSON.
     SchemaChanged(&'a str),
+    Emitted(&'a Emission<'a>),
 }
 
 impl Buffer {
@@ -202,6 +203,7 @@ impl Buffer {
             Captured::Updated { .. } => Op::Update,
             Captured::Truncated => Op::Truncate,
             Captured::SchemaChanged(_) => Op::Schema,
+            Captured::Emitted(_) => Op::Emit,
         };
         reserve(&mut self.data, 64);
         let before = (self.data.len(), self.state);
@@ -239,6 +241,11 @@ impl Buffer {
                 Captured::SchemaChanged(change) => {
                     reserve(&mut self.data, change.len());
                     self.data.extend_from_slice(change.as_bytes());
+                    body::end_record(&mut self.data, start);
+                }
+                Captured::Emitted(emission) => {
+                    reserve(&mut self.data, emission.capacity());
+                    emission.put(&mut self.data);
                     body::end_record(&mut self.data, start);
                 }
             }
@@ -476,6 +483,11 @@ impl Buffer {
                 buffer.shrink_to(KEPT_BYTES);
             }
         }
+    }
+
+    /// Nonce of the running transaction, and the sequence of its newest event.
+    pub fn newest(&self) -> ([u8; 16], u64) {
+        (self.nonce, self.next_sequence - 1)
     }
 
     /// Whether a chunk of this transaction is in the WAL.

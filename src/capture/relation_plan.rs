@@ -67,6 +67,8 @@ impl Plan {
 #[derive(Default)]
 pub struct Plans {
     plans: HashMap<pg_sys::Oid, Box<Plan>, BuildHasherDefault<OidHasher>>,
+    /// Of topics into which applications emit events.
+    topics: HashMap<String, Box<Plan>>,
     next_id: u64,
 }
 
@@ -94,7 +96,7 @@ thread_local! {
     /// Whether the plan of a table is still right. Apart from the plans, so that an invalidation can arrive while
     /// they are in use (it does, in the middle of catalog access).
     static VALIDITY: RefCell<HashMap<pg_sys::Oid, Rc<Cell<bool>>>> = RefCell::new(HashMap::new());
-    /// Relations other than its own, and a plan that is made of them.
+    /// Relations other than its own, and a plan that is made of them; invalid for whatever relation.
     static DEPENDENTS: RefCell<Vec<(pg_sys::Oid, Rc<Cell<bool>>)>> = const { RefCell::new(Vec::new()) };
     static LISTENING: Cell<bool> = const { Cell::new(false) };
 }
@@ -113,6 +115,46 @@ impl Plans {
             unsafe { self.build(oid, trigger) };
         }
         &self.plans[&oid]
+    }
+
+    /// The plan for events of the application's own; `check` may refuse a topic that is new here.
+    pub fn of_topic(&mut self, topic: &str, check: impl FnOnce()) -> &Plan {
+        if !self.topics.get(topic).is_some_and(|plan| plan.valid.get()) {
+            listen();
+            check();
+            self.next_id += 1;
+            let mut blob = Vec::new();
+            let entry = RelationEntry {
+                oid: 0,
+                schema_hash: 0,
+                schema: "",
+                table: "",
+                topic,
+                topics: [None; 4],
+                columns: Vec::new(),
+                key: Vec::new(),
+                identity: None,
+                tombstones: false,
+            };
+            entry.put(&mut blob);
+            // A table that is tracked later may take the topic: then it is looked at again.
+            let valid = Rc::new(Cell::new(true));
+            also_depends_on(&valid, &[pg_sys::InvalidOid]);
+            let plan = Plan {
+                id: self.next_id,
+                blob,
+                columns: Vec::new(),
+                key_columns: Vec::new(),
+                attributes: 0,
+                silent: false,
+                local_only: false,
+                skip_unchanged: false,
+                filter: None,
+                valid,
+            };
+            self.topics.insert(topic.to_owned(), Box::new(plan));
+        }
+        &self.topics[topic]
     }
 
     /// The plan that was last made for a relation, whether it is still right or not.
@@ -173,7 +215,9 @@ unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relid: pg_sys:
         }
     });
     DEPENDENTS.with_borrow(|plans| {
-        let dependent = plans.iter().filter(|(oid, _)| *oid == relid);
+        let dependent = plans
+            .iter()
+            .filter(|(oid, _)| *oid == relid || *oid == pg_sys::InvalidOid);
         dependent.for_each(|(_, valid)| valid.set(false));
     });
 }

@@ -259,6 +259,7 @@ pub fn run(
         topic_indexes: HashMap::new(),
         renderer: None,
         body: Vec::new(),
+        arguments: Vec::new(),
         taken_at: None,
         crowded: false,
         begun: 0,
@@ -313,6 +314,7 @@ struct Shipper<'a> {
     topic_indexes: HashMap<String, usize>,
     renderer: Option<Renderer>,
     body: Vec<u8>,
+    arguments: Vec<rd::rd_kafka_vu_t>,
     /// When work was last taken from the channel; none if there was no more.
     taken_at: Option<Instant>,
     /// That work made a partition busy.
@@ -514,17 +516,14 @@ impl Shipper<'_> {
         partition: i32,
         transaction: u64,
     ) -> Result<(), Stop> {
-        const FIXED: usize = 6;
-        const MAX_HEADERS: usize = 12;
-        // SAFETY: all-zero is the END tag with an empty union.
-        let mut arguments: [rd::rd_kafka_vu_t; FIXED + MAX_HEADERS] = unsafe { std::mem::zeroed() };
-        let mut count = 0;
+        // Kept from one record to the next: their number is the application's where it emits an event.
+        let mut arguments = std::mem::take(&mut self.arguments);
+        arguments.clear();
         let mut push = |kind, value| {
-            arguments[count] = rd::rd_kafka_vu_t {
+            arguments.push(rd::rd_kafka_vu_t {
                 vtype: kind,
                 u: value,
-            };
-            count += 1;
+            });
         };
         use rd::rd_kafka_vtype_t as kind;
         let bytes = |bytes: Option<&[u8]>| rd::rd_kafka_vu_s__bindgen_ty_1 {
@@ -560,7 +559,7 @@ impl Shipper<'_> {
                 ptr: opaque as *mut c_void,
             },
         );
-        for (name, value) in event.headers.iter().take(MAX_HEADERS) {
+        for (name, value) in event.headers.iter() {
             let header = rd::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_2 {
                 name: name.as_ptr(),
                 val: value.as_ptr().cast(),
@@ -584,7 +583,7 @@ impl Shipper<'_> {
                 let error = rd::rd_kafka_produceva(
                     self.producer.client().native_ptr(),
                     arguments.as_ptr(),
-                    count,
+                    arguments.len(),
                 );
                 let code = rd::rd_kafka_error_code(error);
                 if !error.is_null() {
@@ -613,6 +612,7 @@ impl Shipper<'_> {
                 }
             }
         }
+        self.arguments = arguments;
         self.events += u64::from(event.value.is_some());
         self.bytes += event.value.map_or(0, <[u8]>::len) as u64;
         Ok(())

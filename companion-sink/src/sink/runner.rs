@@ -364,7 +364,8 @@ impl<S: Sink> Run<'_, S> {
             lane.version.clear();
             lane.version.push_str(version);
         }
-        if !copy && op != "tombstone" {
+        // An application's own event is nobody's row.
+        if !copy && op != "tombstone" && op != "emit" {
             gathered.bytes += record.size_bytes();
             gathered.batch.records.push(record);
         }
@@ -594,8 +595,8 @@ fn latency_seconds(records: &[Record]) -> Option<f64> {
 
 /// The operation as a label; anything unknown is one label, for a label never comes from outside.
 fn op_label(op: Option<&str>) -> &'static str {
-    const OPS: [&str; 9] = [
-        "c", "u", "d", "r", "t", "m", "schema", "snapshot", "barrier",
+    const OPS: [&str; 10] = [
+        "c", "u", "d", "r", "t", "m", "schema", "snapshot", "barrier", "emit",
     ];
     OPS.into_iter()
         .find(|known| Some(*known) == op)

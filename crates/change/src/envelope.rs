@@ -3,12 +3,12 @@
 use std::ffi::CStr;
 use std::ops::Range;
 
-use crate::body::{self, Body, Column, Context, Masked, Op, Relation, Row};
+use crate::body::{self, Body, Column, Context, Emission, Masked, Op, Relation, Row};
 use crate::datetime::EPOCH_US;
 use crate::json::{put_integer, put_optional_string, put_string};
 use crate::topic_name;
 use crate::value::{Mark, put_value};
-use crate::version::{Version, put_event_id};
+use crate::version::{Version, put_emitted_id, put_event_id};
 use crate::wire::{Cursor, WireError};
 
 /// `source.version` of the events.
@@ -57,14 +57,37 @@ pub struct Event<'a> {
 #[derive(Debug, Default)]
 pub struct Headers {
     bytes: Vec<u8>,
-    entries: Vec<(&'static CStr, Range<usize>)>,
+    entries: Vec<(Name, Range<usize>)>,
+}
+
+/// A header's name: ours, or the application's, with a zero byte behind it.
+#[derive(Debug)]
+enum Name {
+    Ours(&'static CStr),
+    Given(Range<usize>),
 }
 
 impl Headers {
-    pub fn iter(&self) -> impl Iterator<Item = (&'static CStr, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&CStr, &[u8])> {
+        self.entries.iter().map(|(name, range)| {
+            let name = match name {
+                Name::Ours(name) => name,
+                Name::Given(range) => {
+                    CStr::from_bytes_with_nul(&self.bytes[range.clone()]).unwrap_or_default()
+                }
+            };
+            (name, &self.bytes[range.clone()])
+        })
+    }
+
+    fn add_given(&mut self, name: &str, value: &str) {
+        let start = self.bytes.len();
+        self.bytes.extend(name.bytes().filter(|byte| *byte != 0));
+        self.bytes.push(0);
+        let name = start..self.bytes.len();
+        self.bytes.extend_from_slice(value.as_bytes());
         self.entries
-            .iter()
-            .map(|(name, range)| (*name, &self.bytes[range.clone()]))
+            .push((Name::Given(name.clone()), name.end..self.bytes.len()));
     }
 
     fn clear(&mut self) {
@@ -75,7 +98,8 @@ impl Headers {
     fn add(&mut self, name: &'static CStr, put: impl FnOnce(&mut Vec<u8>)) {
         let start = self.bytes.len();
         put(&mut self.bytes);
-        self.entries.push((name, start..self.bytes.len()));
+        self.entries
+            .push((Name::Ours(name), start..self.bytes.len()));
     }
 }
 
@@ -236,6 +260,11 @@ impl Renderer {
                     body::read_new_image(&mut images, &relation.columns, &before, &mut after)?;
                     self.update(&here, buffers_in_use, &before, &after, emit)
                 }
+                Op::Emit => {
+                    let emission = Emission::read(row.images)?;
+                    let context = &body.contexts[row.state.context as usize];
+                    self.emitted(&here, &mut buffers_in_use.headers, &emission, context, emit)
+                }
                 Op::Truncate => {
                     let shape = Shape::of("t", Audience::EveryPartition, Some(TRUNCATE_KEY));
                     self.event(&here, buffers_in_use, &shape, emit)
@@ -254,6 +283,64 @@ impl Renderer {
             done?;
         }
         Ok(())
+    }
+
+    /// An event of the application's own: its payload alone, who and why as headers.
+    fn emitted<E: From<WireError>>(
+        &mut self,
+        here: &Here<'_>,
+        headers: &mut Headers,
+        emission: &Emission<'_>,
+        context: &Context<'_>,
+        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.sequence += 1;
+        let version = self.version(0);
+        headers.clear();
+        headers.add(c"cdc.id", |out| {
+            put_emitted_id(out, &self.commit.nonce, here.row.state.sequence);
+        });
+        headers.add(c"cdc.version", |out| version.put(out));
+        headers.add(c"cdc.op", |out| out.extend_from_slice(b"emit"));
+        headers.add(c"cdc.tx", |out| self.put_place(out));
+        for (name, text) in [
+            (c"cdc.actor", context.actor),
+            (c"cdc.reason", context.reason),
+            (c"cdc.request_id", context.request_id),
+            (c"traceparent", here.texts.traceparent.as_deref()),
+        ] {
+            if let Some(text) = text {
+                headers.add(name, |out| out.extend_from_slice(text.as_bytes()));
+            }
+        }
+        for (name, value) in &emission.headers {
+            headers.add_given(name, value);
+        }
+        emit(&Event {
+            topic: here.relation.topic,
+            audience: Audience::Key,
+            key: emission.key.map(str::as_bytes),
+            value: emission.payload.map(str::as_bytes),
+            headers,
+        })
+    }
+
+    /// The version of the newest event.
+    fn version(&self, sub: u8) -> Version {
+        Version {
+            generation: self.commit.generation,
+            timeline: self.commit.timeline,
+            commit_lsn: self.commit.lsn,
+            sequence: self.sequence,
+            sub,
+        }
+    }
+
+    /// The newest event's place among those of its transaction.
+    fn put_place(&self, out: &mut Vec<u8>) {
+        put_integer(out, self.sequence);
+        out.push(b'/');
+        put_integer(out, self.commit.event_count);
     }
 
     /// Fills the texts that this row needs.
@@ -501,13 +588,7 @@ impl Renderer {
         shape: &Shape<'_>,
     ) {
         let commit = &self.commit;
-        let version = Version {
-            generation: commit.generation,
-            timeline: commit.timeline,
-            commit_lsn: commit.lsn,
-            sequence: self.sequence,
-            sub,
-        };
+        let version = self.version(sub);
         headers.clear();
         headers.add(c"cdc.id", |out| {
             put_event_id(out, &commit.nonce, self.sequence, sub);
@@ -523,11 +604,7 @@ impl Renderer {
         if let Some(identity) = shape.identity {
             headers.add(c"cdc.identity", |out| out.extend_from_slice(identity));
         }
-        headers.add(c"cdc.tx", |out| {
-            put_integer(out, self.sequence);
-            out.push(b'/');
-            put_integer(out, commit.event_count);
-        });
+        headers.add(c"cdc.tx", |out| self.put_place(out));
         if let Some((name, key)) = shape.other_key {
             headers.add(name, |out| out.extend_from_slice(key));
         }

@@ -83,6 +83,13 @@ pub fn put_event_id(out: &mut Vec<u8>, nonce: &[u8; 16], sequence: u64, sub: u8)
     }
 }
 
+/// Appends the id of an event of the application's own: known when it is emitted, so made of its place in the capture.
+pub fn put_emitted_id(out: &mut Vec<u8>, nonce: &[u8; 16], sequence: u64) {
+    put_nonce(out, nonce);
+    out.extend_from_slice(b"-e");
+    crate::json::put_integer(out, sequence);
+}
+
 /// Appends a nonce as 32 hexadecimal digits.
 pub fn put_nonce(out: &mut Vec<u8>, nonce: &[u8; 16]) {
     for byte in nonce {

@@ -1,0 +1,133 @@
+//! `cdc_emit`: an event of the application's own, in the same transaction, in order with the row events.
+
+use std::ffi::CStr;
+
+use change::body::Emission;
+use change::version::put_emitted_id;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use serde_json::{Map, Value};
+
+use super::track_request::{refuse_illegal, refuse_taken_topic};
+use crate::capture::buffer::Captured;
+use crate::capture::{server_text, utf8, with_capture};
+use crate::report::{Report, not_loaded};
+use crate::shared;
+
+static VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_cdc_emit() -> &'static pg_sys::Pg_finfo_record {
+    &VERSION_1
+}
+
+/// `cdc_emit(topic text, key text, payload jsonb, headers jsonb) RETURNS text`: the event's id. Bound in
+/// `sql/functions.sql`. Takes PostgreSQL's own datums, in whatever encoding the database has.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn cdc_emit(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL passes as many arguments as the function was declared with, of those types.
+    let (topic, key, payload, headers) = unsafe {
+        (
+            text(fcinfo, 0),
+            text(fcinfo, 1),
+            json(fcinfo, 2),
+            json(fcinfo, 3),
+        )
+    };
+    if shared::shared().is_none() {
+        not_loaded().raise();
+    }
+    let Some(topic) = topic else {
+        pgrx::error!("topic must not be null");
+    };
+    let headers = headers
+        .map(|headers| read_headers(&headers))
+        .unwrap_or_default();
+    let emission = Emission {
+        key: key.as_deref(),
+        payload: payload.as_deref(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect(),
+    };
+    let id = emit(&topic, &emission);
+    // SAFETY: a zero-ended text, copied.
+    pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text(server_text(&id).as_ptr()) })
+}
+
+fn emit(topic: &str, emission: &Emission<'_>) -> String {
+    // SAFETY: inside a transaction; the command id is marked as used, so that what comes later has a higher one.
+    let command = unsafe { pg_sys::GetCurrentCommandId(true) };
+    let (nonce, sequence) = with_capture(|capture| {
+        let plan = capture.plans.of_topic(topic, || {
+            refuse_illegal(topic);
+            refuse_taken_topic(pg_sys::InvalidOid, topic);
+        });
+        // SAFETY: such an event has no tuples, and so no descriptor.
+        unsafe {
+            let event = Captured::Emitted(emission);
+            capture
+                .buffer
+                .capture(plan, std::ptr::null_mut(), command, &event);
+        }
+        capture.buffer.newest()
+    });
+    let mut id = Vec::new();
+    put_emitted_id(&mut id, &nonce, sequence);
+    String::from_utf8_lossy(&id).into_owned()
+}
+
+/// Names and values of a JSON object; values that are no texts as their JSON.
+fn read_headers(headers: &str) -> Vec<(String, String)> {
+    let Ok(object) = serde_json::from_str::<Map<String, Value>>(headers) else {
+        refused_headers("headers must be a JSON object.").raise()
+    };
+    let pairs = object.into_iter().map(|(name, value)| {
+        if name.starts_with("cdc.") || name.starts_with("__debezium.") {
+            refused_headers(&format!("Header \"{name}\" is pg_cdc's own.")).raise();
+        }
+        let value = match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        (name, value)
+    });
+    pairs.collect()
+}
+
+/// CDC0110.
+fn refused_headers(detail: &str) -> Report {
+    Report::new(
+        "CDC0110",
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "options contradict each other or are unknown",
+        "Pass headers as an object of texts, such as '{\"trace\": \"7\"}'.",
+    )
+    .detail(detail)
+}
+
+/// A text argument, in UTF-8.
+unsafe fn text(fcinfo: pg_sys::FunctionCallInfo, number: usize) -> Option<String> {
+    // SAFETY: as the caller promises; a fetched copy lies in the memory of the call.
+    unsafe {
+        let datum = pgrx::pg_getarg_datum(fcinfo, number)?;
+        let varlena = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+        let bytes = std::slice::from_raw_parts(
+            pgrx::vardata_any(varlena).cast::<u8>(),
+            pgrx::varsize_any_exhdr(varlena),
+        );
+        Some(utf8(bytes))
+    }
+}
+
+/// The text of a jsonb argument, in UTF-8.
+unsafe fn json(fcinfo: pg_sys::FunctionCallInfo, number: usize) -> Option<String> {
+    // SAFETY: as the caller promises; the output function's text lies in the memory of the call.
+    unsafe {
+        let datum = pgrx::pg_getarg_datum(fcinfo, number)?;
+        let text = pg_sys::OidOutputFunctionCall(pg_sys::Oid::from(pg_sys::F_JSONB_OUT), datum);
+        Some(utf8(CStr::from_ptr(text).to_bytes()))
+    }
+}
