@@ -1,33 +1,54 @@
-//! What capture costs a writer: the same statements on the same table, untracked and tracked (sender shipping).
+//! What capture costs a writer: the same statements on the same table, without a trigger, with one that does nothing, with
+//! pg_cdc (sender shipping), and with an audit trigger in PL/pgSQL.
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pg_cdc_tests::{Database, TestBed, wait::wait_for};
+use pg_cdc_tests::{Database, TestBed, parts, wait::wait_for};
 use postgres::Client;
 use serde_json::{Value, json};
 
 use crate::account::{self, rows};
-use crate::median::side_by_side;
+use crate::median::{median, rounded};
 use crate::{start_bed, step};
 
 const ROUNDS: usize = 5;
-const PGBENCH_ROUNDS: usize = 3;
+const PGBENCH_ROUNDS: usize = 5;
 const PGBENCH_SECONDS: &str = "10";
 const PGBENCH_CLIENTS: &str = "4";
 const PGBENCH_ROWS: i64 = 100_000;
 
-/// Figures of one variant, one entry per round.
-#[derive(Default)]
-struct Figures {
-    insert_s: Vec<f64>,
-    update_s: Vec<f64>,
-    insert_wal_bytes: Vec<f64>,
-    update_wal_bytes: Vec<f64>,
+/// What fires for each row.
+#[derive(Clone, Copy)]
+enum Variant {
+    Untracked,
+    Empty,
+    Tracked,
+    PlPgSql,
+}
+
+const VARIANTS: [Variant; 4] = [
+    Variant::Untracked,
+    Variant::Empty,
+    Variant::Tracked,
+    Variant::PlPgSql,
+];
+
+impl Variant {
+    fn label(self) -> &'static str {
+        match self {
+            Variant::Untracked => "no trigger",
+            Variant::Empty => "an empty trigger",
+            Variant::Tracked => "pg_cdc",
+            Variant::PlPgSql => "an audit trigger in PL/pgSQL",
+        }
+    }
 }
 
 /// Who is at work while one-row transactions are measured.
 #[derive(Clone, Copy)]
-enum Variant {
+enum Load {
     Untracked,
     /// Tracked, the sender without a broker: what capture itself costs a writer.
     Captured,
@@ -35,111 +56,193 @@ enum Variant {
     Shipped,
 }
 
-impl Variant {
+const LOADS: [Load; 3] = [Load::Untracked, Load::Captured, Load::Shipped];
+
+impl Load {
     fn label(self) -> &'static str {
         match self {
-            Variant::Untracked => label(false),
-            Variant::Captured => "captured only",
-            Variant::Shipped => label(true),
+            Load::Untracked => "no trigger",
+            Load::Captured => "captured only",
+            Load::Shipped => "captured and shipped",
         }
     }
 }
 
-const VARIANTS: [Variant; 3] = [Variant::Untracked, Variant::Captured, Variant::Shipped];
+/// Figures of one variant, one entry per round.
+#[derive(Default)]
+struct Figures {
+    insert_s: Vec<f64>,
+    update_s: Vec<f64>,
+    wal_bytes: Vec<f64>,
+}
 
-/// Measures, and returns the figures.
+/// Measures, and returns the figures. Progress and all rounds go to standard output before.
 pub fn run() -> Value {
     let bed = start_bed();
     let database = bed.database("bench");
     let mut client = database.source();
-    // Index 0: untracked, 1: tracked.
-    let mut figures = [Figures::default(), Figures::default()];
+    step("the other triggers", || make_triggers(&bed, &mut client));
+    let mut figures: [Figures; VARIANTS.len()] = Default::default();
     for round in 0..ROUNDS {
-        for tracked in order(round) {
-            let name = format!(
-                "round {}, {}: INSERT and UPDATE of {} rows",
-                round + 1,
-                label(tracked),
-                rows()
-            );
-            step(&name, || {
-                measure_statements(
-                    &database,
-                    &mut client,
-                    tracked,
-                    &mut figures[usize::from(tracked)],
-                )
-            });
-        }
-    }
-    let mut tps_of = [const { Vec::new() }; VARIANTS.len()];
-    step(
-        "warm-up: the broker's code is compiled while it runs",
-        || {
-            measure_pgbench(&bed, &database, &mut client, Variant::Shipped);
-        },
-    );
-    for round in 0..PGBENCH_ROUNDS {
         for place in 0..VARIANTS.len() {
             // Which variant goes first changes from round to round.
             let index = (round + place) % VARIANTS.len();
-            let variant = VARIANTS[index];
-            let name = format!("round {}, {}: one-row UPDATEs", round + 1, variant.label());
+            let name = format!(
+                "round {}, {}: INSERT and UPDATE of {} rows",
+                round + 1,
+                VARIANTS[index].label(),
+                rows()
+            );
             step(&name, || {
-                tps_of[index].push(measure_pgbench(&bed, &database, &mut client, variant))
+                measure_statements(&database, &mut client, VARIANTS[index], &mut figures[index]);
             });
         }
     }
-    let [untracked, tracked] = &figures;
+    let mut tps_of = [const { Vec::new() }; LOADS.len()];
+    step(
+        "warm-up: the broker's code is compiled while it runs",
+        || {
+            measure_pgbench(&bed, &database, &mut client, Load::Shipped);
+        },
+    );
+    for round in 0..PGBENCH_ROUNDS {
+        for place in 0..LOADS.len() {
+            let index = (round + place) % LOADS.len();
+            let name = format!(
+                "round {}, {}: one-row UPDATEs",
+                round + 1,
+                LOADS[index].label()
+            );
+            step(&name, || {
+                tps_of[index].push(measure_pgbench(&bed, &database, &mut client, LOADS[index]));
+            });
+        }
+    }
+    report(&figures, &tps_of)
+}
+
+fn report(figures: &[Figures; VARIANTS.len()], tps_of: &[Vec<f64>; LOADS.len()]) -> Value {
+    println!(
+        "\n{:<30} {:>9} {:>9} {:>9}   rounds of INSERT | UPDATE, seconds",
+        "medians", "INSERT s", "UPDATE s", "WAL MB"
+    );
+    for (variant, figures) in VARIANTS.iter().zip(figures) {
+        println!(
+            "{:<30} {:>9.2} {:>9.2} {:>9.1}   {} | {}",
+            variant.label(),
+            median(&figures.insert_s),
+            median(&figures.update_s),
+            median(&figures.wal_bytes) / 1e6,
+            all(&figures.insert_s, 2),
+            all(&figures.update_s, 2),
+        );
+    }
+    for (load, tps) in LOADS.iter().zip(tps_of) {
+        println!(
+            "one-row UPDATEs, {:<20} {:>9.0} per second   rounds {}",
+            load.label(),
+            median(tps),
+            all(tps, 0)
+        );
+    }
+    let [untracked, empty, tracked, plpgsql] = figures;
+    let ratio = |one: &[f64], other: &[f64]| rounded(median(one) / median(other));
     json!({
-        "bench": "capture",
-        "rows": rows(),
-        "columns": 9,
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "insert_seconds": side_by_side(&untracked.insert_s, &tracked.insert_s),
-        "update_seconds": side_by_side(&untracked.update_s, &tracked.update_s),
-        "insert_wal_bytes": side_by_side(&untracked.insert_wal_bytes, &tracked.insert_wal_bytes),
-        "update_wal_bytes": side_by_side(&untracked.update_wal_bytes, &tracked.update_wal_bytes),
-        "one_row_update_tps_4_clients_captured": side_by_side(&tps_of[0], &tps_of[1]),
-        "one_row_update_tps_4_clients_shipped": side_by_side(&tps_of[0], &tps_of[2]),
+        "insert_vs_empty": ratio(&tracked.insert_s, &empty.insert_s),
+        "update_vs_empty": ratio(&tracked.update_s, &empty.update_s),
+        "insert_ratio": ratio(&tracked.insert_s, &untracked.insert_s),
+        "update_ratio": ratio(&tracked.update_s, &untracked.update_s),
+        "wal_ratio": ratio(&tracked.wal_bytes, &untracked.wal_bytes),
+        "tps_ratio": ratio(&tps_of[1], &tps_of[0]),
+        "tps_ratio_while_shipping": ratio(&tps_of[2], &tps_of[0]),
+        "plpgsql_insert_ratio": ratio(&plpgsql.insert_s, &untracked.insert_s),
+        "plpgsql_update_ratio": ratio(&plpgsql.update_s, &untracked.update_s),
     })
+}
+
+fn all(figures: &[f64], digits: usize) -> String {
+    let shown: Vec<String> = figures
+        .iter()
+        .map(|figure| format!("{figure:.digits$}"))
+        .collect();
+    shown.join(" ")
+}
+
+/// Compiles the empty trigger, and makes the functions of both others.
+fn make_triggers(bed: &TestBed, client: &mut Client) {
+    let library = bed.path("empty_trigger.so");
+    compile(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/empty_trigger.c"),
+        &library,
+    );
+    account::run(
+        client,
+        &format!(
+            "CREATE FUNCTION empty_trigger() RETURNS trigger LANGUAGE c AS '{}';
+             CREATE TABLE audit (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(), who text DEFAULT current_user,
+                 op text, before jsonb, after jsonb);
+             CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 INSERT INTO audit (op, before, after) VALUES (TG_OP, to_jsonb(OLD), to_jsonb(NEW)); RETURN NULL;
+             END $$",
+            library.display()
+        ),
+    );
+}
+
+fn compile(source: &Path, library: &Path) {
+    let headers = Command::new(parts::postgres_bin().join("pg_config"))
+        .arg("--includedir-server")
+        .output()
+        .expect("pg_config");
+    let headers = String::from_utf8(headers.stdout).expect("a path");
+    let compiled = Command::new("cc")
+        .args(["-O2", "-shared", "-fPIC", "-I", headers.trim()])
+        .arg(source)
+        .arg("-o")
+        .arg(library)
+        .status();
+    assert!(
+        compiled.expect("cc").success(),
+        "cc cannot compile {}",
+        source.display()
+    );
 }
 
 fn measure_statements(
     database: &Database<'_>,
     client: &mut Client,
-    tracked: bool,
+    variant: Variant,
     figures: &mut Figures,
 ) {
-    prepare(client, tracked);
-    let (seconds, bytes) = measure(client, &account::insert(rows()));
-    figures.insert_s.push(seconds);
-    figures.insert_wal_bytes.push(bytes);
+    prepare(client, variant);
+    let (insert_s, insert_bytes) = measure(client, &account::insert(rows()));
+    figures.insert_s.push(insert_s);
     // What is still to be shipped must not burden the next measurement.
     database.wait_until_in_kafka();
     account::settle(client);
-    let (seconds, bytes) = measure(client, account::UPDATE);
-    figures.update_s.push(seconds);
-    figures.update_wal_bytes.push(bytes);
+    let (update_s, update_bytes) = measure(client, account::UPDATE);
+    figures.update_s.push(update_s);
+    figures.wal_bytes.push(insert_bytes + update_bytes);
     database.wait_until_in_kafka();
 }
 
 /// Transactions per second.
-fn measure_pgbench(
-    bed: &TestBed,
-    database: &Database<'_>,
-    client: &mut Client,
-    variant: Variant,
-) -> f64 {
-    prepare(client, !matches!(variant, Variant::Untracked));
+fn measure_pgbench(bed: &TestBed, database: &Database<'_>, client: &mut Client, load: Load) -> f64 {
+    prepare(
+        client,
+        match load {
+            Load::Untracked => Variant::Untracked,
+            Load::Captured | Load::Shipped => Variant::Tracked,
+        },
+    );
     account::run(client, &account::insert(PGBENCH_ROWS));
     database.wait_until_in_kafka();
     account::settle(client);
-    if matches!(variant, Variant::Captured) {
+    if matches!(load, Load::Captured) {
         set_brokers(bed, client, "", "unconfigured");
     }
     let output = run_pgbench(bed, database, &["-T", PGBENCH_SECONDS]);
-    if matches!(variant, Variant::Captured) {
+    if matches!(load, Load::Captured) {
         set_brokers(bed, client, &bed.kafka().brokers(), "streaming");
     }
     database.wait_until_in_kafka();
@@ -160,6 +263,24 @@ fn set_brokers(bed: &TestBed, client: &mut Client, brokers: &str, state: &str) {
         },
         |now| now == state,
     );
+}
+
+fn prepare(client: &mut Client, variant: Variant) {
+    account::create(client);
+    let after = "AFTER INSERT OR UPDATE OR DELETE ON account FOR EACH ROW EXECUTE FUNCTION";
+    match variant {
+        Variant::Untracked => {}
+        Variant::Empty => account::run(
+            client,
+            &format!("CREATE TRIGGER empty {after} empty_trigger()"),
+        ),
+        Variant::Tracked => account::run(client, "SELECT cdc_track('account')"),
+        Variant::PlPgSql => account::run(
+            client,
+            &format!("TRUNCATE audit; CREATE TRIGGER audit {after} audit()"),
+        ),
+    }
+    account::run(client, "CHECKPOINT");
 }
 
 /// One-row UPDATEs by four clients, with further arguments. Returns what pgbench printed.
@@ -202,14 +323,6 @@ pub fn tps(output: &str) -> f64 {
     number.unwrap_or_else(|| panic!("no tps in pgbench's output:\n{output}"))
 }
 
-fn prepare(client: &mut Client, tracked: bool) {
-    account::create(client);
-    if tracked {
-        account::run(client, "SELECT cdc_track('account')");
-    }
-    account::run(client, "CHECKPOINT");
-}
-
 /// Seconds and WAL bytes of a statement.
 fn measure(client: &mut Client, statement: &str) -> (f64, f64) {
     let before: String = position(client);
@@ -228,19 +341,6 @@ fn position(client: &mut Client) -> String {
         .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
         .expect("WAL position")
         .get(0)
-}
-
-/// Which variant goes first changes from round to round.
-fn order(round: usize) -> [bool; 2] {
-    if round.is_multiple_of(2) {
-        [false, true]
-    } else {
-        [true, false]
-    }
-}
-
-fn label(tracked: bool) -> &'static str {
-    if tracked { "tracked" } else { "untracked" }
 }
 
 #[cfg(test)]

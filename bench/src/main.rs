@@ -19,7 +19,8 @@ use pg_cdc_tests::bed::Ports;
 const HELP: &str = "\
 Usage: pg_cdc_bench COMMAND
 
-  capture   what capture costs a writer: 500 000-row INSERT and UPDATE, WAL, one-row transactions per second
+  capture   what capture costs a writer: 500 000-row INSERT and UPDATE, WAL, one-row transactions per second, beside no
+            trigger, one that does nothing, and an audit trigger in PL/pgSQL
   ship      events per second into Kafka, commit-to-consumer latency, memory of the sender and of companion-sink
 
   PG_CDC_BENCH_ROWS   rows of the large statements, 500000 if not set: fewer only to try the command";

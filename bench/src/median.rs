@@ -1,6 +1,4 @@
-//! Medians, percentiles and ratios of measured figures.
-
-use serde_json::{Value, json};
+//! Medians and percentiles of measured figures.
 
 /// The value below which `percent` of the figures lie (nearest rank).
 ///
@@ -20,20 +18,6 @@ pub fn median(figures: &[f64]) -> f64 {
     percentile(&mut figures.to_vec(), 50.0)
 }
 
-/// Two variants side by side: medians, the ratio of the medians, and all rounds.
-pub fn side_by_side(untracked: &[f64], tracked: &[f64]) -> Value {
-    let (u, t) = (median(untracked), median(tracked));
-    json!({
-        "untracked": rounded(u),
-        "tracked": rounded(t),
-        "ratio": rounded(t / u),
-        "rounds": {
-            "untracked": untracked.iter().copied().map(rounded).collect::<Vec<_>>(),
-            "tracked": tracked.iter().copied().map(rounded).collect::<Vec<_>>(),
-        },
-    })
-}
-
 /// Three digits after the point.
 pub fn rounded(figure: f64) -> f64 {
     (figure * 1000.0).round() / 1000.0
@@ -50,10 +34,5 @@ mod tests {
         assert_eq!(percentile(&mut figures, 99.0), 99.0);
         assert_eq!(percentile(&mut [7.0], 99.0), 7.0);
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-    }
-
-    #[test]
-    fn the_ratio_is_tracked_by_untracked() {
-        assert_eq!(side_by_side(&[2.0], &[3.0])["ratio"], 1.5);
     }
 }
