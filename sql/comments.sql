@@ -5,4 +5,4 @@ COMMENT ON FUNCTION cdc_emit(text, text, jsonb, jsonb) IS 'sends an event of the
 COMMENT ON FUNCTION cdc_wait(interval) IS 'waits until all that committed before the call is in Kafka';
 COMMENT ON FUNCTION cdc_check() IS 'looks at everything pg_cdc needs; one line each, with the remedy';
 
-SELECT _cdc_warn_unless_loaded();
+SELECT @extschema@._cdc_warn_unless_loaded();

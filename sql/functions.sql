@@ -6,7 +6,7 @@ CREATE FUNCTION cdc_track(
     origin text = NULL) RETURNS text
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 BEGIN ATOMIC
-    SELECT _cdc_track(relation, pg_catalog.convert_to(pg_catalog.jsonb_build_object(
+    SELECT @extschema@._cdc_track(relation, pg_catalog.convert_to(pg_catalog.jsonb_build_object(
         'topic', topic, 'key', key, 'operations', operations, 'include', include, 'exclude', exclude, 'mask', mask,
         'filter', filter, 'skip_unchanged', skip_unchanged, 'topics', topics, 'origin', origin)::text, 'UTF8'));
 END;
@@ -14,7 +14,7 @@ END;
 CREATE FUNCTION cdc_context(actor text = NULL, reason text = NULL, request_id text = NULL, context jsonb = NULL)
 RETURNS void LANGUAGE sql VOLATILE PARALLEL UNSAFE
 BEGIN ATOMIC
-    SELECT _cdc_context(pg_catalog.convert_to(pg_catalog.jsonb_build_object(
+    SELECT @extschema@._cdc_context(pg_catalog.convert_to(pg_catalog.jsonb_build_object(
         'actor', actor, 'reason', reason, 'request_id', request_id, 'context', context)::text, 'UTF8'));
 END;
 

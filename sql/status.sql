@@ -1,4 +1,4 @@
-CREATE TYPE cdc_status_row AS (
+CREATE TYPE @extschema@.cdc_status_row AS (
     state text, waiting_for text, since timestamptz,
     version text, source_id text, source_name text, generation int, timeline int,
     pid int, slot_name text, sent_lsn pg_lsn, read_lsn pg_lsn, flush_lsn pg_lsn,
@@ -8,16 +8,16 @@ CREATE TYPE cdc_status_row AS (
     open_transactions int, oldest_transaction interval, oldest_gid text,
     topics int, brokers_up int, brokers_down int, throttle_ms float8, resent bigint, rejected_chunks bigint, uncovered_rows bigint,
     gap_from pg_lsn, gap_to pg_lsn, error_code text, error text, remedy text, error_at timestamptz, stats_reset timestamptz);
-COMMENT ON TYPE cdc_status_row IS 'what cdc_status() returns';
+COMMENT ON TYPE @extschema@.cdc_status_row IS 'what cdc_status() returns';
 
-CREATE FUNCTION cdc_status() RETURNS cdc_status_row
+CREATE FUNCTION cdc_status() RETURNS @extschema@.cdc_status_row
 LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
-    SELECT pg_catalog.jsonb_populate_record(NULL::cdc_status_row, _cdc_status());
+    SELECT pg_catalog.jsonb_populate_record(NULL::@extschema@.cdc_status_row, @extschema@._cdc_status());
 END;
 COMMENT ON FUNCTION cdc_status() IS 'state of the sender: what it does, how far it is, what it waits for, the last error and its remedy';
 
-CREATE VIEW pg_stat_cdc AS SELECT * FROM cdc_status();
+CREATE VIEW pg_stat_cdc AS SELECT * FROM @extschema@.cdc_status();
 COMMENT ON VIEW pg_stat_cdc IS 'the row of cdc_status(), as a relation';
 
 REVOKE ALL ON FUNCTION cdc_status(), _cdc_status(), cdc_check() FROM PUBLIC;

@@ -322,6 +322,15 @@ impl<'a> Database<'a> {
         topic::read(self.bed.kafka(), &self.topic(table))
     }
 
+    /// The events of a table in the order of their versions, each once (some are in every partition), without tombstones.
+    pub fn events(&self, table: &str) -> Vec<Record> {
+        let mut records = self.records(table);
+        records.retain(|record| record.op() != "tombstone");
+        records.sort_by(|one, other| one.version().cmp(other.version()));
+        records.dedup_by(|one, other| one.id() == other.id());
+        records
+    }
+
     /// Starts a companion-sink for this database, as [`Database::plan_companion_sink`] has it.
     pub fn start_companion_sink(&self) -> CompanionSink {
         let sink = self.bed.companion_sink(self.plan_companion_sink());

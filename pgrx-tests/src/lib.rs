@@ -14,7 +14,7 @@
 //! | [`postgres`], [`kafka`], [`ferretdb`], [`companion_sink`] | one server each: start, stop, kill, freeze, log |
 //! | [`topic`] | reads topics whole |
 //! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
-//! | [`refusal`] | statements that must fail with a coded message |
+//! | [`statements`], [`refusal`] | statements sent one by one; those that must fail with a coded message |
 //! | [`wait`] | waits for conditions, never for a time |
 //! | [`parts`] | where the real parts are on this machine |
 //! | [`process`], [`port`] | child processes that end with the test; free ports |
@@ -33,6 +33,7 @@ pub mod prefix_rule;
 pub mod process;
 pub mod refusal;
 pub mod replica;
+pub mod statements;
 pub mod topic;
 pub mod wait;
 

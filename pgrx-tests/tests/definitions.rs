@@ -1,8 +1,8 @@
 //! Changes of a table's definition arrive as events, in order with the rows, and die with what is rolled back.
 
+use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
 use pg_cdc_tests::{Database, TestBed, refusal};
-use postgres::Client;
 use serde_json::{Value, json};
 
 fn database(name: &str) -> Database<'static> {
@@ -10,26 +10,6 @@ fn database(name: &str) -> Database<'static> {
 }
 
 /// Runs statements one by one, as a client that sends each alone.
-fn run(client: &mut Client, statements: &[&str]) {
-    for statement in statements {
-        client
-            .batch_execute(statement)
-            .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
-    }
-}
-
-/// Events about rows and definitions in the order of their versions, each once: a schema event is in every partition.
-fn events(database: &Database<'_>, table: &str) -> Vec<Record> {
-    let mut records: Vec<Record> = database
-        .records(table)
-        .into_iter()
-        .filter(|r| r.op() == "schema" || r.is_row_change())
-        .collect();
-    records.sort_by(|one, other| one.version().cmp(other.version()));
-    records.dedup_by(|one, other| one.id() == other.id());
-    records
-}
-
 /// What happened, shortly: the operation of a row, the type of a definition's change.
 fn kinds(events: &[Record]) -> Vec<String> {
     let kind = |event: &Record| match event.op() {
@@ -83,7 +63,7 @@ fn every_change_of_a_definition_is_an_event_between_the_rows() {
             "DROP TABLE archive.renamed",
         ],
     );
-    let events = events(&database, "t");
+    let events = database.events("t");
     assert_eq!(
         kinds(&events),
         [
@@ -169,7 +149,7 @@ fn definitions_and_rows_of_one_transaction_are_in_their_order() {
             "DELETE FROM common.t WHERE id = 1",
         ],
     );
-    let events = events(&database, "t");
+    let events = database.events("t");
     assert_eq!(
         kinds(&events),
         ["CREATE", "c", "c", "ALTER", "c", "RENAME", "d"]
@@ -220,7 +200,7 @@ fn whatever_drops_a_table_or_its_trigger_says_so() {
         ("d", &["CREATE", "UNTRACK"]),
         ("e", &["CREATE", "c"]),
     ] {
-        assert_eq!(kinds(&events(&database, table)), expected, "{table}");
+        assert_eq!(kinds(&database.events(table)), expected, "{table}");
     }
     // Without the extension there is no cdc_wait: another database of the server has one.
     let other = TestBed::shared().database("dropped_too");

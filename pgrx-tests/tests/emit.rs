@@ -1,17 +1,9 @@
 //! Events of the application's own: with their transaction or not at all, in order with the rows, with the same promises.
 
+use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::{self, Record};
 use pg_cdc_tests::{Database, TestBed, refusal};
-use postgres::Client;
 use serde_json::json;
-
-fn run(client: &mut Client, statements: &[&str]) {
-    for statement in statements {
-        client
-            .batch_execute(statement)
-            .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
-    }
-}
 
 fn emitted(database: &Database<'_>, topic: &str) -> Vec<Record> {
     database.wait_until_in_kafka();

@@ -1,16 +1,9 @@
 //! Transactions of unusual shapes: very many subtransactions, very many transactions, conflicts, early parts everywhere.
 
+use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
 use pg_cdc_tests::{Database, TestBed, prefix_rule};
 use postgres::Client;
-
-fn run(client: &mut Client, statements: &[&str]) {
-    for statement in statements {
-        client
-            .batch_execute(statement)
-            .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
-    }
-}
 
 /// Row changes in the order of their versions, of a topic whose partitions all keep the prefix rule.
 fn changes(database: &Database<'_>, table: &str) -> Vec<Record> {

@@ -492,3 +492,87 @@ fn a_hash_needs_its_key() {
     );
     bed.stop();
 }
+
+#[test]
+fn a_whole_schema_is_tracked_and_what_it_gets_later() {
+    let database = database("whole_schema");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE SCHEMA app; CREATE TABLE app.one (id int PRIMARY KEY); CREATE TABLE app.left_out (id int PRIMARY KEY);
+             CREATE TABLE app.parts (id int PRIMARY KEY) PARTITION BY HASH (id);
+             CREATE TABLE app.parts_0 PARTITION OF app.parts FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+             CREATE UNLOGGED TABLE app.volatile (id int PRIMARY KEY); CREATE VIEW app.a_view AS SELECT 1;
+             CREATE ROLE not_an_admin; CREATE ROLE schema_admin; GRANT cdc_admin TO schema_admin; GRANT USAGE ON SCHEMA app TO schema_admin;
+             SELECT cdc_track('app.one'); SET ROLE schema_admin",
+        )
+        .expect("a schema");
+    let results = |client: &mut Client, call: &str| -> Vec<String> {
+        let rows = client.query(&format!("SELECT relation::text, result FROM {call}"), &[]);
+        let rows = rows.unwrap_or_else(|e| panic!("{call}: {e:?}"));
+        rows.iter()
+            .map(|row| format!("{} {}", row.get::<_, String>(0), row.get::<_, String>(1)))
+            .collect()
+    };
+    let call = "cdc_track_schema('app', new_tables => true, exclude => '{app.left_out}')";
+    assert_eq!(
+        results(&mut client, call),
+        [
+            "app.left_out skipped: excluded",
+            "app.one already tracked",
+            "app.parts tracked",
+            "app.volatile skipped: cannot track relation \"volatile\"",
+        ]
+    );
+    let (mut other, heard) = database
+        .bed()
+        .source()
+        .connect_with_notices(database.name());
+    for statement in [
+        "GRANT ALL ON SCHEMA app TO not_an_admin; SET ROLE not_an_admin",
+        "CREATE TABLE app.later (id int PRIMARY KEY)",
+        "CREATE TABLE app.selected AS SELECT 1 AS id",
+        "CREATE TABLE public_like (id int)",
+    ] {
+        // The last one fails: this role may not create in public.
+        let _ = other.batch_execute(statement);
+    }
+    other
+        .batch_execute("INSERT INTO app.later VALUES (1); INSERT INTO app.selected VALUES (2)")
+        .expect("rows");
+    heard.lock().expect("the notices").clear();
+    other
+        .batch_execute("CREATE UNLOGGED TABLE app.more_volatile (id int PRIMARY KEY)")
+        .expect("made all the same");
+    {
+        let warnings = heard.lock().expect("the notices");
+        let [warning] = warnings.as_slice() else {
+            panic!("{warnings:?}")
+        };
+        refusal::assert_coded(warning, "01000", "CDC0203");
+    }
+    database.wait_until_in_kafka();
+    for (table, id) in [("later", 1), ("selected", 2)] {
+        let records = topic::read(database.bed().kafka(), &format!("whole_schema.app.{table}"));
+        assert_eq!(
+            changes(&records),
+            [change("c", Value::Null, json!({"id": id}))]
+        );
+    }
+    let error = refusal::of(&mut other, "SELECT cdc_track_schema('app')");
+    assert_eq!(error.code().code(), "42501");
+    assert_eq!(
+        results(&mut client, "cdc_untrack_schema('app')"),
+        [
+            "app.later untracked",
+            "app.one untracked",
+            "app.parts untracked",
+            "app.selected untracked"
+        ]
+    );
+    other
+        .batch_execute("CREATE TABLE app.after (id int PRIMARY KEY)")
+        .expect("a table");
+    let triggers = client.query("SELECT 1 FROM pg_trigger WHERE tgname LIKE '\\_cdc%'", &[]);
+    assert!(triggers.expect("triggers").is_empty());
+}

@@ -1,5 +1,6 @@
 //! A partitioned table is one table to those who read: the root's name, topic and columns, whatever partition a row is in.
 
+use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
 use pg_cdc_tests::{Database, TestBed, refusal, replica};
 use postgres::Client;
@@ -7,26 +8,6 @@ use serde_json::json;
 
 fn database(name: &str) -> Database<'static> {
     TestBed::shared().database(name)
-}
-
-fn run(client: &mut Client, statements: &[&str]) {
-    for statement in statements {
-        client
-            .batch_execute(statement)
-            .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
-    }
-}
-
-/// Events in the order of their versions, each once.
-fn events(database: &Database<'_>, table: &str) -> Vec<Record> {
-    let mut records: Vec<Record> = database
-        .records(table)
-        .into_iter()
-        .filter(|r| r.op() != "tombstone")
-        .collect();
-    records.sort_by(|one, other| one.version().cmp(other.version()));
-    records.dedup_by(|one, other| one.id() == other.id());
-    records
 }
 
 /// Operation and key of a row, `t` for a truncate, the type of a definition's change and whether contents changed.
@@ -79,7 +60,7 @@ fn rows_of_every_partition_come_as_rows_of_the_table() {
         ],
     );
     refusal::coded(&mut client, "SELECT cdc_track('t_ch')", "22023", "CDC0112");
-    let events = events(&database, "t");
+    let events = database.events("t");
     assert_eq!(
         shown(&events),
         [
@@ -164,7 +145,7 @@ fn what_empties_or_moves_partitions_is_said() {
         ],
     );
     assert_eq!(
-        shown(&events(&database, "t")),
+        shown(&database.events("t")),
         [
             "CREATE",
             r#"c {"id":1,"region":"CH"}"#,
@@ -187,7 +168,7 @@ fn what_empties_or_moves_partitions_is_said() {
         ]
     );
     assert_eq!(
-        shown(&events(&database, "child"))[..2],
+        shown(&database.events("child"))[..2],
         ["CREATE", "t"],
         "CASCADE"
     );

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
 use pg_cdc_tests::{Database, TestBed, wait_until};
 use postgres::Client;
@@ -11,24 +12,12 @@ fn database(name: &str) -> Database<'static> {
     TestBed::shared().database(name)
 }
 
-fn run(client: &mut Client, statements: &[&str]) {
-    for statement in statements {
-        client
-            .batch_execute(statement)
-            .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
-    }
-}
-
 /// Row changes and truncates in the order of their versions.
 fn changes(database: &Database<'_>, table: &str) -> Vec<Record> {
-    let mut records: Vec<Record> = database
-        .records(table)
-        .into_iter()
+    let events = database.events(table).into_iter();
+    events
         .filter(|r| r.is_row_change() || r.op() == "t")
-        .collect();
-    records.sort_by(|one, other| one.version().cmp(other.version()));
-    records.dedup_by(|one, other| one.id() == other.id());
-    records
+        .collect()
 }
 
 fn ops(changes: &[Record]) -> String {

@@ -23,4 +23,9 @@ pgrx::extension_sql_file!(
     name = "functions",
     requires = [track::track_by_request, context::set_context]
 );
+pgrx::extension_sql_file!(
+    "../../sql/schemas.sql",
+    name = "schemas",
+    requires = ["roles", "functions", track::cdc_untrack]
+);
 pgrx::extension_sql_file!("../../sql/comments.sql", name = "comments", finalize);

@@ -1,0 +1,94 @@
+-- Whole schemas at once, and the tables that they get later.
+CREATE TABLE @extschema@.cdc_schemas (
+    schema name PRIMARY KEY,
+    exclude name[] NOT NULL DEFAULT '{}');
+COMMENT ON TABLE @extschema@.cdc_schemas IS 'schemas whose new tables are tracked; written by cdc_track_schema() only';
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.cdc_schemas', '');
+REVOKE ALL ON @extschema@.cdc_schemas FROM PUBLIC;
+GRANT SELECT ON @extschema@.cdc_schemas TO pg_monitor, cdc_admin;
+
+CREATE FUNCTION cdc_track_schema(schema regnamespace, new_tables boolean = false, exclude regclass[] = '{}')
+RETURNS TABLE (relation regclass, topic text, result text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF new_tables THEN
+        INSERT INTO @extschema@.cdc_schemas
+        SELECT n.nspname, ARRAY(SELECT c.relname FROM pg_class c WHERE c.oid = ANY (exclude))
+        FROM pg_namespace n WHERE n.oid = cdc_track_schema.schema
+        ON CONFLICT ON CONSTRAINT cdc_schemas_pkey DO UPDATE SET exclude = excluded.exclude;
+    END IF;
+    FOR relation, topic IN
+        SELECT c.oid::regclass, substring(encode(t.tgargs, 'escape') FROM '^topic=([^\\]*)')
+        FROM pg_class c LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = '_cdc'
+        WHERE c.relnamespace = cdc_track_schema.schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+        ORDER BY c.relname
+    LOOP
+        IF relation = ANY (exclude) THEN
+            result := 'skipped: excluded';
+        ELSIF topic IS NOT NULL THEN
+            result := 'already tracked';
+        ELSE
+            BEGIN
+                topic := @extschema@.cdc_track(relation);
+                result := 'tracked';
+            EXCEPTION WHEN OTHERS THEN
+                result := 'skipped: ' || SQLERRM;
+            END;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END $$;
+
+CREATE FUNCTION cdc_untrack_schema(schema regnamespace)
+RETURNS TABLE (relation regclass, topic text, result text)
+LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM @extschema@.cdc_schemas s USING pg_namespace n
+    WHERE n.oid = cdc_untrack_schema.schema AND s.schema = n.nspname;
+    FOR relation, topic IN
+        SELECT t.tgrelid::regclass, substring(encode(t.tgargs, 'escape') FROM '^topic=([^\\]*)')
+        FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = cdc_untrack_schema.schema AND t.tgname = '_cdc' AND t.tgparentid = 0
+        ORDER BY c.relname
+    LOOP
+        PERFORM @extschema@.cdc_untrack(relation);
+        result := 'untracked';
+        RETURN NEXT;
+    END LOOP;
+END $$;
+
+REVOKE ALL ON FUNCTION cdc_track_schema(regnamespace, boolean, regclass[]), cdc_untrack_schema(regnamespace) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdc_track_schema(regnamespace, boolean, regclass[]), cdc_untrack_schema(regnamespace) TO cdc_admin;
+COMMENT ON FUNCTION cdc_track_schema(regnamespace, boolean, regclass[]) IS 'tracks every table of a schema, and those created later if asked';
+COMMENT ON FUNCTION cdc_untrack_schema(regnamespace) IS 'stops shipping every table of a schema, and tracking new ones';
+
+-- Fires after cdc_ddl_end, by its name. A table that cannot be tracked is made all the same, with a warning.
+CREATE FUNCTION cdc_new_tables() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    made regclass;
+BEGIN
+    FOR made IN
+        SELECT c.oid::regclass FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.oid = d.objid
+        JOIN pg_namespace n ON n.oid = c.relnamespace JOIN @extschema@.cdc_schemas s ON s.schema = n.nspname
+        WHERE d.classid = 'pg_class'::regclass AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+            AND c.relname <> ALL (s.exclude)
+    LOOP
+        BEGIN
+            PERFORM @extschema@.cdc_track(made);
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'changes of "%" are not captured', made
+                USING DETAIL = SQLERRM, HINT = format('Call cdc_track(%L) when the cause is gone. [CDC0203]', made), ERRCODE = '01000';
+        END;
+    END LOOP;
+END $$;
+REVOKE ALL ON FUNCTION cdc_new_tables() FROM PUBLIC;
+COMMENT ON FUNCTION cdc_new_tables() IS 'event trigger: new tables of the schemas in cdc_schemas are tracked';
+
+CREATE EVENT TRIGGER cdc_new_tables ON ddl_command_end
+    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO') EXECUTE FUNCTION cdc_new_tables();
+ALTER EVENT TRIGGER cdc_new_tables ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER cdc_new_tables IS 'pg_cdc: new tables of tracked schemas are tracked';
