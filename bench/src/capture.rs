@@ -2,10 +2,9 @@
 //! pg_cdc (sender shipping), and with an audit trigger in PL/pgSQL.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pg_cdc_tests::{Database, TestBed, parts, wait::wait_for};
+use pg_cdc_tests::{Database, TestBed, c_library, wait::wait_for};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -171,7 +170,7 @@ fn all(figures: &[f64], digits: usize) -> String {
 /// Compiles the empty trigger, and makes the functions of both others.
 fn make_triggers(bed: &TestBed, client: &mut Client) {
     let library = bed.path("empty_trigger.so");
-    compile(
+    c_library::compile(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/empty_trigger.c"),
         &library,
     );
@@ -186,25 +185,6 @@ fn make_triggers(bed: &TestBed, client: &mut Client) {
              END $$",
             library.display()
         ),
-    );
-}
-
-fn compile(source: &Path, library: &Path) {
-    let headers = Command::new(parts::postgres_bin().join("pg_config"))
-        .arg("--includedir-server")
-        .output()
-        .expect("pg_config");
-    let headers = String::from_utf8(headers.stdout).expect("a path");
-    let compiled = Command::new("cc")
-        .args(["-O2", "-shared", "-fPIC", "-I", headers.trim()])
-        .arg(source)
-        .arg("-o")
-        .arg(library)
-        .status();
-    assert!(
-        compiled.expect("cc").success(),
-        "cc cannot compile {}",
-        source.display()
     );
 }
 

@@ -16,12 +16,14 @@
 //! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
 //! | [`statements`], [`refusal`] | statements sent one by one; those that must fail with a coded message |
 //! | [`wait`] | waits for conditions, never for a time |
+//! | [`c_library`] | small C libraries for the server |
 //! | [`parts`] | where the real parts are on this machine |
 //! | [`process`], [`port`] | child processes that end with the test; free ports |
 //!
 //! The functions here panic with what they saw: they are made for tests, where that is the failure message.
 
 pub mod bed;
+pub mod c_library;
 pub mod companion_sink;
 pub mod ferretdb;
 pub mod history;

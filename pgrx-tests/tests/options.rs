@@ -459,6 +459,31 @@ fn options_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn only_an_administrator_chooses_a_topic_outside_the_prefix() {
+    let database = database("outside");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE ROLE an_owner; CREATE SCHEMA his AUTHORIZATION an_owner; SET ROLE an_owner;
+             CREATE TABLE his.t (id int PRIMARY KEY)",
+        )
+        .expect("a table of his own");
+    for arguments in [
+        "topic => 'bank.accounts'",
+        r#"topics => '{"insert": "bank.accounts"}'"#,
+    ] {
+        let statement = format!("SELECT cdc_track('his.t', {arguments})");
+        refusal::coded(&mut client, &statement, "42501", "CDC0102");
+    }
+    client
+        .batch_execute("SELECT cdc_track('his.t', topic => 'outside.anything')")
+        .expect("inside the prefix");
+    client
+        .batch_execute("RESET ROLE; GRANT cdc_admin TO an_owner; SET ROLE an_owner; SELECT cdc_track('his.t', topic => 'bank.accounts')")
+        .expect("as an administrator");
+}
+
+#[test]
 fn a_hash_needs_its_key() {
     // A server of its own: the setting is the whole server's.
     let bed = TestBed::start();

@@ -204,6 +204,32 @@ fn untracking_leaves_no_trigger_on_any_partition() {
 }
 
 #[test]
+fn partitions_have_the_options_of_the_root() {
+    let database = database("partition_options");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            TABLE,
+            "SELECT cdc_track('t', filter => $$note <> '{}'$$, exclude => '{}')",
+            "INSERT INTO t VALUES (1, 'CH', '{}'), (2, 'CH', 'a'), (3, 'DE', '{}'), (4, 'DE', 'b')",
+        ],
+    );
+    let kinds = client
+        .query_one(
+            "SELECT count(DISTINCT tgargs), count(*) FROM pg_trigger WHERE tgname LIKE '\\_cdc%'",
+            &[],
+        )
+        .expect("triggers");
+    let kinds: (i64, i64) = (kinds.get(0), kinds.get(1));
+    assert_eq!(kinds, (1, 10), "all triggers have the same arguments");
+    assert_eq!(
+        shown(&database.events("t"))[1..],
+        [r#"c {"id":2,"region":"CH"}"#, r#"c {"id":4,"region":"DE"}"#]
+    );
+}
+
+#[test]
 fn the_replica_of_a_partitioned_table_equals_it() {
     let database = database("partitioned_replica");
     let mut client = database.source();

@@ -73,6 +73,8 @@ pub struct Buffer {
     first_lsn: u64,
     /// The manifest is written: what still comes must be written at once (`reviews/capture.md` A6).
     pre_commit_ran: bool,
+    /// Local id of the transaction for which our pre-commit callback ran last, whether it had rows then or not.
+    ending: u32,
     marks: Vec<Mark>,
     data: Vec<u8>,
     state: State,
@@ -124,6 +126,7 @@ impl Default for Buffer {
             next_chunk: 0,
             first_lsn: 0,
             pre_commit_ran: false,
+            ending: 0,
             marks: Vec::new(),
             data: Vec::new(),
             state: State::START,
@@ -271,6 +274,8 @@ impl Buffer {
         if self.transaction != transaction {
             self.reset();
             self.nonce = self.nonces.take();
+            // Another library's callback may write the first row after ours has run.
+            self.pre_commit_ran = self.ending == transaction;
             self.transaction = transaction;
         }
         // SAFETY: inside a transaction.
@@ -394,8 +399,17 @@ impl Buffer {
         self.cut(data_len, relations, contexts, state);
     }
 
+    /// The transaction ends: from now on every row is written at once.
+    pub fn pre_commit(&mut self) {
+        self.ending = ffi::local_transaction_id();
+        if !self.is_idle() {
+            self.write_last();
+            self.shrink();
+        }
+    }
+
     /// Writes what is left and the manifest: at pre-commit, before PREPARE, and at once for rows that come after that.
-    pub fn write_last(&mut self) {
+    fn write_last(&mut self) {
         self.pre_commit_ran = true;
         // Everything rolled back: no surviving row, no chunk that survives.
         if self
@@ -475,7 +489,7 @@ impl Buffer {
     }
 
     /// Gives back memory that an unusually large row took. Not for callbacks.
-    pub fn shrink(&mut self) {
+    fn shrink(&mut self) {
         const KEPT_BYTES: usize = 4 * 1024 * 1024;
         for buffer in [&mut self.data, &mut self.body, &mut self.sealed] {
             if buffer.capacity() > KEPT_BYTES {

@@ -25,12 +25,7 @@ pub fn register() {
 unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _arg: *mut c_void) {
     match event {
         XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => {
-            with_capture(|capture| {
-                if !capture.buffer.is_idle() {
-                    capture.buffer.write_last();
-                    capture.buffer.shrink();
-                }
-            })
+            with_capture(|capture| capture.buffer.pre_commit())
         }
         XactEvent::XACT_EVENT_COMMIT => {
             let left = try_with_capture(|capture| {

@@ -17,13 +17,13 @@ pub fn follow(table: &Table) {
     give_triggers(&partitions_of(table), definition(table).as_deref());
 }
 
-/// The TRUNCATE trigger as the root has it, with `{}` for the partition's name.
+/// What the root's TRUNCATE trigger does: `FOR EACH STATEMENT EXECUTE FUNCTION …`.
 fn definition(root: &Table) -> Option<String> {
     let (function, arguments) = root.truncate_trigger_definition()?;
     let arguments: Vec<String> = arguments.iter().map(quote_literal).collect();
     let arguments = arguments.join(", ");
     Some(format!(
-        "AFTER TRUNCATE ON {{}} FOR EACH STATEMENT EXECUTE FUNCTION {function}({arguments})"
+        "FOR EACH STATEMENT EXECUTE FUNCTION {function}({arguments})"
     ))
 }
 
@@ -41,8 +41,7 @@ fn replace_trigger(partition: &Table, definition: Option<&str>) {
         run(&format!("DROP TRIGGER IF EXISTS {trigger} ON {name}"));
         if let Some(definition) = definition {
             run(&format!(
-                "CREATE TRIGGER {trigger} {}",
-                definition.replace("{}", &name)
+                "CREATE TRIGGER {trigger} AFTER TRUNCATE ON {name} {definition}"
             ));
             run(&format!(
                 "ALTER TABLE {name} ENABLE ALWAYS TRIGGER {trigger}"
