@@ -5,6 +5,9 @@ use std::ffi::{c_char, c_int};
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
+/// Says that a function has version 1 of the calling convention (fmgr.h, PG_FUNCTION_INFO_V1).
+pub static VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+
 unsafe extern "C-unwind" {
     /// tcop/tcopprot.h: the SIGTERM handler of ordinary backends.
     pub fn die(signal: c_int);

@@ -11,14 +11,13 @@ use serde_json::{Map, Value};
 use super::track_request::{refuse_illegal, refuse_taken_topic};
 use crate::capture::buffer::Captured;
 use crate::capture::{server_text, utf8, with_capture};
+use crate::ffi;
 use crate::report::{Report, not_loaded};
 use crate::shared;
 
-static VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_cdc_emit() -> &'static pg_sys::Pg_finfo_record {
-    &VERSION_1
+    &ffi::VERSION_1
 }
 
 /// `cdc_emit(topic text, key text, payload jsonb, headers jsonb) RETURNS text`: the event's id. Bound in

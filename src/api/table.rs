@@ -6,15 +6,13 @@ use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::capture::relation_plan::{qualified_name, tuple_attribute};
+use crate::capture::relation_plan::{name_of, qualified_name, tuple_attribute};
 use crate::capture::utf8;
 use crate::ffi;
 use crate::report::Report;
 
 pub const ROW_TRIGGER: &str = "_cdc";
 pub const TRUNCATE_TRIGGER: &str = "_cdc_truncate";
-/// Objects below are made by initdb (access/transam.h).
-const FIRST_NORMAL_OBJECT_ID: u32 = 16_384;
 
 /// A table, locked until the transaction ends. It is open only while something of it is read: DDL refuses a table that
 /// its own session has open.
@@ -87,7 +85,8 @@ impl Table {
             .raise()
         };
         let tables = "Track an ordinary, permanent table.";
-        if self.oid.to_u32() < FIRST_NORMAL_OBJECT_ID
+        // What initdb made.
+        if self.oid.to_u32() < pg_sys::FirstNormalObjectId
             || matches!(
                 self.schema.as_str(),
                 "pg_catalog" | "information_schema" | "pg_toast"
@@ -174,7 +173,7 @@ impl Table {
                             pg_sys::format_type_with_typemod(form.atttypid, form.atttypmod);
                         let type_plain = pg_sys::format_type_be(form.atttypid);
                         ColumnDefinition {
-                            name: utf8(CStr::from_ptr(form.attname.data.as_ptr()).to_bytes()),
+                            name: name_of(form),
                             type_name: text(type_plain),
                             type_expression: text(type_modified),
                             not_null: form.attnotnull,
@@ -213,17 +212,7 @@ impl Table {
                 .as_slice(form.indnkeyatts as usize)
                 .iter()
                 .filter(|number| **number > 0)
-                .map(|number| {
-                    utf8(
-                        CStr::from_ptr(
-                            tuple_attribute(relation.rd_att, *number as usize - 1)
-                                .attname
-                                .data
-                                .as_ptr(),
-                        )
-                        .to_bytes(),
-                    )
-                })
+                .map(|number| name_of(tuple_attribute(relation.rd_att, *number as usize - 1)))
                 .collect();
             let immediate = form.indimmediate;
             pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
@@ -248,10 +237,7 @@ impl Table {
             let columns: Vec<String> = self.read(|relation| unsafe {
                 numbers
                     .iter()
-                    .map(|number| {
-                        let form = tuple_attribute(relation.rd_att, *number as usize - 1);
-                        utf8(CStr::from_ptr(form.attname.data.as_ptr()).to_bytes())
-                    })
+                    .map(|number| name_of(tuple_attribute(relation.rd_att, *number as usize - 1)))
                     .collect()
             });
             self.refuse_deferrable(&columns);

@@ -89,7 +89,7 @@ pub struct Buffer {
     sealed: Vec<u8>,
     compressor: Option<Compressor>,
     mac_key: Option<MacKey>,
-    names: Option<Names>,
+    names: Names,
 }
 
 /// Names of the database, as every chunk has them.
@@ -140,7 +140,7 @@ impl Default for Buffer {
             sealed: Vec::new(),
             compressor: None,
             mac_key: None,
-            names: None,
+            names: Names::default(),
         }
     }
 }
@@ -329,11 +329,10 @@ impl Buffer {
             // Outer rows that came first are written later.
             self.unordered = true;
         }
-        let names = self.names.get_or_insert_default();
-        names.refresh();
+        self.names.refresh();
         let head = Head {
-            database: &names.database,
-            prefix: &names.prefix,
+            database: &self.names.database,
+            prefix: &self.names.prefix,
             base: mark.state,
             contexts: (self.contexts.count, &self.contexts.blobs),
             relations: (self.relations.count, &self.relations.blobs),

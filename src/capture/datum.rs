@@ -10,7 +10,7 @@ use change::wire::put_varint;
 use pgrx::pg_sys;
 
 use super::mask;
-use super::relation_plan::tuple_attribute;
+use super::relation_plan::{name_of, tuple_attribute};
 use super::{reserve, utf8};
 use crate::ffi;
 
@@ -220,10 +220,7 @@ unsafe fn composite_of(type_id: pg_sys::Oid, row_types: &mut Vec<pg_sys::Oid>) -
             let form = tuple_attribute(descriptor.0, attribute);
             if !form.attisdropped {
                 let (kind, encode) = encoding_of(form.atttypid, form.atttypmod, row_types);
-                kinds.push((
-                    utf8(CStr::from_ptr(form.attname.data.as_ptr()).to_bytes()),
-                    kind,
-                ));
+                kinds.push((name_of(form), kind));
                 attributes.push((attribute, encode));
             }
         }

@@ -411,7 +411,8 @@ fn is_virtual(form: &pg_sys::FormData_pg_attribute) -> bool {
     form.attgenerated == b'v' as std::ffi::c_char
 }
 
-fn name_of(form: &pg_sys::FormData_pg_attribute) -> String {
+/// The name of a column, in UTF-8.
+pub fn name_of(form: &pg_sys::FormData_pg_attribute) -> String {
     // SAFETY: the name type ends in a zero byte.
     utf8(unsafe { CStr::from_ptr(form.attname.data.as_ptr()) }.to_bytes())
 }

@@ -13,9 +13,6 @@ use super::server_text;
 use crate::ffi;
 use crate::report::Report;
 
-/// Objects below are PostgreSQL's own (access/transam.h).
-const FIRST_NORMAL_OBJECT_ID: u32 = 16_384;
-
 /// A condition, ready to run. Everything lies in a memory context of its own.
 pub struct RowFilter {
     memory: pg_sys::MemoryContext,
@@ -212,7 +209,7 @@ unsafe extern "C-unwind" fn has_forbidden_node(
         if (*node).type_ == pg_sys::NodeTag::T_Var {
             return (*node.cast::<pg_sys::Var>()).varattno <= 0;
         }
-        let own = |oid: pg_sys::Oid| oid.to_u32() >= FIRST_NORMAL_OBJECT_ID;
+        let own = |oid: pg_sys::Oid| oid.to_u32() >= pg_sys::FirstNormalObjectId;
         pg_sys::check_functions_in_node(node, Some(is_users_function), context)
             || own(pg_sys::exprCollation(node))
             || own(pg_sys::exprInputCollation(node))
@@ -225,7 +222,7 @@ unsafe extern "C-unwind" fn is_users_function(
     function: pg_sys::Oid,
     _context: *mut c_void,
 ) -> bool {
-    function.to_u32() >= FIRST_NORMAL_OBJECT_ID
+    function.to_u32() >= pg_sys::FirstNormalObjectId
 }
 
 /// CDC0111.

@@ -8,23 +8,21 @@ use super::buffer::Captured;
 use super::relation_plan::root_of;
 use super::with_capture;
 use crate::ddl::partitions;
+use crate::ffi;
 use crate::report;
 use crate::shared;
 
 /// Combo command ids stand for two command ids in one field (access/htup_details.h).
 const HEAP_COMBOCID: u16 = 0x0020;
 
-/// Says that a function has version 1 of the calling convention (fmgr.h, PG_FUNCTION_INFO_V1).
-static VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_cdc_capture() -> &'static pg_sys::Pg_finfo_record {
-    &VERSION_1
+    &ffi::VERSION_1
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_cdc_capture_truncate() -> &'static pg_sys::Pg_finfo_record {
-    &VERSION_1
+    &ffi::VERSION_1
 }
 
 /// The row trigger. Bound in `sql/triggers.sql`; the shortest way from the executor to the buffer.

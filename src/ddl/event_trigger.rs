@@ -10,12 +10,12 @@ use pgrx::prelude::*;
 
 use super::partitions;
 use super::schema_change::SchemaChange;
+use crate::api::statement;
 use crate::api::table::Table;
 use crate::capture::utf8;
+use crate::ffi;
 use crate::report::Report;
 use crate::shared;
-
-static VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
 
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
@@ -42,7 +42,7 @@ pub fn is_quiet() -> bool {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_cdc_ddl_end() -> &'static pg_sys::Pg_finfo_record {
-    &VERSION_1
+    &ffi::VERSION_1
 }
 
 /// The event trigger's function. Bound in `sql/triggers.sql`.
@@ -101,42 +101,29 @@ fn capture_each(change: &SchemaChange) {
 
 /// The tables that the command that has just ended was about; after the renaming of a schema, all that lie in it.
 fn changed_tables() -> Vec<Table> {
-    let found = Spi::connect(|client| {
-        let rows = client.select(
-            "WITH changed AS MATERIALIZED (SELECT DISTINCT classid, objid FROM pg_catalog.pg_event_trigger_ddl_commands())
+    statement::oids(
+        "what a command changed",
+        "WITH changed AS MATERIALIZED (SELECT DISTINCT classid, objid FROM pg_catalog.pg_event_trigger_ddl_commands())
              SELECT t.tgrelid FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
              WHERE t.tgname = '_cdc' AND t.tgparentid = 0 AND EXISTS (SELECT FROM changed
                  WHERE (classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND objid = c.oid)
                     OR (classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND objid = c.relnamespace))
              ORDER BY 1",
-            None,
-            &[],
-        )?;
-        rows.map(|row| row.get::<pg_sys::Oid>(1))
-            .collect::<Result<Vec<_>, _>>()
-    });
-    match found {
-        Ok(oids) => oids.into_iter().flatten().map(Table::at).collect(),
-        Err(error) => pgrx::error!("pg_cdc could not read what a command changed: {error}"),
-    }
+        &[],
+    )
+    .into_iter()
+    .map(Table::at)
+    .collect()
 }
 
 /// The tables that the command that has just ended made.
 fn new_tables() -> Vec<pg_sys::Oid> {
-    let found = Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT objid FROM pg_catalog.pg_event_trigger_ddl_commands()
+    statement::oids(
+        "what a command made",
+        "SELECT objid FROM pg_catalog.pg_event_trigger_ddl_commands()
              WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND command_tag = 'CREATE TABLE'",
-            None,
-            &[],
-        )?;
-        rows.map(|row| row.get::<pg_sys::Oid>(1))
-            .collect::<Result<Vec<_>, _>>()
-    });
-    match found {
-        Ok(oids) => oids.into_iter().flatten().collect(),
-        Err(error) => pgrx::error!("pg_cdc could not read what a command made: {error}"),
-    }
+        &[],
+    )
 }
 
 /// The partition that ATTACH or DETACH names.

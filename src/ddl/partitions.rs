@@ -2,12 +2,11 @@
 //! and go, and what changes rows of the table without row events is said in an event about the table.
 
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::event_trigger;
 use super::schema_change::SchemaChange;
-use crate::api::statement::run;
+use crate::api::statement::{self, run};
 use crate::api::table::{TRUNCATE_TRIGGER, Table, as_superuser};
 use crate::capture::relation_plan::root_of;
 
@@ -52,22 +51,14 @@ fn replace_trigger(partition: &Table, definition: Option<&str>) {
 
 /// Everything below a partitioned table.
 fn partitions_of(table: &Table) -> Vec<Table> {
-    let found = Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1) WHERE relid <> $1",
-            None,
-            &[table.oid.into()],
-        )?;
-        rows.map(|row| row.get::<pg_sys::Oid>(1))
-            .collect::<Result<Vec<_>, _>>()
-    });
-    match found {
-        Ok(oids) => oids.into_iter().flatten().map(Table::at).collect(),
-        Err(error) => pgrx::error!(
-            "pg_cdc could not read the partitions of \"{}\": {error}",
-            table.name
-        ),
-    }
+    statement::oids(
+        "the partitions of a table",
+        "SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1) WHERE relid <> $1",
+        &[table.oid.into()],
+    )
+    .into_iter()
+    .map(Table::at)
+    .collect()
 }
 
 /// A partition was made, or attached with the rows that it has.
