@@ -20,10 +20,13 @@ pub static TOPIC_REPLICATION_FACTOR: GucSetting<i32> = GucSetting::<i32>::new(-1
 pub static TOPIC_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
 pub static ALLOW_SINGLE_REPLICA: GucSetting<bool> = GucSetting::<bool>::new(false);
 pub static TOMBSTONES: GucSetting<bool> = GucSetting::<bool>::new(true);
+pub static OVERSIZE: GucSetting<Oversize> = GucSetting::<Oversize>::new(Oversize::Halt);
 /// Kilobytes.
 pub static SENDER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 /// Kilobytes.
 pub static CAPTURE_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(256);
+/// Kilobytes.
+pub static MAX_VALUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
 pub static CHUNK_COMPRESSION: GucSetting<Compression> =
     GucSetting::<Compression>::new(Compression::Lz4);
 pub static ACTOR: Text = Text::new(Some(c""));
@@ -42,6 +45,15 @@ pub enum Compression {
     Lz4,
     #[name = c"none"]
     None,
+}
+
+/// `cdc.oversize`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum Oversize {
+    #[name = c"halt"]
+    Halt,
+    #[name = c"stub"]
+    Stub,
 }
 
 /// The longest actor, reason or request id, in bytes.
@@ -213,6 +225,14 @@ pub fn define(preloading: bool) {
         GucContext::Sighup,
         none,
     );
+    GucRegistry::define_enum_guc(
+        c"cdc.oversize",
+        c"What becomes of an event that is larger than its topic accepts.",
+        c"halt: nothing, the sender waits for you; stub: its largest values become their length and hash.",
+        &OVERSIZE,
+        GucContext::Sighup,
+        none,
+    );
     GucRegistry::define_int_guc(
         c"cdc.sender_memory",
         c"Memory for what is read and not yet acknowledged by Kafka.",
@@ -230,6 +250,16 @@ pub fn define(preloading: bool) {
         &CAPTURE_BUFFER,
         64,
         64 * 1024,
+        GucContext::Suset,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.max_value_size",
+        c"A larger single value is not shipped.",
+        c"A stub with its length and hash stands in its place.",
+        &MAX_VALUE_SIZE,
+        1024,
+        900 * 1024,
         GucContext::Suset,
         GucFlags::UNIT_KB,
     );

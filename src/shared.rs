@@ -10,6 +10,8 @@ use std::sync::atomic::{
 
 use pgrx::pg_sys;
 
+use crate::topic_counters::TopicCounters;
+
 /// What the sender is doing: `cdc_status().state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -151,6 +153,7 @@ pub struct Shared {
     pub stats_reset: AtomicI64,
     pub gap_from: AtomicU64,
     pub gap_to: AtomicU64,
+    pub topic_counters: TopicCounters,
     /// Signalled whenever `done_lsn` or the state moves: `cdc_wait` sleeps on it.
     moved: UnsafeCell<pg_sys::ConditionVariable>,
 }

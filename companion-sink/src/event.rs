@@ -189,6 +189,27 @@ pub struct RowBody<'a> {
     /// The row after the change.
     #[serde(borrow)]
     pub after: Option<Image<'a>>,
+    /// What the images do not show by themselves.
+    #[serde(borrow)]
+    pub marks: Option<RowMarks<'a>>,
+}
+
+/// Marks of a row's new image, by column.
+#[derive(Debug, Default, Deserialize)]
+pub struct RowMarks<'a> {
+    #[serde(borrow)]
+    after: Option<Image<'a>>,
+}
+
+impl RowMarks<'_> {
+    /// The first column of the new image whose value was too large to be shipped.
+    pub fn stub(&self) -> Option<&str> {
+        let columns = &self.after.as_ref()?.0;
+        let stub = columns
+            .iter()
+            .find(|(_, mark)| mark.get().starts_with("{\"stub\":"));
+        stub.map(|(column, _)| column.as_ref())
+    }
 }
 
 /// The table's real name, unescaped.

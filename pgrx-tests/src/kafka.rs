@@ -190,7 +190,7 @@ impl Kafka {
     fn java(&self) -> Command {
         let mut java = Command::new("java");
         java.args([
-            "-Xmx512m",
+            "-Xmx2g",
             "-XX:+UseSerialGC",
             "-XX:TieredStopAtLevel=1",
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",

@@ -109,6 +109,7 @@ pub fn read(kafka: &Kafka, topic: &str) -> Vec<Record> {
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
         .set("isolation.level", "read_committed")
+        .set("receive.message.max.bytes", "1000000000")
         .create()
         .expect("a consumer");
     let mut assignment = TopicPartitionList::new();

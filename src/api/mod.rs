@@ -7,6 +7,7 @@ pub mod request;
 pub mod statement;
 pub mod status;
 pub mod table;
+pub mod tables;
 pub mod track;
 pub mod track_request;
 pub mod wait;
@@ -16,7 +17,12 @@ pgrx::extension_sql_file!("../../sql/triggers.sql", name = "triggers");
 pgrx::extension_sql_file!(
     "../../sql/status.sql",
     name = "status",
-    requires = ["roles", status::status_json, check::cdc_check]
+    requires = [
+        "roles",
+        status::status_json,
+        tables::tables_json,
+        check::cdc_check
+    ]
 );
 pgrx::extension_sql_file!(
     "../../sql/functions.sql",

@@ -115,7 +115,7 @@ fn wal_limit_bytes() -> Option<i64> {
 }
 
 /// A time for SQL to read, `null` for none.
-fn timestamp(us: i64) -> Value {
+pub fn timestamp(us: i64) -> Value {
     if us == 0 {
         return Value::Null;
     }

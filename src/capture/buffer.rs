@@ -8,12 +8,14 @@
 use change::body::{self, Emission, Head, Op, State, head_capacity, put_head};
 use change::chunk::{self, Compressor, Header, MESSAGE_PREFIX, MacKey, Manifest};
 use pgrx::pg_sys;
+use pgrx::prelude::PgSqlErrorCode;
 
 use super::context::Who;
-use super::image::{self, Deformed};
+use super::image::{self, Changes, Deformed, Limits, TooLarge};
 use super::nonce::Nonces;
 use super::relation_plan::Plan;
 use super::{database_name, reserve};
+use crate::report::Report;
 use crate::settings::{self, Compression};
 use crate::{ffi, shared};
 
@@ -145,6 +147,44 @@ impl Default for Buffer {
     }
 }
 
+/// Appends images, again and again with lower limits until the row is not too large (CDC0204).
+#[inline]
+fn within_limits<R>(
+    plan: &Plan,
+    data: &mut Vec<u8>,
+    put: impl Fn(&mut Vec<u8>, Limits) -> Result<R, TooLarge>,
+) -> R {
+    let images = data.len();
+    let mut limits = Limits::of_setting();
+    loop {
+        match put(data, limits) {
+            Ok(done) => {
+                if limits.has_stubs() {
+                    shipped_as_stub(plan, limits).log();
+                }
+                return done;
+            }
+            Err(TooLarge) => {
+                data.truncate(images);
+                limits = limits.lowered();
+            }
+        }
+    }
+}
+
+fn shipped_as_stub(plan: &Plan, limits: Limits) -> Report {
+    Report::new(
+        "CDC0204",
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!("a value of table \"{}\" is shipped as a stub", plan.name),
+        "Raise cdc.max_value_size, or exclude the column, if readers need the value or do not need the stub.",
+    )
+    .detail(format!(
+        "Values of a row are shipped up to {} bytes.",
+        limits.value_bytes()
+    ))
+}
+
 /// What a row is.
 pub enum Captured<'a> {
     Inserted(pg_sys::HeapTuple),
@@ -223,15 +263,20 @@ impl Buffer {
         unsafe {
             match row {
                 Captured::Inserted(tuple) | Captured::Deleted(tuple) => {
-                    self.new.deform(*tuple, descriptor, plan.attributes);
-                    image::put_image(&mut self.data, plan, &self.new);
+                    self.new.deform(*tuple, descriptor, plan);
+                    let new = &self.new;
+                    within_limits(plan, &mut self.data, |data, limits| {
+                        image::put_image(data, plan, new, limits)
+                    });
                     body::end_record(&mut self.data, start);
                 }
                 Captured::Updated { old, new } => {
-                    self.old.deform(*old, descriptor, plan.attributes);
-                    self.new.deform(*new, descriptor, plan.attributes);
-                    let changes =
-                        image::put_update(&mut self.data, plan, start, &self.old, &self.new);
+                    self.old.deform(*old, descriptor, plan);
+                    self.new.deform(*new, descriptor, plan);
+                    let (old, new) = (&self.old, &self.new);
+                    let changes: Changes = within_limits(plan, &mut self.data, |data, limits| {
+                        image::put_update(data, plan, start, old, new, limits)
+                    });
                     if plan.skip_unchanged && !changes.any {
                         self.data.truncate(before.0);
                         self.state = before.1;

@@ -364,23 +364,83 @@ pub unsafe fn put_datum(out: &mut Vec<u8>, encode: &Encode, datum: pg_sys::Datum
 
 #[inline]
 unsafe fn put_varlena(out: &mut Vec<u8>, datum: pg_sys::Datum, convert: bool) {
-    // SAFETY: the datum points to a varlena. Fetched or decompressed copies lie in the trigger's per-tuple memory.
+    // SAFETY: the datum points to a varlena.
     unsafe {
-        let mut varlena: *mut pg_sys::varlena = datum.cast_mut_ptr();
-        let header = *varlena.cast::<u8>();
+        with_varlena(datum, |bytes| {
+            if convert {
+                put_counted(out, utf8(bytes).as_bytes());
+            } else {
+                put_counted(out, bytes);
+            }
+        });
+    }
+}
+
+/// Gives `take` the content of a varlena, fetched and decompressed where need be.
+#[inline]
+unsafe fn with_varlena<R>(datum: pg_sys::Datum, take: impl FnOnce(&[u8]) -> R) -> R {
+    // SAFETY: the datum points to a varlena. A copy that was fetched is this function's own, and freed.
+    unsafe {
+        let given: *mut pg_sys::varlena = datum.cast_mut_ptr();
+        let header = *given.cast::<u8>();
         // Plain 4-byte header (low bits 00) or plain short header (low bit 1, not the external tag 1).
         let plain = header & 0x03 == 0 || (header & 0x01 == 1 && header != 0x01);
-        if !plain {
-            varlena = pg_sys::pg_detoast_datum_packed(varlena);
-        }
+        let varlena = if plain {
+            given
+        } else {
+            pg_sys::pg_detoast_datum_packed(given)
+        };
         let len = pgrx::varsize_any_exhdr(varlena);
         let bytes = std::slice::from_raw_parts(pgrx::vardata_any(varlena).cast::<u8>(), len);
-        if convert {
-            put_counted(out, utf8(bytes).as_bytes());
-        } else {
-            put_counted(out, bytes);
+        let taken = take(bytes);
+        // The next row would find it freed anyhow; a row of large values must not hold them all.
+        if varlena != given && len > FREED_AT_ONCE_BYTES {
+            pg_sys::pfree(varlena.cast());
         }
+        taken
     }
+}
+
+/// Fetched copies above this do not wait for the end of the row.
+const FREED_AT_ONCE_BYTES: usize = 1024 * 1024;
+
+/// A value that is taken as it is, and longer than a limit: told before it is fetched.
+pub struct LargeVarlena(pg_sys::Datum);
+
+impl LargeVarlena {
+    /// Gives `take` the value.
+    ///
+    /// # Safety
+    /// The row that it came from is still there.
+    pub unsafe fn with_bytes<R>(&self, take: impl FnOnce(&[u8]) -> R) -> R {
+        // SAFETY: as the caller promises.
+        unsafe { with_varlena(self.0, take) }
+    }
+}
+
+/// The value, if it is one that is taken as it is and longer than `limit_bytes`.
+///
+/// # Safety
+/// `datum` is a non-NULL value of the column's type.
+#[inline]
+pub unsafe fn large_varlena(
+    encode: &Encode,
+    datum: pg_sys::Datum,
+    limit_bytes: usize,
+) -> Option<LargeVarlena> {
+    if !matches!(encode, Encode::Varlena) {
+        return None;
+    }
+    // SAFETY: the datum points to a varlena; the size of a fetched one stands in its pointer.
+    let bytes = unsafe {
+        // A short header has a length of at most 126.
+        let header = *datum.cast_mut_ptr::<u8>();
+        if header & 0x01 == 1 && header != 0x01 {
+            return None;
+        }
+        pg_sys::toast_raw_datum_size(datum) - pg_sys::VARHDRSZ
+    };
+    (bytes > limit_bytes).then_some(LargeVarlena(datum))
 }
 
 #[inline]

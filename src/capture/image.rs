@@ -1,11 +1,69 @@
 //! A tuple as a row image: one pass over its columns, no allocation but the buffer's own growth.
+//!
+//! What is too large is not shipped: a stub stands in its place, with length and hash. A row that turns out to need
+//! one is begun again, for an image says first whether it has any.
 
-use change::body::{begin_image, end_record, mark_key_changed};
+use change::body::{
+    Bitmaps, ImageMarks, begin_image, end_record, image_head_capacity, mark_key_changed,
+};
 use pgrx::pg_sys;
+use sha2::{Digest, Sha256};
 
-use super::datum::{Encode, put_datum, same_bytes};
+use super::datum::{Encode, large_varlena, put_datum, same_bytes};
 use super::relation_plan::{Plan, PlanColumn};
 use super::reserve;
+use crate::settings;
+
+/// Bytes that the images of one row may have: with the rows and names before it they must fit into one WAL record
+/// (XLogRecordMaxSize, 1020 MB, since 16; before, what the reader can allocate, 1 GB).
+const MAX_ROW_BYTES: usize = 900 * 1024 * 1024;
+
+/// How large values and rows may be.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    value_bytes: usize,
+    /// Larger values become stubs; else they make the row [`TooLarge`].
+    stubs: bool,
+}
+
+/// The row must be begun again, with [`Limits::lowered`].
+pub struct TooLarge;
+
+impl Limits {
+    /// `cdc.max_value_size`.
+    #[inline]
+    pub fn of_setting() -> Limits {
+        Limits {
+            value_bytes: settings::MAX_VALUE_SIZE.get() as usize * 1024,
+            stubs: false,
+        }
+    }
+
+    pub fn has_stubs(self) -> bool {
+        self.stubs
+    }
+
+    pub fn value_bytes(self) -> usize {
+        self.value_bytes
+    }
+
+    /// For the same row once more: with stubs, then with smaller values, until it fits.
+    pub fn lowered(self) -> Limits {
+        Limits {
+            value_bytes: if self.stubs {
+                self.value_bytes / 2
+            } else {
+                self.value_bytes
+            },
+            stubs: true,
+        }
+    }
+}
+
+/// Room for a stub.
+const STUB_BYTES: usize = 64;
+/// Bytes before a value that say how long it is, at most.
+const LENGTH_BYTES: usize = 5;
 
 /// A deformed tuple: its datums and NULL flags, in buffers that are used again and again.
 #[derive(Default)]
@@ -24,14 +82,15 @@ impl Deformed {
     /// Takes a tuple apart.
     ///
     /// # Safety
-    /// `tuple` belongs to a relation with this descriptor, and both outlive the use of the values.
+    /// `tuple` belongs to the plan's relation, which has this descriptor, and both outlive the use of the values.
     #[inline]
     pub unsafe fn deform(
         &mut self,
         tuple: pg_sys::HeapTuple,
         descriptor: pg_sys::TupleDesc,
-        attributes: usize,
+        plan: &Plan,
     ) {
+        let attributes = plan.attributes;
         if self.values.len() < attributes {
             self.values.resize(attributes, pg_sys::Datum::from(0));
             self.nulls.resize(attributes, false);
@@ -43,7 +102,12 @@ impl Deformed {
                 descriptor,
                 self.values.as_mut_ptr(),
                 self.nulls.as_mut_ptr(),
-            )
+            );
+            for (attribute, expression) in &plan.computed {
+                let value = expression.value(tuple);
+                self.nulls[*attribute] = value.is_none();
+                self.values[*attribute] = value.unwrap_or(pg_sys::Datum::from(0));
+            }
         };
     }
 }
@@ -53,19 +117,91 @@ impl Deformed {
 /// # Safety
 /// `tuple` was deformed from a row of the plan's relation that is still there.
 #[inline]
-pub unsafe fn put_image(out: &mut Vec<u8>, plan: &Plan, tuple: &Deformed) {
+pub unsafe fn put_image(
+    out: &mut Vec<u8>,
+    plan: &Plan,
+    tuple: &Deformed,
+    limits: Limits,
+) -> Result<(), TooLarge> {
     let columns = plan.columns.len();
-    reserve(out, columns / 8 + 16);
-    let nulls = plan.columns.iter().any(|column| tuple.is_null(column));
-    let marks = begin_image(out, columns, nulls, false);
+    reserve(out, image_head_capacity(columns));
+    let marks = begin_image(
+        out,
+        columns,
+        Bitmaps {
+            nulls: plan.columns.iter().any(|column| tuple.is_null(column)),
+            changed: false,
+            stubs: limits.stubs,
+        },
+    );
+    let start = out.len();
     for (index, column) in plan.columns.iter().enumerate() {
         if tuple.is_null(column) {
             marks.set_null(out, index);
         } else {
             // SAFETY: as the caller promises; the value is not NULL.
-            unsafe { put_datum(out, &column.encode, tuple.values[column.attribute]) };
+            unsafe { put_value(out, &marks, index, column, tuple, limits)? };
+            if out.len() - start > MAX_ROW_BYTES {
+                return Err(TooLarge);
+            }
         }
     }
+    Ok(())
+}
+
+/// Appends the value of one column, or a stub where it is too large.
+///
+/// # Safety
+/// As for [`put_image`]; the value is not NULL.
+#[inline]
+unsafe fn put_value(
+    out: &mut Vec<u8>,
+    marks: &ImageMarks,
+    index: usize,
+    column: &PlanColumn,
+    tuple: &Deformed,
+    limits: Limits,
+) -> Result<(), TooLarge> {
+    let datum = tuple.values[column.attribute];
+    // SAFETY: as the caller promises.
+    unsafe {
+        if let Some(large) = large_varlena(&column.encode, datum, limits.value_bytes) {
+            if !limits.stubs {
+                return Err(TooLarge);
+            }
+            let (bytes, digest) = large.with_bytes(|bytes| (bytes.len(), Sha256::digest(bytes)));
+            reserve(out, STUB_BYTES);
+            marks.put_stub(out, index, bytes as u64, &digest.into());
+            return Ok(());
+        }
+        let start = out.len();
+        put_datum(out, &column.encode, datum);
+        if out.len() - start > limits.value_bytes + LENGTH_BYTES {
+            return cut_to_stub(out, start, marks, index, limits);
+        }
+    }
+    Ok(())
+}
+
+/// Puts a stub in the place of the value that begins at `start`.
+#[cold]
+fn cut_to_stub(
+    out: &mut Vec<u8>,
+    start: usize,
+    marks: &ImageMarks,
+    index: usize,
+    limits: Limits,
+) -> Result<(), TooLarge> {
+    if !limits.stubs {
+        return Err(TooLarge);
+    }
+    // Behind the length, whose last byte is the first one without the high bit.
+    let length_bytes = out[start..].iter().position(|byte| *byte < 0x80);
+    let value = &out[start + length_bytes.map_or(0, |place| place + 1)..];
+    let (bytes, digest) = (value.len(), Sha256::digest(value));
+    out.truncate(start);
+    marks.put_stub(out, index, bytes as u64, &digest.into());
+    Ok(())
 }
 
 /// Appends the images of an UPDATE, the row's record having begun at `start`: the whole old one, and of the new one
@@ -79,13 +215,21 @@ pub unsafe fn put_update(
     start: usize,
     old: &Deformed,
     new: &Deformed,
-) -> Changes {
+    limits: Limits,
+) -> Result<Changes, TooLarge> {
     // SAFETY: as the caller promises.
-    unsafe { put_image(out, plan, old) };
+    unsafe { put_image(out, plan, old, limits)? };
     let columns = plan.columns.len();
-    reserve(out, columns / 4 + 16);
-    let nulls = plan.columns.iter().any(|column| new.is_null(column));
-    let marks = begin_image(out, columns, nulls, true);
+    reserve(out, image_head_capacity(columns));
+    let marks = begin_image(
+        out,
+        columns,
+        Bitmaps {
+            nulls: plan.columns.iter().any(|column| new.is_null(column)),
+            changed: true,
+            stubs: limits.stubs,
+        },
+    );
     let mut changed = false;
     for (index, column) in plan.columns.iter().enumerate() {
         let attribute = column.attribute;
@@ -97,18 +241,21 @@ pub unsafe fn put_update(
                 marks.set_null(out, index);
             }
             (old_is_null, false) => {
-                let (old, new) = (old.values[attribute], new.values[attribute]);
+                let (old, new_value) = (old.values[attribute], new.values[attribute]);
                 // SAFETY: as the caller promises; a NULL is not compared.
                 let same = !old_is_null
                     && unsafe {
-                        same_bytes(&column.encode, old, new)
-                            || (plan.skip_unchanged && same_encoded(&column.encode, old, new))
+                        same_bytes(&column.encode, old, new_value)
+                            || (plan.skip_unchanged && same_encoded(&column.encode, old, new_value))
                     };
                 if !same {
                     changed = true;
                     marks.set_changed(out, index);
                     // SAFETY: as above.
-                    unsafe { put_datum(out, &column.encode, new) };
+                    unsafe { put_value(out, &marks, index, column, new, limits)? };
+                    if out.len() - start > MAX_ROW_BYTES {
+                        return Err(TooLarge);
+                    }
                 }
             }
         }
@@ -119,10 +266,10 @@ pub unsafe fn put_update(
         mark_key_changed(out, start);
     }
     end_record(out, start);
-    Changes {
+    Ok(Changes {
         any: changed,
         key: key_changed,
-    }
+    })
 }
 
 /// What an UPDATE changed of what is shipped.

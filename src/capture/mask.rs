@@ -1,5 +1,6 @@
 //! Masks: what is shipped instead of a column's value is made here, before the WAL, so that no secret leaves the server.
 
+use change::hex::DIGITS;
 use hmac::{Hmac, KeyInit, Mac};
 use pgrx::prelude::*;
 use sha2::Sha256;
@@ -46,7 +47,6 @@ impl Hasher {
 
     /// `hmac:` and the digest of a value's text, as 64 hex digits.
     pub fn hash(&self, text: &[u8]) -> [u8; HASHED_BYTES] {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut hmac = self.0.clone();
         hmac.update(text);
         let mut out = [0; HASHED_BYTES];
@@ -55,7 +55,10 @@ impl Hasher {
             .chunks_exact_mut(2)
             .zip(hmac.finalize().into_bytes())
         {
-            pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            pair.copy_from_slice(&[
+                DIGITS[usize::from(byte >> 4)],
+                DIGITS[usize::from(byte & 15)],
+            ]);
         }
         out
     }

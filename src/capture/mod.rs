@@ -8,6 +8,7 @@ pub mod image;
 pub mod mask;
 pub mod nonce;
 pub mod relation_plan;
+pub mod row_expression;
 pub mod row_filter;
 pub mod trigger;
 

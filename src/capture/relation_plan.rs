@@ -15,7 +15,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::datum::{Encode, encoding_of, masked_encoding_of};
-use super::row_filter::RowFilter;
+use super::row_expression::RowExpression;
+use super::row_filter;
 use super::utf8;
 use crate::report::Report;
 use crate::{ffi, shared};
@@ -31,6 +32,8 @@ pub struct PlanColumn {
 pub struct Plan {
     /// Differs for every plan that this backend ever made.
     pub id: u64,
+    /// `schema.table`, for messages.
+    pub name: String,
     /// The relation's entry for chunks, with its length.
     pub blob: Vec<u8>,
     pub columns: Vec<PlanColumn>,
@@ -44,7 +47,9 @@ pub struct Plan {
     pub local_only: bool,
     /// An UPDATE that changes nothing of what is shipped makes no event.
     pub skip_unchanged: bool,
-    filter: Option<RowFilter>,
+    filter: Option<RowExpression>,
+    /// Attributes that a tuple does not hold: virtual generated columns (18), and what computes them.
+    pub computed: Vec<(usize, RowExpression)>,
     valid: Rc<Cell<bool>>,
 }
 
@@ -142,6 +147,7 @@ impl Plans {
             also_depends_on(&valid, &[pg_sys::InvalidOid]);
             let plan = Plan {
                 id: self.next_id,
+                name: String::new(),
                 blob,
                 columns: Vec::new(),
                 key_columns: Vec::new(),
@@ -150,6 +156,7 @@ impl Plans {
                 local_only: false,
                 skip_unchanged: false,
                 filter: None,
+                computed: Vec::new(),
                 valid,
             };
             self.topics.insert(topic.to_owned(), Box::new(plan));
@@ -258,6 +265,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         };
         let mut columns = Vec::new();
         let mut names = Vec::new();
+        let mut computed = Vec::new();
         let mut hash = blake3::Hasher::new();
         for attribute in attributes_in_order {
             let form = tuple_attribute(descriptor, attribute);
@@ -287,6 +295,9 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             hash.update(&form.atttypid.to_u32().to_le_bytes());
             hash.update(&form.atttypmod.to_le_bytes());
             hash.update(&described);
+            if is_virtual(form) {
+                computed.push((attribute, generated(relation, attribute)));
+            }
             names.push((name, kind, masked));
             columns.push(PlanColumn { attribute, encode });
         }
@@ -359,6 +370,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         }
         Plan {
             id,
+            name: format!("{schema}.{table}"),
             blob,
             columns,
             key_columns,
@@ -366,7 +378,9 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             silent,
             local_only: options.local_only,
             skip_unchanged: options.skip_unchanged,
-            filter: (!options.filter.is_empty()).then(|| RowFilter::new(relation, &options.filter)),
+            filter: (!options.filter.is_empty())
+                .then(|| row_filter::prepare(relation, &options.filter)),
+            computed,
             valid,
         }
     }
@@ -406,6 +420,20 @@ pub unsafe fn tuple_attribute<'a>(
     }
 }
 
+/// What computes a generated column.
+unsafe fn generated(relation: pg_sys::Relation, attribute: usize) -> RowExpression {
+    // SAFETY: the relation is open and locked by the statement whose trigger runs; the column is a generated one. Its
+    // expression calls built-in immutable functions only (check_virtual_generated_security in catalog/heap.c).
+    unsafe {
+        RowExpression::new(relation, || {
+            #[cfg(feature = "pg18")]
+            return pg_sys::build_generation_expression(relation, attribute as i32 + 1);
+            #[cfg(not(feature = "pg18"))]
+            return pg_sys::build_column_default(relation, attribute as i32 + 1);
+        })
+    }
+}
+
 /// Virtual generated columns (18) are computed when read: the tuple holds nothing of them.
 fn is_virtual(form: &pg_sys::FormData_pg_attribute) -> bool {
     form.attgenerated == b'v' as std::ffi::c_char
@@ -425,7 +453,7 @@ unsafe fn live_attributes(relation: pg_sys::Relation) -> Vec<usize> {
         (0..(*descriptor).natts as usize)
             .filter(|attribute| {
                 let form = tuple_attribute(descriptor, *attribute);
-                !form.attisdropped && !is_virtual(form)
+                !form.attisdropped
             })
             .collect()
     }

@@ -9,88 +9,32 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use super::row_expression::RowExpression;
 use super::server_text;
 use crate::ffi;
 use crate::report::Report;
 
-/// A condition, ready to run. Everything lies in a memory context of its own.
-pub struct RowFilter {
-    memory: pg_sys::MemoryContext,
-    state: *mut pg_sys::ExprState,
-    context: *mut pg_sys::ExprContext,
-    slot: *mut pg_sys::TupleTableSlot,
-}
-
-impl RowFilter {
-    /// Prepares the condition `text` on rows of `relation`. CDC0111 for what is no allowed condition.
-    ///
-    /// # Safety
-    /// In a transaction; the relation is open and locked.
-    pub unsafe fn new(relation: pg_sys::Relation, text: &str) -> RowFilter {
-        // SAFETY: as the caller promises; everything is made in the new context, which lives as long as the filter.
-        unsafe {
-            // Of the transaction's memory until it is complete: an ERROR in between leaves nothing behind.
-            let memory = pg_sys::AllocSetContextCreateInternal(
-                pg_sys::CurrentMemoryContext,
-                c"pg_cdc filter".as_ptr(),
-                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
-                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
-                pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
-            );
-            let before = pg_sys::MemoryContextSwitchTo(memory);
-            let condition = ffi::with_pinned_search_path(|| condition(relation, text));
-            let condition = pg_sys::expression_planner(condition.cast());
-            let state = pg_sys::ExecInitExpr(condition, std::ptr::null_mut());
-            let context = pg_sys::CreateStandaloneExprContext();
-            let descriptor = pg_sys::CreateTupleDescCopy((*relation).rd_att);
-            let slot = pg_sys::MakeSingleTupleTableSlot(descriptor, &pg_sys::TTSOpsHeapTuple);
-            pg_sys::MemoryContextSwitchTo(before);
-            pg_sys::MemoryContextSetParent(memory, pg_sys::TopMemoryContext);
-            RowFilter {
-                memory,
-                state,
-                context,
-                slot,
-            }
-        }
-    }
-
-    /// Whether the condition holds for a row; unknown (NULL) is not.
-    ///
-    /// # Safety
-    /// The tuple is a row of the filter's relation.
-    pub unsafe fn holds(&self, tuple: pg_sys::HeapTuple) -> bool {
-        // SAFETY: the slot has the relation's descriptor and does not own the tuple; what the evaluation allocates
-        // lies in the context that is reset before the next one.
-        unsafe {
-            pg_sys::MemoryContextReset((*self.context).ecxt_per_tuple_memory);
-            pg_sys::ExecStoreHeapTuple(tuple, self.slot, false);
-            (*self.context).ecxt_scantuple = self.slot;
-            let before = pg_sys::MemoryContextSwitchTo((*self.context).ecxt_per_tuple_memory);
-            let mut is_null = false;
-            let value = ffi::evaluate(self.state, self.context, &mut is_null);
-            pg_sys::MemoryContextSwitchTo(before);
-            !is_null && value.value() != 0
-        }
-    }
-}
-
-impl Drop for RowFilter {
-    fn drop(&mut self) {
-        // SAFETY: made by `new`, deleted once; nothing else points into it. The expression context has a memory
-        // context of its own under the one in which it was made.
-        unsafe { pg_sys::MemoryContextDelete(self.memory) };
+/// Prepares the condition `text` on rows of `relation`. CDC0111 for what is no allowed condition.
+///
+/// # Safety
+/// In a transaction; the relation is open and locked.
+pub unsafe fn prepare(relation: pg_sys::Relation, text: &str) -> RowExpression {
+    // SAFETY: as the caller promises.
+    unsafe {
+        RowExpression::new(relation, || {
+            ffi::with_pinned_search_path(|| condition(relation, text))
+        })
     }
 }
 
 /// Checks a filter before anything is tracked with it.
 ///
 /// # Safety
-/// As for [`RowFilter::new`].
+/// As for [`prepare`].
 pub unsafe fn check(relation: pg_sys::Relation, text: &str) {
     // SAFETY: as the caller promises. Caught only to be raised again under our code: the statement ends in any case.
     unsafe {
-        PgTryBuilder::new(AssertUnwindSafe(|| drop(RowFilter::new(relation, text))))
+        PgTryBuilder::new(AssertUnwindSafe(|| drop(prepare(relation, text))))
             .catch_others(|error| match error {
                 CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
                     let ours = report.hint().is_some_and(|hint| hint.ends_with(']'));
@@ -143,6 +87,9 @@ unsafe fn condition(relation: pg_sys::Relation, text: &str) -> *mut pg_sys::Node
             .raise();
         }
         pg_sys::free_parsestate(state);
+        // A virtual column is what it is computed from.
+        #[cfg(feature = "pg18")]
+        let expression = pg_sys::expand_generated_columns_in_expr(expression, relation, 1);
         expression
     }
 }

@@ -35,6 +35,8 @@ pub struct KafkaSettings {
     /// Milliseconds, -1 for ever.
     pub retention_ms: i64,
     pub tombstones: bool,
+    /// `cdc.oversize = stub`
+    pub stubs: bool,
     /// `cdc.sender_memory`: half of it for librdkafka, a quarter each for the channel and for open transactions.
     pub memory_bytes: usize,
     pub heartbeat_ms: u64,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use change::body::Body;
 use change::chunk;
-use change::envelope::{Audience, Commit, Event, Renderer};
+use change::envelope::{Audience, Commit, Event, Renderer, Sent};
 use change::partition::partition_of;
 use change::position::Ends;
 use change::wire::WireError;
@@ -23,7 +23,7 @@ use rdkafka::bindings as rd;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use rdkafka::util::Timeout;
@@ -32,6 +32,8 @@ use super::board::{Board, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::position::{Done, Progress, Progresses};
 use super::topics::{self, Design};
+use crate::shared;
+use crate::topic_counters::TopicCounter;
 
 /// Work for the thread, in commit order: a beginning, rows, an end.
 pub enum Work {
@@ -62,6 +64,13 @@ const GATHER: Duration = Duration::from_millis(4);
 const LINGER_MS: &str = "1";
 /// Items taken from the channel before delivery reports are served again.
 const ITEMS_PER_ROUND: usize = 512;
+/// librdkafka writes the length of a batch into four bytes of seven bits (rd_kafka_buf_write_arraycnt_pos): what is longer
+/// reaches the broker broken, again and again. A record must stay below, with its key and headers.
+const MAX_RECORD_BYTES: usize = 268_000_000;
+/// Room for what a batch has besides keys, values and headers.
+const BATCH_OVERHEAD_BYTES: usize = 512;
+/// A buffer that one large row made larger is given back to this.
+const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// The thread looks around at least this often, though nothing woke it.
 const IDLE_MS: i32 = 1000;
 
@@ -100,10 +109,14 @@ struct Deliveries {
     first: u64,
     in_flight: VecDeque<InFlight>,
     unacknowledged: u64,
+    /// Keys and values of these records.
+    unacknowledged_bytes: usize,
     /// Code, message, bytes of the value, topic.
     failure: Option<(RDKafkaErrorCode, String, usize, usize)>,
     /// By topic and number.
     partitions: Vec<Vec<Partition>>,
+    /// By topic, in shared memory.
+    counters: Vec<Option<&'static TopicCounter>>,
     /// How many of them have [`BUSY_RECORDS`] or more on their way.
     busy_partitions: u32,
     /// Partitions whose record was acknowledged without an offset (a duplicate that the broker had already).
@@ -129,19 +142,46 @@ impl ClientContext for Context {
     }
 }
 
-/// Which transaction and topic a record belongs to, in the one word that librdkafka carries along.
-fn opaque_of(transaction: u64, topic: usize) -> usize {
-    (transaction as usize) << 16 | topic
+/// What a record belongs to, in the one word that librdkafka carries along.
+#[derive(Debug, Clone, Copy)]
+struct Belongs {
+    transaction: u64,
+    topic: usize,
+    /// It is an event, and not a tombstone or a copy in a further partition.
+    counts: bool,
+}
+
+impl Belongs {
+    fn to_word(self) -> usize {
+        (self.transaction as usize) << 17 | usize::from(self.counts) << 16 | self.topic
+    }
+
+    fn of_word(word: usize) -> Belongs {
+        Belongs {
+            transaction: (word >> 17) as u64,
+            topic: word & 0xffff,
+            counts: word >> 16 & 1 == 1,
+        }
+    }
 }
 
 impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        let (transaction, topic) = ((opaque >> 16) as u64, opaque & 0xffff);
+        let Belongs {
+            transaction,
+            topic,
+            counts,
+        } = Belongs::of_word(opaque);
         let mut deliveries = lock(&self.deliveries);
         let deliveries = &mut *deliveries;
         deliveries.unacknowledged -= 1;
+        let message: &BorrowedMessage<'_> = match result {
+            Ok(message) => message,
+            Err((_, message)) => message,
+        };
+        deliveries.unacknowledged_bytes -= message.payload_len() + message.key_len();
         match result {
             Ok(message) => {
                 if let Some(in_flight) = deliveries
@@ -149,6 +189,9 @@ impl ProducerContext for Context {
                     .get_mut((transaction - deliveries.first) as usize)
                 {
                     in_flight.unacknowledged -= 1;
+                    if counts && let Some(Some(counter)) = deliveries.counters.get(topic) {
+                        counter.count(message.payload_len(), in_flight.commit.commit_us);
+                    }
                 }
                 let (number, offset) = (message.partition(), message.offset());
                 let Some(partition) = deliveries
@@ -189,6 +232,8 @@ struct Topic {
     name: String,
     topic_id: String,
     partitions: i32,
+    /// What it takes, keys and headers included; only where events can be made smaller.
+    max_record_bytes: usize,
 }
 
 /// Why rendering or producing stopped.
@@ -217,7 +262,7 @@ pub fn run(
         ("linger.ms", LINGER_MS.to_owned()),
         ("batch.size", "1000000".to_owned()),
         ("batch.num.messages", "100000".to_owned()),
-        ("message.max.bytes", "1000000000".to_owned()),
+        ("message.max.bytes", MAX_RECORD_BYTES.to_string()),
         ("queue.buffering.max.messages", "1000000".to_owned()),
         ("statistics.interval.ms", "2000".to_owned()),
     ];
@@ -227,10 +272,8 @@ pub fn run(
         config.set(name, value);
     }
     config
-        .set(
-            "queue.buffering.max.kbytes",
-            (settings.memory_bytes / 2 / 1024).max(1024).to_string(),
-        )
+        // Bounded by `count_in`, which lets one event pass that is larger than the bound.
+        .set("queue.buffering.max.kbytes", "2097151")
         .set("enable.idempotence", "true")
         .set("enable.gapless.guarantee", "true")
         .set("acks", "all")
@@ -443,6 +486,8 @@ impl Shipper<'_> {
                 let done = opened
                     .map_err(|error| Stop::Undecodable(error.to_string()))
                     .and_then(|()| self.render(&body));
+                body.clear();
+                body.shrink_to(KEPT_BUFFER_BYTES);
                 self.body = body;
                 self.board
                     .queued_bytes
@@ -491,22 +536,34 @@ impl Shipper<'_> {
         done
     }
 
-    fn send(&mut self, event: &Event<'_>, transaction: u64) -> Result<(), Stop> {
+    fn send(&mut self, event: &Event<'_>, transaction: u64) -> Result<Sent, Stop> {
         let index = match self.topic_indexes.get(event.topic) {
             Some(index) => *index,
             None => self.open_topic(event.topic)?,
         };
+        if self.settings.stubs && event.can_shrink {
+            let headers = event.headers.iter();
+            let besides = headers
+                .map(|(name, value)| name.count_bytes() + value.len() + 10)
+                .sum::<usize>()
+                + event.key.map_or(0, <[u8]>::len)
+                + BATCH_OVERHEAD_BYTES;
+            let limit_bytes = self.topics[index].max_record_bytes.saturating_sub(besides);
+            if event.value.is_some_and(|value| value.len() > limit_bytes) {
+                return Ok(Sent::TooLarge { limit_bytes });
+            }
+        }
         let partitions = self.topics[index].partitions;
         match event.audience {
-            Audience::Key => self.send_to(
-                event,
-                index,
-                partition_of(event.key, partitions),
-                transaction,
-            ),
-            Audience::EveryPartition => (0..partitions)
-                .try_for_each(|partition| self.send_to(event, index, partition, transaction)),
-        }
+            Audience::Key => {
+                let partition = partition_of(event.key, partitions);
+                self.send_to(event, index, partition, transaction, true)
+            }
+            Audience::EveryPartition => (0..partitions).try_for_each(|partition| {
+                self.send_to(event, index, partition, transaction, partition == 0)
+            }),
+        }?;
+        Ok(Sent::Taken)
     }
 
     fn send_to(
@@ -515,6 +572,7 @@ impl Shipper<'_> {
         topic: usize,
         partition: i32,
         transaction: u64,
+        first_copy: bool,
     ) -> Result<(), Stop> {
         // Kept from one record to the next: their number is the application's where it emits an event.
         let mut arguments = std::mem::take(&mut self.arguments);
@@ -552,11 +610,15 @@ impl Shipper<'_> {
         );
         push(kind::RD_KAFKA_VTYPE_KEY, bytes(event.key));
         push(kind::RD_KAFKA_VTYPE_VALUE, bytes(event.value));
-        let opaque = opaque_of(transaction, topic);
+        let belongs = Belongs {
+            transaction,
+            topic,
+            counts: first_copy && event.value.is_some(),
+        };
         push(
             kind::RD_KAFKA_VTYPE_OPAQUE,
             rd::rd_kafka_vu_s__bindgen_ty_1 {
-                ptr: opaque as *mut c_void,
+                ptr: belongs.to_word() as *mut c_void,
             },
         );
         for (name, value) in event.headers.iter() {
@@ -570,7 +632,8 @@ impl Shipper<'_> {
                 rd::rd_kafka_vu_s__bindgen_ty_1 { header },
             );
         }
-        while !self.count_in(topic, partition) {
+        let bytes = event.key.map_or(0, <[u8]>::len) + event.value.map_or(0, <[u8]>::len);
+        while !self.count_in(topic, partition, bytes) {
             self.serve();
             if self.is_over() {
                 return Err(Stop::Over);
@@ -618,10 +681,14 @@ impl Shipper<'_> {
         Ok(())
     }
 
-    /// Counts a record as on its way; not while the partition's first one is.
-    fn count_in(&mut self, topic: usize, number: i32) -> bool {
+    /// Counts a record as on its way; not while the partition's first one is, nor while memory is short.
+    fn count_in(&mut self, topic: usize, number: i32, bytes: usize) -> bool {
+        let limit = self.settings.memory_bytes / 2;
         let mut deliveries = self.deliveries();
         let deliveries = &mut *deliveries;
+        if deliveries.unacknowledged_bytes > 0 && deliveries.unacknowledged_bytes + bytes > limit {
+            return false;
+        }
         let partition = &mut deliveries.partitions[topic][number as usize];
         match partition.acquaintance {
             Acquaintance::FirstSent => return false,
@@ -633,6 +700,7 @@ impl Shipper<'_> {
             deliveries.busy_partitions += 1;
         }
         deliveries.unacknowledged += 1;
+        deliveries.unacknowledged_bytes += bytes;
         if let Some(last) = deliveries.in_flight.back_mut() {
             last.unacknowledged += 1;
         }
@@ -684,6 +752,22 @@ impl Shipper<'_> {
             self.board.kafka_wake.wait(IDLE_MS);
         };
         self.board.set_trouble(None);
+        let max_record_bytes = if settings.stubs {
+            // SAFETY: as above.
+            let limit = unsafe { topics::max_message_bytes(client, name) };
+            match limit {
+                Ok(limit) => limit.min(MAX_RECORD_BYTES),
+                Err(error) => {
+                    self.board.log(format!(
+                        "pg_cdc: max.message.bytes of topic \"{name}\" cannot be read: {}",
+                        error.message
+                    ));
+                    MAX_RECORD_BYTES
+                }
+            }
+        } else {
+            MAX_RECORD_BYTES
+        };
         let c_name = CString::new(name).unwrap_or_default();
         // SAFETY: the producer's handle is live; the topic's handle is destroyed by `close`.
         let handle = unsafe { rd::rd_kafka_topic_new(client, c_name.as_ptr(), ptr::null_mut()) };
@@ -693,6 +777,7 @@ impl Shipper<'_> {
             name: name.to_owned(),
             topic_id: described.topic_id,
             partitions: described.partitions,
+            max_record_bytes,
         });
         self.topic_indexes.insert(name.to_owned(), index);
         {
@@ -702,7 +787,12 @@ impl Shipper<'_> {
                 acquaintance: Acquaintance::None,
             };
             let partitions = vec![new; described.partitions as usize];
-            self.deliveries().partitions.push(partitions);
+            let mut deliveries = self.deliveries();
+            deliveries.partitions.push(partitions);
+            let counters = shared::shared().map(|shared| &shared.topic_counters);
+            deliveries
+                .counters
+                .push(counters.and_then(|counters| counters.claim(name)));
         }
         self.board.read(|facts| facts.topics = index as u32 + 1);
         Ok(index)
@@ -820,8 +910,12 @@ impl Shipper<'_> {
                     message: format!(
                         "event of {value_bytes} bytes is too large for topic \"{name}\""
                     ),
-                    remedy: "Raise max.message.bytes of the topic, then SELECT pg_reload_conf()."
-                        .to_owned(),
+                    remedy: if value_bytes < MAX_RECORD_BYTES {
+                        "Raise max.message.bytes of the topic, or set cdc.oversize = 'stub'; then SELECT pg_reload_conf()."
+                    } else {
+                        "Set cdc.oversize = 'stub', then SELECT pg_reload_conf(): no topic takes so much from this client."
+                    }
+                    .to_owned(),
                 })
             }
             code => Failure::Rewind(trouble_of(code, &self.settings.brokers, &message)),

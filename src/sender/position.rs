@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use change::chunk::MacKey;
 use change::datetime::EPOCH_US;
+use change::hex::hex;
 use change::position::{Ends, Events, FORMAT, Key, Position, Record};
-use change::version::put_nonce;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -557,15 +557,13 @@ impl Writer<'_> {
         }
         let (commit_lsn, nonce, events, commit_ts_us) = match (done, last) {
             (Some(done), _) => {
-                let mut nonce = Vec::new();
-                put_nonce(&mut nonce, &done.nonce);
                 let events = Events {
                     done: done.events,
                     of: done.events,
                 };
                 (
                     done.commit_lsn,
-                    String::from_utf8_lossy(&nonce).into_owned(),
+                    hex(&done.nonce),
                     events,
                     done.commit_us + EPOCH_US,
                 )

@@ -202,6 +202,64 @@ unsafe fn describe(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described,
     }
 }
 
+/// What a topic takes at most: its `max.message.bytes`, the broker's default included.
+///
+/// # Safety
+/// `client` is a live handle.
+pub unsafe fn max_message_bytes(
+    client: *mut rd::rd_kafka_t,
+    name: &str,
+) -> Result<usize, TopicError> {
+    let c_name = CString::new(name).unwrap_or_default();
+    // SAFETY: as the caller promises; the resource is freed; the result is read before its event is freed.
+    unsafe {
+        let resource = rd::rd_kafka_ConfigResource_new(
+            rd::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC,
+            c_name.as_ptr(),
+        );
+        let call = Call::new(
+            client,
+            rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS,
+        );
+        let mut resources = [resource];
+        rd::rd_kafka_DescribeConfigs(client, resources.as_mut_ptr(), 1, call.options, call.queue);
+        rd::rd_kafka_ConfigResource_destroy(resource);
+        call.answer(|event| {
+            let mut count = 0;
+            let resources = rd::rd_kafka_DescribeConfigs_result_resources(
+                rd::rd_kafka_event_DescribeConfigs_result(event),
+                &mut count,
+            );
+            let unknown = |code, message: String| TopicError { code, message };
+            if resources.is_null() || count == 0 {
+                return Err(unknown(
+                    rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN,
+                    "the broker described no topic".to_owned(),
+                ));
+            }
+            let code = rd::rd_kafka_ConfigResource_error(*resources);
+            if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return Err(unknown(
+                    code,
+                    text(rd::rd_kafka_ConfigResource_error_string(*resources)),
+                ));
+            }
+            let mut count = 0;
+            let entries = rd::rd_kafka_ConfigResource_configs(*resources, &mut count);
+            (0..count)
+                .map(|index| *entries.add(index))
+                .find(|entry| text(rd::rd_kafka_ConfigEntry_name(*entry)) == "max.message.bytes")
+                .and_then(|entry| text(rd::rd_kafka_ConfigEntry_value(entry)).parse().ok())
+                .ok_or_else(|| {
+                    unknown(
+                        rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN,
+                        "the broker did not say".to_owned(),
+                    )
+                })
+        })
+    }
+}
+
 unsafe fn create(
     client: *mut rd::rd_kafka_t,
     name: &str,

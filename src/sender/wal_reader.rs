@@ -16,6 +16,10 @@ const PAGE_BYTES: u64 = pg_sys::XLOG_BLCKSZ as u64;
 pub const SHORT_HEADER_BYTES: u64 = 24;
 pub const LONG_HEADER_BYTES: u64 = 40;
 
+/// The reader's buffer for records that cross pages grows with the largest of them, up to 1 GB; above this it is given
+/// back.
+const KEPT_BUFFER_BYTES: u32 = 16 * 1024 * 1024;
+
 /// A reader at some place of the WAL.
 pub struct WalReader {
     state: *mut pg_sys::XLogReaderState,
@@ -89,9 +93,25 @@ impl WalReader {
         unsafe { (*self.state).EndRecPtr }
     }
 
+    /// Gives back the memory of a large record: nothing of it is needed between two records.
+    fn trim(&mut self) {
+        // SAFETY: allocated by the reader in its own memory context, and enlarged by it where that is needed; it takes
+        // five pages for granted (allocate_recordbuf in xlogreader.c).
+        unsafe {
+            let state = &mut *self.state;
+            if state.readRecordBufSize > KEPT_BUFFER_BYTES {
+                let bytes = 5 * pg_sys::XLOG_BLCKSZ;
+                state.readRecordBuf =
+                    pg_sys::repalloc(state.readRecordBuf.cast(), bytes as usize).cast();
+                state.readRecordBufSize = bytes;
+            }
+        }
+    }
+
     /// The next record; `None` if it is not flushed yet.
     pub fn next(&mut self) -> Result<Option<Record<'_>>, WalError> {
         self.progress.not_flushed = false;
+        self.trim();
         let mut message: *mut c_char = std::ptr::null_mut();
         let state = self.state;
         // A missing segment is an ERROR of the page callback: caught here, for it is a state of the sender, not its end.

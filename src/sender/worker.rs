@@ -48,8 +48,6 @@ const RECORD_EVERY_BYTES: u64 = 16 * 1024 * 1024;
 const CATCHING_UP_BYTES: u64 = 16 * 1024 * 1024;
 /// Events after which an idle sender gives memory back to the system.
 const TRIM_EVERY_EVENTS: u64 = 20_000;
-/// Chunks kept while a transaction is sorted.
-const SORT_CACHE_CHUNKS: usize = 32;
 /// Records read before the latch and the board are looked at again.
 const RECORDS_PER_ROUND: usize = 10_000;
 
@@ -423,6 +421,7 @@ fn read_settings() -> Result<KafkaSettings, Trouble> {
             retention_min * 60_000
         },
         tombstones: settings::TOMBSTONES.get(),
+        stubs: settings::OVERSIZE.get() == settings::Oversize::Stub,
         memory_bytes: settings::SENDER_MEMORY.get() as usize * 1024,
         heartbeat_ms: settings::HEARTBEAT_INTERVAL.get() as u64,
     })
@@ -813,8 +812,11 @@ impl Session<'_> {
         chunks: &[ChunkPlace],
         again: &mut Option<WalReader>,
     ) -> Result<(), Interrupted> {
+        // The newest bodies, as far as memory allows.
+        let limit = self.settings.memory_bytes / 4;
         let mut cache: std::collections::VecDeque<(u32, Rc<Vec<u8>>)> =
             std::collections::VecDeque::new();
+        let mut cached_bytes = 0;
         let session = std::cell::RefCell::new(self);
         change::order::sort(
             chunks.len() as u32,
@@ -835,8 +837,11 @@ impl Session<'_> {
                 let opened = chunk::read(sealed).and_then(|chunk| chunk.body_into(&mut body));
                 opened.map_err(|_| Interrupted::Wire(WireError::Invalid("chunk body")))?;
                 let body = Rc::new(body);
-                if cache.len() == SORT_CACHE_CHUNKS {
-                    cache.pop_front();
+                cached_bytes += body.len();
+                while cached_bytes > limit
+                    && let Some((_, oldest)) = cache.pop_front()
+                {
+                    cached_bytes -= oldest.len();
                 }
                 cache.push_back((index, Rc::clone(&body)));
                 Ok(body)

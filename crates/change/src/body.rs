@@ -8,7 +8,9 @@
 //! record   length (4) | code (1) | rest
 //!          16 context switch: index                 17 statement: its start, microseconds since 2000-01-01
 //!          1..7 row: relation, sequence and command as differences to the row before | images
-//! image    flags (1): bit 0 null bitmap, bit 1 changed bitmap | [changed bitmap] [null bitmap] values
+//! image    flags (1): bit 0 null bitmap, bit 1 changed bitmap, bit 2 stub bitmap
+//!          | [changed bitmap] [null bitmap] [stub bitmap] values
+//! stub     bytes (8) | SHA-256 (32)      instead of a value that is too large to be shipped
 //! ```
 //! An UPDATE has the whole old image and, of the new one, only the columns that changed. Strings are UTF-8.
 
@@ -21,6 +23,9 @@ const CODE_STATEMENT: u8 = 17;
 const CODE_KEY_CHANGED: u8 = 0x80;
 const IMAGE_NULLS: u8 = 1;
 const IMAGE_CHANGED: u8 = 2;
+const IMAGE_STUBS: u8 = 4;
+/// Bytes of a stub.
+const STUB_BYTES: usize = 8 + 32;
 /// Bytes of a record before its content.
 const RECORD_LENGTH_BYTES: usize = 4;
 
@@ -434,13 +439,33 @@ impl<'a> Emission<'a> {
 pub struct ImageMarks {
     changed: Option<usize>,
     nulls: Option<usize>,
+    stubs: Option<usize>,
+}
+
+/// Bytes that [`begin_image`] appends at most.
+pub fn image_head_capacity(columns: usize) -> usize {
+    1 + 3 * columns.div_ceil(8)
+}
+
+/// The bitmaps that an image has.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Bitmaps {
+    pub nulls: bool,
+    /// Only for the new image of an UPDATE.
+    pub changed: bool,
+    pub stubs: bool,
 }
 
 /// Begins an image of `columns` columns with room for the bitmaps it needs; the values follow in column order.
 #[inline]
-pub fn begin_image(out: &mut Vec<u8>, columns: usize, nulls: bool, changed: bool) -> ImageMarks {
+pub fn begin_image(out: &mut Vec<u8>, columns: usize, bitmaps: Bitmaps) -> ImageMarks {
     let bitmap_bytes = columns.div_ceil(8);
-    out.push(if nulls { IMAGE_NULLS } else { 0 } | if changed { IMAGE_CHANGED } else { 0 });
+    let flag = |flag: u8, wanted: bool| if wanted { flag } else { 0 };
+    out.push(
+        flag(IMAGE_NULLS, bitmaps.nulls)
+            | flag(IMAGE_CHANGED, bitmaps.changed)
+            | flag(IMAGE_STUBS, bitmaps.stubs),
+    );
     let mut bitmap = |wanted: bool| {
         wanted.then(|| {
             let start = out.len();
@@ -449,8 +474,9 @@ pub fn begin_image(out: &mut Vec<u8>, columns: usize, nulls: bool, changed: bool
         })
     };
     ImageMarks {
-        changed: bitmap(changed),
-        nulls: bitmap(nulls),
+        changed: bitmap(bitmaps.changed),
+        nulls: bitmap(bitmaps.nulls),
+        stubs: bitmap(bitmaps.stubs),
     }
 }
 
@@ -460,6 +486,16 @@ impl ImageMarks {
     pub fn set_null(&self, out: &mut [u8], index: usize) {
         if let Some(start) = self.nulls {
             out[start + index / 8] |= 1 << (index % 8);
+        }
+    }
+
+    /// Appends a stub for column `index`: the value has `bytes` bytes and this digest. Only for images begun with
+    /// `stubs`.
+    pub fn put_stub(&self, out: &mut Vec<u8>, index: usize, bytes: u64, sha256: &[u8; 32]) {
+        if let Some(start) = self.stubs {
+            out[start + index / 8] |= 1 << (index % 8);
+            out.extend_from_slice(&bytes.to_le_bytes());
+            out.extend_from_slice(sha256);
         }
     }
 
@@ -628,11 +664,23 @@ impl<'a> Iterator for Rows<'_, 'a> {
     }
 }
 
-/// Reads a whole image into `values`: one entry per column, `None` for NULL.
+/// What an image has for a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'a> {
+    Null,
+    Given(&'a [u8]),
+    /// The value was too large: its length and SHA-256.
+    Stub {
+        bytes: u64,
+        sha256: &'a [u8],
+    },
+}
+
+/// Reads a whole image into `values`: one entry per column.
 pub fn read_image<'a>(
     cursor: &mut Cursor<'a>,
     columns: &[Column<'_>],
-    values: &mut Vec<Option<&'a [u8]>>,
+    values: &mut Vec<Value<'a>>,
 ) -> Result<(), WireError> {
     read_values(cursor, columns, None, values)
 }
@@ -641,8 +689,8 @@ pub fn read_image<'a>(
 pub fn read_new_image<'a>(
     cursor: &mut Cursor<'a>,
     columns: &[Column<'_>],
-    before: &[Option<&'a [u8]>],
-    values: &mut Vec<Option<&'a [u8]>>,
+    before: &[Value<'a>],
+    values: &mut Vec<Value<'a>>,
 ) -> Result<(), WireError> {
     read_values(cursor, columns, Some(before), values)
 }
@@ -650,26 +698,23 @@ pub fn read_new_image<'a>(
 fn read_values<'a>(
     cursor: &mut Cursor<'a>,
     columns: &[Column<'_>],
-    before: Option<&[Option<&'a [u8]>]>,
-    values: &mut Vec<Option<&'a [u8]>>,
+    before: Option<&[Value<'a>]>,
+    values: &mut Vec<Value<'a>>,
 ) -> Result<(), WireError> {
     let flags = cursor.u8()?;
-    if flags & !(IMAGE_NULLS | IMAGE_CHANGED) != 0
+    if flags & !(IMAGE_NULLS | IMAGE_CHANGED | IMAGE_STUBS) != 0
         || (flags & IMAGE_CHANGED != 0) != before.is_some()
     {
         return Err(WireError::Invalid("image flags"));
     }
     let bitmap_bytes = columns.len().div_ceil(8);
-    let changed = if flags & IMAGE_CHANGED != 0 {
-        Some(cursor.take(bitmap_bytes)?)
-    } else {
-        None
+    let mut bitmap = |flag: u8| match flags & flag {
+        0 => Ok(None),
+        _ => cursor.take(bitmap_bytes).map(Some),
     };
-    let nulls = if flags & IMAGE_NULLS != 0 {
-        Some(cursor.take(bitmap_bytes)?)
-    } else {
-        None
-    };
+    let changed = bitmap(IMAGE_CHANGED)?;
+    let nulls = bitmap(IMAGE_NULLS)?;
+    let stubs = bitmap(IMAGE_STUBS)?;
     let is_set = |bitmap: Option<&[u8]>, index: usize| {
         bitmap.is_some_and(|bitmap| bitmap[index / 8] >> (index % 8) & 1 == 1)
     };
@@ -679,8 +724,15 @@ fn read_values<'a>(
             Some(before) if !is_set(changed, index) => {
                 *before.get(index).ok_or(WireError::Invalid("old image"))?
             }
-            _ if is_set(nulls, index) => None,
-            _ => Some(take_value(cursor, &column.kind)?),
+            _ if is_set(nulls, index) => Value::Null,
+            _ if is_set(stubs, index) => {
+                let mut stub = Cursor::new(cursor.take(STUB_BYTES)?);
+                Value::Stub {
+                    bytes: stub.u64()?,
+                    sha256: stub.rest(),
+                }
+            }
+            _ => Value::Given(take_value(cursor, &column.kind)?),
         };
         values.push(value);
     }
@@ -736,27 +788,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn images_come_back(old: [Pair; 5], new: [Pair; 5], same in any::<[bool; 5]>()) {
+        fn images_come_back(old: [Pair; 5], new: [Pair; 5], same in any::<[bool; 5]>(), large in 2usize..20, stubs: bool) {
             let kinds: Vec<Kind> = (0..5).flat_map(|_| [Kind::Int8, Kind::Bytea]).collect();
             let columns: Vec<Column<'_>> = kinds.iter().map(|kind| Column { name: "c", kind: kind.clone(), masked: None }).collect();
             let new: Vec<Pair> = old.iter().zip(&new).zip(same).map(|((old, new), same)| if same { old.clone() } else { new.clone() }).collect();
             let (old, new) = (flat(&old), flat(&new));
+            let is_stub = |value: &[u8]| stubs && value.len() > large;
+            let digest = [7; 32];
 
             let mut out = Vec::new();
-            let marks = begin_image(&mut out, kinds.len(), old.contains(&None), false);
-            for (index, value) in old.iter().enumerate() {
-                match value {
-                    None => marks.set_null(&mut out, index),
-                    Some(value) => put(&mut out, &kinds[index], value),
-                }
-            }
-            let marks = begin_image(&mut out, kinds.len(), new.contains(&None), true);
+            let put_one = |out: &mut Vec<u8>, marks: &ImageMarks, index: usize, value: &Option<Vec<u8>>| match value {
+                None => marks.set_null(out, index),
+                Some(value) if is_stub(value) => marks.put_stub(out, index, value.len() as u64, &digest),
+                Some(value) => put(out, &kinds[index], value),
+            };
+            let marks = begin_image(&mut out, kinds.len(), Bitmaps { nulls: old.contains(&None), changed: false, stubs });
+            old.iter().enumerate().for_each(|(index, value)| put_one(&mut out, &marks, index, value));
+            let marks = begin_image(&mut out, kinds.len(), Bitmaps { nulls: new.contains(&None), changed: true, stubs });
             for (index, value) in new.iter().enumerate().filter(|(index, value)| old[*index] != **value) {
                 marks.set_changed(&mut out, index);
-                match value {
-                    None => marks.set_null(&mut out, index),
-                    Some(value) => put(&mut out, &kinds[index], value),
-                }
+                put_one(&mut out, &marks, index, value);
             }
 
             let mut cursor = Cursor::new(&out);
@@ -764,9 +815,14 @@ mod tests {
             read_image(&mut cursor, &columns, &mut before).unwrap();
             read_new_image(&mut cursor, &columns, &before, &mut after).unwrap();
             prop_assert!(cursor.is_empty());
-            let owned = |values: &[Option<&[u8]>]| values.iter().map(|value| value.map(<[u8]>::to_vec)).collect::<Vec<_>>();
-            prop_assert_eq!(owned(&before), old);
-            prop_assert_eq!(owned(&after), new);
+            for (read, written) in [(&before, &old), (&after, &new)] {
+                let expected: Vec<Value<'_>> = written.iter().map(|value| match value {
+                    None => Value::Null,
+                    Some(value) if is_stub(value) => Value::Stub { bytes: value.len() as u64, sha256: &digest },
+                    Some(value) => Value::Given(value),
+                }).collect();
+                prop_assert_eq!(read, &expected);
+            }
         }
     }
 }

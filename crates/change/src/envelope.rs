@@ -3,8 +3,11 @@
 use std::ffi::CStr;
 use std::ops::Range;
 
-use crate::body::{self, Body, Column, Context, Emission, Masked, Op, Relation, Row};
+use sha2::{Digest, Sha256};
+
+use crate::body::{self, Body, Column, Context, Emission, Masked, Op, Relation, Row, Value};
 use crate::datetime::EPOCH_US;
+use crate::hex::put_hex;
 use crate::json::{put_integer, put_optional_string, put_string};
 use crate::topic_name;
 use crate::value::{Mark, put_value};
@@ -13,6 +16,10 @@ use crate::wire::{Cursor, WireError};
 
 /// `source.version` of the events.
 const PRODUCT_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// A buffer that one large row made larger is given back to this.
+const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Values that are not longer than this are no stubs, for a stub would not be shorter.
+const SHORTEST_STUB_BYTES: usize = 256;
 const TRUNCATE_KEY: &[u8] = br#"{"__cdc":"truncate"}"#;
 const SCHEMA_KEY: &[u8] = br#"{"__cdc":"schema"}"#;
 
@@ -51,7 +58,22 @@ pub struct Event<'a> {
     /// `None` is a tombstone.
     pub value: Option<&'a [u8]>,
     pub headers: &'a Headers,
+    /// Large values of the images can still become stubs.
+    pub can_shrink: bool,
 }
+
+/// What becomes of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    Taken,
+    /// Its topic takes values of so many bytes at most: it comes again with stubs. Only for [`Event::can_shrink`].
+    TooLarge {
+        limit_bytes: usize,
+    },
+}
+
+/// Takes the records.
+pub type Emit<'e, E> = dyn FnMut(&Event<'_>) -> Result<Sent, E> + 'e;
 
 /// Headers of one record, in one buffer that is used again and again.
 #[derive(Debug, Default)]
@@ -159,8 +181,8 @@ struct Shape<'a> {
     op: &'static str,
     audience: Audience,
     key: Option<&'a [u8]>,
-    before: Option<&'a [Option<&'a [u8]>]>,
-    after: Option<&'a [Option<&'a [u8]>]>,
+    before: Option<&'a [Value<'a>]>,
+    after: Option<&'a [Value<'a>]>,
     schema_change: Option<&'a str>,
     /// `__debezium.newkey` or `__debezium.oldkey`, and that key.
     other_key: Option<(&'static CStr, &'a [u8])>,
@@ -194,8 +216,10 @@ impl Renderer {
         }
     }
 
-    /// Begins the next transaction, keeping the buffers.
+    /// Begins the next transaction, keeping the buffers unless a large row made them large.
     pub fn begin(&mut self, commit: Commit) {
+        self.buffers.value.clear();
+        self.buffers.value.shrink_to(KEPT_BUFFER_BYTES);
         self.commit = commit;
         self.sequence = 0;
         self.orders.clear();
@@ -213,7 +237,7 @@ impl Renderer {
         body: &Body<'_>,
         sent_us: i64,
         tombstones: bool,
-        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+        emit: &mut Emit<'_, E>,
     ) -> Result<(), E> {
         let mut texts = BodyTexts {
             relations: body.relations.iter().map(|_| None).collect(),
@@ -292,7 +316,7 @@ impl Renderer {
         headers: &mut Headers,
         emission: &Emission<'_>,
         context: &Context<'_>,
-        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+        emit: &mut Emit<'_, E>,
     ) -> Result<(), E> {
         self.sequence += 1;
         let version = self.version(0);
@@ -322,7 +346,9 @@ impl Renderer {
             key: emission.key.map(str::as_bytes),
             value: emission.payload.map(str::as_bytes),
             headers,
+            can_shrink: false,
         })
+        .map(drop)
     }
 
     /// The version of the newest event.
@@ -419,9 +445,9 @@ impl Renderer {
         &mut self,
         here: &Here<'_>,
         buffers: &mut Buffers,
-        before: &[Option<&[u8]>],
-        after: &[Option<&[u8]>],
-        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+        before: &[Value<'_>],
+        after: &[Value<'_>],
+        emit: &mut Emit<'_, E>,
     ) -> Result<(), E> {
         let key = &here.relation.key;
         if here.row.op == Op::Update && !here.row.key_changed {
@@ -443,9 +469,9 @@ impl Renderer {
         here: &Here<'_>,
         buffers: &mut Buffers,
         op: &'static str,
-        before: Option<&[Option<&[u8]>]>,
-        after: Option<&[Option<&[u8]>]>,
-        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+        before: Option<&[Value<'_>]>,
+        after: Option<&[Value<'_>]>,
+        emit: &mut Emit<'_, E>,
     ) -> Result<(), E> {
         let mut keys = std::mem::take(&mut buffers.keys);
         let other_key = std::mem::take(&mut buffers.other_key);
@@ -485,10 +511,29 @@ impl Renderer {
         here: &Here<'_>,
         buffers: &mut Buffers,
         shape: &Shape<'_>,
-        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+        emit: &mut Emit<'_, E>,
     ) -> Result<(), E> {
         self.sequence += 1;
         let order = self.next_order(here.relation.oid);
+        let mut longest = usize::MAX;
+        loop {
+            self.put_event(here, buffers, shape, order, longest)?;
+            match self.send(here, buffers, shape, longest, emit)? {
+                Sent::Taken => return Ok(()),
+                Sent::TooLarge { limit_bytes } => longest = longest.min(limit_bytes / 2) / 2,
+            }
+        }
+    }
+
+    /// Renders the value; values of the images that are longer than `longest` bytes become stubs.
+    fn put_event(
+        &self,
+        here: &Here<'_>,
+        buffers: &mut Buffers,
+        shape: &Shape<'_>,
+        order: u64,
+        longest: usize,
+    ) -> Result<(), WireError> {
         let commit = &self.commit;
         let out = &mut buffers.value;
         out.clear();
@@ -520,15 +565,26 @@ impl Renderer {
         out.extend_from_slice(&here.texts.audit);
         out.extend_from_slice(b",\"before\":");
         let [before_marks, after_marks] = &mut buffers.marks;
-        put_image(out, before_marks, here, shape.before)?;
+        put_image(out, before_marks, here, shape.before, longest)?;
         out.extend_from_slice(b",\"after\":");
-        put_image(out, after_marks, here, shape.after)?;
+        put_image(out, after_marks, here, shape.after, longest)?;
         put_marks(out, before_marks, after_marks);
         if let Some(change) = shape.schema_change {
             out.extend_from_slice(b",\"schema_change\":");
             out.extend_from_slice(change.as_bytes());
         }
         out.push(b'}');
+        Ok(())
+    }
+
+    fn send<E: From<WireError>>(
+        &self,
+        here: &Here<'_>,
+        buffers: &mut Buffers,
+        shape: &Shape<'_>,
+        longest: usize,
+        emit: &mut Emit<'_, E>,
+    ) -> Result<Sent, E> {
         let op = if shape.schema_change.is_some() {
             "schema"
         } else {
@@ -542,9 +598,10 @@ impl Renderer {
                 key: shape.key,
                 value: Some(&buffers.value),
                 headers: &buffers.headers,
+                can_shrink: shape.schema_change.is_none() && longest >= SHORTEST_STUB_BYTES,
             })
         };
-        send(topic_of(here.relation, shape.op))?;
+        let sent = send(topic_of(here.relation, shape.op))?;
         if shape.schema_change.is_some() {
             // Whoever reads only one of the table's topics learns its columns as well.
             let topics = &here.relation.topics;
@@ -554,7 +611,7 @@ impl Renderer {
                 }
             }
         }
-        Ok(())
+        Ok(sent)
     }
 
     /// The null record after a delete, so that compaction can forget the key.
@@ -563,7 +620,7 @@ impl Renderer {
         here: &Here<'_>,
         buffers: &mut Buffers,
         delete: &Shape<'_>,
-        emit: &mut dyn FnMut(&Event<'_>) -> Result<(), E>,
+        emit: &mut Emit<'_, E>,
     ) -> Result<(), E> {
         let shape = Shape {
             identity: delete.identity,
@@ -576,7 +633,9 @@ impl Renderer {
             key: shape.key,
             value: None,
             headers: &buffers.headers,
+            can_shrink: false,
         })
+        .map(drop)
     }
 
     fn put_headers(
@@ -658,29 +717,37 @@ fn put_key(
     out: &mut Vec<u8>,
     here: &Here<'_>,
     columns: &[usize],
-    image: &[Option<&[u8]>],
+    image: &[Value<'_>],
 ) -> Result<(), WireError> {
     out.clear();
     for &index in columns {
         out.push(if out.is_empty() { b'{' } else { b',' });
         out.extend_from_slice(&here.relation_texts.columns[index]);
         match image.get(index).ok_or(WireError::Invalid("key column"))? {
-            Some(bytes) => {
+            Value::Given(bytes) => {
                 put_value(out, &here.relation.columns[index].kind, bytes)?;
             }
-            None => out.extend_from_slice(b"null"),
+            Value::Null => out.extend_from_slice(b"null"),
+            // Equal values still go to one partition.
+            Value::Stub { sha256, .. } => {
+                out.push(b'"');
+                put_hex(out, sha256);
+                out.push(b'"');
+            }
         }
     }
     out.push(b'}');
     Ok(())
 }
 
-/// Appends an image as a JSON object; names of columns with a mark go to `marks`, comma after each.
+/// Appends an image as a JSON object; names of columns with a mark go to `marks`, comma after each. Values of more than
+/// `longest` bytes become stubs.
 fn put_image(
     out: &mut Vec<u8>,
     marks: &mut Vec<u8>,
     here: &Here<'_>,
-    image: Option<&[Option<&[u8]>]>,
+    image: Option<&[Value<'_>]>,
+    longest: usize,
 ) -> Result<(), WireError> {
     marks.clear();
     let Some(image) = image else {
@@ -695,8 +762,19 @@ fn put_image(
         }
         out.extend_from_slice(&names[index]);
         let Column { kind, masked, .. } = &here.relation.columns[index];
+        let digest;
+        let value = match *value {
+            Value::Given(bytes) if bytes.len() > longest => {
+                digest = Sha256::digest(bytes);
+                Value::Stub {
+                    bytes: bytes.len() as u64,
+                    sha256: &digest,
+                }
+            }
+            value => value,
+        };
         let mark: &[u8] = match (value, masked) {
-            (None, masked) => {
+            (Value::Null, masked) => {
                 out.extend_from_slice(b"null");
                 // Whether it was NULL is not to be told either.
                 match masked {
@@ -704,12 +782,22 @@ fn put_image(
                     _ => continue,
                 }
             }
-            (Some(bytes), masked) => match (put_value(out, kind, bytes)?, masked) {
+            (Value::Given(bytes), masked) => match (put_value(out, kind, bytes)?, masked) {
                 (_, Some(Masked::Hashed)) => b"\"hashed\",",
                 (_, Some(Masked::Truncated)) => b"\"truncated\",",
                 (Some(Mark::Base64), _) => b"\"base64\",",
                 (None, _) => continue,
             },
+            (Value::Stub { bytes, sha256 }, _) => {
+                out.extend_from_slice(b"null");
+                marks.extend_from_slice(&names[index]);
+                marks.extend_from_slice(b"{\"stub\":{\"bytes\":");
+                put_integer(marks, bytes);
+                marks.extend_from_slice(b",\"sha256\":\"");
+                put_hex(marks, sha256);
+                marks.extend_from_slice(b"\"}},");
+                continue;
+            }
         };
         marks.extend_from_slice(&names[index]);
         marks.extend_from_slice(mark);

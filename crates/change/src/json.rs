@@ -2,9 +2,10 @@
 
 use base64::Engine;
 
+use crate::hex::DIGITS;
+
 /// Appends `text` as a JSON string with its quotes (RFC 8259: only `"`, `\` and control characters are escaped).
 pub fn put_string(out: &mut Vec<u8>, text: &str) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let bytes = text.as_bytes();
     out.reserve(bytes.len() + 2);
     out.push(b'"');
@@ -28,8 +29,8 @@ pub fn put_string(out: &mut Vec<u8>, text: &str) {
                 b'u',
                 b'0',
                 b'0',
-                HEX[(byte >> 4) as usize],
-                HEX[(byte & 15) as usize],
+                DIGITS[(byte >> 4) as usize],
+                DIGITS[(byte & 15) as usize],
             ]),
         }
     }

@@ -11,6 +11,7 @@ pub mod chunk;
 pub mod datetime;
 pub mod envelope;
 pub mod float;
+pub mod hex;
 pub mod hstore;
 pub mod json;
 pub mod kind;

@@ -210,7 +210,7 @@ impl Output {
 mod tests {
     use super::*;
     use crate::body::{
-        Column, Context, Relation, begin_image, begin_row, end_record, mark_key_changed,
+        Bitmaps, Column, Context, Relation, begin_image, begin_row, end_record, mark_key_changed,
         put_context,
     };
     use crate::kind::Kind;
@@ -242,7 +242,14 @@ mod tests {
 
     fn put_images(out: &mut Vec<u8>, op: Op, sequence: u64) {
         let mut image = |changed: bool| {
-            let marks = begin_image(out, 1, false, changed);
+            let marks = begin_image(
+                out,
+                1,
+                Bitmaps {
+                    changed,
+                    ..Bitmaps::default()
+                },
+            );
             marks.set_changed(out, 0);
             out.extend_from_slice(&sequence.to_le_bytes());
         };

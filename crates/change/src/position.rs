@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::MacKey;
+use crate::hex::hex;
 
 /// What a record is for; each kind has its own key, so that compaction keeps the newest of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,10 +107,6 @@ impl Position {
         let same = serde_json::from_slice::<Position>(&resealed).ok()?.mac == position.mac;
         (same && position.format == FORMAT).then_some(position)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes an LSN as PostgreSQL does: `16/B374D848`.

@@ -1,5 +1,7 @@
 //! Topic names (interface 3.5): what people name their tables stays readable, and no two tables share a topic.
 
+use crate::hex::hex;
+
 /// Kafka's limit (org.apache.kafka.common.internals.Topic).
 const MAX_CHARS: usize = 249;
 /// Characters kept of a longer name, before `-xx` and 32 hexadecimal digits of its hash.
@@ -36,10 +38,7 @@ fn escape(part: &str) -> String {
 
 fn sha256_hex(bytes: &[u8]) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&sha2::Sha256::digest(bytes))
 }
 
 /// Why a text cannot be the name of a topic of ours.

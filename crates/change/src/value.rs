@@ -1,5 +1,6 @@
 //! One value of a row image as JSON (the table of types is interface 3.3).
 
+use crate::hex::put_hex;
 use crate::json::{put_base64, put_integer, put_string};
 use crate::kind::{ARRAY_ITEMS, ARRAY_TEXT, Kind};
 use crate::wire::{Cursor, WireError};
@@ -171,13 +172,17 @@ fn put_composite(
 }
 
 fn put_uuid(out: &mut Vec<u8>, bytes: &[u8; 16]) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    out.push(b'"');
-    for (index, byte) in bytes.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            out.push(b'-');
-        }
-        out.extend_from_slice(&[HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]]);
+    let mut before = b'"';
+    for group in [
+        &bytes[..4],
+        &bytes[4..6],
+        &bytes[6..8],
+        &bytes[8..10],
+        &bytes[10..],
+    ] {
+        out.push(before);
+        put_hex(out, group);
+        before = b'-';
     }
     out.push(b'"');
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+use crate::hex::{DIGITS, put_hex};
+
 /// Characters of a version's text.
 pub const VERSION_CHARS: usize = 4 + 1 + 8 + 1 + 16 + 1 + 10 + 1 + 2;
 
@@ -23,11 +24,11 @@ pub struct Version {
 impl Version {
     /// Appends the text: generation, timeline and LSN in hexadecimal, sequence and sub in decimal, all of fixed width.
     pub fn put(&self, out: &mut Vec<u8>) {
-        put_hex(out, u64::from(self.generation), 4);
+        put_digits(out, u64::from(self.generation), 4);
         out.push(b'-');
-        put_hex(out, u64::from(self.timeline), 8);
+        put_digits(out, u64::from(self.timeline), 8);
         out.push(b'-');
-        put_hex(out, self.commit_lsn, 16);
+        put_digits(out, self.commit_lsn, 16);
         out.push(b'-');
         put_decimal(out, self.sequence, 10);
         out.push(b'-');
@@ -74,7 +75,7 @@ impl fmt::Display for Version {
 
 /// Appends an event id: the transaction's nonce in hexadecimal, the sequence, and the sub if there is one.
 pub fn put_event_id(out: &mut Vec<u8>, nonce: &[u8; 16], sequence: u64, sub: u8) {
-    put_nonce(out, nonce);
+    put_hex(out, nonce);
     out.push(b'-');
     crate::json::put_integer(out, sequence);
     if sub != 0 {
@@ -85,21 +86,14 @@ pub fn put_event_id(out: &mut Vec<u8>, nonce: &[u8; 16], sequence: u64, sub: u8)
 
 /// Appends the id of an event of the application's own: known when it is emitted, so made of its place in the capture.
 pub fn put_emitted_id(out: &mut Vec<u8>, nonce: &[u8; 16], sequence: u64) {
-    put_nonce(out, nonce);
+    put_hex(out, nonce);
     out.extend_from_slice(b"-e");
     crate::json::put_integer(out, sequence);
 }
 
-/// Appends a nonce as 32 hexadecimal digits.
-pub fn put_nonce(out: &mut Vec<u8>, nonce: &[u8; 16]) {
-    for byte in nonce {
-        out.extend_from_slice(&[HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]]);
-    }
-}
-
-fn put_hex(out: &mut Vec<u8>, value: u64, chars: u32) {
+fn put_digits(out: &mut Vec<u8>, value: u64, chars: u32) {
     for place in (0..chars).rev() {
-        out.push(HEX[(value >> (4 * place) & 15) as usize]);
+        out.push(DIGITS[(value >> (4 * place) & 15) as usize]);
     }
 }
 

@@ -172,7 +172,7 @@ async fn apply_keyed(
         check_unique(table, key)?;
         let mut arrays = Arrays::new(columns.len(), changes.len());
         for change in changes {
-            arrays.push(values(table, columns, change.after()).map_err(Fault::Event)?);
+            arrays.push(change.new_values(table, columns).map_err(Fault::Event)?);
         }
         let sql = statements::insert(table, columns, Some(key));
         arrays.run(session, table, &sql).await?;
@@ -200,7 +200,7 @@ async fn apply_keyless(
         let run = run.count();
         let mut arrays = Arrays::new(columns.len(), run);
         for change in &rest[..run] {
-            arrays.push(values(table, &columns, change.after()).map_err(Fault::Event)?);
+            arrays.push(change.new_values(table, &columns).map_err(Fault::Event)?);
         }
         let sql = statements::insert(table, &columns, None);
         arrays.run(session, table, &sql).await?;
@@ -219,7 +219,7 @@ async fn change_one(
     let sql = match change.kind {
         Kind::UpdateOne => {
             let after = layout(table, change.after());
-            parameters.extend(values(table, &after, change.after()).map_err(Fault::Event)?);
+            parameters.extend(change.new_values(table, &after).map_err(Fault::Event)?);
             statements::update_one(table, &after, &before)
         }
         _ => statements::delete_one(table, &before),

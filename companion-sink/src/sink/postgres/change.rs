@@ -24,6 +24,8 @@ pub struct Change<'b> {
     pub identity: Image<'b>,
     before: Option<Image<'b>>,
     after: Option<Image<'b>>,
+    /// The first column whose new value was too large to be shipped: the image has NULL in its place.
+    stub: Option<String>,
 }
 
 /// What a change does to the table.
@@ -81,7 +83,19 @@ impl<'b> Change<'b> {
             identity,
             before: body.before,
             after: body.after,
+            stub: body.marks.and_then(|marks| marks.stub().map(str::to_owned)),
         })
+    }
+
+    /// The new image's values for the columns at `layout`; refused where one was too large to be shipped, for the
+    /// target would hold a NULL that the source never had.
+    pub fn new_values(&self, table: &Table, layout: &[usize]) -> Result<Values<'_>, Failure> {
+        match &self.stub {
+            None => values(table, layout, self.after()),
+            Some(column) => Err(Failure::refused(format!(
+                "the value of column \"{column}\" was too large to be shipped"
+            ))),
+        }
     }
 
     /// The image after the change, empty for a delete.

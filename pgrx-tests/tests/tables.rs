@@ -1,0 +1,226 @@
+//! `cdc_tables`: what a DBA sees of the tracked tables; and that a dump keeps it.
+
+use pg_cdc_tests::statements::run;
+use pg_cdc_tests::{TestBed, refusal};
+use postgres::Client;
+use serde_json::{Value, json};
+
+/// A column of a table's row, as JSON.
+fn shown(client: &mut Client, table: &str, column: &str) -> Value {
+    let query = format!(
+        "SELECT to_jsonb({column})::text FROM cdc_tables WHERE relation = '{table}'::regclass"
+    );
+    let row = client
+        .query_one(&query, &[])
+        .unwrap_or_else(|e| panic!("{query}: {e}"));
+    let json: Option<&str> = row.get(0);
+    json.map_or(Value::Null, |json| {
+        serde_json::from_str(json).expect("JSON")
+    })
+}
+
+const OPTIONS: &str =
+    "SELECT cdc_track('person', key => '{email}', operations => 'insert, update, delete',
+    exclude => '{photo}', mask => '{\"email\": \"hash\", \"notes\": \"truncate:20\"}',
+    filter => 'country = ''CH''', skip_unchanged => true, origin => 'local',
+    topics => '{\"delete\": \"DB.gone\"}')";
+
+/// A masked table with every option, in a new database; its key file is written.
+fn with_options<'a>(bed: &'a TestBed, name: &str) -> pg_cdc_tests::Database<'a> {
+    let key = bed.source().write_file("mask.key", &[7; 32], 0o600);
+    run(
+        &mut bed.source().connect("postgres"),
+        &[
+            &format!("ALTER SYSTEM SET cdc.mask_key_file = '{key}'"),
+            "SELECT pg_reload_conf()",
+        ],
+    );
+    let database = bed.database(name);
+    run(
+        &mut database.source(),
+        &[
+            "CREATE TABLE person (id int PRIMARY KEY, email text NOT NULL, notes text, photo bytea, country text)",
+            &OPTIONS.replace("DB", name),
+        ],
+    );
+    database
+}
+
+#[test]
+fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_kafka() {
+    let bed = TestBed::shared();
+    let database = with_options(bed, "tables");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE orders (id int, line int, PRIMARY KEY (line, id)) PARTITION BY RANGE (id)",
+            "CREATE TABLE orders_1 PARTITION OF orders FOR VALUES FROM (0) TO (100)",
+            "CREATE TABLE log (line text)",
+            "SELECT cdc_track('orders'), cdc_track('log')",
+        ],
+    );
+    let names = client.query_one(
+        "SELECT string_agg(relation::text, ' ' ORDER BY relation::text) FROM cdc_tables",
+        &[],
+    );
+    assert_eq!(names.expect("names").get::<_, &str>(0), "log orders person");
+    for (column, expected) in [
+        ("topic", json!("tables.public.person")),
+        ("topics", json!({"delete": "tables.gone"})),
+        ("key", json!(["email"])),
+        ("operations", json!("insert,update,delete")),
+        ("include", Value::Null),
+        ("exclude", json!(["photo"])),
+        ("mask", json!({"email": "hash", "notes": "truncate:20"})),
+        ("filter", json!("((country = 'CH'::text))")),
+        ("skip_unchanged", json!(true)),
+        ("origin", json!("local")),
+        ("state", json!("capturing")),
+        // The definition, in each of its topics.
+        ("events", json!(2)),
+        ("warning", Value::Null),
+    ] {
+        database.wait_until_in_kafka();
+        let found = shown(&mut client, "person", column);
+        if column == "filter" {
+            assert!(
+                found
+                    .as_str()
+                    .is_some_and(|filter| filter.contains("country = 'CH'")),
+                "{found}"
+            );
+        } else {
+            assert_eq!(found, expected, "{column}");
+        }
+    }
+    assert_eq!(shown(&mut client, "orders", "key"), json!(["line", "id"]));
+    assert_eq!(shown(&mut client, "log", "key"), Value::Null);
+    assert_eq!(shown(&mut client, "log", "origin"), json!("any"));
+
+    // The definition, ten rows, and a delete in its own topic; a tombstone and copies in partitions do not count.
+    run(
+        &mut client,
+        &[
+            "INSERT INTO person SELECT n, n::text, NULL, NULL, 'CH' FROM generate_series(1, 10) AS n",
+            "DELETE FROM person WHERE id = 3",
+            "INSERT INTO orders VALUES (1, 1), (2, 1)",
+            "TRUNCATE orders",
+        ],
+    );
+    database.wait_until_in_kafka();
+    assert_eq!(shown(&mut client, "person", "events"), json!(13));
+    assert_eq!(shown(&mut client, "orders", "events"), json!(4));
+    let bytes: usize = database
+        .events("orders")
+        .iter()
+        .map(|event| event.value.as_ref().map_or(0, Vec::len))
+        .sum();
+    assert_eq!(shown(&mut client, "orders", "bytes"), json!(bytes));
+    let recent = client.query_one(
+        "SELECT bool_and(last_event > now() - interval '1 min' AND since < last_event) FROM cdc_tables WHERE relation = 'orders'::regclass",
+        &[],
+    );
+    assert!(recent.expect("times").get::<_, bool>(0));
+
+    run(&mut client, &["ALTER TABLE log DISABLE TRIGGER _cdc"]);
+    assert_eq!(
+        shown(&mut client, "log", "state"),
+        json!("trigger disabled")
+    );
+    assert!(
+        shown(&mut client, "log", "warning")
+            .to_string()
+            .contains("CDC0203")
+    );
+    run(&mut client, &["SELECT cdc_untrack('log')"]);
+
+    // Who may not read a table does not see it either; nobody waits for a lock.
+    run(
+        &mut client,
+        &["CREATE ROLE reader", "GRANT SELECT ON orders TO reader"],
+    );
+    let mut other = database.source();
+    run(
+        &mut other,
+        &["BEGIN", "LOCK orders, person IN ACCESS EXCLUSIVE MODE"],
+    );
+    run(&mut client, &["SET ROLE reader", "SET lock_timeout = '5s'"]);
+    let seen = client
+        .query("SELECT relation::text FROM cdc_tables", &[])
+        .expect("the view");
+    let seen: Vec<String> = seen.iter().map(|row| row.get(0)).collect();
+    assert_eq!(seen, ["orders"]);
+    run(&mut other, &["ROLLBACK"]);
+    run(
+        &mut client,
+        &["RESET ROLE", "DROP OWNED BY reader", "DROP ROLE reader"],
+    );
+}
+
+#[test]
+fn a_restored_dump_is_silent_until_it_is_tracked_again_with_the_options_it_had() {
+    let bed = TestBed::shared();
+    let database = with_options(bed, "dumped");
+    run(
+        &mut database.source(),
+        &[
+            "SELECT cdc_track_schema('public', new_tables => true)",
+            "INSERT INTO person VALUES (1, 'eva', 'n', NULL, 'CH')",
+        ],
+    );
+    let from = bed.source().url("dumped");
+    let dump = bed.source().program("pg_dump", &["--dbname", &from]);
+    bed.source().create_database("restored");
+    let file = bed.source().write_file("dump.sql", dump.as_bytes(), 0o644);
+    let to = bed.source().url("restored");
+    bed.source().program(
+        "psql",
+        &[
+            "--dbname",
+            &to,
+            "--set",
+            "ON_ERROR_STOP=1",
+            "--quiet",
+            "--file",
+            &file,
+        ],
+    );
+
+    let (mut client, notices) = bed.source().connect_with_notices("restored");
+    assert_eq!(shown(&mut client, "person", "state"), json!("copied"));
+    run(
+        &mut client,
+        &["INSERT INTO person VALUES (2, 'ann', 'n', NULL, 'CH')"],
+    );
+    let notices = notices.lock().expect("notices");
+    let warning = notices
+        .iter()
+        .find(|notice| notice.message().contains("is a copy"));
+    refusal::assert_coded(warning.expect("a warning"), "01000", "CDC0107");
+
+    let schemas = client.query_one("SELECT string_agg(schema, ' ') FROM cdc_schemas", &[]);
+    assert_eq!(schemas.expect("cdc_schemas").get::<_, &str>(0), "public");
+    let mut original = database.source();
+    run(&mut client, &["SELECT cdc_track('person')"]);
+    for column in [
+        "key",
+        "operations",
+        "exclude",
+        "mask",
+        "filter",
+        "skip_unchanged",
+        "origin",
+    ] {
+        assert_eq!(
+            shown(&mut client, "person", column),
+            shown(&mut original, "person", column),
+            "{column}"
+        );
+    }
+    assert_eq!(shown(&mut client, "person", "state"), json!("capturing"));
+    assert_eq!(
+        shown(&mut client, "person", "topic"),
+        json!("restored.public.person")
+    );
+}

@@ -1,0 +1,138 @@
+//! The rows of `cdc_tables`, as JSON; `sql/status.sql` gives them their columns.
+
+use change::options::Options;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
+
+use super::status::timestamp;
+use crate::capture::relation_plan::place;
+use crate::capture::utf8;
+use crate::shared::{self, Shared};
+
+/// Row triggers of tables that the caller may read; a partition's is its root's.
+const TRIGGERS: &str = "
+    SELECT t.tgrelid, t.tgargs, t.tgenabled::text
+    FROM pg_catalog.pg_trigger t
+    JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid AND p.proname = 'cdc_capture'
+    WHERE t.tgname = '_cdc' AND t.tgparentid = 0
+      AND (pg_catalog.pg_has_role('pg_monitor', 'USAGE') OR pg_catalog.pg_has_role('cdc_admin', 'USAGE')
+           OR pg_catalog.has_table_privilege(t.tgrelid, 'SELECT'))";
+
+/// Every tracked table: an array of objects, in UTF-8. No table is locked, so the answer comes whatever they go through.
+#[pg_extern(
+    sql = "CREATE FUNCTION _cdc_tables() RETURNS bytea LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+)]
+pub fn tables_json() -> Vec<u8> {
+    let shared = shared::shared();
+    let place = place();
+    let rows = Spi::connect(|client| {
+        let found = client.select(TRIGGERS, None, &[])?;
+        found
+            .map(|row| {
+                let relation = row.get::<pg_sys::Oid>(1)?;
+                let arguments = row.get::<Vec<u8>>(2)?.unwrap_or_default();
+                let enabled = row.get::<String>(3)?.unwrap_or_default();
+                Ok((relation.unwrap_or(pg_sys::InvalidOid), arguments, enabled))
+            })
+            .collect::<Result<Vec<_>, pgrx::spi::Error>>()
+    });
+    let rows = match rows {
+        Ok(rows) => rows,
+        Err(error) => pgrx::error!("pg_cdc could not read its triggers: {error}"),
+    };
+    let tables: Vec<Value> = rows
+        .iter()
+        .map(|(relation, arguments, enabled)| {
+            let arguments: Vec<String> = arguments.split(|byte| *byte == 0).map(utf8).collect();
+            let options = Options::parse(arguments.iter().map(String::as_str));
+            table(
+                shared,
+                *relation,
+                &options,
+                enabled == "A",
+                options.source == place,
+            )
+        })
+        .collect();
+    Value::Array(tables).to_string().into_bytes()
+}
+
+fn table(
+    shared: Option<&Shared>,
+    relation: pg_sys::Oid,
+    options: &Options,
+    fires_always: bool,
+    is_here: bool,
+) -> Value {
+    let list = |names: &[String]| {
+        if names.is_empty() {
+            Value::Null
+        } else {
+            json!(names)
+        }
+    };
+    let topics: serde_json::Map<String, Value> = options
+        .topics
+        .iter()
+        .map(|(operation, topic)| (operation.name().to_owned(), topic.clone().into()))
+        .collect();
+    let masks: serde_json::Map<String, Value> = options
+        .mask
+        .iter()
+        .map(|(column, mask)| (column.clone(), mask.to_string().into()))
+        .collect();
+    let object = |map: serde_json::Map<String, Value>| {
+        if map.is_empty() {
+            Value::Null
+        } else {
+            Value::Object(map)
+        }
+    };
+    let (state, warning) = if shared.is_none() {
+        (
+            "not covered",
+            "CDC0202: the library is not loaded; add pg_cdc to shared_preload_libraries and restart",
+        )
+    } else if !is_here {
+        (
+            "copied",
+            "CDC0107: made in another database or on another server; call cdc_track again",
+        )
+    } else if !fires_always {
+        (
+            "trigger disabled",
+            "CDC0203: changes go by; ALTER TABLE … ENABLE ALWAYS TRIGGER _cdc, and repair what was missed",
+        )
+    } else {
+        ("capturing", "")
+    };
+    let mut counted = Default::default();
+    if let Some(shared) = shared {
+        let own = options.topics.values().map(String::as_str);
+        let mut names: Vec<&str> = own.chain([options.topic.as_str()]).collect();
+        names.sort_unstable();
+        names.dedup();
+        counted = shared.topic_counters.sum(names.into_iter());
+    }
+    json!({
+        "relation": relation.to_u32(),
+        "topic": options.topic,
+        "topics": object(topics),
+        "key": list(&options.key),
+        "operations": options.operations.to_string(),
+        "include": list(&options.include),
+        "exclude": list(&options.exclude),
+        "mask": object(masks),
+        "filter": if options.filter.is_empty() { Value::Null } else { options.filter.clone().into() },
+        "skip_unchanged": options.skip_unchanged,
+        "origin": if options.local_only { "local" } else { "any" },
+        "state": state,
+        "since": timestamp(shared.map_or(0, |shared| shared.stats_reset.load(Ordering::Relaxed))),
+        "events": counted.events,
+        "bytes": counted.bytes,
+        "last_event": timestamp(counted.last_event_us),
+        "warning": if warning.is_empty() { Value::Null } else { warning.into() },
+    })
+}
