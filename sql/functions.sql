@@ -3,12 +3,13 @@
 CREATE FUNCTION cdc_track(
     relation regclass, topic text = NULL, key text[] = NULL, operations text = NULL, include text[] = NULL,
     exclude text[] = NULL, mask jsonb = NULL, filter text = NULL, skip_unchanged boolean = NULL, topics jsonb = NULL,
-    origin text = NULL) RETURNS text
+    origin text = NULL, snapshot boolean = NULL) RETURNS text
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 BEGIN ATOMIC
     SELECT @extschema@._cdc_track(relation, pg_catalog.convert_to(pg_catalog.jsonb_build_object(
         'topic', topic, 'key', key, 'operations', operations, 'include', include, 'exclude', exclude, 'mask', mask,
-        'filter', filter, 'skip_unchanged', skip_unchanged, 'topics', topics, 'origin', origin)::text, 'UTF8'));
+        'filter', filter, 'skip_unchanged', skip_unchanged, 'topics', topics, 'origin', origin,
+        'snapshot', snapshot)::text, 'UTF8'));
 END;
 
 CREATE FUNCTION cdc_context(actor text = NULL, reason text = NULL, request_id text = NULL, context jsonb = NULL)

@@ -1,22 +1,23 @@
 -- Whole schemas at once, and the tables that they get later.
 CREATE TABLE @extschema@.cdc_schemas (
     schema name PRIMARY KEY,
-    exclude name[] NOT NULL DEFAULT '{}');
+    exclude name[] NOT NULL DEFAULT '{}',
+    snapshot boolean NOT NULL DEFAULT false);
 COMMENT ON TABLE @extschema@.cdc_schemas IS 'schemas whose new tables are tracked; written by cdc_track_schema() only';
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.cdc_schemas', '');
 REVOKE ALL ON @extschema@.cdc_schemas FROM PUBLIC;
 GRANT SELECT ON @extschema@.cdc_schemas TO pg_monitor, cdc_admin;
 
-CREATE FUNCTION cdc_track_schema(schema regnamespace, new_tables boolean = false, exclude regclass[] = '{}')
+CREATE FUNCTION cdc_track_schema(schema regnamespace, new_tables boolean = false, exclude regclass[] = '{}', snapshot boolean = NULL)
 RETURNS TABLE (relation regclass, topic text, result text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF new_tables THEN
         INSERT INTO @extschema@.cdc_schemas
-        SELECT n.nspname, ARRAY(SELECT c.relname FROM pg_class c WHERE c.oid = ANY (exclude))
+        SELECT n.nspname, ARRAY(SELECT c.relname FROM pg_class c WHERE c.oid = ANY (exclude)), COALESCE(snapshot, false)
         FROM pg_namespace n WHERE n.oid = cdc_track_schema.schema
-        ON CONFLICT ON CONSTRAINT cdc_schemas_pkey DO UPDATE SET exclude = excluded.exclude;
+        ON CONFLICT ON CONSTRAINT cdc_schemas_pkey DO UPDATE SET exclude = excluded.exclude, snapshot = excluded.snapshot;
     END IF;
     FOR relation, topic IN
         SELECT c.oid::regclass, substring(encode(t.tgargs, 'escape') FROM '^topic=([^\\]*)')
@@ -30,7 +31,7 @@ BEGIN
             result := 'already tracked';
         ELSE
             BEGIN
-                topic := @extschema@.cdc_track(relation);
+                topic := @extschema@.cdc_track(relation, snapshot => cdc_track_schema.snapshot);
                 result := 'tracked';
             EXCEPTION WHEN OTHERS THEN
                 result := 'skipped: ' || SQLERRM;
@@ -59,9 +60,9 @@ BEGIN
     END LOOP;
 END $$;
 
-REVOKE ALL ON FUNCTION cdc_track_schema(regnamespace, boolean, regclass[]), cdc_untrack_schema(regnamespace) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION cdc_track_schema(regnamespace, boolean, regclass[]), cdc_untrack_schema(regnamespace) TO cdc_admin;
-COMMENT ON FUNCTION cdc_track_schema(regnamespace, boolean, regclass[]) IS 'tracks every table of a schema, and those created later if asked';
+REVOKE ALL ON FUNCTION cdc_track_schema(regnamespace, boolean, regclass[], boolean), cdc_untrack_schema(regnamespace) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdc_track_schema(regnamespace, boolean, regclass[], boolean), cdc_untrack_schema(regnamespace) TO cdc_admin;
+COMMENT ON FUNCTION cdc_track_schema(regnamespace, boolean, regclass[], boolean) IS 'tracks every table of a schema, and those created later if asked';
 COMMENT ON FUNCTION cdc_untrack_schema(regnamespace) IS 'stops shipping every table of a schema, and tracking new ones';
 
 -- Fires after cdc_ddl_end, by its name. A table that cannot be tracked is made all the same, with a warning.

@@ -15,6 +15,7 @@ mod secret_file;
 mod sender;
 mod settings;
 mod shared;
+mod snapshot;
 mod topic_counters;
 
 /// Loading the library: at server start everything, later only what a session needs to say that this is too late.

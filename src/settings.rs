@@ -35,6 +35,9 @@ pub static REQUEST_ID: Text = Text::new(Some(c""));
 /// What `cdc_context(context => …)` set: a JSON object, empty for none. Local to the transaction, as SET LOCAL is.
 pub static CONTEXT: Text = Text::new(Some(c""));
 pub static CONTEXT_SETTINGS: Text = Text::new(Some(c""));
+pub static SNAPSHOT_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(1);
+pub static SNAPSHOT_CHUNK_ROWS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+pub static SNAPSHOT_ROWS_PER_SECOND: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Milliseconds.
 pub static HEARTBEAT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
@@ -320,6 +323,36 @@ pub fn define(preloading: bool) {
         none,
         None,
         Some(context_assigned),
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.snapshot_workers",
+        c"Databases in which snapshots are made at once.",
+        c"0 holds all.",
+        &SNAPSHOT_WORKERS,
+        0,
+        8,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.snapshot_chunk_rows",
+        c"Rows that are read under one snapshot.",
+        c"Each chunk is one transaction.",
+        &SNAPSHOT_CHUNK_ROWS,
+        100,
+        1_000_000,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.snapshot_rows_per_second",
+        c"For snapshots without a rate of their own.",
+        c"0: no limit.",
+        &SNAPSHOT_ROWS_PER_SECOND,
+        0,
+        i32::MAX,
+        GucContext::Sighup,
+        none,
     );
     GucRegistry::define_int_guc(
         c"cdc.heartbeat_interval",

@@ -10,6 +10,7 @@ use std::sync::atomic::{
 
 use pgrx::pg_sys;
 
+use crate::snapshot::slots::Slots;
 use crate::topic_counters::TopicCounters;
 
 /// What the sender is doing: `cdc_status().state`.
@@ -154,6 +155,9 @@ pub struct Shared {
     pub gap_from: AtomicU64,
     pub gap_to: AtomicU64,
     pub topic_counters: TopicCounters,
+    pub snapshots: Slots,
+    /// Rises with every session of the sender: what it remembers of changed rows begins anew.
+    pub session: AtomicU64,
     /// Signalled whenever `done_lsn` or the state moves: `cdc_wait` sleeps on it.
     moved: UnsafeCell<pg_sys::ConditionVariable>,
 }

@@ -193,8 +193,8 @@ fn a_restored_dump_is_silent_until_it_is_tracked_again_with_the_options_it_had()
         &mut client,
         &["INSERT INTO person VALUES (2, 'ann', 'n', NULL, 'CH')"],
     );
-    let notices = notices.lock().expect("notices");
-    let warning = notices
+    let warnings = std::mem::take(&mut *notices.lock().expect("notices"));
+    let warning = warnings
         .iter()
         .find(|notice| notice.message().contains("is a copy"));
     refusal::assert_coded(warning.expect("a warning"), "01000", "CDC0107");

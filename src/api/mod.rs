@@ -4,6 +4,7 @@ pub mod check;
 pub mod context;
 pub mod emit;
 pub mod request;
+pub mod snapshot;
 pub mod statement;
 pub mod status;
 pub mod table;
@@ -33,5 +34,14 @@ pgrx::extension_sql_file!(
     "../../sql/schemas.sql",
     name = "schemas",
     requires = ["roles", "functions", track::cdc_untrack]
+);
+pgrx::extension_sql_file!(
+    "../../sql/snapshots.sql",
+    name = "snapshots",
+    requires = [
+        "roles",
+        snapshot::snapshot_by_request,
+        snapshot::snapshot_set
+    ]
 );
 pgrx::extension_sql_file!("../../sql/comments.sql", name = "comments", finalize);

@@ -47,6 +47,18 @@ impl Table {
         table
     }
 
+    /// Opens the table for something that hinders nobody; the caller must own it or be an administrator.
+    pub fn look(oid: pg_sys::Oid) -> Table {
+        // SAFETY: in a transaction; a relation that is gone is PostgreSQL's own ERROR. The lock stays until its end.
+        unsafe {
+            let relation = pg_sys::relation_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        }
+        let table = Table::at(oid);
+        table.refuse_others();
+        table
+    }
+
     /// The table that a running command has locked.
     pub fn at(oid: pg_sys::Oid) -> Table {
         let (schema, name) = qualified_name(oid);
@@ -293,24 +305,36 @@ impl Table {
 
     /// Captures a change of the table's definition, as an event of this transaction.
     pub fn capture_schema_change(&self, change: &str) {
-        self.read(|relation| {
-            let Some(trigger) = row_trigger(relation) else {
-                return;
-            };
-            let data = pg_sys::TriggerData {
-                type_: pg_sys::NodeTag::T_TriggerData,
-                tg_relation: std::ptr::from_ref(relation).cast_mut(),
-                tg_trigger: trigger,
-                ..Default::default()
-            };
+        self.with_trigger(|data| {
             // SAFETY: relation and trigger are open while they are read.
             unsafe {
                 crate::capture::trigger::capture_table_event(
-                    &data,
+                    data,
                     &crate::capture::buffer::Captured::SchemaChanged(change),
                 );
             }
         });
+    }
+
+    /// Runs `body` with the data that our row trigger would get, the table being open; none if it is not tracked.
+    pub fn with_trigger<R>(&self, body: impl FnOnce(&pg_sys::TriggerData) -> R) -> Option<R> {
+        self.read(|relation| {
+            let data = pg_sys::TriggerData {
+                type_: pg_sys::NodeTag::T_TriggerData,
+                tg_relation: std::ptr::from_ref(relation).cast_mut(),
+                tg_trigger: row_trigger(relation)?,
+                ..Default::default()
+            };
+            Some(body(&data))
+        })
+    }
+
+    /// Runs `body` with the rights of the table's owner, as maintenance of PostgreSQL's own does: what the owner's types
+    /// and operators call gets no more. An error restores the user with the transaction.
+    pub fn as_owner<R>(&self, body: impl FnOnce() -> R) -> R {
+        // SAFETY: the relation is open while it is read.
+        let owner = self.read(|relation| unsafe { (*relation.rd_rel).relowner });
+        as_user(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, body)
     }
 }
 
@@ -355,15 +379,17 @@ pub fn is_admin() -> bool {
 /// Runs `body` as the bootstrap superuser: the caller was checked before, and EXECUTE on the trigger functions is
 /// nobody's. An error restores the user with the (sub)transaction.
 pub fn as_superuser<R>(body: impl FnOnce() -> R) -> R {
+    let superuser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
+    as_user(superuser, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body)
+}
+
+fn as_user<R>(other: pg_sys::Oid, restrictions: u32, body: impl FnOnce() -> R) -> R {
     let mut user = pg_sys::InvalidOid;
     let mut security = 0;
     // SAFETY: the pair is restored below; PostgreSQL restores it itself when the (sub)transaction aborts.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
-        pg_sys::SetUserIdAndSecContext(
-            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
-            security | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32,
-        );
+        pg_sys::SetUserIdAndSecContext(other, security | restrictions as i32);
     }
     let result = body();
     // SAFETY: as above.

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::request;
+use super::snapshot;
 use super::statement::run;
 use super::table::{ROW_TRIGGER, TRUNCATE_TRIGGER, Table, as_superuser};
 use super::track_request::{Request, check_shipped};
@@ -15,6 +16,7 @@ use crate::ddl::{event_trigger, partitions};
 use crate::report::{Report, not_loaded, notice};
 use crate::settings;
 use crate::shared::{self, Shared};
+use crate::snapshot::job::Wanted;
 
 /// How long a server that has just started may take until its sender holds the slot.
 const SENDER_START_MS: i64 = 10_000;
@@ -36,6 +38,7 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
     table.refuse_unsupported();
     require_sender(shared);
 
+    let with_snapshot = request.snapshot == Some(true);
     let before = table.options();
     let wanted = request.options(&table, before.clone().unwrap_or_default());
     let identity = table.identity(wanted.key.is_empty());
@@ -53,11 +56,17 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
             "table \"{}\" is already tracked: its changes go to topic \"{}\"",
             table.name, wanted.topic
         ));
+        if with_snapshot {
+            snapshot::ask(&table, &Wanted::default());
+        }
         return wanted.topic;
     }
     make_triggers(&table, &wanted, before.is_some());
     partitions::follow(&table);
     SchemaChange::new("CREATE").capture(&table);
+    if with_snapshot {
+        snapshot::ask(&table, &Wanted::default());
+    }
     let shown_key = if shown_key.is_empty() {
         "none".to_owned()
     } else {

@@ -27,6 +27,8 @@ pub struct Request {
     pub filter: Option<String>,
     pub skip_unchanged: Option<bool>,
     pub origin: Option<String>,
+    /// Also the rows that are there.
+    pub snapshot: Option<bool>,
 }
 
 impl Request {

@@ -7,6 +7,7 @@
 
 use change::body::{self, Emission, Head, Op, State, head_capacity, put_head};
 use change::chunk::{self, Compressor, Header, MESSAGE_PREFIX, MacKey, Manifest};
+use change::snapshot::{ChunkBegin, ChunkEnd};
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
@@ -197,6 +198,13 @@ pub enum Captured<'a> {
     /// The `schema_change` object, as JSON.
     SchemaChanged(&'a str),
     Emitted(&'a Emission<'a>),
+    /// By a snapshot: the plan's columns alone, in their order.
+    Found {
+        tuple: pg_sys::HeapTuple,
+        descriptor: pg_sys::TupleDesc,
+    },
+    ChunkBegin(&'a ChunkBegin<'a>),
+    ChunkEnd(&'a ChunkEnd<'a>),
 }
 
 impl Buffer {
@@ -247,6 +255,9 @@ impl Buffer {
             Captured::Truncated => Op::Truncate,
             Captured::SchemaChanged(_) => Op::Schema,
             Captured::Emitted(_) => Op::Emit,
+            Captured::Found { .. } => Op::Read,
+            Captured::ChunkBegin(_) => Op::ChunkBegin,
+            Captured::ChunkEnd(_) => Op::ChunkEnd,
         };
         reserve(&mut self.data, 64);
         let before = (self.data.len(), self.state);
@@ -284,6 +295,24 @@ impl Buffer {
                         return;
                     }
                     key_changed = changes.key;
+                }
+                Captured::Found { tuple, descriptor } => {
+                    self.new.spread(*tuple, *descriptor, plan);
+                    let new = &self.new;
+                    within_limits(plan, &mut self.data, |data, limits| {
+                        image::put_image(data, plan, new, limits)
+                    });
+                    body::end_record(&mut self.data, start);
+                }
+                Captured::ChunkBegin(begin) => {
+                    reserve(&mut self.data, begin.capacity());
+                    begin.put(&mut self.data);
+                    body::end_record(&mut self.data, start);
+                }
+                Captured::ChunkEnd(end) => {
+                    reserve(&mut self.data, end.capacity());
+                    end.put(&mut self.data);
+                    body::end_record(&mut self.data, start);
                 }
                 Captured::Truncated => body::end_record(&mut self.data, start),
                 Captured::SchemaChanged(change) => {

@@ -10,7 +10,9 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::{SubXactEvent, XactEvent};
 
 use super::{buffer, try_with_capture, with_capture};
+use crate::api::snapshot;
 use crate::shared;
+use crate::snapshot::repair;
 
 /// Registers the callbacks for this process and its children.
 pub fn register() {
@@ -25,9 +27,11 @@ pub fn register() {
 unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _arg: *mut c_void) {
     match event {
         XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => {
+            repair::pre_commit();
             with_capture(|capture| capture.buffer.pre_commit())
         }
         XactEvent::XACT_EVENT_COMMIT => {
+            snapshot::ended(true);
             let left = try_with_capture(|capture| {
                 if capture.buffer.is_idle() {
                     return None;
@@ -51,6 +55,9 @@ unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _arg: *mut
             }
         }
         XactEvent::XACT_EVENT_ABORT | XactEvent::XACT_EVENT_PREPARE => {
+            repair::forget();
+            // The worker waits for what is prepared to be committed.
+            snapshot::ended(event == XactEvent::XACT_EVENT_PREPARE);
             try_with_capture(|capture| {
                 if !capture.buffer.is_idle() {
                     capture.buffer.reset();

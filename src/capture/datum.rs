@@ -617,11 +617,19 @@ struct PinnedStyle {
     time_zone: *mut pg_sys::pg_tz,
 }
 
+thread_local! {
+    /// The time zone, looked up once: PostgreSQL keeps it as long as the process lives.
+    static UTC: std::cell::LazyCell<*mut pg_sys::pg_tz> = std::cell::LazyCell::new(|| {
+        // SAFETY: on the backend's only thread; null where there is no such zone.
+        unsafe { pg_sys::pg_tzset(c"UTC".as_ptr()) }
+    });
+}
+
 impl PinnedStyle {
     unsafe fn set() -> PinnedStyle {
         // SAFETY: these variables belong to this backend's only thread; the zone is looked up before anything is set.
         unsafe {
-            let utc = pg_sys::pg_tzset(c"UTC".as_ptr());
+            let utc = UTC.with(|utc| **utc);
             let before = PinnedStyle {
                 date_style: pg_sys::DateStyle,
                 date_order: pg_sys::DateOrder,

@@ -112,6 +112,42 @@ impl Deformed {
     }
 }
 
+impl Deformed {
+    /// Takes a tuple apart that has the plan's columns alone, in their order.
+    ///
+    /// # Safety
+    /// `tuple` has this descriptor, with a column of the same type for each of the plan's, and both outlive the use of
+    /// the values.
+    pub unsafe fn spread(
+        &mut self,
+        tuple: pg_sys::HeapTuple,
+        descriptor: pg_sys::TupleDesc,
+        plan: &Plan,
+    ) {
+        let attributes = plan.attributes.max(plan.columns.len());
+        if self.values.len() < attributes {
+            self.values.resize(attributes, pg_sys::Datum::from(0));
+            self.nulls.resize(attributes, false);
+        }
+        // SAFETY: as the caller promises; both buffers have room for every column.
+        unsafe {
+            pg_sys::heap_deform_tuple(
+                tuple,
+                descriptor,
+                self.values.as_mut_ptr(),
+                self.nulls.as_mut_ptr(),
+            );
+        }
+        let found: Vec<(pg_sys::Datum, bool)> = (0..plan.columns.len())
+            .map(|index| (self.values[index], self.nulls[index]))
+            .collect();
+        for (column, (value, is_null)) in plan.columns.iter().zip(found) {
+            self.values[column.attribute] = value;
+            self.nulls[column.attribute] = is_null;
+        }
+    }
+}
+
 /// Appends a whole image.
 ///
 /// # Safety

@@ -51,14 +51,16 @@ fn replace_trigger(partition: &Table, definition: Option<&str>) {
 
 /// Everything below a partitioned table.
 fn partitions_of(table: &Table) -> Vec<Table> {
+    below(table.oid).into_iter().map(Table::at).collect()
+}
+
+/// The partitions of a table, at every level; none of an ordinary one.
+pub fn below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     statement::oids(
         "the partitions of a table",
-        "SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1) WHERE relid <> $1",
-        &[table.oid.into()],
+        "SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1) WHERE relid <> $1 ORDER BY relid",
+        &[table.into()],
     )
-    .into_iter()
-    .map(Table::at)
-    .collect()
 }
 
 /// A partition was made, or attached with the rows that it has.

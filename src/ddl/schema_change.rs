@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::api::table::{ColumnDefinition, Table};
 use crate::capture::database_name;
+use crate::snapshot::repair;
 
 /// What happened to a table's definition.
 #[derive(Debug, Clone)]
@@ -35,6 +36,9 @@ impl SchemaChange {
     pub fn capture(&self, table: &Table) {
         if let Some(options) = table.options() {
             table.capture_schema_change(&self.json(table, &options));
+            if self.contents_changed {
+                repair::note(table.oid);
+            }
         }
     }
 

@@ -22,6 +22,7 @@ pub struct ChunkPlace {
 
 struct Open {
     xid8: u64,
+    database_oid: u32,
     nonce: [u8; 16],
     first_lsn: u64,
     /// When its first chunk was read, microseconds since 2000-01-01.
@@ -34,6 +35,7 @@ struct Open {
 /// A transaction that committed, its surviving chunks in the order in which they were written.
 pub struct Committed {
     pub xid8: u64,
+    pub database_oid: u32,
     pub nonce: [u8; 16],
     pub commit_us: i64,
     /// Where the commit record begins and ends.
@@ -159,6 +161,7 @@ impl Assembly {
         }
         let open = self.open.entry(top).or_insert_with(|| Open {
             xid8: header.xid8,
+            database_oid,
             nonce: header.nonce,
             first_lsn: record.lsn,
             since_us: now_us(),
@@ -267,6 +270,7 @@ impl Assembly {
         match last.manifest {
             Some(manifest) if manifest.chunks == found => Outcome::Committed(Box::new(Committed {
                 xid8: open.xid8,
+                database_oid: open.database_oid,
                 nonce: open.nonce,
                 commit_us,
                 lsn: record.lsn,

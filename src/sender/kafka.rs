@@ -14,9 +14,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use change::body::Body;
 use change::chunk;
-use change::envelope::{Audience, Commit, Event, Renderer, Sent};
+use change::envelope::{Audience, Circumstances, Commit, Event, Judged, Renderer, Sent};
 use change::partition::partition_of;
 use change::position::Ends;
+use change::snapshot::TableId;
 use change::wire::WireError;
 use crossbeam_channel::{Receiver, TryRecvError};
 use rdkafka::bindings as rd;
@@ -78,6 +79,8 @@ const IDLE_MS: i32 = 1000;
 struct InFlight {
     unacknowledged: u64,
     complete: bool,
+    /// The snapshot's chunk that it is, and what was decided about it.
+    judged: Option<Judged>,
     commit: Commit,
     end_lsn: u64,
     restart_lsn: u64,
@@ -255,6 +258,7 @@ pub fn run(
     board: &Arc<Board>,
     work: &Receiver<Work>,
     progresses: &Progresses,
+    session: u64,
 ) {
     let mut config = settings.base("events");
     let mut properties = vec![
@@ -301,6 +305,7 @@ pub fn run(
         topics: Vec::new(),
         topic_indexes: HashMap::new(),
         renderer: None,
+        session,
         body: Vec::new(),
         arguments: Vec::new(),
         taken_at: None,
@@ -356,6 +361,8 @@ struct Shipper<'a> {
     topics: Vec<Topic>,
     topic_indexes: HashMap<String, usize>,
     renderer: Option<Renderer>,
+    /// The sender's session, as chunks of snapshots name it.
+    session: u64,
     body: Vec<u8>,
     arguments: Vec<rd::rd_kafka_vu_t>,
     /// When work was last taken from the channel; none if there was no more.
@@ -391,6 +398,9 @@ impl Shipper<'_> {
                 Ok(true) => self.taken_at = Some(Instant::now()),
                 Ok(false) => {
                     self.taken_at = None;
+                    if let Some(renderer) = &mut self.renderer {
+                        renderer.forget_snapshots(&is_snapshot);
+                    }
                     self.wait_for_work(work);
                 }
                 Err(Stop::Over) => return,
@@ -468,12 +478,16 @@ impl Shipper<'_> {
                 let commit = beginning.commit;
                 match &mut self.renderer {
                     Some(renderer) => renderer.begin(commit),
-                    None => self.renderer = Some(Renderer::new(commit)),
+                    None => {
+                        let window_bytes = self.settings.memory_bytes / 4;
+                        self.renderer = Some(Renderer::new(commit, window_bytes));
+                    }
                 }
                 self.begun += 1;
                 self.deliveries().in_flight.push_back(InFlight {
                     unacknowledged: 0,
                     complete: false,
+                    judged: None,
                     commit,
                     end_lsn: beginning.end_lsn,
                     restart_lsn: beginning.restart_lsn,
@@ -503,6 +517,7 @@ impl Shipper<'_> {
             }
             Work::End => {
                 let expected = self.renderer.as_ref().map_or(0, Renderer::rendered);
+                let judged = self.renderer.as_ref().and_then(Renderer::judged);
                 let mut deliveries = self.deliveries();
                 if let Some(last) = deliveries.in_flight.back_mut() {
                     if last.commit.event_count != expected {
@@ -516,6 +531,7 @@ impl Shipper<'_> {
                         return Err(Stop::Over);
                     }
                     last.complete = true;
+                    last.judged = judged;
                 }
                 Ok(())
             }
@@ -528,8 +544,13 @@ impl Shipper<'_> {
             return Err(Stop::Undecodable("rows before a beginning".to_owned()));
         };
         let transaction = self.begun - 1;
-        let tombstones = self.settings.tombstones;
-        let done = renderer.render(&body, unix_us(), tombstones, &mut |event| {
+        let circumstances = Circumstances {
+            sent_us: unix_us(),
+            tombstones: self.settings.tombstones,
+            session: self.session,
+            is_snapshot: &is_snapshot,
+        };
+        let done = renderer.render(&body, &circumstances, &mut |event| {
             self.send(event, transaction)
         });
         self.renderer = Some(renderer);
@@ -819,6 +840,10 @@ impl Shipper<'_> {
         {
             newest = deliveries.in_flight.pop_front();
             deliveries.first += 1;
+            let judged = newest.as_ref().and_then(|done| done.judged);
+            if let (Some(judged), Some(shared)) = (judged, shared::shared()) {
+                shared.snapshots.tell(judged);
+            }
         }
         let (first, unacknowledged) = (deliveries.first, deliveries.unacknowledged);
         let (events, bytes) = (self.events, self.bytes);
@@ -928,6 +953,11 @@ impl Shipper<'_> {
             unsafe { rd::rd_kafka_topic_destroy(topic.handle) };
         }
     }
+}
+
+/// Whether a snapshot of a table is being made.
+fn is_snapshot(table: TableId) -> bool {
+    shared::shared().is_some_and(|shared| shared.snapshots.is_snapshot(table))
 }
 
 /// Now, in microseconds since 1970.

@@ -30,6 +30,7 @@ use super::wal_reader::{WalError, WalReader, flushed, timeline_start};
 use crate::capture::buffer::{chunk_key, cluster_secret};
 use crate::settings;
 use crate::shared::{self, Described, Shared, State};
+use crate::snapshot::launcher::Launcher;
 use crate::{ffi, report};
 
 /// The net for what nobody announces.
@@ -152,6 +153,7 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
         described: Described::default(),
         slot: None,
         counted: Counted::so_far(shared),
+        launcher: Launcher::new(),
     };
     sender.run();
 }
@@ -178,6 +180,7 @@ struct Sender {
     described: Described,
     slot: Option<Slot>,
     counted: Counted,
+    launcher: Launcher,
 }
 
 /// Why a session ended.
@@ -333,6 +336,8 @@ impl Sender {
             node: source::host_name(),
             timeline_start: timeline_start(timeline),
         };
+        // Before anything is read: chunks of snapshots that an earlier session met are read again.
+        let session = self.shared.session.fetch_add(1, Ordering::SeqCst) + 1;
         let handles = without_signals(|| {
             let kafka = {
                 let (settings, board, progresses) = (
@@ -341,7 +346,7 @@ impl Sender {
                     Arc::clone(&progresses),
                 );
                 spawn("cdc kafka", Arc::clone(&board), move || {
-                    kafka::run(&settings, &board, &work_receiver, &progresses)
+                    kafka::run(&settings, &board, &work_receiver, &progresses, session)
                 })
             };
             let position = {
@@ -773,6 +778,7 @@ impl Session<'_> {
         let commit = Commit {
             nonce: committed.nonce,
             xid8: committed.xid8,
+            database_oid: committed.database_oid,
             generation: self.source.generation,
             timeline,
             lsn: committed.lsn,
@@ -909,6 +915,7 @@ impl Session<'_> {
     /// figures along. Says if the session is over.
     fn look_around(&mut self, reading: Option<(&WalReader, &Assembly)>) -> Option<End> {
         interrupts();
+        self.sender.launcher.tend(self.sender.shared);
         // A reload for the sake of other settings must not cost a new connection and copies of events.
         if reload_if_asked() && read_settings().ok().as_ref() != Some(&self.settings) {
             return Some(End::Again);

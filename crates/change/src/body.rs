@@ -7,7 +7,7 @@
 //!          records*
 //! record   length (4) | code (1) | rest
 //!          16 context switch: index                 17 statement: its start, microseconds since 2000-01-01
-//!          1..7 row: relation, sequence and command as differences to the row before | images
+//!          1..11 row: relation, sequence and command as differences to the row before | images
 //! image    flags (1): bit 0 null bitmap, bit 1 changed bitmap, bit 2 stub bitmap
 //!          | [changed bitmap] [null bitmap] [stub bitmap] values
 //! stub     bytes (8) | SHA-256 (32)      instead of a value that is too large to be shipped
@@ -45,6 +45,12 @@ pub enum Op {
     KeyCreate = 7,
     /// An event of the application's own; the image is an [`Emission`].
     Emit = 8,
+    /// A row that a snapshot found.
+    Read = 9,
+    /// Before the rows of a snapshot's chunk; the image is a [`crate::snapshot::ChunkBegin`].
+    ChunkBegin = 10,
+    /// Behind them; the image is a [`crate::snapshot::ChunkEnd`].
+    ChunkEnd = 11,
 }
 
 impl Op {
@@ -58,6 +64,9 @@ impl Op {
             6 => Op::KeyDelete,
             7 => Op::KeyCreate,
             8 => Op::Emit,
+            9 => Op::Read,
+            10 => Op::ChunkBegin,
+            11 => Op::ChunkEnd,
             _ => return Err(WireError::Invalid("row code")),
         })
     }
@@ -251,6 +260,11 @@ fn read_indexes(cursor: &mut Cursor<'_>, columns: usize) -> Result<Vec<usize>, W
         indexes.push(index);
     }
     Ok(indexes)
+}
+
+/// The relation in an entry that [`Relation::put`] wrote.
+pub fn relation_of(entry: &[u8]) -> Result<Relation<'_>, WireError> {
+    read_relation(Cursor::new(entry).bytes()?)
 }
 
 fn read_relation(blob: &[u8]) -> Result<Relation<'_>, WireError> {

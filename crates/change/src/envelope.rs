@@ -9,6 +9,7 @@ use crate::body::{self, Body, Column, Context, Emission, Masked, Op, Relation, R
 use crate::datetime::EPOCH_US;
 use crate::hex::put_hex;
 use crate::json::{put_integer, put_optional_string, put_string};
+use crate::snapshot::{self, TableId, Verdict, Windows};
 use crate::topic_name;
 use crate::value::{Mark, put_value};
 use crate::version::{Version, put_emitted_id, put_event_id};
@@ -21,6 +22,7 @@ const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Values that are not longer than this are no stubs, for a stub would not be shorter.
 const SHORTEST_STUB_BYTES: usize = 256;
 const TRUNCATE_KEY: &[u8] = br#"{"__cdc":"truncate"}"#;
+const SNAPSHOT_KEY: &[u8] = br#"{"__cdc":"snapshot"}"#;
 const SCHEMA_KEY: &[u8] = br#"{"__cdc":"schema"}"#;
 
 /// What the commit record says about a transaction.
@@ -28,6 +30,7 @@ const SCHEMA_KEY: &[u8] = br#"{"__cdc":"schema"}"#;
 pub struct Commit {
     pub nonce: [u8; 16],
     pub xid8: u64,
+    pub database_oid: u32,
     pub generation: u16,
     pub timeline: u32,
     /// Where the commit record begins.
@@ -133,6 +136,56 @@ pub struct Renderer {
     /// Events so far per relation (by oid), for `data_collection_order`.
     orders: Vec<(u32, u64)>,
     buffers: Buffers,
+    windows: Windows,
+    /// The snapshot's chunk that this transaction is.
+    chunk: Option<Chunk>,
+}
+
+/// A snapshot's chunk while it is rendered.
+#[derive(Debug)]
+struct Chunk {
+    slot: u32,
+    number: u64,
+    verdict: Verdict,
+    /// `"snapshot":{"id":3,"chunk":12`
+    text: Vec<u8>,
+    /// JSON array of sinks, or `null`.
+    sinks: Vec<u8>,
+    /// Rows that were sent.
+    rows: u64,
+}
+
+impl Chunk {
+    fn is_rejected(&self) -> bool {
+        self.verdict == Verdict::Rejected
+    }
+
+    fn is_out_of_date(&self, key: &[u8]) -> bool {
+        match &self.verdict {
+            Verdict::Rejected => true,
+            Verdict::Accepted(keys) => keys.contains(key),
+        }
+    }
+}
+
+/// What was decided about a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Judged {
+    pub slot: u32,
+    pub chunk: u64,
+    pub accepted: bool,
+}
+
+/// What rendering needs to know besides the rows.
+pub struct Circumstances<'c> {
+    /// Now, microseconds since 1970.
+    pub sent_us: i64,
+    /// Adds a tombstone after each delete of a table that allows it.
+    pub tombstones: bool,
+    /// The sender's session: chunks of another one are rejected.
+    pub session: u64,
+    /// Whether a snapshot of a table is being made.
+    pub is_snapshot: &'c dyn Fn(TableId) -> bool,
 }
 
 #[derive(Debug, Default)]
@@ -143,6 +196,11 @@ struct Buffers {
     value: Vec<u8>,
     headers: Headers,
     marks: [Vec<u8>; 2],
+}
+
+enum ChunkEvent<'a> {
+    Begin,
+    End(snapshot::ChunkEnd<'a>),
 }
 
 /// What is the same for many rows of a body: rendered once.
@@ -162,6 +220,8 @@ struct RelationTexts {
     table: String,
     schema_hash: String,
     columns: Vec<Vec<u8>>,
+    /// Its changes must be remembered, for a snapshot of it is being made.
+    is_snapshot: bool,
 }
 
 /// The row at hand, and what its events need besides.
@@ -184,6 +244,8 @@ struct Shape<'a> {
     before: Option<&'a [Value<'a>]>,
     after: Option<&'a [Value<'a>]>,
     schema_change: Option<&'a str>,
+    /// The `snapshot` object of a row, or of the beginning or end of a chunk.
+    snapshot: Option<&'a [u8]>,
     /// `__debezium.newkey` or `__debezium.oldkey`, and that key.
     other_key: Option<(&'static CStr, &'a [u8])>,
     identity: Option<&'a [u8]>,
@@ -199,6 +261,7 @@ impl<'a> Shape<'a> {
             before: None,
             after: None,
             schema_change: None,
+            snapshot: None,
             other_key: None,
             identity: None,
         }
@@ -206,9 +269,12 @@ impl<'a> Shape<'a> {
 }
 
 impl Renderer {
-    /// Begins with the first event of `commit`.
-    pub fn new(commit: Commit) -> Renderer {
+    /// Begins with the first event of `commit`. Changes of tables of which a snapshot is being made take
+    /// `max_window_bytes` at most.
+    pub fn new(commit: Commit, max_window_bytes: usize) -> Renderer {
         Renderer {
+            windows: Windows::new(max_window_bytes),
+            chunk: None,
             commit,
             sequence: 0,
             orders: Vec::new(),
@@ -223,6 +289,21 @@ impl Renderer {
         self.commit = commit;
         self.sequence = 0;
         self.orders.clear();
+        self.chunk = None;
+    }
+
+    /// What was decided about the chunk that this transaction is, if it is one.
+    pub fn judged(&self) -> Option<Judged> {
+        self.chunk.as_ref().map(|chunk| Judged {
+            slot: chunk.slot,
+            chunk: chunk.number,
+            accepted: !chunk.is_rejected(),
+        })
+    }
+
+    /// Forgets changes of tables of which no snapshot is made any more.
+    pub fn forget_snapshots(&mut self, is_snapshot: &dyn Fn(TableId) -> bool) {
+        self.windows.keep(is_snapshot);
     }
 
     /// Events rendered so far of this transaction.
@@ -230,13 +311,11 @@ impl Renderer {
         self.sequence
     }
 
-    /// Renders every row of `body`, in its order. `sent_us` is now, in microseconds since 1970; `tombstones` adds one
-    /// after each delete of a table that allows it.
+    /// Renders every row of `body`, in its order.
     pub fn render<E: From<WireError>>(
         &mut self,
         body: &Body<'_>,
-        sent_us: i64,
-        tombstones: bool,
+        circumstances: &Circumstances<'_>,
         emit: &mut Emit<'_, E>,
     ) -> Result<(), E> {
         let mut texts = BodyTexts {
@@ -250,7 +329,10 @@ impl Renderer {
         let mut after = Vec::new();
         for row in body.rows() {
             let row = row?;
-            self.prepare(&mut texts, body, &row)?;
+            if row.op == Op::ChunkBegin {
+                self.begin_chunk(body, &row, circumstances)?;
+            }
+            self.prepare(&mut texts, body, &row, circumstances)?;
             let relation = &body.relations[row.relation];
             let here = Here {
                 texts: &texts,
@@ -259,9 +341,9 @@ impl Renderer {
                     .as_ref()
                     .ok_or(WireError::Invalid("relation index"))?,
                 row: &row,
-                sent_us,
+                sent_us: circumstances.sent_us,
                 // In a topic of deletes alone a tombstone would only let compaction drop them.
-                tombstone: tombstones
+                tombstone: circumstances.tombstones
                     && relation.tombstones
                     && !relation.key.is_empty()
                     && relation.topics[2].is_none(),
@@ -289,7 +371,17 @@ impl Renderer {
                     let context = &body.contexts[row.state.context as usize];
                     self.emitted(&here, &mut buffers_in_use.headers, &emission, context, emit)
                 }
+                Op::Read => {
+                    body::read_image(&mut images, &relation.columns, &mut after)?;
+                    self.row_event(&here, buffers_in_use, "r", None, Some(&after), emit)
+                }
+                Op::ChunkBegin => self.chunk_event(&here, buffers_in_use, &ChunkEvent::Begin, emit),
+                Op::ChunkEnd => {
+                    let end = ChunkEvent::End(snapshot::ChunkEnd::read(row.images)?);
+                    self.chunk_event(&here, buffers_in_use, &end, emit)
+                }
                 Op::Truncate => {
+                    self.touch(&here, None);
                     let shape = Shape::of("t", Audience::EveryPartition, Some(TRUNCATE_KEY));
                     self.event(&here, buffers_in_use, &shape, emit)
                 }
@@ -375,6 +467,7 @@ impl Renderer {
         texts: &mut BodyTexts,
         body: &Body<'_>,
         row: &Row<'_>,
+        circumstances: &Circumstances<'_>,
     ) -> Result<(), WireError> {
         if texts.relations[row.relation].is_none() {
             let relation = &body.relations[row.relation];
@@ -383,6 +476,8 @@ impl Renderer {
                 table: topic_name::join(&[body.database, relation.schema, relation.table]),
                 schema_hash: format!("{:08x}", relation.schema_hash),
                 columns: relation.columns.iter().map(column_name).collect(),
+                is_snapshot: self.chunk.is_none()
+                    && (circumstances.is_snapshot)((self.commit.database_oid, relation.oid)),
             });
         }
         let audit_of = (row.state.context, row.state.statement_us);
@@ -410,7 +505,12 @@ impl Renderer {
         put_string(&mut out, body.prefix);
         out.extend_from_slice(b",\"ts_ms\":");
         put_integer(&mut out, commit_us.div_euclid(1000));
-        out.extend_from_slice(b",\"snapshot\":\"false\",\"db\":");
+        out.extend_from_slice(b",\"snapshot\":\"");
+        out.extend_from_slice(match self.chunk {
+            None => b"false",
+            Some(_) => b"incremental",
+        });
+        out.extend_from_slice(b"\",\"db\":");
         put_string(&mut out, body.database);
         out.extend_from_slice(b",\"sequence\":\"[");
         match commit.previous_lsn {
@@ -431,10 +531,18 @@ impl Renderer {
         put_string(&mut out, relation.schema);
         out.extend_from_slice(b",\"table\":");
         put_string(&mut out, relation.table);
-        out.extend_from_slice(b",\"txId\":");
-        put_integer(&mut out, commit.xid8);
-        out.extend_from_slice(b",\"lsn\":");
-        put_integer(&mut out, commit.lsn);
+        // The row is as old as the chunk's snapshot, whichever transaction made it.
+        let is_event = self.chunk.is_none();
+        for (name, number) in [
+            (&b",\"txId\":"[..], commit.xid8),
+            (b",\"lsn\":", commit.lsn),
+        ] {
+            out.extend_from_slice(name);
+            match is_event {
+                true => put_integer(&mut out, number),
+                false => out.extend_from_slice(b"null"),
+            }
+        }
         out.extend_from_slice(b",\"xmin\":null,\"origin\":");
         out
     }
@@ -464,6 +572,89 @@ impl Renderer {
         Ok(())
     }
 
+    /// Remembers a changed row where a snapshot of its table is being made.
+    fn touch(&mut self, here: &Here<'_>, key: Option<&[u8]>) {
+        if here.relation_texts.is_snapshot {
+            let table = (self.commit.database_oid, here.relation.oid);
+            let key = key.filter(|key| !key.is_empty());
+            self.windows.touch(table, self.commit.xid8, key);
+        }
+    }
+
+    /// Decides what becomes of the chunk that this transaction is.
+    fn begin_chunk(
+        &mut self,
+        body: &Body<'_>,
+        row: &Row<'_>,
+        circumstances: &Circumstances<'_>,
+    ) -> Result<(), WireError> {
+        let begin = snapshot::ChunkBegin::read(row.images)?;
+        let table = (self.commit.database_oid, body.relations[row.relation].oid);
+        let verdict = if begin.session == circumstances.session {
+            self.windows.judge(table, &begin.visibility)
+        } else {
+            Verdict::Rejected
+        };
+        let mut text = Vec::new();
+        snapshot::put_snapshot(&mut text, &begin);
+        self.chunk = Some(Chunk {
+            slot: begin.slot,
+            number: begin.chunk,
+            verdict,
+            text,
+            sinks: begin.sinks.unwrap_or("null").as_bytes().to_vec(),
+            rows: 0,
+        });
+        Ok(())
+    }
+
+    /// The event before or behind a chunk's rows, in every partition.
+    fn chunk_event<E: From<WireError>>(
+        &mut self,
+        here: &Here<'_>,
+        buffers: &mut Buffers,
+        event: &ChunkEvent<'_>,
+        emit: &mut Emit<'_, E>,
+    ) -> Result<(), E> {
+        let Some(chunk) = self.chunk.as_ref().filter(|chunk| !chunk.is_rejected()) else {
+            self.sequence += 1;
+            return Ok(());
+        };
+        let mut text = chunk.text.clone();
+        match event {
+            ChunkEvent::Begin => text.extend_from_slice(b",\"event\":\"chunk_begin\""),
+            ChunkEvent::End(end) => {
+                text.extend_from_slice(b",\"event\":\"chunk_end\",\"from\":");
+                text.extend_from_slice(end.from.unwrap_or("null").as_bytes());
+                text.extend_from_slice(b",\"to\":");
+                text.extend_from_slice(end.to.unwrap_or("null").as_bytes());
+                text.extend_from_slice(b",\"partial\":");
+                text.extend_from_slice(if end.partial { b"true" } else { b"false" });
+                text.extend_from_slice(b",\"rows\":");
+                put_integer(&mut text, chunk.rows);
+                // Rows of the range that are there though the chunk has not got them.
+                text.extend_from_slice(b",\"changed\":[");
+                if let Verdict::Accepted(keys) = &chunk.verdict {
+                    for (place, key) in keys.iter().enumerate() {
+                        if place > 0 {
+                            text.push(b',');
+                        }
+                        text.extend_from_slice(key);
+                    }
+                }
+                text.push(b']');
+            }
+        }
+        text.extend_from_slice(b",\"sinks\":");
+        text.extend_from_slice(&chunk.sinks);
+        text.push(b'}');
+        let shape = Shape {
+            snapshot: Some(&text),
+            ..Shape::of("m", Audience::EveryPartition, Some(SNAPSHOT_KEY))
+        };
+        self.event(here, buffers, &shape, emit)
+    }
+
     fn row_event<E: From<WireError>>(
         &mut self,
         here: &Here<'_>,
@@ -484,6 +675,25 @@ impl Renderer {
         if let Some(columns) = &here.relation.identity {
             put_key(identity, here, columns, image)?;
         }
+        let row_key = match &here.relation.identity {
+            Some(_) => identity.as_slice(),
+            None => key.as_slice(),
+        };
+        self.touch(here, Some(row_key));
+        let mut snapshot = Vec::new();
+        if let Some(chunk) = self.chunk.as_mut().filter(|_| op == "r") {
+            if chunk.is_out_of_date(row_key) {
+                self.sequence += 1;
+                buffers.keys = keys;
+                buffers.other_key = other_key;
+                return Ok(());
+            }
+            chunk.rows += 1;
+            snapshot.extend_from_slice(&chunk.text);
+            snapshot.extend_from_slice(b",\"sinks\":");
+            snapshot.extend_from_slice(&chunk.sinks);
+            snapshot.push(b'}');
+        }
         let other_key_name = if op == "d" {
             c"__debezium.newkey"
         } else {
@@ -495,6 +705,7 @@ impl Renderer {
             other_key: (here.row.key_changed && has_key)
                 .then_some((other_key_name, other_key.as_slice())),
             identity: here.relation.identity.as_ref().map(|_| identity.as_slice()),
+            snapshot: (!snapshot.is_empty()).then_some(snapshot.as_slice()),
             ..Shape::of(op, Audience::Key, has_key.then_some(key.as_slice()))
         };
         let mut done = self.event(here, buffers, &shape, emit);
@@ -563,6 +774,10 @@ impl Renderer {
         put_integer(out, commit.event_count);
         out.extend_from_slice(b"},");
         out.extend_from_slice(&here.texts.audit);
+        if let Some(snapshot) = shape.snapshot {
+            out.push(b',');
+            out.extend_from_slice(snapshot);
+        }
         out.extend_from_slice(b",\"before\":");
         let [before_marks, after_marks] = &mut buffers.marks;
         put_image(out, before_marks, here, shape.before, longest)?;
@@ -587,6 +802,8 @@ impl Renderer {
     ) -> Result<Sent, E> {
         let op = if shape.schema_change.is_some() {
             "schema"
+        } else if shape.key == Some(SNAPSHOT_KEY) {
+            "snapshot"
         } else {
             shape.op
         };

@@ -2,7 +2,7 @@
 //!
 //! A row passes through these files in this order: [`body`] (rows as capture writes them), [`chunk`] (the sealed
 //! WAL message around them), [`order`] (the true order inside a transaction), [`value`] (a value as JSON) and
-//! [`envelope`] (the event, its key and its headers). [`options`] is what a table's trigger says of it;
+//! [`envelope`] (the event, its key and its headers). [`options`] is what a table's trigger says of it, [`snapshot`] are rows that were there before;
 //! [`version`], [`topic_name`], [`partition`] and [`position`]
 //! hold the rules that order, names and restart rest on (DESIGN section 7).
 
@@ -20,6 +20,7 @@ pub mod options;
 pub mod order;
 pub mod partition;
 pub mod position;
+pub mod snapshot;
 pub mod topic_name;
 pub mod value;
 pub mod version;

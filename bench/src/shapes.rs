@@ -1,0 +1,246 @@
+//! What capture costs for rows of other shapes than the usual one, and what memory a very large transaction takes.
+
+use std::path::Path;
+use std::time::Instant;
+
+use pg_cdc_tests::{Database, c_library};
+use postgres::Client;
+use serde_json::{Map, Value, json};
+
+use crate::account::{self, rows};
+use crate::median::{median, rounded};
+use crate::{start_bed, step};
+
+const ROUNDS: usize = 3;
+/// Rows of the large transaction, for each of those of the other statements.
+const LARGE_TRANSACTION: i64 = 20;
+
+/// A table and the statements on it.
+struct Shape {
+    label: &'static str,
+    /// Part of the usual number of rows: wide rows are fewer.
+    part: i64,
+    columns: String,
+    /// The values of row `n`.
+    values: String,
+    update: &'static str,
+    mask: &'static str,
+}
+
+fn shapes() -> [Shape; 6] {
+    let each = |count: u32, text: &str| -> String {
+        let list: Vec<String> = (1..=count)
+            .map(|i| text.replace('#', &i.to_string()))
+            .collect();
+        list.join(", ")
+    };
+    let toasted = |update| {
+        Shape {
+        label: "",
+        part: 50,
+        columns: "n int, body text STORAGE EXTERNAL".to_owned(),
+        values: "n, (SELECT string_agg(md5((n * 1000 + i)::text), '') FROM generate_series(1, 640) AS i)"
+            .to_owned(),
+        update,
+        mask: "",
+    }
+    };
+    let persons = |label, mask| Shape {
+        label,
+        part: 1,
+        columns: "email text, phone text, iban text, n int".to_owned(),
+        values: "'customer' || n || '@example.org', '+41 31 ' || n, 'CH93 0076 2011 6238 ' || n, n"
+            .to_owned(),
+        update: "n = n + 1",
+        mask,
+    };
+    [
+        Shape {
+            label: "100 narrow columns (int)",
+            part: 10,
+            columns: each(100, "c# int"),
+            values: each(100, "n + #"),
+            update: "c50 = c50 + 1",
+            mask: "",
+        },
+        Shape {
+            label: "100 wide columns (64 bytes of text)",
+            part: 250,
+            columns: each(100, "c# text"),
+            values: each(100, "repeat(md5((n + #)::text), 2)"),
+            update: "c50 = c51",
+            mask: "",
+        },
+        Shape {
+            label: "a toasted text of 20 kB, left as it is",
+            ..toasted("n = n + 1")
+        },
+        Shape {
+            label: "a toasted text of 20 kB, changed",
+            ..toasted("body = reverse(body)")
+        },
+        persons("three texts, not masked", ""),
+        persons(
+            "three texts, masked with hash",
+            ", mask => '{\"email\": \"hash\", \"phone\": \"hash\", \"iban\": \"hash\"}'",
+        ),
+    ]
+}
+
+#[derive(Clone, Copy)]
+enum Trigger {
+    None,
+    Empty,
+    Capture,
+}
+
+const TRIGGERS: [Trigger; 3] = [Trigger::None, Trigger::Empty, Trigger::Capture];
+
+/// Measures, and returns the figures: microseconds per row of INSERT and UPDATE for no trigger, an empty one, and capture.
+pub fn run() -> Value {
+    let bed = start_bed();
+    let key = bed.source().write_file("mask.key", &[7; 32], 0o600);
+    bed.source().set("cdc.mask_key_file", &key);
+    bed.source().reload();
+    let database = bed.database("bench");
+    let mut client = database.source();
+    let library = bed.path("empty_trigger.so");
+    c_library::compile(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/empty_trigger.c"),
+        &library,
+    );
+    account::run(
+        &mut client,
+        &format!(
+            "CREATE FUNCTION empty_trigger() RETURNS trigger LANGUAGE c AS '{}'",
+            library.display()
+        ),
+    );
+    let mut figures = Map::new();
+    for shape in shapes() {
+        figures.insert(
+            shape.label.to_owned(),
+            measure_shape(&database, &mut client, &shape),
+        );
+    }
+    figures.insert(
+        "memory of a transaction".to_owned(),
+        measure_memory(&database),
+    );
+    Value::Object(figures)
+}
+
+fn measure_shape(database: &Database<'_>, client: &mut Client, shape: &Shape) -> Value {
+    let count = (rows() / shape.part).max(1);
+    let mut insert_us = [const { Vec::new() }; TRIGGERS.len()];
+    let mut update_us = [const { Vec::new() }; TRIGGERS.len()];
+    step(&format!("{}: {count} rows", shape.label), || {
+        for round in 0..ROUNDS {
+            for place in 0..TRIGGERS.len() {
+                let index = (round + place) % TRIGGERS.len();
+                prepare(client, shape, TRIGGERS[index]);
+                let mut per_row_us = |statement: &str| {
+                    account::run(client, "CHECKPOINT");
+                    let start = Instant::now();
+                    account::run(client, statement);
+                    let per_row = start.elapsed().as_secs_f64() * 1e6 / count as f64;
+                    database.wait_until_in_kafka();
+                    per_row
+                };
+                insert_us[index].push(per_row_us(&format!(
+                    "INSERT INTO shape SELECT n, {} FROM generate_series(1, {count}) AS n",
+                    shape.values
+                )));
+                update_us[index].push(per_row_us(&format!("UPDATE shape SET {}", shape.update)));
+            }
+        }
+    });
+    let shown = |figures: &[Vec<f64>]| -> Vec<f64> {
+        figures
+            .iter()
+            .map(|rounds| rounded(median(rounds)))
+            .collect()
+    };
+    let (insert_us, update_us) = (shown(&insert_us), shown(&update_us));
+    println!(
+        "     microseconds per row (no trigger, empty, pg_cdc): INSERT {insert_us:?}, UPDATE {update_us:?}"
+    );
+    json!({"insert_us": insert_us, "update_us": update_us})
+}
+
+fn prepare(client: &mut Client, shape: &Shape, trigger: Trigger) {
+    account::run(
+        client,
+        &format!(
+            "DROP TABLE IF EXISTS shape; CREATE TABLE shape (id int PRIMARY KEY, {})",
+            shape.columns.replace(" STORAGE EXTERNAL", "")
+        ),
+    );
+    if shape.columns.contains("STORAGE EXTERNAL") {
+        account::run(client, "ALTER TABLE shape ALTER body SET STORAGE EXTERNAL");
+    }
+    match trigger {
+        Trigger::None => {}
+        Trigger::Empty => account::run(
+            client,
+            "CREATE TRIGGER empty AFTER INSERT OR UPDATE OR DELETE ON shape FOR EACH ROW EXECUTE FUNCTION empty_trigger()",
+        ),
+        Trigger::Capture => {
+            account::run(client, &format!("SELECT cdc_track('shape'{})", shape.mask))
+        }
+    }
+}
+
+/// The most private memory of a backend while it inserts very many rows in one transaction, by trigger.
+fn measure_memory(database: &Database<'_>) -> Value {
+    let count = rows() * LARGE_TRANSACTION;
+    let measured = TRIGGERS.map(|trigger| {
+        // A backend of its own, which has kept nothing.
+        let mut client = database.source();
+        let shape = Shape {
+            label: "",
+            part: 1,
+            columns: "n int".to_owned(),
+            values: String::new(),
+            update: "",
+            mask: "",
+        };
+        prepare(&mut client, &shape, trigger);
+        let pid: i32 = client
+            .query_one("SELECT pg_backend_pid()", &[])
+            .expect("pid")
+            .get(0);
+        let name = format!("one transaction of {count} rows");
+        step(&name, || {
+            account::run(
+                &mut client,
+                &format!("INSERT INTO shape SELECT n, n FROM generate_series(1, {count}) AS n"),
+            );
+        });
+        let peak_mb = peak_anonymous_mb(pid);
+        client
+            .query("SELECT cdc_wait('30 min')", &[])
+            .expect("cdc_wait");
+        account::run(&mut client, "DROP TABLE shape");
+        peak_mb
+    });
+    println!("     peak of the backend's memory (no trigger, empty, pg_cdc): {measured:?} MB");
+    json!({"rows": count, "peak_mb": measured})
+}
+
+/// The highest resident size that a process had, less what it has mapped of files and of shared memory now (MB, 10^6).
+fn peak_anonymous_mb(pid: i32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the backend");
+    let kilobytes = |name: &str| -> f64 {
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect(name);
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|text| text.parse().ok())
+            .expect("a number")
+    };
+    let mapped = kilobytes("RssFile:") + kilobytes("RssShmem:");
+    rounded((kilobytes("VmHWM:") - mapped) * 1024.0 / 1e6)
+}

@@ -1,0 +1,338 @@
+//! A chunk of a snapshot: rows that were read under one PostgreSQL snapshot, between two records that say so.
+//!
+//! A commit record does not make a transaction visible at once (DESIGN section 4). So the rows of a chunk may be older
+//! than events that are in the WAL before them. The chunk carries the snapshot it was read under: a row is left out
+//! whose key was changed by a transaction that committed before the chunk and is not visible in that snapshot.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::wire::{Cursor, WireError, put_optional, put_varint};
+
+/// A snapshot of PostgreSQL's: which transactions' changes it sees (`pg_current_snapshot()`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Visibility {
+    /// All transactions before this are over.
+    pub xmin: u64,
+    /// This and all later ones had not begun or were not over.
+    pub xmax: u64,
+    /// Those between that were not over.
+    pub in_progress: Vec<u64>,
+}
+
+impl Visibility {
+    /// Whether the changes of a transaction that committed are seen.
+    pub fn sees(&self, xid8: u64) -> bool {
+        xid8 < self.xmin || (xid8 < self.xmax && !self.in_progress.contains(&xid8))
+    }
+
+    /// Reads PostgreSQL's text, `xmin:xmax:xid,xid`.
+    pub fn parse(text: &str) -> Option<Visibility> {
+        let mut parts = text.split(':');
+        let mut number = || parts.next()?.parse().ok();
+        let (xmin, xmax) = (number()?, number()?);
+        let in_progress = parts.next()?.split(',').filter(|xid| !xid.is_empty());
+        Some(Visibility {
+            xmin,
+            xmax,
+            in_progress: in_progress
+                .map(|xid| xid.parse().ok())
+                .collect::<Option<_>>()?,
+        })
+    }
+}
+
+/// The record before a chunk's rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkBegin<'a> {
+    pub snapshot_id: i64,
+    /// From 1; a chunk that is read again has its number again.
+    pub chunk: u64,
+    /// The sender's session in which writers were waited for: only it knows what was changed since.
+    pub session: u64,
+    /// The place of the snapshot's worker in shared memory.
+    pub slot: u32,
+    pub visibility: Visibility,
+    /// JSON array of the sinks that are to act on the rows; none for all.
+    pub sinks: Option<&'a str>,
+}
+
+impl<'a> ChunkBegin<'a> {
+    /// Bytes that [`ChunkBegin::put`] needs at most.
+    pub fn capacity(&self) -> usize {
+        10 * (8 + self.visibility.in_progress.len()) + self.sinks.map_or(0, str::len)
+    }
+
+    pub fn put(&self, out: &mut Vec<u8>) {
+        for number in [
+            self.snapshot_id as u64,
+            self.chunk,
+            self.session,
+            u64::from(self.slot),
+            self.visibility.xmin,
+            self.visibility.xmax,
+            self.visibility.in_progress.len() as u64,
+        ] {
+            put_varint(out, number);
+        }
+        for xid8 in &self.visibility.in_progress {
+            put_varint(out, *xid8);
+        }
+        put_optional(out, self.sinks);
+    }
+
+    pub fn read(image: &'a [u8]) -> Result<ChunkBegin<'a>, WireError> {
+        let mut cursor = Cursor::new(image);
+        let snapshot_id = cursor.varint()? as i64;
+        let chunk = cursor.varint()?;
+        let session = cursor.varint()?;
+        let slot = u32::try_from(cursor.varint()?).map_err(|_| WireError::Invalid("slot"))?;
+        let (xmin, xmax) = (cursor.varint()?, cursor.varint()?);
+        let mut in_progress = Vec::new();
+        for _ in 0..cursor.varint()? {
+            in_progress.push(cursor.varint()?);
+        }
+        Ok(ChunkBegin {
+            snapshot_id,
+            chunk,
+            session,
+            slot,
+            visibility: Visibility {
+                xmin,
+                xmax,
+                in_progress,
+            },
+            sinks: cursor.optional()?,
+        })
+    }
+}
+
+/// The record behind a chunk's rows: their range of keys, as JSON objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkEnd<'a> {
+    /// The last key of the chunk before; none at the beginning.
+    pub from: Option<&'a str>,
+    /// The last key of this one; none at the end of the table.
+    pub to: Option<&'a str>,
+    /// The range says nothing of rows that are not in the chunk: the snapshot has a filter, or keys are masked.
+    pub partial: bool,
+}
+
+impl<'a> ChunkEnd<'a> {
+    /// Bytes that [`ChunkEnd::put`] needs at most.
+    pub fn capacity(&self) -> usize {
+        let len = |text: Option<&str>| text.map_or(0, str::len) + 10;
+        len(self.from) + len(self.to) + 1
+    }
+
+    pub fn put(&self, out: &mut Vec<u8>) {
+        put_optional(out, self.from);
+        put_optional(out, self.to);
+        out.push(u8::from(self.partial));
+    }
+
+    pub fn read(image: &'a [u8]) -> Result<ChunkEnd<'a>, WireError> {
+        let mut cursor = Cursor::new(image);
+        Ok(ChunkEnd {
+            from: cursor.optional()?,
+            to: cursor.optional()?,
+            partial: cursor.u8()? != 0,
+        })
+    }
+}
+
+/// A table of the cluster: its database and its own oid.
+pub type TableId = (u32, u32);
+
+/// What one transaction changed of a table.
+#[derive(Debug)]
+enum Touched {
+    /// Keys, as JSON.
+    Keys(HashSet<Box<[u8]>>),
+    /// More than is kept, or everything.
+    All,
+}
+
+/// Which rows of tables that a snapshot is being made of were changed by whom. Kept until a chunk's snapshot sees the
+/// change.
+#[derive(Debug, Default)]
+pub struct Windows {
+    changes: HashMap<TableId, Vec<(u64, Touched)>>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+/// What becomes of a chunk.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its rows are sent, but those with these keys.
+    Accepted(HashSet<Box<[u8]>>),
+    /// It is not known which rows are older than events before them: the chunk must be read again.
+    Rejected,
+}
+
+impl Windows {
+    /// Beyond `max_bytes` of keys a transaction counts as having changed every row.
+    pub fn new(max_bytes: usize) -> Windows {
+        Windows {
+            max_bytes,
+            ..Windows::default()
+        }
+    }
+
+    /// A transaction changed the row with this key (as JSON); none for every row.
+    pub fn touch(&mut self, table: TableId, xid8: u64, key: Option<&[u8]>) {
+        let changes = self.changes.entry(table).or_default();
+        if changes.last().is_none_or(|(last, _)| *last != xid8) {
+            changes.push((xid8, Touched::Keys(HashSet::new())));
+        }
+        let Some((_, touched)) = changes.last_mut() else {
+            return;
+        };
+        let Touched::Keys(keys) = touched else {
+            return;
+        };
+        match key {
+            Some(key) if self.bytes + key.len() <= self.max_bytes => {
+                if keys.insert(key.into()) {
+                    self.bytes += key.len() + ENTRY_BYTES;
+                }
+            }
+            _ => {
+                self.bytes -= bytes_of(keys);
+                *touched = Touched::All;
+            }
+        }
+    }
+
+    /// Forgets what the chunk's snapshot sees, and says which of its rows are out of date.
+    pub fn judge(&mut self, table: TableId, visibility: &Visibility) -> Verdict {
+        let Some(changes) = self.changes.get_mut(&table) else {
+            return Verdict::Accepted(HashSet::new());
+        };
+        let bytes = &mut self.bytes;
+        changes.retain(|(xid8, touched)| {
+            let seen = visibility.sees(*xid8);
+            if seen && let Touched::Keys(keys) = touched {
+                *bytes -= bytes_of(keys);
+            }
+            !seen
+        });
+        let mut out_of_date = HashSet::new();
+        for (_, touched) in changes.iter() {
+            match touched {
+                Touched::All => return Verdict::Rejected,
+                Touched::Keys(keys) => out_of_date.extend(keys.iter().cloned()),
+            }
+        }
+        Verdict::Accepted(out_of_date)
+    }
+
+    /// Forgets the tables of which no snapshot is being made.
+    pub fn keep(&mut self, is_snapshot: impl Fn(TableId) -> bool) {
+        let bytes = &mut self.bytes;
+        self.changes.retain(|table, changes| {
+            let keep = is_snapshot(*table);
+            if !keep {
+                for (_, touched) in changes {
+                    if let Touched::Keys(keys) = touched {
+                        *bytes -= bytes_of(keys);
+                    }
+                }
+            }
+            keep
+        });
+    }
+}
+
+/// What a key takes besides its bytes, about.
+const ENTRY_BYTES: usize = 32;
+
+fn bytes_of(keys: &HashSet<Box<[u8]>>) -> usize {
+    keys.iter().map(|key| key.len() + ENTRY_BYTES).sum()
+}
+
+/// Appends the `snapshot` object of a row.
+pub fn put_snapshot(out: &mut Vec<u8>, begin: &ChunkBegin<'_>) {
+    out.extend_from_slice(b"\"snapshot\":{\"id\":");
+    crate::json::put_integer(out, begin.snapshot_id);
+    out.extend_from_slice(b",\"chunk\":");
+    crate::json::put_integer(out, begin.chunk);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TABLE: TableId = (1, 2);
+
+    fn visibility(text: &str) -> Visibility {
+        Visibility::parse(text).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_back(id: i64, chunk: u64, session: u64, slot: u32, xmin: u64, xmax: u64, in_progress: Vec<u64>,
+                             sinks: Option<String>, from: Option<String>, to: Option<String>, partial: bool) {
+            let begin = ChunkBegin { snapshot_id: id, chunk, session, slot, visibility: Visibility { xmin, xmax, in_progress }, sinks: sinks.as_deref() };
+            let mut out = Vec::new();
+            begin.put(&mut out);
+            prop_assert_eq!(ChunkBegin::read(&out).unwrap(), begin);
+            let end = ChunkEnd { from: from.as_deref(), to: to.as_deref(), partial };
+            let mut out = Vec::new();
+            end.put(&mut out);
+            prop_assert_eq!(ChunkEnd::read(&out).unwrap(), end);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_sees_what_was_over() {
+        let some = visibility("10:14:11,13");
+        let seen: Vec<u64> = (8..16).filter(|xid8| some.sees(*xid8)).collect();
+        assert_eq!(seen, [8, 9, 10, 12]);
+        assert!(visibility("10:10:").in_progress.is_empty());
+        assert_eq!(Visibility::parse("10:x:"), None);
+    }
+
+    #[test]
+    fn rows_that_somebody_changed_unseen_are_out_of_date() {
+        let mut windows = Windows::new(1000);
+        windows.touch(TABLE, 9, Some(b"seen"));
+        windows.touch(TABLE, 11, Some(b"a"));
+        windows.touch((1, 3), 11, Some(b"another table's"));
+        windows.touch(TABLE, 11, Some(b"b"));
+        let expected =
+            |keys: &[&[u8]]| Verdict::Accepted(keys.iter().map(|key| Box::from(*key)).collect());
+        assert_eq!(
+            windows.judge(TABLE, &visibility("10:12:11")),
+            expected(&[b"a", b"b"])
+        );
+        // Seen now, and so forgotten.
+        assert_eq!(windows.judge(TABLE, &visibility("12:12:")), expected(&[]));
+        assert_eq!(windows.judge(TABLE, &visibility("10:12:11")), expected(&[]));
+        windows.keep(|table| table == TABLE);
+        assert_eq!(windows.bytes, 0);
+    }
+
+    #[test]
+    fn too_many_keys_are_every_row_until_they_are_seen() {
+        let mut windows = Windows::new(100);
+        for number in 0..10u8 {
+            windows.touch(TABLE, 20, Some(&[number; 20]));
+        }
+        windows.touch(TABLE, 21, None);
+        assert_eq!(
+            windows.judge(TABLE, &visibility("20:22:20,21")),
+            Verdict::Rejected
+        );
+        assert_eq!(
+            windows.judge(TABLE, &visibility("21:22:21")),
+            Verdict::Rejected
+        );
+        assert!(matches!(
+            windows.judge(TABLE, &visibility("22:22:")),
+            Verdict::Accepted(_)
+        ));
+        assert_eq!(windows.bytes, 0);
+    }
+}

@@ -1,0 +1,375 @@
+//! Reads one chunk of a table into the WAL: the next rows in the order of the key, under one PostgreSQL snapshot.
+
+use std::ffi::CStr;
+
+use change::body::{Masked, Relation, relation_of};
+use change::json::put_string;
+use change::snapshot::{ChunkBegin, ChunkEnd, Visibility};
+use change::value::put_value;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use pgrx::spi::{quote_identifier, quote_literal};
+
+use super::job::{Job, Place};
+use crate::api::table::Table;
+use crate::capture::buffer::Captured;
+use crate::capture::datum::put_datum;
+use crate::capture::relation_plan::{Plan, name_of, tuple_attribute};
+use crate::capture::{server_text, utf8, with_capture};
+use crate::ddl::partitions::below;
+use crate::report::Report;
+
+/// Rows that are fetched at once.
+const FETCH_ROWS: i64 = 1000;
+
+/// What a chunk was, once it is committed.
+pub struct Read {
+    pub rows: i64,
+    /// The last row's key; none if there was no row.
+    pub place: Option<Place>,
+    /// No rows follow.
+    pub end: bool,
+}
+
+/// Who reads: the worker's slot and what it knows of the sender.
+pub struct Reader {
+    pub slot: u32,
+    pub session: u64,
+    pub max_rows: i64,
+}
+
+/// Reads the chunk behind `job.place` and captures it, in the running transaction, which must do nothing else with
+/// rows. The table is locked (ACCESS SHARE, which hinders no writer) before the snapshot is taken, so that no chunk is read
+/// with a definition or contents from before a rewrite.
+pub fn read(job: &Job, reader: &Reader) -> Read {
+    lock_all(job.relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    let table = Table::at(job.relation);
+    // SAFETY: in a transaction that reads committed: every snapshot is a new one. Popped below; after an ERROR the
+    // transaction's end pops it.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let read =
+        table.as_owner(|| table.with_trigger(|trigger| read_table(job, reader, &table, trigger)));
+    // SAFETY: as above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    read.unwrap_or_else(|| not_tracked(&table.name).raise())
+}
+
+/// CDC0505.
+pub fn not_tracked(table: &str) -> Report {
+    Report::new(
+        "CDC0505",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("table \"{table}\" is not tracked"),
+        format!("SELECT cdc_track('{table}', snapshot => true)."),
+    )
+}
+
+/// CDC0501.
+pub fn no_key(table: &str) -> Report {
+    Report::new(
+        "CDC0501",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("table \"{table}\" has no key to snapshot by"),
+        "Add a primary key, or a unique index with NOT NULL columns as REPLICA IDENTITY, and ship its columns.",
+    )
+    .detail("A snapshot is read in the order of the key, so that it can go on where it was and writers are never locked out.")
+}
+
+/// Locks a table and its partitions, in the order in which PostgreSQL does.
+fn lock_all(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE) {
+    // SAFETY: in a transaction; released with it.
+    unsafe { pg_sys::LockRelationOid(relation, mode) };
+    for partition in below(relation) {
+        // SAFETY: as above. One that was detached or dropped meanwhile is no longer read.
+        unsafe { pg_sys::LockRelationOid(partition, mode) };
+    }
+}
+
+fn read_table(job: &Job, reader: &Reader, table: &Table, trigger: &pg_sys::TriggerData) -> Read {
+    let query = with_capture(|capture| {
+        // SAFETY: relation and trigger are open while the table is read.
+        let plan = unsafe { capture.plans.plan(trigger) };
+        // SAFETY: as above.
+        let descriptor = unsafe { (*trigger.tg_relation).rd_att };
+        Query::new(job, reader, table, plan, descriptor)
+    });
+    let begin = ChunkBegin {
+        snapshot_id: job.id,
+        chunk: job.chunk + 1,
+        session: reader.session,
+        slot: reader.slot,
+        visibility: current_visibility(),
+        sinks: query.sinks.as_deref(),
+    };
+    capture(trigger, query.plan_id, &Captured::ChunkBegin(&begin));
+    let (rows, place) = fetch(&query, trigger);
+    let end = rows < reader.max_rows;
+    let to = place.as_ref().filter(|_| !end);
+    capture(
+        trigger,
+        query.plan_id,
+        &Captured::ChunkEnd(&ChunkEnd {
+            from: job.place.as_ref().map(|place| place.key.as_str()),
+            to: to.map(|place| place.key.as_str()),
+            partial: query.partial,
+        }),
+    );
+    Read { rows, place, end }
+}
+
+fn capture(trigger: &pg_sys::TriggerData, plan_id: u64, what: &Captured<'_>) {
+    with_capture(|capture| {
+        // SAFETY: relation and trigger are open while the table is read; the transaction is the worker's.
+        unsafe {
+            let plan = capture.plans.plan(trigger);
+            if plan.id != plan_id {
+                // Columns cannot change, for the table is locked; what is shipped of them can.
+                Report::new(
+                    "CDC0502",
+                    PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+                    "options of the table changed while a chunk was read",
+                    "Nothing: the chunk is read again.",
+                )
+                .raise();
+            }
+            let descriptor = (*trigger.tg_relation).rd_att;
+            capture.buffer.capture(plan, descriptor, 0, what);
+        }
+    });
+}
+
+/// What the active snapshot sees.
+fn current_visibility() -> Visibility {
+    // SAFETY: a snapshot is active; its arrays have the lengths that it says. Ids are widened against the next one, as
+    // pg_current_snapshot() does (utils/adt/xid8funcs.c).
+    unsafe {
+        let snapshot = &*pg_sys::GetActiveSnapshot();
+        let next = pg_sys::ReadNextFullTransactionId().value;
+        let widen = |xid: pg_sys::TransactionId| {
+            let low = u64::from(u32::from(xid));
+            let epoch = next & !0xffff_ffff;
+            if epoch | low > next {
+                (epoch | low).wrapping_sub(1 << 32)
+            } else {
+                epoch | low
+            }
+        };
+        let in_progress = if snapshot.xcnt == 0 {
+            Vec::new()
+        } else {
+            std::slice::from_raw_parts(snapshot.xip, snapshot.xcnt as usize)
+                .iter()
+                .map(|xid| widen(*xid))
+                .collect()
+        };
+        Visibility {
+            xmin: widen(snapshot.xmin),
+            xmax: widen(snapshot.xmax),
+            in_progress,
+        }
+    }
+}
+
+/// The statement of a chunk, and how its rows are read.
+struct Query {
+    text: String,
+    /// Key columns: place among the selected ones, and name.
+    key: Vec<usize>,
+    partial: bool,
+    sinks: Option<String>,
+    plan_id: u64,
+    /// The plan's entry for chunks, as capture copies it.
+    blob: Vec<u8>,
+}
+
+impl Query {
+    fn new(
+        job: &Job,
+        reader: &Reader,
+        table: &Table,
+        plan: &Plan,
+        descriptor: pg_sys::TupleDesc,
+    ) -> Query {
+        let relation = relation_of(&plan.blob)
+            .unwrap_or_else(|error| pgrx::error!("pg_cdc cannot read its own plan: {error}"));
+        let key = relation
+            .identity
+            .clone()
+            .unwrap_or_else(|| relation.key.clone());
+        let identity = table.identity(false);
+        if identity.is_empty() || key.len() != identity.len() {
+            no_key(&table.name).raise();
+        }
+        let definitions = table.columns();
+        // SAFETY: the relation is open; a plan's attributes are its descriptor's.
+        let name = |column: usize| unsafe {
+            name_of(tuple_attribute(descriptor, plan.columns[column].attribute))
+        };
+        let columns: Vec<String> = (0..plan.columns.len()).map(name).collect();
+        let quoted = |names: &[String]| -> String {
+            let quoted: Vec<String> = names.iter().map(quote_identifier).collect();
+            quoted.join(", ")
+        };
+        let key_names: Vec<String> = key.iter().map(|column| columns[*column].clone()).collect();
+        let options = table.options().unwrap_or_default();
+        let mut conditions = Vec::new();
+        for filter in [Some(&options.filter), job.wanted.filter.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            if !filter.is_empty() {
+                conditions.push(format!("({filter}\n)"));
+            }
+        }
+        if let Some(place) = &job.place {
+            let values: Vec<String> = key_names
+                .iter()
+                .zip(&place.values)
+                .map(|(name, value)| {
+                    let column = definitions.iter().find(|column| column.name == *name);
+                    let type_name = column.map_or("text", |column| column.type_expression.as_str());
+                    format!("{}::{type_name}", quote_literal(value))
+                })
+                .collect();
+            conditions.push(format!(
+                "({}) > ({})",
+                quoted(&key_names),
+                values.join(", ")
+            ));
+        }
+        let condition = if conditions.is_empty() {
+            String::new()
+        } else {
+            format!("WHERE {}", conditions.join(" AND "))
+        };
+        let only = if is_partitioned(table) { "" } else { "ONLY " };
+        let masked = |column: &usize| {
+            let masked: Option<Masked> = relation.columns[*column].masked;
+            masked.is_some()
+        };
+        Query {
+            text: format!(
+                "SELECT {} FROM {only}{} {condition} ORDER BY {} LIMIT {}",
+                quoted(&columns),
+                table.sql_name(),
+                quoted(&key_names),
+                reader.max_rows
+            ),
+            partial: job.wanted.filter.is_some() || key.iter().any(masked),
+            sinks: job
+                .wanted
+                .sinks
+                .as_ref()
+                .and_then(|sinks| serde_json::to_string(sinks).ok()),
+            plan_id: plan.id,
+            blob: plan.blob.clone(),
+            key,
+        }
+    }
+}
+
+fn is_partitioned(table: &Table) -> bool {
+    // SAFETY: a catalog look-up inside the running transaction.
+    unsafe { pg_sys::get_rel_relkind(table.oid) as u8 == b'p' }
+}
+
+/// Runs the statement and captures its rows; how many there were, and the last one's key.
+fn fetch(query: &Query, trigger: &pg_sys::TriggerData) -> (i64, Option<Place>) {
+    let relation = relation_of(&query.blob)
+        .unwrap_or_else(|error| pgrx::error!("pg_cdc cannot read its own plan: {error}"));
+    let text = server_text(&query.text);
+    let mut rows = 0;
+    let mut place = None;
+    Spi::connect_mut(|_client| {
+        // SAFETY: connected to SPI. A read-only cursor uses the active snapshot, the one that the chunk carries. Tuples
+        // are used before they are freed; what encoding a row allocates goes with the row.
+        unsafe {
+            let scratch = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                c"pg_cdc snapshot row".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            );
+            let plan = pg_sys::SPI_prepare(text.as_ptr(), 0, std::ptr::null_mut());
+            if plan.is_null() {
+                pgrx::error!("pg_cdc could not prepare a snapshot's statement");
+            }
+            let cursor = pg_sys::SPI_cursor_open(
+                std::ptr::null(),
+                plan,
+                std::ptr::null_mut(),
+                std::ptr::null(),
+                true,
+            );
+            loop {
+                pg_sys::SPI_cursor_fetch(cursor, true, FETCH_ROWS);
+                let (found, tuples) = (pg_sys::SPI_processed, pg_sys::SPI_tuptable);
+                if found == 0 || tuples.is_null() {
+                    break;
+                }
+                let descriptor = (*tuples).tupdesc;
+                for index in 0..found as usize {
+                    let tuple = *(*tuples).vals.add(index);
+                    let before = pg_sys::MemoryContextSwitchTo(scratch);
+                    capture(
+                        trigger,
+                        query.plan_id,
+                        &Captured::Found { tuple, descriptor },
+                    );
+                    if index + 1 == found as usize {
+                        place = Some(place_of(query, &relation, trigger, tuple, descriptor));
+                    }
+                    pg_sys::MemoryContextSwitchTo(before);
+                    pg_sys::MemoryContextReset(scratch);
+                }
+                rows += found as i64;
+                pg_sys::SPI_freetuptable(tuples);
+                pgrx::check_for_interrupts!();
+            }
+            pg_sys::SPI_cursor_close(cursor);
+            pg_sys::MemoryContextDelete(scratch);
+        }
+    });
+    (rows, place)
+}
+
+/// The key of a row: as text for the next statement, and as events have it.
+unsafe fn place_of(
+    query: &Query,
+    relation: &Relation<'_>,
+    trigger: &pg_sys::TriggerData,
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+) -> Place {
+    let mut place = Place::default();
+    let mut key = Vec::new();
+    with_capture(|capture| {
+        // SAFETY: the tuple has the selected columns, in the plan's order; key columns are not NULL.
+        unsafe {
+            let plan = capture.plans.plan(trigger);
+            for column in &query.key {
+                let number = *column as i32 + 1;
+                let text = pg_sys::SPI_getvalue(tuple, descriptor, number);
+                place.values.push(utf8(CStr::from_ptr(text).to_bytes()));
+                let mut is_null = false;
+                let datum = pg_sys::SPI_getbinval(tuple, descriptor, number, &mut is_null);
+                let mut encoded = Vec::new();
+                put_datum(&mut encoded, &plan.columns[*column].encode, datum);
+                let column = &relation.columns[*column];
+                let mut cursor = change::wire::Cursor::new(&encoded);
+                key.push(if key.is_empty() { b'{' } else { b',' });
+                put_string(&mut key, column.name);
+                key.push(b':');
+                let done = change::value::take_value(&mut cursor, &column.kind)
+                    .and_then(|value| put_value(&mut key, &column.kind, value));
+                if let Err(error) = done {
+                    pgrx::error!("pg_cdc cannot read a key of its own: {error}");
+                }
+            }
+        }
+    });
+    key.push(b'}');
+    place.key = String::from_utf8_lossy(&key).into_owned();
+    place
+}

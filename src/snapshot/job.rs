@@ -1,0 +1,207 @@
+//! A snapshot as the table `cdc_snapshot_jobs` has it. Texts are JSON in UTF-8 there, whatever the database's encoding.
+
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// What was asked for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Wanted {
+    /// SQL condition on one row, as a table's filter is.
+    pub filter: Option<String>,
+    pub rows_per_second: Option<i32>,
+    pub sinks: Option<Vec<String>>,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Place {
+    /// The last row's key columns, as PostgreSQL's text.
+    pub values: Vec<String>,
+    /// The same as events have it, a JSON object.
+    pub key: String,
+}
+
+/// A snapshot that is not finished.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub id: i64,
+    pub relation: pg_sys::Oid,
+    pub wanted: Wanted,
+    /// The newest chunk that Kafka has.
+    pub chunk: u64,
+    pub place: Option<Place>,
+    pub rows_done: i64,
+}
+
+/// The jobs of the connected database. Every method is for a running transaction.
+pub struct Jobs {
+    /// Quoted and qualified.
+    table: String,
+}
+
+/// A failed query of our own.
+fn failed(error: pgrx::spi::Error) -> ! {
+    pgrx::error!("pg_cdc could not read or write its snapshots: {error}")
+}
+
+impl Jobs {
+    /// None where the extension is not in this database.
+    pub fn find() -> Option<Jobs> {
+        let query = "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_extension e
+            JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_cdc'";
+        let schema = match Spi::get_one::<String>(query) {
+            Ok(schema) => schema,
+            Err(pgrx::spi::Error::InvalidPosition) => None,
+            Err(error) => failed(error),
+        };
+        schema.map(|schema| Jobs {
+            table: format!("{schema}.cdc_snapshot_jobs"),
+        })
+    }
+
+    fn run(&self, statement: &str, arguments: &[DatumWithOid<'_>]) {
+        let statement = statement.replace("JOBS", &self.table);
+        if let Err(error) = Spi::run_with_args(&statement, arguments) {
+            failed(error);
+        }
+    }
+
+    /// Adds one; returns its id.
+    pub fn add(&self, relation: pg_sys::Oid, wanted: &Wanted) -> i64 {
+        let statement =
+            "INSERT INTO JOBS (relation, request) VALUES ($1, $2) RETURNING snapshot_id"
+                .replace("JOBS", &self.table);
+        let request = json(wanted);
+        let id = Spi::connect_mut(|client| {
+            client
+                .update(&statement, Some(1), &[relation.into(), request.into()])?
+                .first()
+                .get_one::<i64>()
+        });
+        match id {
+            Ok(Some(id)) => id,
+            Ok(None) => failed(pgrx::spi::Error::InvalidPosition),
+            Err(error) => failed(error),
+        }
+    }
+
+    /// The first that is to be gone on with.
+    pub fn next(&self) -> Option<Job> {
+        let query = "SELECT snapshot_id, relation, request, chunk, place, rows_done FROM JOBS
+            WHERE state IN ('waiting for writers', 'running') ORDER BY snapshot_id LIMIT 1"
+            .replace("JOBS", &self.table);
+        let found = Spi::connect(|client| {
+            let mut rows = client.select(&query, Some(1), &[])?;
+            let Some(row) = rows.next() else {
+                return Ok(None);
+            };
+            let request: Option<Vec<u8>> = row.get(3)?;
+            let place: Option<Vec<u8>> = row.get(5)?;
+            Ok(Some(Job {
+                id: row.get(1)?.unwrap_or_default(),
+                relation: row.get(2)?.unwrap_or(pg_sys::InvalidOid),
+                wanted: request
+                    .and_then(|json| serde_json::from_slice(&json).ok())
+                    .unwrap_or_default(),
+                chunk: row.get::<i64>(4)?.unwrap_or_default() as u64,
+                place: place.and_then(|json| serde_json::from_slice(&json).ok()),
+                rows_done: row.get(6)?.unwrap_or_default(),
+            }))
+        });
+        found.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
+    }
+
+    /// Locks the job and says whether it is to be gone on with: nobody paused or cancelled it.
+    pub fn goes_on(&self, id: i64) -> bool {
+        let query =
+            "SELECT state FROM JOBS WHERE snapshot_id = $1 FOR UPDATE".replace("JOBS", &self.table);
+        let state = Spi::connect_mut(|client| {
+            let mut rows = client.update(&query, Some(1), &[id.into()])?;
+            rows.next().map_or(Ok(None), |row| row.get::<String>(1))
+        });
+        let state = state.unwrap_or_else(|error: pgrx::spi::Error| failed(error));
+        state.is_some_and(|state| state == "waiting for writers" || state == "running")
+    }
+
+    /// Waits for whoever is just adding a job, and keeps others from it until the transaction ends.
+    pub fn lock_out_new_ones(&self) {
+        self.run("LOCK TABLE JOBS IN SHARE MODE", &[]);
+    }
+
+    pub fn wait_for_writers(&self, id: i64) {
+        self.run(
+            "UPDATE JOBS SET state = 'waiting for writers' WHERE snapshot_id = $1",
+            &[id.into()],
+        );
+    }
+
+    /// Begins, or begins again: the estimate is made once.
+    pub fn begin(&self, id: i64) {
+        self.run(
+            "UPDATE JOBS SET state = 'running', started = COALESCE(started, pg_catalog.clock_timestamp()), problem = NULL,
+                 rows_estimated = COALESCE(rows_estimated, (
+                     SELECT pg_catalog.sum(pg_catalog.greatest(c.reltuples, 0))::bigint FROM pg_catalog.pg_class c
+                     WHERE c.oid = JOBS.relation OR c.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree(JOBS.relation) t WHERE t.isleaf)))
+             WHERE snapshot_id = $1".replace("pg_catalog.greatest", "greatest").as_str(),
+            &[id.into()],
+        );
+    }
+
+    /// Writes down that Kafka has the job's chunks so far.
+    pub fn save(&self, job: &Job, busy_ms: i64) {
+        self.run(
+            "UPDATE JOBS SET chunk = $2, place = $3, rows_done = $4,
+                 busy = busy + $5 * interval '1 millisecond' WHERE snapshot_id = $1",
+            &[
+                job.id.into(),
+                (job.chunk as i64).into(),
+                job.place.as_ref().map(json).into(),
+                job.rows_done.into(),
+                busy_ms.into(),
+            ],
+        );
+    }
+
+    pub fn finish(&self, id: i64) {
+        self.run(
+            "UPDATE JOBS SET state = 'done', rows_estimated = rows_done WHERE snapshot_id = $1",
+            &[id.into()],
+        );
+    }
+
+    pub fn fail(&self, id: i64, code: &str, message: &str) {
+        let problem = json(&serde_json::json!({"code": code, "message": message}));
+        self.run(
+            "UPDATE JOBS SET state = 'failed', problem = $2 WHERE snapshot_id = $1",
+            &[id.into(), problem.into()],
+        );
+    }
+
+    /// Table and state of a job.
+    pub fn look_up(&self, id: i64) -> Option<(pg_sys::Oid, String)> {
+        let query = "SELECT relation, state FROM JOBS WHERE snapshot_id = $1 FOR UPDATE"
+            .replace("JOBS", &self.table);
+        let found = Spi::connect_mut(|client| {
+            let mut rows = client.update(&query, Some(1), &[id.into()])?;
+            let Some(row) = rows.next() else {
+                return Ok(None);
+            };
+            Ok(row.get(1)?.zip(row.get(2)?))
+        });
+        found.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
+    }
+
+    pub fn set_state(&self, id: i64, state: &str) {
+        self.run(
+            "UPDATE JOBS SET state = $2 WHERE snapshot_id = $1",
+            &[id.into(), state.into()],
+        );
+    }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}

@@ -1,0 +1,13 @@
+//! Snapshots of rows that were there before: a worker in the table's database reads them in chunks, in the order of the
+//! key, each under a PostgreSQL snapshot of its own, and writes rows and snapshot into the WAL like captured ones. The
+//! sender leaves out what is older than events before it (`change::snapshot`).
+//!
+//! A chunk is done when Kafka has acknowledged it; then the worker goes on. What it did stands in the table
+//! `cdc_snapshot_jobs`, in the transactions of the chunks, so that it goes on there after whatever happens.
+
+pub mod chunk;
+pub mod job;
+pub mod launcher;
+pub mod repair;
+pub mod slots;
+pub mod worker;

@@ -1,0 +1,57 @@
+//! Tables whose rows changed without row events (a rewriting ALTER TABLE, partitions that came or went): a snapshot follows.
+
+use std::cell::RefCell;
+
+use pgrx::pg_sys;
+
+use super::job::Wanted;
+use crate::api::snapshot;
+use crate::api::table::Table;
+
+thread_local! {
+    static NOTED: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes a table until the transaction ends: many commands of one make one snapshot. What a savepoint takes back costs a
+/// snapshot that changes nothing.
+pub fn note(table: pg_sys::Oid) {
+    NOTED.with_borrow_mut(|noted| {
+        if !noted.contains(&table) {
+            noted.push(table);
+        }
+    });
+}
+
+/// Asks for the snapshots, before the transaction is written: they are a part of it.
+pub fn pre_commit() {
+    let noted = NOTED.take();
+    if noted.is_empty() {
+        return;
+    }
+    // SAFETY: queries are allowed before the commit; after an ERROR the transaction's end pops the snapshot. Whoever locks
+    // a table exclusively has committed once the lock is there.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        for oid in noted {
+            pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            if pg_sys::get_rel_relkind(oid) == 0 {
+                continue;
+            }
+            let table = Table::at(oid);
+            // Without a key the event alone says it.
+            if table.options().is_some() && !table.identity(false).is_empty() {
+                snapshot::ask(&table, &Wanted::default());
+            }
+        }
+        pg_sys::PopActiveSnapshot();
+    }
+}
+
+/// The transaction is over.
+pub fn forget() {
+    NOTED.with(|noted| {
+        if let Ok(mut noted) = noted.try_borrow_mut() {
+            noted.clear();
+        }
+    });
+}

@@ -1,0 +1,347 @@
+//! The background worker that makes the snapshots of one database, one after the other, and ends.
+
+use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use pgrx::PgTryBuilder;
+use pgrx::bgworkers::BackgroundWorker;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+
+use super::chunk::{self, Reader};
+use super::job::{Job, Jobs};
+use super::launcher;
+use crate::ddl::partitions::below;
+use crate::sender::sleep::{interrupts, pause};
+use crate::settings;
+use crate::shared::{self, Shared};
+use crate::{ffi, report};
+
+/// The net below everything that wakes the worker.
+const TICK_MS: i64 = 1000;
+/// How output functions and planner are set while rows are read: keys as text that reads back, and in the order of their
+/// index, so that no chunk sorts the table.
+const SETTINGS: [(&std::ffi::CStr, &std::ffi::CStr); 15] = [
+    (c"application_name", c"pg_cdc snapshot"),
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"default_transaction_isolation", c"read committed"),
+    (c"default_transaction_read_only", c"off"),
+    // A chunk is nothing that a standby must have first: its rows are.
+    (c"synchronous_commit", c"local"),
+    (c"statement_timeout", c"0"),
+    (c"lock_timeout", c"0"),
+    (c"row_security", c"off"),
+    (c"DateStyle", c"ISO, YMD"),
+    (c"IntervalStyle", c"postgres"),
+    (c"TimeZone", c"UTC"),
+    (c"extra_float_digits", c"1"),
+    (c"bytea_output", c"hex"),
+    (c"enable_seqscan", c"off"),
+    (c"enable_sort", c"off"),
+];
+
+thread_local! {
+    /// The place in shared memory, for the exit callback.
+    static SLOT: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// At every exit: the sender need not remember changes any more.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn leave(_code: i32, _arg: pg_sys::Datum) {
+    release_slot();
+}
+
+fn release_slot() {
+    if let (Some(slot), Some(shared)) = (SLOT.take(), shared::shared()) {
+        shared.snapshots.release(slot);
+    }
+}
+
+/// Entry point of the background worker; its argument is the database's oid.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn pg_cdc_snapshot_main(arg: pg_sys::Datum) {
+    let Some(shared) = shared::shared() else {
+        return;
+    };
+    let database = arg.value() as u32;
+    // SAFETY: the main thread of a new background worker; the handlers are PostgreSQL's own, and the settings' names and
+    // values are constants.
+    unsafe {
+        pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(0));
+        #[cfg(not(feature = "pg18"))]
+        {
+            pg_sys::pqsignal(libc::SIGTERM, Some(ffi::die));
+            pg_sys::pqsignal(libc::SIGHUP, Some(ffi::SignalHandlerForConfigReload));
+        }
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::pqsignal_be(libc::SIGTERM, Some(ffi::die));
+            pg_sys::pqsignal_be(libc::SIGHUP, Some(ffi::SignalHandlerForConfigReload));
+        }
+        pg_sys::BackgroundWorkerUnblockSignals();
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            pg_sys::Oid::from(database),
+            pg_sys::InvalidOid,
+            0,
+        );
+        for (name, value) in SETTINGS {
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+            );
+        }
+    }
+    loop {
+        let next = transaction(|| Jobs::find().and_then(|jobs| jobs.next()));
+        match next {
+            Some(job) => make(shared, job),
+            None if nothing_left(database) => return,
+            None => {}
+        }
+    }
+}
+
+/// Runs `body` in a transaction of its own.
+fn transaction<R>(body: impl FnOnce() -> R) -> R {
+    BackgroundWorker::transaction(AssertUnwindSafe(body))
+}
+
+/// Takes the note away that this database has snapshots to be made, unless somebody is just adding one.
+fn nothing_left(database: u32) -> bool {
+    transaction(|| {
+        if let Some(jobs) = Jobs::find() {
+            jobs.lock_out_new_ones();
+            // Another statement, another snapshot: sees what was committed while the lock was waited for.
+            if jobs.next().is_some() {
+                return false;
+            }
+        }
+        if let Err(error) = launcher::unmark(database) {
+            pgrx::log!("pg_cdc: the note of database {database} cannot be removed: {error}");
+        }
+        true
+    })
+}
+
+/// Makes a snapshot until it is done, paused, cancelled or has failed.
+fn make(shared: &'static Shared, job: Job) {
+    let id = job.id;
+    // SAFETY: a catalog look-up inside a transaction.
+    if transaction(|| unsafe { pg_sys::get_rel_relkind(job.relation) }) == 0 {
+        transaction(|| {
+            if let Some(jobs) = Jobs::find() {
+                jobs.set_state(id, "cancelled");
+            }
+        });
+        return;
+    }
+    // SAFETY: set for the life of the process.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let slot = loop {
+        match shared.snapshots.claim((database, job.relation.to_u32())) {
+            Some(slot) => break slot,
+            None => pause(Duration::from_secs(1)),
+        }
+    };
+    SLOT.set(Some(slot));
+    let made = PgTryBuilder::new(AssertUnwindSafe(|| {
+        make_chunks(shared, job, slot);
+        Ok(())
+    }))
+    .catch_others(|error| {
+        let report = match &error {
+            CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
+            CaughtError::RustPanic { ereport, .. } => ereport,
+        };
+        let code = report
+            .hint()
+            .and_then(|hint| Some(hint.rsplit_once('[')?.1.trim_end_matches(']').to_owned()))
+            .filter(|code| code.starts_with("CDC"));
+        Err((
+            code.unwrap_or_else(|| "CDC0504".to_owned()),
+            report.message().to_owned(),
+        ))
+    })
+    .execute();
+    release_slot();
+    let Err((code, message)) = made else {
+        return;
+    };
+    // SAFETY: outside of any error handling now; ends the failed transaction.
+    unsafe { pg_sys::AbortCurrentTransaction() };
+    if code == "CDC0502" {
+        return;
+    }
+    report::Report::new(
+        "CDC0504",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("snapshot {id} failed"),
+        format!("See to the cause, then SELECT cdc_snapshot_resume({id})."),
+    )
+    .detail(format!("{code}: {message}"))
+    .log();
+    transaction(|| {
+        if let Some(jobs) = Jobs::find() {
+            jobs.fail(id, &code, &message);
+        }
+    });
+}
+
+/// Why a run of chunks ended.
+enum End {
+    /// Done, or stopped by somebody.
+    Finished,
+    /// Writers must be waited for once more.
+    Again,
+}
+
+fn make_chunks(shared: &'static Shared, mut job: Job, slot: u32) {
+    loop {
+        // What the sender remembers begins with its session; what committed before, the next snapshots see.
+        let session = shared.session.load(Ordering::SeqCst);
+        if !wait_for_writers(&job) {
+            return;
+        }
+        let reader = Reader {
+            slot,
+            session,
+            max_rows: i64::from(settings::SNAPSHOT_CHUNK_ROWS.get()),
+        };
+        match run(shared, &mut job, reader) {
+            End::Finished => return,
+            End::Again => interrupts(),
+        }
+    }
+}
+
+/// Waits for everybody who is writing the table: they may have a commit record already and not be visible yet. Their locks
+/// go after they are visible. False if the job was stopped.
+fn wait_for_writers(job: &Job) -> bool {
+    let goes_on = transaction(|| {
+        let Some(jobs) = Jobs::find().filter(|jobs| jobs.goes_on(job.id)) else {
+            return false;
+        };
+        jobs.wait_for_writers(job.id);
+        true
+    });
+    if !goes_on {
+        return false;
+    }
+    transaction(|| {
+        let relations = std::iter::once(job.relation).chain(below(job.relation));
+        // SAFETY: in a transaction; only waits, and takes no lock.
+        unsafe {
+            let database = pg_sys::MyDatabaseId.to_u32();
+            for relation in relations {
+                let tag = pg_sys::LOCKTAG {
+                    locktag_field1: database,
+                    locktag_field2: relation.to_u32(),
+                    locktag_field3: 0,
+                    locktag_field4: 0,
+                    locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
+                    locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+                };
+                pg_sys::WaitForLockers(tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false);
+            }
+        }
+    });
+    transaction(|| {
+        if let Some(jobs) = Jobs::find() {
+            jobs.begin(job.id);
+        }
+    });
+    true
+}
+
+fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader) -> End {
+    let mut busy = Instant::now();
+    loop {
+        reload_if_asked(&mut reader);
+        if shared.session.load(Ordering::SeqCst) != reader.session {
+            return End::Again;
+        }
+        shared.snapshots.forget_verdict(reader.slot);
+        let busy_ms = busy.elapsed().as_millis() as i64;
+        busy = Instant::now();
+        let read = transaction(|| {
+            let jobs = Jobs::find()?;
+            let goes_on = jobs.goes_on(job.id);
+            jobs.save(job, busy_ms);
+            goes_on.then(|| chunk::read(job, &reader))
+        });
+        let Some(read) = read else {
+            return End::Finished;
+        };
+        // SAFETY: a plain read; set by the commit record that was just written.
+        let end_lsn = unsafe { pg_sys::XactLastCommitEnd };
+        if !is_accepted(shared, reader.slot, job.chunk + 1, end_lsn) {
+            return End::Again;
+        }
+        job.chunk += 1;
+        job.rows_done += read.rows;
+        if read.place.is_some() {
+            job.place = read.place;
+        }
+        if read.end {
+            transaction(|| {
+                if let Some(jobs) = Jobs::find() {
+                    jobs.save(job, busy.elapsed().as_millis() as i64);
+                    jobs.finish(job.id);
+                }
+            });
+            return End::Finished;
+        }
+        throttle(job, read.rows, busy);
+    }
+}
+
+/// Waits until Kafka has the chunk, or it is known that it must be read again.
+fn is_accepted(shared: &Shared, slot: u32, chunk: u64, end_lsn: u64) -> bool {
+    loop {
+        let done = shared.done_lsn.load(Ordering::Acquire) >= end_lsn;
+        match shared.snapshots.verdict(slot, chunk) {
+            Some(accepted) => return accepted,
+            // The sender is past it and has not judged it: it was not read in this session.
+            None if done => return false,
+            None => {}
+        }
+        shared.wait_until(TICK_MS, || {
+            shared.snapshots.verdict(slot, chunk).is_some()
+                || shared.done_lsn.load(Ordering::Acquire) >= end_lsn
+        });
+        interrupts();
+    }
+}
+
+/// Sleeps so long that the rate is kept.
+fn throttle(job: &Job, rows: i64, since: Instant) {
+    let rate = job
+        .wanted
+        .rows_per_second
+        .filter(|rate| *rate > 0)
+        .unwrap_or_else(|| settings::SNAPSHOT_ROWS_PER_SECOND.get());
+    if rate <= 0 {
+        return;
+    }
+    let wanted = Duration::from_secs_f64(rows as f64 / f64::from(rate));
+    if let Some(left) = wanted.checked_sub(since.elapsed()) {
+        pause(left);
+    }
+}
+
+fn reload_if_asked(reader: &mut Reader) {
+    // SAFETY: a flag of the signal handler, on the main thread.
+    unsafe {
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+    reader.max_rows = i64::from(settings::SNAPSHOT_CHUNK_ROWS.get());
+}
