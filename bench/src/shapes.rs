@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use pg_cdc_tests::{Database, c_library};
+use pg_cdc_tests::{Database, TestBed, c_library};
 use postgres::Client;
 use serde_json::{Map, Value, json};
 
@@ -104,30 +104,35 @@ pub fn run() -> Value {
     bed.source().reload();
     let database = bed.database("bench");
     let mut client = database.source();
+    make_empty_trigger(&bed, &mut client);
+    let figures = shapes().map(|shape| {
+        let measured = measure_shape(&database, &mut client, &shape);
+        (shape.label.to_owned(), measured)
+    });
+    Value::Object(Map::from_iter(figures))
+}
+
+/// Measures the memory of a backend in a very large transaction.
+pub fn run_memory() -> Value {
+    let bed = start_bed();
+    let database = bed.database("bench");
+    make_empty_trigger(&bed, &mut database.source());
+    measure_memory(&database)
+}
+
+fn make_empty_trigger(bed: &TestBed, client: &mut Client) {
     let library = bed.path("empty_trigger.so");
     c_library::compile(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/empty_trigger.c"),
         &library,
     );
     account::run(
-        &mut client,
+        client,
         &format!(
             "CREATE FUNCTION empty_trigger() RETURNS trigger LANGUAGE c AS '{}'",
             library.display()
         ),
     );
-    let mut figures = Map::new();
-    for shape in shapes() {
-        figures.insert(
-            shape.label.to_owned(),
-            measure_shape(&database, &mut client, &shape),
-        );
-    }
-    figures.insert(
-        "memory of a transaction".to_owned(),
-        measure_memory(&database),
-    );
-    Value::Object(figures)
 }
 
 fn measure_shape(database: &Database<'_>, client: &mut Client, shape: &Shape) -> Value {

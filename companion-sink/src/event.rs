@@ -230,6 +230,61 @@ impl<'a> RowBody<'a> {
     }
 }
 
+/// The beginning or end of a snapshot's chunk.
+#[derive(Debug, Deserialize)]
+pub struct SnapshotBody<'a> {
+    #[serde(borrow)]
+    pub source: TableName<'a>,
+    #[serde(borrow)]
+    snapshot: SnapshotPart<'a>,
+}
+
+#[derive(Debug, Deserialize)]
+struct SnapshotPart<'a> {
+    id: i64,
+    chunk: u64,
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow, default)]
+    to: Option<&'a RawValue>,
+    #[serde(default)]
+    partial: bool,
+    #[serde(borrow, default)]
+    changed: Vec<&'a RawValue>,
+}
+
+impl<'a> SnapshotBody<'a> {
+    /// Parses the body of a snapshot event.
+    pub fn parse(record: &'a Record) -> Result<Self, Malformed> {
+        parse_body(record)
+    }
+
+    /// The snapshot's number.
+    pub fn id(&self) -> i64 {
+        self.snapshot.id
+    }
+
+    /// The whole snapshot begins here.
+    pub fn is_beginning(&self) -> bool {
+        self.snapshot.event == "chunk_begin" && self.snapshot.chunk == 1
+    }
+
+    /// The whole snapshot ends here.
+    pub fn is_end(&self) -> bool {
+        self.snapshot.event == "chunk_end" && self.snapshot.to.is_none_or(|to| to.get() == "null")
+    }
+
+    /// The chunk says nothing of rows that it has not got.
+    pub fn is_partial(&self) -> bool {
+        self.snapshot.partial
+    }
+
+    /// Keys of rows that the chunk left out, for they were changed before it.
+    pub fn changed(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.snapshot.changed.iter().map(|key| key.get().as_bytes())
+    }
+}
+
 /// Parses a record's value; a missing value and broken JSON are malformed.
 pub fn parse_body<'a, T: Deserialize<'a>>(record: &'a Record) -> Result<T, Malformed> {
     let value = record

@@ -79,11 +79,12 @@ pub trait Sink: Send + Sync {
         dead_letters: &DeadLetters,
     ) -> impl Future<Output = Result<Applied>> + Send;
 
-    /// Whether a truncate waits until every partition of its topic has reached it.
-    fn truncates_together(&self) -> bool;
+    /// Whether an event about the whole table waits until every partition of its topic has reached it.
+    fn waits_together(&self) -> bool;
 
-    /// Empties the table of the truncate event `record`, which all partitions of `moves` have reached.
-    fn truncate(
+    /// Does what the event `record` about the whole table says, a truncate, or the beginning or end of a snapshot. All
+    /// partitions of `moves` have reached it.
+    fn apply_together(
         &mut self,
         record: &Record,
         moves: &[Move],

@@ -1,4 +1,4 @@
-//! Runs one sink: finds its partitions, gathers batches, drops later copies, holds truncates together, and decides
+//! Runs one sink: finds its partitions, gathers batches, drops later copies, holds events together that are for all partitions, and decides
 //! what an error means for the sink.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use crate::consumer::{Fetched, Reader, TopicPartition};
 use crate::dead_letter::DeadLetters;
 use crate::discovery::{Cluster, Discovery, follows};
 use crate::error::{Code, Error, Policy, Result, log};
-use crate::event::is_version;
+use crate::event::{SnapshotBody, is_version};
 use crate::record::Record;
 use crate::status::{SinkStatus, State};
 
@@ -58,7 +58,7 @@ struct Lane {
     /// Highest version seen, empty for none.
     version: String,
     epoch: u32,
-    /// The truncate that this partition waits at.
+    /// The event for all partitions that this one waits at.
     held: Option<Record>,
 }
 
@@ -320,7 +320,7 @@ impl<S: Sink> Run<'_, S> {
             }
         }
         self.apply(gathered).await?;
-        self.release_truncates().await
+        self.release_held().await
     }
 
     /// Sorts records into the batch; returns how many were looked at.
@@ -352,7 +352,12 @@ impl<S: Sink> Run<'_, S> {
             .filter(|version| is_version(version));
         let copy = version.is_some_and(|version| version <= lane.version.as_str());
         let op = record.header("cdc.op").unwrap_or_default();
-        if op == "t" && !copy && self.sink.truncates_together() {
+        // A snapshot may be for others.
+        let for_others = record
+            .header("cdc.sinks")
+            .is_some_and(|sinks| !names(sinks, &self.status.name));
+        let held = !copy && !for_others && is_for_all_partitions(op, &record);
+        if held && self.sink.waits_together() {
             self.reader.unassign(at);
             lane.held = Some(record);
             return;
@@ -365,7 +370,7 @@ impl<S: Sink> Run<'_, S> {
             lane.version.push_str(version);
         }
         // An application's own event is nobody's row.
-        if !copy && op != "tombstone" && op != "emit" {
+        if !copy && op != "tombstone" && op != "emit" && !for_others {
             gathered.bytes += record.size_bytes();
             gathered.batch.records.push(record);
         }
@@ -414,9 +419,9 @@ impl<S: Sink> Run<'_, S> {
         figures.duplicates += gathered.duplicates;
     }
 
-    /// Runs the truncates that all partitions of their topic have reached.
-    async fn release_truncates(&mut self) -> Result<()> {
-        while let Some(record) = self.reached_truncate()? {
+    /// Applies the held events that all partitions of their topic have reached.
+    async fn release_held(&mut self) -> Result<()> {
+        while let Some(record) = self.reached_by_all()? {
             let id = record.header("cdc.id").map(str::to_owned);
             let version = record.header("cdc.version").unwrap_or_default().to_owned();
             let mut moves = Vec::new();
@@ -434,7 +439,7 @@ impl<S: Sink> Run<'_, S> {
                 }
             }
             moves.sort_by(|a, b| a.at.cmp(&b.at));
-            self.sink.truncate(&record, &moves).await?;
+            self.sink.apply_together(&record, &moves).await?;
             for moved in moves {
                 if let Some(lane) = self.lanes.get_mut(&moved.at) {
                     lane.held = None;
@@ -445,20 +450,21 @@ impl<S: Sink> Run<'_, S> {
                     self.reader.assign(moved.at, lane.next, lane.epoch);
                 }
             }
-            *self.status.figures().applied.entry("t").or_default() += 1;
+            let op = op_label(record.header("cdc.op"));
+            *self.status.figures().applied.entry(op).or_default() += 1;
         }
         Ok(())
     }
 
-    /// The earliest truncate of a topic of which every partition waits at it, or at a later one.
-    fn reached_truncate(&self) -> Result<Option<Record>> {
+    /// The earliest held event of a topic of which every partition waits at it, or at a later one.
+    fn reached_by_all(&self) -> Result<Option<Record>> {
         let version = |record: &Record| record.header("cdc.version").unwrap_or_default().to_owned();
         let mut reached = None;
         for held in self.lanes.values().filter_map(|lane| lane.held.as_ref()) {
             let mut all_wait = true;
             for (at, lane) in self.lanes.iter().filter(|(at, _)| at.topic == held.topic) {
                 if lane.held.is_none() && lane.version > version(held) {
-                    return Err(missing_truncate(held, at));
+                    return Err(missing_copy(held, at));
                 }
                 all_wait &= lane.held.is_some();
             }
@@ -532,6 +538,22 @@ impl Gathered {
     }
 }
 
+/// Truncates, and the beginnings and ends of snapshots.
+fn is_for_all_partitions(op: &str, record: &Record) -> bool {
+    match op {
+        "t" => true,
+        "snapshot" => SnapshotBody::parse(record)
+            .is_ok_and(|snapshot| snapshot.is_beginning() || snapshot.is_end()),
+        _ => false,
+    }
+}
+
+/// Whether a JSON array of names has this one; everybody is meant where it is none.
+fn names(sinks: &str, name: &str) -> bool {
+    serde_json::from_str::<Vec<String>>(sinks)
+        .map_or(true, |sinks| sinks.iter().any(|sink| sink == name))
+}
+
 /// An offset that the log no longer has means lost events, never "begin anywhere" (CDC1008).
 fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> Result<()> {
     let name = format!("{}-{}", at.topic, at.partition);
@@ -554,12 +576,12 @@ fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> Resu
     Ok(())
 }
 
-/// A partition whose log was cut before the sink read it: emptying the table would take its newer rows as well.
-fn missing_truncate(held: &Record, at: &TopicPartition) -> Error {
+/// A partition whose log was cut before the sink read it: what the event says would be done to its newer rows as well.
+fn missing_copy(held: &Record, at: &TopicPartition) -> Error {
     Error::new(
         Code::LogTruncated,
         format!(
-            "topic {}: partition {} is at a truncate that partition {} went past without seeing it",
+            "topic {}: partition {} is at a truncate or snapshot that partition {} went past without seeing it",
             at.topic, held.partition, at.partition
         ),
         "Its log was cut before it was read: repair the table by a snapshot, set the stored offsets, restart.",

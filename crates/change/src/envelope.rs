@@ -889,6 +889,9 @@ impl Renderer {
                 out.extend_from_slice(traceparent.as_bytes());
             });
         }
+        if let Some(chunk) = self.chunk.as_ref().filter(|chunk| chunk.sinks != b"null") {
+            headers.add(c"cdc.sinks", |out| out.extend_from_slice(&chunk.sinks));
+        }
     }
 
     fn next_order(&mut self, oid: u32) -> u64 {

@@ -298,12 +298,12 @@ impl Sink for MongoHistory {
         })
     }
 
-    fn truncates_together(&self) -> bool {
+    fn waits_together(&self) -> bool {
         // The copies of all partitions have one id: they are one document anyway.
         false
     }
 
-    async fn truncate(&mut self, _record: &Record, _moves: &[Move]) -> Result<()> {
+    async fn apply_together(&mut self, _record: &Record, _moves: &[Move]) -> Result<()> {
         Ok(())
     }
 }

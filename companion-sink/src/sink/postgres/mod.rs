@@ -5,6 +5,7 @@ mod change;
 mod connection;
 mod failure;
 pub mod pg_text;
+mod snapshot;
 mod state;
 mod statements;
 pub mod tables;
@@ -21,7 +22,7 @@ use crate::config;
 use crate::consumer::TopicPartition;
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::{Code, Error, Result};
-use crate::event::{Headers, Malformed, Op, RowBody};
+use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody};
 use crate::record::Record;
 
 /// The sink of kind `postgres`.
@@ -217,6 +218,23 @@ impl Postgres {
         Ok(())
     }
 
+    /// Notes what the ends of a snapshot's chunks say, in the open transaction.
+    async fn note_chunks(&mut self, batch: &Batch) -> Result<()> {
+        let state = &self.state;
+        let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
+        for record in &batch.records {
+            if record.header("cdc.op") == Some("snapshot") {
+                let body = SnapshotBody::parse(record)
+                    .map_err(|Malformed(why)| snapshot::malformed(&why))?;
+                state
+                    .snapshots()
+                    .keep(&session.client, record, &body)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Sends the refused events to the dead letters and parks them and those behind, in the open transaction.
     async fn park(&mut self, parks: &[Park<'_>], dead_letters: &DeadLetters) -> Result<()> {
         self.refusals
@@ -304,6 +322,7 @@ impl Sink for Postgres {
         if !parks.is_empty() {
             self.park(&parks, dead_letters).await?;
         }
+        self.note_chunks(batch).await?;
         let connection = self.connection()?;
         execute(&connection.session, "COMMIT").await?;
         Ok(Applied {
@@ -315,10 +334,62 @@ impl Sink for Postgres {
         })
     }
 
-    fn truncates_together(&self) -> bool {
+    fn waits_together(&self) -> bool {
         true
     }
 
+    async fn apply_together(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
+        if record.header("cdc.op") == Some("snapshot") {
+            self.snapshot(record, moves).await
+        } else {
+            self.truncate(record, moves).await
+        }
+    }
+}
+
+impl Postgres {
+    /// The beginning or the end of a snapshot.
+    async fn snapshot(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
+        let unreadable = |Malformed(why): Malformed| snapshot::malformed(&why);
+        let headers = Headers::read(record).map_err(unreadable)?;
+        let body = SnapshotBody::parse(record).map_err(unreadable)?;
+        let state = &self.state;
+        let Some(Connection {
+            session,
+            tables,
+            parked,
+        }) = self.connection.as_mut()
+        else {
+            return Err(not_connected());
+        };
+        execute(session, "BEGIN").await?;
+        state.advance(session, moves).await?;
+        if body.is_beginning() {
+            state
+                .snapshots()
+                .begin(&session.client, record, &body)
+                .await?;
+        }
+        if body.is_end() {
+            let table = tables
+                .find(&session.client, &self.settings, headers.table, &body.source)
+                .await?;
+            let table = tables.get(table);
+            let gone = state
+                .snapshots()
+                .end(session, record, &body, table, parked)
+                .await?;
+            tracing::info!(
+                sink = self.name,
+                table = table.name,
+                gone,
+                "a snapshot of the source ended"
+            );
+        }
+        execute(session, "COMMIT").await
+    }
+
+    /// Empties a table.
     async fn truncate(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
         let malformed = |Malformed(why): Malformed| {
             Error::new(

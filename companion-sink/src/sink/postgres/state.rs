@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 
 use super::connection::Session;
 use super::failure::classify;
+use super::snapshot::Snapshots;
 use super::tables::quoted;
 use crate::consumer::TopicPartition;
 use crate::dead_letter::Failure;
@@ -38,13 +39,23 @@ impl State {
         }
     }
 
+    /// The snapshots that are under way.
+    pub fn snapshots(&self) -> Snapshots<'_> {
+        Snapshots {
+            schema: &self.schema,
+            sink: &self.sink,
+        }
+    }
+
     /// Makes the tables where they are missing.
     pub async fn create(&self, client: &Client) -> Result<()> {
         let schema = &self.schema;
         let there = client
             .query_one(
-                "SELECT to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL",
-                &[&format!("{schema}.offsets"), &format!("{schema}.parked")],
+                "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name",
+                &[&["offsets", "parked", "snapshots"]
+                    .map(|name| format!("{schema}.{name}"))
+                    .to_vec()],
             )
             .await
             .map_err(|error| classify("looking for the offsets", &error))?;
@@ -65,7 +76,9 @@ impl State {
                  header_names text[] NOT NULL, header_values bytea[] NOT NULL, body bytea,
                  code text, reason text, message text, parked_at timestamptz NOT NULL DEFAULT now(),
                  PRIMARY KEY (sink, topic, partition, \"offset\"));
-             COMMENT ON TABLE {schema}.parked IS 'companion-sink: refused events (with code) and, in order, the later events of their keys'"
+             COMMENT ON TABLE {schema}.parked IS 'companion-sink: refused events (with code) and, in order, the later events of their keys';
+             {}",
+            Snapshots::create(schema)
         );
         client
             .batch_execute(&sql)

@@ -34,7 +34,9 @@ pub fn insert(table: &Table, columns: &[usize], key: Option<&[usize]>) -> String
         .map(|name| format!("{name} = EXCLUDED.{name}"))
         .peekable();
     if assignments.peek().is_none() {
-        sql += "NOTHING";
+        // Written all the same: the end of a snapshot tells by that which rows are still there.
+        let name = quoted(&table.columns[key[0]].name);
+        let _ = write!(sql, "UPDATE SET {name} = EXCLUDED.{name}");
     } else {
         sql += "UPDATE SET ";
         sql += &assignments.collect::<Vec<_>>().join(", ");
@@ -58,6 +60,32 @@ pub fn delete(table: &Table, key: &[usize]) -> String {
         unnest(key.len()),
         conditions.collect::<Vec<_>>().join(" AND ")
     )
+}
+
+/// `DELETE` of the rows that were last written before the transaction `$1`, but for those with the keys at `kept`, whose
+/// values are the parameters from `$2` on.
+pub fn delete_older(table: &Table, kept: &[usize]) -> String {
+    let mut sql = format!(
+        "DELETE FROM {} AS t WHERE age(t.xmin) > age($1::text::xid8::xid)",
+        table.name
+    );
+    if !kept.is_empty() {
+        let conditions = kept.iter().enumerate().map(|(place, column)| {
+            let column = &table.columns[*column];
+            format!(
+                "t.{} = u.c{place}::{}",
+                quoted(&column.name),
+                column.type_name
+            )
+        });
+        let _ = write!(
+            sql,
+            " AND NOT EXISTS (SELECT FROM {} WHERE {})",
+            unnest_from(kept.len(), 2),
+            conditions.collect::<Vec<_>>().join(" AND ")
+        );
+    }
+    sql
 }
 
 /// `DELETE` of exactly one row that equals the image with the columns at `before`.
@@ -120,13 +148,18 @@ fn names(table: &Table, columns: &[usize]) -> String {
 }
 
 fn unnest(columns: usize) -> String {
+    unnest_from(columns, 1)
+}
+
+/// The arrays are the parameters from `first` on.
+fn unnest_from(columns: usize, first: usize) -> String {
     let list = |prefix: &str, suffix: &str, from: usize| {
         let parts = (0..columns).map(|place| format!("{prefix}{}{suffix}", place + from));
         parts.collect::<Vec<_>>().join(", ")
     };
     format!(
         "unnest({}) AS u({})",
-        list("$", "::text[]", 1),
+        list("$", "::text[]", first),
         list("c", "", 0)
     )
 }

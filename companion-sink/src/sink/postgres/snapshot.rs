@@ -1,0 +1,176 @@
+//! What a snapshot of the source tells a replica besides its rows: those that are gone at the source.
+//!
+//! All partitions meet at the snapshot's beginning, where the target's transaction id is noted, and at its end. A row that
+//! was last written before the beginning was neither read by the snapshot nor changed since: it is not there any more. Rows
+//! that the snapshot left out, because somebody had changed them already, are named by the ends of its chunks.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::change::{layout, values};
+use super::connection::Session;
+use super::failure::classify;
+use super::state::ParkedKeys;
+use super::statements;
+use super::tables::Table;
+use crate::error::{Code, Error, Result};
+use crate::event::{Image, Malformed, SnapshotBody};
+use crate::record::Record;
+
+/// The snapshots that are under way, one for each topic: a table of the state schema.
+pub struct Snapshots<'s> {
+    /// Quoted.
+    pub schema: &'s str,
+    pub sink: &'s str,
+}
+
+impl Snapshots<'_> {
+    /// The statement that makes the table.
+    pub fn create(schema: &str) -> String {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.snapshots (
+                 sink text NOT NULL, topic text NOT NULL, snapshot_id bigint NOT NULL, begun_at text NOT NULL,
+                 partial boolean NOT NULL DEFAULT false, kept bytea[] NOT NULL DEFAULT '{{}}', PRIMARY KEY (sink, topic));
+             COMMENT ON TABLE {schema}.snapshots IS 'companion-sink: snapshots of the source under way, with the transaction id of their beginning'"
+        )
+    }
+
+    /// Notes the beginning, in the open transaction.
+    pub async fn begin(
+        &self,
+        client: &Client,
+        record: &Record,
+        body: &SnapshotBody<'_>,
+    ) -> Result<()> {
+        let sql = format!(
+            "INSERT INTO {}.snapshots (sink, topic, snapshot_id, begun_at) VALUES ($1, $2, $3, pg_current_xact_id()::text)
+             ON CONFLICT (sink, topic) DO UPDATE SET snapshot_id = EXCLUDED.snapshot_id, begun_at = EXCLUDED.begun_at,
+                 partial = false, kept = '{{}}'",
+            self.schema
+        );
+        let written = client
+            .execute(&sql, &[&self.sink, &&*record.topic, &body.id()])
+            .await;
+        written
+            .map(drop)
+            .map_err(|error| classify("noting a snapshot", &error))
+    }
+
+    /// Notes what the end of a chunk says, in the open transaction. Each partition has a copy: once more changes nothing.
+    pub async fn keep(
+        &self,
+        client: &Client,
+        record: &Record,
+        body: &SnapshotBody<'_>,
+    ) -> Result<()> {
+        let kept: Vec<&[u8]> = body.changed().collect();
+        if kept.is_empty() && !body.is_partial() {
+            return Ok(());
+        }
+        let sql = format!(
+            "UPDATE {}.snapshots SET partial = partial OR $4, kept = ARRAY(SELECT DISTINCT k FROM unnest(kept || $5) AS k)
+             WHERE sink = $1 AND topic = $2 AND snapshot_id = $3",
+            self.schema
+        );
+        let written = client
+            .execute(
+                &sql,
+                &[
+                    &self.sink,
+                    &&*record.topic,
+                    &body.id(),
+                    &body.is_partial(),
+                    &kept,
+                ],
+            )
+            .await;
+        written
+            .map(drop)
+            .map_err(|error| classify("noting a snapshot", &error))
+    }
+
+    /// Deletes what is gone at the source, in the open transaction; how many rows. Nothing where the beginning was not seen.
+    pub async fn end(
+        &self,
+        session: &mut Session,
+        record: &Record,
+        body: &SnapshotBody<'_>,
+        table: &Table,
+        parked: &ParkedKeys,
+    ) -> Result<u64> {
+        self.keep(&session.client, record, body).await?;
+        let sql = format!(
+            "DELETE FROM {}.snapshots WHERE sink = $1 AND topic = $2 AND snapshot_id = $3 RETURNING begun_at, partial, kept",
+            self.schema
+        );
+        let doing = "ending a snapshot";
+        let found = session
+            .client
+            .query_opt(&sql, &[&self.sink, &&*record.topic, &body.id()])
+            .await;
+        let Some(row) = found.map_err(|error| classify(doing, &error))? else {
+            return Ok(0);
+        };
+        let (begun_at, partial): (String, bool) = (row.get(0), row.get(1));
+        if partial {
+            return Ok(0);
+        }
+        let mut kept: Vec<Vec<u8>> = row.get(2);
+        // Their rows wait in the state.
+        let waiting = parked
+            .iter()
+            .filter(|(topic, key)| *topic == record.topic && !key.is_empty());
+        kept.extend(waiting.map(|(_, key)| key.to_vec()));
+        self.delete_older(session, table, &begun_at, &kept).await
+    }
+
+    async fn delete_older(
+        &self,
+        session: &mut Session,
+        table: &Table,
+        begun_at: &str,
+        kept: &[Vec<u8>],
+    ) -> Result<u64> {
+        let keys: Vec<Image<'_>> = kept
+            .iter()
+            .map(|key| Image::parse(key))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|Malformed(why)| malformed(&why))?;
+        let columns = keys
+            .first()
+            .map_or_else(Vec::new, |key| layout(table, &key.0));
+        let mut arrays: Vec<Vec<Option<String>>> = vec![Vec::new(); columns.len()];
+        for key in &keys {
+            let row =
+                values(table, &columns, &key.0).map_err(|failure| malformed(&failure.message))?;
+            for (array, value) in arrays.iter_mut().zip(row) {
+                array.push(value.map(|value| value.into_owned()));
+            }
+        }
+        let sql = statements::delete_older(table, &columns);
+        let mut types = vec![Type::TEXT];
+        types.extend(arrays.iter().map(|_| Type::TEXT_ARRAY));
+        let doing = format!(
+            "deleting rows of {} that are gone at the source",
+            table.name
+        );
+        let failed = |error| classify(&doing, &error);
+        let statement = session.prepared(&sql, &types).await.map_err(failed)?;
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&begun_at];
+        parameters.extend(arrays.iter().map(|array| array as &(dyn ToSql + Sync)));
+        session
+            .client
+            .execute(&statement, &parameters)
+            .await
+            .map_err(failed)
+    }
+}
+
+/// A snapshot's event that cannot be read.
+pub fn malformed(why: &str) -> Error {
+    Error::new(
+        Code::SchemaChange,
+        format!("a snapshot event: {why}"),
+        "Look at the topic; make another snapshot, set the stored offsets behind this one, restart.",
+    )
+}
