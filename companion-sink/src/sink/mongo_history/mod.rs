@@ -6,6 +6,7 @@ pub mod document;
 pub mod failure;
 mod offsets;
 pub mod schemas;
+mod unchanged;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -209,7 +210,7 @@ impl MongoHistory {
     async fn insert<'b>(
         &mut self,
         name: &str,
-        pending: &[Pending],
+        pending: Vec<Pending>,
         batch: &'b Batch,
         aside: &mut Vec<(&'b Record, Failure)>,
     ) -> Result<()> {
@@ -222,6 +223,10 @@ impl MongoHistory {
         if !connection.indexed.contains(name) {
             make_indexes(&collection).await?;
             connection.indexed.insert(name.to_owned());
+        }
+        let pending = unchanged::leave_out(&collection, pending).await?;
+        if pending.is_empty() {
+            return Ok(());
         }
         let documents = pending.iter().map(|pending| &pending.document);
         let Err(error) = collection.insert_many(documents).ordered(false).await else {
@@ -279,8 +284,8 @@ impl Sink for MongoHistory {
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
         let mut aside = Vec::new();
         let documents = self.documents(batch, &mut aside).await?;
-        for (collection, pending) in &documents {
-            self.insert(collection, pending, batch, &mut aside).await?;
+        for (collection, pending) in documents {
+            self.insert(&collection, pending, batch, &mut aside).await?;
         }
         let letters: Vec<_> = aside
             .iter()
