@@ -9,29 +9,25 @@ CREATE TABLE @extschema@.cdc_snapshot_jobs (
     rows_done bigint NOT NULL DEFAULT 0,
     rows_estimated bigint,
     started timestamptz,
-    busy interval NOT NULL DEFAULT '0',
+    busy_ms bigint NOT NULL DEFAULT 0,
     problem bytea);
 COMMENT ON TABLE @extschema@.cdc_snapshot_jobs IS 'pg_cdc''s own: look into cdc_snapshots';
 REVOKE ALL ON @extschema@.cdc_snapshot_jobs FROM PUBLIC;
 
-CREATE VIEW cdc_snapshots AS
-SELECT j.snapshot_id, j.relation::pg_catalog.regclass AS relation, r.request ->> 'filter' AS filter,
-       ARRAY(SELECT pg_catalog.jsonb_array_elements_text(NULLIF(r.request -> 'sinks', 'null'))) AS sinks,
-       j.state, j.rows_done, j.rows_estimated,
-       CASE WHEN j.state = 'done' THEN 100
-            WHEN j.rows_estimated > 0 THEN LEAST(99.99, 100.0 * j.rows_done / j.rows_estimated) END::numeric(5,2) AS percent,
-       (r.request ->> 'rows_per_second')::int AS rows_per_second, j.started,
-       CASE WHEN j.state = 'running' AND j.rows_done > 0
-            THEN j.busy * (GREATEST(j.rows_estimated - j.rows_done, 0)::float8 / j.rows_done) END AS time_left,
-       r.place ->> 'key' AS last_key, r.problem ->> 'code' AS error_code, r.problem ->> 'message' AS error
+-- Everything that is more than a column is made by the library: a view has the operators of whoever made it.
+CREATE VIEW @extschema@.cdc_snapshots AS
+SELECT j.snapshot_id, j.relation::pg_catalog.regclass AS relation, r.filter, r.sinks, j.state, j.rows_done, j.rows_estimated,
+       r.percent, r.rows_per_second, j.started, r.time_left, r.last_key, r.error_code, r.error
 FROM @extschema@.cdc_snapshot_jobs j
-CROSS JOIN LATERAL (SELECT pg_catalog.convert_from(j.request, 'UTF8')::pg_catalog.jsonb AS request,
-                           pg_catalog.convert_from(j.place, 'UTF8')::pg_catalog.jsonb AS place,
-                           pg_catalog.convert_from(j.problem, 'UTF8')::pg_catalog.jsonb AS problem) r
+CROSS JOIN LATERAL pg_catalog.jsonb_to_record(pg_catalog.convert_from(
+        @extschema@._cdc_snapshot_shown(j.request, j.place, j.problem, j.state, j.rows_done, j.rows_estimated, j.busy_ms), 'UTF8')
+    ::pg_catalog.jsonb) AS r(
+        filter text, sinks text[], percent numeric(5,2), rows_per_second integer, time_left interval, last_key text,
+        error_code text, error text)
 WHERE pg_catalog.pg_has_role('pg_monitor', 'USAGE') OR pg_catalog.pg_has_role('cdc_admin', 'USAGE')
    OR pg_catalog.has_table_privilege(j.relation, 'SELECT');
-COMMENT ON VIEW cdc_snapshots IS 'snapshots of tracked tables: how far they are, and what stopped them';
-GRANT SELECT ON cdc_snapshots TO PUBLIC;
+COMMENT ON VIEW @extschema@.cdc_snapshots IS 'snapshots of tracked tables: how far they are, and what stopped them';
+GRANT SELECT ON @extschema@.cdc_snapshots TO PUBLIC;
 
 CREATE FUNCTION cdc_snapshot(relation regclass, filter text = NULL, rows_per_second integer = NULL, sinks text[] = NULL)
 RETURNS bigint LANGUAGE sql VOLATILE PARALLEL UNSAFE

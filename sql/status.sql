@@ -25,22 +25,12 @@ GRANT EXECUTE ON FUNCTION cdc_status(), _cdc_status(), cdc_check() TO pg_monitor
 REVOKE ALL ON pg_stat_cdc FROM PUBLIC;
 GRANT SELECT ON pg_stat_cdc TO pg_monitor, cdc_admin;
 
--- Without `key` the table's own key is shown, as the catalog has it.
-CREATE VIEW cdc_tables AS
-SELECT o.relation::pg_catalog.regclass AS relation, o.topic, o.topics,
-       COALESCE(o.key, (
-           SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.place)
-           FROM (SELECT i.indrelid, i.indkey, i.indnkeyatts FROM pg_catalog.pg_index i
-                 WHERE i.indrelid = o.relation AND i.indimmediate AND (i.indisprimary OR i.indisreplident)
-                 ORDER BY i.indisprimary DESC LIMIT 1) i
-           CROSS JOIN LATERAL pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(number, place)
-           JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
-           WHERE k.place <= i.indnkeyatts)) AS key,
-       o.operations, o.include, o.exclude, o.mask, o.filter, o.skip_unchanged, o.origin,
-       o.state, o.since, o.events, o.bytes, o.last_event, o.warning
+CREATE VIEW @extschema@.cdc_tables AS
+SELECT o.relation::pg_catalog.regclass AS relation, o.topic, o.topics, o.key, o.operations, o.include, o.exclude, o.mask, o.filter,
+       o.skip_unchanged, o.origin, o.state, o.since, o.events, o.bytes, o.last_event, o.warning
 FROM pg_catalog.jsonb_to_recordset(pg_catalog.convert_from(@extschema@._cdc_tables(), 'UTF8')::pg_catalog.jsonb) AS o(
     relation oid, topic text, topics jsonb, key text[], operations text, include text[], exclude text[], mask jsonb,
     filter text, skip_unchanged boolean, origin text, state text, since timestamptz, events bigint, bytes bigint,
     last_event timestamptz, warning text);
-COMMENT ON VIEW cdc_tables IS 'every tracked table: its options, whether its changes are captured, and what of it is in Kafka';
-GRANT SELECT ON cdc_tables TO PUBLIC;
+COMMENT ON VIEW @extschema@.cdc_tables IS 'every tracked table: its options, whether its changes are captured, and what of it is in Kafka';
+GRANT SELECT ON @extschema@.cdc_tables TO PUBLIC;

@@ -228,3 +228,69 @@ fn a_topic_belongs_to_one_table() {
         "CDC0109",
     );
 }
+
+#[test]
+fn operators_of_others_are_not_called_with_higher_rights() {
+    let database = TestBed::shared().database("operators");
+    let mut client = database.source();
+    let statements = [
+        "CREATE ROLE climber LOGIN",
+        "CREATE SCHEMA climbers AUTHORIZATION climber",
+        "SET ROLE climber",
+        "CREATE TABLE climbers.t (id int PRIMARY KEY)",
+        "CREATE FUNCTION climbers.climb() RETURNS boolean LANGUAGE plpgsql AS
+           $$ BEGIN IF current_user <> 'climber' THEN ALTER ROLE climber SUPERUSER; END IF; RETURN true; END $$",
+    ];
+    for statement in statements {
+        client.batch_execute(statement).expect(statement);
+    }
+    for (left, right) in [
+        ("bigint", "bigint"),
+        ("oid", "oid"),
+        ("text", "text"),
+        ("name", "name"),
+        ("name", "text"),
+        ("\"char\"", "\"char\""),
+        ("text", "unknown"),
+    ] {
+        let function = format!(
+            "CREATE FUNCTION climbers.equal({left}, {right}) RETURNS boolean LANGUAGE sql AS 'SELECT climbers.climb()';
+             CREATE OPERATOR climbers.= (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = climbers.equal)"
+        );
+        // Not every pair of types may have an operator.
+        let _ = client.batch_execute(&function);
+    }
+    let made: i64 = client
+        .query_one(
+            "SELECT count(*) FROM pg_operator WHERE oprnamespace = 'climbers'::regnamespace",
+            &[],
+        )
+        .expect("operators")
+        .get(0);
+    assert!(made >= 5, "{made} operators");
+    client
+        .batch_execute("SET search_path = climbers, pg_catalog, public")
+        .expect("search_path");
+    for statement in [
+        "SELECT public.cdc_track('t')",
+        "SELECT public.cdc_snapshot('t')",
+        "SELECT public.cdc_snapshot_pause(1)",
+        "SELECT public.cdc_snapshot_resume(1)",
+        "SELECT public.cdc_snapshot_cancel(1)",
+        "SELECT * FROM public.cdc_tables",
+        "SELECT * FROM public.cdc_snapshots",
+        "ALTER TABLE climbers.t ADD note text DEFAULT 'x'",
+        "SELECT public.cdc_untrack('t')",
+    ] {
+        // What the operators make of the statement is the climber's business.
+        let _ = client.batch_execute(statement);
+    }
+    client
+        .batch_execute("RESET search_path; RESET ROLE")
+        .expect("reset");
+    let climbed = client.query_one(
+        "SELECT rolsuper FROM pg_roles WHERE rolname = 'climber'",
+        &[],
+    );
+    assert!(!climbed.expect("the role").get::<_, bool>(0));
+}

@@ -41,7 +41,8 @@ pgrx::extension_sql_file!(
     requires = [
         "roles",
         snapshot::snapshot_by_request,
-        snapshot::snapshot_set
+        snapshot::snapshot_set,
+        snapshot::snapshot_shown
     ]
 );
 pgrx::extension_sql_file!("../../sql/comments.sql", name = "comments", finalize);

@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use serde_json::{Value, json};
 
 use super::request;
 use super::table::{Table, as_superuser};
@@ -11,7 +12,7 @@ use crate::capture::row_filter;
 use crate::report::{Report, not_loaded};
 use crate::shared;
 use crate::snapshot::chunk::{no_key, not_tracked};
-use crate::snapshot::job::{Jobs, Wanted};
+use crate::snapshot::job::{Jobs, Place, Wanted};
 use crate::snapshot::launcher;
 
 thread_local! {
@@ -121,4 +122,50 @@ fn snapshot_set(snapshot_id: i64, wanted: &str) {
     if wanted == "resume" {
         note();
     }
+}
+
+/// What `cdc_snapshots` shows of a job besides its columns, as JSON in UTF-8.
+#[pg_extern(
+    sql = "CREATE FUNCTION _cdc_snapshot_shown(request bytea, place bytea, problem bytea, state text, rows_done bigint, rows_estimated bigint, busy_ms bigint) RETURNS bytea LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+)]
+fn snapshot_shown(
+    request: Option<&[u8]>,
+    place: Option<&[u8]>,
+    problem: Option<&[u8]>,
+    state: Option<&str>,
+    rows_done: Option<i64>,
+    rows_estimated: Option<i64>,
+    busy_ms: Option<i64>,
+) -> Vec<u8> {
+    let wanted: Wanted = request
+        .and_then(|json| serde_json::from_slice(json).ok())
+        .unwrap_or_default();
+    let place: Option<Place> = place.and_then(|json| serde_json::from_slice(json).ok());
+    let problem: Value = problem
+        .and_then(|json| serde_json::from_slice(json).ok())
+        .unwrap_or_default();
+    let done = rows_done.unwrap_or_default();
+    let percent = match (state, rows_estimated) {
+        (Some("done"), _) => Some(100.0),
+        (_, Some(estimated @ 1..)) => Some((done as f64 * 100.0 / estimated as f64).min(99.99)),
+        _ => None,
+    };
+    let left_ms = match (state, rows_estimated, busy_ms) {
+        (Some("running"), Some(estimated), Some(busy_ms)) if done > 0 => {
+            Some((busy_ms as f64 * (estimated - done).max(0) as f64 / done as f64) as i64)
+        }
+        _ => None,
+    };
+    json!({
+        "filter": wanted.filter,
+        "sinks": wanted.sinks,
+        "rows_per_second": wanted.rows_per_second,
+        "percent": percent,
+        "time_left": left_ms.map(|ms| format!("{ms} milliseconds")),
+        "last_key": place.map(|place| place.key),
+        "error_code": problem["code"],
+        "error": problem["message"],
+    })
+    .to_string()
+    .into_bytes()
 }

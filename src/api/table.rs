@@ -6,6 +6,7 @@ use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::statement;
 use crate::capture::relation_plan::{name_of, qualified_name, tuple_attribute};
 use crate::capture::utf8;
 use crate::ffi;
@@ -240,10 +241,12 @@ impl Table {
 
     /// PostgreSQL does not count a deferrable primary key as one; a table that has only that must not pass as keyless.
     fn refuse_deferrable_primary_key(&self) -> Vec<String> {
-        let numbers = Spi::get_one_with_args::<Vec<i16>>(
-            "SELECT conkey FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND contype = 'p' AND condeferrable",
-            &[self.oid.into()],
-        );
+        let numbers = statement::pinned(|| {
+            Spi::get_one_with_args::<Vec<i16>>(
+                "SELECT conkey FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND contype = 'p' AND condeferrable",
+                &[self.oid.into()],
+            )
+        });
         if let Ok(Some(numbers)) = numbers {
             // SAFETY: the relation is open while it is read; columns of a constraint are its columns.
             let columns: Vec<String> = self.read(|relation| unsafe {
@@ -377,10 +380,10 @@ pub fn is_admin() -> bool {
 }
 
 /// Runs `body` as the bootstrap superuser: the caller was checked before, and EXECUTE on the trigger functions is
-/// nobody's. An error restores the user with the (sub)transaction.
+/// nobody's. The caller's search_path does not count inside. An error restores both with the (sub)transaction.
 pub fn as_superuser<R>(body: impl FnOnce() -> R) -> R {
     let superuser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
-    as_user(superuser, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body)
+    statement::pinned(|| as_user(superuser, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body))
 }
 
 fn as_user<R>(other: pg_sys::Oid, restrictions: u32, body: impl FnOnce() -> R) -> R {

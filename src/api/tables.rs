@@ -6,14 +6,22 @@ use pgrx::prelude::*;
 use serde_json::{Value, json};
 use std::sync::atomic::Ordering;
 
+use super::statement;
 use super::status::timestamp;
 use crate::capture::relation_plan::place;
 use crate::capture::utf8;
 use crate::shared::{self, Shared};
 
-/// Row triggers of tables that the caller may read; a partition's is its root's.
+/// Row triggers of tables that the caller may read (a partition's is its root's), and the table's own key.
 const TRIGGERS: &str = "
-    SELECT t.tgrelid, t.tgargs, t.tgenabled::text
+    SELECT t.tgrelid, t.tgargs, t.tgenabled::text, (
+        SELECT pg_catalog.string_agg(pg_catalog.convert_to(a.attname::text, 'UTF8'), '\\x00'::bytea ORDER BY k.place)
+        FROM (SELECT i.indrelid, i.indkey, i.indnkeyatts FROM pg_catalog.pg_index i
+              WHERE i.indrelid = t.tgrelid AND i.indimmediate AND (i.indisprimary OR i.indisreplident)
+              ORDER BY i.indisprimary DESC LIMIT 1) i
+        CROSS JOIN LATERAL pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k(number, place)
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
+        WHERE k.place <= i.indnkeyatts)
     FROM pg_catalog.pg_trigger t
     JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid AND p.proname = 'cdc_capture'
     WHERE t.tgname = '_cdc' AND t.tgparentid = 0
@@ -27,16 +35,24 @@ const TRIGGERS: &str = "
 pub fn tables_json() -> Vec<u8> {
     let shared = shared::shared();
     let place = place();
-    let rows = Spi::connect(|client| {
-        let found = client.select(TRIGGERS, None, &[])?;
-        found
-            .map(|row| {
-                let relation = row.get::<pg_sys::Oid>(1)?;
-                let arguments = row.get::<Vec<u8>>(2)?.unwrap_or_default();
-                let enabled = row.get::<String>(3)?.unwrap_or_default();
-                Ok((relation.unwrap_or(pg_sys::InvalidOid), arguments, enabled))
-            })
-            .collect::<Result<Vec<_>, pgrx::spi::Error>>()
+    let rows = statement::pinned(|| {
+        Spi::connect(|client| {
+            let found = client.select(TRIGGERS, None, &[])?;
+            found
+                .map(|row| {
+                    let relation = row.get::<pg_sys::Oid>(1)?;
+                    let arguments = row.get::<Vec<u8>>(2)?.unwrap_or_default();
+                    let enabled = row.get::<String>(3)?.unwrap_or_default();
+                    let key = row.get::<Vec<u8>>(4)?;
+                    Ok((
+                        relation.unwrap_or(pg_sys::InvalidOid),
+                        arguments,
+                        enabled,
+                        key,
+                    ))
+                })
+                .collect::<Result<Vec<_>, pgrx::spi::Error>>()
+        })
     });
     let rows = match rows {
         Ok(rows) => rows,
@@ -44,9 +60,15 @@ pub fn tables_json() -> Vec<u8> {
     };
     let tables: Vec<Value> = rows
         .iter()
-        .map(|(relation, arguments, enabled)| {
+        .map(|(relation, arguments, enabled, key)| {
             let arguments: Vec<String> = arguments.split(|byte| *byte == 0).map(utf8).collect();
-            let options = Options::parse(arguments.iter().map(String::as_str));
+            let mut options = Options::parse(arguments.iter().map(String::as_str));
+            if let (true, Some(key)) = (options.key.is_empty(), key) {
+                let names = key.split(|byte| *byte == 0);
+                options.key = names
+                    .map(|name| String::from_utf8_lossy(name).into_owned())
+                    .collect();
+            }
             table(
                 shared,
                 *relation,

@@ -8,7 +8,7 @@ use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::request;
 use super::snapshot;
-use super::statement::run;
+use super::statement::{self, run};
 use super::table::{ROW_TRIGGER, TRUNCATE_TRIGGER, Table, as_superuser};
 use super::track_request::{Request, check_shipped};
 use crate::ddl::schema_change::SchemaChange;
@@ -111,9 +111,11 @@ fn make_triggers(table: &Table, options: &Options, replace: bool) {
     let arguments = arguments.join(", ");
     let name = table.sql_name();
     // The functions lie where the extension does; triggers name them by that schema, not by search_path.
-    let schema = Spi::get_one::<String>(
-        "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_cdc'",
-    );
+    let schema = statement::pinned(|| {
+        Spi::get_one::<String>(
+            "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_cdc'",
+        )
+    });
     let schema = quote_identifier(schema.ok().flatten().unwrap_or_else(|| "public".to_owned()));
     let row_events = options.operations.row_events();
     let truncate_events = if options.operations.contains(Operation::Truncate) {

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::statement;
 use super::table::{Table, is_admin};
 use crate::capture::relation_plan::place;
 use crate::capture::{database_name, mask, row_filter};
@@ -298,21 +299,23 @@ pub fn refuse_illegal(topic: &str) {
 
 /// CDC0106 and CDC0109: the topic belongs to a table other than `table`.
 pub fn refuse_taken_topic(table: pg_sys::Oid, topic: &str) {
-    let others = Spi::connect(|client| {
-        let rows = client.select(
+    let others = statement::pinned(|| {
+        Spi::connect(|client| {
+            let rows = client.select(
             "SELECT t.tgrelid, pg_catalog.encode(t.tgargs, 'escape') FROM pg_catalog.pg_trigger t
              JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
              WHERE p.proname = 'cdc_capture' AND t.tgparentid = 0 AND t.tgrelid IS DISTINCT FROM $1",
             None,
             &[table.into()],
         )?;
-        rows.map(|row| {
-            Ok((
-                row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
-                row.get::<String>(2)?.unwrap_or_default(),
-            ))
+            rows.map(|row| {
+                Ok((
+                    row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
+                    row.get::<String>(2)?.unwrap_or_default(),
+                ))
+            })
+            .collect::<Result<Vec<_>, pgrx::spi::SpiError>>()
         })
-        .collect::<Result<Vec<_>, pgrx::spi::SpiError>>()
     });
     let others = match others {
         Ok(others) => others,

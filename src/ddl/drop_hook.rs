@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 
 use super::schema_change::SchemaChange;
 use super::{event_trigger, partitions};
+use crate::api::statement;
 use crate::api::table::{ROW_TRIGGER, Table};
 use crate::capture::{buffer::Captured, with_capture};
 use crate::{ffi, shared};
@@ -61,10 +62,12 @@ fn trigger_goes(trigger: pg_sys::Oid) {
     if event_trigger::is_quiet() {
         return;
     }
-    let found = Spi::get_one_with_args::<pg_sys::Oid>(
-        "SELECT tgrelid FROM pg_catalog.pg_trigger WHERE oid = $1 AND tgname = $2 AND tgparentid = 0",
-        &[trigger.into(), ROW_TRIGGER.into()],
-    );
+    let found = statement::pinned(|| {
+        Spi::get_one_with_args::<pg_sys::Oid>(
+            "SELECT tgrelid FROM pg_catalog.pg_trigger WHERE oid = $1 AND tgname = $2 AND tgparentid = 0",
+            &[trigger.into(), ROW_TRIGGER.into()],
+        )
+    });
     let Ok(Some(relation)) = found else {
         return;
     };

@@ -154,7 +154,7 @@ impl Jobs {
     pub fn save(&self, job: &Job, busy_ms: i64) {
         self.run(
             "UPDATE JOBS SET chunk = $2, place = $3, rows_done = $4,
-                 busy = busy + $5 * interval '1 millisecond' WHERE snapshot_id = $1",
+                 busy_ms = busy_ms + $5 WHERE snapshot_id = $1",
             &[
                 job.id.into(),
                 (job.chunk as i64).into(),
