@@ -254,7 +254,8 @@ fn operators_of_others_are_not_called_with_higher_rights() {
         ("text", "unknown"),
     ] {
         let function = format!(
-            "CREATE FUNCTION climbers.equal({left}, {right}) RETURNS boolean LANGUAGE sql AS 'SELECT climbers.climb()';
+            "CREATE FUNCTION climbers.equal({left}, {right}) RETURNS boolean LANGUAGE sql AS
+               'SELECT climbers.climb() AND $1 OPERATOR(pg_catalog.=) $2';
              CREATE OPERATOR climbers.= (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = climbers.equal)"
         );
         // Not every pair of types may have an operator.
@@ -268,11 +269,15 @@ fn operators_of_others_are_not_called_with_higher_rights() {
         .expect("operators")
         .get(0);
     assert!(made >= 5, "{made} operators");
-    client
-        .batch_execute("SET search_path = climbers, pg_catalog, public")
-        .expect("search_path");
     for statement in [
-        "SELECT public.cdc_track('t')",
+        "SELECT cdc_track('climbers.t')",
+        "SELECT cdc_snapshot('climbers.t')",
+        "SET search_path = climbers, pg_catalog, public",
+    ] {
+        client.batch_execute(statement).expect(statement);
+    }
+    for statement in [
+        "SELECT public.cdc_track('t', skip_unchanged => true)",
         "SELECT public.cdc_snapshot('t')",
         "SELECT public.cdc_snapshot_pause(1)",
         "SELECT public.cdc_snapshot_resume(1)",
