@@ -35,6 +35,27 @@ unsafe extern "C-unwind" {
     fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
 }
 
+/// Lets a background worker end at SIGTERM wherever it looks for interrupts, as a backend does, and take note of SIGHUP.
+///
+/// # Safety
+/// On the main thread of a background worker, once.
+pub unsafe fn take_signals() {
+    // SAFETY: as the caller promises; the handlers are PostgreSQL's own.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        {
+            pg_sys::pqsignal(libc::SIGTERM, Some(die));
+            pg_sys::pqsignal(libc::SIGHUP, Some(SignalHandlerForConfigReload));
+        }
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::pqsignal_be(libc::SIGTERM, Some(die));
+            pg_sys::pqsignal_be(libc::SIGHUP, Some(SignalHandlerForConfigReload));
+        }
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
 /// Runs `body` with names meaning what they mean in pg_catalog, whatever the session's search_path says.
 ///
 /// # Safety

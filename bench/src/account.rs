@@ -1,5 +1,8 @@
 //! The table and the statements that are measured: nine columns of the usual types.
 
+use std::path::Path;
+
+use pg_cdc_tests::{TestBed, c_library};
 use postgres::Client;
 
 /// Rows of the large statements: `$PG_CDC_BENCH_ROWS`, else 500 000.
@@ -53,4 +56,20 @@ pub fn run(client: &mut Client, statements: &str) {
     client
         .batch_execute(statements)
         .unwrap_or_else(|e| panic!("{statements}: {e:?}"));
+}
+
+/// Makes the function `empty_trigger()`, a trigger in C that does nothing.
+pub fn make_empty_trigger(bed: &TestBed, client: &mut Client) {
+    let library = bed.path("empty_trigger.so");
+    c_library::compile(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/empty_trigger.c"),
+        &library,
+    );
+    run(
+        client,
+        &format!(
+            "CREATE FUNCTION empty_trigger() RETURNS trigger LANGUAGE c AS '{}'",
+            library.display()
+        ),
+    );
 }

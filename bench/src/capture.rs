@@ -1,10 +1,9 @@
 //! What capture costs a writer: the same statements on the same table, without a trigger, with one that does nothing, with
 //! pg_cdc (sender shipping), and with an audit trigger in PL/pgSQL.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pg_cdc_tests::{Database, TestBed, c_library, wait::wait_for};
+use pg_cdc_tests::{Database, TestBed, wait::wait_for};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -171,24 +170,16 @@ fn all(figures: &[f64], digits: usize) -> String {
     shown.join(" ")
 }
 
-/// Compiles the empty trigger, and makes the functions of both others.
+/// Makes the functions of both other triggers.
 fn make_triggers(bed: &TestBed, client: &mut Client) {
-    let library = bed.path("empty_trigger.so");
-    c_library::compile(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/empty_trigger.c"),
-        &library,
-    );
+    account::make_empty_trigger(bed, client);
     account::run(
         client,
-        &format!(
-            "CREATE FUNCTION empty_trigger() RETURNS trigger LANGUAGE c AS '{}';
-             CREATE TABLE audit (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(), who text DEFAULT current_user,
-                 op text, before jsonb, after jsonb);
-             CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                 INSERT INTO audit (op, before, after) VALUES (TG_OP, to_jsonb(OLD), to_jsonb(NEW)); RETURN NULL;
-             END $$",
-            library.display()
-        ),
+        "CREATE TABLE audit (id bigserial PRIMARY KEY, at timestamptz DEFAULT now(), who text DEFAULT current_user,
+             op text, before jsonb, after jsonb);
+         CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO audit (op, before, after) VALUES (TG_OP, to_jsonb(OLD), to_jsonb(NEW)); RETURN NULL;
+         END $$",
     );
 }
 
@@ -270,12 +261,7 @@ fn prepare(client: &mut Client, variant: Variant) {
 
 /// One-row UPDATEs by four clients, with further arguments. Returns what pgbench printed.
 pub fn run_pgbench(bed: &TestBed, database: &Database<'_>, arguments: &[&str]) -> String {
-    let script = bed.path("one_row_update.sql");
-    let text = format!(
-        "\\set id random(1, {PGBENCH_ROWS})\nUPDATE account SET balance = balance + 1 WHERE id = :id;\n"
-    );
-    std::fs::write(&script, text).expect("write pgbench's script");
-    let script = script.display().to_string();
+    let script = update_script(bed);
     let fixed = [
         "-n",
         "-M",
@@ -291,6 +277,16 @@ pub fn run_pgbench(bed: &TestBed, database: &Database<'_>, arguments: &[&str]) -
         "pgbench",
         &[&fixed[..], arguments, &[database.name()]].concat(),
     )
+}
+
+/// The file of pgbench's script: one row at random is changed.
+pub fn update_script(bed: &TestBed) -> String {
+    let script = bed.path("one_row_update.sql");
+    let text = format!(
+        "\\set id random(1, {PGBENCH_ROWS})\nUPDATE account SET balance = balance + 1 WHERE id = :id;\n"
+    );
+    std::fs::write(&script, text).expect("write pgbench's script");
+    script.display().to_string()
 }
 
 /// Rows of the table that [`run_pgbench`] updates.

@@ -10,6 +10,7 @@ mod median;
 mod memory;
 mod shapes;
 mod ship;
+mod snapshot;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -25,6 +26,7 @@ Usage: pg_cdc_bench COMMAND
   shapes    microseconds per row for rows of many columns, of toasted and of masked values, beside no trigger and one that
             does nothing
   memory    of a backend in a transaction of 20 times as many rows
+  snapshot  rows per second of a snapshot of 2 000 000 rows while pgbench writes the table, and what it costs pgbench
   ship      events per second into Kafka, commit-to-consumer latency, memory of the sender and of companion-sink
 
   PG_CDC_BENCH_ROWS   rows of the large statements, 500000 if not set: fewer only to try the command";
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         ["capture"] => capture::run(),
         ["shapes"] => shapes::run(),
         ["memory"] => shapes::run_memory(),
+        ["snapshot"] => snapshot::run(),
         ["ship"] => ship::run(),
         ["-h" | "--help"] => {
             println!("{HELP}");

@@ -1,9 +1,8 @@
 //! What capture costs for rows of other shapes than the usual one, and what memory a very large transaction takes.
 
-use std::path::Path;
 use std::time::Instant;
 
-use pg_cdc_tests::{Database, TestBed, c_library};
+use pg_cdc_tests::Database;
 use postgres::Client;
 use serde_json::{Map, Value, json};
 
@@ -104,7 +103,7 @@ pub fn run() -> Value {
     bed.source().reload();
     let database = bed.database("bench");
     let mut client = database.source();
-    make_empty_trigger(&bed, &mut client);
+    account::make_empty_trigger(&bed, &mut client);
     let figures = shapes().map(|shape| {
         let measured = measure_shape(&database, &mut client, &shape);
         (shape.label.to_owned(), measured)
@@ -116,23 +115,8 @@ pub fn run() -> Value {
 pub fn run_memory() -> Value {
     let bed = start_bed();
     let database = bed.database("bench");
-    make_empty_trigger(&bed, &mut database.source());
+    account::make_empty_trigger(&bed, &mut database.source());
     measure_memory(&database)
-}
-
-fn make_empty_trigger(bed: &TestBed, client: &mut Client) {
-    let library = bed.path("empty_trigger.so");
-    c_library::compile(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/empty_trigger.c"),
-        &library,
-    );
-    account::run(
-        client,
-        &format!(
-            "CREATE FUNCTION empty_trigger() RETURNS trigger LANGUAGE c AS '{}'",
-            library.display()
-        ),
-    );
 }
 
 fn measure_shape(database: &Database<'_>, client: &mut Client, shape: &Shape) -> Value {

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`bed`] | puts everything together; one bed per test binary, one database per test |
 //! | [`postgres`], [`kafka`], [`ferretdb`], [`companion_sink`] | one server each: start, stop, kill, freeze, log |
+//! | [`debezium`] | the reference for events that its readers parse |
 //! | [`topic`] | reads topics whole |
 //! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
 //! | [`statements`], [`refusal`] | statements sent one by one; those that must fail with a coded message |
@@ -25,6 +26,7 @@
 pub mod bed;
 pub mod c_library;
 pub mod companion_sink;
+pub mod debezium;
 pub mod ferretdb;
 pub mod history;
 pub mod kafka;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 /// The version of Apache Kafka.
 pub const KAFKA_VERSION: &str = "4.1.0";
+/// The version of Debezium.
+pub const DEBEZIUM_VERSION: &str = "3.3.1.Final";
 /// The version of FerretDB.
 pub const FERRETDB_VERSION: &str = "1.24.2";
 
@@ -25,6 +27,15 @@ pub fn kafka_libs() -> PathBuf {
 /// Kafka's classes as Java loads them fast.
 pub fn kafka_class_archive() -> PathBuf {
     required(folder().join(format!("kafka-{KAFKA_VERSION}/classes.jsa")))
+}
+
+/// The folder of the jars of Debezium and Kafka Connect.
+pub fn debezium_libs() -> PathBuf {
+    let libs = folder().join(format!("debezium-{DEBEZIUM_VERSION}/libs"));
+    required(libs.join(format!(
+        "debezium-connector-postgres-{DEBEZIUM_VERSION}.jar"
+    )));
+    libs
 }
 
 /// FerretDB's binary.

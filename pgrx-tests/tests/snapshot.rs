@@ -200,7 +200,10 @@ fn rows_that_were_there_arrive_while_they_are_changed() {
 
 #[test]
 fn a_commit_that_is_not_visible_yet_is_not_overwritten_by_the_row_before() {
-    let bed = TestBed::start_with(&[("cdc.snapshot_chunk_rows", "100")]);
+    let bed = TestBed::start_with(&[
+        ("cdc.snapshot_chunk_rows", "100"),
+        ("max_prepared_transactions", "1"),
+    ]);
     let database = bed.database("invisible");
     let mut client = database.source();
     run(
@@ -214,6 +217,14 @@ fn a_commit_that_is_not_visible_yet_is_not_overwritten_by_the_row_before() {
     );
     let id = snapshot(&mut client, "cdc_snapshot('t', rows_per_second => 100)");
     wait_for_rows(&mut client, id, 100);
+    run(
+        &mut client,
+        &[
+            "BEGIN",
+            "UPDATE t SET note = 'prepared' WHERE id = 903",
+            "PREPARE TRANSACTION 'p'",
+        ],
+    );
     // A synchronous standby that is not there: commits are in the WAL, and nobody sees them.
     bed.source().set("synchronous_standby_names", "nobody");
     bed.source().reload();
@@ -223,18 +234,19 @@ fn a_commit_that_is_not_visible_yet_is_not_overwritten_by_the_row_before() {
             "DELETE FROM t WHERE id = 901",
             "UPDATE t SET id = 2902 WHERE id = 902",
             "INSERT INTO t VALUES (2000, 0, 'inserted')",
+            "COMMIT PREPARED 'p'",
         ] {
             let mut writer = database.source();
             scope.spawn(move || writer.batch_execute(statement).expect(statement));
         }
-        wait_until("four commits that wait", TIMEOUT, || {
+        wait_until("five commits that wait", TIMEOUT, || {
             let query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
             match client
                 .query_one(query, &[])
                 .expect("activity")
                 .get::<_, i64>(0)
             {
-                4 => Ok(()),
+                5 => Ok(()),
                 count => Err(count.to_string()),
             }
         });
@@ -255,7 +267,7 @@ fn a_commit_that_is_not_visible_yet_is_not_overwritten_by_the_row_before() {
         bed.source().reload();
     });
     let records = assert_reader_has_the_table(&database, "t");
-    let left_out: Vec<i64> = [900, 901, 902]
+    let left_out: Vec<i64> = [900, 901, 902, 903]
         .into_iter()
         .filter(|id| {
             !records
@@ -263,7 +275,7 @@ fn a_commit_that_is_not_visible_yet_is_not_overwritten_by_the_row_before() {
                 .any(|record| record.op() == "r" && record.json()["after"]["id"] == *id)
         })
         .collect();
-    assert_eq!(left_out, [900, 901, 902]);
+    assert_eq!(left_out, [900, 901, 902, 903]);
 }
 
 #[test]
@@ -602,4 +614,113 @@ fn what_was_lost_in_a_gap_is_repaired_deletes_included() {
     );
     wait_for_state(&mut client, id, "done");
     assert_eq!(fold_with_ranges(&database, "t"), table(&mut client, "t"));
+}
+
+#[test]
+fn a_copied_database_sends_nothing_of_a_snapshot_into_the_originals_topic() {
+    let bed = TestBed::start_with(&[("cdc.snapshot_chunk_rows", "100")]);
+    let database = bed.database("original");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            TABLE,
+            "INSERT INTO t SELECT n, n, 'old' FROM generate_series(1, 1000) AS n",
+            "SELECT cdc_track('t')",
+        ],
+    );
+    let id = snapshot(&mut client, "cdc_snapshot('t', rows_per_second => 100)");
+    wait_for_rows(&mut client, id, 100);
+    run(&mut client, &[&format!("SELECT cdc_snapshot_pause({id})")]);
+    wait_until("the worker to leave", TIMEOUT, || {
+        let query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_cdc snapshot'";
+        match client
+            .query_one(query, &[])
+            .expect("activity")
+            .get::<_, i64>(0)
+        {
+            0 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    });
+    let before = database.records("t").len();
+    drop(client);
+    run(
+        &mut bed.source().connect("postgres"),
+        &["CREATE DATABASE copy TEMPLATE original"],
+    );
+    let mut copy = bed.source().connect("copy");
+    refusal::coded(&mut copy, "SELECT cdc_snapshot('t')", "55000", "CDC0107");
+    // The original's unfinished work was copied too.
+    run(&mut copy, &[&format!("SELECT cdc_snapshot_resume({id})")]);
+    wait_until("the copied snapshot to fail", TIMEOUT, || {
+        let state = state(&mut copy, id);
+        if state.starts_with("failed: CDC0107") {
+            Ok(())
+        } else {
+            Err(state)
+        }
+    });
+    assert_eq!(database.records("t").len(), before);
+}
+
+#[test]
+fn a_snapshot_waits_for_whoever_is_writing_and_for_nobody_else() {
+    let bed = TestBed::start_with(&[("max_prepared_transactions", "1")]);
+    let database = bed.database("waiting");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            TABLE,
+            "INSERT INTO t SELECT n, n, 'old' FROM generate_series(1, 100) AS n",
+            "SELECT cdc_track('t')",
+            "BEGIN",
+            "UPDATE t SET note = 'prepared' WHERE id = 1",
+            "PREPARE TRANSACTION 'p'",
+        ],
+    );
+    let (mut writer, mut reader) = (database.source(), database.source());
+    run(
+        &mut writer,
+        &["BEGIN", "UPDATE t SET note = 'written' WHERE id = 2"],
+    );
+    // As VACUUM does, and a reader.
+    run(
+        &mut reader,
+        &[
+            "BEGIN",
+            "LOCK t IN SHARE UPDATE EXCLUSIVE MODE",
+            "SELECT count(*) FROM t",
+        ],
+    );
+    let id = snapshot(&mut client, "cdc_snapshot('t')");
+    let waits = "SELECT count(*) FROM pg_stat_activity
+        WHERE backend_type = 'pg_cdc snapshot' AND wait_event_type = 'Lock'";
+    for end in ["COMMIT PREPARED 'p'", "COMMIT"] {
+        wait_until("the worker to wait for a writer", TIMEOUT, || match client
+            .query_one(waits, &[])
+            .expect("activity")
+            .get::<_, i64>(0)
+        {
+            1 => Ok(()),
+            count => Err(count.to_string()),
+        });
+        assert_eq!(state(&mut client, id), "waiting for writers");
+        let holds = "SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE backend_type = 'pg_cdc snapshot'";
+        let holds_nothing_back = client.query_one(holds, &[]).expect("activity");
+        assert!(
+            holds_nothing_back.get::<_, bool>(0),
+            "VACUUM is not held back"
+        );
+        let session = if end == "COMMIT" {
+            &mut writer
+        } else {
+            &mut client
+        };
+        run(session, &[end]);
+    }
+    wait_for_state(&mut client, id, "done");
+    run(&mut reader, &["COMMIT"]);
+    assert_reader_has_the_table(&database, "t");
 }

@@ -133,6 +133,12 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
             .to_string()
             .contains("CDC0203")
     );
+    let check = "SELECT code, message FROM cdc_check() WHERE item = 'table public.log'";
+    let line = client.query_one(check, &[]).expect("a line of cdc_check()");
+    assert_eq!(
+        (line.get::<_, &str>(0), line.get::<_, &str>(1)),
+        ("CDC0203", "trigger disabled")
+    );
     run(&mut client, &["SELECT cdc_untrack('log')"]);
 
     // Who may not read a table does not see it either; nobody waits for a lock.

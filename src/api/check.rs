@@ -6,6 +6,8 @@ use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::tables::tables;
+use crate::capture::relation_plan::qualified_name;
 use crate::report::{Report, not_loaded};
 use crate::settings;
 use crate::shared::{self, State};
@@ -134,6 +136,34 @@ pub fn cdc_check() -> TableIterator<
             "cdc.topic_replication_factor",
             "1: a lost broker loses events that were acknowledged",
             "set cdc.topic_replication_factor = 3, or cdc.allow_single_replica = on to accept it",
+        ));
+    }
+    let tables = tables();
+    if !tables.is_empty() {
+        let captured = tables
+            .iter()
+            .filter(|table| table["warning"].is_null())
+            .count();
+        lines.push(ok(
+            "tables of this database",
+            format!("{captured} of {} are captured", tables.len()),
+        ));
+    }
+    for table in tables {
+        let Some((code, remedy)) = table["warning"]
+            .as_str()
+            .and_then(|text| text.split_once(": "))
+        else {
+            continue;
+        };
+        let oid = table["relation"].as_u64().unwrap_or_default() as u32;
+        let (schema, name) = qualified_name(pg_sys::Oid::from(oid));
+        lines.push(line(
+            "error",
+            code,
+            &format!("table {schema}.{name}"),
+            table["state"].as_str().unwrap_or_default(),
+            remedy,
         ));
     }
     TableIterator::new(lines)

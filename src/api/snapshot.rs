@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use super::request;
 use super::table::{Table, as_superuser};
+use crate::capture::relation_plan::place;
 use crate::capture::row_filter;
 use crate::report::{Report, not_loaded};
 use crate::shared;
-use crate::snapshot::chunk::{no_key, not_tracked};
+use crate::snapshot::chunk::{no_key, not_tracked, refuse_copy};
 use crate::snapshot::job::{Jobs, Place, Wanted};
 use crate::snapshot::launcher;
 
@@ -42,8 +43,10 @@ pub fn ask(table: &Table, wanted: &Wanted) -> i64 {
     if shared::shared().is_none() {
         not_loaded().raise();
     }
-    if table.options().is_none() {
-        not_tracked(&table.name).raise();
+    match table.options() {
+        None => not_tracked(&table.name).raise(),
+        Some(options) if options.source != place() => refuse_copy(&table.name),
+        Some(_) => {}
     }
     if table.identity(false).is_empty() {
         no_key(&table.name).raise();

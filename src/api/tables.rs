@@ -33,6 +33,11 @@ const TRIGGERS: &str = "
     sql = "CREATE FUNCTION _cdc_tables() RETURNS bytea LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
 pub fn tables_json() -> Vec<u8> {
+    Value::Array(tables()).to_string().into_bytes()
+}
+
+/// The tables that the caller may read; `warning` is a code, a colon and what to do.
+pub fn tables() -> Vec<Value> {
     let shared = shared::shared();
     let place = place();
     let rows = statement::pinned(|| {
@@ -58,8 +63,7 @@ pub fn tables_json() -> Vec<u8> {
         Ok(rows) => rows,
         Err(error) => pgrx::error!("pg_cdc could not read its triggers: {error}"),
     };
-    let tables: Vec<Value> = rows
-        .iter()
+    rows.iter()
         .map(|(relation, arguments, enabled, key)| {
             let arguments: Vec<String> = arguments.split(|byte| *byte == 0).map(utf8).collect();
             let mut options = Options::parse(arguments.iter().map(String::as_str));
@@ -77,8 +81,7 @@ pub fn tables_json() -> Vec<u8> {
                 options.source == place,
             )
         })
-        .collect();
-    Value::Array(tables).to_string().into_bytes()
+        .collect()
 }
 
 fn table(

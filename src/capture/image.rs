@@ -90,19 +90,9 @@ impl Deformed {
         descriptor: pg_sys::TupleDesc,
         plan: &Plan,
     ) {
-        let attributes = plan.attributes;
-        if self.values.len() < attributes {
-            self.values.resize(attributes, pg_sys::Datum::from(0));
-            self.nulls.resize(attributes, false);
-        }
-        // SAFETY: as the caller promises; both buffers have room for every attribute.
+        // SAFETY: as the caller promises.
         unsafe {
-            pg_sys::heap_deform_tuple(
-                tuple,
-                descriptor,
-                self.values.as_mut_ptr(),
-                self.nulls.as_mut_ptr(),
-            );
+            self.take_apart(tuple, descriptor, plan.attributes);
             for (attribute, expression) in &plan.computed {
                 let value = expression.value(tuple);
                 self.nulls[*attribute] = value.is_none();
@@ -113,6 +103,29 @@ impl Deformed {
 }
 
 impl Deformed {
+    /// Into the buffers, which get room for `attributes`.
+    #[inline]
+    unsafe fn take_apart(
+        &mut self,
+        tuple: pg_sys::HeapTuple,
+        descriptor: pg_sys::TupleDesc,
+        attributes: usize,
+    ) {
+        if self.values.len() < attributes {
+            self.values.resize(attributes, pg_sys::Datum::from(0));
+            self.nulls.resize(attributes, false);
+        }
+        // SAFETY: the caller passes a tuple with this descriptor, of at most so many attributes.
+        unsafe {
+            pg_sys::heap_deform_tuple(
+                tuple,
+                descriptor,
+                self.values.as_mut_ptr(),
+                self.nulls.as_mut_ptr(),
+            );
+        }
+    }
+
     /// Takes a tuple apart that has the plan's columns alone, in their order.
     ///
     /// # Safety
@@ -125,19 +138,8 @@ impl Deformed {
         plan: &Plan,
     ) {
         let attributes = plan.attributes.max(plan.columns.len());
-        if self.values.len() < attributes {
-            self.values.resize(attributes, pg_sys::Datum::from(0));
-            self.nulls.resize(attributes, false);
-        }
-        // SAFETY: as the caller promises; both buffers have room for every column.
-        unsafe {
-            pg_sys::heap_deform_tuple(
-                tuple,
-                descriptor,
-                self.values.as_mut_ptr(),
-                self.nulls.as_mut_ptr(),
-            );
-        }
+        // SAFETY: as the caller promises.
+        unsafe { self.take_apart(tuple, descriptor, attributes) };
         let found: Vec<(pg_sys::Datum, bool)> = (0..plan.columns.len())
             .map(|index| (self.values[index], self.nulls[index]))
             .collect();

@@ -387,7 +387,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
 }
 
 /// CDC0107: the trigger was made in another database or on another server.
-fn copied_table(table: &str) -> Report {
+pub fn copied_table(table: &str) -> Report {
     Report::new(
         "CDC0107",
         PgSqlErrorCode::ERRCODE_WARNING,

@@ -132,17 +132,7 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
     unsafe {
         pg_sys::on_proc_exit(Some(leave_for_good), pg_sys::Datum::from(0));
         pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(0));
-        #[cfg(not(feature = "pg18"))]
-        {
-            pg_sys::pqsignal(libc::SIGTERM, Some(ffi::die));
-            pg_sys::pqsignal(libc::SIGHUP, Some(ffi::SignalHandlerForConfigReload));
-        }
-        #[cfg(feature = "pg18")]
-        {
-            pg_sys::pqsignal_be(libc::SIGTERM, Some(ffi::die));
-            pg_sys::pqsignal_be(libc::SIGHUP, Some(ffi::SignalHandlerForConfigReload));
-        }
-        pg_sys::BackgroundWorkerUnblockSignals();
+        ffi::take_signals();
     }
     let Some(shared) = shared::shared() else {
         return;

@@ -14,7 +14,7 @@ use super::job::{Job, Place};
 use crate::api::table::Table;
 use crate::capture::buffer::Captured;
 use crate::capture::datum::put_datum;
-use crate::capture::relation_plan::{Plan, name_of, tuple_attribute};
+use crate::capture::relation_plan::{Plan, copied_table, name_of, tuple_attribute};
 use crate::capture::{server_text, utf8, with_capture};
 use crate::ddl::partitions::below;
 use crate::report::Report;
@@ -64,6 +64,15 @@ pub fn not_tracked(table: &str) -> Report {
     )
 }
 
+/// CDC0107: rows of a copy would go into the original's topic.
+pub fn refuse_copy(table: &str) -> ! {
+    Report {
+        sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        ..copied_table(table)
+    }
+    .raise()
+}
+
 /// CDC0501.
 pub fn no_key(table: &str) -> Report {
     Report::new(
@@ -89,6 +98,9 @@ fn read_table(job: &Job, reader: &Reader, table: &Table, trigger: &pg_sys::Trigg
     let query = with_capture(|capture| {
         // SAFETY: relation and trigger are open while the table is read.
         let plan = unsafe { capture.plans.plan(trigger) };
+        if plan.silent {
+            refuse_copy(&table.name);
+        }
         // SAFETY: as above.
         let descriptor = unsafe { (*trigger.tg_relation).rd_att };
         Query::new(job, reader, table, plan, descriptor)
@@ -173,7 +185,7 @@ fn current_visibility() -> Visibility {
 /// The statement of a chunk, and how its rows are read.
 struct Query {
     text: String,
-    /// Key columns: place among the selected ones, and name.
+    /// Places of the key columns among the selected ones.
     key: Vec<usize>,
     partial: bool,
     sinks: Option<String>,

@@ -36,7 +36,8 @@ pub struct Job {
     pub rows_done: i64,
 }
 
-/// The jobs of the connected database. Every method is for a running transaction.
+/// The jobs of the connected database. Every method is for a running transaction in which names are pg_catalog's: the
+/// worker's, or under `as_superuser`.
 pub struct Jobs {
     /// Quoted and qualified.
     table: String,
@@ -141,11 +142,12 @@ impl Jobs {
     /// Begins, or begins again: the estimate is made once.
     pub fn begin(&self, id: i64) {
         self.run(
-            "UPDATE JOBS SET state = 'running', started = COALESCE(started, pg_catalog.clock_timestamp()), problem = NULL,
+            "UPDATE JOBS j SET state = 'running', started = COALESCE(started, pg_catalog.clock_timestamp()), problem = NULL,
                  rows_estimated = COALESCE(rows_estimated, (
-                     SELECT pg_catalog.sum(pg_catalog.greatest(c.reltuples, 0))::bigint FROM pg_catalog.pg_class c
-                     WHERE c.oid = JOBS.relation OR c.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree(JOBS.relation) t WHERE t.isleaf)))
-             WHERE snapshot_id = $1".replace("pg_catalog.greatest", "greatest").as_str(),
+                     SELECT pg_catalog.sum(GREATEST(c.reltuples, 0))::bigint FROM pg_catalog.pg_class c
+                     WHERE c.oid = j.relation
+                        OR c.oid IN (SELECT t.relid FROM pg_catalog.pg_partition_tree(j.relation) t WHERE t.isleaf)))
+             WHERE snapshot_id = $1",
             &[id.into()],
         );
     }

@@ -72,17 +72,7 @@ pub extern "C-unwind" fn pg_cdc_snapshot_main(arg: pg_sys::Datum) {
     // values are constants.
     unsafe {
         pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(0));
-        #[cfg(not(feature = "pg18"))]
-        {
-            pg_sys::pqsignal(libc::SIGTERM, Some(ffi::die));
-            pg_sys::pqsignal(libc::SIGHUP, Some(ffi::SignalHandlerForConfigReload));
-        }
-        #[cfg(feature = "pg18")]
-        {
-            pg_sys::pqsignal_be(libc::SIGTERM, Some(ffi::die));
-            pg_sys::pqsignal_be(libc::SIGHUP, Some(ffi::SignalHandlerForConfigReload));
-        }
-        pg_sys::BackgroundWorkerUnblockSignals();
+        ffi::take_signals();
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
             pg_sys::Oid::from(database),
             pg_sys::InvalidOid,
@@ -211,7 +201,7 @@ fn make_chunks(shared: &'static Shared, mut job: Job, slot: u32) {
         let reader = Reader {
             slot,
             session,
-            max_rows: i64::from(settings::SNAPSHOT_CHUNK_ROWS.get()),
+            max_rows: chunk_rows(&job),
         };
         match run(shared, &mut job, reader) {
             End::Finished => return,
@@ -233,24 +223,15 @@ fn wait_for_writers(job: &Job) -> bool {
     if !goes_on {
         return false;
     }
-    transaction(|| {
-        let relations = std::iter::once(job.relation).chain(below(job.relation));
-        // SAFETY: in a transaction; only waits, and takes no lock.
+    for writer in transaction(|| writers(job.relation)) {
+        // SAFETY: outside of a transaction before and after; one without a snapshot, for it may wait for hours and must not
+        // hold back VACUUM meanwhile. Only waits, also for prepared ones; ends when the worker is asked to.
         unsafe {
-            let database = pg_sys::MyDatabaseId.to_u32();
-            for relation in relations {
-                let tag = pg_sys::LOCKTAG {
-                    locktag_field1: database,
-                    locktag_field2: relation.to_u32(),
-                    locktag_field3: 0,
-                    locktag_field4: 0,
-                    locktag_type: pg_sys::LockTagType::LOCKTAG_RELATION as u8,
-                    locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
-                };
-                pg_sys::WaitForLockers(tag, pg_sys::ShareLock as pg_sys::LOCKMODE, false);
-            }
+            pg_sys::StartTransactionCommand();
+            pg_sys::VirtualXactLock(writer, true);
+            pg_sys::CommitTransactionCommand();
         }
-    });
+    }
     transaction(|| {
         if let Some(jobs) = Jobs::find() {
             jobs.begin(job.id);
@@ -259,10 +240,52 @@ fn wait_for_writers(job: &Job) -> bool {
     true
 }
 
+/// The transactions that hold a lock under which rows of the table are changed. As WaitForLockers would find them, but for
+/// those that VACUUM and ANALYZE take: they may last for hours, and change no row.
+fn writers(relation: pg_sys::Oid) -> Vec<pg_sys::VirtualTransactionId> {
+    let relations: Vec<String> = std::iter::once(relation)
+        .chain(below(relation))
+        .map(|oid| oid.to_u32().to_string())
+        .collect();
+    let query = format!(
+        "SELECT DISTINCT l.virtualtransaction FROM pg_catalog.pg_locks l
+         JOIN pg_catalog.pg_database d ON d.oid = l.database AND d.datname = pg_catalog.current_database()
+         WHERE l.locktype = 'relation' AND l.relation IN ({}) AND l.granted
+           AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')",
+        relations.join(", ")
+    );
+    let found = Spi::connect(|client| {
+        let rows = client.select(&query, None, &[])?;
+        rows.map(|row| row.get::<String>(1))
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let found =
+        found.unwrap_or_else(|error| pgrx::error!("pg_cdc could not read pg_locks: {error}"));
+    found
+        .into_iter()
+        .flatten()
+        .filter_map(|text| virtual_transaction(&text))
+        .collect()
+}
+
+/// Reads `backend/transaction`, as pg_locks has it; the backend is -1 for what was prepared before a restart.
+fn virtual_transaction(text: &str) -> Option<pg_sys::VirtualTransactionId> {
+    let (backend, transaction) = text.split_once('/')?;
+    let (backend, transaction) = (backend.parse().ok()?, transaction.parse().ok()?);
+    Some(pg_sys::VirtualTransactionId {
+        #[cfg(any(feature = "pg15", feature = "pg16"))]
+        backendId: backend,
+        #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+        procNumber: backend,
+        localTransactionId: transaction,
+    })
+}
+
 fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader) -> End {
     let mut busy = Instant::now();
     loop {
-        reload_if_asked(&mut reader);
+        follow_settings();
+        reader.max_rows = chunk_rows(job);
         if shared.session.load(Ordering::SeqCst) != reader.session {
             return End::Again;
         }
@@ -319,13 +342,26 @@ fn is_accepted(shared: &Shared, slot: u32, chunk: u64, end_lsn: u64) -> bool {
     }
 }
 
-/// Sleeps so long that the rate is kept.
-fn throttle(job: &Job, rows: i64, since: Instant) {
-    let rate = job
-        .wanted
+/// Rows per second; 0 for no limit.
+fn rate_of(job: &Job) -> i32 {
+    job.wanted
         .rows_per_second
         .filter(|rate| *rate > 0)
-        .unwrap_or_else(|| settings::SNAPSHOT_ROWS_PER_SECOND.get());
+        .unwrap_or_else(|| settings::SNAPSHOT_ROWS_PER_SECOND.get())
+}
+
+/// Rows of a chunk: with a rate, what a second takes, so that nobody waits long for a slow one to be paused.
+fn chunk_rows(job: &Job) -> i64 {
+    let rows = settings::SNAPSHOT_CHUNK_ROWS.get();
+    i64::from(match rate_of(job) {
+        rate @ 1.. => rows.min(rate),
+        _ => rows,
+    })
+}
+
+/// Sleeps so long that the rate is kept.
+fn throttle(job: &Job, rows: i64, since: Instant) {
+    let rate = rate_of(job);
     if rate <= 0 {
         return;
     }
@@ -335,13 +371,19 @@ fn throttle(job: &Job, rows: i64, since: Instant) {
     }
 }
 
-fn reload_if_asked(reader: &mut Reader) {
-    // SAFETY: a flag of the signal handler, on the main thread.
-    unsafe {
-        if pg_sys::ConfigReloadPending != 0 {
-            pg_sys::ConfigReloadPending = 0;
-            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+/// Follows the settings; waits while all snapshots are held.
+fn follow_settings() {
+    loop {
+        // SAFETY: a flag of the signal handler, on the main thread.
+        unsafe {
+            if pg_sys::ConfigReloadPending != 0 {
+                pg_sys::ConfigReloadPending = 0;
+                pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+            }
         }
+        if settings::SNAPSHOT_WORKERS.get() > 0 {
+            return;
+        }
+        pause(Duration::from_secs(1));
     }
-    reader.max_rows = i64::from(settings::SNAPSHOT_CHUNK_ROWS.get());
 }

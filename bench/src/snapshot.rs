@@ -1,0 +1,102 @@
+//! How fast a snapshot of a large table is while others write it, and what it costs them.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use pg_cdc_tests::parts;
+use pg_cdc_tests::wait::wait_for;
+use serde_json::{Value, json};
+
+use crate::account::{self, rows};
+use crate::capture::update_script;
+use crate::median::{median, rounded};
+use crate::{start_bed, step};
+
+/// Rows of the table, for each of those of the other benches.
+const TABLE: i64 = 4;
+const WARM_UP_S: usize = 3;
+const BASELINE: Duration = Duration::from_secs(18);
+const TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Measures, and returns the figures: transactions per second are medians over seconds of one run of pgbench, before the
+/// snapshot and while it is made.
+pub fn run() -> Value {
+    let bed = start_bed();
+    let database = bed.database("bench");
+    let mut client = database.source();
+    let count = rows() * TABLE;
+    step(&format!("{count} rows"), || {
+        account::create(&mut client);
+        account::run(&mut client, &account::insert(count));
+        account::settle(&mut client);
+        account::run(&mut client, "SELECT cdc_track('account')");
+    });
+    let script = update_script(&bed);
+    let mut pgbench = Command::new(parts::postgres_bin().join("pgbench"))
+        .args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &bed.source().port().to_string(),
+            "-U",
+            "postgres",
+        ])
+        .args([
+            "-n", "-M", "prepared", "-c", "4", "-j", "2", "-P", "1", "-T", "1800", "-f", &script,
+        ])
+        .arg(database.name())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start pgbench");
+    let seconds = Arc::new(Mutex::new(Vec::new()));
+    let reader = {
+        let seconds = Arc::clone(&seconds);
+        let lines = BufReader::new(pgbench.stderr.take().expect("pgbench's progress")).lines();
+        std::thread::spawn(move || {
+            let tps = lines.map_while(Result::ok).filter_map(|line| {
+                let (_, rest) = line.split_once(" s, ")?;
+                rest.split_once(" tps")?.0.parse::<f64>().ok()
+            });
+            tps.for_each(|tps| seconds.lock().expect("seconds").push(tps));
+        })
+    };
+    step("pgbench alone", || std::thread::sleep(BASELINE));
+    let before = seconds.lock().expect("seconds").len();
+    let start = Instant::now();
+    let id: i64 = client
+        .query_one("SELECT cdc_snapshot('account')", &[])
+        .expect("cdc_snapshot")
+        .get(0);
+    step("a snapshot under pgbench", || {
+        wait_for(
+            "the snapshot",
+            TIMEOUT,
+            || {
+                let query = "SELECT state FROM cdc_snapshots WHERE snapshot_id = $1";
+                client
+                    .query_one(query, &[&id])
+                    .expect("its state")
+                    .get::<_, String>(0)
+            },
+            |state| state == "done",
+        );
+    });
+    let elapsed_s = start.elapsed().as_secs_f64();
+    let seconds = seconds.lock().expect("seconds").clone();
+    pgbench.kill().expect("end pgbench");
+    pgbench.wait().expect("pgbench's end");
+    reader.join().expect("pgbench's progress");
+    let (alone, meanwhile) = (&seconds[WARM_UP_S..before], &seconds[before..]);
+    let (alone, meanwhile) = (median(alone), median(meanwhile));
+    println!("     {elapsed_s:.1} s; {alone:.0} transactions/s alone, {meanwhile:.0} meanwhile");
+    json!({
+        "rows": count,
+        "rows_per_second": (count as f64 / elapsed_s).round(),
+        "tps_alone": alone.round(),
+        "tps_meanwhile": meanwhile.round(),
+        "tps_ratio": rounded(meanwhile / alone),
+    })
+}
