@@ -604,16 +604,59 @@ fn what_was_lost_in_a_gap_is_repaired_deletes_included() {
         ],
     );
     assert_ne!(fold_with_ranges(&database, "t"), table(&mut client, "t"));
+    // A replica that has all that the events said so far.
+    let sink = database.start_companion_sink();
+    let mut replica = database.replica();
+    run(&mut replica, &[TABLE]);
+    let topics = [database.topic("t")];
+    sink.wait_until_sink_applied("replica", bed.kafka(), &topics);
+    assert_eq!(table(&mut replica, "t").len(), 1000);
+    let unseen: i64 = client
+        .query_one("SELECT count(*) FROM t WHERE note = 'unseen'", &[])
+        .expect("rows that no event told of")
+        .get(0);
+
     let id = snapshot(&mut client, "cdc_snapshot('t')");
     run(
         &mut client,
         &[
-            "DELETE FROM t WHERE id = 7",
+            "DELETE FROM t WHERE id = 8",
             "INSERT INTO t VALUES (20, 1, 'back')",
         ],
     );
+    wait_for_rows(&mut client, id, 200);
+    sink.kill();
+    sink.start();
     wait_for_state(&mut client, id, "done");
     assert_eq!(fold_with_ranges(&database, "t"), table(&mut client, "t"));
+    sink.wait_until_sink_applied("replica", bed.kafka(), &topics);
+    assert_eq!(table(&mut replica, "t"), table(&mut client, "t"));
+    // The history has the rows that it did not know, and no other of the snapshot's.
+    sink.wait_until_sink_applied("history", bed.kafka(), &topics);
+    let history = database.history("t").all();
+    let read = history
+        .iter()
+        .filter(|document| document.get_str("op") == Ok("snapshot"));
+    assert_eq!(read.count() as i64, unseen);
+
+    // For another sink: this one does nothing, and goes on.
+    run(
+        &mut client,
+        &[
+            "ALTER TABLE t DISABLE TRIGGER _cdc",
+            "DELETE FROM t WHERE id = 1",
+            "ALTER TABLE t ENABLE ALWAYS TRIGGER _cdc",
+        ],
+    );
+    let id = snapshot(&mut client, "cdc_snapshot('t', sinks => '{another}')");
+    wait_for_state(&mut client, id, "done");
+    run(&mut client, &["UPDATE t SET note = 'last' WHERE id = 2"]);
+    database.wait_until_in_kafka();
+    sink.wait_until_sink_applied("replica", bed.kafka(), &topics);
+    let (replica, source) = (table(&mut replica, "t"), table(&mut client, "t"));
+    assert_eq!(replica.len(), source.len() + 1);
+    assert_eq!(replica["{\"id\":2}"], source["{\"id\":2}"]);
+    sink.stop();
 }
 
 #[test]
