@@ -100,9 +100,7 @@ impl Deformed {
             }
         };
     }
-}
 
-impl Deformed {
     /// Into the buffers, which get room for `attributes`.
     #[inline]
     unsafe fn take_apart(

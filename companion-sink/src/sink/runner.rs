@@ -1,5 +1,5 @@
-//! Runs one sink: finds its partitions, gathers batches, drops later copies, holds events together that are for all partitions, and decides
-//! what an error means for the sink.
+//! Runs one sink: finds its partitions, gathers batches, drops later copies, holds events together that are for all
+//! partitions, and decides what an error means for the sink.
 
 use std::collections::HashMap;
 use std::sync::Arc;

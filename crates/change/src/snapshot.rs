@@ -24,21 +24,6 @@ impl Visibility {
     pub fn sees(&self, xid8: u64) -> bool {
         xid8 < self.xmin || (xid8 < self.xmax && !self.in_progress.contains(&xid8))
     }
-
-    /// Reads PostgreSQL's text, `xmin:xmax:xid,xid`.
-    pub fn parse(text: &str) -> Option<Visibility> {
-        let mut parts = text.split(':');
-        let mut number = || parts.next()?.parse().ok();
-        let (xmin, xmax) = (number()?, number()?);
-        let in_progress = parts.next()?.split(',').filter(|xid| !xid.is_empty());
-        Some(Visibility {
-            xmin,
-            xmax,
-            in_progress: in_progress
-                .map(|xid| xid.parse().ok())
-                .collect::<Option<_>>()?,
-        })
-    }
 }
 
 /// The record before a chunk's rows.
@@ -266,8 +251,23 @@ mod tests {
 
     const TABLE: TableId = (1, 2);
 
+    /// Reads PostgreSQL's text, `xmin:xmax:xid,xid`.
+    fn parse(text: &str) -> Option<Visibility> {
+        let mut parts = text.split(':');
+        let mut number = || parts.next()?.parse().ok();
+        let (xmin, xmax) = (number()?, number()?);
+        let in_progress = parts.next()?.split(',').filter(|xid| !xid.is_empty());
+        Some(Visibility {
+            xmin,
+            xmax,
+            in_progress: in_progress
+                .map(|xid| xid.parse().ok())
+                .collect::<Option<_>>()?,
+        })
+    }
+
     fn visibility(text: &str) -> Visibility {
-        Visibility::parse(text).unwrap()
+        parse(text).unwrap()
     }
 
     proptest! {
@@ -291,7 +291,7 @@ mod tests {
         let seen: Vec<u64> = (8..16).filter(|xid8| some.sees(*xid8)).collect();
         assert_eq!(seen, [8, 9, 10, 12]);
         assert!(visibility("10:10:").in_progress.is_empty());
-        assert_eq!(Visibility::parse("10:x:"), None);
+        assert_eq!(parse("10:x:"), None);
     }
 
     #[test]

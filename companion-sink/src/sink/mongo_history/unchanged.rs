@@ -18,6 +18,7 @@ pub async fn leave_out(
     collection: &Collection<RawDocumentBuf>,
     pending: Vec<Pending>,
 ) -> Result<Vec<Pending>> {
+    // Looked at as it is: outside of snapshots nothing is parsed.
     let is_of_snapshot = |pending: &Pending| pending.document.get_str("op") == Ok("snapshot");
     if !pending.iter().any(is_of_snapshot) {
         return Ok(pending);
