@@ -21,7 +21,7 @@ use change::snapshot::TableId;
 use change::wire::WireError;
 use crossbeam_channel::{Receiver, TryRecvError};
 use rdkafka::bindings as rd;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -32,7 +32,7 @@ use rdkafka::util::Timeout;
 use super::board::{Board, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::position::{Done, Progress, Progresses};
-use super::topics::{self, Design};
+use super::topics::{self, Design, Use};
 use crate::shared;
 use crate::topic_counters::TopicCounter;
 
@@ -132,6 +132,8 @@ struct Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Reporter::ENABLE_REFRESH_OAUTH_TOKEN;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.reporter.log(level, facility, message);
     }
@@ -142,6 +144,13 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.reporter.error(error, reason);
+    }
+
+    fn generate_oauth_token(
+        &self,
+        config: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.reporter.generate_oauth_token(config)
     }
 }
 
@@ -282,12 +291,8 @@ pub fn run(
         .set("enable.gapless.guarantee", "true")
         .set("acks", "all")
         .set("message.timeout.ms", "0");
-    let reporter = Reporter {
-        board: Arc::clone(board),
-        brokers: settings.brokers.clone(),
-    };
     let context = Context {
-        reporter,
+        reporter: Reporter::new(settings, board),
         deliveries: Mutex::default(),
     };
     let producer: BaseProducer<Context> = match config.create_with_context(context) {
@@ -732,6 +737,8 @@ impl Shipper<'_> {
     fn open_topic(&mut self, name: &str) -> Result<usize, Stop> {
         let settings = self.settings;
         let design = Design {
+            usage: Use::Events,
+            create: settings.create_topics,
             partitions: settings.partitions,
             replication_factor: settings.replication_factor,
             configs: vec![
@@ -742,29 +749,14 @@ impl Shipper<'_> {
         let client = self.producer.client().native_ptr();
         let described = loop {
             // SAFETY: the producer's handle is live.
-            match unsafe { topics::ensure(client, name, settings.create_topics.then_some(&design)) }
-            {
+            match unsafe { topics::ensure(client, name, &design) } {
                 Ok(described) => break described,
-                Err(error) => {
-                    let missing = error.code
-                        == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-                    self.board.set_trouble(Some(if missing {
-                        Trouble {
-                            code: "CDC0304",
-                            message: format!("topic \"{name}\" is missing"),
-                            remedy: format!(
-                                "Run {}",
-                                topics::command(&settings.brokers, name, &design)
-                            ),
-                        }
-                    } else {
-                        trouble_of(
-                            error.code.into(),
-                            &settings.brokers,
-                            &format!("topic \"{name}\": {}", error.message),
-                        )
-                    }));
-                }
+                Err(error) => self.board.set_blocked(Some(topics::trouble(
+                    &error,
+                    &settings.brokers,
+                    name,
+                    &design,
+                ))),
             }
             self.serve();
             if self.is_over() {
@@ -772,7 +764,7 @@ impl Shipper<'_> {
             }
             self.board.kafka_wake.wait(IDLE_MS);
         };
-        self.board.set_trouble(None);
+        self.board.set_blocked(None);
         let max_record_bytes = if settings.stubs {
             // SAFETY: as above.
             let limit = unsafe { topics::max_message_bytes(client, name) };

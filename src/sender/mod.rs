@@ -13,6 +13,7 @@ pub mod position;
 pub mod sleep;
 pub mod slot;
 pub mod source;
+mod token;
 pub mod topics;
 pub mod wal_reader;
 pub mod worker;

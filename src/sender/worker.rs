@@ -915,7 +915,7 @@ impl Session<'_> {
             self.board.read(|facts| {
                 (
                     facts.failure.take(),
-                    facts.trouble.clone(),
+                    facts.blocked.clone().or_else(|| facts.trouble.clone()),
                     std::mem::take(&mut facts.log),
                     facts.acknowledged,
                     facts.acknowledged_lsn,
