@@ -13,6 +13,8 @@ unsafe extern "C-unwind" {
     pub fn die(signal: c_int);
     /// postmaster/interrupt.h: unguarded, as a signal handler must be.
     pub fn SignalHandlerForConfigReload(signal: c_int);
+    /// postmaster/bgwriter.h
+    fn RequestCheckpoint(flags: c_int);
     /// utils/bytea.h
     pub static mut bytea_output: c_int;
     /// replication/message.h
@@ -156,6 +158,12 @@ pub unsafe fn log_transactional_message(prefix: &std::ffi::CStr, message: &[u8])
             );
         });
     }
+}
+
+/// Asks for a checkpoint, and does not wait for it.
+pub fn request_checkpoint() {
+    // SAFETY: without CHECKPOINT_WAIT nothing is waited for and no ERROR is raised (checkpointer.c).
+    unsafe { pg_guard_ffi_boundary(|| RequestCheckpoint(pg_sys::CHECKPOINT_FORCE as c_int)) };
 }
 
 /// The local id of the transaction that this backend is in; 0 for none.

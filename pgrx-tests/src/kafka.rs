@@ -16,13 +16,15 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a running broker may take to answer. Short: a broker that takes connections and is not ready yet is asked
 /// again.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-/// Any id will do: every node of a bed is a cluster of its own.
+/// Any id will do where nobody compares them.
 const CLUSTER_ID: &str = "pgCdcTestBedAAAAAAAAAA";
 
 /// A Kafka broker. Dropping it kills it; its folder is the caller's.
 #[derive(Debug)]
 pub struct Kafka {
     folder: PathBuf,
+    cluster_id: String,
+    controller_port: u16,
     port: u16,
     process: Mutex<Option<Process>>,
 }
@@ -39,10 +41,57 @@ impl Kafka {
         controller_port: u16,
         settings: &[(&str, &str)],
     ) -> Kafka {
+        Kafka::create_cluster(CLUSTER_ID, folder, port, controller_port, settings)
+    }
+
+    /// As [`Kafka::create`], with a cluster id of its own: 22 characters of base64.
+    ///
+    /// # Panics
+    /// When its storage cannot be formatted.
+    pub fn create_cluster(
+        cluster_id: &str,
+        folder: &Path,
+        port: u16,
+        controller_port: u16,
+        settings: &[(&str, &str)],
+    ) -> Kafka {
+        Kafka::node(cluster_id, folder, port, controller_port, settings)
+    }
+
+    /// Makes a further broker of this one's cluster, without starting it; the first node stays the only controller.
+    ///
+    /// # Panics
+    /// When its storage cannot be formatted.
+    pub fn join(&self, folder: &Path, port: u16, node_id: u32) -> Kafka {
+        let plain = format!("PLAINTEXT://127.0.0.1:{port}");
+        let settings = [
+            ("process.roles", "broker"),
+            ("node.id", &node_id.to_string()),
+            ("listeners", &plain),
+            ("advertised.listeners", &plain),
+        ];
+        Kafka::node(
+            &self.cluster_id,
+            folder,
+            port,
+            self.controller_port,
+            &settings,
+        )
+    }
+
+    fn node(
+        cluster_id: &str,
+        folder: &Path,
+        port: u16,
+        controller_port: u16,
+        settings: &[(&str, &str)],
+    ) -> Kafka {
         std::fs::create_dir_all(folder)
             .unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
         let kafka = Kafka {
             folder: folder.to_owned(),
+            cluster_id: cluster_id.to_owned(),
+            controller_port,
             port,
             process: Mutex::new(None),
         };
@@ -60,7 +109,7 @@ impl Kafka {
                 "kafka.tools.StorageTool",
                 "format",
                 "--cluster-id",
-                CLUSTER_ID,
+                cluster_id,
                 "--config",
             ])
             .arg(kafka.properties());
@@ -142,6 +191,22 @@ impl Kafka {
     /// Ends [`Kafka::freeze`].
     pub fn thaw(&self) {
         self.signal(libc::SIGCONT);
+    }
+
+    /// Lets none of its files grow beyond this: what a full disk is to a broker. Counts until its end.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn limit_file_size(&self, bytes: u64) {
+        let pid = {
+            let slot = self.process.lock().expect("the broker's process");
+            slot.as_ref().expect("Kafka runs").pid()
+        };
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--fsize={bytes}"))
+            .arg(format!("--pid={pid}"));
+        process::run(command, None);
     }
 
     /// Writes a setting to the end of `server.properties`, where it wins; it counts from the next start on.

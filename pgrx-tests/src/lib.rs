@@ -13,7 +13,7 @@
 //! | [`bed`] | puts everything together; one bed per test binary, one database per test |
 //! | [`postgres`], [`kafka`], [`ferretdb`], [`companion_sink`] | one server each: start, stop, kill, freeze, log |
 //! | [`debezium`] | the reference for events that its readers parse |
-//! | [`topic`] | reads topics whole |
+//! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
 //! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
 //! | [`statements`], [`refusal`] | statements sent one by one; those that must fail with a coded message |
 //! | [`wait`] | waits for conditions, never for a time |
@@ -39,6 +39,7 @@ pub mod refusal;
 pub mod replica;
 pub mod statements;
 pub mod topic;
+pub mod topic_admin;
 pub mod wait;
 
 pub use bed::{Database, TestBed};

@@ -26,6 +26,8 @@ pub struct Record {
     pub key: Option<Vec<u8>>,
     /// The value's bytes; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
+    /// Milliseconds since 1970, as the broker has it.
+    pub timestamp_ms: i64,
     /// The headers in their order.
     pub headers: Vec<(String, Vec<u8>)>,
 }
@@ -132,6 +134,7 @@ pub fn read(kafka: &Kafka, topic: &str) -> Vec<Record> {
                     offset: message.offset(),
                     key: message.key().map(<[u8]>::to_vec),
                     value: message.payload().map(<[u8]>::to_vec),
+                    timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
                     headers: message.headers().map_or_else(Vec::new, |headers| {
                         headers
                             .iter()

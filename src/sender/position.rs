@@ -5,13 +5,13 @@
 //! call ends the producer; a new one fences what may still be on its way.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use change::chunk::MacKey;
 use change::datetime::EPOCH_US;
 use change::hex::hex;
-use change::position::{Ends, Events, FORMAT, Key, Position, Record};
+use change::position::{Ends, Events, FORMAT, Key, Position, Record, lsn_text};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -20,9 +20,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use super::board::{Board, Failure, Trouble};
+use super::board::{Board, Durable, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::kafka::unix_us;
+use super::local_position::LocalPosition;
 use super::topics::{self, Design};
 
 /// Positions are not written more often than this while transactions follow each other.
@@ -40,6 +41,8 @@ pub struct Progress {
     pub timeline: u32,
     pub restart_lsn: u64,
     pub done: Option<Done>,
+    /// Topics whose ends are not ours any more: given up by order.
+    pub forget: Vec<String>,
 }
 
 /// The newest transaction whose events are all acknowledged, and where the topics ended then.
@@ -55,8 +58,15 @@ pub struct Done {
 
 /// The newest progress, waiting to be written: older ones are of no interest.
 pub struct Progresses {
-    newest: Mutex<Option<Progress>>,
+    newest: Mutex<Numbered>,
     board: Arc<Board>,
+}
+
+#[derive(Default)]
+struct Numbered {
+    /// Of the newest progress that was ever offered.
+    number: u64,
+    progress: Option<Progress>,
 }
 
 impl Progresses {
@@ -67,30 +77,37 @@ impl Progresses {
         }
     }
 
-    /// Offers a newer progress.
-    pub fn offer(&self, progress: Progress) {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let older = newest.take().and_then(|older| older.done);
-        *newest = Some(Progress {
+    fn lock(&self) -> MutexGuard<'_, Numbered> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Offers a newer progress; its number is in [`super::board::Durable`] once it is written, or one after it.
+    pub fn offer(&self, progress: Progress) -> u64 {
+        let mut newest = self.lock();
+        newest.number += 1;
+        let number = newest.number;
+        let (older, mut forget) = match newest.progress.take() {
+            Some(older) => (older.done, older.forget),
+            None => Default::default(),
+        };
+        forget.extend(progress.forget);
+        newest.progress = Some(Progress {
             done: progress.done.or(older),
+            forget,
             ..progress
         });
         drop(newest);
         self.board.tell(|_| {});
+        number
     }
 
-    fn take(&self) -> Option<Progress> {
-        self.newest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+    fn take(&self) -> (u64, Option<Progress>) {
+        let mut newest = self.lock();
+        (newest.number, newest.progress.take())
     }
 
     fn is_empty(&self) -> bool {
-        self.newest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
+        self.lock().progress.is_none()
     }
 }
 
@@ -102,6 +119,8 @@ pub struct Owner {
     pub node: String,
     /// Where the server's timeline began.
     pub timeline_start: u64,
+    /// What the server remembers of the position.
+    pub remembered: Option<LocalPosition>,
 }
 
 /// Runs until the board says stop or the session fails.
@@ -273,13 +292,51 @@ impl Writer<'_> {
         self.fence()?;
         let found = self.read_positions()?.own;
         let newest = newest(&found);
+        let remembered = self.owner.remembered.as_ref();
+        if let Some(why) = remembered.and_then(|known| self.lost(known, newest.as_ref())) {
+            return Err(Unwritten::Never(Trouble {
+                code: "CDC0405",
+                message: format!("position topic \"{}\" {why}", self.topic),
+                remedy: format!(
+                    "Correct cdc.brokers, or restore the topic. If Kafka has really lost it, SELECT cdc_adopt('{}') and repair with cdc_snapshot().",
+                    self.owner.source_id
+                ),
+            }));
+        }
         self.epoch = found
             .iter()
             .map(|position| position.epoch)
+            .chain(remembered.map(|known| known.epoch))
             .max()
             .unwrap_or(0)
             + 1;
         Ok(newest)
+    }
+
+    /// Why Kafka cannot be the one that the position was written to: it never has less than what is remembered.
+    fn lost(&self, known: &LocalPosition, newest: Option<&Position>) -> Option<String> {
+        let is_another = ![&known.cluster_id, &self.cluster_id]
+            .iter()
+            .any(|id| id.is_empty())
+            && known.cluster_id != self.cluster_id;
+        match newest {
+            _ if is_another => Some(format!(
+                "is in cluster {}, the position was in cluster {}",
+                self.cluster_id, known.cluster_id
+            )),
+            None => Some(format!(
+                "has no position, though {} was recorded there",
+                lsn_text(known.commit_lsn)
+            )),
+            Some(newest) if newest.rank() < known.rank() => Some(format!(
+                "has gone back: its newest position is {} of epoch {}, {} of epoch {} was recorded there",
+                lsn_text(newest.commit_lsn),
+                newest.epoch,
+                lsn_text(known.commit_lsn),
+                known.epoch
+            )),
+            Some(_) => None,
+        }
     }
 
     /// Makes a producer, and the topic where it is missing. Fences nobody yet.
@@ -454,7 +511,8 @@ impl Writer<'_> {
             if let Some(wait) = last_write.and_then(|at| MIN_INTERVAL.checked_sub(at.elapsed())) {
                 std::thread::sleep(wait);
             }
-            let Some(progress) = progresses.take().or_else(|| self.last_progress()) else {
+            let (number, progress) = progresses.take();
+            let Some(progress) = progress.or_else(|| self.last_progress()) else {
                 last_write = Some(Instant::now());
                 continue;
             };
@@ -466,8 +524,16 @@ impl Writer<'_> {
                     return;
                 }
             }
+            let durable = self.last.as_ref().map(|position| Durable {
+                number,
+                cluster_id: self.cluster_id.clone(),
+                epoch: position.epoch,
+                timeline: position.timeline,
+                commit_lsn: position.commit_lsn,
+                restart_lsn: position.restart_lsn,
+            });
             self.board.tell(|facts| {
-                facts.durable_restart_lsn = facts.durable_restart_lsn.max(progress.restart_lsn);
+                facts.durable = durable;
                 facts.trouble = None;
             });
         }
@@ -479,6 +545,7 @@ impl Writer<'_> {
             timeline: last.timeline,
             restart_lsn: last.restart_lsn,
             done: None,
+            forget: Vec::new(),
         })
     }
 
@@ -540,6 +607,7 @@ impl Writer<'_> {
     fn position(&self, progress: &Progress) -> Position {
         let last = self.last.as_ref();
         let mut ends = last.map(|last| last.ends.clone()).unwrap_or_default();
+        ends.retain(|topic, _| !progress.forget.contains(topic));
         let done = progress.done.as_ref();
         for (topic, newer) in done.iter().flat_map(|done| &done.ends) {
             match ends.get_mut(topic).filter(|known| {

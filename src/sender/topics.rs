@@ -202,14 +202,15 @@ unsafe fn describe(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described,
     }
 }
 
-/// What a topic takes at most: its `max.message.bytes`, the broker's default included.
+/// One of a topic's settings as it counts, the broker's default included.
 ///
 /// # Safety
 /// `client` is a live handle.
-pub unsafe fn max_message_bytes(
+pub unsafe fn setting(
     client: *mut rd::rd_kafka_t,
     name: &str,
-) -> Result<usize, TopicError> {
+    setting: &str,
+) -> Result<String, TopicError> {
     let c_name = CString::new(name).unwrap_or_default();
     // SAFETY: as the caller promises; the resource is freed; the result is read before its event is freed.
     unsafe {
@@ -248,8 +249,8 @@ pub unsafe fn max_message_bytes(
             let entries = rd::rd_kafka_ConfigResource_configs(*resources, &mut count);
             (0..count)
                 .map(|index| *entries.add(index))
-                .find(|entry| text(rd::rd_kafka_ConfigEntry_name(*entry)) == "max.message.bytes")
-                .and_then(|entry| text(rd::rd_kafka_ConfigEntry_value(entry)).parse().ok())
+                .find(|entry| text(rd::rd_kafka_ConfigEntry_name(*entry)) == setting)
+                .map(|entry| text(rd::rd_kafka_ConfigEntry_value(entry)))
                 .ok_or_else(|| {
                     unknown(
                         rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN,
@@ -258,6 +259,22 @@ pub unsafe fn max_message_bytes(
                 })
         })
     }
+}
+
+/// What a topic takes at most, in bytes.
+///
+/// # Safety
+/// `client` is a live handle.
+pub unsafe fn max_message_bytes(
+    client: *mut rd::rd_kafka_t,
+    name: &str,
+) -> Result<usize, TopicError> {
+    // SAFETY: as the caller promises.
+    let value = unsafe { setting(client, name, "max.message.bytes") }?;
+    value.parse().map_err(|_| TopicError {
+        code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN,
+        message: format!("max.message.bytes is {value}"),
+    })
 }
 
 unsafe fn create(

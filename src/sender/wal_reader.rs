@@ -13,8 +13,8 @@ use pgrx::pg_sys::panic::CaughtError;
 
 const PAGE_BYTES: u64 = pg_sys::XLOG_BLCKSZ as u64;
 /// Size of the header of a WAL page, and of the first page of a segment (access/xlog_internal.h).
-pub const SHORT_HEADER_BYTES: u64 = 24;
-pub const LONG_HEADER_BYTES: u64 = 40;
+const SHORT_HEADER_BYTES: u64 = 24;
+const LONG_HEADER_BYTES: u64 = 40;
 
 /// The reader's buffer for records that cross pages grows with the largest of them, up to 1 GB; above this it is given
 /// back.
@@ -27,10 +27,12 @@ pub struct WalReader {
     progress: Box<Progress>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Progress {
     /// The last page that was asked for is not flushed yet.
     not_flushed: bool,
+    /// What lies behind is not given out, though it is flushed.
+    limit_lsn: u64,
 }
 
 /// One record, valid until the next read.
@@ -57,7 +59,10 @@ pub struct WalError {
 impl WalReader {
     /// A reader whose first record begins at `lsn`, or is the first one after the page header there.
     pub fn new(lsn: u64) -> WalReader {
-        let mut progress = Box::<Progress>::default();
+        let mut progress = Box::new(Progress {
+            not_flushed: false,
+            limit_lsn: u64::MAX,
+        });
         let mut routine = pg_sys::XLogReaderRoutine {
             page_read: Some(read_page),
             segment_open: Some(open_segment),
@@ -85,6 +90,11 @@ impl WalReader {
     pub fn seek(&mut self, lsn: u64) {
         // SAFETY: the reader is allocated; the position is that of a record.
         unsafe { pg_sys::XLogBeginRead(self.state, record_start(lsn)) };
+    }
+
+    /// Treats what lies behind `lsn` as not flushed.
+    pub fn limit(&mut self, lsn: u64) {
+        self.progress.limit_lsn = lsn;
     }
 
     /// Where the next record begins.
@@ -205,9 +215,9 @@ unsafe extern "C-unwind" fn read_page(
     // (xlogutils.c) without its waiting.
     unsafe {
         let mut timeline: pg_sys::TimeLineID = 0;
-        let flushed = pg_sys::GetFlushRecPtr(&mut timeline);
+        let progress: *mut Progress = (*state).private_data.cast();
+        let flushed = pg_sys::GetFlushRecPtr(&mut timeline).min((*progress).limit_lsn);
         if page + wanted as u64 > flushed {
-            let progress: *mut Progress = (*state).private_data.cast();
             (*progress).not_flushed = true;
             return -1;
         }
@@ -250,6 +260,43 @@ pub fn flushed() -> (u32, u64) {
     // SAFETY: the sender runs only after recovery.
     let lsn = unsafe { pg_sys::GetFlushRecPtr(&mut timeline) };
     (timeline, lsn)
+}
+
+/// The end of the WAL at this moment, flushed: a place from which a reader can begin.
+pub fn end_of_wal() -> u64 {
+    // SAFETY: plain calls on the main thread of a process of a server that is not in recovery; the flush is for WAL that
+    // exists.
+    unsafe {
+        let end = end_of_last_record(pg_sys::GetXLogInsertRecPtr());
+        pg_sys::XLogFlush(end);
+        end
+    }
+}
+
+/// The insert position may stand behind the header of a page that has no record yet; the reader stops before it.
+fn end_of_last_record(lsn: u64) -> u64 {
+    // SAFETY: set at server start.
+    let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
+    if lsn % segment_bytes == LONG_HEADER_BYTES {
+        lsn - LONG_HEADER_BYTES
+    } else if lsn % u64::from(pg_sys::XLOG_BLCKSZ) == SHORT_HEADER_BYTES {
+        lsn - SHORT_HEADER_BYTES
+    } else {
+        lsn
+    }
+}
+
+/// Whether the segment with `lsn` is there.
+pub fn is_there(timeline: u32, lsn: u64) -> bool {
+    // SAFETY: set at server start.
+    let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
+    let (segment, per_file) = (lsn / segment_bytes, 0x1_0000_0000 / segment_bytes);
+    let name = format!(
+        "pg_wal/{timeline:08X}{:08X}{:08X}",
+        segment / per_file,
+        segment % per_file
+    );
+    std::fs::exists(name).unwrap_or(true)
 }
 
 /// Where a timeline began: the switch point in its history file, 0 for the first one.

@@ -7,10 +7,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
-use pg_cdc_tests::{TestBed, port};
+use pg_cdc_tests::{TestBed, port, topic_admin};
 use postgres::Client;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use serde_json::{Value, json};
@@ -105,14 +103,7 @@ impl Source {
 
     /// Makes the table's topic.
     pub fn create_topic(&self, table: &str) {
-        let admin: AdminClient<DefaultClientContext> =
-            bed().kafka().client_config().create().expect("an admin");
-        let topic = self.topic(table);
-        let new_topic = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
-        let made = admin.create_topics([&new_topic], &AdminOptions::new());
-        for result in block_on(made).expect("make the topic") {
-            result.expect("make the topic");
-        }
+        topic_admin::create(bed().kafka(), &self.topic(table), PARTITIONS);
     }
 
     /// Makes the topic and tells the table's columns (name, type), of which `key` are the primary key.
@@ -327,11 +318,4 @@ pub fn one_text(client: &mut Client, query: &str) -> String {
         .expect(query);
     row.get::<_, Option<String>>(0)
         .unwrap_or_else(|| "NULL".to_owned())
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime")
-        .block_on(future)
 }
