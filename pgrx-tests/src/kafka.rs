@@ -19,6 +19,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Any id will do: every node of a bed is a cluster of its own.
 const CLUSTER_ID: &str = "pgCdcTestBedAAAAAAAAAA";
 
+/// How Java runs it: a small broker starts fast.
+pub const JAVA_OPTIONS: [&str; 3] = ["-Xmx2g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+
 /// A Kafka broker. Dropping it kills it; its folder is the caller's.
 #[derive(Debug)]
 pub struct Kafka {
@@ -186,23 +189,20 @@ impl Kafka {
         self.folder.join("server.properties")
     }
 
-    /// Java with the settings that make a small broker start fast.
     fn java(&self) -> Command {
         let mut java = Command::new("java");
-        java.args([
-            "-Xmx2g",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            "-Dorg.slf4j.simpleLogger.showDateTime=true",
-            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
-        ])
-        .arg(format!(
-            "-XX:SharedArchiveFile={}",
-            parts::kafka_class_archive().display()
-        ))
-        .arg("-cp")
-        .arg(parts::kafka_libs().join("*"));
+        java.args(JAVA_OPTIONS)
+            .args([
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                "-Dorg.slf4j.simpleLogger.showDateTime=true",
+                "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
+            ])
+            .arg(format!(
+                "-XX:SharedArchiveFile={}",
+                parts::kafka_class_archive().display()
+            ))
+            .arg("-cp")
+            .arg(parts::kafka_libs().join("*"));
         java
     }
 }
