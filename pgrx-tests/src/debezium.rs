@@ -137,6 +137,8 @@ impl Debezium {
         let mut java = Command::new("java");
         java.args(purpose.java_options())
             .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+            // What it unpacks and, killed, leaves behind goes with the folder.
+            .arg(format!("-Djava.io.tmpdir={}", folder.display()))
             .arg("-cp")
             .arg(parts::debezium_libs().join("*"))
             .arg("org.apache.kafka.connect.cli.ConnectStandalone")

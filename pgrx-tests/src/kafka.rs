@@ -201,6 +201,8 @@ impl Kafka {
                 "-XX:SharedArchiveFile={}",
                 parts::kafka_class_archive().display()
             ))
+            // What it unpacks and, killed, leaves behind goes with the folder.
+            .arg(format!("-Djava.io.tmpdir={}", self.folder.display()))
             .arg("-cp")
             .arg(parts::kafka_libs().join("*"));
         java
@@ -223,10 +225,16 @@ mod tests {
             &[("num.partitions", "2")],
         );
         kafka.start();
-        let producer: BaseProducer = kafka.client_config().create().expect("producer");
+        let producer: BaseProducer = kafka
+            .client_config()
+            .set("compression.type", "lz4")
+            .create()
+            .expect("producer");
         let send = |text: &str| {
+            // Long enough that compression is worth it.
+            let key = text.repeat(500);
             producer
-                .send(BaseRecord::to("t").key(text).payload(text))
+                .send(BaseRecord::to("t").key(&key).payload(text))
                 .expect("send");
             producer.flush(Duration::from_secs(30)).expect("flush");
         };
@@ -247,5 +255,13 @@ mod tests {
         values.sort();
         assert_eq!(values, ["one", "three", "two"]);
         assert_eq!(topic::offsets(&kafka, "t").expect("offsets").len(), 2);
+        let files = std::fs::read_dir(&kafka.folder).expect("the broker's folder");
+        let names = files.map(|file| file.expect("a file").file_name());
+        assert!(
+            names
+                .into_iter()
+                .any(|name| name.to_string_lossy().starts_with("liblz4")),
+            "what Java unpacks is not removed with the broker"
+        );
     }
 }
