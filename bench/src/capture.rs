@@ -151,7 +151,7 @@ fn report(figures: &[Figures; VARIANTS.len()], tps_of: &[Vec<f64>; LOADS.len()])
     for (load, tps) in LOADS.iter().zip(tps_of) {
         let tps_shown = format!("{:.0}", median(tps));
         table.row(
-            load.label(),
+            &format!("one-row UPDATEs, {}", load.label()),
             &[String::new(), String::new(), String::new(), tps_shown],
         );
         loads.insert(load.label().to_owned(), Value::from(all_rounded(tps)));

@@ -14,6 +14,7 @@ use crate::memory::{Memory, with_peak};
 use crate::outcome::{Outcome, settings};
 use crate::raw_producer::{self, Records};
 use crate::table::Table;
+use crate::threads::process_cpu_s;
 use crate::{sender_pid, start_bed, step};
 
 const ROUNDS: usize = 5;
@@ -40,11 +41,14 @@ impl Party {
     }
 }
 
-/// Seconds from COMMIT until everything is in Kafka, one entry per round.
+/// What it takes one that ships, an entry per round.
 #[derive(Default)]
 struct Times {
+    /// From COMMIT until everything is in Kafka.
     insert_s: Vec<f64>,
     update_s: Vec<f64>,
+    /// On a core, for both statements.
+    cpu_s: Vec<f64>,
     peak: Memory,
 }
 
@@ -66,9 +70,21 @@ impl Times {
             "insert_s": all_rounded(&self.insert_s),
             "update_s": all_rounded(&self.update_s),
             "events_per_s": self.events_per_s().into_iter().map(whole).collect::<Vec<_>>(),
+            "cpu_s": all_rounded(&self.cpu_s),
             "peak_memory": self.peak.json(),
         })
     }
+}
+
+/// Seconds on a core that a process needs for a piece of work.
+fn with_cpu_s<T>(pid: u32, work: impl FnOnce() -> T) -> (T, f64) {
+    let before = process_cpu_s(pid);
+    let result = work();
+    (result, process_cpu_s(pid) - before)
+}
+
+fn cpu_us_per_event(cpu_s: &[f64]) -> String {
+    format!("{:.1}", median(cpu_s) * 1e6 / (2.0 * rows() as f64))
 }
 
 /// Measures.
@@ -97,7 +113,7 @@ pub fn run() -> Outcome {
     step("warm-up, raw producer: the same records", || {
         records.send(kafka, "raw_warm_up");
     });
-    let mut raw_s = Vec::new();
+    let (mut raw_s, mut raw_cpu_s) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         for place in 0..PARTIES.len() {
             // Who goes first changes from round to round.
@@ -110,7 +126,11 @@ pub fn run() -> Outcome {
                         measure_debezium(kafka, &other, &mut other_client, &mut theirs);
                     }
                     Party::RawProducer => {
-                        raw_s.push(records.send(kafka, &format!("raw_{}", round + 1)));
+                        let topic = format!("raw_{}", round + 1);
+                        let ours = std::process::id();
+                        let (seconds, cpu_s) = with_cpu_s(ours, || records.send(kafka, &topic));
+                        raw_s.push(seconds);
+                        raw_cpu_s.push(cpu_s);
                     }
                 },
             );
@@ -132,6 +152,7 @@ pub fn run() -> Outcome {
         "events/s",
         "of INSERT",
         "of UPDATE",
+        "CPU µs/event",
         "memory MB",
         "one large transaction MB",
     ]);
@@ -144,10 +165,26 @@ pub fn run() -> Outcome {
         let speed = whole(speed).to_string();
         table.row(
             party.label(),
-            &[speed, insert, update, megabytes(times.peak), large],
+            &[
+                speed,
+                insert,
+                update,
+                cpu_us_per_event(&times.cpu_s),
+                megabytes(times.peak),
+                large,
+            ],
         );
     }
-    table.row(Party::RawProducer.label(), &[whole(raw_speed).to_string()]);
+    let speed = whole(raw_speed).to_string();
+    table.row(
+        Party::RawProducer.label(),
+        &[
+            speed,
+            String::new(),
+            String::new(),
+            cpu_us_per_event(&raw_cpu_s),
+        ],
+    );
     Outcome {
         figures: json!({
             "events_per_s": whole(our_speed),
@@ -164,6 +201,7 @@ pub fn run() -> Outcome {
             "debezium": theirs.json(),
             "raw_producer": {
                 "seconds": all_rounded(&raw_s),
+                "cpu_s": all_rounded(&raw_cpu_s),
                 "events_per_s": raw_events_per_s.into_iter().map(whole).collect::<Vec<_>>(),
                 "bytes_per_event": (record_bytes as i64) / (2 * rows()),
             },
@@ -182,42 +220,47 @@ pub fn run() -> Outcome {
 fn measure_pg_cdc(client: &mut Client, sender: u32, times: &mut Times) {
     account::create(client);
     account::run(client, "SELECT cdc_track('account')");
-    let ((), peak) = with_peak(sender, || {
-        measure_statements(client, times, |client| {
-            account::run(client, "SELECT cdc_wait('30 min')");
-        });
+    measure_statements(client, sender, times, |client| {
+        account::run(client, "SELECT cdc_wait('30 min')");
     });
-    times.peak = times.peak.max(peak);
 }
 
 fn measure_debezium(kafka: &Kafka, other: &OtherSide, client: &mut Client, times: &mut Times) {
     OtherSide::create_account(client);
     let mut wanted = other.records(kafka);
-    let ((), peak) = with_peak(other.pid(), || {
-        other.awake(|| {
-            measure_statements(client, times, |_| {
-                wanted += rows();
-                other.wait_for_records(kafka, wanted);
-            });
+    other.awake(|| {
+        measure_statements(client, other.pid(), times, |_| {
+            wanted += rows();
+            other.wait_for_records(kafka, wanted);
         });
     });
-    times.peak = times.peak.max(peak);
 }
 
-/// Each statement in a transaction of its own, and the seconds from sending COMMIT until `wait` returns.
-fn measure_statements(client: &mut Client, times: &mut Times, mut wait: impl FnMut(&mut Client)) {
+/// Each statement in a transaction of its own, and the seconds from sending COMMIT until `wait` returns; CPU and memory of
+/// the process `pid` meanwhile.
+fn measure_statements(
+    client: &mut Client,
+    pid: u32,
+    times: &mut Times,
+    mut wait: impl FnMut(&mut Client),
+) {
     account::run(client, "CHECKPOINT");
     let insert = account::insert(rows());
-    for (statement, seconds) in [
-        (insert.as_str(), &mut times.insert_s),
-        (account::UPDATE, &mut times.update_s),
-    ] {
-        account::run(client, &format!("BEGIN; {statement}"));
-        let start = Instant::now();
-        account::run(client, "COMMIT");
-        wait(client);
-        seconds.push(start.elapsed().as_secs_f64());
-    }
+    let statements = [insert.as_str(), account::UPDATE];
+    let work = || {
+        statements.map(|statement| {
+            account::run(client, &format!("BEGIN; {statement}"));
+            let start = Instant::now();
+            account::run(client, "COMMIT");
+            wait(client);
+            start.elapsed().as_secs_f64()
+        })
+    };
+    let (([insert_s, update_s], cpu_s), peak) = with_peak(pid, || with_cpu_s(pid, work));
+    times.insert_s.push(insert_s);
+    times.update_s.push(update_s);
+    times.cpu_s.push(cpu_s);
+    times.peak = times.peak.max(peak);
 }
 
 /// The highest memory of the sender.

@@ -13,7 +13,7 @@ pub struct Thread {
     pub id: u32,
     /// Its name, as the kernel shows it.
     pub name: String,
-    /// Seconds on a core (utime and stime; counted in hundredths).
+    /// Seconds on a core (utime and stime, in steps of 10 ms).
     pub cpu_s: f64,
     /// Times it went to sleep by itself, which is how often it was woken (voluntary_ctxt_switches).
     pub wakeups: u64,
@@ -54,6 +54,16 @@ pub fn since(before: &[Thread], after: &[Thread]) -> Vec<Thread> {
     used.collect()
 }
 
+/// Seconds on a core of a whole process, threads that have ended included.
+///
+/// # Panics
+/// When there is no such process.
+pub fn process_cpu_s(pid: u32) -> f64 {
+    let file = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file}: {e}"));
+    cpu_s(&stat).unwrap_or_else(|| panic!("{file}: {stat}"))
+}
+
 /// Seconds on a core of all of them.
 pub fn total_cpu_s(threads: &[Thread]) -> f64 {
     rounded(threads.iter().map(|thread| thread.cpu_s).sum())
@@ -92,32 +102,39 @@ fn wakeups(status: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     #[test]
     fn a_thread_that_works_and_sleeps_is_seen() {
+        const NAME: &str = "at work (x)";
         let before = of(std::process::id());
-        let worker = std::thread::Builder::new().name("at work (x)".to_owned());
-        let (done, wait) = std::sync::mpsc::channel::<()>();
-        let worker = worker.spawn(move || {
-            let start = Instant::now();
-            while start.elapsed() < Duration::from_millis(100) {}
-            for _ in 0..20 {
-                std::thread::sleep(Duration::from_millis(2));
+        let seen = |what: &str, is_reached: &dyn Fn(&Thread) -> bool| {
+            pg_cdc_tests::wait_until(what, Duration::from_secs(60), || {
+                let used = since(&before, &of(std::process::id()));
+                match used.into_iter().find(|thread| thread.name == NAME) {
+                    Some(thread) if is_reached(&thread) => Ok(thread),
+                    other => Err(format!("{other:?}")),
+                }
+            })
+        };
+        // Not a scope, which would wait for the thread without end where the test fails.
+        static ENOUGH: AtomicBool = AtomicBool::new(false);
+        static DONE: AtomicBool = AtomicBool::new(false);
+        let worker = std::thread::Builder::new().name(NAME.to_owned());
+        let worker = worker.spawn(|| {
+            while !ENOUGH.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
             }
-            wait.recv().expect_err("the end of the test");
-        });
-        let worker = worker.expect("a thread");
-        let seen = pg_cdc_tests::wait_until("work and sleep", Duration::from_secs(30), || {
-            let used = since(&before, &of(std::process::id()));
-            let ours = used.iter().find(|thread| thread.name == "at work (x)");
-            match ours {
-                Some(thread) if thread.wakeups >= 20 => Ok(thread.clone()),
-                other => Err(format!("{other:?}")),
+            while !DONE.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
             }
         });
-        assert!(seen.cpu_s >= 0.05 && seen.cpu_s < 5.0, "{seen:?}");
-        drop(done);
-        worker.join().expect("the thread's end");
+        let at_work = seen("work", &|thread| thread.cpu_s >= 0.05);
+        ENOUGH.store(true, Ordering::Relaxed);
+        seen("sleep", &|thread| thread.wakeups >= at_work.wakeups + 20);
+        DONE.store(true, Ordering::Relaxed);
+        worker.expect("a thread").join().expect("the thread's end");
+        assert!(process_cpu_s(std::process::id()) >= at_work.cpu_s);
     }
 }
