@@ -48,3 +48,24 @@ REVOKE ALL ON FUNCTION _cdc_request(text, text, jsonb), _cdc_order(bytea), cdc_p
     cdc_accept_gap(pg_lsn, pg_lsn, text), cdc_skip_topic(text, pg_lsn, text), cdc_adopt(text), cdc_stat_reset() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _cdc_request(text, text, jsonb), _cdc_order(bytea), cdc_pause(text), cdc_resume(), cdc_drain(interval, boolean),
     cdc_accept_gap(pg_lsn, pg_lsn, text), cdc_skip_topic(text, pg_lsn, text), cdc_adopt(text), cdc_stat_reset() TO cdc_admin;
+
+-- A procedure: what untracking sends must be committed before everything is drained.
+CREATE PROCEDURE cdc_uninstall(timeout interval = '5 min') LANGUAGE plpgsql
+AS $$
+DECLARE
+    tracked regclass;
+BEGIN
+    FOR tracked IN
+        SELECT t.tgrelid::pg_catalog.regclass FROM pg_catalog.pg_trigger t
+        JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
+        WHERE p.oid OPERATOR(pg_catalog.=) '@extschema@.cdc_capture'::pg_catalog.regproc
+            AND t.tgname OPERATOR(pg_catalog.=) '_cdc' AND t.tgparentid OPERATOR(pg_catalog.=) 0
+    LOOP
+        PERFORM @extschema@.cdc_untrack(tracked);
+    END LOOP;
+    COMMIT;
+    PERFORM @extschema@.cdc_drain(timeout, drop_slot => true);
+END $$;
+COMMENT ON PROCEDURE cdc_uninstall(interval) IS 'untracks the tables of this database, sends what is left, and drops the slot; the last thing before DROP EXTENSION';
+REVOKE ALL ON PROCEDURE cdc_uninstall(interval) FROM PUBLIC;
+GRANT EXECUTE ON PROCEDURE cdc_uninstall(interval) TO cdc_admin;

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use pg_cdc_tests::parts;
 use pg_cdc_tests::wait::wait_for;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::account::{self, rows};
-use crate::capture::update_script;
-use crate::median::{median, rounded};
-use crate::{start_bed, step};
+use crate::median::{median, rounded, whole};
+use crate::outcome::Outcome;
+use crate::table::Table;
+use crate::{pgbench, start_bed, step};
 
 /// Rows of the table, for each of those of the other benches.
 const TABLE: i64 = 4;
@@ -20,9 +21,9 @@ const WARM_UP_S: usize = 3;
 const BASELINE: Duration = Duration::from_secs(18);
 const TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// Measures, and returns the figures: transactions per second are medians over seconds of one run of pgbench, before the
-/// snapshot and while it is made.
-pub fn run() -> Value {
+/// Measures: transactions per second are medians over seconds of one run of pgbench, before the snapshot and while it is
+/// made.
+pub fn run() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     let mut client = database.source();
@@ -33,7 +34,7 @@ pub fn run() -> Value {
         account::settle(&mut client);
         account::run(&mut client, "SELECT cdc_track('account')");
     });
-    let script = update_script(&bed);
+    let script = pgbench::script(&bed);
     let mut pgbench = Command::new(parts::postgres_bin().join("pgbench"))
         .args([
             "-h",
@@ -43,9 +44,8 @@ pub fn run() -> Value {
             "-U",
             "postgres",
         ])
-        .args([
-            "-n", "-M", "prepared", "-c", "4", "-j", "2", "-P", "1", "-T", "1800", "-f", &script,
-        ])
+        .args(pgbench::ARGUMENTS)
+        .args(["-P", "1", "-T", "1800", "-f", &script])
         .arg(database.name())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -89,14 +89,34 @@ pub fn run() -> Value {
     pgbench.kill().expect("end pgbench");
     pgbench.wait().expect("pgbench's end");
     reader.join().expect("pgbench's progress");
-    let (alone, meanwhile) = (&seconds[WARM_UP_S..before], &seconds[before..]);
-    let (alone, meanwhile) = (median(alone), median(meanwhile));
-    println!("     {elapsed_s:.1} s; {alone:.0} transactions/s alone, {meanwhile:.0} meanwhile");
-    json!({
-        "rows": count,
-        "rows_per_second": (count as f64 / elapsed_s).round(),
-        "tps_alone": alone.round(),
-        "tps_meanwhile": meanwhile.round(),
-        "tps_ratio": rounded(meanwhile / alone),
-    })
+    let (each_alone, each_meanwhile) = (&seconds[WARM_UP_S..before], &seconds[before..]);
+    let (alone, meanwhile) = (median(each_alone), median(each_meanwhile));
+    let rows_per_second = whole(count as f64 / elapsed_s);
+
+    let mut table = Table::new(&["", "snapshot rows/s", "transactions/s"]);
+    table.row("alone", &[String::new(), format!("{alone:.0}")]);
+    table.row(
+        "while a snapshot is made",
+        &[rows_per_second.to_string(), format!("{meanwhile:.0}")],
+    );
+    Outcome {
+        figures: json!({
+            "rows": count,
+            "rows_per_second": rows_per_second,
+            "tps_alone": whole(alone),
+            "tps_meanwhile": whole(meanwhile),
+            "tps_ratio": rounded(meanwhile / alone),
+        }),
+        raw: json!({
+            "snapshot_s": rounded(elapsed_s),
+            "tps_of_each_second_alone": each_alone,
+            "tps_of_each_second_meanwhile": each_meanwhile,
+        }),
+        settings: json!({
+            "table_rows": count,
+            "pgbench": pgbench::ARGUMENTS.join(" "),
+            "pgbench_rows": pgbench::TABLE_ROWS,
+        }),
+        table,
+    }
 }

@@ -19,6 +19,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Any id will do where nobody compares them.
 const CLUSTER_ID: &str = "pgCdcTestBedAAAAAAAAAA";
 
+/// How Java runs it: a small broker starts fast.
+pub const JAVA_OPTIONS: [&str; 3] = ["-Xmx2g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
+
 /// A Kafka broker. Dropping it kills it; its folder is the caller's.
 #[derive(Debug)]
 pub struct Kafka {
@@ -251,23 +254,22 @@ impl Kafka {
         self.folder.join("server.properties")
     }
 
-    /// Java with the settings that make a small broker start fast.
     fn java(&self) -> Command {
         let mut java = Command::new("java");
-        java.args([
-            "-Xmx2g",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            "-Dorg.slf4j.simpleLogger.showDateTime=true",
-            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
-        ])
-        .arg(format!(
-            "-XX:SharedArchiveFile={}",
-            parts::kafka_class_archive().display()
-        ))
-        .arg("-cp")
-        .arg(parts::kafka_libs().join("*"));
+        java.args(JAVA_OPTIONS)
+            .args([
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                "-Dorg.slf4j.simpleLogger.showDateTime=true",
+                "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
+            ])
+            .arg(format!(
+                "-XX:SharedArchiveFile={}",
+                parts::kafka_class_archive().display()
+            ))
+            // What it unpacks and, killed, leaves behind goes with the folder.
+            .arg(format!("-Djava.io.tmpdir={}", self.folder.display()))
+            .arg("-cp")
+            .arg(parts::kafka_libs().join("*"));
         java
     }
 }
@@ -288,10 +290,16 @@ mod tests {
             &[("num.partitions", "2")],
         );
         kafka.start();
-        let producer: BaseProducer = kafka.client_config().create().expect("producer");
+        let producer: BaseProducer = kafka
+            .client_config()
+            .set("compression.type", "lz4")
+            .create()
+            .expect("producer");
         let send = |text: &str| {
+            // Long enough that compression is worth it.
+            let key = text.repeat(500);
             producer
-                .send(BaseRecord::to("t").key(text).payload(text))
+                .send(BaseRecord::to("t").key(&key).payload(text))
                 .expect("send");
             producer.flush(Duration::from_secs(30)).expect("flush");
         };
@@ -312,5 +320,13 @@ mod tests {
         values.sort();
         assert_eq!(values, ["one", "three", "two"]);
         assert_eq!(topic::offsets(&kafka, "t").expect("offsets").len(), 2);
+        let files = std::fs::read_dir(&kafka.folder).expect("the broker's folder");
+        let names = files.map(|file| file.expect("a file").file_name());
+        assert!(
+            names
+                .into_iter()
+                .any(|name| name.to_string_lossy().starts_with("liblz4")),
+            "what Java unpacks is not removed with the broker"
+        );
     }
 }

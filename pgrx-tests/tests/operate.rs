@@ -241,6 +241,13 @@ fn a_topic_that_was_deleted_or_changed_is_not_taken_for_the_old_one() {
     let mut client = database.source();
     insert(&mut client, 20..30);
     wait_for(&mut client, "halted", Some("CDC0306"));
+    run(
+        &mut client,
+        &["SELECT cdc_skip_topic('anew.public.t', sent_lsn, 'more partitions') FROM cdc_status()"],
+    );
+    assert_eq!(ids(&database, "t"), (10..30).collect());
+    let records = topic::read(bed.kafka(), &database.topic("t"));
+    assert!(records.iter().any(|record| record.partition == 4));
     bed.source().assert_never_crashed();
 }
 

@@ -49,6 +49,12 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../../sql/operate.sql",
     name = "operate",
-    requires = ["roles", operate::give_order, operate::cdc_stat_reset]
+    requires = [
+        "roles",
+        "triggers",
+        operate::give_order,
+        operate::cdc_stat_reset,
+        track::cdc_untrack
+    ]
 );
 pgrx::extension_sql_file!("../../sql/comments.sql", name = "comments", finalize);

@@ -942,8 +942,7 @@ impl Shipper<'_> {
                     known.partitions, described.partitions
                 ),
                 remedy: format!(
-                    "SELECT cdc_repartition('{name}', {}): keys move to other partitions, and readers must know when.",
-                    described.partitions
+                    "Let readers reach its end, then SELECT cdc_skip_topic('{name}', sent_lsn, 'more partitions') FROM cdc_status(): keys move to other partitions."
                 ),
             }));
             return Err(Stop::Over);

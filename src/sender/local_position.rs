@@ -42,6 +42,20 @@ impl From<&Durable> for LocalPosition {
 }
 
 impl LocalPosition {
+    /// Before anything was sent: the slot holds the WAL from `restart_lsn` on.
+    pub fn first(timeline: u32, restart_lsn: u64) -> LocalPosition {
+        LocalPosition {
+            timeline,
+            restart_lsn,
+            ..LocalPosition::default()
+        }
+    }
+
+    /// Whether Kafka ever had a position of this source, as far as this server knows.
+    pub fn was_recorded(&self) -> bool {
+        self.epoch > 0
+    }
+
     /// None before the first position was written.
     pub fn read() -> io::Result<Option<LocalPosition>> {
         durable_file::read(FILE)

@@ -324,6 +324,7 @@ impl Writer<'_> {
                 "is in cluster {}, the position was in cluster {}",
                 self.cluster_id, known.cluster_id
             )),
+            None if !known.was_recorded() => None,
             None => Some(format!(
                 "has no position, though {} was recorded there",
                 lsn_text(known.commit_lsn)

@@ -40,8 +40,8 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(5);
 const CATCHING_UP_BYTES: u64 = 16 * 1024 * 1024;
 /// Events after which an idle sender gives memory back to the system.
 const TRIM_EVERY_EVENTS: u64 = 20_000;
-/// Records read before the latch and the board are looked at again.
-const RECORDS_PER_ROUND: usize = 10_000;
+/// Records taken in before the latch and the board are looked at again; others are passed over in between.
+const RECORDS_PER_ROUND: usize = 1_000;
 /// How often it is looked whether a standby has confirmed more: soon at first, then more rarely.
 const STANDBY_LOOK_MIN: Duration = Duration::from_millis(2);
 const STANDBY_LOOK_MAX: Duration = Duration::from_millis(100);
@@ -230,7 +230,12 @@ impl<'a> Session<'a> {
             .store(timeline, Ordering::Relaxed);
         let slot_lsn = self.sender.slot.as_ref().map_or(0, Slot::restart_lsn);
         let (start_lsn, done_lsn) = match &position {
-            None => (slot_lsn, 0),
+            // Nothing was ever sent: from where the WAL was first held.
+            None => {
+                let known = self.sender.remembered.as_ref();
+                let known = known.filter(|known| known.timeline == timeline);
+                (known.map_or(slot_lsn, |known| known.restart_lsn), 0)
+            }
             Some(position) if is_in_history(position, timeline, flush_lsn) => {
                 let known = self.sender.remembered.as_ref().filter(|known| {
                     known.timeline == timeline && known.acknowledged_lsn >= position.commit_lsn

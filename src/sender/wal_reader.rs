@@ -11,6 +11,8 @@ use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
+use crate::ffi;
+
 const PAGE_BYTES: u64 = pg_sys::XLOG_BLCKSZ as u64;
 /// Size of the header of a WAL page, and of the first page of a segment (access/xlog_internal.h).
 const SHORT_HEADER_BYTES: u64 = 24;
@@ -19,6 +21,19 @@ const LONG_HEADER_BYTES: u64 = 40;
 /// The reader's buffer for records that cross pages grows with the largest of them, up to 1 GB; above this it is given
 /// back.
 const KEPT_BUFFER_BYTES: u32 = 16 * 1024 * 1024;
+
+/// Records that are passed over before the caller gets one.
+const SKIPPED_AT_ONCE: u32 = 10_000;
+
+/// Messages are ours or not; the others end transactions.
+fn concerns_us(resource_manager: u8) -> bool {
+    matches!(
+        u32::from(resource_manager),
+        pg_sys::RmgrIds::RM_LOGICALMSG_ID
+            | pg_sys::RmgrIds::RM_XACT_ID
+            | pg_sys::RmgrIds::RM_XLOG_ID
+    )
+}
 
 /// A reader at some place of the WAL.
 pub struct WalReader {
@@ -118,7 +133,8 @@ impl WalReader {
         }
     }
 
-    /// The next record; `None` if it is not flushed yet.
+    /// The next record that may concern the sender: a message, or the end of a transaction or of the server's run. After
+    /// many others the last of them, so that the caller can look around; `None` if it is not flushed yet.
     pub fn next(&mut self) -> Result<Option<Record<'_>>, WalError> {
         self.progress.not_flushed = false;
         self.trim();
@@ -127,7 +143,7 @@ impl WalReader {
         // A missing segment is an ERROR of the page callback: caught here, for it is a state of the sender, not its end.
         let found = PgTryBuilder::new(AssertUnwindSafe(|| {
             // SAFETY: the reader is allocated.
-            Ok(unsafe { pg_sys::XLogReadRecord(state, &mut message) })
+            Ok(unsafe { ffi::read_wal(state, &mut message, SKIPPED_AT_ONCE, concerns_us) })
         }))
         .catch_others(|error| match error {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {

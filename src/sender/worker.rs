@@ -487,10 +487,19 @@ impl Sender {
         if self.slot.is_none() {
             match Slot::hold(&source_name) {
                 Ok(mut slot) => {
-                    if let Some(known) = &self.remembered
-                        && is_there(flushed().0, known.restart_lsn)
-                    {
-                        slot.hold_from(self.shared, known.restart_lsn);
+                    match &self.remembered {
+                        Some(known) if is_there(flushed().0, known.restart_lsn) => {
+                            slot.hold_from(self.shared, known.restart_lsn);
+                        }
+                        Some(_) => {}
+                        // From here on nothing may be missed, whatever becomes of the slot.
+                        None => {
+                            let known = LocalPosition::first(flushed().0, slot.restart_lsn());
+                            if let Err(error) = known.write() {
+                                return End::Stay(State::Halted, unreadable_file(&error));
+                            }
+                            self.remembered = Some(known);
+                        }
                     }
                     self.slot = Some(slot);
                 }
