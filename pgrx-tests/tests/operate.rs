@@ -171,9 +171,10 @@ fn a_drain_sends_everything_and_stays_stopped() {
 #[test]
 fn events_of_one_topic_are_given_up_and_the_others_go_on() {
     let bed = TestBed::start_with(&[("cdc.create_topics", "off")]);
-    let create = |name: &str| topic_admin::create(bed.kafka(), name, 3);
-    create("pg.cdc_positions");
-    create("skip.public.t");
+    let create = |name: &str, partitions| topic_admin::create(bed.kafka(), name, partitions);
+    create("pg.cdc_positions", 1);
+    create("skip.public.t", 3);
+    topic_admin::set(bed.kafka(), "pg.cdc_positions", "cleanup.policy", "compact");
     let (database, mut client) = tracked(&bed, "skip");
     insert(&mut client, 0..3);
     // A table whose topic nobody makes, and that is gone when somebody notices.

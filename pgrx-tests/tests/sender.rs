@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pg_cdc_tests::postgres::Postgres;
+use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, TestBed, prefix_rule, wait_until};
 use postgres::Client;
 
@@ -257,9 +258,15 @@ fn what_a_dropped_database_had_is_sent_all_the_same() {
     insert(&mut client, 10..20);
     drop(client);
     let mut admin = bed.source().connect("postgres");
-    admin
-        .batch_execute("DROP DATABASE dropped; CREATE EXTENSION pg_cdc; SELECT cdc_resume(); SELECT cdc_wait()")
-        .expect("the database is nobody's");
+    run(
+        &mut admin,
+        &[
+            "DROP DATABASE dropped",
+            "CREATE EXTENSION pg_cdc",
+            "SELECT cdc_resume()",
+            "SELECT cdc_wait()",
+        ],
+    );
     let records = pg_cdc_tests::topic::read(bed.kafka(), &database.topic("t"));
     let events = prefix_rule::assert_holds(&records);
     assert_eq!(events.iter().filter(|event| event.op() == "c").count(), 20);

@@ -12,6 +12,7 @@ use change::chunk::MacKey;
 use change::datetime::EPOCH_US;
 use change::hex::hex;
 use change::position::{Ends, Events, FORMAT, Key, Position, Record, lsn_text};
+use rdkafka::bindings::rd_kafka_t;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -32,6 +33,9 @@ const MIN_INTERVAL: Duration = Duration::from_millis(10);
 const FULL_EVERY: Duration = Duration::from_secs(5);
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
+/// Offsets that are read at first from the end of the topic.
+const FIRST_WINDOW: i64 = 2_000;
+const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Segments of the position topic are small, so that compaction keeps it small and starting is fast.
 const SEGMENT_BYTES: u32 = 16 * 1024 * 1024;
 
@@ -406,8 +410,30 @@ impl Writer<'_> {
                 text
             }
         };
+        self.refuse_deletion(handle, &design)?;
         self.producer = Some(producer);
         Ok(())
+    }
+
+    /// A topic that deletes by age would lose the position of a source that rests for long.
+    fn refuse_deletion(&self, handle: *mut rd_kafka_t, design: &Design) -> Result<(), Unwritten> {
+        // SAFETY: the producer's handle is live.
+        let policy = unsafe { topics::setting(handle, &self.topic, "cleanup.policy") };
+        match policy {
+            Ok(policy) if policy != "compact" => Err(Unwritten::Again(Trouble {
+                code: "CDC0405",
+                message: format!(
+                    "topic \"{}\" has cleanup.policy={policy}: it would lose the position",
+                    self.topic
+                ),
+                remedy: format!(
+                    "Set cleanup.policy=compact with kafka-configs.sh. Its settings are those of: {}",
+                    topics::command(&self.settings.brokers, &self.topic, design)
+                ),
+            })),
+            // Who may not look is not stopped for it.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Initialises the transactional id: every earlier producer of it is fenced from here on.
@@ -420,8 +446,29 @@ impl Writer<'_> {
         }
     }
 
-    /// Every position record of the topic that this server's key opens, and whose it is otherwise.
+    /// The newest records of the topic, back to a full one of this source: most of it is older than that.
     fn read_positions(&self) -> Result<Found, Unwritten> {
+        let (low, high) = match &self.producer {
+            Some(producer) => producer
+                .client()
+                .fetch_watermarks(&self.topic, 0, WATERMARKS_TIMEOUT)
+                .map_err(|error| self.trouble(&error, "the end of the positions"))?,
+            None => (0, 0),
+        };
+        let mut window = FIRST_WINDOW;
+        loop {
+            let from = (high - window).max(low);
+            let found = self.read_positions_from(from)?;
+            let has_full = found.own.iter().any(|own| own.record == Record::Full);
+            if has_full || found.stranger.is_some() || from == low || self.is_over() {
+                return Ok(found);
+            }
+            window *= 8;
+        }
+    }
+
+    /// Every position record from an offset on that this server's key opens, and whose it is otherwise.
+    fn read_positions_from(&self, from: i64) -> Result<Found, Unwritten> {
         let wrap = |error: KafkaError| self.trouble(&error, "reading positions");
         let mut config = self.settings.base("position-reader");
         config
@@ -434,7 +481,7 @@ impl Writer<'_> {
             config.create_with_context(self.context()).map_err(wrap)?;
         let mut assignment = TopicPartitionList::new();
         assignment
-            .add_partition_offset(&self.topic, 0, Offset::Beginning)
+            .add_partition_offset(&self.topic, 0, Offset::Offset(from))
             .map_err(wrap)?;
         consumer.assign(&assignment).map_err(wrap)?;
         let mut positions: Vec<Position> = Vec::new();
