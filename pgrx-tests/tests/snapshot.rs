@@ -1,13 +1,15 @@
 //! Snapshots of rows that were there before: a reader who applies events in the order of each partition ends with exactly
 //! the rows of the source, whatever happens meanwhile (reviews/capture.md D1 to D3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use mongodb::bson::{Bson, Document, doc};
+use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
-use pg_cdc_tests::{Database, TestBed, prefix_rule, refusal, wait_until};
+use pg_cdc_tests::{Database, TestBed, history, prefix_rule, refusal, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -584,6 +586,57 @@ fn fold_with_ranges(database: &Database<'_>, name: &str) -> BTreeMap<String, Val
     rows
 }
 
+/// The history has the rows that it did not know and no other of the snapshot's, and one inferred delete for each row that
+/// is gone; whatever is killed and read twice.
+fn check_history(database: &Database<'_>, sink: &CompanionSink, unseen: i64) {
+    let history = database.history("t");
+    wait_until(
+        "inferred deletes",
+        TIMEOUT,
+        || match history::inferred_deletes(&history.all()).len() {
+            0 => Err("none"),
+            _ => Ok(()),
+        },
+    );
+    sink.kill();
+    sink.start();
+    let topics = [database.topic("t")];
+    sink.wait_until_sink_applied("history", database.bed().kafka(), &topics);
+    let documents = history.all();
+    let read = documents
+        .iter()
+        .filter(|document| document.get_str("op") == Ok("snapshot"));
+    assert_eq!(read.count() as i64, unseen);
+    let there = table(&mut database.source(), "t");
+    let mut gone: BTreeSet<String> = (1..=1000)
+        .map(|id| format!("{{\"id\":{id}}}"))
+        .filter(|key| !there.contains_key(key))
+        .collect();
+    // An event said so.
+    gone.remove("{\"id\":8}");
+    let mut inferred = history::inferred_deletes(&documents);
+    inferred.sort_unstable();
+    assert_eq!(inferred, Vec::from_iter(gone));
+    let rows: BTreeMap<String, Value> = history::rows(&documents)
+        .into_iter()
+        .map(|(key, after)| (key, Bson::Document(after).into_relaxed_extjson()))
+        .collect();
+    assert_eq!(rows, there);
+
+    assert!(sink.stop().expect("it ran").success());
+    (0..3).for_each(|partition| sink.rewind_history(partition));
+    let client = database.bed().ferretdb().client();
+    client
+        .database(&database.history_name())
+        .collection::<Document>("companion_snapshots")
+        .delete_many(doc! {})
+        .run()
+        .expect("what it knew of the snapshot");
+    sink.start();
+    sink.wait_until_sink_applied("history", database.bed().kafka(), &topics);
+    history.assert_is(&documents);
+}
+
 #[test]
 fn what_was_lost_in_a_gap_is_repaired_deletes_included() {
     let bed = TestBed::start_with(&[("cdc.snapshot_chunk_rows", "100")]);
@@ -631,13 +684,7 @@ fn what_was_lost_in_a_gap_is_repaired_deletes_included() {
     assert_eq!(fold_with_ranges(&database, "t"), table(&mut client, "t"));
     sink.wait_until_sink_applied("replica", bed.kafka(), &topics);
     assert_eq!(table(&mut replica, "t"), table(&mut client, "t"));
-    // The history has the rows that it did not know, and no other of the snapshot's.
-    sink.wait_until_sink_applied("history", bed.kafka(), &topics);
-    let history = database.history("t").all();
-    let read = history
-        .iter()
-        .filter(|document| document.get_str("op") == Ok("snapshot"));
-    assert_eq!(read.count() as i64, unseen);
+    check_history(&database, &sink, unseen);
 
     // For another sink: this one does nothing, and goes on.
     run(

@@ -174,6 +174,23 @@ impl Source {
         )
     }
 
+    /// A row that a snapshot found.
+    pub fn read(&mut self, table: &str, key: Option<&str>, after: &Value) -> Event {
+        self.event(table, "r", key, &Value::Null, after)
+    }
+
+    /// The beginning or end of a chunk; `snapshot` is what it says.
+    pub fn snapshot(&mut self, table: &str, snapshot: &Value) -> Event {
+        let key = Some(r#"{"__cdc":"snapshot"}"#);
+        let mut event = self.event(table, "snapshot", key, &Value::Null, &Value::Null);
+        let value = event.value.as_ref().expect("a value");
+        let mut value: Value = serde_json::from_slice(value).expect("JSON");
+        value["op"] = json!("m");
+        value["snapshot"] = snapshot.clone();
+        event.value = Some(value.to_string().into_bytes());
+        event
+    }
+
     /// The tombstone of a delete.
     pub fn tombstone(delete: &Event) -> Event {
         let mut event = delete.clone();
@@ -274,7 +291,7 @@ impl Source {
             source: "pg".to_owned(),
             topics: vec![format!("{}.public.*", self.name)],
             mongo_url: bed().ferretdb().url(),
-            mongo_database: format!("{}_history", self.name),
+            mongo_database: self.history_name(),
             replica_url: bed().target().url(&format!("{}_replica", self.name)),
             http_port: port::free(),
             more_toml: String::new(),
@@ -292,11 +309,12 @@ impl Source {
     }
 
     pub fn history(&self, table: &str) -> pg_cdc_tests::history::History {
-        pg_cdc_tests::history::History::of(
-            &bed().ferretdb().client(),
-            &format!("{}_history", self.name),
-            table,
-        )
+        pg_cdc_tests::history::History::of(&bed().ferretdb().client(), &self.history_name(), table)
+    }
+
+    /// The name of the history's database.
+    pub fn history_name(&self) -> String {
+        format!("{}_history", self.name)
     }
 
     /// Waits until both sinks have applied everything of `table`.
