@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use pg_cdc_tests::{Database, TestBed, wait::wait_for};
+use pg_cdc_tests::{Database, TestBed, pgbench, wait::wait_for};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -14,7 +14,8 @@ use crate::{start_bed, step};
 const ROUNDS: usize = 5;
 const PGBENCH_ROUNDS: usize = 5;
 const PGBENCH_SECONDS: &str = "10";
-const PGBENCH_CLIENTS: &str = "4";
+/// Four clients.
+pub const PGBENCH_ARGUMENTS: [&str; 6] = ["-M", "prepared", "-c", "4", "-j", "2"];
 const PGBENCH_ROWS: i64 = 100_000;
 
 /// What fires for each row.
@@ -217,7 +218,7 @@ fn measure_pgbench(bed: &TestBed, database: &Database<'_>, client: &mut Client, 
     if matches!(load, Load::Captured) {
         set_brokers(bed, client, "", "unconfigured");
     }
-    let output = run_pgbench(bed, database, &["-T", PGBENCH_SECONDS]);
+    let output = run_pgbench(database, &["-T", PGBENCH_SECONDS]);
     if matches!(load, Load::Captured) {
         set_brokers(bed, client, &bed.kafka().brokers(), "streaming");
     }
@@ -260,33 +261,19 @@ fn prepare(client: &mut Client, variant: Variant) {
 }
 
 /// One-row UPDATEs by four clients, with further arguments. Returns what pgbench printed.
-pub fn run_pgbench(bed: &TestBed, database: &Database<'_>, arguments: &[&str]) -> String {
-    let script = update_script(bed);
-    let fixed = [
-        "-n",
-        "-M",
-        "prepared",
-        "-c",
-        PGBENCH_CLIENTS,
-        "-j",
-        "2",
-        "-f",
-        &script,
-    ];
-    bed.source().program(
-        "pgbench",
-        &[&fixed[..], arguments, &[database.name()]].concat(),
+pub fn run_pgbench(database: &Database<'_>, arguments: &[&str]) -> String {
+    pgbench::run(
+        database,
+        &update_script(),
+        &[&PGBENCH_ARGUMENTS, arguments].concat(),
     )
 }
 
-/// The file of pgbench's script: one row at random is changed.
-pub fn update_script(bed: &TestBed) -> String {
-    let script = bed.path("one_row_update.sql");
-    let text = format!(
+/// pgbench's script: one row at random is changed.
+pub fn update_script() -> String {
+    format!(
         "\\set id random(1, {PGBENCH_ROWS})\nUPDATE account SET balance = balance + 1 WHERE id = :id;\n"
-    );
-    std::fs::write(&script, text).expect("write pgbench's script");
-    script.display().to_string()
+    )
 }
 
 /// Rows of the table that [`run_pgbench`] updates.

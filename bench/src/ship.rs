@@ -112,11 +112,7 @@ fn measure_latency(bed: &TestBed, database: &Database<'_>, client: &mut Client) 
             polled,
             |started| *started,
         );
-        let output = run_pgbench(
-            bed,
-            database,
-            &["-T", LATENCY_SECONDS, "-R", COMMITS_PER_SECOND],
-        );
+        let output = run_pgbench(database, &["-T", LATENCY_SECONDS, "-R", COMMITS_PER_SECOND]);
         account::run(client, "SELECT cdc_wait('1 min')");
         thread::sleep(Duration::from_millis(500));
         stop.store(true, Ordering::Relaxed);
