@@ -233,7 +233,7 @@ fn measure_pgbench(bed: &TestBed, database: &Database<'_>, client: &mut Client, 
         set_brokers(bed, client, "", "unconfigured");
     }
     let arguments = ["-T", PGBENCH_SECONDS];
-    let transactions = pgbench::run(bed, bed.source(), database.name(), &arguments);
+    let transactions = pgbench::run(bed.source(), database.name(), &arguments);
     if matches!(load, Load::Captured) {
         set_brokers(bed, client, &bed.kafka().brokers(), "streaming");
     }

@@ -142,7 +142,7 @@ fn measure(bed: &TestBed, server: &Postgres, database: &str, topic: &str, rounds
             |started| *started,
         );
         let arguments = ["-T", SECONDS, "-R", COMMITS_PER_SECOND];
-        let transactions = pgbench::run(bed, server, database, &arguments);
+        let transactions = pgbench::run(server, database, &arguments);
         wanted.store(transactions.count, Ordering::Relaxed);
         (consumer.join().expect("the consumer"), transactions)
     });

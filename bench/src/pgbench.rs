@@ -1,13 +1,13 @@
 //! One-row UPDATEs of `account` by pgbench's four clients.
 
-use pg_cdc_tests::TestBed;
+use pg_cdc_tests::pgbench;
 use pg_cdc_tests::postgres::Postgres;
 
 /// Rows of the table that [`run`] updates.
 pub const TABLE_ROWS: i64 = 100_000;
 
 /// The arguments of every run.
-pub const ARGUMENTS: [&str; 7] = ["-n", "-M", "prepared", "-c", "4", "-j", "2"];
+pub const ARGUMENTS: [&str; 6] = ["-M", "prepared", "-c", "4", "-j", "2"];
 
 /// What a run of pgbench came to.
 pub struct Transactions {
@@ -21,20 +21,16 @@ pub struct Transactions {
 ///
 /// # Panics
 /// When it fails.
-pub fn run(bed: &TestBed, server: &Postgres, database: &str, arguments: &[&str]) -> Transactions {
-    let script = script(bed);
-    let arguments = [&ARGUMENTS[..], &["-f", &script], arguments, &[database]].concat();
-    parse(&server.program("pgbench", &arguments))
+pub fn run(server: &Postgres, database: &str, arguments: &[&str]) -> Transactions {
+    let arguments = [&ARGUMENTS, arguments].concat();
+    parse(&pgbench::run(server, database, &script(), &arguments))
 }
 
-/// The file of pgbench's script: one row at random is changed.
-pub fn script(bed: &TestBed) -> String {
-    let script = bed.path("one_row_update.sql");
-    let text = format!(
+/// pgbench's script: one row at random is changed.
+pub fn script() -> String {
+    format!(
         "\\set id random(1, {TABLE_ROWS})\nUPDATE account SET balance = balance + 1 WHERE id = :id;\n"
-    );
-    std::fs::write(&script, text).expect("write pgbench's script");
-    script.display().to_string()
+    )
 }
 
 fn parse(output: &str) -> Transactions {

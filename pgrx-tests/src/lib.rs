@@ -14,6 +14,7 @@
 //! | [`postgres`], [`kafka`], [`ferretdb`], [`companion_sink`] | one server each: start, stop, kill, freeze, log |
 //! | [`debezium`] | the reference for events that its readers parse |
 //! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
+//! | [`pgbench`] | load for a server |
 //! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
 //! | [`statements`], [`refusal`] | statements sent one by one; those that must fail with a coded message |
 //! | [`wait`] | waits for conditions, never for a time |
@@ -31,6 +32,7 @@ pub mod ferretdb;
 pub mod history;
 pub mod kafka;
 pub mod parts;
+pub mod pgbench;
 pub mod port;
 pub mod postgres;
 pub mod prefix_rule;

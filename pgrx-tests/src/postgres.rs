@@ -279,13 +279,18 @@ impl Postgres {
     /// # Panics
     /// When it fails, with what it printed.
     pub fn program(&self, name: &str, arguments: &[&str]) -> String {
+        process::run(self.command(name, arguments), None)
+    }
+
+    /// One of PostgreSQL's own programs with this server as its target, to be started.
+    pub fn command(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(parts::postgres_bin().join(name));
         command.args(arguments);
         command
             .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", "postgres");
-        process::run(command, None)
+        command
     }
 
     /// The server log since the server was made.

@@ -398,6 +398,16 @@ fn what_a_snapshot_cannot_know_stays() {
     }
     end(&mut source, 6, None, &[]);
     nothing(&source, "a beginning that was cut off");
+
+    // What the first chunk met before it was read again may have gone meanwhile.
+    begin(&mut source, 7, 1);
+    read(&mut source, [19], 1);
+    begin(&mut source, 7, 1);
+    read(&mut source, (0..19).chain([100]), 1);
+    end(&mut source, 7, None, &[]);
+    source.wait_until_applied(&sink, "t");
+    assert_eq!(inferred(&documents(&source)), keys(&[19]));
+    assert_history_is_replica(&source);
 }
 
 #[test]

@@ -2,14 +2,13 @@
 //! the rows of the source, whatever happens meanwhile (reviews/capture.md D1 to D3).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, doc};
 use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
-use pg_cdc_tests::{Database, TestBed, history, prefix_rule, refusal, wait_until};
+use pg_cdc_tests::{Database, TestBed, history, pgbench, prefix_rule, refusal, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -108,34 +107,35 @@ fn ops(records: &[Record], op: &str) -> usize {
     records.iter().filter(|record| record.op() == op).count()
 }
 
-/// Changes rows at random until told to stop: inserts, updates, deletes, other keys, savepoints, and now and then many
-/// rows at once.
-fn change(client: &mut Client, first: i64, stop: &AtomicBool) {
-    let mut round = 0;
-    while !stop.load(Ordering::Relaxed) {
-        round += 1;
-        let id = format!("{first} + (random() * 20000)::int");
-        let statement = match round % 8 {
-            0 => format!("DELETE FROM t WHERE id = {id}"),
-            1 => format!(
-                "INSERT INTO t SELECT {id}, {round}, 'new' ON CONFLICT (id) DO UPDATE SET n = t.n + 1"
-            ),
-            2 => format!(
-                "UPDATE t SET id = id + 50000 WHERE id = {id} AND NOT EXISTS (SELECT 1 FROM t o WHERE o.id = t.id + 50000)"
-            ),
-            3 => format!(
-                "BEGIN; UPDATE t SET n = -1 WHERE id = {id}; SAVEPOINT s; DELETE FROM t WHERE id = {id}; ROLLBACK TO s; COMMIT"
-            ),
-            4 if round % 80 == 4 => format!(
-                "UPDATE t SET note = 'many {round}' WHERE id BETWEEN {id} AND {first} + 15000"
-            ),
-            _ => format!("UPDATE t SET n = n + 1, note = 'round {round}' WHERE id = {id}"),
-        };
-        client
-            .batch_execute(&statement)
-            .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
-    }
-}
+/// Changes rows at random: inserts, updates, deletes, savepoints, now and then many rows at once, and other keys, before and
+/// behind all that are there. Such a key is of one client alone, so no two collide.
+const PGBENCH_SCRIPT: &str = r"
+\set op random(1, 100)
+\set id random(1, 40000)
+\set away :id + 100000 * (:client_id + 1)
+\if :op <= 30
+    UPDATE t SET n = n + 1, note = 'changed' WHERE id = :id;
+\elif :op <= 45
+    DELETE FROM t WHERE id = :id;
+\elif :op <= 65
+    INSERT INTO t VALUES (:id, 0, 'new') ON CONFLICT (id) DO UPDATE SET n = t.n + 1;
+\elif :op <= 72
+    UPDATE t SET id = :away WHERE id = :id AND NOT EXISTS (SELECT 1 FROM t o WHERE o.id = :away);
+\elif :op <= 79
+    UPDATE t SET id = -:away WHERE id = :id AND NOT EXISTS (SELECT 1 FROM t o WHERE o.id = -:away);
+\elif :op <= 84
+    DELETE FROM t WHERE id IN (:away, -:away);
+\elif :op <= 99
+    BEGIN;
+    UPDATE t SET n = -1 WHERE id = :id;
+    SAVEPOINT s;
+    DELETE FROM t WHERE id = :id;
+    ROLLBACK TO s;
+    COMMIT;
+\else
+    UPDATE t SET note = 'many' WHERE id BETWEEN :id AND :id + 2000;
+\endif
+";
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, note text)";
 
@@ -152,28 +152,41 @@ fn rows_that_were_there_arrive_while_they_are_changed() {
             "SELECT cdc_track('t')",
         ],
     );
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for first in [0, 20_000] {
-            let mut writer = database.source();
-            let stop = &stop;
-            scope.spawn(move || change(&mut writer, first, stop));
+    // Two that change many rows at once may lock each other out.
+    let arguments = ["-c", "4", "-j", "2", "-T", "600", "--max-tries", "100"];
+    let pgbench = pgbench::start(&database, PGBENCH_SCRIPT, &arguments);
+    wait_until("pgbench to change rows", TIMEOUT, || {
+        let query = "SELECT count(*) FROM t WHERE note = 'changed'";
+        match client.query_one(query, &[]).expect("t").get::<_, i64>(0) {
+            0 => Err("none"),
+            _ => Ok(()),
         }
-        let id = snapshot(&mut client, "cdc_snapshot('t')");
-        wait_for_state(&mut client, id, "done");
-        stop.store(true, Ordering::Relaxed);
     });
+    let id = snapshot(&mut client, "cdc_snapshot('t')");
+    wait_for_state(&mut client, id, "done");
+    pgbench.stop();
     let records = assert_reader_has_the_table(&database, "t");
-    assert!(
-        ops(&records, "r") > 30_000,
-        "{} rows read",
-        ops(&records, "r")
-    );
-    assert!(
-        ops(&records, "u") > 100,
-        "{} updates meanwhile",
-        ops(&records, "u")
-    );
+    let count = |op| ops(&records, op);
+    assert!(count("r") > 5_000, "{} rows read", count("r"));
+    let ranges: Vec<&str> = records
+        .iter()
+        .filter(|record| record.op() == "snapshot")
+        .map(Record::version)
+        .collect();
+    let (begin, end) = (ranges.iter().min(), ranges.iter().max());
+    let mut meanwhile: BTreeMap<&str, usize> = BTreeMap::new();
+    for record in &records {
+        if Some(&record.version()) > begin && Some(&record.version()) < end {
+            *meanwhile.entry(record.op()).or_default() += 1;
+            if record.op() == "c" && record.header("__debezium.oldkey").is_some() {
+                *meanwhile.entry("changed key").or_default() += 1;
+            }
+        }
+    }
+    for what in ["c", "u", "d", "changed key"] {
+        let count = meanwhile.get(what).copied().unwrap_or_default();
+        assert!(count > 100, "{count} of {what} while the snapshot was made");
+    }
     let row = records
         .iter()
         .find(|record| record.op() == "r")
