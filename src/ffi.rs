@@ -13,6 +13,13 @@ unsafe extern "C-unwind" {
     pub fn die(signal: c_int);
     /// postmaster/interrupt.h: unguarded, as a signal handler must be.
     pub fn SignalHandlerForConfigReload(signal: c_int);
+    /// access/xlogreader.h
+    fn XLogReadRecord(
+        state: *mut pg_sys::XLogReaderState,
+        message: *mut *mut c_char,
+    ) -> *mut pg_sys::XLogRecord;
+    /// postmaster/bgwriter.h
+    fn RequestCheckpoint(flags: c_int);
     /// utils/bytea.h
     pub static mut bytea_output: c_int;
     /// replication/message.h
@@ -156,6 +163,37 @@ pub unsafe fn log_transactional_message(prefix: &std::ffi::CStr, message: &[u8])
             );
         });
     }
+}
+
+/// Reads records until one is `wanted` by its resource manager, or `limit` of them are read, or there is none to be had:
+/// then null. One guard for all of them: a load that is not ours has millions.
+///
+/// # Safety
+/// `state` is an allocated reader, `message` a place for its message.
+pub unsafe fn read_wal(
+    state: *mut pg_sys::XLogReaderState,
+    message: &mut *mut c_char,
+    limit: u32,
+    wanted: fn(u8) -> bool,
+) -> *mut pg_sys::XLogRecord {
+    // SAFETY: as the caller promises; an ERROR leaves the closure, which owns nothing, and goes on as a panic.
+    unsafe {
+        pg_guard_ffi_boundary(|| {
+            let mut record = XLogReadRecord(state, message);
+            let mut left = limit;
+            while !record.is_null() && left > 0 && !wanted((*record).xl_rmid) {
+                record = XLogReadRecord(state, message);
+                left -= 1;
+            }
+            record
+        })
+    }
+}
+
+/// Asks for a checkpoint, and does not wait for it.
+pub fn request_checkpoint() {
+    // SAFETY: without CHECKPOINT_WAIT nothing is waited for and no ERROR is raised (checkpointer.c).
+    unsafe { pg_guard_ffi_boundary(|| RequestCheckpoint(pg_sys::CHECKPOINT_FORCE as c_int)) };
 }
 
 /// The local id of the transaction that this backend is in; 0 for none.

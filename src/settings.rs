@@ -23,6 +23,10 @@ pub static TOMBSTONES: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static OVERSIZE: GucSetting<Oversize> = GucSetting::<Oversize>::new(Oversize::Halt);
 /// Kilobytes.
 pub static SENDER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
+pub static WAIT_FOR_STANDBY: GucSetting<WaitForStandby> =
+    GucSetting::<WaitForStandby>::new(WaitForStandby::Auto);
+/// Megabytes; -1: half of the free disk at the sender's start.
+pub static MAX_WAL_BEHIND: GucSetting<i32> = GucSetting::<i32>::new(-1);
 /// Kilobytes.
 pub static CAPTURE_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(256);
 /// Kilobytes.
@@ -57,6 +61,18 @@ pub enum Oversize {
     Halt,
     #[name = c"stub"]
     Stub,
+}
+
+/// `cdc.wait_for_standby`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum WaitForStandby {
+    /// On while `synchronous_standby_names` is set.
+    #[name = c"auto"]
+    Auto,
+    #[name = c"on"]
+    On,
+    #[name = c"off"]
+    Off,
 }
 
 /// The longest actor, reason or request id, in bytes.
@@ -245,6 +261,24 @@ pub fn define(preloading: bool) {
         1024 * 1024,
         GucContext::Sighup,
         GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_enum_guc(
+        c"cdc.wait_for_standby",
+        c"Nothing is sent before synchronous standbys have it.",
+        c"auto: while synchronous_standby_names is set; on: nothing is sent while it is not; off: the local flush is enough.",
+        &WAIT_FOR_STANDBY,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.max_wal_behind",
+        c"WAL that the sender holds at most.",
+        c"Beyond it changes are lost to Kafka, and said to be. -1: half of the free disk at the sender's start; 0: only max_slot_wal_keep_size counts.",
+        &MAX_WAL_BEHIND,
+        -1,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MB,
     );
     GucRegistry::define_int_guc(
         c"cdc.capture_buffer",

@@ -25,6 +25,9 @@ pub enum State {
     Halted = 5,
     Gap = 6,
     Fenced = 7,
+    Paused = 8,
+    Drained = 9,
+    WaitingForStandby = 10,
 }
 
 impl State {
@@ -38,6 +41,9 @@ impl State {
             State::Halted => "halted",
             State::Gap => "gap",
             State::Fenced => "fenced",
+            State::Paused => "paused",
+            State::Drained => "drained",
+            State::WaitingForStandby => "waiting for standby",
         }
     }
 
@@ -45,12 +51,16 @@ impl State {
     pub fn goes_on(self) -> bool {
         matches!(
             self,
-            State::Starting | State::Streaming | State::CatchingUp | State::WaitingForKafka
+            State::Starting
+                | State::Streaming
+                | State::CatchingUp
+                | State::WaitingForKafka
+                | State::WaitingForStandby
         )
     }
 
     fn from_code(code: u32) -> State {
-        const ALL: [State; 8] = [
+        const ALL: [State; 11] = [
             State::Starting,
             State::Unconfigured,
             State::Streaming,
@@ -59,6 +69,9 @@ impl State {
             State::Halted,
             State::Gap,
             State::Fenced,
+            State::Paused,
+            State::Drained,
+            State::WaitingForStandby,
         ];
         ALL.into_iter()
             .find(|state| *state as u32 == code)
@@ -93,6 +106,7 @@ impl<const BYTES: usize> Text<BYTES> {
 struct Texts {
     source_id: Text<40>,
     waiting_for: Text<512>,
+    oldest_gid: Text<200>,
     error_code: Text<16>,
     error: Text<1024>,
     remedy: Text<1024>,
@@ -103,6 +117,8 @@ struct Texts {
 pub struct Described {
     pub source_id: String,
     pub waiting_for: String,
+    /// Of the oldest open transaction, where it is prepared.
+    pub oldest_gid: String,
     pub error_code: String,
     pub error: String,
     pub remedy: String,
@@ -112,6 +128,11 @@ pub struct Described {
 #[repr(C)]
 pub struct Shared {
     lock: *mut pg_sys::LWLock,
+    /// Held while the file of the orders is read and written anew.
+    orders_lock: *mut pg_sys::LWLock,
+    /// Number of the newest order, and of the newest one that the sender has acted on.
+    pub ordered: AtomicU64,
+    pub obeyed: AtomicU64,
     texts: UnsafeCell<Texts>,
     /// The sender's latch, null while there is no sender.
     sender_latch: AtomicPtr<pg_sys::Latch>,
@@ -124,6 +145,8 @@ pub struct Shared {
     listening: AtomicBool,
     /// End of the newest commit that somebody announced.
     pub wake_lsn: AtomicU64,
+    /// WAL beyond this is worth a look, though nothing of it is captured: the slot must follow.
+    pub look_lsn: AtomicU64,
     /// Prepared transactions with captured rows: while there are any, every commit wakes the sender.
     pub prepared: AtomicU32,
     /// Everything that committed before this LSN is acknowledged by Kafka.
@@ -137,6 +160,10 @@ pub struct Shared {
     pub events: AtomicU64,
     pub bytes: AtomicU64,
     pub transactions: AtomicU64,
+    /// What they were when counting began anew.
+    pub events_before: AtomicU64,
+    pub bytes_before: AtomicU64,
+    pub transactions_before: AtomicU64,
     pub events_per_second_milli: AtomicU64,
     pub bytes_per_second_milli: AtomicU64,
     pub lag_events: AtomicU64,
@@ -150,6 +177,12 @@ pub struct Shared {
     pub resent: AtomicU64,
     pub rejected_chunks: AtomicU64,
     pub uncovered_rows: AtomicU64,
+    /// Events that `cdc_skip_topic` gave up.
+    pub skipped_events: AtomicU64,
+    /// WAL that the sender holds at most by its own setting, bytes; 0 for no bound.
+    pub max_wal_behind: AtomicU64,
+    /// The broker's throttling as librdkafka saw it last, thousandths of milliseconds.
+    pub throttle_us: AtomicU64,
     pub error_at: AtomicI64,
     pub stats_reset: AtomicI64,
     pub gap_from: AtomicU64,
@@ -186,7 +219,7 @@ unsafe extern "C-unwind" fn request_hook() {
             previous();
         }
         pg_sys::RequestAddinShmemSpace(size_of::<Shared>());
-        pg_sys::RequestNamedLWLockTranche(LOCK_NAME.as_ptr(), 1);
+        pg_sys::RequestNamedLWLockTranche(LOCK_NAME.as_ptr(), 2);
     }
 }
 
@@ -202,7 +235,9 @@ unsafe extern "C-unwind" fn startup_hook() {
             pg_sys::ShmemInitStruct(c"pg_cdc".as_ptr(), size_of::<Shared>(), &mut found).cast();
         if !found {
             std::ptr::write_bytes(shared, 0, 1);
-            (*shared).lock = &mut (*pg_sys::GetNamedLWLockTranche(LOCK_NAME.as_ptr())).lock;
+            let locks = pg_sys::GetNamedLWLockTranche(LOCK_NAME.as_ptr());
+            (*shared).lock = &mut (*locks).lock;
+            (*shared).orders_lock = &mut (*locks.add(1)).lock;
             pg_sys::ConditionVariableInit((*shared).moved.get());
             (*shared)
                 .stats_reset
@@ -242,6 +277,7 @@ impl Shared {
             let texts = &mut *self.texts.get();
             texts.source_id.set(&described.source_id);
             texts.waiting_for.set(&described.waiting_for);
+            texts.oldest_gid.set(&described.oldest_gid);
             texts.error_code.set(&described.error_code);
             texts.error.set(&described.error);
             texts.remedy.set(&described.remedy);
@@ -258,6 +294,7 @@ impl Shared {
             let described = Described {
                 source_id: texts.source_id.get(),
                 waiting_for: texts.waiting_for.get(),
+                oldest_gid: texts.oldest_gid.get(),
                 error_code: texts.error_code.get(),
                 error: texts.error.get(),
                 remedy: texts.remedy.get(),
@@ -294,6 +331,26 @@ impl Shared {
         }
     }
 
+    /// Wakes the sender whatever it does. Not for commit callbacks, only because it costs a system call.
+    pub fn call_sender(&self) {
+        let latch = self.sender_latch.load(Ordering::Acquire);
+        if !latch.is_null() {
+            // SAFETY: as in `wake_sender`.
+            unsafe { pg_sys::SetLatch(latch) };
+        }
+    }
+
+    /// Runs `body` while nobody else changes the orders. It must not raise an ERROR of PostgreSQL.
+    pub fn with_orders<R>(&self, body: impl FnOnce() -> R) -> R {
+        // SAFETY: a lightweight lock of ours, released on the only way out.
+        unsafe {
+            pg_sys::LWLockAcquire(self.orders_lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            let result = body();
+            pg_sys::LWLockRelease(self.orders_lock);
+            result
+        }
+    }
+
     /// Tells the sender that a commit record ends at `lsn`.
     #[inline]
     pub fn announce_commit(&self, lsn: u64) {
@@ -301,9 +358,34 @@ impl Shared {
         self.wake_sender();
     }
 
+    /// Tells the sender, now and then, that the WAL grows.
+    #[inline]
+    pub fn tell_of_wal(&self, lsn: u64) {
+        if lsn > self.look_lsn.load(Ordering::Relaxed) {
+            self.wake_sender();
+        }
+    }
+
     /// Called by the sender: before it looks at `wake_lsn` for the last time and sleeps, and after.
     pub fn listen(&self, listening: bool) {
         self.listening.store(listening, Ordering::SeqCst);
+    }
+
+    /// Lets all counters begin at zero.
+    pub fn reset_counters(&self) {
+        let set = |before: &AtomicU64, now: &AtomicU64| {
+            before.store(now.load(Ordering::Relaxed), Ordering::Relaxed);
+        };
+        set(&self.events_before, &self.events);
+        set(&self.bytes_before, &self.bytes);
+        set(&self.transactions_before, &self.transactions);
+        for counter in [&self.resent, &self.rejected_chunks, &self.uncovered_rows] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.topic_counters.reset();
+        // SAFETY: reads the clock.
+        let now = unsafe { pg_sys::GetCurrentTimestamp() };
+        self.stats_reset.store(now, Ordering::Relaxed);
     }
 
     /// Wakes those who wait for the sender's progress.

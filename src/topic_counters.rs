@@ -57,6 +57,15 @@ impl TopicCounters {
         })
     }
 
+    /// All begin at zero; which topics are counted stays.
+    pub fn reset(&self) {
+        for entry in &self.0 {
+            entry.events.store(0, Ordering::Relaxed);
+            entry.bytes.store(0, Ordering::Relaxed);
+            entry.last_event_us.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// The sums of some topics.
     pub fn sum<'a>(&self, topics: impl Iterator<Item = &'a str>) -> Counted {
         let mut sum = Counted::default();

@@ -5,7 +5,10 @@ use std::path::Path;
 use pg_cdc_tests::{TestBed, c_library};
 use postgres::Client;
 
-/// Rows of the large statements: `$PG_CDC_BENCH_ROWS`, else 500 000.
+/// Rows of the large statements in a run whose figures count.
+pub const FULL_ROWS: i64 = 500_000;
+
+/// Rows of the large statements: `$PG_CDC_BENCH_ROWS`, else [`FULL_ROWS`].
 ///
 /// # Panics
 /// When the variable is not a number.
@@ -14,7 +17,7 @@ pub fn rows() -> i64 {
         Ok(text) => text
             .parse()
             .unwrap_or_else(|_| panic!("PG_CDC_BENCH_ROWS={text} is not a number")),
-        Err(_) => 500_000,
+        Err(_) => FULL_ROWS,
     }
 }
 

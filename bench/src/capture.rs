@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 
 use pg_cdc_tests::{Database, TestBed, wait::wait_for};
 use postgres::Client;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::account::{self, rows};
-use crate::median::{median, rounded};
-use crate::{start_bed, step};
+use crate::median::{all_rounded, median, rounded};
+use crate::outcome::Outcome;
+use crate::table::Table;
+use crate::{pgbench, start_bed, step, wal};
 
 const ROUNDS: usize = 5;
 const PGBENCH_ROUNDS: usize = 5;
 const PGBENCH_SECONDS: &str = "10";
-const PGBENCH_CLIENTS: &str = "4";
-const PGBENCH_ROWS: i64 = 100_000;
 
 /// What fires for each row.
 #[derive(Clone, Copy)]
@@ -77,8 +77,8 @@ struct Figures {
     wal_bytes: Vec<f64>,
 }
 
-/// Measures, and returns the figures. Progress and all rounds go to standard output before.
-pub fn run() -> Value {
+/// Measures.
+pub fn run() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     let mut client = database.source();
@@ -122,52 +122,67 @@ pub fn run() -> Value {
     report(&figures, &tps_of)
 }
 
-fn report(figures: &[Figures; VARIANTS.len()], tps_of: &[Vec<f64>; LOADS.len()]) -> Value {
-    println!(
-        "\n{:<30} {:>9} {:>9} {:>9}   rounds of INSERT | UPDATE, seconds",
-        "medians", "INSERT s", "UPDATE s", "WAL MB"
-    );
+fn report(figures: &[Figures; VARIANTS.len()], tps_of: &[Vec<f64>; LOADS.len()]) -> Outcome {
+    let mut table = Table::new(&[
+        "medians",
+        "INSERT s",
+        "UPDATE s",
+        "WAL MB",
+        "one-row UPDATEs/s",
+    ]);
+    let mut raw = Map::new();
     for (variant, figures) in VARIANTS.iter().zip(figures) {
-        println!(
-            "{:<30} {:>9.2} {:>9.2} {:>9.1}   {} | {}",
-            variant.label(),
-            median(&figures.insert_s),
-            median(&figures.update_s),
-            median(&figures.wal_bytes) / 1e6,
-            all(&figures.insert_s, 2),
-            all(&figures.update_s, 2),
-        );
+        let (insert_s, update_s) = (median(&figures.insert_s), median(&figures.update_s));
+        let wal_mb = median(&figures.wal_bytes) / 1e6;
+        let shown = [
+            format!("{insert_s:.2}"),
+            format!("{update_s:.2}"),
+            format!("{wal_mb:.1}"),
+        ];
+        table.row(variant.label(), &shown);
+        let rounds = json!({
+            "insert_s": all_rounded(&figures.insert_s),
+            "update_s": all_rounded(&figures.update_s),
+            "wal_bytes": figures.wal_bytes,
+        });
+        raw.insert(variant.label().to_owned(), rounds);
     }
+    let mut loads = Map::new();
     for (load, tps) in LOADS.iter().zip(tps_of) {
-        println!(
-            "one-row UPDATEs, {:<20} {:>9.0} per second   rounds {}",
-            load.label(),
-            median(tps),
-            all(tps, 0)
+        let tps_shown = format!("{:.0}", median(tps));
+        table.row(
+            &format!("one-row UPDATEs, {}", load.label()),
+            &[String::new(), String::new(), String::new(), tps_shown],
         );
+        loads.insert(load.label().to_owned(), Value::from(all_rounded(tps)));
     }
+    raw.insert("one_row_updates_per_s".to_owned(), Value::Object(loads));
     let [untracked, empty, tracked, plpgsql] = figures;
     let ratio = |one: &[f64], other: &[f64]| rounded(median(one) / median(other));
-    json!({
-        "insert_vs_empty": ratio(&tracked.insert_s, &empty.insert_s),
-        "update_vs_empty": ratio(&tracked.update_s, &empty.update_s),
-        "insert_ratio": ratio(&tracked.insert_s, &untracked.insert_s),
-        "update_ratio": ratio(&tracked.update_s, &untracked.update_s),
-        "wal_ratio": ratio(&tracked.wal_bytes, &untracked.wal_bytes),
-        "tps_ratio": ratio(&tps_of[2], &tps_of[0]),
-        "tps_vs_empty": ratio(&tps_of[2], &tps_of[1]),
-        "tps_ratio_while_shipping": ratio(&tps_of[3], &tps_of[0]),
-        "plpgsql_insert_ratio": ratio(&plpgsql.insert_s, &untracked.insert_s),
-        "plpgsql_update_ratio": ratio(&plpgsql.update_s, &untracked.update_s),
-    })
-}
-
-fn all(figures: &[f64], digits: usize) -> String {
-    let shown: Vec<String> = figures
-        .iter()
-        .map(|figure| format!("{figure:.digits$}"))
-        .collect();
-    shown.join(" ")
+    Outcome {
+        figures: json!({
+            "insert_vs_empty": ratio(&tracked.insert_s, &empty.insert_s),
+            "update_vs_empty": ratio(&tracked.update_s, &empty.update_s),
+            "insert_ratio": ratio(&tracked.insert_s, &untracked.insert_s),
+            "update_ratio": ratio(&tracked.update_s, &untracked.update_s),
+            "wal_ratio": ratio(&tracked.wal_bytes, &untracked.wal_bytes),
+            "tps_ratio": ratio(&tps_of[2], &tps_of[0]),
+            "tps_vs_empty": ratio(&tps_of[2], &tps_of[1]),
+            "tps_ratio_while_shipping": ratio(&tps_of[3], &tps_of[0]),
+            "plpgsql_insert_ratio": ratio(&plpgsql.insert_s, &untracked.insert_s),
+            "plpgsql_update_ratio": ratio(&plpgsql.update_s, &untracked.update_s),
+        }),
+        raw: Value::Object(raw),
+        settings: json!({
+            "columns": 9,
+            "rounds": ROUNDS,
+            "pgbench_rounds": PGBENCH_ROUNDS,
+            "pgbench_seconds": PGBENCH_SECONDS,
+            "pgbench": pgbench::ARGUMENTS.join(" "),
+            "pgbench_table_rows": pgbench::TABLE_ROWS,
+        }),
+        table,
+    }
 }
 
 /// Makes the functions of both other triggers.
@@ -211,18 +226,19 @@ fn measure_pgbench(bed: &TestBed, database: &Database<'_>, client: &mut Client, 
             Load::Captured | Load::Shipped => Variant::Tracked,
         },
     );
-    account::run(client, &account::insert(PGBENCH_ROWS));
+    account::run(client, &account::insert(pgbench::TABLE_ROWS));
     database.wait_until_in_kafka();
     account::settle(client);
     if matches!(load, Load::Captured) {
         set_brokers(bed, client, "", "unconfigured");
     }
-    let output = run_pgbench(bed, database, &["-T", PGBENCH_SECONDS]);
+    let arguments = ["-T", PGBENCH_SECONDS];
+    let transactions = pgbench::run(bed.source(), database.name(), &arguments);
     if matches!(load, Load::Captured) {
         set_brokers(bed, client, &bed.kafka().brokers(), "streaming");
     }
     database.wait_until_in_kafka();
-    tps(&output)
+    transactions.per_s
 }
 
 fn set_brokers(bed: &TestBed, client: &mut Client, brokers: &str, state: &str) {
@@ -259,78 +275,10 @@ fn prepare(client: &mut Client, variant: Variant) {
     account::run(client, "CHECKPOINT");
 }
 
-/// One-row UPDATEs by four clients, with further arguments. Returns what pgbench printed.
-pub fn run_pgbench(bed: &TestBed, database: &Database<'_>, arguments: &[&str]) -> String {
-    let script = update_script(bed);
-    let fixed = [
-        "-n",
-        "-M",
-        "prepared",
-        "-c",
-        PGBENCH_CLIENTS,
-        "-j",
-        "2",
-        "-f",
-        &script,
-    ];
-    bed.source().program(
-        "pgbench",
-        &[&fixed[..], arguments, &[database.name()]].concat(),
-    )
-}
-
-/// The file of pgbench's script: one row at random is changed.
-pub fn update_script(bed: &TestBed) -> String {
-    let script = bed.path("one_row_update.sql");
-    let text = format!(
-        "\\set id random(1, {PGBENCH_ROWS})\nUPDATE account SET balance = balance + 1 WHERE id = :id;\n"
-    );
-    std::fs::write(&script, text).expect("write pgbench's script");
-    script.display().to_string()
-}
-
-/// Rows of the table that [`run_pgbench`] updates.
-pub const PGBENCH_TABLE_ROWS: i64 = PGBENCH_ROWS;
-
-/// Transactions per second out of pgbench's output.
-///
-/// # Panics
-/// When they are not there.
-pub fn tps(output: &str) -> f64 {
-    let found = output.lines().find_map(|line| line.strip_prefix("tps = "));
-    let number = found
-        .and_then(|rest| rest.split_whitespace().next())
-        .and_then(|text| text.parse().ok());
-    number.unwrap_or_else(|| panic!("no tps in pgbench's output:\n{output}"))
-}
-
 /// Seconds and WAL bytes of a statement.
 fn measure(client: &mut Client, statement: &str) -> (f64, f64) {
-    let before: String = position(client);
-    let start = Instant::now();
+    let (before, start) = (wal::position(client), Instant::now());
     account::run(client, statement);
     let seconds = start.elapsed().as_secs_f64();
-    let row = client.query_one(
-        "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1::text::pg_lsn)::float8",
-        &[&before],
-    );
-    (seconds, row.expect("WAL bytes").get(0))
-}
-
-fn position(client: &mut Client) -> String {
-    client
-        .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
-        .expect("WAL position")
-        .get(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_pgbenchs_output() {
-        let output = "number of failed transactions: 0 (0.000%)\ntps = 1523.456 (without initial connection time)\n";
-        assert_eq!(tps(output), 1523.456);
-    }
+    (seconds, wal::bytes_since(client, &before) as f64)
 }

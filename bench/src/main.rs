@@ -5,18 +5,30 @@
 
 mod account;
 mod capture;
+mod debezium;
+mod idle;
 mod latency;
 mod median;
 mod memory;
+mod outcome;
+mod pgbench;
+mod raw_producer;
 mod shapes;
 mod ship;
+mod sink;
 mod snapshot;
+mod table;
+mod threads;
+mod wal;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use pg_cdc_tests::TestBed;
 use pg_cdc_tests::bed::Ports;
+use postgres::Client;
+
+use crate::outcome::Outcome;
 
 const HELP: &str = "\
 Usage: pg_cdc_bench COMMAND
@@ -27,18 +39,39 @@ Usage: pg_cdc_bench COMMAND
             does nothing
   memory    of a backend in a transaction of 20 times as many rows
   snapshot  rows per second of a snapshot of 2 000 000 rows while pgbench writes the table, and what it costs pgbench
-  ship      events per second into Kafka, commit-to-consumer latency, memory of the sender and of companion-sink
+  ship      events per second into Kafka from the commit of 500 000 INSERTs and 500 000 UPDATEs, beside Debezium and beside
+            librdkafka with the same records ready; memory of the sender, of Debezium, and in a transaction of 5 000 000 rows
+  latency   from commit to consumer at 2 000 commits per second, beside Debezium
+  idle      of the sender: CPU and wake-ups by thread, and WAL, while nothing changes; CPU for 1 GB of WAL of others
+  sink      rows per second of companion-sink into the replica and the history, and its memory
 
-  PG_CDC_BENCH_ROWS   rows of the large statements, 500000 if not set: fewer only to try the command";
+  PG_CDC_BENCH_ROWS   rows of the large statements, 500000 if not set: fewer only to try the command
+
+Each ends with a small table and the figures as JSON in the last line, and writes bench/results/COMMAND.json: machine,
+versions, settings, and all rounds.";
+
+/// What every server of a bench has: large enough not to measure checkpoints.
+const SERVER_SETTINGS: [(&str, &str); 4] = [
+    ("shared_buffers", "1GB"),
+    ("max_wal_size", "16GB"),
+    ("checkpoint_timeout", "1h"),
+    ("autovacuum", "off"),
+];
+/// Topics that are not made by pg_cdc have as many partitions as those that are (cdc.topic_partitions).
+const KAFKA_SETTINGS: [(&str, &str); 1] = [("num.partitions", "3")];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let figures = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["capture"] => capture::run(),
-        ["shapes"] => shapes::run(),
-        ["memory"] => shapes::run_memory(),
-        ["snapshot"] => snapshot::run(),
-        ["ship"] => ship::run(),
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let run: fn() -> Outcome = match arguments[..] {
+        ["capture"] => capture::run,
+        ["shapes"] => shapes::run,
+        ["memory"] => shapes::run_memory,
+        ["snapshot"] => snapshot::run,
+        ["ship"] => ship::run,
+        ["latency"] => latency::run,
+        ["idle"] => idle::run,
+        ["sink"] => sink::run,
         ["-h" | "--help"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;
@@ -48,22 +81,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    println!("{figures}");
+    outcome::publish(arguments[0], &run());
     ExitCode::SUCCESS
 }
 
-/// A bed with a server that is large enough not to measure checkpoints.
+/// A bed with the source server and Kafka running.
 fn start_bed() -> TestBed {
-    let bed = TestBed::prepare(
-        Ports::free(),
-        &[
-            ("shared_buffers", "1GB"),
-            ("max_wal_size", "16GB"),
-            ("checkpoint_timeout", "1h"),
-            ("autovacuum", "off"),
-        ],
-        &[],
-    );
+    let bed = TestBed::prepare(Ports::free(), &SERVER_SETTINGS, &KAFKA_SETTINGS);
     step("Kafka", || drop(bed.kafka().brokers()));
     step("PostgreSQL", || drop(bed.source().url("")));
     bed
@@ -75,4 +99,13 @@ fn step<T>(name: &str, work: impl FnOnce() -> T) -> T {
     let result = work();
     println!(" ✓ {name:<60} {:>7.2} s", start.elapsed().as_secs_f64());
     result
+}
+
+/// The sender's process.
+fn sender_pid(client: &mut Client) -> u32 {
+    let pid: i32 = client
+        .query_one("SELECT pid FROM cdc_status()", &[])
+        .expect("cdc_status")
+        .get(0);
+    u32::try_from(pid).expect("a process id")
 }

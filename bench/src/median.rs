@@ -23,6 +23,16 @@ pub fn rounded(figure: f64) -> f64 {
     (figure * 1000.0).round() / 1000.0
 }
 
+/// All of them with three digits after the point.
+pub fn all_rounded(figures: &[f64]) -> Vec<f64> {
+    figures.iter().copied().map(rounded).collect()
+}
+
+/// Without digits after the point.
+pub fn whole(figure: f64) -> i64 {
+    figure.round() as i64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,10 @@ use postgres::Client;
 use serde_json::{Map, Value, json};
 
 use crate::account::{self, rows};
-use crate::median::{median, rounded};
+use crate::median::{all_rounded, median, rounded};
+use crate::memory::{Memory, megabytes};
+use crate::outcome::Outcome;
+use crate::table::Table;
 use crate::{start_bed, step};
 
 const ROUNDS: usize = 3;
@@ -95,8 +98,18 @@ enum Trigger {
 
 const TRIGGERS: [Trigger; 3] = [Trigger::None, Trigger::Empty, Trigger::Capture];
 
-/// Measures, and returns the figures: microseconds per row of INSERT and UPDATE for no trigger, an empty one, and capture.
-pub fn run() -> Value {
+impl Trigger {
+    fn label(self) -> &'static str {
+        match self {
+            Trigger::None => "no trigger",
+            Trigger::Empty => "an empty trigger",
+            Trigger::Capture => "pg_cdc",
+        }
+    }
+}
+
+/// Measures: microseconds per row of INSERT and UPDATE for no trigger, an empty one, and capture.
+pub fn run() -> Outcome {
     let bed = start_bed();
     let key = bed.source().write_file("mask.key", &[7; 32], 0o600);
     bed.source().set("cdc.mask_key_file", &key);
@@ -104,25 +117,69 @@ pub fn run() -> Value {
     let database = bed.database("bench");
     let mut client = database.source();
     account::make_empty_trigger(&bed, &mut client);
-    let figures = shapes().map(|shape| {
+    let (mut figures, mut raw) = (Map::new(), Map::new());
+    let mut table = Table::new(&["µs per row (no trigger, empty, pg_cdc)", "INSERT", "UPDATE"]);
+    for shape in shapes() {
         let measured = measure_shape(&database, &mut client, &shape);
-        (shape.label.to_owned(), measured)
-    });
-    Value::Object(Map::from_iter(figures))
+        let [insert_us, update_us] = [&measured.insert_us, &measured.update_us].map(|rounds| {
+            let medians = rounds.iter().map(|rounds| rounded(median(rounds)));
+            medians.collect::<Vec<f64>>()
+        });
+        let shown = [&insert_us, &update_us].map(|figures| {
+            let figures: Vec<String> = figures.iter().map(|us| format!("{us:.2}")).collect();
+            figures.join(" ")
+        });
+        table.row(shape.label, &shown);
+        let label = shape.label.to_owned();
+        figures.insert(
+            label.clone(),
+            json!({"insert_us": insert_us, "update_us": update_us}),
+        );
+        let rounds = json!({
+            "insert_us": measured.insert_us.map(|rounds| all_rounded(&rounds)),
+            "update_us": measured.update_us.map(|rounds| all_rounded(&rounds)),
+        });
+        raw.insert(label, rounds);
+    }
+    Outcome {
+        figures: Value::Object(figures),
+        raw: Value::Object(raw),
+        settings: json!({"rounds": ROUNDS, "triggers": TRIGGERS.map(Trigger::label)}),
+        table,
+    }
 }
 
 /// Measures the memory of a backend in a very large transaction.
-pub fn run_memory() -> Value {
+pub fn run_memory() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     account::make_empty_trigger(&bed, &mut database.source());
-    measure_memory(&database)
+    let count = rows() * LARGE_TRANSACTION;
+    let peak_mb = measure_memory(&database, count);
+    let mut table = Table::new(&["", "backend's memory MB"]);
+    for (trigger, peak_mb) in TRIGGERS.iter().zip(peak_mb) {
+        table.row(trigger.label(), &[format!("{peak_mb:.1}")]);
+    }
+    let by_trigger = TRIGGERS.iter().zip(peak_mb);
+    let raw = by_trigger.map(|(trigger, mb)| (trigger.label().to_owned(), Value::from(mb)));
+    Outcome {
+        figures: json!({"rows": count, "peak_mb": peak_mb}),
+        raw: json!({"peak_mb": Value::Object(raw.collect())}),
+        settings: json!({"rows_of_the_transaction": count, "triggers": TRIGGERS.map(Trigger::label)}),
+        table,
+    }
 }
 
-fn measure_shape(database: &Database<'_>, client: &mut Client, shape: &Shape) -> Value {
+/// Microseconds per row, by trigger and round.
+#[derive(Default)]
+struct Measured {
+    insert_us: [Vec<f64>; TRIGGERS.len()],
+    update_us: [Vec<f64>; TRIGGERS.len()],
+}
+
+fn measure_shape(database: &Database<'_>, client: &mut Client, shape: &Shape) -> Measured {
     let count = (rows() / shape.part).max(1);
-    let mut insert_us = [const { Vec::new() }; TRIGGERS.len()];
-    let mut update_us = [const { Vec::new() }; TRIGGERS.len()];
+    let mut measured = Measured::default();
     step(&format!("{}: {count} rows", shape.label), || {
         for round in 0..ROUNDS {
             for place in 0..TRIGGERS.len() {
@@ -136,25 +193,16 @@ fn measure_shape(database: &Database<'_>, client: &mut Client, shape: &Shape) ->
                     database.wait_until_in_kafka();
                     per_row
                 };
-                insert_us[index].push(per_row_us(&format!(
+                measured.insert_us[index].push(per_row_us(&format!(
                     "INSERT INTO shape SELECT n, {} FROM generate_series(1, {count}) AS n",
                     shape.values
                 )));
-                update_us[index].push(per_row_us(&format!("UPDATE shape SET {}", shape.update)));
+                measured.update_us[index]
+                    .push(per_row_us(&format!("UPDATE shape SET {}", shape.update)));
             }
         }
     });
-    let shown = |figures: &[Vec<f64>]| -> Vec<f64> {
-        figures
-            .iter()
-            .map(|rounds| rounded(median(rounds)))
-            .collect()
-    };
-    let (insert_us, update_us) = (shown(&insert_us), shown(&update_us));
-    println!(
-        "     microseconds per row (no trigger, empty, pg_cdc): INSERT {insert_us:?}, UPDATE {update_us:?}"
-    );
-    json!({"insert_us": insert_us, "update_us": update_us})
+    measured
 }
 
 fn prepare(client: &mut Client, shape: &Shape, trigger: Trigger) {
@@ -181,9 +229,8 @@ fn prepare(client: &mut Client, shape: &Shape, trigger: Trigger) {
 }
 
 /// The most private memory of a backend while it inserts very many rows in one transaction, by trigger.
-fn measure_memory(database: &Database<'_>) -> Value {
-    let count = rows() * LARGE_TRANSACTION;
-    let measured = TRIGGERS.map(|trigger| {
+fn measure_memory(database: &Database<'_>, count: i64) -> [f64; TRIGGERS.len()] {
+    TRIGGERS.map(|trigger| {
         // A backend of its own, which has kept nothing.
         let mut client = database.source();
         let shape = Shape {
@@ -199,37 +246,20 @@ fn measure_memory(database: &Database<'_>) -> Value {
             .query_one("SELECT pg_backend_pid()", &[])
             .expect("pid")
             .get(0);
-        let name = format!("one transaction of {count} rows");
+        let name = format!("{}: one transaction of {count} rows", trigger.label());
         step(&name, || {
             account::run(
                 &mut client,
                 &format!("INSERT INTO shape SELECT n, n FROM generate_series(1, {count}) AS n"),
             );
         });
-        let peak_mb = peak_anonymous_mb(pid);
+        // What is mapped of files and of shared memory is not the transaction's.
+        let memory = Memory::of(u32::try_from(pid).expect("a process id"));
+        let mapped = memory.resident - memory.anonymous;
         client
             .query("SELECT cdc_wait('30 min')", &[])
             .expect("cdc_wait");
         account::run(&mut client, "DROP TABLE shape");
-        peak_mb
-    });
-    println!("     peak of the backend's memory (no trigger, empty, pg_cdc): {measured:?} MB");
-    json!({"rows": count, "peak_mb": measured})
-}
-
-/// The highest resident size that a process had, less what it has mapped of files and of shared memory now (MB, 10^6).
-fn peak_anonymous_mb(pid: i32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the backend");
-    let kilobytes = |name: &str| -> f64 {
-        let line = status
-            .lines()
-            .find(|line| line.starts_with(name))
-            .expect(name);
-        line.split_whitespace()
-            .nth(1)
-            .and_then(|text| text.parse().ok())
-            .expect("a number")
-    };
-    let mapped = kilobytes("RssFile:") + kilobytes("RssShmem:");
-    rounded((kilobytes("VmHWM:") - mapped) * 1024.0 / 1e6)
+        megabytes(memory.highest_resident - mapped)
+    })
 }

@@ -1,210 +1,276 @@
-//! The way from the commit into Kafka: events per second, latency, and the memory of those who carry them.
+//! The way from the commit into Kafka: events per second beside Debezium's and beside what librdkafka can do at all, and
+//! the memory of those who ship.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use pg_cdc_tests::{Database, TestBed, wait::wait_for};
+use pg_cdc_tests::kafka::Kafka;
 use postgres::Client;
 use serde_json::{Value, json};
 
 use crate::account::{self, rows};
-use crate::capture::{PGBENCH_TABLE_ROWS, run_pgbench, tps};
-use crate::latency;
-use crate::median::{median, percentile, rounded};
-use crate::memory::Memory;
-use crate::{start_bed, step};
+use crate::debezium::{self, OtherSide};
+use crate::median::{all_rounded, median, rounded, whole};
+use crate::memory::{Memory, with_peak};
+use crate::outcome::{Outcome, settings};
+use crate::raw_producer::{self, Records};
+use crate::table::Table;
+use crate::threads::process_cpu_s;
+use crate::{sender_pid, start_bed, step};
 
 const ROUNDS: usize = 5;
-const COMMITS_PER_SECOND: &str = "1000";
-const LATENCY_SECONDS: &str = "20";
-/// Not counted at the start of the latency measurement.
-const WARM_UP_US: i64 = 2_000_000;
+/// Rows of the one large transaction, for each of those of the other statements.
+const LARGE_TRANSACTION: i64 = 10;
 
-/// Measures, and returns the figures.
-pub fn run() -> Value {
+/// Who ships, or what is the limit.
+#[derive(Clone, Copy)]
+enum Party {
+    PgCdc,
+    Debezium,
+    RawProducer,
+}
+
+const PARTIES: [Party; 3] = [Party::PgCdc, Party::Debezium, Party::RawProducer];
+
+impl Party {
+    fn label(self) -> &'static str {
+        match self {
+            Party::PgCdc => "pg_cdc",
+            Party::Debezium => "Debezium",
+            Party::RawProducer => "raw producer",
+        }
+    }
+}
+
+/// What it takes one that ships, an entry per round.
+#[derive(Default)]
+struct Times {
+    /// From COMMIT until everything is in Kafka.
+    insert_s: Vec<f64>,
+    update_s: Vec<f64>,
+    /// On a core, for both statements.
+    cpu_s: Vec<f64>,
+    peak: Memory,
+}
+
+impl Times {
+    fn events_per_s(&self) -> Vec<f64> {
+        let rounds = self.insert_s.iter().zip(&self.update_s);
+        rounds
+            .map(|(insert_s, update_s)| 2.0 * rows() as f64 / (insert_s + update_s))
+            .collect()
+    }
+
+    /// Medians of both statements, in events per second.
+    fn by_statement(&self) -> [f64; 2] {
+        [&self.insert_s, &self.update_s].map(|seconds| rows() as f64 / median(seconds))
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "insert_s": all_rounded(&self.insert_s),
+            "update_s": all_rounded(&self.update_s),
+            "events_per_s": self.events_per_s().into_iter().map(whole).collect::<Vec<_>>(),
+            "cpu_s": all_rounded(&self.cpu_s),
+            "peak_memory": self.peak.json(),
+        })
+    }
+}
+
+/// Seconds on a core that a process needs for a piece of work.
+fn with_cpu_s<T>(pid: u32, work: impl FnOnce() -> T) -> (T, f64) {
+    let before = process_cpu_s(pid);
+    let result = work();
+    (result, process_cpu_s(pid) - before)
+}
+
+fn cpu_us_per_event(cpu_s: &[f64]) -> String {
+    format!("{:.1}", median(cpu_s) * 1e6 / (2.0 * rows() as f64))
+}
+
+/// Measures.
+pub fn run() -> Outcome {
     let bed = start_bed();
+    let kafka = bed.kafka();
     let database = bed.database("bench");
     let mut client = database.source();
+    let other = step("Debezium and its server", || OtherSide::start(&bed));
+    let mut other_client = other.server().connect(debezium::DATABASE);
     let sender = sender_pid(&mut client);
-    let sender_at_rest = Memory::of(sender);
 
-    let mut sender_peak = sender_at_rest;
-    let (mut inserts, mut updates) = (Vec::new(), Vec::new());
-    for round in 1..=ROUNDS {
-        account::create(&mut client);
-        account::run(&mut client, "SELECT cdc_track('account'); CHECKPOINT");
-        let name = format!(
-            "round {round}: INSERT and UPDATE of {} rows into Kafka",
-            rows()
-        );
-        step(&name, || {
-            let insert = account::insert(rows());
-            for (statement, figures) in [
-                (insert.as_str(), &mut inserts),
-                (account::UPDATE, &mut updates),
-            ] {
-                let (seconds, peak) = with_peak(sender, || commit_to_kafka(&mut client, statement));
-                figures.push(rows() as f64 / seconds);
-                sender_peak = sender_peak.max(peak);
-            }
-        });
-    }
-    let mut latencies = step("1 000 commits per second", || {
-        measure_latency(&bed, &database, &mut client)
+    let (mut ours, mut theirs) = (Times::default(), Times::default());
+    let load = format!("INSERT and UPDATE of {} rows", rows());
+    // Not counted: Java compiles what it runs often.
+    step(&format!("warm-up, pg_cdc: {load}"), || {
+        measure_pg_cdc(&mut client, sender, &mut Times::default());
     });
-    let sink = step("companion-sink, both sinks, the same load", || {
-        measure_sink(&database, &mut client)
+    step(&format!("warm-up, Debezium: {load}"), || {
+        measure_debezium(kafka, &other, &mut other_client, &mut Times::default());
     });
-
-    json!({
-        "bench": "ship",
-        "rows": rows(),
-        "columns": 9,
-        "cores": thread::available_parallelism().map_or(0, usize::from),
-        "events_per_second_from_commit": {
-            "insert": rounded(median(&inserts)), "update": rounded(median(&updates)),
-            "rounds": {
-                "insert": inserts.iter().copied().map(rounded).collect::<Vec<_>>(),
-                "update": updates.iter().copied().map(rounded).collect::<Vec<_>>(),
-            },
-        },
-        "latency_ms": {
-            "commits_per_second": rounded(latencies.commits_per_second),
-            "events": latencies.milliseconds.len(),
-            "p50": rounded(percentile(&mut latencies.milliseconds, 50.0)),
-            "p99": rounded(percentile(&mut latencies.milliseconds, 99.0)),
-            "max": rounded(percentile(&mut latencies.milliseconds, 100.0)),
-        },
-        "sender_memory": {"at_rest": sender_at_rest.json(), "peak": sender_peak.json(), "after": Memory::of(sender).json()},
-        "companion_sink": sink,
-    })
-}
-
-/// Seconds from sending COMMIT until everything is in Kafka.
-fn commit_to_kafka(client: &mut Client, statement: &str) -> f64 {
-    account::run(client, &format!("BEGIN; {statement}"));
-    let start = Instant::now();
-    account::run(client, "COMMIT");
-    account::run(client, "SELECT cdc_wait('5 min')");
-    start.elapsed().as_secs_f64()
-}
-
-struct Latencies {
-    milliseconds: Vec<f64>,
-    commits_per_second: f64,
-}
-
-fn measure_latency(bed: &TestBed, database: &Database<'_>, client: &mut Client) -> Latencies {
-    account::create(client);
-    account::run(client, "SELECT cdc_track('account')");
-    account::run(client, &account::insert(PGBENCH_TABLE_ROWS));
-    account::run(client, "SELECT cdc_wait('5 min')");
-    account::settle(client);
-    let (started, stop) = (AtomicBool::new(false), AtomicBool::new(false));
-    let topic = database.topic("account");
-    thread::scope(|scope| {
-        let consumer = scope.spawn(|| latency::measure(bed.kafka(), &topic, &started, &stop));
-        let polled = || started.load(Ordering::Relaxed);
-        wait_for(
-            "the consumer to start",
-            Duration::from_secs(30),
-            polled,
-            |started| *started,
-        );
-        let output = run_pgbench(
-            bed,
-            database,
-            &["-T", LATENCY_SECONDS, "-R", COMMITS_PER_SECOND],
-        );
-        account::run(client, "SELECT cdc_wait('1 min')");
-        thread::sleep(Duration::from_millis(500));
-        stop.store(true, Ordering::Relaxed);
-        let events = consumer.join().expect("the consumer");
-        let first = events
-            .iter()
-            .map(|(commit_us, _)| *commit_us)
-            .min()
-            .expect("events");
-        let milliseconds = events
-            .iter()
-            .filter(|(commit, _)| *commit > first + WARM_UP_US)
-            .map(|(_, ms)| *ms);
-        Latencies {
-            milliseconds: milliseconds.collect(),
-            commits_per_second: tps(&output),
+    let records = step("the records of pg_cdc, read back into memory", || {
+        Records::read(kafka, &database.topic("account"))
+    });
+    assert_eq!(records.count() as i64, 2 * rows(), "row changes in Kafka");
+    step("warm-up, raw producer: the same records", || {
+        records.send(kafka, "raw_warm_up");
+    });
+    let (mut raw_s, mut raw_cpu_s) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        for place in 0..PARTIES.len() {
+            // Who goes first changes from round to round.
+            let party = PARTIES[(round + place) % PARTIES.len()];
+            step(
+                &format!("round {}, {}: {load}", round + 1, party.label()),
+                || match party {
+                    Party::PgCdc => measure_pg_cdc(&mut client, sender, &mut ours),
+                    Party::Debezium => {
+                        measure_debezium(kafka, &other, &mut other_client, &mut theirs);
+                    }
+                    Party::RawProducer => {
+                        let topic = format!("raw_{}", round + 1);
+                        let ours = std::process::id();
+                        let (seconds, cpu_s) = with_cpu_s(ours, || records.send(kafka, &topic));
+                        raw_s.push(seconds);
+                        raw_cpu_s.push(cpu_s);
+                    }
+                },
+            );
         }
-    })
-}
+    }
+    let record_bytes = records.bytes();
+    drop(records);
+    let large_rows = rows() * LARGE_TRANSACTION;
+    let name = format!("one transaction of {large_rows} rows");
+    let large = step(&name, || {
+        measure_large_transaction(&mut client, sender, large_rows)
+    });
 
-fn measure_sink(database: &Database<'_>, client: &mut Client) -> Value {
-    account::create(client);
-    account::run(client, "SELECT cdc_track('account')");
-    let mut plan = database.plan_companion_sink();
-    // What the rounds before left in the topic of `account` is not to be measured.
-    plan.topics = vec![format!("{}.public.sink_account", database.name())];
-    account::run(
-        client,
-        "DROP TABLE IF EXISTS sink_account; CREATE TABLE sink_account (LIKE account INCLUDING ALL);
-         SELECT cdc_track('sink_account')",
+    let raw_events_per_s: Vec<f64> = raw_s.iter().map(|s| 2.0 * rows() as f64 / s).collect();
+    let (our_speed, their_speed) = (median(&ours.events_per_s()), median(&theirs.events_per_s()));
+    let raw_speed = median(&raw_events_per_s);
+    let mut table = Table::new(&[
+        "",
+        "events/s",
+        "of INSERT",
+        "of UPDATE",
+        "CPU µs/event",
+        "memory MB",
+        "one large transaction MB",
+    ]);
+    let megabytes = |memory: Memory| format!("{:.1}", memory.anonymous_mb());
+    for (party, speed, times, large) in [
+        (Party::PgCdc, our_speed, &ours, megabytes(large)),
+        (Party::Debezium, their_speed, &theirs, String::new()),
+    ] {
+        let [insert, update] = times.by_statement().map(|speed| whole(speed).to_string());
+        let speed = whole(speed).to_string();
+        table.row(
+            party.label(),
+            &[
+                speed,
+                insert,
+                update,
+                cpu_us_per_event(&times.cpu_s),
+                megabytes(times.peak),
+                large,
+            ],
+        );
+    }
+    let speed = whole(raw_speed).to_string();
+    table.row(
+        Party::RawProducer.label(),
+        &[
+            speed,
+            String::new(),
+            String::new(),
+            cpu_us_per_event(&raw_cpu_s),
+        ],
     );
-    let sink = database.bed().companion_sink(plan);
-    sink.start();
-    let at_rest = Memory::of(sink.pid());
-    let topics = [database.topic("sink_account")];
-    let insert = account::insert(rows()).replace("INTO account", "INTO sink_account");
-    let start = Instant::now();
-    let (replica_seconds, peak) = with_peak(sink.pid(), || {
-        account::run(client, &insert);
-        account::run(client, "SELECT cdc_wait('5 min')");
-        sink.wait_until_sink_applied("replica", database.bed().kafka(), &topics);
-        start.elapsed().as_secs_f64()
-    });
-    let (history_seconds, later_peak) = with_peak(sink.pid(), || {
-        sink.wait_until_sink_applied("history", database.bed().kafka(), &topics);
-        start.elapsed().as_secs_f64()
-    });
-    let after = Memory::of(sink.pid());
-    json!({
-        "rows": rows(),
-        "replica_rows_per_second_from_statement_start": rounded(rows() as f64 / replica_seconds),
-        "history_documents_per_second_from_statement_start": rounded(rows() as f64 / history_seconds),
-        "memory": {"at_rest": at_rest.json(), "peak": peak.max(later_peak).json(), "after": after.json()},
-    })
-}
-
-/// Does the work, and looks at a process's memory every 50 ms meanwhile.
-fn with_peak<T>(pid: u32, work: impl FnOnce() -> T) -> (T, Memory) {
-    let done = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let watcher = scope.spawn(|| {
-            let mut peak = Memory::of(pid);
-            while !done.load(Ordering::Relaxed) {
-                thread::sleep(Duration::from_millis(50));
-                peak = peak.max(Memory::of(pid));
-            }
-            peak
-        });
-        // Also when the work panics: else the scope would wait for the watcher without end.
-        let stop = SetAtEnd(&done);
-        let result = work();
-        drop(stop);
-        (result, watcher.join().expect("the watcher of the memory"))
-    })
-}
-
-struct SetAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for SetAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+    Outcome {
+        figures: json!({
+            "events_per_s": whole(our_speed),
+            "debezium_events_per_s": whole(their_speed),
+            "raw_producer_events_per_s": whole(raw_speed),
+            "speedup": rounded(our_speed / their_speed),
+            "of_limit": rounded(our_speed / raw_speed),
+            "sender_rss_mb": ours.peak.anonymous_mb(),
+            "sender_rss_5m_mb": large.anonymous_mb(),
+            "debezium_rss_mb": theirs.peak.anonymous_mb(),
+        }),
+        raw: json!({
+            "pg_cdc": ours.json(),
+            "debezium": theirs.json(),
+            "raw_producer": {
+                "seconds": all_rounded(&raw_s),
+                "cpu_s": all_rounded(&raw_cpu_s),
+                "events_per_s": raw_events_per_s.into_iter().map(whole).collect::<Vec<_>>(),
+                "bytes_per_event": (record_bytes as i64) / (2 * rows()),
+            },
+            "large_transaction": {"rows": large_rows, "sender_peak_memory": large.json()},
+        }),
+        settings: json!({
+            "columns": 9,
+            "rounds": ROUNDS,
+            "debezium": OtherSide::settings(),
+            "raw_producer": settings(&raw_producer::SETTINGS),
+        }),
+        table,
     }
 }
 
-fn sender_pid(client: &mut Client) -> u32 {
-    let pid: i32 = client
-        .query_one("SELECT pid FROM cdc_status()", &[])
-        .expect("cdc_status")
-        .get(0);
-    u32::try_from(pid).expect("a process id")
+fn measure_pg_cdc(client: &mut Client, sender: u32, times: &mut Times) {
+    account::create(client);
+    account::run(client, "SELECT cdc_track('account')");
+    measure_statements(client, sender, times, |client| {
+        account::run(client, "SELECT cdc_wait('30 min')");
+    });
+}
+
+fn measure_debezium(kafka: &Kafka, other: &OtherSide, client: &mut Client, times: &mut Times) {
+    OtherSide::create_account(client);
+    let mut wanted = other.records(kafka);
+    other.awake(|| {
+        measure_statements(client, other.pid(), times, |_| {
+            wanted += rows();
+            other.wait_for_records(kafka, wanted);
+        });
+    });
+}
+
+/// Each statement in a transaction of its own, and the seconds from sending COMMIT until `wait` returns; CPU and memory of
+/// the process `pid` meanwhile.
+fn measure_statements(
+    client: &mut Client,
+    pid: u32,
+    times: &mut Times,
+    mut wait: impl FnMut(&mut Client),
+) {
+    account::run(client, "CHECKPOINT");
+    let insert = account::insert(rows());
+    let statements = [insert.as_str(), account::UPDATE];
+    let work = || {
+        statements.map(|statement| {
+            account::run(client, &format!("BEGIN; {statement}"));
+            let start = Instant::now();
+            account::run(client, "COMMIT");
+            wait(client);
+            start.elapsed().as_secs_f64()
+        })
+    };
+    let (([insert_s, update_s], cpu_s), peak) = with_peak(pid, || with_cpu_s(pid, work));
+    times.insert_s.push(insert_s);
+    times.update_s.push(update_s);
+    times.cpu_s.push(cpu_s);
+    times.peak = times.peak.max(peak);
+}
+
+/// The highest memory of the sender.
+fn measure_large_transaction(client: &mut Client, sender: u32, rows: i64) -> Memory {
+    account::create(client);
+    account::run(client, "SELECT cdc_track('account')");
+    account::run(client, "CHECKPOINT");
+    let ((), peak) = with_peak(sender, || {
+        account::run(client, &account::insert(rows));
+        account::run(client, "SELECT cdc_wait('2 h')");
+    });
+    peak
 }

@@ -1,18 +1,15 @@
 //! How fast a snapshot of a large table is while others write it, and what it costs them.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pg_cdc_tests::parts;
 use pg_cdc_tests::wait::wait_for;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::account::{self, rows};
-use crate::capture::update_script;
-use crate::median::{median, rounded};
-use crate::{start_bed, step};
+use crate::median::{median, rounded, whole};
+use crate::outcome::Outcome;
+use crate::table::Table;
+use crate::{pgbench, start_bed, step};
 
 /// Rows of the table, for each of those of the other benches.
 const TABLE: i64 = 4;
@@ -20,9 +17,9 @@ const WARM_UP_S: usize = 3;
 const BASELINE: Duration = Duration::from_secs(18);
 const TIMEOUT: Duration = Duration::from_secs(1800);
 
-/// Measures, and returns the figures: transactions per second are medians over seconds of one run of pgbench, before the
-/// snapshot and while it is made.
-pub fn run() -> Value {
+/// Measures: transactions per second are medians over seconds of one run of pgbench, before the snapshot and while it is
+/// made.
+pub fn run() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     let mut client = database.source();
@@ -33,38 +30,10 @@ pub fn run() -> Value {
         account::settle(&mut client);
         account::run(&mut client, "SELECT cdc_track('account')");
     });
-    let script = update_script(&bed);
-    let mut pgbench = Command::new(parts::postgres_bin().join("pgbench"))
-        .args([
-            "-h",
-            "127.0.0.1",
-            "-p",
-            &bed.source().port().to_string(),
-            "-U",
-            "postgres",
-        ])
-        .args([
-            "-n", "-M", "prepared", "-c", "4", "-j", "2", "-P", "1", "-T", "1800", "-f", &script,
-        ])
-        .arg(database.name())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("start pgbench");
-    let seconds = Arc::new(Mutex::new(Vec::new()));
-    let reader = {
-        let seconds = Arc::clone(&seconds);
-        let lines = BufReader::new(pgbench.stderr.take().expect("pgbench's progress")).lines();
-        std::thread::spawn(move || {
-            let tps = lines.map_while(Result::ok).filter_map(|line| {
-                let (_, rest) = line.split_once(" s, ")?;
-                rest.split_once(" tps")?.0.parse::<f64>().ok()
-            });
-            tps.for_each(|tps| seconds.lock().expect("seconds").push(tps));
-        })
-    };
+    let arguments = [&pgbench::ARGUMENTS[..], &["-P", "1", "-T", "1800"]].concat();
+    let load = pg_cdc_tests::pgbench::start(&database, &pgbench::script(), &arguments);
     step("pgbench alone", || std::thread::sleep(BASELINE));
-    let before = seconds.lock().expect("seconds").len();
+    let before = tps_by_second(&load.output()).len();
     let start = Instant::now();
     let id: i64 = client
         .query_one("SELECT cdc_snapshot('account')", &[])
@@ -85,18 +54,57 @@ pub fn run() -> Value {
         );
     });
     let elapsed_s = start.elapsed().as_secs_f64();
-    let seconds = seconds.lock().expect("seconds").clone();
-    pgbench.kill().expect("end pgbench");
-    pgbench.wait().expect("pgbench's end");
-    reader.join().expect("pgbench's progress");
-    let (alone, meanwhile) = (&seconds[WARM_UP_S..before], &seconds[before..]);
-    let (alone, meanwhile) = (median(alone), median(meanwhile));
-    println!("     {elapsed_s:.1} s; {alone:.0} transactions/s alone, {meanwhile:.0} meanwhile");
-    json!({
-        "rows": count,
-        "rows_per_second": (count as f64 / elapsed_s).round(),
-        "tps_alone": alone.round(),
-        "tps_meanwhile": meanwhile.round(),
-        "tps_ratio": rounded(meanwhile / alone),
-    })
+    let seconds = tps_by_second(&load.output());
+    load.stop();
+    let (each_alone, each_meanwhile) = (&seconds[WARM_UP_S..before], &seconds[before..]);
+    let (alone, meanwhile) = (median(each_alone), median(each_meanwhile));
+    let rows_per_second = whole(count as f64 / elapsed_s);
+
+    let mut table = Table::new(&["", "snapshot rows/s", "transactions/s"]);
+    table.row("alone", &[String::new(), format!("{alone:.0}")]);
+    table.row(
+        "while a snapshot is made",
+        &[rows_per_second.to_string(), format!("{meanwhile:.0}")],
+    );
+    Outcome {
+        figures: json!({
+            "rows": count,
+            "rows_per_second": rows_per_second,
+            "tps_alone": whole(alone),
+            "tps_meanwhile": whole(meanwhile),
+            "tps_ratio": rounded(meanwhile / alone),
+        }),
+        raw: json!({
+            "snapshot_s": rounded(elapsed_s),
+            "tps_of_each_second_alone": each_alone,
+            "tps_of_each_second_meanwhile": each_meanwhile,
+        }),
+        settings: json!({
+            "table_rows": count,
+            "pgbench": pgbench::ARGUMENTS.join(" "),
+            "pgbench_rows": pgbench::TABLE_ROWS,
+        }),
+        table,
+    }
+}
+
+/// Transactions per second, out of pgbench's progress.
+fn tps_by_second(output: &str) -> Vec<f64> {
+    let lines = output.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(" s, ")?;
+        rest.split_once(" tps")?.0.parse().ok()
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_pgbenchs_progress() {
+        let output = "pgbench (15.14)\nprogress: 1.0 s, 2171.9 tps, lat 1.830 ms stddev 0.9, 0 failed\n\
+                      progress: 2.0 s, 2300.0 tps, lat 1.7 ms stddev 0.8, 0 failed\nprog";
+        assert_eq!(tps_by_second(output), [2171.9, 2300.0]);
+    }
 }

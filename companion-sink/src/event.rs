@@ -107,7 +107,7 @@ impl<'a> Headers<'a> {
             return Err(Malformed("header cdc.version is not a version".into()));
         }
         let table = record.header("cdc.table");
-        let needs_table = op.is_row() || matches!(op, Op::Truncate | Op::Schema);
+        let needs_table = op.is_row() || matches!(op, Op::Truncate | Op::Schema | Op::Snapshot);
         if needs_table && table.is_none() {
             return Err(Malformed("header cdc.table is missing".into()));
         }

@@ -211,6 +211,28 @@ impl CompanionSink {
         }
     }
 
+    /// Has the history read a partition of its topics from the beginning again.
+    ///
+    /// # Panics
+    /// When companion-sink runs, or the history knows no such partition.
+    pub fn rewind_history(&self, partition: i32) {
+        let process = self.process.lock().expect("companion-sink's process");
+        assert!(process.is_none(), "companion-sink runs");
+        let client = mongodb::sync::Client::with_uri_str(&self.plan.mongo_url);
+        let database = client
+            .expect("a MongoDB client")
+            .database(&self.plan.mongo_database);
+        let updated = database
+            .collection::<Document>("companion_offsets")
+            .update_many(
+                doc! {"_id.partition": partition},
+                doc! {"$set": {"next_offset": 0_i64, "version": ""}},
+            )
+            .run()
+            .expect("write companion_offsets");
+        assert!(updated.matched_count > 0, "there is no {partition}");
+    }
+
     fn check_running(&self) -> Result<(), String> {
         match &mut *self.process.lock().expect("companion-sink's process") {
             Some(process) => process.check_running(),

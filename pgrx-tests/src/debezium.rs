@@ -1,4 +1,5 @@
-//! Debezium's connector for PostgreSQL, in Kafka Connect's standalone worker: the reference for events that its readers parse.
+//! Debezium's connector for PostgreSQL, in Kafka Connect's standalone worker: the reference for events that its readers parse,
+//! and for speed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,14 +12,89 @@ use crate::{parts, port, wait_until};
 
 const TIMEOUT: Duration = Duration::from_secs(120);
 const SLOT: &str = "debezium";
+const CONVERTER: &str = "org.apache.kafka.connect.json.JsonConverter";
 
 /// Topics are `<prefix>.<schema>.<table>`.
 pub const TOPIC_PREFIX: &str = "dbz";
 
+/// What a connector is started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To compare its events with pg_cdc's, on the same server: the values and metadata that pg_cdc has too, in a process
+    /// that is up soon.
+    Events,
+    /// To compare its speed: large batches, time and memory for Java's compilers, and otherwise Debezium's defaults, which
+    /// cost it least.
+    Speed,
+}
+
+impl Purpose {
+    /// Options of Java.
+    pub fn java_options(self) -> &'static [&'static str] {
+        match self {
+            Purpose::Events => &["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],
+            Purpose::Speed => &["-Xmx2g"],
+        }
+    }
+
+    /// Settings of Kafka Connect's worker, beside those that name places.
+    pub fn worker_settings(self) -> Vec<(&'static str, &'static str)> {
+        let mut settings = vec![
+            ("key.converter", CONVERTER),
+            ("key.converter.schemas.enable", "false"),
+            ("value.converter", CONVERTER),
+            ("value.converter.schemas.enable", "false"),
+            ("plugin.discovery", "only_scan"),
+        ];
+        settings.extend_from_slice(match self {
+            Purpose::Events => &[("offset.flush.interval.ms", "1000")],
+            Purpose::Speed => &[
+                ("producer.linger.ms", "5"),
+                ("producer.compression.type", "lz4"),
+                ("producer.batch.size", "1000000"),
+            ],
+        });
+        settings
+    }
+
+    /// Settings of the connector, beside those that name places.
+    pub fn connector_settings(self) -> Vec<(&'static str, &'static str)> {
+        let mut settings = vec![
+            (
+                "connector.class",
+                "io.debezium.connector.postgresql.PostgresConnector",
+            ),
+            ("tasks.max", "1"),
+            ("plugin.name", "pgoutput"),
+            ("publication.autocreate.mode", "all_tables"),
+            ("schema.include.list", "public"),
+            ("snapshot.mode", "no_data"),
+            ("poll.interval.ms", "10"),
+        ];
+        settings.extend_from_slice(match self {
+            // Those that docs/debezium.md names.
+            Purpose::Events => &[
+                ("decimal.handling.mode", "string"),
+                ("time.precision.mode", "isostring"),
+                ("interval.handling.mode", "string"),
+                ("binary.handling.mode", "base64"),
+                ("hstore.handling.mode", "json"),
+                ("provide.transaction.metadata", "true"),
+                ("skipped.operations", "none"),
+                ("tombstones.on.delete", "true"),
+                ("include.unknown.datatypes", "true"),
+                ("message.prefix.exclude.list", "pg_cdc"),
+            ],
+            Purpose::Speed => &[("max.batch.size", "20480"), ("max.queue.size", "81920")],
+        });
+        settings
+    }
+}
+
 /// A running connector. Dropping it kills it.
 #[derive(Debug)]
 pub struct Debezium {
-    _process: Process,
+    process: Process,
     log: PathBuf,
 }
 
@@ -28,26 +104,46 @@ impl Debezium {
     ///
     /// # Panics
     /// When it ends instead, or does not stream in time.
-    pub fn start(folder: &Path, kafka: &Kafka, source: &Postgres, database: &str) -> Debezium {
+    pub fn start(
+        folder: &Path,
+        kafka: &Kafka,
+        source: &Postgres,
+        database: &str,
+        purpose: Purpose,
+    ) -> Debezium {
         std::fs::create_dir_all(folder).expect("a folder for Debezium");
         let worker = folder.join("worker.properties");
+        let places = [
+            ("bootstrap.servers", kafka.brokers()),
+            (
+                "offset.storage.file.filename",
+                folder.join("offsets").display().to_string(),
+            ),
+            ("listeners", format!("http://127.0.0.1:{}", port::free())),
+        ];
+        write_properties(&worker, &purpose.worker_settings(), &places);
         let connector = folder.join("connector.properties");
-        let offsets = folder.join("offsets");
-        std::fs::write(&worker, worker_properties(kafka, &offsets)).expect("worker.properties");
-        std::fs::write(&connector, connector_properties(source, database))
-            .expect("connector.properties");
+        let places = [
+            ("name", "debezium".to_owned()),
+            ("database.hostname", "127.0.0.1".to_owned()),
+            ("database.port", source.port().to_string()),
+            ("database.user", "postgres".to_owned()),
+            ("database.password", "unused".to_owned()),
+            ("database.dbname", database.to_owned()),
+            ("topic.prefix", TOPIC_PREFIX.to_owned()),
+            ("slot.name", SLOT.to_owned()),
+        ];
+        write_properties(&connector, &purpose.connector_settings(), &places);
         let mut java = Command::new("java");
-        java.args([
-            "-Xmx1g",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-        ])
-        .arg("-cp")
-        .arg(parts::debezium_libs().join("*"))
-        .arg("org.apache.kafka.connect.cli.ConnectStandalone")
-        .arg(&worker)
-        .arg(&connector);
+        java.args(purpose.java_options())
+            .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
+            // What it unpacks and, killed, leaves behind goes with the folder.
+            .arg(format!("-Djava.io.tmpdir={}", folder.display()))
+            .arg("-cp")
+            .arg(parts::debezium_libs().join("*"))
+            .arg("org.apache.kafka.connect.cli.ConnectStandalone")
+            .arg(&worker)
+            .arg(&connector);
         let log = folder.join("debezium.log");
         let mut process = Process::start("Debezium", java, None, &log, libc::SIGKILL);
         let mut client = source.connect("postgres");
@@ -59,10 +155,23 @@ impl Debezium {
                 _ => Err(process::log_tail(&log, 20)),
             }
         });
-        Debezium {
-            _process: process,
-            log,
-        }
+        Debezium { process, log }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Freezes it (SIGSTOP): it keeps its connections and what Java has compiled, and takes no time. Its server should
+    /// have `wal_sender_timeout = 0`.
+    pub fn freeze(&self) {
+        self.process.signal(libc::SIGSTOP);
+    }
+
+    /// Ends [`Debezium::freeze`].
+    pub fn thaw(&self) {
+        self.process.signal(libc::SIGCONT);
     }
 
     /// The end of its log.
@@ -71,54 +180,13 @@ impl Debezium {
     }
 }
 
-fn worker_properties(kafka: &Kafka, offsets: &Path) -> String {
-    let converter = "org.apache.kafka.connect.json.JsonConverter";
-    format!(
-        "bootstrap.servers={}
-key.converter={converter}
-key.converter.schemas.enable=false
-value.converter={converter}
-value.converter.schemas.enable=false
-offset.storage.file.filename={}
-offset.flush.interval.ms=1000
-plugin.discovery=only_scan
-listeners=http://127.0.0.1:{}
-",
-        kafka.brokers(),
-        offsets.display(),
-        port::free()
-    )
-}
-
-/// The settings that DESIGN section 4 names.
-fn connector_properties(source: &Postgres, database: &str) -> String {
-    format!(
-        "name=debezium
-connector.class=io.debezium.connector.postgresql.PostgresConnector
-tasks.max=1
-plugin.name=pgoutput
-database.hostname=127.0.0.1
-database.port={}
-database.user=postgres
-database.password=unused
-database.dbname={database}
-topic.prefix={TOPIC_PREFIX}
-slot.name={SLOT}
-publication.autocreate.mode=all_tables
-schema.include.list=public
-snapshot.mode=no_data
-decimal.handling.mode=string
-time.precision.mode=isostring
-interval.handling.mode=string
-binary.handling.mode=base64
-hstore.handling.mode=json
-provide.transaction.metadata=true
-skipped.operations=none
-tombstones.on.delete=true
-include.unknown.datatypes=true
-message.prefix.exclude.list=pg_cdc
-poll.interval.ms=10
-",
-        source.port()
-    )
+fn write_properties(file: &Path, settings: &[(&str, &str)], places: &[(&str, String)]) {
+    let settings = settings
+        .iter()
+        .map(|(name, value)| format!("{name}={value}\n"));
+    let places = places
+        .iter()
+        .map(|(name, value)| format!("{name}={value}\n"));
+    let text: String = settings.chain(places).collect();
+    std::fs::write(file, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", file.display()));
 }

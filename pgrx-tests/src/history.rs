@@ -1,5 +1,7 @@
 //! Reading the history collections.
 
+use std::collections::BTreeMap;
+
 use mongodb::bson::{Document, doc};
 use mongodb::sync::{Client, Collection};
 
@@ -19,7 +21,7 @@ impl History {
         }
     }
 
-    /// All documents, by version.
+    /// All documents, by version (and `_id`, for those that the end of a snapshot makes).
     ///
     /// # Panics
     /// When the store does not answer.
@@ -30,11 +32,21 @@ impl History {
             .run()
             .expect("the history's documents");
         let mut documents: Vec<Document> = found.map(|d| d.expect("a history document")).collect();
-        documents.sort_by(|a, b| {
-            let version = |d: &Document| d.get_str("version").expect("version").to_owned();
-            version(a).cmp(&version(b))
+        documents.sort_by_cached_key(|document| {
+            ["version", "_id"].map(|field| document.get_str(field).expect(field).to_owned())
         });
         documents
+    }
+
+    /// Asserts that it holds `documents`, as [`History::all`] had them.
+    ///
+    /// # Panics
+    /// With the first that is different.
+    pub fn assert_is(&self, documents: &[Document]) {
+        let now = self.all();
+        let different = now.iter().zip(documents).find(|(now, then)| now != then);
+        assert_eq!(different, None, "the first that is different");
+        assert_eq!(now.len(), documents.len(), "documents");
     }
 
     /// The number of documents.
@@ -47,4 +59,46 @@ impl History {
             .run()
             .expect("the number of history documents")
     }
+}
+
+/// The rows that are there, by their identities (`{"id":42}`), as documents in their order tell it.
+///
+/// # Panics
+/// When a row is deleted that is not there, or that was another one.
+pub fn rows(documents: &[Document]) -> BTreeMap<String, Document> {
+    let mut rows = BTreeMap::new();
+    for document in documents {
+        match document.get_str("op").expect("op") {
+            "truncate" => rows.clear(),
+            "delete" | "inferred delete" => {
+                let last = rows.remove(&identity(document));
+                assert_eq!(
+                    last.as_ref(),
+                    document.get_document("before").ok(),
+                    "{document}"
+                );
+            }
+            _ => {
+                let after = document.get_document("after").expect("an image");
+                rows.insert(identity(document), after.clone());
+            }
+        }
+    }
+    rows
+}
+
+/// The identities of the rows that have an inferred delete, each as often as it has one.
+pub fn inferred_deletes(documents: &[Document]) -> Vec<String> {
+    documents
+        .iter()
+        .filter(|document| document.get_str("op") == Ok("inferred delete"))
+        .map(identity)
+        .collect()
+}
+
+/// The row that a document is about.
+fn identity(document: &Document) -> String {
+    let entity = document.get_str("entity").expect("entity");
+    let (_, identity) = entity.split_once(":{").expect("an identity");
+    format!("{{{identity}")
 }

@@ -16,13 +16,18 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a running broker may take to answer. Short: a broker that takes connections and is not ready yet is asked
 /// again.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-/// Any id will do: every node of a bed is a cluster of its own.
+/// Any id will do where nobody compares them.
 const CLUSTER_ID: &str = "pgCdcTestBedAAAAAAAAAA";
+
+/// How Java runs it: a small broker starts fast.
+pub const JAVA_OPTIONS: [&str; 3] = ["-Xmx2g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
 /// A Kafka broker. Dropping it kills it; its folder is the caller's.
 #[derive(Debug)]
 pub struct Kafka {
     folder: PathBuf,
+    cluster_id: String,
+    controller_port: u16,
     port: u16,
     process: Mutex<Option<Process>>,
 }
@@ -39,10 +44,57 @@ impl Kafka {
         controller_port: u16,
         settings: &[(&str, &str)],
     ) -> Kafka {
+        Kafka::create_cluster(CLUSTER_ID, folder, port, controller_port, settings)
+    }
+
+    /// As [`Kafka::create`], with a cluster id of its own: 22 characters of base64.
+    ///
+    /// # Panics
+    /// When its storage cannot be formatted.
+    pub fn create_cluster(
+        cluster_id: &str,
+        folder: &Path,
+        port: u16,
+        controller_port: u16,
+        settings: &[(&str, &str)],
+    ) -> Kafka {
+        Kafka::node(cluster_id, folder, port, controller_port, settings)
+    }
+
+    /// Makes a further broker of this one's cluster, without starting it; the first node stays the only controller.
+    ///
+    /// # Panics
+    /// When its storage cannot be formatted.
+    pub fn join(&self, folder: &Path, port: u16, node_id: u32) -> Kafka {
+        let plain = format!("PLAINTEXT://127.0.0.1:{port}");
+        let settings = [
+            ("process.roles", "broker"),
+            ("node.id", &node_id.to_string()),
+            ("listeners", &plain),
+            ("advertised.listeners", &plain),
+        ];
+        Kafka::node(
+            &self.cluster_id,
+            folder,
+            port,
+            self.controller_port,
+            &settings,
+        )
+    }
+
+    fn node(
+        cluster_id: &str,
+        folder: &Path,
+        port: u16,
+        controller_port: u16,
+        settings: &[(&str, &str)],
+    ) -> Kafka {
         std::fs::create_dir_all(folder)
             .unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
         let kafka = Kafka {
             folder: folder.to_owned(),
+            cluster_id: cluster_id.to_owned(),
+            controller_port,
             port,
             process: Mutex::new(None),
         };
@@ -61,7 +113,7 @@ impl Kafka {
                 "kafka.tools.StorageTool",
                 "format",
                 "--cluster-id",
-                CLUSTER_ID,
+                cluster_id,
                 "--config",
             ])
             .arg(kafka.properties());
@@ -145,6 +197,22 @@ impl Kafka {
         self.signal(libc::SIGCONT);
     }
 
+    /// Lets none of its files grow beyond this: what a full disk is to a broker. Counts until its end.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn limit_file_size(&self, bytes: u64) {
+        let pid = {
+            let slot = self.process.lock().expect("the broker's process");
+            slot.as_ref().expect("Kafka runs").pid()
+        };
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--fsize={bytes}"))
+            .arg(format!("--pid={pid}"));
+        process::run(command, None);
+    }
+
     /// Writes a setting to the end of `server.properties`, where it wins; it counts from the next start on.
     pub fn set(&self, name: &str, value: &str) {
         let mut text = std::fs::read_to_string(self.properties()).expect("read server.properties");
@@ -199,28 +267,27 @@ impl Kafka {
         self.folder.join("server.properties")
     }
 
-    /// Java with the settings that make a small broker start fast.
     fn java(&self) -> Command {
         let mut java = Command::new("java");
-        java.args([
-            "-Xmx2g",
-            "-XX:+UseSerialGC",
-            "-XX:TieredStopAtLevel=1",
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-            "-Dorg.slf4j.simpleLogger.showDateTime=true",
-            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
-        ])
-        .arg(format!(
-            "-XX:SharedArchiveFile={}",
-            parts::kafka_class_archive().display()
-        ))
-        // The only place from which a broker may read the keys of a token issuer.
-        .arg(format!(
-            "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{}/jwks.json",
-            self.folder.display()
-        ))
-        .arg("-cp")
-        .arg(parts::kafka_libs().join("*"));
+        java.args(JAVA_OPTIONS)
+            .args([
+                "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                "-Dorg.slf4j.simpleLogger.showDateTime=true",
+                "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
+            ])
+            .arg(format!(
+                "-XX:SharedArchiveFile={}",
+                parts::kafka_class_archive().display()
+            ))
+            // What it unpacks and, killed, leaves behind goes with the folder.
+            .arg(format!("-Djava.io.tmpdir={}", self.folder.display()))
+            // The only place from which a broker may read the keys of a token issuer.
+            .arg(format!(
+                "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{}/jwks.json",
+                self.folder.display()
+            ))
+            .arg("-cp")
+            .arg(parts::kafka_libs().join("*"));
         java
     }
 }
@@ -241,10 +308,16 @@ mod tests {
             &[("num.partitions", "2")],
         );
         kafka.start();
-        let producer: BaseProducer = kafka.client_config().create().expect("producer");
+        let producer: BaseProducer = kafka
+            .client_config()
+            .set("compression.type", "lz4")
+            .create()
+            .expect("producer");
         let send = |text: &str| {
+            // Long enough that compression is worth it.
+            let key = text.repeat(500);
             producer
-                .send(BaseRecord::to("t").key(text).payload(text))
+                .send(BaseRecord::to("t").key(&key).payload(text))
                 .expect("send");
             producer.flush(Duration::from_secs(30)).expect("flush");
         };
@@ -265,5 +338,13 @@ mod tests {
         values.sort();
         assert_eq!(values, ["one", "three", "two"]);
         assert_eq!(topic::offsets(&kafka, "t").expect("offsets").len(), 2);
+        let files = std::fs::read_dir(&kafka.folder).expect("the broker's folder");
+        let names = files.map(|file| file.expect("a file").file_name());
+        assert!(
+            names
+                .into_iter()
+                .any(|name| name.to_string_lossy().starts_with("liblz4")),
+            "what Java unpacks is not removed with the broker"
+        );
     }
 }

@@ -14,7 +14,8 @@
 //! | [`postgres`], [`kafka`], [`ferretdb`], [`companion_sink`] | one server each: start, stop, kill, freeze, log |
 //! | [`secure_listeners`] | TLS and SASL for Kafka; [`certificates`] and [`token_issuer`] make what they need |
 //! | [`debezium`] | the reference for events that its readers parse |
-//! | [`topic`] | reads topics whole |
+//! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
+//! | [`pgbench`] | load for a server |
 //! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
 //! | [`statements`], [`refusal`] | statements sent one by one; those that must fail with a coded message |
 //! | [`wait`] | waits for conditions, never for a time |
@@ -33,6 +34,7 @@ pub mod ferretdb;
 pub mod history;
 pub mod kafka;
 pub mod parts;
+pub mod pgbench;
 pub mod port;
 pub mod postgres;
 pub mod prefix_rule;
@@ -43,6 +45,7 @@ pub mod secure_listeners;
 pub mod statements;
 pub mod token_issuer;
 pub mod topic;
+pub mod topic_admin;
 pub mod wait;
 
 pub use bed::{Database, TestBed};

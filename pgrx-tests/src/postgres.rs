@@ -69,6 +69,41 @@ impl Postgres {
         server
     }
 
+    /// Makes a hot standby of this server in `folder`, without starting it: it follows under the name `name`.
+    ///
+    /// # Panics
+    /// When the base backup fails.
+    pub fn standby(&self, folder: &Path, port: u16, name: &str) -> Postgres {
+        std::fs::create_dir_all(folder)
+            .unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
+        process::give_to(folder, self.user);
+        let standby = Postgres {
+            folder: folder.to_owned(),
+            port,
+            user: self.user,
+            process: Mutex::new(None),
+        };
+        let mut backup = Command::new(parts::postgres_bin().join("pg_basebackup"));
+        backup
+            .args([
+                "--wal-method=stream",
+                "--checkpoint=fast",
+                "--write-recovery-conf",
+            ])
+            .arg("--pgdata")
+            .arg(standby.data_folder())
+            .arg("--dbname")
+            .arg(format!(
+                "host=127.0.0.1 port={} user=postgres application_name={name}",
+                self.port
+            ));
+        process::run(backup, self.user);
+        let socket_folder = standby.folder.display().to_string();
+        standby.set("port", &port.to_string());
+        standby.set("unix_socket_directories", &socket_folder);
+        standby
+    }
+
     /// Writes a setting to the end of `postgresql.conf`, where it wins over earlier ones. It counts from the next
     /// [`Postgres::reload`] or [`Postgres::restart`] on, as the setting has it.
     pub fn set(&self, name: &str, value: &str) {
@@ -244,13 +279,18 @@ impl Postgres {
     /// # Panics
     /// When it fails, with what it printed.
     pub fn program(&self, name: &str, arguments: &[&str]) -> String {
+        process::run(self.command(name, arguments), None)
+    }
+
+    /// One of PostgreSQL's own programs with this server as its target, to be started.
+    pub fn command(&self, name: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(parts::postgres_bin().join(name));
         command.args(arguments);
         command
             .env("PGHOST", "127.0.0.1")
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", "postgres");
-        process::run(command, None)
+        command
     }
 
     /// The server log since the server was made.

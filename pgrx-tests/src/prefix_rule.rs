@@ -72,6 +72,7 @@ mod tests {
             offset,
             key: None,
             value: None,
+            timestamp_ms: 0,
             headers: vec![
                 ("cdc.version".into(), version.into()),
                 ("cdc.id".into(), id.into()),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -26,6 +26,8 @@ pub struct Record {
     pub key: Option<Vec<u8>>,
     /// The value's bytes; `None` is a tombstone.
     pub value: Option<Vec<u8>>,
+    /// Milliseconds since 1970, as the broker has it.
+    pub timestamp_ms: i64,
     /// The headers in their order.
     pub headers: Vec<(String, Vec<u8>)>,
 }
@@ -100,8 +102,33 @@ impl Record {
 /// # Panics
 /// When the broker does not answer.
 pub fn read(kafka: &Kafka, topic: &str) -> Vec<Record> {
+    let mut records = Vec::new();
+    visit(kafka, topic, |message| {
+        records.push(Record {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            timestamp_ms: message.timestamp().to_millis().unwrap_or_default(),
+            headers: message.headers().map_or_else(Vec::new, |headers| {
+                headers
+                    .iter()
+                    .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
+                    .collect()
+            }),
+        });
+    });
+    records.sort_by_key(|record| (record.partition, record.offset));
+    records
+}
+
+/// Shows every record that [`read`] would return, as they come: in order within a partition.
+///
+/// # Panics
+/// When the broker does not answer.
+pub fn visit(kafka: &Kafka, topic: &str, mut each: impl FnMut(&BorrowedMessage<'_>)) {
     let Some(offsets) = offsets(kafka, topic) else {
-        return Vec::new();
+        return;
     };
     let consumer: BaseConsumer = kafka
         .client_config()
@@ -121,24 +148,12 @@ pub fn read(kafka: &Kafka, topic: &str) -> Vec<Record> {
     consumer.assign(&assignment).expect("assign");
 
     let mut unread: HashSet<i32> = offsets.keys().copied().collect();
-    let mut records = Vec::new();
     let mut last_heard = Instant::now();
     while !unread.is_empty() {
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
                 last_heard = Instant::now();
-                records.push(Record {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    key: message.key().map(<[u8]>::to_vec),
-                    value: message.payload().map(<[u8]>::to_vec),
-                    headers: message.headers().map_or_else(Vec::new, |headers| {
-                        headers
-                            .iter()
-                            .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
-                            .collect()
-                    }),
-                });
+                each(&message);
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 unread.remove(&partition);
@@ -152,8 +167,6 @@ pub fn read(kafka: &Kafka, topic: &str) -> Vec<Record> {
             TIMEOUT.as_secs()
         );
     }
-    records.sort_by_key(|record| (record.partition, record.offset));
-    records
 }
 
 /// The first and the next offset of each partition; `None` if there is no such topic.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use pg_cdc_tests::debezium::{Debezium, TOPIC_PREFIX};
+use pg_cdc_tests::debezium::{Debezium, Purpose, TOPIC_PREFIX};
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::{self, Record};
 use pg_cdc_tests::{Database, TestBed, wait_until};
@@ -334,6 +334,7 @@ fn what_reads_debezium_reads_pg_cdc() {
                 bed.kafka(),
                 bed.source(),
                 "conform",
+                Purpose::Events,
             ));
         } else {
             run(&mut client, &[&statement]);

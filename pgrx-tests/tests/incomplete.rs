@@ -3,31 +3,11 @@
 use std::time::Duration;
 
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{TestBed, topic, wait_until};
+use pg_cdc_tests::{TestBed, topic, topic_admin, wait_until};
 use postgres::Client;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
 
+const TIMEOUT: Duration = Duration::from_secs(60);
 const MORE: &str = "INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series";
-
-/// Deletes a topic and waits until it is gone.
-fn delete_topic(bed: &TestBed, name: &str) {
-    let admin: AdminClient<DefaultClientContext> = bed
-        .kafka()
-        .client_config()
-        .create()
-        .expect("an admin client");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let deleted = runtime.block_on(admin.delete_topics(&[name], &AdminOptions::new()));
-    assert!(deleted.expect("delete the topic")[0].is_ok());
-    wait_until("the topic to be gone", Duration::from_secs(30), || {
-        if topic::names(bed.kafka()).iter().any(|there| there == name) {
-            Err("it is there")
-        } else {
-            Ok(())
-        }
-    });
-}
 
 /// Rows go into the WAL while nothing holds it: the sender starts anew behind the first part of the transaction that
 /// `first` begins, and meets the rest that `second` writes.
@@ -56,7 +36,10 @@ fn starts_between(first: &[&str], second: &[&str]) {
     bed.source().restart();
     let mut client = database.source();
     run(&mut client, &["SELECT pg_drop_replication_slot('cdc_pg')"]);
-    delete_topic(&bed, "pg.cdc_positions");
+    topic_admin::delete(bed.kafka(), "pg.cdc_positions");
+    // Nobody remembers where the sender was.
+    let remembered = bed.source().data_folder().join("pg_cdc/position.json");
+    std::fs::remove_file(remembered).expect("what the server remembers");
 
     run(&mut client, first);
     let mut other: Client = database.source();
@@ -67,7 +50,7 @@ fn starts_between(first: &[&str], second: &[&str]) {
     run(&mut other, &["INSERT INTO t VALUES (0, 'whole')"]);
     database.wait_until_in_kafka();
     run(&mut client, second);
-    wait_until("the sender to halt", Duration::from_secs(60), || {
+    wait_until("the sender to halt", TIMEOUT, || {
         let query = "SELECT state, error_code, error FROM cdc_status()";
         let row = other.query_one(query, &[]).expect("cdc_status()");
         match (row.get("state"), row.get("error_code")) {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pg_cdc_tests::postgres::Postgres;
+use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, TestBed, prefix_rule, wait_until};
 use postgres::Client;
 
@@ -202,5 +203,118 @@ fn a_name_that_another_source_has_is_not_taken_from_it() {
         .get(0);
     assert_eq!(state, "streaming");
     other.stop();
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn kill_9_of_the_sender_and_of_a_backend_loses_nothing_and_sends_nothing_unfinished() {
+    let bed = TestBed::start_with(&[("cdc.capture_buffer", "64kB")]);
+    let (database, mut client) = tracked(&bed, "killed");
+    for round in 0..3 {
+        insert(&mut client, round * 100..round * 100 + 100);
+        // A transaction that has written chunks and never ends.
+        let mut open = database.source();
+        open.batch_execute(
+            "BEGIN; INSERT INTO t SELECT generate_series(100000, 120000); SAVEPOINT s",
+        )
+        .expect("an open transaction");
+        let backend: i32 = open
+            .query_one("SELECT pg_backend_pid()", &[])
+            .expect("its process")
+            .get(0);
+        let pid = match round {
+            0 => sender_pid(&mut client).expect("a sender"),
+            _ => backend,
+        };
+        // The postmaster ends all processes after that, and recovers.
+        bed.source().signal_backend(pid, libc::SIGKILL);
+        wait_until("the server to recover", Duration::from_secs(60), || {
+            let mut new = bed.source().try_connect("killed")?;
+            let query = "SELECT pg_postmaster_start_time() < now()";
+            new.query_one(query, &[]).map_err(|e| e.to_string())?;
+            match open.simple_query("SELECT 1") {
+                Ok(_) => Err("the old connection still lives".to_owned()),
+                Err(_) => Ok(()),
+            }
+        });
+        bed.wait_until_streaming("killed");
+        client = database.source();
+    }
+    assert_eq!(inserted(&database), (0..300).collect());
+    let status = client
+        .query_one("SELECT open_transactions FROM cdc_status()", &[])
+        .expect("cdc_status");
+    assert_eq!(status.get::<_, i32>(0), 0, "nothing pins the WAL");
+}
+
+#[test]
+fn what_a_dropped_database_had_is_sent_all_the_same() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "dropped");
+    insert(&mut client, 0..10);
+    client
+        .batch_execute("SELECT cdc_pause()")
+        .expect("pause the sender");
+    insert(&mut client, 10..20);
+    drop(client);
+    let mut admin = bed.source().connect("postgres");
+    run(
+        &mut admin,
+        &[
+            "DROP DATABASE dropped",
+            "CREATE EXTENSION pg_cdc",
+            "SELECT cdc_resume()",
+            "SELECT cdc_wait()",
+        ],
+    );
+    let records = pg_cdc_tests::topic::read(bed.kafka(), &database.topic("t"));
+    let events = prefix_rule::assert_holds(&records);
+    assert_eq!(events.iter().filter(|event| event.op() == "c").count(), 20);
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn a_sender_that_is_ended_again_and_again_harms_nobody() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "loop");
+    let mut last = None;
+    for round in 0..8 {
+        insert(&mut client, round * 10..round * 10 + 10);
+        let pid = wait_until("a sender", Duration::from_secs(60), || {
+            match sender_pid(&mut client) {
+                Some(pid) if last != Some(pid) => Ok(pid),
+                seen => Err(format!("{seen:?}")),
+            }
+        });
+        bed.source().signal_backend(pid, libc::SIGTERM);
+        last = Some(pid);
+    }
+    assert_eq!(inserted(&database), (0..80).collect());
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn uninstalling_leaves_nothing_behind() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "leaves");
+    insert(&mut client, 0..10);
+    client
+        .batch_execute("CALL cdc_uninstall()")
+        .expect("uninstall");
+    let left = "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname LIKE '\\_cdc%') + (SELECT count(*) FROM pg_replication_slots)";
+    let left: i64 = client.query_one(left, &[]).expect("what is left").get(0);
+    assert_eq!(left, 0);
+    let records = pg_cdc_tests::topic::read(bed.kafka(), &database.topic("t"));
+    let last = records.iter().rfind(|record| record.partition == 0);
+    let last = last.expect("the topic");
+    assert_eq!(last.json()["schema_change"]["type"], "UNTRACK");
+    client
+        .batch_execute("DROP EXTENSION pg_cdc")
+        .expect("drop the extension");
+    drop(client);
+    bed.source().set("shared_preload_libraries", "");
+    bed.source().restart();
+    let mut client = database.source();
+    insert(&mut client, 10..20);
     bed.source().assert_never_crashed();
 }

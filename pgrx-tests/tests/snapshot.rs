@@ -1,13 +1,14 @@
 //! Snapshots of rows that were there before: a reader who applies events in the order of each partition ends with exactly
 //! the rows of the source, whatever happens meanwhile (reviews/capture.md D1 to D3).
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use mongodb::bson::{Bson, Document, doc};
+use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
-use pg_cdc_tests::{Database, TestBed, prefix_rule, refusal, wait_until};
+use pg_cdc_tests::{Database, TestBed, history, pgbench, prefix_rule, refusal, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -106,34 +107,35 @@ fn ops(records: &[Record], op: &str) -> usize {
     records.iter().filter(|record| record.op() == op).count()
 }
 
-/// Changes rows at random until told to stop: inserts, updates, deletes, other keys, savepoints, and now and then many
-/// rows at once.
-fn change(client: &mut Client, first: i64, stop: &AtomicBool) {
-    let mut round = 0;
-    while !stop.load(Ordering::Relaxed) {
-        round += 1;
-        let id = format!("{first} + (random() * 20000)::int");
-        let statement = match round % 8 {
-            0 => format!("DELETE FROM t WHERE id = {id}"),
-            1 => format!(
-                "INSERT INTO t SELECT {id}, {round}, 'new' ON CONFLICT (id) DO UPDATE SET n = t.n + 1"
-            ),
-            2 => format!(
-                "UPDATE t SET id = id + 50000 WHERE id = {id} AND NOT EXISTS (SELECT 1 FROM t o WHERE o.id = t.id + 50000)"
-            ),
-            3 => format!(
-                "BEGIN; UPDATE t SET n = -1 WHERE id = {id}; SAVEPOINT s; DELETE FROM t WHERE id = {id}; ROLLBACK TO s; COMMIT"
-            ),
-            4 if round % 80 == 4 => format!(
-                "UPDATE t SET note = 'many {round}' WHERE id BETWEEN {id} AND {first} + 15000"
-            ),
-            _ => format!("UPDATE t SET n = n + 1, note = 'round {round}' WHERE id = {id}"),
-        };
-        client
-            .batch_execute(&statement)
-            .unwrap_or_else(|e| panic!("{statement}: {e:?}"));
-    }
-}
+/// Changes rows at random: inserts, updates, deletes, savepoints, now and then many rows at once, and other keys, before and
+/// behind all that are there. Such a key is of one client alone, so no two collide.
+const PGBENCH_SCRIPT: &str = r"
+\set op random(1, 100)
+\set id random(1, 40000)
+\set away :id + 100000 * (:client_id + 1)
+\if :op <= 30
+    UPDATE t SET n = n + 1, note = 'changed' WHERE id = :id;
+\elif :op <= 45
+    DELETE FROM t WHERE id = :id;
+\elif :op <= 65
+    INSERT INTO t VALUES (:id, 0, 'new') ON CONFLICT (id) DO UPDATE SET n = t.n + 1;
+\elif :op <= 72
+    UPDATE t SET id = :away WHERE id = :id AND NOT EXISTS (SELECT 1 FROM t o WHERE o.id = :away);
+\elif :op <= 79
+    UPDATE t SET id = -:away WHERE id = :id AND NOT EXISTS (SELECT 1 FROM t o WHERE o.id = -:away);
+\elif :op <= 84
+    DELETE FROM t WHERE id IN (:away, -:away);
+\elif :op <= 99
+    BEGIN;
+    UPDATE t SET n = -1 WHERE id = :id;
+    SAVEPOINT s;
+    DELETE FROM t WHERE id = :id;
+    ROLLBACK TO s;
+    COMMIT;
+\else
+    UPDATE t SET note = 'many' WHERE id BETWEEN :id AND :id + 2000;
+\endif
+";
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, note text)";
 
@@ -150,28 +152,41 @@ fn rows_that_were_there_arrive_while_they_are_changed() {
             "SELECT cdc_track('t')",
         ],
     );
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        for first in [0, 20_000] {
-            let mut writer = database.source();
-            let stop = &stop;
-            scope.spawn(move || change(&mut writer, first, stop));
+    // Two that change many rows at once may lock each other out.
+    let arguments = ["-c", "4", "-j", "2", "-T", "600", "--max-tries", "100"];
+    let pgbench = pgbench::start(&database, PGBENCH_SCRIPT, &arguments);
+    wait_until("pgbench to change rows", TIMEOUT, || {
+        let query = "SELECT count(*) FROM t WHERE note = 'changed'";
+        match client.query_one(query, &[]).expect("t").get::<_, i64>(0) {
+            0 => Err("none"),
+            _ => Ok(()),
         }
-        let id = snapshot(&mut client, "cdc_snapshot('t')");
-        wait_for_state(&mut client, id, "done");
-        stop.store(true, Ordering::Relaxed);
     });
+    let id = snapshot(&mut client, "cdc_snapshot('t')");
+    wait_for_state(&mut client, id, "done");
+    pgbench.stop();
     let records = assert_reader_has_the_table(&database, "t");
-    assert!(
-        ops(&records, "r") > 30_000,
-        "{} rows read",
-        ops(&records, "r")
-    );
-    assert!(
-        ops(&records, "u") > 100,
-        "{} updates meanwhile",
-        ops(&records, "u")
-    );
+    let count = |op| ops(&records, op);
+    assert!(count("r") > 5_000, "{} rows read", count("r"));
+    let ranges: Vec<&str> = records
+        .iter()
+        .filter(|record| record.op() == "snapshot")
+        .map(Record::version)
+        .collect();
+    let (begin, end) = (ranges.iter().min(), ranges.iter().max());
+    let mut meanwhile: BTreeMap<&str, usize> = BTreeMap::new();
+    for record in &records {
+        if Some(&record.version()) > begin && Some(&record.version()) < end {
+            *meanwhile.entry(record.op()).or_default() += 1;
+            if record.op() == "c" && record.header("__debezium.oldkey").is_some() {
+                *meanwhile.entry("changed key").or_default() += 1;
+            }
+        }
+    }
+    for what in ["c", "u", "d", "changed key"] {
+        let count = meanwhile.get(what).copied().unwrap_or_default();
+        assert!(count > 100, "{count} of {what} while the snapshot was made");
+    }
     let row = records
         .iter()
         .find(|record| record.op() == "r")
@@ -584,6 +599,57 @@ fn fold_with_ranges(database: &Database<'_>, name: &str) -> BTreeMap<String, Val
     rows
 }
 
+/// The history has the rows that it did not know and no other of the snapshot's, and one inferred delete for each row that
+/// is gone; whatever is killed and read twice.
+fn check_history(database: &Database<'_>, sink: &CompanionSink, unseen: i64) {
+    let history = database.history("t");
+    wait_until(
+        "inferred deletes",
+        TIMEOUT,
+        || match history::inferred_deletes(&history.all()).len() {
+            0 => Err("none"),
+            _ => Ok(()),
+        },
+    );
+    sink.kill();
+    sink.start();
+    let topics = [database.topic("t")];
+    sink.wait_until_sink_applied("history", database.bed().kafka(), &topics);
+    let documents = history.all();
+    let read = documents
+        .iter()
+        .filter(|document| document.get_str("op") == Ok("snapshot"));
+    assert_eq!(read.count() as i64, unseen);
+    let there = table(&mut database.source(), "t");
+    let mut gone: BTreeSet<String> = (1..=1000)
+        .map(|id| format!("{{\"id\":{id}}}"))
+        .filter(|key| !there.contains_key(key))
+        .collect();
+    // An event said so.
+    gone.remove("{\"id\":8}");
+    let mut inferred = history::inferred_deletes(&documents);
+    inferred.sort_unstable();
+    assert_eq!(inferred, Vec::from_iter(gone));
+    let rows: BTreeMap<String, Value> = history::rows(&documents)
+        .into_iter()
+        .map(|(key, after)| (key, Bson::Document(after).into_relaxed_extjson()))
+        .collect();
+    assert_eq!(rows, there);
+
+    assert!(sink.stop().expect("it ran").success());
+    (0..3).for_each(|partition| sink.rewind_history(partition));
+    let client = database.bed().ferretdb().client();
+    client
+        .database(&database.history_name())
+        .collection::<Document>("companion_snapshots")
+        .delete_many(doc! {})
+        .run()
+        .expect("what it knew of the snapshot");
+    sink.start();
+    sink.wait_until_sink_applied("history", database.bed().kafka(), &topics);
+    history.assert_is(&documents);
+}
+
 #[test]
 fn what_was_lost_in_a_gap_is_repaired_deletes_included() {
     let bed = TestBed::start_with(&[("cdc.snapshot_chunk_rows", "100")]);
@@ -631,13 +697,7 @@ fn what_was_lost_in_a_gap_is_repaired_deletes_included() {
     assert_eq!(fold_with_ranges(&database, "t"), table(&mut client, "t"));
     sink.wait_until_sink_applied("replica", bed.kafka(), &topics);
     assert_eq!(table(&mut replica, "t"), table(&mut client, "t"));
-    // The history has the rows that it did not know, and no other of the snapshot's.
-    sink.wait_until_sink_applied("history", bed.kafka(), &topics);
-    let history = database.history("t").all();
-    let read = history
-        .iter()
-        .filter(|document| document.get_str("op") == Ok("snapshot"));
-    assert_eq!(read.count() as i64, unseen);
+    check_history(&database, &sink, unseen);
 
     // For another sink: this one does nothing, and goes on.
     run(

@@ -104,12 +104,17 @@ pub fn cdc_check() -> TableIterator<
             i64::from(pg_sys::max_wal_size_mb),
         )
     };
+    let behind_mb = shared.max_wal_behind.load(Ordering::Relaxed) / 1024 / 1024;
     if limit_mb < 0 {
+        let message = match behind_mb {
+            0 => "no limit: while Kafka is down the WAL can fill the disk".to_owned(),
+            _ => format!("no limit; cdc.max_wal_behind = {behind_mb} MB applies"),
+        };
         lines.push(line(
             "warning",
             "CDC0010",
             "max_slot_wal_keep_size",
-            "no limit: while Kafka is down the WAL can fill the disk",
+            &message,
             "set max_slot_wal_keep_size to what the disk can spare, at least twice max_wal_size",
         ));
     } else if limit_mb < 2 * max_wal_mb {

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod context;
 pub mod emit;
+pub mod operate;
 pub mod request;
 pub mod snapshot;
 pub mod statement;
@@ -43,6 +44,17 @@ pgrx::extension_sql_file!(
         snapshot::snapshot_by_request,
         snapshot::snapshot_set,
         snapshot::snapshot_shown
+    ]
+);
+pgrx::extension_sql_file!(
+    "../../sql/operate.sql",
+    name = "operate",
+    requires = [
+        "roles",
+        "triggers",
+        operate::give_order,
+        operate::cdc_stat_reset,
+        track::cdc_untrack
     ]
 );
 pgrx::extension_sql_file!("../../sql/comments.sql", name = "comments", finalize);

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
+use crate::sender::wal_bound::limit_bytes;
 use crate::settings;
 use crate::shared::{self, Described};
 use change::position::lsn_text;
@@ -28,6 +29,7 @@ pub fn status_json() -> JsonB {
         error_code,
         error,
         remedy,
+        oldest_gid,
     } = shared.described();
     let text = |text: String| {
         if text.is_empty() {
@@ -81,19 +83,19 @@ pub fn status_json() -> JsonB {
         "lag_events": load(&shared.lag_events),
         "lag_seconds": if lag_since == 0 { 0.0 } else { (now_us - lag_since).max(0) as f64 / 1e6 },
         "wal_held_bytes": if restart_lsn == 0 { 0 } else { flush_lsn.saturating_sub(restart_lsn) },
-        "wal_limit_bytes": wal_limit_bytes(),
-        "events": load(&shared.events),
-        "bytes": load(&shared.bytes),
-        "transactions": load(&shared.transactions),
+        "wal_limit_bytes": limit_bytes(load(&shared.max_wal_behind)),
+        "events": load(&shared.events).saturating_sub(load(&shared.events_before)),
+        "bytes": load(&shared.bytes).saturating_sub(load(&shared.bytes_before)),
+        "transactions": load(&shared.transactions).saturating_sub(load(&shared.transactions_before)),
         "events_per_second": load(&shared.events_per_second_milli) as f64 / 1000.0,
         "bytes_per_second": load(&shared.bytes_per_second_milli) as f64 / 1000.0,
         "open_transactions": shared.open_transactions.load(Ordering::Relaxed),
         "oldest_transaction": if oldest == 0 { Value::Null } else { format!("{} microseconds", (now_us - oldest).max(0)).into() },
-        "oldest_gid": null,
+        "oldest_gid": text(oldest_gid),
         "topics": shared.topics.load(Ordering::Relaxed),
         "brokers_up": shared.brokers_up.load(Ordering::Relaxed),
         "brokers_down": shared.brokers_down.load(Ordering::Relaxed),
-        "throttle_ms": null,
+        "throttle_ms": load(&shared.throttle_us) as f64 / 1000.0,
         "resent": load(&shared.resent),
         "rejected_chunks": load(&shared.rejected_chunks),
         "uncovered_rows": load(&shared.uncovered_rows),
@@ -105,13 +107,6 @@ pub fn status_json() -> JsonB {
         "error_at": timestamp(shared.error_at.load(Ordering::Relaxed)),
         "stats_reset": timestamp(shared.stats_reset.load(Ordering::Relaxed)),
     }))
-}
-
-/// `max_slot_wal_keep_size`; none where the server sets no limit.
-fn wal_limit_bytes() -> Option<i64> {
-    // SAFETY: a plain read of a setting (megabytes, -1 for no limit).
-    let limit_mb = unsafe { pg_sys::max_slot_wal_keep_size_mb };
-    (limit_mb >= 0).then(|| i64::from(limit_mb) * 1024 * 1024)
 }
 
 /// A time for SQL to read, `null` for none.

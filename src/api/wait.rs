@@ -3,13 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use pgrx::datum::Interval;
-use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::capture;
 use crate::report::{Report, not_loaded};
-use crate::sender::wal_reader::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES};
-use crate::shared;
+use crate::sender::wal_reader::end_of_wal;
+use crate::shared::{self, Shared};
 
 /// Waits for the end of the WAL at the call, and returns it. The target is the insert position, flushed here, so that
 /// asynchronous commits count too.
@@ -21,6 +20,22 @@ fn cdc_wait(timeout: Interval) -> i64 {
     let Some(shared) = shared::shared() else {
         not_loaded().raise()
     };
+    refuse_own_changes();
+    let target = end_of_wal();
+    shared.announce_commit(target);
+    let timeout_ms = timeout.as_micros() / 1000;
+    let done = || shared.done_lsn.load(Ordering::Acquire) >= target;
+    let reached = shared.wait_until(i64::try_from(timeout_ms).unwrap_or(i64::MAX), || {
+        done() || !shared.state().goes_on()
+    });
+    if !reached || !done() {
+        timed_out(shared, target).raise();
+    }
+    target as i64
+}
+
+/// CDC0602: what this transaction changed is sent after its commit only.
+pub fn refuse_own_changes() {
     if capture::with_capture(|capture| capture.buffer.holds_rows()) {
         Report::new(
             "CDC0602",
@@ -31,52 +46,28 @@ fn cdc_wait(timeout: Interval) -> i64 {
         .detail("The transaction has captured changes, which are sent after its commit only.")
         .raise();
     }
-    // SAFETY: plain calls on the main thread; the flush is for WAL that exists.
-    let target = unsafe {
-        let target = end_of_last_record(pg_sys::GetXLogInsertRecPtr());
-        pg_sys::XLogFlush(target);
-        target
-    };
-    shared.announce_commit(target);
-    let timeout_ms = timeout.as_micros() / 1000;
-    let done = || shared.done_lsn.load(Ordering::Acquire) >= target;
-    let reached = shared.wait_until(i64::try_from(timeout_ms).unwrap_or(i64::MAX), || {
-        done() || !shared.state().goes_on()
-    });
-    if !reached || !done() {
-        let described = shared.described();
-        let held_bytes = target.saturating_sub(shared.done_lsn.load(Ordering::Acquire));
-        let hint = if described.remedy.is_empty() {
-            "See cdc_status().".to_owned()
-        } else {
-            described.remedy
-        };
-        let mut report = Report::new(
-            "CDC0601",
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!(
-                "timed out: {held_bytes} bytes of WAL to go, state {}",
-                shared.state().name()
-            ),
-            hint,
-        );
-        if !described.error.is_empty() {
-            report = report.detail(format!("{}: {}", described.error_code, described.error));
-        }
-        report.raise();
-    }
-    target as i64
 }
 
-/// The insert position may stand behind the header of a page that has no record yet; the reader stops before it.
-fn end_of_last_record(lsn: u64) -> u64 {
-    // SAFETY: set at server start.
-    let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
-    if lsn % segment_bytes == LONG_HEADER_BYTES {
-        lsn - LONG_HEADER_BYTES
-    } else if lsn % u64::from(pg_sys::XLOG_BLCKSZ) == SHORT_HEADER_BYTES {
-        lsn - SHORT_HEADER_BYTES
+/// CDC0601: what keeps `target` from being acknowledged.
+pub fn timed_out(shared: &Shared, target: u64) -> Report {
+    let described = shared.described();
+    let held_bytes = target.saturating_sub(shared.done_lsn.load(Ordering::Acquire));
+    let hint = if described.remedy.is_empty() {
+        "See cdc_status().".to_owned()
     } else {
-        lsn
+        described.remedy
+    };
+    let mut report = Report::new(
+        "CDC0601",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!(
+            "timed out: {held_bytes} bytes of WAL to go, state {}",
+            shared.state().name()
+        ),
+        hint,
+    );
+    if !described.error.is_empty() {
+        report = report.detail(format!("{}: {}", described.error_code, described.error));
     }
+    report
 }

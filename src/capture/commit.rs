@@ -50,7 +50,8 @@ unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _arg: *mut
                     }
                     // Nobody announces a COMMIT PREPARED: this may be one.
                     None if shared.prepared.load(Ordering::Relaxed) > 0 => shared.wake_sender(),
-                    None => {}
+                    // SAFETY: a plain read; of the newest commit record of this backend.
+                    None => shared.tell_of_wal(unsafe { pg_sys::XactLastCommitEnd }),
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! Puts transactions together from the WAL: chunks as they come, released by the commit record, in commit order.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
 
 use change::chunk::{self, MacKey, Manifest};
 use pgrx::pg_sys;
@@ -30,6 +31,8 @@ struct Open {
     chunks: Vec<ChunkPlace>,
     numbers: HashSet<u32>,
     prepared: bool,
+    /// Name of the prepared transaction, empty for others.
+    gid: String,
 }
 
 /// A transaction that committed, its surviving chunks in the order in which they were written.
@@ -58,6 +61,8 @@ pub enum Outcome {
         xid8: u64,
         found: u32,
         expected: u32,
+        /// Where its first chunk was written; 0 if that is not known.
+        first_lsn: u64,
     },
 }
 
@@ -84,16 +89,12 @@ impl Assembly {
         }
     }
 
-    /// Open transactions, and since when the oldest is.
-    pub fn open_transactions(&self) -> (u32, i64) {
-        (
-            self.open.len() as u32,
-            self.open
-                .values()
-                .map(|open| open.since_us)
-                .min()
-                .unwrap_or(0),
-        )
+    /// How many transactions are open, since when the oldest is, and its name if it is prepared.
+    pub fn open_transactions(&self) -> (u32, i64, &str) {
+        match self.open.values().min_by_key(|open| open.first_lsn) {
+            Some(oldest) => (self.open.len() as u32, oldest.since_us, &oldest.gid),
+            None => (0, 0, ""),
+        }
     }
 
     pub fn prepared_transactions(&self) -> u32 {
@@ -168,6 +169,7 @@ impl Assembly {
             chunks: Vec::new(),
             numbers: HashSet::new(),
             prepared: false,
+            gid: String::new(),
         });
         if open.nonce != header.nonce || !open.numbers.insert(header.number) {
             return rejected("the chunk was sent before".to_owned());
@@ -242,6 +244,18 @@ impl Assembly {
             pg_sys::XLOG_XACT_PREPARE => {
                 if let Some(open) = self.open.get_mut(&record.xid) {
                     open.prepared = true;
+                    let mut parsed = pg_sys::xl_xact_parsed_prepare::default();
+                    // SAFETY: the record's data is a prepare record; the name in it is zero-ended and copied.
+                    open.gid = unsafe {
+                        pg_sys::ParsePrepareRecord(
+                            record.info,
+                            record.data.as_ptr().cast_mut().cast(),
+                            &mut parsed,
+                        );
+                        CStr::from_ptr(parsed.twophase_gid.as_ptr())
+                            .to_string_lossy()
+                            .into_owned()
+                    };
                 }
                 Outcome::Nothing
             }
@@ -283,6 +297,7 @@ impl Assembly {
                 xid8: open.xid8,
                 found,
                 expected: manifest.map_or(0, |manifest| manifest.chunks),
+                first_lsn: manifest.map_or(0, |manifest| manifest.first_lsn),
             },
         }
     }

@@ -20,10 +20,31 @@ pub struct Trouble {
 pub enum Failure {
     /// Start again at the position, with new producers.
     Rewind(Trouble),
+    /// Start again with batches of at most so many bytes: a topic takes no larger ones.
+    Smaller(usize),
     /// Only a person can help.
     Halt(Trouble),
     /// Another sender took over: this one must not fence it back.
     Fenced(Trouble),
+}
+
+/// A position in Kafka.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Durable {
+    /// Number of the progress that it records, counted since the session began.
+    pub number: u64,
+    pub cluster_id: String,
+    pub epoch: u64,
+    pub timeline: u32,
+    pub commit_lsn: u64,
+    pub restart_lsn: u64,
+}
+
+impl Durable {
+    /// The order in which positions are newer.
+    pub fn rank(&self) -> (u64, u32, u64) {
+        (self.epoch, self.timeline, self.commit_lsn)
+    }
 }
 
 /// The facts.
@@ -37,8 +58,8 @@ pub struct Facts {
     pub acknowledged_lsn: (u64, u64),
     /// Commit time of the oldest transaction that is produced and not acknowledged, 0 for none.
     pub oldest_unacknowledged_us: i64,
-    /// Restart point of the newest position that is durable in Kafka.
-    pub durable_restart_lsn: u64,
+    /// The newest position that this session made durable in Kafka.
+    pub durable: Option<Durable>,
     pub failure: Option<Failure>,
     /// What Kafka is waited for with, if anything.
     pub trouble: Option<Trouble>,
@@ -48,6 +69,8 @@ pub struct Facts {
     cause: Option<(Trouble, Instant)>,
     /// Failures that the log has, and since when.
     logged: Vec<(String, Instant)>,
+    /// Why events are not acknowledged, though the client says nothing.
+    pub stall: Option<Trouble>,
     pub events: u64,
     pub bytes: u64,
     pub transactions: u64,

@@ -53,7 +53,21 @@ pub struct KafkaSettings {
     pub heartbeat_ms: u64,
 }
 
+/// Large enough for few requests, small enough for a broker's default limit.
+const BATCH_BYTES: usize = 1_000_000;
+
 impl KafkaSettings {
+    /// `batch.size`, the file's own if it has one.
+    pub fn batch_bytes(&self) -> usize {
+        let given = self
+            .properties
+            .iter()
+            .find(|(name, _)| name == "batch.size");
+        given
+            .and_then(|(_, value)| value.parse().ok())
+            .unwrap_or(BATCH_BYTES)
+    }
+
     /// The configuration that all clients share.
     pub fn base(&self, purpose: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -83,6 +97,12 @@ impl KafkaSettings {
     fn unsigned_tokens(&self) -> bool {
         let mut properties = self.properties.iter();
         properties.any(|(name, value)| name == UNSIGNED_TOKENS && is_true(value))
+    }
+
+    /// Whether clients log in with tokens, which end.
+    pub fn uses_tokens(&self) -> bool {
+        let mut properties = self.properties.iter();
+        properties.any(|(name, value)| name.starts_with("sasl.mechanism") && value == "OAUTHBEARER")
     }
 }
 
@@ -208,6 +228,11 @@ pub fn trouble_of(code: RDKafkaErrorCode, brokers: &str, reason: &str) -> Troubl
             format!("broker refuses writes: {reason}"),
             "Bring the missing brokers back, or correct cdc.topic_replication_factor or min.insync.replicas.".to_owned(),
         ),
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => (
+            "CDC0304",
+            format!("topic is missing: {reason}"),
+            "See whether somebody deleted it; it is looked at again at once.".to_owned(),
+        ),
         _ => (
             "CDC0301",
             format!("brokers \"{brokers}\" cannot be reached: {reason}"),
@@ -303,6 +328,11 @@ impl ClientContext for Reporter {
             Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => {
                 self.board.connection_failed(trouble());
                 self.board.set_trouble(Some(trouble()));
+            }
+            // How many they are differs from one client to the other.
+            Code::AllBrokersDown => {
+                let trouble = trouble_of(code, &self.brokers, "no broker answers");
+                self.board.set_trouble(Some(trouble));
             }
             _ => self.board.set_trouble(Some(trouble())),
         }

@@ -4,7 +4,7 @@
 //! at the position. Records go out at once while few are on their way; else they gather until something comes back, so
 //! that requests grow with the load instead of their number (`docs/decisions/0006`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{CString, c_void};
 use std::os::fd::AsRawFd;
 use std::ptr;
@@ -24,26 +24,38 @@ use rdkafka::bindings as rd;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use rdkafka::util::Timeout;
 
 use super::board::{Board, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
+use super::orders::Skip;
 use super::position::{Done, Progress, Progresses};
-use super::topics::{self, Design, Use};
+use super::stall;
+use super::topics::{self, Described, Design, Use};
 use crate::shared;
 use crate::topic_counters::TopicCounter;
 
-/// Work for the thread, in commit order: a beginning, rows, an end.
+/// Work for the thread, in commit order: what is known of the topics, then for each transaction a beginning, rows, an end.
 pub enum Work {
+    Known(Box<Known>),
     Begin(Box<Beginning>),
     /// A sealed chunk, its MAC checked.
     Chunk(Vec<u8>),
     /// A decompressed body.
     Body(Vec<u8>),
     End,
+}
+
+/// What is known of topics before the first event.
+#[derive(Default)]
+pub struct Known {
+    /// As the position has them.
+    pub ends: BTreeMap<String, Ends>,
+    /// Events that are given up.
+    pub skips: Vec<Skip>,
 }
 
 /// What is known of a transaction before its rows.
@@ -72,8 +84,17 @@ const MAX_RECORD_BYTES: usize = 268_000_000;
 const BATCH_OVERHEAD_BYTES: usize = 512;
 /// A buffer that one large row made larger is given back to this.
 const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
-/// The thread looks around at least this often, though nothing woke it.
-const IDLE_MS: i32 = 1000;
+/// For the ends of a partition.
+const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(10);
+/// The thread looks around at least this often while something is on its way, though nothing woke it.
+const BUSY_MS: i32 = 1000;
+/// And this often while nothing is.
+const IDLE_MS: i32 = 60_000;
+/// A failed producer's delivery reports come soon.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+const REPORT_MS: i32 = 50;
+/// Without an acknowledgement for this long, Kafka is asked why.
+const STALL: Duration = Duration::from_secs(3);
 
 /// A transaction that is produced and not yet acknowledged.
 struct InFlight {
@@ -105,6 +126,16 @@ struct Partition {
     acquaintance: Acquaintance,
 }
 
+/// A record that the client or the broker refused.
+struct Undelivered {
+    code: RDKafkaErrorCode,
+    message: String,
+    /// The event's id, as its header has it.
+    id: String,
+    value_bytes: usize,
+    topic: usize,
+}
+
 /// Delivery reports end here, on the thread that polls.
 #[derive(Default)]
 struct Deliveries {
@@ -112,10 +143,11 @@ struct Deliveries {
     first: u64,
     in_flight: VecDeque<InFlight>,
     unacknowledged: u64,
+    /// Acknowledged so far.
+    delivered: u64,
     /// Keys and values of these records.
     unacknowledged_bytes: usize,
-    /// Code, message, bytes of the value, topic.
-    failure: Option<(RDKafkaErrorCode, String, usize, usize)>,
+    failure: Option<Undelivered>,
     /// By topic and number.
     partitions: Vec<Vec<Partition>>,
     /// By topic, in shared memory.
@@ -196,6 +228,7 @@ impl ProducerContext for Context {
         deliveries.unacknowledged_bytes -= message.payload_len() + message.key_len();
         match result {
             Ok(message) => {
+                deliveries.delivered += 1;
                 if let Some(in_flight) = deliveries
                     .in_flight
                     .get_mut((transaction - deliveries.first) as usize)
@@ -226,12 +259,24 @@ impl ProducerContext for Context {
             }
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                deliveries
-                    .failure
-                    .get_or_insert_with(|| (code, error.to_string(), message.payload_len(), topic));
+                deliveries.failure.get_or_insert_with(|| Undelivered {
+                    code,
+                    message: error.to_string(),
+                    id: header(message, "cdc.id"),
+                    value_bytes: message.payload_len(),
+                    topic,
+                });
             }
         }
     }
+}
+
+/// A header's text, empty if it is not there.
+fn header(message: &BorrowedMessage<'_>, name: &str) -> String {
+    let value = message
+        .headers()
+        .and_then(|headers| headers.iter().find(|header| header.key == name)?.value);
+    String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
 }
 
 fn lock(deliveries: &Mutex<Deliveries>) -> std::sync::MutexGuard<'_, Deliveries> {
@@ -268,12 +313,12 @@ pub fn run(
     work: &Receiver<Work>,
     progresses: &Progresses,
     session: u64,
+    max_batch_bytes: usize,
 ) {
     let mut config = settings.base("events");
     let mut properties = vec![
         ("compression.type", "lz4".to_owned()),
         ("linger.ms", LINGER_MS.to_owned()),
-        ("batch.size", "1000000".to_owned()),
         ("batch.num.messages", "100000".to_owned()),
         ("message.max.bytes", MAX_RECORD_BYTES.to_string()),
         ("queue.buffering.max.messages", "1000000".to_owned()),
@@ -290,7 +335,8 @@ pub fn run(
         .set("enable.idempotence", "true")
         .set("enable.gapless.guarantee", "true")
         .set("acks", "all")
-        .set("message.timeout.ms", "0");
+        .set("message.timeout.ms", "0")
+        .set("batch.size", max_batch_bytes.to_string());
     let context = Context {
         reporter: Reporter::new(settings, board),
         deliveries: Mutex::default(),
@@ -307,16 +353,20 @@ pub fn run(
         progresses,
         producer: &producer,
         queue: queue.0,
+        known: Known::default(),
         topics: Vec::new(),
         topic_indexes: HashMap::new(),
         renderer: None,
         session,
+        max_batch_bytes,
         body: Vec::new(),
         arguments: Vec::new(),
         taken_at: None,
         crowded: false,
         begun: 0,
         acknowledged: 0,
+        moved: (0, Instant::now()),
+        is_stalled: false,
         events: 0,
         bytes: 0,
     };
@@ -363,11 +413,13 @@ struct Shipper<'a> {
     progresses: &'a Progresses,
     producer: &'a BaseProducer<Context>,
     queue: *mut rd::rd_kafka_queue_t,
+    known: Known,
     topics: Vec<Topic>,
     topic_indexes: HashMap<String, usize>,
     renderer: Option<Renderer>,
     /// The sender's session, as chunks of snapshots name it.
     session: u64,
+    max_batch_bytes: usize,
     body: Vec<u8>,
     arguments: Vec<rd::rd_kafka_vu_t>,
     /// When work was last taken from the channel; none if there was no more.
@@ -377,6 +429,10 @@ struct Shipper<'a> {
     /// Transactions begun and acknowledged in this session.
     begun: u64,
     acknowledged: u64,
+    /// Records acknowledged when that was last looked at, and when they became more or none was on its way.
+    moved: (u64, Instant),
+    /// It was said that nothing moves.
+    is_stalled: bool,
     /// Events produced, tombstones not counted, and the bytes of their values.
     events: u64,
     bytes: u64,
@@ -431,7 +487,7 @@ impl Shipper<'_> {
         }
         if busy {
             self.crowded = true;
-            return Some(IDLE_MS);
+            return Some(BUSY_MS);
         }
         let left = self
             .taken_at
@@ -450,7 +506,10 @@ impl Shipper<'_> {
     fn wait_for_work(&self, work: &Receiver<Work>) {
         self.board.work_wanted.ask();
         if work.is_empty() {
-            self.board.kafka_wake.wait(IDLE_MS);
+            let is_idle = self.deliveries().unacknowledged == 0;
+            self.board
+                .kafka_wake
+                .wait(if is_idle { IDLE_MS } else { BUSY_MS });
         }
         self.board.work_wanted.withdraw();
     }
@@ -479,6 +538,10 @@ impl Shipper<'_> {
 
     fn produce(&mut self, item: Work) -> Result<(), Stop> {
         match item {
+            Work::Known(known) => {
+                self.known = *known;
+                Ok(())
+            }
             Work::Begin(beginning) => {
                 let commit = beginning.commit;
                 match &mut self.renderer {
@@ -528,7 +591,7 @@ impl Shipper<'_> {
                     if last.commit.event_count != expected {
                         let (xid8, event_count) = (last.commit.xid8, last.commit.event_count);
                         drop(deliveries);
-                        self.board.fail(Failure::Halt(super::worker::incomplete(
+                        self.board.fail(Failure::Halt(super::session::incomplete(
                             xid8,
                             expected,
                             event_count,
@@ -563,6 +626,12 @@ impl Shipper<'_> {
     }
 
     fn send(&mut self, event: &Event<'_>, transaction: u64) -> Result<Sent, Stop> {
+        if !self.known.skips.is_empty() && self.is_given_up(event.topic) {
+            if let (true, Some(shared)) = (event.value.is_some(), shared::shared()) {
+                shared.skipped_events.fetch_add(1, Ordering::Relaxed);
+            }
+            return Ok(Sent::Taken);
+        }
         let index = match self.topic_indexes.get(event.topic) {
             Some(index) => *index,
             None => self.open_topic(event.topic)?,
@@ -590,6 +659,17 @@ impl Shipper<'_> {
             }),
         }?;
         Ok(Sent::Taken)
+    }
+
+    /// Whether events of the transaction at hand are not to go into a topic, by `cdc_skip_topic`.
+    fn is_given_up(&self, topic: &str) -> bool {
+        let deliveries = self.deliveries();
+        let commit_lsn = deliveries
+            .in_flight
+            .back()
+            .map_or(0, |last| last.commit.lsn);
+        let mut skips = self.known.skips.iter();
+        skips.any(|skip| skip.topic == topic && commit_lsn <= skip.up_to)
     }
 
     fn send_to(
@@ -664,7 +744,7 @@ impl Shipper<'_> {
             if self.is_over() {
                 return Err(Stop::Over);
             }
-            self.board.kafka_wake.wait(IDLE_MS);
+            self.board.kafka_wake.wait(BUSY_MS);
         }
         loop {
             // SAFETY: every pointer outlives the call, which copies what it keeps.
@@ -690,13 +770,25 @@ impl Shipper<'_> {
                     self.board.kafka_wake.wait(100);
                 }
                 code => {
-                    let value_bytes = event.value.map_or(0, <[u8]>::len);
-                    self.fail_with(
-                        code.into(),
-                        "the record was refused".to_owned(),
-                        value_bytes,
-                        topic,
+                    let code = RDKafkaErrorCode::from(code);
+                    let is_late = matches!(
+                        code,
+                        RDKafkaErrorCode::GaplessGuarantee | RDKafkaErrorCode::Fatal
                     );
+                    if is_late && self.learns_why() {
+                        return Err(Stop::Over);
+                    }
+                    self.fail_with(&Undelivered {
+                        code,
+                        message: format!("the record was refused: {code}"),
+                        id: {
+                            let mut headers = event.headers.iter();
+                            let id = headers.find(|(name, _)| *name == c"cdc.id");
+                            String::from_utf8_lossy(id.map_or(b"", |(_, value)| value)).into_owned()
+                        },
+                        value_bytes: event.value.map_or(0, <[u8]>::len),
+                        topic,
+                    });
                     return Err(Stop::Over);
                 }
             }
@@ -705,6 +797,16 @@ impl Shipper<'_> {
         self.events += u64::from(event.value.is_some());
         self.bytes += event.value.map_or(0, <[u8]>::len) as u64;
         Ok(())
+    }
+
+    /// The producer has failed: the report of the record that it failed with says why. Whether that came.
+    fn learns_why(&mut self) -> bool {
+        let start = Instant::now();
+        while !self.is_over() && start.elapsed() < REPORT_TIMEOUT {
+            self.board.kafka_wake.wait(REPORT_MS);
+            self.serve();
+        }
+        self.is_over()
     }
 
     /// Counts a record as on its way; not while the partition's first one is, nor while memory is short.
@@ -736,9 +838,11 @@ impl Shipper<'_> {
     /// Makes sure that the topic is there, with its partitions and id known, before the first record goes to it.
     fn open_topic(&mut self, name: &str) -> Result<usize, Stop> {
         let settings = self.settings;
+        let known = self.known.ends.get(name).cloned();
         let design = Design {
             usage: Use::Events,
-            create: settings.create_topics,
+            // A topic that was there and is not is not made again in silence.
+            create: settings.create_topics && known.is_none(),
             partitions: settings.partitions,
             replication_factor: settings.replication_factor,
             configs: vec![
@@ -751,6 +855,9 @@ impl Shipper<'_> {
             // SAFETY: the producer's handle is live.
             match unsafe { topics::ensure(client, name, &design) } {
                 Ok(described) => break described,
+                Err(error) if known.is_some() && error.is_missing() => {
+                    return Err(self.refuse_topic(name, "is gone".to_owned()));
+                }
                 Err(error) => self.board.set_blocked(Some(topics::trouble(
                     &error,
                     &settings.brokers,
@@ -762,9 +869,12 @@ impl Shipper<'_> {
             if self.is_over() {
                 return Err(Stop::Over);
             }
-            self.board.kafka_wake.wait(IDLE_MS);
+            self.board.kafka_wake.wait(BUSY_MS);
         };
         self.board.set_blocked(None);
+        if let Some(known) = &known {
+            self.compare(name, known, &described)?;
+        }
         let max_record_bytes = if settings.stubs {
             // SAFETY: as above.
             let limit = unsafe { topics::max_message_bytes(client, name) };
@@ -811,6 +921,61 @@ impl Shipper<'_> {
         Ok(index)
     }
 
+    /// A topic is as the position has it, or the session fails: keys must not move, and what was acknowledged must be there.
+    fn compare(&self, name: &str, known: &Ends, described: &Described) -> Result<(), Stop> {
+        if described.topic_id != known.topic_id {
+            return Err(self.refuse_topic(name, "was made anew".to_owned()));
+        }
+        if described.partitions != known.partitions {
+            self.board.fail(Failure::Halt(Trouble {
+                code: "CDC0306",
+                message: format!(
+                    "partitions of topic \"{name}\" changed from {} to {}",
+                    known.partitions, described.partitions
+                ),
+                remedy: format!(
+                    "Let readers reach its end, then SELECT cdc_skip_topic('{name}', sent_lsn, 'more partitions') FROM cdc_status(): keys move to other partitions."
+                ),
+            }));
+            return Err(Stop::Over);
+        }
+        for (partition, end) in (0..).zip(&known.end) {
+            let found =
+                self.producer
+                    .client()
+                    .fetch_watermarks(name, partition, WATERMARKS_TIMEOUT);
+            match found {
+                Ok((_, high)) if high < *end => {
+                    let why = format!(
+                        "[{partition}] ends at {high}, events up to {end} were acknowledged"
+                    );
+                    return Err(self.refuse_topic(name, why));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                    let reason = format!("the end of \"{name}\" [{partition}]: {error}");
+                    let trouble = trouble_of(code, &self.settings.brokers, &reason);
+                    self.board.fail(Failure::Rewind(trouble));
+                    return Err(Stop::Over);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// CDC0307: events that were acknowledged are not in the topic any more.
+    fn refuse_topic(&self, name: &str, why: String) -> Stop {
+        self.board.fail(Failure::Halt(Trouble {
+            code: "CDC0307",
+            message: format!("topic \"{name}\" {why}: events that it had are lost"),
+            remedy: format!(
+                "Restore it; or go on with what is there: SELECT cdc_skip_topic('{name}', sent_lsn, 'why') FROM cdc_status(), then cdc_snapshot() of its table."
+            ),
+        }));
+        Stop::Over
+    }
+
     /// Serves delivery reports, and passes on what they mean.
     fn serve(&mut self) {
         // To the last event: the descriptor is signalled only when the queue was empty before.
@@ -819,10 +984,11 @@ impl Shipper<'_> {
             self.producer.poll(Timeout::After(Duration::ZERO));
         }
         self.look_up_unknown_offsets();
+        self.ask_why_nothing_moves();
         let mut deliveries = self.deliveries();
-        if let Some((code, message, value_bytes, topic)) = deliveries.failure.take() {
+        if let Some(undelivered) = deliveries.failure.take() {
             drop(deliveries);
-            return self.fail_with(code, message, value_bytes, topic);
+            return self.fail_with(&undelivered);
         }
         let mut newest = None;
         while deliveries
@@ -880,6 +1046,7 @@ impl Shipper<'_> {
         self.progresses.offer(Progress {
             timeline: done.commit.timeline,
             restart_lsn: done.restart_lsn,
+            forget: Vec::new(),
             done: Some(Done {
                 commit_lsn: done.commit.lsn,
                 nonce: done.commit.nonce,
@@ -888,6 +1055,38 @@ impl Shipper<'_> {
                 ends,
             }),
         });
+    }
+
+    /// Kafka may refuse what the client goes on trying: then the state must say why nothing moves.
+    fn ask_why_nothing_moves(&mut self) {
+        let (delivered, unacknowledged) = {
+            let deliveries = self.deliveries();
+            (deliveries.delivered, deliveries.unacknowledged)
+        };
+        if delivered != self.moved.0 || unacknowledged == 0 {
+            self.moved = (delivered, Instant::now());
+            if std::mem::take(&mut self.is_stalled) {
+                self.board.tell(|facts| facts.stall = None);
+            }
+            return;
+        }
+        if self.moved.1.elapsed() < STALL {
+            return;
+        }
+        self.moved.1 = Instant::now();
+        let waiting = |partitions: &Vec<Partition>| {
+            let mut partitions = partitions.iter();
+            partitions.any(|partition| partition.unacknowledged > 0)
+        };
+        let Some(stalled) = self.deliveries().partitions.iter().position(waiting) else {
+            return;
+        };
+        let name = &self.topics[stalled].name;
+        let client = self.producer.client();
+        if let Some(trouble) = stall::diagnose(client, name, &self.settings.brokers) {
+            self.is_stalled = true;
+            self.board.tell(|facts| facts.stall = Some(trouble));
+        }
     }
 
     /// A record that the broker had already is acknowledged without an offset: the end of its partition is beyond it.
@@ -900,7 +1099,7 @@ impl Shipper<'_> {
             match self
                 .producer
                 .client()
-                .fetch_watermarks(&name, partition, Duration::from_secs(10))
+                .fetch_watermarks(&name, partition, WATERMARKS_TIMEOUT)
             {
                 Ok((_, high)) => {
                     let end = &mut self.deliveries().partitions[topic][partition as usize].end;
@@ -915,28 +1114,53 @@ impl Shipper<'_> {
         }
     }
 
-    fn fail_with(&self, code: RDKafkaErrorCode, message: String, value_bytes: usize, topic: usize) {
+    fn fail_with(&self, undelivered: &Undelivered) {
+        let Undelivered {
+            code,
+            id,
+            value_bytes,
+            ..
+        } = undelivered;
         let name = self
             .topics
-            .get(topic)
+            .get(undelivered.topic)
             .map_or("", |topic| topic.name.as_str());
-        self.board.fail(match code {
-            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
-                Failure::Halt(Trouble {
-                    code: "CDC0305",
-                    message: format!(
-                        "event of {value_bytes} bytes is too large for topic \"{name}\""
-                    ),
-                    remedy: if value_bytes < MAX_RECORD_BYTES {
-                        "Raise max.message.bytes of the topic, or set cdc.oversize = 'stub'; then SELECT pg_reload_conf()."
-                    } else {
-                        "Set cdc.oversize = 'stub', then SELECT pg_reload_conf(): no topic takes so much from this client."
-                    }
-                    .to_owned(),
-                })
-            }
-            code => Failure::Rewind(trouble_of(code, &self.settings.brokers, &message)),
+        let is_too_large = matches!(
+            code,
+            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize
+        );
+        // The limit is one of batches: an event may be refused for the company that it was in.
+        if let Some(limit_bytes) = is_too_large.then(|| self.batch_limit(name)).flatten() {
+            return self.board.fail(Failure::Smaller(limit_bytes));
+        }
+        self.board.fail(if is_too_large {
+            Failure::Halt(Trouble {
+                code: "CDC0305",
+                message: format!(
+                    "event {id} of {value_bytes} bytes is too large for topic \"{name}\""
+                ),
+                remedy: if *value_bytes < MAX_RECORD_BYTES {
+                    "Raise max.message.bytes of the topic, or set cdc.oversize = 'stub'; then SELECT pg_reload_conf()."
+                } else {
+                    "Set cdc.oversize = 'stub', then SELECT pg_reload_conf(): no topic takes so much from this client."
+                }
+                .to_owned(),
+            })
+        } else {
+            Failure::Rewind(trouble_of(
+                *code,
+                &self.settings.brokers,
+                &undelivered.message,
+            ))
         });
+    }
+
+    /// What batches may have at most for a topic, where they were larger until now.
+    fn batch_limit(&self, name: &str) -> Option<usize> {
+        // SAFETY: the producer's handle is live.
+        let limit = unsafe { topics::max_message_bytes(self.producer.client().native_ptr(), name) };
+        let limit_bytes = limit.ok()?.saturating_sub(BATCH_OVERHEAD_BYTES).max(1);
+        (limit_bytes < self.max_batch_bytes).then_some(limit_bytes)
     }
 
     fn close(&mut self) {

@@ -5,13 +5,14 @@
 //! call ends the producer; a new one fences what may still be on its way.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use change::chunk::MacKey;
 use change::datetime::EPOCH_US;
 use change::hex::hex;
-use change::position::{Ends, Events, FORMAT, Key, Position, Record};
+use change::position::{Ends, Events, FORMAT, Key, Position, Record, lsn_text};
+use rdkafka::bindings::rd_kafka_t;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -21,9 +22,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use super::board::{Board, Failure, Trouble};
+use super::board::{Board, Durable, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::kafka::unix_us;
+use super::local_position::LocalPosition;
 use super::topics::{self, Design, Use};
 
 /// Positions are not written more often than this while transactions follow each other.
@@ -32,8 +34,11 @@ const MIN_INTERVAL: Duration = Duration::from_millis(10);
 const FULL_EVERY: Duration = Duration::from_secs(5);
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
-/// A producer that does nothing else is polled so often: librdkafka asks for new tokens there.
+/// Where there are tokens an idle producer is polled so often: that is how librdkafka asks for new ones.
 const POLL: Duration = Duration::from_secs(1);
+/// Offsets that are read at first from the end of the topic.
+const FIRST_WINDOW: i64 = 2_000;
+const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Segments of the position topic are small, so that compaction keeps it small and starting is fast.
 const SEGMENT_BYTES: u32 = 16 * 1024 * 1024;
 
@@ -43,6 +48,8 @@ pub struct Progress {
     pub timeline: u32,
     pub restart_lsn: u64,
     pub done: Option<Done>,
+    /// Topics whose ends are not ours any more: given up by order.
+    pub forget: Vec<String>,
 }
 
 /// The newest transaction whose events are all acknowledged, and where the topics ended then.
@@ -58,8 +65,15 @@ pub struct Done {
 
 /// The newest progress, waiting to be written: older ones are of no interest.
 pub struct Progresses {
-    newest: Mutex<Option<Progress>>,
+    newest: Mutex<Numbered>,
     board: Arc<Board>,
+}
+
+#[derive(Default)]
+struct Numbered {
+    /// Of the newest progress that was ever offered.
+    number: u64,
+    progress: Option<Progress>,
 }
 
 impl Progresses {
@@ -70,30 +84,37 @@ impl Progresses {
         }
     }
 
-    /// Offers a newer progress.
-    pub fn offer(&self, progress: Progress) {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let older = newest.take().and_then(|older| older.done);
-        *newest = Some(Progress {
+    fn lock(&self) -> MutexGuard<'_, Numbered> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Offers a newer progress; its number is in [`super::board::Durable`] once it is written, or one after it.
+    pub fn offer(&self, progress: Progress) -> u64 {
+        let mut newest = self.lock();
+        newest.number += 1;
+        let number = newest.number;
+        let (older, mut forget) = match newest.progress.take() {
+            Some(older) => (older.done, older.forget),
+            None => Default::default(),
+        };
+        forget.extend(progress.forget);
+        newest.progress = Some(Progress {
             done: progress.done.or(older),
+            forget,
             ..progress
         });
         drop(newest);
         self.board.tell(|_| {});
+        number
     }
 
-    fn take(&self) -> Option<Progress> {
-        self.newest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+    fn take(&self) -> (u64, Option<Progress>) {
+        let mut newest = self.lock();
+        (newest.number, newest.progress.take())
     }
 
     fn is_empty(&self) -> bool {
-        self.newest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
+        self.lock().progress.is_none()
     }
 }
 
@@ -105,6 +126,8 @@ pub struct Owner {
     pub node: String,
     /// Where the server's timeline began.
     pub timeline_start: u64,
+    /// What the server remembers of the position.
+    pub remembered: Option<LocalPosition>,
 }
 
 /// Runs until the board says stop or the session fails.
@@ -293,13 +316,52 @@ impl Writer<'_> {
         self.fence()?;
         let found = self.read_positions()?.own;
         let newest = newest(&found);
+        let remembered = self.owner.remembered.as_ref();
+        if let Some(why) = remembered.and_then(|known| self.lost(known, newest.as_ref())) {
+            return Err(Unwritten::Never(Trouble {
+                code: "CDC0405",
+                message: format!("position topic \"{}\" {why}", self.topic),
+                remedy: format!(
+                    "Correct cdc.brokers, or restore the topic. If Kafka has really lost it, SELECT cdc_adopt('{}') and repair with cdc_snapshot().",
+                    self.owner.source_id
+                ),
+            }));
+        }
         self.epoch = found
             .iter()
             .map(|position| position.epoch)
+            .chain(remembered.map(|known| known.epoch))
             .max()
             .unwrap_or(0)
             + 1;
         Ok(newest)
+    }
+
+    /// Why Kafka cannot be the one that the position was written to: it never has less than what is remembered.
+    fn lost(&self, known: &LocalPosition, newest: Option<&Position>) -> Option<String> {
+        let is_another = ![&known.cluster_id, &self.cluster_id]
+            .iter()
+            .any(|id| id.is_empty())
+            && known.cluster_id != self.cluster_id;
+        match newest {
+            _ if is_another => Some(format!(
+                "is in cluster {}, the position was in cluster {}",
+                self.cluster_id, known.cluster_id
+            )),
+            None if !known.was_recorded() => None,
+            None => Some(format!(
+                "has no position, though {} was recorded there",
+                lsn_text(known.commit_lsn)
+            )),
+            Some(newest) if newest.rank() < known.rank() => Some(format!(
+                "has gone back: its newest position is {} of epoch {}, {} of epoch {} was recorded there",
+                lsn_text(newest.commit_lsn),
+                newest.epoch,
+                lsn_text(known.commit_lsn),
+                known.epoch
+            )),
+            Some(_) => None,
+        }
     }
 
     /// Makes a producer, and the topic where it is missing. Fences nobody yet.
@@ -350,8 +412,30 @@ impl Writer<'_> {
                 text
             }
         };
+        self.refuse_deletion(handle, &design)?;
         self.producer = Some(producer);
         Ok(())
+    }
+
+    /// A topic that deletes by age would lose the position of a source that rests for long.
+    fn refuse_deletion(&self, handle: *mut rd_kafka_t, design: &Design) -> Result<(), Unwritten> {
+        // SAFETY: the producer's handle is live.
+        let policy = unsafe { topics::setting(handle, &self.topic, "cleanup.policy") };
+        match policy {
+            Ok(policy) if policy != "compact" => Err(Unwritten::Again(Trouble {
+                code: "CDC0405",
+                message: format!(
+                    "topic \"{}\" has cleanup.policy={policy}: it would lose the position",
+                    self.topic
+                ),
+                remedy: format!(
+                    "Set cleanup.policy=compact with kafka-configs.sh. Its settings are those of: {}",
+                    topics::command(&self.settings.brokers, &self.topic, design)
+                ),
+            })),
+            // Who may not look is not stopped for it.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Initialises the transactional id: every earlier producer of it is fenced from here on.
@@ -364,8 +448,29 @@ impl Writer<'_> {
         }
     }
 
-    /// Every position record of the topic that this server's key opens, and whose it is otherwise.
+    /// The newest records of the topic, back to a full one of this source: most of it is older than that.
     fn read_positions(&self) -> Result<Found, Unwritten> {
+        let (low, high) = match &self.producer {
+            Some(producer) => producer
+                .client()
+                .fetch_watermarks(&self.topic, 0, WATERMARKS_TIMEOUT)
+                .map_err(|error| self.trouble(&error, "the end of the positions"))?,
+            None => (0, 0),
+        };
+        let mut window = FIRST_WINDOW;
+        loop {
+            let from = (high - window).max(low);
+            let found = self.read_positions_from(from)?;
+            let has_full = found.own.iter().any(|own| own.record == Record::Full);
+            if has_full || found.stranger.is_some() || from == low || self.is_over() {
+                return Ok(found);
+            }
+            window *= 8;
+        }
+    }
+
+    /// Every position record from an offset on that this server's key opens, and whose it is otherwise.
+    fn read_positions_from(&self, from: i64) -> Result<Found, Unwritten> {
         let wrap = |error: KafkaError| self.trouble(&error, "reading positions");
         let mut config = self.settings.base("position-reader");
         config
@@ -378,7 +483,7 @@ impl Writer<'_> {
             config.create_with_context(self.context()).map_err(wrap)?;
         let mut assignment = TopicPartitionList::new();
         assignment
-            .add_partition_offset(&self.topic, 0, Offset::Beginning)
+            .add_partition_offset(&self.topic, 0, Offset::Offset(from))
             .map_err(wrap)?;
         consumer.assign(&assignment).map_err(wrap)?;
         let mut positions: Vec<Position> = Vec::new();
@@ -447,14 +552,18 @@ impl Writer<'_> {
     /// Writes what the mailbox holds, as often as sensible, and a heartbeat where nothing happens.
     fn serve(&mut self, progresses: &Progresses) {
         let heartbeat = Duration::from_millis(self.settings.heartbeat_ms);
+        let longest = match self.settings.uses_tokens() {
+            true => POLL,
+            false => heartbeat,
+        };
         let mut last_write: Option<Instant> = None;
         while !self.is_over() {
             let due = last_write.is_some_and(|at| at.elapsed() >= heartbeat);
             if progresses.is_empty() && !due {
                 let left =
                     last_write.map_or(heartbeat, |at| heartbeat.saturating_sub(at.elapsed()));
-                self.board
-                    .sleep_while(left.min(POLL), || progresses.is_empty());
+                let left = left.min(longest);
+                self.board.sleep_while(left, || progresses.is_empty());
                 if let Some(producer) = &self.producer {
                     producer.poll(Duration::ZERO);
                 }
@@ -464,7 +573,8 @@ impl Writer<'_> {
             if let Some(wait) = last_write.and_then(|at| MIN_INTERVAL.checked_sub(at.elapsed())) {
                 std::thread::sleep(wait);
             }
-            let Some(progress) = progresses.take().or_else(|| self.last_progress()) else {
+            let (number, progress) = progresses.take();
+            let Some(progress) = progress.or_else(|| self.last_progress()) else {
                 last_write = Some(Instant::now());
                 continue;
             };
@@ -476,8 +586,16 @@ impl Writer<'_> {
                     return;
                 }
             }
+            let durable = self.last.as_ref().map(|position| Durable {
+                number,
+                cluster_id: self.cluster_id.clone(),
+                epoch: position.epoch,
+                timeline: position.timeline,
+                commit_lsn: position.commit_lsn,
+                restart_lsn: position.restart_lsn,
+            });
             self.board.tell(|facts| {
-                facts.durable_restart_lsn = facts.durable_restart_lsn.max(progress.restart_lsn);
+                facts.durable = durable;
                 facts.trouble = None;
             });
         }
@@ -489,6 +607,7 @@ impl Writer<'_> {
             timeline: last.timeline,
             restart_lsn: last.restart_lsn,
             done: None,
+            forget: Vec::new(),
         })
     }
 
@@ -550,6 +669,7 @@ impl Writer<'_> {
     fn position(&self, progress: &Progress) -> Position {
         let last = self.last.as_ref();
         let mut ends = last.map(|last| last.ends.clone()).unwrap_or_default();
+        ends.retain(|topic, _| !progress.forget.contains(topic));
         let done = progress.done.as_ref();
         for (topic, newer) in done.iter().flat_map(|done| &done.ends) {
             match ends.get_mut(topic).filter(|known| {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use pgrx::pg_sys;
 
 use super::board::Trouble;
+use super::wal_reader::flushed;
 use crate::ffi;
 use crate::shared::Shared;
 
@@ -85,6 +86,44 @@ impl Slot {
         if lsn <= self.restart_lsn() {
             return;
         }
+        self.place(shared, lsn);
+        if lsn.abs_diff(self.saved_lsn) >= self.save_every_bytes() {
+            self.save();
+        }
+    }
+
+    /// Moves back to `lsn`, from which reading is to begin, if the server lets WAL be held from there.
+    pub fn hold_from(&mut self, shared: &Shared, lsn: u64) {
+        let (_, flush_lsn) = flushed();
+        // SAFETY: a plain read of a setting.
+        let limit_mb = unsafe { pg_sys::max_slot_wal_keep_size_mb };
+        let is_too_far = u64::try_from(limit_mb)
+            .is_ok_and(|limit_mb| flush_lsn.saturating_sub(lsn) > limit_mb * 1024 * 1024);
+        // Beyond the limit the next checkpoint would only take the slot away again, and end this process for it.
+        if lsn < self.restart_lsn() && !is_too_far {
+            self.place(shared, lsn);
+            self.write();
+        }
+    }
+
+    /// Lets go of all WAL before `lsn`, though it is needed.
+    pub fn let_go(&mut self, shared: &Shared, lsn: u64) {
+        self.place(shared, lsn);
+        self.write();
+    }
+
+    /// Removes the slot: nothing is held any more.
+    pub fn drop_it(self, shared: &Shared) {
+        // SAFETY: the slot is held by this process; its name is copied before it is let go.
+        unsafe {
+            let name = (*pg_sys::MyReplicationSlot).data.name;
+            pg_sys::ReplicationSlotRelease();
+            pg_sys::ReplicationSlotDrop(name.data.as_ptr(), true);
+        }
+        shared.restart_lsn.store(0, Ordering::Relaxed);
+    }
+
+    fn place(&self, shared: &Shared, lsn: u64) {
         // SAFETY: the slot is held by this process; its fields change under its own spinlock, as walsender.c's
         // PhysicalConfirmReceivedLocation does it.
         unsafe {
@@ -94,18 +133,18 @@ impl Slot {
             pg_sys::ReplicationSlotsComputeRequiredLSN();
         }
         shared.restart_lsn.store(lsn, Ordering::Relaxed);
-        if lsn - self.saved_lsn >= self.save_every_bytes() {
-            self.save();
-        }
+    }
+
+    fn write(&mut self) {
+        // SAFETY: the slot is held.
+        unsafe { pg_sys::ReplicationSlotSave() };
+        self.saved_lsn = self.restart_lsn();
     }
 
     /// Writes the slot's state to disk.
     pub fn save(&mut self) {
-        let lsn = self.restart_lsn();
-        if lsn > self.saved_lsn {
-            // SAFETY: the slot is held.
-            unsafe { pg_sys::ReplicationSlotSave() };
-            self.saved_lsn = lsn;
+        if self.restart_lsn() != self.saved_lsn {
+            self.write();
         }
     }
 

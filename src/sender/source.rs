@@ -1,13 +1,12 @@
 //! Who this source is: a random id, made once, in a file of the data directory, with proof of its place.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 
 use serde::{Deserialize, Serialize};
 
-/// Below the data directory, which is the server's working directory.
-const DIRECTORY: &str = "pg_cdc";
+use super::durable_file;
+
 const FILE: &str = "pg_cdc/source.json";
 
 /// The identity file. Inode, device and host are those of the place where it was written: a copied data directory
@@ -23,41 +22,34 @@ pub struct Source {
 
 /// Reads the identity, or makes it at the very first start.
 pub fn load_or_create(random: [u8; 16]) -> std::io::Result<Source> {
-    match fs::read(FILE) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-            std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{FILE}: {error}"))
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => create(random),
-        Err(error) => Err(error),
+    match durable_file::read(FILE)? {
+        Some(source) => Ok(source),
+        None => write(uuid_v4(random), 1),
     }
 }
 
-fn create(random: [u8; 16]) -> std::io::Result<Source> {
-    match fs::create_dir(DIRECTORY) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+impl Source {
+    /// The same source, one generation later: its events are newer than all that were ever sent.
+    pub fn next_generation(&self) -> std::io::Result<Source> {
+        let next = self.generation.checked_add(1);
+        let next = next.ok_or_else(|| std::io::Error::other("there is no further generation"))?;
+        write(self.source_id.clone(), next)
     }
-    let temporary = format!("{FILE}.new");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    // The inode stays when the file is renamed.
-    let metadata = file.metadata()?;
-    let source = Source {
-        source_id: uuid_v4(random),
-        generation: 1,
-        inode: metadata.ino(),
-        device: metadata.dev(),
-        host: host_name(),
-    };
-    file.write_all(&serde_json::to_vec_pretty(&source)?)?;
-    file.sync_all()?;
-    fs::rename(&temporary, FILE)?;
-    fs::File::open(DIRECTORY)?.sync_all()?;
-    Ok(source)
+}
+
+fn write(source_id: String, generation: u16) -> std::io::Result<Source> {
+    durable_file::replace(FILE, |file| {
+        // The inode stays when the file is renamed.
+        let metadata = file.metadata()?;
+        Ok(Source {
+            source_id,
+            generation,
+            inode: metadata.ino(),
+            device: metadata.dev(),
+            host: host_name(),
+        })
+    })?;
+    durable_file::read(FILE)?.ok_or_else(|| std::io::Error::other("the identity is gone again"))
 }
 
 /// RFC 9562, version 4.

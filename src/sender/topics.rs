@@ -35,6 +35,12 @@ pub struct TopicError {
     pub message: String,
 }
 
+impl TopicError {
+    pub fn is_missing(&self) -> bool {
+        self.code == Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+    }
+}
+
 const TIMEOUT_MS: i32 = 10_000;
 
 /// What is done with a topic, and what its user must be allowed to do with it.
@@ -70,9 +76,7 @@ pub unsafe fn ensure(
     // SAFETY: as the caller promises.
     unsafe {
         match describe(client, name, design.usage) {
-            Err(error)
-                if design.create && error.code == Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART =>
-            {
+            Err(error) if design.create && error.is_missing() => {
                 create(client, name, design)?;
                 describe_new(client, name, design.usage)
             }
@@ -126,8 +130,7 @@ unsafe fn describe_new(
         // SAFETY: as for `ensure`.
         match unsafe { describe(client, name, usage) } {
             Err(error)
-                if error.code == Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-                    && start.elapsed().as_millis() < TIMEOUT_MS as u128 =>
+                if error.is_missing() && start.elapsed().as_millis() < TIMEOUT_MS as u128 =>
             {
                 std::thread::sleep(std::time::Duration::from_millis(20));
             }
@@ -284,14 +287,15 @@ unsafe fn describe(
     }
 }
 
-/// What a topic takes at most: its `max.message.bytes`, the broker's default included.
+/// One of a topic's settings as it counts, the broker's default included.
 ///
 /// # Safety
 /// `client` is a live handle.
-pub unsafe fn max_message_bytes(
+pub unsafe fn setting(
     client: *mut rd::rd_kafka_t,
     name: &str,
-) -> Result<usize, TopicError> {
+    setting: &str,
+) -> Result<String, TopicError> {
     let c_name = CString::new(name).unwrap_or_default();
     // SAFETY: as the caller promises; the resource is freed; the result is read before its event is freed.
     unsafe {
@@ -330,8 +334,8 @@ pub unsafe fn max_message_bytes(
             let entries = rd::rd_kafka_ConfigResource_configs(*resources, &mut count);
             (0..count)
                 .map(|index| *entries.add(index))
-                .find(|entry| text(rd::rd_kafka_ConfigEntry_name(*entry)) == "max.message.bytes")
-                .and_then(|entry| text(rd::rd_kafka_ConfigEntry_value(entry)).parse().ok())
+                .find(|entry| text(rd::rd_kafka_ConfigEntry_name(*entry)) == setting)
+                .map(|entry| text(rd::rd_kafka_ConfigEntry_value(entry)))
                 .ok_or_else(|| {
                     unknown(
                         Code::RD_KAFKA_RESP_ERR_UNKNOWN,
@@ -340,6 +344,22 @@ pub unsafe fn max_message_bytes(
                 })
         })
     }
+}
+
+/// What a topic takes at most, in bytes.
+///
+/// # Safety
+/// `client` is a live handle.
+pub unsafe fn max_message_bytes(
+    client: *mut rd::rd_kafka_t,
+    name: &str,
+) -> Result<usize, TopicError> {
+    // SAFETY: as the caller promises.
+    let value = unsafe { setting(client, name, "max.message.bytes") }?;
+    value.parse().map_err(|_| TopicError {
+        code: Code::RD_KAFKA_RESP_ERR_UNKNOWN,
+        message: format!("max.message.bytes is {value}"),
+    })
 }
 
 unsafe fn create(
@@ -398,7 +418,7 @@ unsafe fn create(
 }
 
 /// The command that makes a topic by hand.
-fn command(brokers: &str, name: &str, design: &Design) -> String {
+pub fn command(brokers: &str, name: &str, design: &Design) -> String {
     let mut command = format!(
         "kafka-topics.sh --bootstrap-server {brokers} --create --topic {name} --partitions {}",
         design.partitions

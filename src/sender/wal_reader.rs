@@ -11,14 +11,29 @@ use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
+use crate::ffi;
+
 const PAGE_BYTES: u64 = pg_sys::XLOG_BLCKSZ as u64;
 /// Size of the header of a WAL page, and of the first page of a segment (access/xlog_internal.h).
-pub const SHORT_HEADER_BYTES: u64 = 24;
-pub const LONG_HEADER_BYTES: u64 = 40;
+const SHORT_HEADER_BYTES: u64 = 24;
+const LONG_HEADER_BYTES: u64 = 40;
 
 /// The reader's buffer for records that cross pages grows with the largest of them, up to 1 GB; above this it is given
 /// back.
 const KEPT_BUFFER_BYTES: u32 = 16 * 1024 * 1024;
+
+/// Records that are passed over before the caller gets one.
+const SKIPPED_AT_ONCE: u32 = 10_000;
+
+/// Messages are ours or not; the others end transactions.
+fn concerns_us(resource_manager: u8) -> bool {
+    matches!(
+        u32::from(resource_manager),
+        pg_sys::RmgrIds::RM_LOGICALMSG_ID
+            | pg_sys::RmgrIds::RM_XACT_ID
+            | pg_sys::RmgrIds::RM_XLOG_ID
+    )
+}
 
 /// A reader at some place of the WAL.
 pub struct WalReader {
@@ -27,10 +42,12 @@ pub struct WalReader {
     progress: Box<Progress>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Progress {
     /// The last page that was asked for is not flushed yet.
     not_flushed: bool,
+    /// What lies behind is not given out, though it is flushed.
+    limit_lsn: u64,
 }
 
 /// One record, valid until the next read.
@@ -57,7 +74,10 @@ pub struct WalError {
 impl WalReader {
     /// A reader whose first record begins at `lsn`, or is the first one after the page header there.
     pub fn new(lsn: u64) -> WalReader {
-        let mut progress = Box::<Progress>::default();
+        let mut progress = Box::new(Progress {
+            not_flushed: false,
+            limit_lsn: u64::MAX,
+        });
         let mut routine = pg_sys::XLogReaderRoutine {
             page_read: Some(read_page),
             segment_open: Some(open_segment),
@@ -87,6 +107,11 @@ impl WalReader {
         unsafe { pg_sys::XLogBeginRead(self.state, record_start(lsn)) };
     }
 
+    /// Treats what lies behind `lsn` as not flushed.
+    pub fn limit(&mut self, lsn: u64) {
+        self.progress.limit_lsn = lsn;
+    }
+
     /// Where the next record begins.
     pub fn position(&self) -> u64 {
         // SAFETY: the reader is allocated.
@@ -108,7 +133,8 @@ impl WalReader {
         }
     }
 
-    /// The next record; `None` if it is not flushed yet.
+    /// The next record that may concern the sender: a message, or the end of a transaction or of the server's run. After
+    /// many others the last of them, so that the caller can look around; `None` if it is not flushed yet.
     pub fn next(&mut self) -> Result<Option<Record<'_>>, WalError> {
         self.progress.not_flushed = false;
         self.trim();
@@ -117,7 +143,7 @@ impl WalReader {
         // A missing segment is an ERROR of the page callback: caught here, for it is a state of the sender, not its end.
         let found = PgTryBuilder::new(AssertUnwindSafe(|| {
             // SAFETY: the reader is allocated.
-            Ok(unsafe { pg_sys::XLogReadRecord(state, &mut message) })
+            Ok(unsafe { ffi::read_wal(state, &mut message, SKIPPED_AT_ONCE, concerns_us) })
         }))
         .catch_others(|error| match error {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
@@ -205,9 +231,9 @@ unsafe extern "C-unwind" fn read_page(
     // (xlogutils.c) without its waiting.
     unsafe {
         let mut timeline: pg_sys::TimeLineID = 0;
-        let flushed = pg_sys::GetFlushRecPtr(&mut timeline);
+        let progress: *mut Progress = (*state).private_data.cast();
+        let flushed = pg_sys::GetFlushRecPtr(&mut timeline).min((*progress).limit_lsn);
         if page + wanted as u64 > flushed {
-            let progress: *mut Progress = (*state).private_data.cast();
             (*progress).not_flushed = true;
             return -1;
         }
@@ -250,6 +276,43 @@ pub fn flushed() -> (u32, u64) {
     // SAFETY: the sender runs only after recovery.
     let lsn = unsafe { pg_sys::GetFlushRecPtr(&mut timeline) };
     (timeline, lsn)
+}
+
+/// The end of the WAL at this moment, flushed: a place from which a reader can begin.
+pub fn end_of_wal() -> u64 {
+    // SAFETY: plain calls on the main thread of a process of a server that is not in recovery; the flush is for WAL that
+    // exists.
+    unsafe {
+        let end = end_of_last_record(pg_sys::GetXLogInsertRecPtr());
+        pg_sys::XLogFlush(end);
+        end
+    }
+}
+
+/// The insert position may stand behind the header of a page that has no record yet; the reader stops before it.
+fn end_of_last_record(lsn: u64) -> u64 {
+    // SAFETY: set at server start.
+    let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
+    if lsn % segment_bytes == LONG_HEADER_BYTES {
+        lsn - LONG_HEADER_BYTES
+    } else if lsn % u64::from(pg_sys::XLOG_BLCKSZ) == SHORT_HEADER_BYTES {
+        lsn - SHORT_HEADER_BYTES
+    } else {
+        lsn
+    }
+}
+
+/// Whether the segment with `lsn` is there.
+pub fn is_there(timeline: u32, lsn: u64) -> bool {
+    // SAFETY: set at server start.
+    let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
+    let (segment, per_file) = (lsn / segment_bytes, 0x1_0000_0000 / segment_bytes);
+    let name = format!(
+        "pg_wal/{timeline:08X}{:08X}{:08X}",
+        segment / per_file,
+        segment % per_file
+    );
+    std::fs::exists(name).unwrap_or(true)
 }
 
 /// Where a timeline began: the switch point in its history file, 0 for the first one.

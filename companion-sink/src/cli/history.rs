@@ -11,7 +11,7 @@ use super::{Color, print};
 use crate::config::{Config, Kind};
 use crate::discovery::matches;
 use crate::error::{Error, Result};
-use crate::sink::mongo_history::document::entity;
+use crate::sink::mongo_history::document::{INFERRED_DELETE, entity};
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::schemas::{ColumnTypes, stored_types};
 use crate::sink::mongo_history::{self};
@@ -234,7 +234,7 @@ impl Query {
         for row in &rows {
             let code = match row[2].as_str() {
                 "create" => "32",
-                "delete" | "truncate" => "31",
+                "delete" | "truncate" | INFERRED_DELETE => "31",
                 _ => "0",
             };
             out += &(if code == "0" {
@@ -288,6 +288,8 @@ impl Timeline {
                     .collect();
                 return parts.join(", ");
             }
+            // Its time is not the row's.
+            Ok(INFERRED_DELETE) => return "gone before a snapshot ended".into(),
             _ => {
                 let diff = version.get_array("diff").into_iter().flatten();
                 diff.filter_map(Bson::as_document)
@@ -475,6 +477,9 @@ mod tests {
                 { "path": "balance", "from": "10.50", "to": "25.00", "kind": "changed" },
                 { "path": "note", "from": Bson::Null, "to": "VIP", "kind": "changed" },
             ] },
+            doc! { "op": "inferred delete", "key": { "id": 42 }, "before": { "id": 42, "name": "Eva", "balance": "25.00" },
+            "who": { "actor": Bson::Null, "current_user": "owner" }, "why": { "reason": Bson::Null },
+            "when": { "commit": "2026-11-22T03:00:00.000001Z" }, "diff": [] },
         ];
         let types = [("balance".to_owned(), "numeric".to_owned())]
             .into_iter()
@@ -492,10 +497,11 @@ mod tests {
         };
         assert_eq!(
             query.table_text(&timeline, false),
-            "customer id=42, 2 versions\n\
-            \x20 #  WHEN (UTC)               OP      ACTOR  ROLE      REASON        REQUEST  CHANGE\n\
-            \x20 1  2026-11-21 10:39:58.120  create  ann    app_rw    new customer  r-16     name \"Eva\", balance 10.50\n\
-            \x20 2  2026-11-21 10:40:06.845  update  bob    postgres  goodwill      -        balance 10.50 -> 25.00; note null -> \"VIP\"\n"
+            "customer id=42, 3 versions\n\
+            \x20 #  WHEN (UTC)               OP               ACTOR  ROLE      REASON        REQUEST  CHANGE\n\
+            \x20 1  2026-11-21 10:39:58.120  create           ann    app_rw    new customer  r-16     name \"Eva\", balance 10.50\n\
+            \x20 2  2026-11-21 10:40:06.845  update           bob    postgres  goodwill      -        balance 10.50 -> 25.00; note null -> \"VIP\"\n\
+            \x20 3  2026-11-22 03:00:00.000  inferred delete  -      owner     -             -        gone before a snapshot ended\n"
         );
     }
 }

@@ -9,7 +9,8 @@ use std::future::Future;
 
 use crate::consumer::TopicPartition;
 use crate::dead_letter::DeadLetters;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
+use crate::event::Malformed;
 use crate::record::Record;
 
 /// Length of a batch in bytes at most, but for a single larger event.
@@ -80,7 +81,7 @@ pub trait Sink: Send + Sync {
     ) -> impl Future<Output = Result<Applied>> + Send;
 
     /// Whether an event about the whole table waits until every partition of its topic has reached it.
-    fn waits_together(&self) -> bool;
+    fn waits_together(&self, record: &Record) -> bool;
 
     /// Does what the event `record` about the whole table says, a truncate, or the beginning or end of a snapshot. All
     /// partitions of `moves` have reached it.
@@ -89,4 +90,13 @@ pub trait Sink: Send + Sync {
         record: &Record,
         moves: &[Move],
     ) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// The beginning or end of a snapshot that cannot be followed.
+pub fn unreadable_snapshot(Malformed(why): Malformed) -> Error {
+    Error::new(
+        Code::SchemaChange,
+        format!("a snapshot event: {why}"),
+        "Look at the topic; make another snapshot, set the stored offsets behind this one, restart.",
+    )
 }

@@ -62,6 +62,15 @@ struct Lane {
     held: Option<Record>,
 }
 
+/// How the partitions of a topic have reached an event for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    /// All are at it.
+    Together,
+    /// Some are past it.
+    Apart,
+}
+
 /// Why the gathering of events ended.
 enum Ended {
     /// The process stops.
@@ -241,6 +250,7 @@ impl<S: Sink> Run<'_, S> {
         }
         if !fresh.is_empty() {
             self.assign(fresh).await?;
+            self.release_held().await?;
         }
         self.status.set_state(match cluster.error {
             Some(_) => State::Retrying,
@@ -357,7 +367,7 @@ impl<S: Sink> Run<'_, S> {
             .header("cdc.sinks")
             .is_some_and(|sinks| !names(sinks, &self.status.name));
         let held = !copy && !for_others && is_for_all_partitions(op, &record);
-        if held && self.sink.waits_together() {
+        if held && self.sink.waits_together(&record) {
             self.reader.unassign(at);
             lane.held = Some(record);
             return;
@@ -421,25 +431,37 @@ impl<S: Sink> Run<'_, S> {
 
     /// Applies the held events that all partitions of their topic have reached.
     async fn release_held(&mut self) -> Result<()> {
-        while let Some(record) = self.reached_by_all()? {
-            let id = record.header("cdc.id").map(str::to_owned);
-            let version = record.header("cdc.version").unwrap_or_default().to_owned();
+        while let Some((record, reached)) = self.reached_by_all()? {
             let mut moves = Vec::new();
             for (at, lane) in &self.lanes {
                 if let Some(held) = &lane.held
                     && at.topic == record.topic
-                    && held.header("cdc.id").map(str::to_owned) == id
+                    && version_of(held) == version_of(&record)
                 {
                     moves.push(Move {
                         at: at.clone(),
                         begin: lane.stored_next,
                         end: held.offset + 1,
-                        version: version.clone(),
+                        version: version_of(held).to_owned(),
                     });
                 }
             }
             moves.sort_by(|a, b| a.at.cmp(&b.at));
-            self.sink.apply_together(&record, &moves).await?;
+            match reached {
+                Reached::Together => self.sink.apply_together(&record, &moves).await?,
+                Reached::Apart => {
+                    tracing::warn!(
+                        sink = %self.status.name,
+                        topic = %record.topic,
+                        "partitions are past the beginning or end of a snapshot: if it was not done before a restart, nothing is taken for gone"
+                    );
+                    let batch = Batch {
+                        records: Vec::new(),
+                        moves: moves.clone(),
+                    };
+                    self.sink.apply(&batch, &self.shared.dead_letters).await?;
+                }
+            }
             for moved in moves {
                 if let Some(lane) = self.lanes.get_mut(&moved.at) {
                     lane.held = None;
@@ -456,24 +478,42 @@ impl<S: Sink> Run<'_, S> {
         Ok(())
     }
 
-    /// The earliest held event of a topic of which every partition waits at it, or at a later one.
-    fn reached_by_all(&self) -> Result<Option<Record>> {
-        let version = |record: &Record| record.header("cdc.version").unwrap_or_default().to_owned();
-        let mut reached = None;
-        for held in self.lanes.values().filter_map(|lane| lane.held.as_ref()) {
-            let mut all_wait = true;
-            for (at, lane) in self.lanes.iter().filter(|(at, _)| at.topic == held.topic) {
-                if lane.held.is_none() && lane.version > version(held) {
-                    return Err(missing_copy(held, at));
+    /// The earliest held event that no partition of its topic has before it. A partition may be past it: its log was cut, or
+    /// the process ended between the writing of two positions, where the target does not write them as one.
+    fn reached_by_all(&self) -> Result<Option<(Record, Reached)>> {
+        // One that has no leader yet may have what comes before.
+        if self.incomplete {
+            return Ok(None);
+        }
+        let mut earliest: Option<(&TopicPartition, &Record, Reached)> = None;
+        for (holder, lane) in &self.lanes {
+            let Some(held) = &lane.held else { continue };
+            let version = version_of(held);
+            let mut waits = false;
+            let mut reached = Reached::Together;
+            for (at, lane) in self.lanes.iter().filter(|(at, _)| at.topic == holder.topic) {
+                let (at_version, is_at) = match &lane.held {
+                    Some(held) => (version_of(held), true),
+                    None => (lane.version.as_str(), false),
+                };
+                if at_version > version || (at_version == version && !is_at) {
+                    if held.header("cdc.op") == Some("t") {
+                        return Err(missing_copy(held, at));
+                    }
+                    reached = Reached::Apart;
+                } else {
+                    waits |= !is_at;
                 }
-                all_wait &= lane.held.is_some();
             }
-            let earlier = |other: &&Record| version(held) < version(other);
-            if all_wait && reached.as_ref().is_none_or(earlier) {
-                reached = Some(held);
+            // Of several copies the one of the first partition: what is made of it is the same each time.
+            let is_earlier = earliest.is_none_or(|(other, earliest, _)| {
+                (version, holder) < (version_of(earliest), other)
+            });
+            if !waits && is_earlier {
+                earliest = Some((holder, held, reached));
             }
         }
-        Ok(reached.cloned())
+        Ok(earliest.map(|(_, held, reached)| (held.clone(), reached)))
     }
 
     /// Copies the applied offsets into the consumer group, for lag tools only.
@@ -538,6 +578,10 @@ impl Gathered {
     }
 }
 
+fn version_of(record: &Record) -> &str {
+    record.header("cdc.version").unwrap_or_default()
+}
+
 /// Truncates, and the beginnings and ends of snapshots.
 fn is_for_all_partitions(op: &str, record: &Record) -> bool {
     match op {
@@ -581,7 +625,7 @@ fn missing_copy(held: &Record, at: &TopicPartition) -> Error {
     Error::new(
         Code::LogTruncated,
         format!(
-            "topic {}: partition {} is at a truncate or snapshot that partition {} went past without seeing it",
+            "topic {}: partition {} is at a truncate that partition {} went past without seeing it",
             at.topic, held.partition, at.partition
         ),
         "Its log was cut before it was read: repair the table by a snapshot, set the stored offsets, restart.",

@@ -56,12 +56,12 @@ pub struct Position {
     pub epoch: u64,
     pub timeline: u32,
     /// LSN at which the timeline began.
-    #[serde(with = "lsn_text")]
+    #[serde(with = "lsn_as_text")]
     pub timeline_start: u64,
-    #[serde(with = "lsn_text")]
+    #[serde(with = "lsn_as_text")]
     pub commit_lsn: u64,
     /// Reading must start here: the first chunk of the oldest transaction that was open at `commit_lsn`.
-    #[serde(with = "lsn_text")]
+    #[serde(with = "lsn_as_text")]
     pub restart_lsn: u64,
     /// Nonce of the transaction that committed at `commit_lsn`, empty before the first.
     pub nonce: String,
@@ -123,7 +123,8 @@ pub fn parse_lsn(text: &str) -> Option<u64> {
     )
 }
 
-mod lsn_text {
+/// For `#[serde(with = …)]`: an LSN as PostgreSQL writes it.
+pub mod lsn_as_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(lsn: &u64, serializer: S) -> Result<S::Ok, S::Error> {

@@ -7,10 +7,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
-use pg_cdc_tests::{TestBed, port};
+use pg_cdc_tests::{TestBed, port, topic_admin};
 use postgres::Client;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use serde_json::{Value, json};
@@ -105,14 +103,7 @@ impl Source {
 
     /// Makes the table's topic.
     pub fn create_topic(&self, table: &str) {
-        let admin: AdminClient<DefaultClientContext> =
-            bed().kafka().client_config().create().expect("an admin");
-        let topic = self.topic(table);
-        let new_topic = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
-        let made = admin.create_topics([&new_topic], &AdminOptions::new());
-        for result in block_on(made).expect("make the topic") {
-            result.expect("make the topic");
-        }
+        topic_admin::create(bed().kafka(), &self.topic(table), PARTITIONS);
     }
 
     /// Makes the topic and tells the table's columns (name, type), of which `key` are the primary key.
@@ -181,6 +172,23 @@ impl Source {
             &Value::Null,
             &Value::Null,
         )
+    }
+
+    /// A row that a snapshot found.
+    pub fn read(&mut self, table: &str, key: Option<&str>, after: &Value) -> Event {
+        self.event(table, "r", key, &Value::Null, after)
+    }
+
+    /// The beginning or end of a chunk; `snapshot` is what it says.
+    pub fn snapshot(&mut self, table: &str, snapshot: &Value) -> Event {
+        let key = Some(r#"{"__cdc":"snapshot"}"#);
+        let mut event = self.event(table, "snapshot", key, &Value::Null, &Value::Null);
+        let value = event.value.as_ref().expect("a value");
+        let mut value: Value = serde_json::from_slice(value).expect("JSON");
+        value["op"] = json!("m");
+        value["snapshot"] = snapshot.clone();
+        event.value = Some(value.to_string().into_bytes());
+        event
     }
 
     /// The tombstone of a delete.
@@ -283,7 +291,7 @@ impl Source {
             source: "pg".to_owned(),
             topics: vec![format!("{}.public.*", self.name)],
             mongo_url: bed().ferretdb().url(),
-            mongo_database: format!("{}_history", self.name),
+            mongo_database: self.history_name(),
             replica_url: bed().target().url(&format!("{}_replica", self.name)),
             http_port: port::free(),
             more_toml: String::new(),
@@ -301,11 +309,12 @@ impl Source {
     }
 
     pub fn history(&self, table: &str) -> pg_cdc_tests::history::History {
-        pg_cdc_tests::history::History::of(
-            &bed().ferretdb().client(),
-            &format!("{}_history", self.name),
-            table,
-        )
+        pg_cdc_tests::history::History::of(&bed().ferretdb().client(), &self.history_name(), table)
+    }
+
+    /// The name of the history's database.
+    pub fn history_name(&self) -> String {
+        format!("{}_history", self.name)
     }
 
     /// Waits until both sinks have applied everything of `table`.
@@ -327,11 +336,4 @@ pub fn one_text(client: &mut Client, query: &str) -> String {
         .expect(query);
     row.get::<_, Option<String>>(0)
         .unwrap_or_else(|| "NULL".to_owned())
-}
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("a runtime")
-        .block_on(future)
 }

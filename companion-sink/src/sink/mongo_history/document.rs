@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use mongodb::bson::{DateTime, RawBson, RawDocumentBuf, rawdoc};
+use mongodb::bson::{Bson, DateTime, Document, RawBson, RawDocumentBuf, doc, rawdoc};
 use serde::Deserialize;
 
 use super::bson_value::{Names, document};
@@ -11,6 +11,9 @@ use super::schemas::ColumnTypes;
 use crate::civil_time::rfc3339;
 use crate::event::{Headers, Image, Malformed, Op, Text, parse_body};
 use crate::record::Record;
+
+/// The operation of a row that a snapshot did not find.
+pub const INFERRED_DELETE: &str = "inferred delete";
 
 /// What the history needs of an event's body.
 #[derive(Deserialize)]
@@ -147,6 +150,62 @@ impl<'a> Body<'a> {
         }
         doc.append("marks", self.marks(names)?);
         doc.append("schema", optional_text(headers.schema));
+        self.append_circumstances(&mut doc, record, headers, source_name, names)?;
+        Ok(doc)
+    }
+
+    /// The document that says that a row is gone, for this event, the end of a snapshot, has not met it. `last` is the newest
+    /// document of its entity; none if that says so already.
+    pub fn inferred_delete(
+        &self,
+        record: &Record,
+        headers: &Headers<'_>,
+        source_name: &str,
+        names: Names,
+        last: &Document,
+    ) -> Result<Option<RawDocumentBuf>, Malformed> {
+        let there = matches!(last.get_str("op"), Ok("create" | "update" | "snapshot"));
+        let (Ok(entity), Ok(image), true) =
+            (last.get_str("entity"), last.get_document("after"), there)
+        else {
+            return Ok(None);
+        };
+        let of_last = |field: &str| last.get(field).cloned().unwrap_or(Bson::Null);
+        let marks = match last.get_document("marks") {
+            Ok(marks) => {
+                let after = marks.get("after").cloned().unwrap_or(Bson::Null);
+                Bson::Document(doc! { "before": after, "after": Bson::Null })
+            }
+            Err(_) => Bson::Null,
+        };
+        let facts = doc! {
+            "_id": format!("{}:{entity}", headers.id),
+            "entity": entity,
+            "key": of_last("key"),
+            "previous_key": Bson::Null,
+            "op": INFERRED_DELETE,
+            "version": headers.version,
+            "before": image,
+            "after": Bson::Null,
+            "diff": [],
+            "marks": marks,
+            "schema": of_last("schema"),
+        };
+        let mut doc = RawDocumentBuf::try_from(&facts)
+            .map_err(|_| Malformed("the last image cannot be written".into()))?;
+        self.append_circumstances(&mut doc, record, headers, source_name, names)?;
+        Ok(Some(doc))
+    }
+
+    /// Who, why, when and where the event is from.
+    fn append_circumstances(
+        &self,
+        doc: &mut RawDocumentBuf,
+        record: &Record,
+        headers: &Headers<'_>,
+        source_name: &str,
+        names: Names,
+    ) -> Result<(), Malformed> {
         doc.append("who", self.who());
         doc.append("why", self.why(names)?);
         doc.append("when", self.when());
@@ -162,7 +221,7 @@ impl<'a> Body<'a> {
         doc.append("source", source(record, headers, source_name));
         doc.append("sequence_number", RawBson::Null);
         doc.append("valid_to", RawBson::Null);
-        Ok(doc)
+        Ok(())
     }
 
     fn is_masked(&self, column: &str) -> bool {
@@ -245,6 +304,11 @@ fn identity<'a>(record: &'a Record, headers: &Headers<'a>) -> Option<&'a str> {
     headers
         .identity
         .or_else(|| std::str::from_utf8(record.key()?).ok())
+}
+
+/// What the history calls the row of an event; none if that cannot be told.
+pub fn entity_of(record: &Record, headers: &Headers<'_>) -> Option<String> {
+    identity(record, headers).map(|identity| entity(headers.table, Some(identity)))
 }
 
 /// What the history calls a row: its table and its identity; the table alone where a row has none.
@@ -398,6 +462,69 @@ mod tests {
             "t1"
         );
         assert!(doc.get_datetime("commit_time").is_ok());
+    }
+
+    #[test]
+    fn an_inferred_delete_has_the_last_image_and_the_snapshots_circumstances() {
+        let value = r#"{"ts_us":2,"source":{"db":"shop","schema":"public","table":"customer","ts_us":1795257600123456,
+            "txId":900,"lsn":1},"audit":{"current_user":"owner"},"before":null,"after":null,
+            "snapshot":{"id":3,"chunk":1,"event":"chunk_end","from":null,"to":null}}"#;
+        let headers: [(&str, Option<&[u8]>); 4] = [
+            ("cdc.id", Some(b"77-9")),
+            (
+                "cdc.version",
+                Some(b"0001-0000000a-00000000015a4000-0000000009-00"),
+            ),
+            ("cdc.op", Some(b"snapshot")),
+            ("cdc.table", Some(b"shop.public.customer")),
+        ];
+        let record = Record::new(
+            "shop.public.customer".into(),
+            0,
+            200,
+            Some(br#"{"__cdc":"snapshot"}"#),
+            Some(value.as_bytes()),
+            headers.iter().copied(),
+        );
+        let headers = Headers::read(&record).unwrap();
+        let end = Body::parse(&record, headers.op).unwrap();
+        let inferred = |last: &Document| {
+            let built = end.inferred_delete(&record, &headers, "pg", Names::AsTheyAre, last);
+            built.unwrap().map(|built| built.to_document().unwrap())
+        };
+        let marked = UPDATE.replace(
+            r#""before":{"id""#,
+            r#""marks":{"before":null,"after":{"city":"hashed"}},"before":{"id""#,
+        );
+        let last = built(&marked, "u", &[]);
+        let gone = inferred(&last).unwrap();
+        assert_eq!(
+            gone.get_str("_id").unwrap(),
+            r#"77-9:shop.public.customer:{"id":42}"#
+        );
+        assert_eq!(gone.get_str("op").unwrap(), "inferred delete");
+        assert_eq!(gone.get("before"), last.get("after"));
+        assert!(gone.is_null("after") && gone.is_null("previous_key"));
+        assert_eq!(gone.get("key"), last.get("key"));
+        assert_eq!(gone.get("schema"), last.get("schema"));
+        let marks = gone.get_document("marks").unwrap();
+        assert_eq!(
+            marks.get_document("before").unwrap(),
+            &doc! { "city": "hashed" }
+        );
+        let who = gone.get_document("who").unwrap();
+        assert_eq!(who.get_str("current_user").unwrap(), "owner");
+        assert_eq!(
+            gone.get_document("source").unwrap().get_i64("offset"),
+            Ok(200)
+        );
+        let fields = |document: &Document| -> Vec<String> { document.keys().cloned().collect() };
+        assert_eq!(fields(&gone), fields(&last), "one form for all documents");
+        for op in ["delete", INFERRED_DELETE] {
+            let mut last = last.clone();
+            last.insert("op", op);
+            assert_eq!(inferred(&last), None);
+        }
     }
 
     #[test]

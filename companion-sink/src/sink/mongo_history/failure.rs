@@ -22,8 +22,18 @@ pub enum Rejected {
     Passing,
 }
 
-/// Sorts the error of one document.
-pub fn sort(error: &IndexedWriteError) -> Rejected {
+/// What became of the documents that an unordered insert did not insert, with their places and codes; none where it failed as
+/// a whole.
+pub fn rejected(error: &MongoError) -> Option<impl Iterator<Item = (usize, i32, Rejected)>> {
+    let ErrorKind::InsertMany(many) = error.kind.as_ref() else {
+        return None;
+    };
+    let errors = many.write_errors.iter().flatten();
+    (many.write_concern_error.is_none())
+        .then(|| errors.map(|error| (error.index, error.code, sort(error))))
+}
+
+fn sort(error: &IndexedWriteError) -> Rejected {
     let other_index = error.message.contains("index: ") && !error.message.contains("index: _id_");
     match error.code {
         DUPLICATE_KEY if other_index => Rejected::Document,

@@ -4,30 +4,40 @@ pub mod bson_value;
 pub mod diff;
 pub mod document;
 pub mod failure;
+mod gone;
+mod insert;
+mod newest;
 mod offsets;
 pub mod schemas;
+mod snapshots;
 mod unchanged;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
-use mongodb::error::ErrorKind;
-use mongodb::options::{Acknowledgment, ClientOptions, CollectionOptions, WriteConcern};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, CollectionOptions, DatabaseOptions, ReadPreference,
+    SelectionCriteria, WriteConcern,
+};
 use mongodb::{Client, Collection, Database, IndexModel};
 
 use self::bson_value::Names;
-use self::document::Body;
-use self::failure::{Rejected, classify, sort};
+use self::document::{Body, entity, entity_of};
+use self::failure::classify;
+use self::gone::End;
+use self::insert::insert_new;
 use self::offsets::Offsets;
 use self::schemas::Schemas;
+use self::snapshots::Snapshots;
+use self::unchanged::Sifted;
 use super::refusal_limit::RefusalLimit;
-use super::{Applied, Batch, Move, Position, Sink};
+use super::{Applied, Batch, Move, Position, Sink, unreadable_snapshot};
 use crate::config;
 use crate::consumer::TopicPartition;
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::{Error, Result};
-use crate::event::{Headers, Malformed, Op};
+use crate::event::{Headers, Malformed, Op, SnapshotBody};
 use crate::record::Record;
 
 /// MongoDB's limit of a document, in bytes.
@@ -51,6 +61,7 @@ struct Connection {
     database: Database,
     offsets: Offsets,
     schemas: Schemas,
+    snapshots: Snapshots,
     names: Names,
     /// Collections whose indexes were made.
     indexed: HashSet<String>,
@@ -60,6 +71,21 @@ struct Connection {
 struct Pending {
     place: usize,
     document: RawDocumentBuf,
+}
+
+impl Connection {
+    /// The collection `name`, with its indexes.
+    async fn collection(&mut self, name: &str) -> Result<Collection<RawDocumentBuf>> {
+        let options = CollectionOptions::builder()
+            .write_concern(durable())
+            .build();
+        let collection = self.database.collection_with_options(name, options);
+        if !self.indexed.contains(name) {
+            make_indexes(&collection).await?;
+            self.indexed.insert(name.to_owned());
+        }
+        Ok(collection)
+    }
 }
 
 /// Connects to the database of a history.
@@ -168,6 +194,9 @@ impl MongoHistory {
             let learnt = learnt.map_err(|error| classify("writing a schema", &error))?;
             return Ok(learnt.map(|()| None));
         }
+        if headers.op == Op::Snapshot {
+            return Ok(SnapshotBody::parse(record).map(|_| None));
+        }
         if !headers.op.is_row() && headers.op != Op::Truncate {
             return Ok(Ok(None));
         }
@@ -207,65 +236,152 @@ impl MongoHistory {
         Ok(Ok(Some((collection, document))))
     }
 
+    /// Inserts the documents of a collection. Returns the rows of snapshots that the history knows: the places of their events,
+    /// and their entities.
     async fn insert<'b>(
         &mut self,
         name: &str,
         pending: Vec<Pending>,
         batch: &'b Batch,
         aside: &mut Vec<(&'b Record, Failure)>,
+    ) -> Result<Vec<(usize, String)>> {
+        let table = self.tables.get(name).cloned().unwrap_or_default();
+        let collection = self.connection()?.collection(name).await?;
+        let Sifted { kept, left_out } = unchanged::leave_out(&collection, &table, pending).await?;
+        if kept.is_empty() {
+            return Ok(left_out);
+        }
+        let documents = kept.iter().map(|pending| &pending.document);
+        for refused in insert_new(&collection, documents).await? {
+            let why = format!("mongodb refused the document (code {})", refused.code);
+            let pending = kept.get(refused.place).ok_or_else(not_connected)?;
+            aside.push((&batch.records[pending.place], Failure::refused(why)));
+        }
+        Ok(left_out)
+    }
+
+    /// Notes for the snapshots under way which rows are there though the batch has brought no document of them, and what the
+    /// ends of chunks say.
+    async fn note(
+        &mut self,
+        batch: &Batch,
+        left_out: Vec<(usize, String)>,
+        aside: &[(&Record, Failure)],
     ) -> Result<()> {
-        let connection = self.connection()?;
-        let options = CollectionOptions::builder()
-            .write_concern(durable())
-            .build();
-        let collection: Collection<RawDocumentBuf> =
-            connection.database.collection_with_options(name, options);
-        if !connection.indexed.contains(name) {
-            make_indexes(&collection).await?;
-            connection.indexed.insert(name.to_owned());
+        let snapshots = &mut self.connection()?.snapshots;
+        let mut there: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        let mut partial = BTreeSet::new();
+        for (place, entity) in left_out {
+            let topic = &*batch.records[place].topic;
+            there.entry(topic).or_default().insert(entity);
         }
-        let pending = unchanged::leave_out(&collection, pending).await?;
-        if pending.is_empty() {
-            return Ok(());
-        }
-        let documents = pending.iter().map(|pending| &pending.document);
-        let Err(error) = collection.insert_many(documents).ordered(false).await else {
-            return Ok(());
-        };
-        let failed = || classify("inserting", &error);
-        let ErrorKind::InsertMany(many) = error.kind.as_ref() else {
-            return Err(failed());
-        };
-        if many.write_concern_error.is_some() {
-            return Err(failed());
-        }
-        for refused in many.write_errors.iter().flatten() {
-            match sort(refused) {
-                Rejected::AlreadyThere => {}
-                Rejected::Passing => return Err(failed()),
-                Rejected::Document => {
-                    let Some(pending) = pending.get(refused.index) else {
-                        return Err(failed());
-                    };
-                    let why = format!("mongodb refused the document (code {})", refused.code);
-                    aside.push((&batch.records[pending.place], Failure::refused(why)));
+        for (record, _) in aside {
+            match Headers::read(record) {
+                Ok(headers) if headers.op.is_row() => match entity_of(record, &headers) {
+                    Some(entity) => {
+                        there.entry(&record.topic).or_default().insert(entity);
+                    }
+                    None => {
+                        partial.insert(&*record.topic);
+                    }
+                },
+                Ok(headers) if headers.op != Op::Snapshot => {}
+                // Nobody knows which row it is about.
+                _ => {
+                    partial.insert(&*record.topic);
                 }
+            }
+        }
+        for record in &batch.records {
+            if record.header("cdc.op") == Some("snapshot")
+                && let (Ok(headers), Ok(body)) =
+                    (Headers::read(record), SnapshotBody::parse(record))
+            {
+                if body.is_partial() {
+                    partial.insert(&*record.topic);
+                }
+                there
+                    .entry(&record.topic)
+                    .or_default()
+                    .extend(changed(&headers, &body));
+            }
+        }
+        for topic in partial {
+            snapshots.set_partial(topic).await?;
+        }
+        for (topic, entities) in there {
+            if snapshots.takes_notes(topic) {
+                snapshots.note(topic, &entities).await?;
             }
         }
         Ok(())
     }
+
+    /// Writes what the end of a snapshot says.
+    async fn end_snapshot(
+        &mut self,
+        record: &Record,
+        headers: &Headers<'_>,
+        body: &SnapshotBody<'_>,
+    ) -> Result<()> {
+        let event = Body::parse(record, headers.op).map_err(unreadable_snapshot)?;
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(not_connected());
+        };
+        if body.is_partial() {
+            connection.snapshots.set_partial(&record.topic).await?;
+        }
+        if let Some(snapshot) = connection.snapshots.whole(&record.topic, body.id()) {
+            let changed = changed(headers, body).collect();
+            connection.snapshots.note(&record.topic, &changed).await?;
+            let name = event.collection(&self.settings.collection);
+            let collection = connection.collection(&name).await?;
+            let end = End {
+                collection: &collection,
+                snapshots: &connection.snapshots,
+                snapshot: &snapshot,
+                record,
+                headers,
+                body: &event,
+                source_name: &self.source_name,
+                names: connection.names,
+            };
+            let gone = end.write_inferred_deletes().await?;
+            tracing::info!(
+                sink = self.name,
+                collection = name,
+                gone,
+                "a snapshot of the source ended"
+            );
+        }
+        connection.snapshots.end(&record.topic, body.id()).await
+    }
+}
+
+/// The entities of rows that a chunk left out, for they were changed before it.
+fn changed(headers: &Headers<'_>, body: &SnapshotBody<'_>) -> impl Iterator<Item = String> {
+    let keys = body.changed().map(|key| std::str::from_utf8(key).ok());
+    keys.flatten().map(|key| entity(headers.table, Some(key)))
 }
 
 impl Sink for MongoHistory {
     async fn connect(&mut self) -> Result<()> {
         self.connection = None;
         let database = connect(&self.url, &self.settings.database).await?;
+        // What a secondary does not have yet would be gone.
+        let options = DatabaseOptions::builder()
+            .selection_criteria(SelectionCriteria::from(ReadPreference::Primary))
+            .build();
+        let database = database
+            .client()
+            .database_with_options(database.name(), options);
         let names = schemas::accepted_names(&database)
             .await
             .map_err(|error| classify("writing a schema", &error))?;
         self.connection = Some(Connection {
             names,
             offsets: Offsets::new(&database, &self.state_name),
+            snapshots: Snapshots::read(&database, &self.state_name).await?,
             database,
             schemas: Schemas::default(),
             indexed: HashSet::new(),
@@ -284,9 +400,11 @@ impl Sink for MongoHistory {
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
         let mut aside = Vec::new();
         let documents = self.documents(batch, &mut aside).await?;
+        let mut left_out = Vec::new();
         for (collection, pending) in documents {
-            self.insert(&collection, pending, batch, &mut aside).await?;
+            left_out.extend(self.insert(&collection, pending, batch, &mut aside).await?);
         }
+        self.note(batch, left_out, &aside).await?;
         let letters: Vec<_> = aside
             .iter()
             .map(|(record, failure)| (*record, failure))
@@ -303,13 +421,25 @@ impl Sink for MongoHistory {
         })
     }
 
-    fn waits_together(&self) -> bool {
-        // The copies of all partitions have one id: they are one document anyway.
-        false
+    fn waits_together(&self, record: &Record) -> bool {
+        // The copies of a truncate have one id: they are one document anyway.
+        record.header("cdc.op") == Some("snapshot")
     }
 
-    async fn apply_together(&mut self, _record: &Record, _moves: &[Move]) -> Result<()> {
-        Ok(())
+    async fn apply_together(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
+        let headers = Headers::read(record).map_err(unreadable_snapshot)?;
+        let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
+        let connection = self.connection()?;
+        if body.is_beginning() {
+            connection
+                .snapshots
+                .begin(&record.topic, body.id(), headers.version)
+                .await?;
+        }
+        if body.is_end() {
+            self.end_snapshot(record, &headers, &body).await?;
+        }
+        self.connection()?.offsets.advance(moves).await
     }
 }
 

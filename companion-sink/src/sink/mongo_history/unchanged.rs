@@ -2,58 +2,86 @@
 
 use std::collections::HashMap;
 
-use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 
 use super::Pending;
-use super::failure::classify;
+use super::newest::{Newest, truncates};
 use crate::error::Result;
 
-/// The last image of each row, `None` for one that is gone.
-type LastImages = HashMap<String, Option<Bson>>;
+/// The last version and image of each row, no image for one that is gone.
+type LastImages = HashMap<String, (String, Option<Bson>)>;
 
-/// Leaves out the rows of snapshots that equal the newest image of their entity.
+/// What a batch has for a collection.
+pub struct Sifted {
+    /// To be written.
+    pub kept: Vec<Pending>,
+    /// Rows of snapshots that the history knows: the places of their events in the batch, and their entities.
+    pub left_out: Vec<(usize, String)>,
+}
+
+/// Leaves out the rows of snapshots that equal the newest image of their entity. Only what is older than a row counts, so
+/// that reading the same events again leaves out the same rows.
 pub async fn leave_out(
     collection: &Collection<RawDocumentBuf>,
+    table: &str,
     pending: Vec<Pending>,
-) -> Result<Vec<Pending>> {
+) -> Result<Sifted> {
+    let mut sifted = Sifted {
+        kept: Vec::with_capacity(pending.len()),
+        left_out: Vec::new(),
+    };
     // Looked at as it is: outside of snapshots nothing is parsed.
     let is_of_snapshot = |pending: &Pending| pending.document.get_str("op") == Ok("snapshot");
     if !pending.iter().any(is_of_snapshot) {
-        return Ok(pending);
+        sifted.kept = pending;
+        return Ok(sifted);
     }
     let documents: Vec<Option<Document>> = pending
         .iter()
         .map(|pending| Document::try_from(pending.document.as_ref()).ok())
         .collect();
-    let read: Vec<&str> = documents
+    let mut last = last_images(collection, &first_reads(&documents)).await?;
+    let mut truncated = truncates(collection, table).await?;
+    let of_batch = documents
         .iter()
         .flatten()
-        .filter(|document| is_read(document))
-        .filter_map(|document| document.get_str("entity").ok())
-        .collect();
-    let mut last = last_images(collection, &read).await?;
-    let mut kept = Vec::with_capacity(pending.len());
+        .filter(|document| is(document, "truncate"));
+    truncated.extend(of_batch.filter_map(|document| Some(parts(document)?.1.to_owned())));
+    truncated.sort_unstable();
     for (pending, document) in pending.into_iter().zip(documents) {
-        let Some((document, entity)) = document
+        let Some((document, (entity, version))) = document
             .as_ref()
-            .and_then(|document| Some((document, document.get_str("entity").ok()?)))
+            .and_then(|document| Some((document, parts(document)?)))
         else {
-            kept.push(pending);
+            sifted.kept.push(pending);
             continue;
         };
         let image = image_of(document);
-        if !is_read(document) || last.get(entity) != Some(&image) {
-            last.insert(entity.to_owned(), image);
-            kept.push(pending);
+        let known = last.get(entity).filter(|(since, _)| {
+            let before = truncated.partition_point(|truncate| truncate.as_str() < version);
+            before == 0 || truncated[before - 1] < *since
+        });
+        if is(document, "snapshot") && known.is_some_and(|(_, known)| *known == image) {
+            sifted.left_out.push((pending.place, entity.to_owned()));
+        } else {
+            last.insert(entity.to_owned(), (version.to_owned(), image));
+            sifted.kept.push(pending);
         }
     }
-    Ok(kept)
+    Ok(sifted)
 }
 
-fn is_read(document: &Document) -> bool {
-    document.get_str("op") == Ok("snapshot")
+fn is(document: &Document, op: &str) -> bool {
+    document.get_str("op") == Ok(op)
+}
+
+/// Entity and version.
+fn parts(document: &Document) -> Option<(&str, &str)> {
+    Some((
+        document.get_str("entity").ok()?,
+        document.get_str("version").ok()?,
+    ))
 }
 
 fn image_of(document: &Document) -> Option<Bson> {
@@ -63,24 +91,39 @@ fn image_of(document: &Document) -> Option<Bson> {
         .cloned()
 }
 
+/// The entities that a snapshot read, with the version of their first row in the batch.
+fn first_reads(documents: &[Option<Document>]) -> HashMap<&str, &str> {
+    let mut first = HashMap::new();
+    let read = documents
+        .iter()
+        .flatten()
+        .filter(|document| is(document, "snapshot"));
+    for (entity, version) in read.filter_map(parts) {
+        first.entry(entity).or_insert(version);
+    }
+    first
+}
+
 async fn last_images(
     collection: &Collection<RawDocumentBuf>,
-    entities: &[&str],
+    first: &HashMap<&str, &str>,
 ) -> Result<LastImages> {
-    let failed = |error| classify("reading the newest versions", &error);
+    let entities: Vec<&str> = first.keys().copied().collect();
+    let mut newest = Newest::of(
+        collection,
+        doc! { "entity": { "$in": entities } },
+        doc! { "entity": 1, "version": 1, "after": 1 },
+    )
+    .await?;
+    let is_older =
+        |entity: &str, version: &str| first.get(entity).is_none_or(|first| version < *first);
     let mut last = LastImages::new();
-    let mut found = collection
-        .clone_with_type::<Document>()
-        .find(doc! { "entity": { "$in": entities } })
-        .sort(doc! { "entity": 1, "version": -1 })
-        .projection(doc! { "entity": 1, "after": 1 })
-        .await
-        .map_err(failed)?;
-    while let Some(document) = found.try_next().await.map_err(failed)? {
-        if let Ok(entity) = document.get_str("entity")
-            && !last.contains_key(entity)
+    while let Some(document) = newest.next(is_older).await? {
+        if let Ok(document) = Document::try_from(document.as_ref())
+            && let Some((entity, version)) = parts(&document)
         {
-            last.insert(entity.to_owned(), image_of(&document));
+            let image = image_of(&document);
+            last.insert(entity.to_owned(), (version.to_owned(), image));
         }
     }
     Ok(last)

@@ -17,7 +17,7 @@ use self::failure::Fault;
 use self::state::{ParkedKeys, State};
 use self::tables::{Tables, missing_column};
 use super::refusal_limit::RefusalLimit;
-use super::{Applied, Batch, Move, Position, Sink};
+use super::{Applied, Batch, Move, Position, Sink, unreadable_snapshot};
 use crate::config;
 use crate::consumer::TopicPartition;
 use crate::dead_letter::{DeadLetters, Failure};
@@ -224,8 +224,7 @@ impl Postgres {
         let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
         for record in &batch.records {
             if record.header("cdc.op") == Some("snapshot") {
-                let body = SnapshotBody::parse(record)
-                    .map_err(|Malformed(why)| snapshot::malformed(&why))?;
+                let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
                 state
                     .snapshots()
                     .keep(&session.client, record, &body)
@@ -334,7 +333,7 @@ impl Sink for Postgres {
         })
     }
 
-    fn waits_together(&self) -> bool {
+    fn waits_together(&self, _record: &Record) -> bool {
         true
     }
 
@@ -350,9 +349,8 @@ impl Sink for Postgres {
 impl Postgres {
     /// The beginning or the end of a snapshot.
     async fn snapshot(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
-        let unreadable = |Malformed(why): Malformed| snapshot::malformed(&why);
-        let headers = Headers::read(record).map_err(unreadable)?;
-        let body = SnapshotBody::parse(record).map_err(unreadable)?;
+        let headers = Headers::read(record).map_err(unreadable_snapshot)?;
+        let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
         let state = &self.state;
         let Some(Connection {
             session,

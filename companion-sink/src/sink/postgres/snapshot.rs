@@ -13,9 +13,10 @@ use super::failure::classify;
 use super::state::ParkedKeys;
 use super::statements;
 use super::tables::Table;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::event::{Image, Malformed, SnapshotBody};
 use crate::record::Record;
+use crate::sink::unreadable_snapshot;
 
 /// The snapshots that are under way, one for each topic: a table of the state schema.
 pub struct Snapshots<'s> {
@@ -135,14 +136,14 @@ impl Snapshots<'_> {
             .iter()
             .map(|key| Image::parse(key))
             .collect::<std::result::Result<_, _>>()
-            .map_err(|Malformed(why)| malformed(&why))?;
+            .map_err(unreadable_snapshot)?;
         let columns = keys
             .first()
             .map_or_else(Vec::new, |key| layout(table, &key.0));
         let mut arrays: Vec<Vec<Option<String>>> = vec![Vec::new(); columns.len()];
         for key in &keys {
-            let row =
-                values(table, &columns, &key.0).map_err(|failure| malformed(&failure.message))?;
+            let row = values(table, &columns, &key.0)
+                .map_err(|failure| unreadable_snapshot(Malformed(failure.message)))?;
             for (array, value) in arrays.iter_mut().zip(row) {
                 array.push(value.map(|value| value.into_owned()));
             }
@@ -164,13 +165,4 @@ impl Snapshots<'_> {
             .await
             .map_err(failed)
     }
-}
-
-/// A snapshot's event that cannot be read.
-pub fn malformed(why: &str) -> Error {
-    Error::new(
-        Code::SchemaChange,
-        format!("a snapshot event: {why}"),
-        "Look at the topic; make another snapshot, set the stored offsets behind this one, restart.",
-    )
 }

@@ -1,0 +1,143 @@
+//! What a snapshot of the source tells the history besides its rows: those that are gone, though no event said so.
+//!
+//! A row is gone if its newest document is from before the snapshot's beginning and is no delete, and the snapshot has not
+//! met it. Of a row that the snapshot met there is a document since the beginning, or a note (`snapshots.rs`).
+
+use mongodb::Collection;
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
+
+use super::bson_value::Names;
+use super::document::Body;
+use super::insert::insert_new;
+use super::newest::{Newest, truncates};
+use super::snapshots::{Snapshot, Snapshots};
+use crate::error::{Code, Error, Result};
+use crate::event::{Headers, Malformed};
+use crate::record::Record;
+use crate::sink::{BATCH_BYTES, unreadable_snapshot};
+
+/// Entities that are looked up at once.
+const PAGE: usize = 1000;
+
+/// The end of a snapshot, and where what it says is written to.
+pub struct End<'a> {
+    pub collection: &'a Collection<RawDocumentBuf>,
+    pub snapshots: &'a Snapshots,
+    pub snapshot: &'a Snapshot,
+    pub record: &'a Record,
+    pub headers: &'a Headers<'a>,
+    pub body: &'a Body<'a>,
+    pub source_name: &'a str,
+    pub names: Names,
+}
+
+impl End<'_> {
+    /// Writes a document for each row that is gone; returns how many. Once more writes the same.
+    pub async fn write_inferred_deletes(&self) -> Result<u64> {
+        let table = self.headers.table;
+        let end = self.headers.version;
+        let truncates = truncates(self.collection, table).await?;
+        let before = truncates.partition_point(|truncate| truncate.as_str() < end);
+        let truncate = before.checked_sub(1).map(|place| truncates[place].as_str());
+        // Identities are JSON objects: all of the table lie between `{` and the next character. The index has all that is read.
+        let mut newest = Newest::of(
+            self.collection,
+            doc! {
+                "entity": { "$gte": format!("{table}:{{"), "$lt": format!("{table}:|") },
+                "version": { "$lt": end },
+            },
+            doc! { "_id": 0, "entity": 1, "version": 1 },
+        )
+        .await?;
+        let mut written = 0;
+        let mut page = Vec::with_capacity(PAGE);
+        loop {
+            let next = newest.next(|_, _| true).await?;
+            let is_last = next.is_none();
+            if let Some(document) = next
+                && let (Ok(entity), Ok(version)) =
+                    (document.get_str("entity"), document.get_str("version"))
+            {
+                let touched = version > self.snapshot.begin.as_str();
+                let truncated = truncate.is_some_and(|truncate| version < truncate);
+                if !touched && !truncated {
+                    page.push(entity.to_owned());
+                }
+            }
+            if is_last || page.len() == PAGE {
+                written += self.write_page(std::mem::take(&mut page)).await?;
+            }
+            if is_last {
+                return Ok(written);
+            }
+        }
+    }
+
+    /// Writes the documents of those of the entities that the snapshot has not met and that are there until now.
+    async fn write_page(&self, mut entities: Vec<String>) -> Result<u64> {
+        self.snapshots
+            .retain_unseen(self.snapshot, &mut entities)
+            .await?;
+        if entities.is_empty() {
+            return Ok(0);
+        }
+        let mut newest = Newest::of(
+            self.collection,
+            doc! { "entity": { "$in": entities }, "version": { "$lt": self.headers.version } },
+            doc! { "entity": 1, "version": 1, "op": 1, "key": 1, "after": 1, "marks": 1, "schema": 1 },
+        )
+        .await?;
+        let mut written = 0;
+        let mut documents = Vec::new();
+        let mut bytes = 0;
+        loop {
+            let next = newest.next(|_, _| true).await?;
+            let is_last = next.is_none();
+            if let Some(last) = next
+                && let Some(document) = self.document(&last)?
+            {
+                bytes += document.as_bytes().len();
+                documents.push(document);
+            }
+            if is_last || bytes >= BATCH_BYTES {
+                written += documents.len() as u64;
+                self.insert(std::mem::take(&mut documents)).await?;
+                bytes = 0;
+            }
+            if is_last {
+                return Ok(written);
+            }
+        }
+    }
+
+    fn document(&self, last: &RawDocument) -> Result<Option<RawDocumentBuf>> {
+        let unreadable = || Malformed("the newest document of a row cannot be read".into());
+        let built = Document::try_from(last)
+            .map_err(|_| unreadable())
+            .and_then(|last| {
+                let (record, headers) = (self.record, self.headers);
+                self.body
+                    .inferred_delete(record, headers, self.source_name, self.names, &last)
+            });
+        built.map_err(unreadable_snapshot)
+    }
+
+    async fn insert(&self, documents: Vec<RawDocumentBuf>) -> Result<()> {
+        if documents.is_empty() {
+            return Ok(());
+        }
+        let topic = &self.record.topic;
+        self.snapshots.check_running(topic, self.snapshot).await?;
+        match insert_new(self.collection, &documents).await?.first() {
+            None => Ok(()),
+            Some(refused) => Err(Error::new(
+                Code::TargetRefuses,
+                format!(
+                    "mongodb refused the inferred delete of a row of {topic} (code {})",
+                    refused.code
+                ),
+                "Look at the collection's validation rules, then restart.",
+            )),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What people do to topics: make them, delete them, give them more partitions.
+
+use std::time::Duration;
+
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::kafka::Kafka;
+use crate::topic;
+use crate::wait_until;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Makes a topic.
+///
+/// # Panics
+/// When the broker refuses.
+pub fn create(kafka: &Kafka, name: &str, partitions: i32) {
+    let new_topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    let client = client(kafka);
+    done(block_on(
+        client.create_topics([&new_topic], &AdminOptions::new()),
+    ));
+}
+
+/// Deletes a topic and waits until it is gone.
+///
+/// # Panics
+/// When the broker refuses.
+pub fn delete(kafka: &Kafka, name: &str) {
+    done(block_on(
+        client(kafka).delete_topics(&[name], &AdminOptions::new()),
+    ));
+    wait_until("the topic to be gone", TIMEOUT, || {
+        if topic::names(kafka).iter().any(|there| there == name) {
+            Err("it is there")
+        } else {
+            Ok(())
+        }
+    });
+}
+
+/// Gives a topic more partitions.
+///
+/// # Panics
+/// When the broker refuses.
+pub fn add_partitions(kafka: &Kafka, name: &str, partitions: usize) {
+    let wanted = NewPartitions::new(name, partitions);
+    done(block_on(
+        client(kafka).create_partitions([&wanted], &AdminOptions::new()),
+    ));
+}
+
+/// Gives a topic one setting; its other ones become the broker's.
+///
+/// # Panics
+/// When the broker refuses.
+pub fn set(kafka: &Kafka, name: &str, setting: &str, value: &str) {
+    let wanted = AlterConfig::new(ResourceSpecifier::Topic(name)).set(setting, value);
+    let answers = block_on(client(kafka).alter_configs([&wanted], &AdminOptions::new()));
+    for answer in answers.expect("the broker's answer") {
+        answer.expect("the topic");
+    }
+}
+
+fn client(kafka: &Kafka) -> AdminClient<DefaultClientContext> {
+    kafka.client_config().create().expect("an admin client")
+}
+
+type Answers = Result<Vec<Result<String, (String, RDKafkaErrorCode)>>, rdkafka::error::KafkaError>;
+
+fn done(answers: Answers) {
+    for answer in answers.expect("the broker's answer") {
+        answer.expect("the topic");
+    }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime")
+        .block_on(future)
+}

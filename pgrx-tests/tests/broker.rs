@@ -1,0 +1,201 @@
+//! Kafka is there, and something is wrong with it: writers never notice, the state says what is wrong, work goes on by
+//! itself (G1, G4, G6; reviews/sink.md A1, A8, A11, I4, I6).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pg_cdc_tests::statements::run;
+use pg_cdc_tests::{Database, TestBed, port, prefix_rule, topic, topic_admin, wait_until};
+use postgres::Client;
+
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The error of this code, once the sender is in this state with it.
+fn wait_for(client: &mut Client, state: &str, code: Option<&str>) -> String {
+    wait_until(&format!("state {state}, {code:?}"), TIMEOUT, || {
+        let query = "SELECT state, error_code, COALESCE(error, '') FROM cdc_status()";
+        let row = client.query_one(query, &[]).expect("cdc_status");
+        let seen: (&str, Option<&str>) = (row.get(0), row.get(1));
+        if seen == (state, code) {
+            Ok(row.get(2))
+        } else {
+            Err(format!("{seen:?} {:?}", row.get::<_, &str>(2)))
+        }
+    })
+}
+
+fn tracked<'a>(bed: &'a TestBed, name: &str) -> (Database<'a>, Client) {
+    let database = bed.database(name);
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY, body text)",
+            "SELECT cdc_track('t')",
+        ],
+    );
+    database.wait_until_in_kafka();
+    (database, client)
+}
+
+fn insert(client: &mut Client, from: i32, to: i32, bytes: i32) {
+    // Digests: nothing that a batch's compression makes small.
+    let body = format!(
+        "(SELECT string_agg(md5(n::text || k::text), '') FROM generate_series(1, {}) AS k)",
+        (bytes / 32).max(1)
+    );
+    run(
+        client,
+        &[&format!(
+            "INSERT INTO t SELECT n, {body} FROM generate_series({from}, {to}) AS n"
+        )],
+    );
+}
+
+/// The ids that were inserted, by the prefix rule, once everything is in Kafka.
+fn ids(database: &Database<'_>) -> BTreeSet<i64> {
+    let records = database.records("t");
+    prefix_rule::assert_holds(&records)
+        .iter()
+        .filter(|event| event.op() == "c")
+        .map(|event| event.json()["after"]["id"].as_i64().expect("id"))
+        .collect()
+}
+
+#[test]
+fn a_small_limit_of_a_topic_refuses_large_events_and_not_large_batches() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "limit");
+    let topic = database.topic("t");
+    topic_admin::set(bed.kafka(), &topic, "max.message.bytes", "100000");
+    insert(&mut client, 1, 10_000, 1_000);
+    assert_eq!(ids(&database), (1..=10_000).collect());
+
+    insert(&mut client, 20_001, 20_005, 1_000);
+    insert(&mut client, 20_006, 20_006, 200_000);
+    let error = wait_for(&mut client, "halted", Some("CDC0305"));
+    insert(&mut client, 20_007, 20_010, 1_000);
+    topic_admin::set(bed.kafka(), &topic, "max.message.bytes", "1000000");
+    bed.source().reload();
+    let seen = ids(&database);
+    assert_eq!(seen.range(20_001..).count(), 10);
+    let records = topic::read(bed.kafka(), &topic);
+    let large = records
+        .iter()
+        .find(|record| record.key_text() == "{\"id\":20006}");
+    let id = large.expect("the large event").id();
+    assert!(
+        error.contains(&format!("event {id} of ")),
+        "{error} names not {id}"
+    );
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn a_limit_that_shrinks_under_load_leaves_no_gap_and_no_disorder() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "shrinks");
+    let topic = database.topic("t");
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut writer = database.source();
+            for batch in 0..60 {
+                insert(&mut writer, batch * 500 + 1, batch * 500 + 500, 2_000);
+            }
+        });
+        for limit in ["20000", "1000", "50000"] {
+            topic_admin::set(bed.kafka(), &topic, "max.message.bytes", limit);
+            let seen = || topic::read(bed.kafka(), &topic).len();
+            let before = seen();
+            if limit == "1000" {
+                // No event fits any more.
+                wait_for(&mut client, "halted", Some("CDC0305"));
+            } else {
+                wait_until("more events", TIMEOUT, || match seen() {
+                    more if more > before => Ok(()),
+                    same => Err(same),
+                });
+            }
+        }
+        topic_admin::set(bed.kafka(), &topic, "max.message.bytes", "1048588");
+        bed.source().reload();
+        writer.join().expect("writers never notice");
+    });
+    assert_eq!(ids(&database), (1..=30_000).collect());
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn a_full_disk_of_the_broker_is_waited_out() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "full");
+    // No file of the broker may grow any more, as on a full disk.
+    bed.kafka().limit_file_size(12 * 1024 * 1024);
+    for part in 0..8 {
+        insert(&mut client, part * 1_000 + 1, part * 1_000 + 1_000, 10_000);
+    }
+    wait_for(&mut client, "waiting for kafka", Some("CDC0301"));
+    insert(&mut client, 8_001, 8_010, 100);
+    bed.kafka().kill();
+    bed.kafka().start();
+    assert_eq!(ids(&database), (1..=8_010).collect());
+    wait_for(&mut client, "streaming", None);
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn leaders_change_and_too_few_replicas_are_named() {
+    let bed = TestBed::start_with(&[
+        ("cdc.topic_replication_factor", "3"),
+        ("cdc.topic_partitions", "6"),
+    ]);
+    let first = bed.kafka();
+    let [second, third] = [2, 3].map(|node_id| {
+        let folder = bed.path(&format!("kafka-{node_id}"));
+        let broker = first.join(&folder, port::free(), node_id);
+        broker.start();
+        broker
+    });
+    let (database, mut client) = tracked(&bed, "leaders");
+    let topic = database.topic("t");
+    topic_admin::set(first, &topic, "min.insync.replicas", "2");
+    insert(&mut client, 1, 100, 100);
+    database.wait_until_in_kafka();
+
+    // The leader of some partitions answers no more, then is gone for good.
+    second.freeze();
+    insert(&mut client, 101, 200, 100);
+    assert_eq!(ids(&database), (1..=200).collect());
+    second.thaw();
+    second.kill();
+    insert(&mut client, 201, 300, 100);
+    assert_eq!(ids(&database), (1..=300).collect());
+
+    // One is too few.
+    third.kill();
+    insert(&mut client, 301, 400, 100);
+    let error = wait_for(&mut client, "waiting for kafka", Some("CDC0308"));
+    assert!(error.contains(&topic), "{error}");
+    second.start();
+    assert_eq!(ids(&database), (1..=400).collect());
+    wait_for(&mut client, "streaming", None);
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn records_have_the_time_at_which_they_are_sent() {
+    // Retention counts by it, and brokers refuse what is an hour off: the commit's time would not do for either.
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "clock");
+    run(&mut client, &["SELECT cdc_pause()"]);
+    insert(&mut client, 1, 20, 100);
+    let query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+    let now_ms: i64 = client.query_one(query, &[]).expect("the time").get(0);
+    run(&mut client, &["SELECT cdc_resume()"]);
+    assert_eq!(ids(&database), (1..=20).collect());
+    let records = topic::read(bed.kafka(), &database.topic("t"));
+    for record in records.iter().filter(|record| record.op() == "c") {
+        assert!(record.json()["source"]["ts_ms"].as_i64() <= Some(now_ms));
+        assert!(record.timestamp_ms >= now_ms, "{record:?}");
+    }
+}

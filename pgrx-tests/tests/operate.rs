@@ -1,0 +1,392 @@
+//! What operators tell the sender: pause, resume, drain, give events up, adopt; and what it says then.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pg_cdc_tests::kafka::Kafka;
+use pg_cdc_tests::statements::run;
+use pg_cdc_tests::{Database, TestBed, port, prefix_rule, refusal, topic, topic_admin, wait_until};
+use postgres::Client;
+
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+fn text(client: &mut Client, query: &str) -> Option<String> {
+    client.query_one(query, &[]).expect(query).get(0)
+}
+
+fn wait_for(client: &mut Client, state: &str, code: Option<&str>) {
+    wait_until(&format!("state {state}, {code:?}"), TIMEOUT, || {
+        let query = "SELECT state, error_code, waiting_for, error FROM cdc_status()";
+        let row = client.query_one(query, &[]).expect("cdc_status");
+        let seen: (&str, Option<&str>) = (row.get(0), row.get(1));
+        if seen == (state, code) {
+            Ok(())
+        } else {
+            let more: (Option<&str>, Option<&str>) = (row.get(2), row.get(3));
+            Err(format!("{seen:?} {more:?}"))
+        }
+    });
+}
+
+fn tracked<'a>(bed: &'a TestBed, name: &str) -> (Database<'a>, Client) {
+    let database = bed.database(name);
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY)",
+            "SELECT cdc_track('t')",
+        ],
+    );
+    (database, client)
+}
+
+fn insert(client: &mut Client, ids: std::ops::Range<i32>) {
+    for id in ids {
+        client
+            .execute("INSERT INTO t VALUES ($1)", &[&id])
+            .expect("a row");
+    }
+}
+
+/// The ids that were inserted, once everything is in Kafka.
+fn ids(database: &Database<'_>, table: &str) -> BTreeSet<i64> {
+    database.wait_until_in_kafka();
+    read_ids(database, table)
+}
+
+fn read_ids(database: &Database<'_>, table: &str) -> BTreeSet<i64> {
+    let records = topic::read(database.bed().kafka(), &database.topic(table));
+    prefix_rule::assert_holds(&records)
+        .iter()
+        .filter(|event| event.op() == "c")
+        .map(|event| event.json()["after"]["id"].as_i64().expect("id"))
+        .collect()
+}
+
+#[test]
+fn a_pause_lasts_over_restarts_and_costs_no_copy() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "shop");
+    insert(&mut client, 0..50);
+    run(&mut client, &["SELECT cdc_pause('Kafka is being moved')"]);
+    wait_for(&mut client, "paused", None);
+    let why = text(&mut client, "SELECT waiting_for FROM cdc_status()").expect("a reason");
+    assert!(
+        why.starts_with("cdc_resume(); ordered by postgres at ")
+            && why.ends_with(": Kafka is being moved"),
+        "{why}"
+    );
+    // Writers go on, and tables can be tracked: the WAL is held.
+    insert(&mut client, 50..80);
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE later (id int PRIMARY KEY)",
+            "SELECT cdc_track('later')",
+            "INSERT INTO later VALUES (1)",
+        ],
+    );
+    refusal::coded(&mut client, "SELECT cdc_wait('1 s')", "55000", "CDC0601");
+    bed.source().restart();
+    let mut client = database.source();
+    wait_for(&mut client, "paused", None);
+    insert(&mut client, 80..100);
+    assert_eq!(read_ids(&database, "t"), (0..50).collect());
+
+    run(&mut client, &["SELECT cdc_resume()"]);
+    assert_eq!(ids(&database, "t"), (0..100).collect());
+    assert_eq!(ids(&database, "later"), BTreeSet::from([1]));
+    let records = topic::read(bed.kafka(), &database.topic("t"));
+    let created = records.iter().filter(|record| record.op() == "c").count();
+    assert_eq!(created, 100, "everything was acknowledged before the pause");
+    refusal::coded(&mut client, "SELECT cdc_resume()", "55000", "CDC0604");
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn a_pause_holds_while_kafka_does_not_answer() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "frozen");
+    insert(&mut client, 0..10);
+    database.wait_until_in_kafka();
+    bed.kafka().freeze();
+    insert(&mut client, 10..200);
+    run(&mut client, &["SELECT cdc_pause()"]);
+    wait_for(&mut client, "paused", None);
+    bed.kafka().thaw();
+    run(&mut client, &["SELECT cdc_resume()"]);
+    assert_eq!(ids(&database, "t"), (0..200).collect());
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn a_drain_sends_everything_and_stays_stopped() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "drained");
+    run(
+        &mut client,
+        &[
+            "SET synchronous_commit = off",
+            "INSERT INTO t SELECT generate_series(0, 9999)",
+        ],
+    );
+    let upto = text(&mut client, "SELECT cdc_drain('1 min')::text").expect("an LSN");
+    assert!(upto.contains('/'), "{upto}");
+    assert_eq!(
+        text(&mut client, "SELECT state FROM cdc_status()").as_deref(),
+        Some("drained")
+    );
+    assert_eq!(read_ids(&database, "t"), (0..10_000).collect());
+    insert(&mut client, 10_000..10_010);
+    bed.source().restart();
+    let mut client = database.source();
+    wait_for(&mut client, "drained", None);
+    assert_eq!(read_ids(&database, "t").len(), 10_000);
+
+    // Once more, and without the slot: for a server that goes away, or wal_level = minimal.
+    run(
+        &mut client,
+        &["SELECT cdc_drain('1 min', drop_slot => true)"],
+    );
+    assert_eq!(read_ids(&database, "t").len(), 10_010);
+    let slots = "SELECT count(*)::text FROM pg_replication_slots";
+    assert_eq!(text(&mut client, slots).as_deref(), Some("0"));
+    let track = "CREATE TABLE more (id int PRIMARY KEY); SELECT cdc_track('more')";
+    refusal::coded(&mut client, track, "55000", "CDC0007");
+    run(&mut client, &["SELECT cdc_resume()"]);
+    insert(&mut client, 10_010..10_020);
+    assert_eq!(ids(&database, "t"), (0..10_020).collect());
+    assert_eq!(text(&mut client, slots).as_deref(), Some("1"));
+
+    // With Kafka away nothing is drained, and nothing is left stopped.
+    bed.kafka().kill();
+    insert(&mut client, 10_020..10_030);
+    refusal::coded(&mut client, "SELECT cdc_drain('1 s')", "55000", "CDC0601");
+    bed.kafka().start();
+    assert_eq!(ids(&database, "t"), (0..10_030).collect());
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn events_of_one_topic_are_given_up_and_the_others_go_on() {
+    let bed = TestBed::start_with(&[("cdc.create_topics", "off")]);
+    let create = |name: &str, partitions| topic_admin::create(bed.kafka(), name, partitions);
+    create("pg.cdc_positions", 1);
+    create("skip.public.t", 3);
+    topic_admin::set(bed.kafka(), "pg.cdc_positions", "cleanup.policy", "compact");
+    let (database, mut client) = tracked(&bed, "skip");
+    insert(&mut client, 0..3);
+    // A table whose topic nobody makes, and that is gone when somebody notices.
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE gone (id int PRIMARY KEY)",
+            "SELECT cdc_track('gone')",
+            "INSERT INTO gone SELECT generate_series(1, 20)",
+            "DROP TABLE gone",
+        ],
+    );
+    insert(&mut client, 3..6);
+    wait_for(&mut client, "waiting for kafka", Some("CDC0304"));
+    let given_up = "SELECT cdc_skip_topic('skip.public.gone', reason => 'dropped')::text";
+    // The definition, 20 rows, and the two events of DROP.
+    assert_eq!(text(&mut client, given_up).as_deref(), Some("23"));
+    assert_eq!(ids(&database, "t"), (0..6).collect());
+    assert!(
+        bed.source()
+            .log()
+            .contains("postgres gives up the events of topic \"skip.public.gone\""),
+        "the log says who"
+    );
+    wait_for(&mut client, "streaming", None);
+    let early = "SELECT cdc_skip_topic('skip.public.t', '0/1')";
+    refusal::coded(&mut client, early, "55000", "CDC0603");
+}
+
+#[test]
+fn a_topic_that_was_deleted_or_changed_is_not_taken_for_the_old_one() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "anew");
+    insert(&mut client, 0..10);
+    database.wait_until_in_kafka();
+    topic_admin::delete(bed.kafka(), &database.topic("t"));
+    insert(&mut client, 10..20);
+    wait_for(&mut client, "halted", Some("CDC0307"));
+    // Not made again in silence; and what somebody makes is not taken either.
+    assert_eq!(topic::offsets(bed.kafka(), &database.topic("t")), None);
+    topic_admin::create(bed.kafka(), &database.topic("t"), 3);
+    bed.source().reload();
+    wait_for(&mut client, "halted", Some("CDC0307"));
+    let remedy = text(&mut client, "SELECT remedy FROM cdc_status()").expect("a remedy");
+    assert!(
+        remedy.contains("cdc_skip_topic('anew.public.t', sent_lsn,"),
+        "{remedy}"
+    );
+    run(
+        &mut client,
+        &["SELECT cdc_skip_topic('anew.public.t', sent_lsn, 'it was deleted') FROM cdc_status()"],
+    );
+    assert_eq!(ids(&database, "t"), (10..20).collect());
+    run(&mut client, &["SELECT cdc_snapshot('t')"]);
+    wait_until("the snapshot", TIMEOUT, || {
+        match text(&mut client, "SELECT state FROM cdc_snapshots").as_deref() {
+            Some("done") => Ok(()),
+            state => Err(format!("{state:?}")),
+        }
+    });
+
+    // More partitions would move keys.
+    topic_admin::add_partitions(bed.kafka(), &database.topic("t"), 5);
+    bed.source().restart();
+    let mut client = database.source();
+    insert(&mut client, 20..30);
+    wait_for(&mut client, "halted", Some("CDC0306"));
+    run(
+        &mut client,
+        &["SELECT cdc_skip_topic('anew.public.t', sent_lsn, 'more partitions') FROM cdc_status()"],
+    );
+    assert_eq!(ids(&database, "t"), (10..30).collect());
+    let records = topic::read(bed.kafka(), &database.topic("t"));
+    assert!(records.iter().any(|record| record.partition == 4));
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn a_lost_position_halts_until_somebody_says_that_this_is_the_source() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "adopted");
+    insert(&mut client, 0..10);
+    database.wait_until_in_kafka();
+    let source_id = text(&mut client, "SELECT source_id FROM cdc_status()").expect("an id");
+    let adopt = format!("SELECT cdc_adopt('{source_id}')");
+    refusal::coded(&mut client, &adopt, "55000", "CDC0604");
+    run(&mut client, &["SELECT cdc_drain()"]);
+    topic_admin::delete(bed.kafka(), "pg.cdc_positions");
+    insert(&mut client, 10..20);
+    run(&mut client, &["SELECT cdc_resume()"]);
+    wait_for(&mut client, "halted", Some("CDC0405"));
+    refusal::coded(
+        &mut client,
+        "SELECT cdc_adopt('another')",
+        "22023",
+        "CDC0605",
+    );
+    run(&mut client, &[&adopt]);
+    wait_for(&mut client, "streaming", None);
+    insert(&mut client, 20..30);
+    database.wait_until_in_kafka();
+    // Copies, of a newer generation; nothing is missing.
+    let records = topic::read(bed.kafka(), &database.topic("t"));
+    let created = records.iter().filter(|record| record.op() == "c");
+    let seen: BTreeSet<(String, i64)> = created
+        .map(|record| {
+            let generation = record.version()[..4].to_owned();
+            (
+                generation,
+                record.json()["after"]["id"].as_i64().expect("id"),
+            )
+        })
+        .collect();
+    assert!(
+        (10..30).all(|id| seen.contains(&("0002".to_owned(), id))),
+        "{seen:?}"
+    );
+    assert!(
+        (0..10).all(|id| seen.contains(&("0001".to_owned(), id))),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn another_cluster_is_not_taken_for_the_one_with_the_position() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "elsewhere");
+    insert(&mut client, 0..10);
+    database.wait_until_in_kafka();
+    run(&mut client, &["SELECT cdc_drain()"]);
+    let other = Kafka::create_cluster(
+        "anotherClusterAAAAAAAA",
+        &bed.path("other"),
+        port::free(),
+        port::free(),
+        &[],
+    );
+    other.start();
+    let set = format!("ALTER SYSTEM SET cdc.brokers = '{}'", other.brokers());
+    run(
+        &mut client,
+        &[&set, "SELECT pg_reload_conf()", "SELECT cdc_resume()"],
+    );
+    wait_for(&mut client, "halted", Some("CDC0405"));
+    let error = text(&mut client, "SELECT error FROM cdc_status()").expect("an error");
+    assert!(error.contains("anotherClusterAAAAAAAA"), "{error}");
+    run(
+        &mut client,
+        &["ALTER SYSTEM RESET cdc.brokers", "SELECT pg_reload_conf()"],
+    );
+    insert(&mut client, 10..20);
+    assert_eq!(ids(&database, "t"), (0..20).collect());
+}
+
+#[test]
+fn counters_begin_anew() {
+    let database = TestBed::shared().database("counters");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY)",
+            "SELECT cdc_track('t')",
+        ],
+    );
+    insert(&mut client, 0..5);
+    database.wait_until_in_kafka();
+    run(&mut client, &["SELECT cdc_stat_reset()"]);
+    insert(&mut client, 5..8);
+    database.wait_until_in_kafka();
+    wait_until("the counters", TIMEOUT, || {
+        let query = "SELECT events::text || ' ' || transactions FROM cdc_status()";
+        match text(&mut client, query).as_deref() {
+            Some("3 3") => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    });
+    let of_table = "SELECT events::text FROM cdc_tables";
+    assert_eq!(text(&mut client, of_table).as_deref(), Some("3"));
+}
+
+#[test]
+fn only_administrators_give_orders() {
+    let database = TestBed::shared().database("orders");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &["CREATE ROLE anybody LOGIN", "SET ROLE anybody"],
+    );
+    for call in [
+        "cdc_pause()",
+        "cdc_resume()",
+        "cdc_drain()",
+        "cdc_accept_gap('0/1', '0/2')",
+        "cdc_skip_topic('t')",
+        "cdc_adopt('x')",
+        "cdc_stat_reset()",
+        "_cdc_order('{}')",
+    ] {
+        let error = refusal::of(&mut client, &format!("SELECT {call}"));
+        assert_eq!(error.code().code(), "42501", "{call}: {error:?}");
+    }
+    run(
+        &mut client,
+        &[
+            "RESET ROLE",
+            "GRANT cdc_admin TO anybody",
+            "SET ROLE anybody",
+        ],
+    );
+    run(
+        &mut client,
+        &["SELECT cdc_pause('by role')", "SELECT cdc_resume()"],
+    );
+}

@@ -1,0 +1,52 @@
+//! Why Kafka does not answer: the client tries again and again without a word, so it is asked from outside.
+
+use std::time::Duration;
+
+use rdkafka::client::{Client, ClientContext};
+
+use super::board::Trouble;
+use super::topics;
+
+/// For what the brokers say of a topic.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Looks at a topic whose records are not acknowledged for too long; none if nobody says more than that.
+pub fn diagnose<C: ClientContext>(
+    client: &Client<C>,
+    name: &str,
+    brokers: &str,
+) -> Option<Trouble> {
+    let metadata = client.fetch_metadata(Some(name), TIMEOUT).ok()?;
+    let topic = metadata
+        .topics()
+        .iter()
+        .find(|topic| topic.name() == name)?;
+    if let Some(alone) = topic.partitions().iter().find(|p| p.leader() < 0) {
+        return Some(Trouble {
+            code: "CDC0301",
+            message: format!("partition {} of \"{name}\" has no leader", alone.id()),
+            remedy: "Bring its brokers back. The WAL is held meanwhile.".to_owned(),
+        });
+    }
+    // SAFETY: the client lives.
+    let wanted = unsafe { topics::setting(client.native_ptr(), name, "min.insync.replicas") };
+    let wanted: usize = wanted.ok()?.parse().ok()?;
+    let short = topic.partitions().iter().find(|p| p.isr().len() < wanted);
+    Some(match short {
+        Some(short) => Trouble {
+            code: "CDC0308",
+            message: format!(
+                "broker refuses writes: partition {} of \"{name}\" has {} in-sync replicas, min.insync.replicas is {wanted}",
+                short.id(),
+                short.isr().len()
+            ),
+            remedy: "Bring the missing brokers back, or correct min.insync.replicas.".to_owned(),
+        },
+        None => Trouble {
+            code: "CDC0301",
+            message: format!("brokers \"{brokers}\" do not acknowledge events of \"{name}\""),
+            remedy: "Look into the log of the partitions' leaders. The WAL is held meanwhile."
+                .to_owned(),
+        },
+    })
+}
