@@ -517,6 +517,7 @@ fn what_a_wrong_line_holds_is_not_told() {
             "Java".to_owned(),
         ),
         ("sasl.oauthbearer.method=oidc", "libcurl".to_owned()),
+        ("sasl.mechanism=GSSAPI", "GSSAPI".to_owned()),
         (
             "metadata.broker.list=hidden-s3cret:9092",
             "\"metadata.broker.list\"".to_owned(),

@@ -33,8 +33,8 @@ const CLOSED: &str = "Disconnected";
 /// Asks for unsigned tokens. librdkafka's own ones would never be renewed (see `token`), so it does not get this.
 const UNSIGNED_TOKENS: &str = "enable.sasl.oauthbearer.unsecure.jwt";
 
-/// What a session needs to know of the settings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a session needs to know of the settings. Not to be printed: it has the secrets.
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaSettings {
     pub brokers: String,
     pub source_name: String,
@@ -273,20 +273,16 @@ impl ClientContext for Reporter {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if facility == "FAIL" {
-            let reason = reason_of(message);
-            if reason.starts_with(CLOSED) {
-                // librdkafka makes no error of it.
-                let code = RDKafkaErrorCode::BrokerTransportFailure;
-                self.board
-                    .connection_failed(trouble_of(code, &self.brokers, reason));
-            }
-            if !self.board.is_news(reason) {
-                return;
-            }
+        let reason = (facility == "FAIL").then(|| reason_of(message));
+        if let Some(reason) = reason.filter(|reason| reason.starts_with(CLOSED)) {
+            // librdkafka makes no error of it.
+            let code = RDKafkaErrorCode::BrokerTransportFailure;
+            self.board
+                .connection_failed(trouble_of(code, &self.brokers, reason));
         }
         // CONFWARN comes with every start: the gapless guarantee is called experimental there.
-        if level as i32 <= RDKafkaLogLevel::Warning as i32 && facility != "CONFWARN" {
+        let matters = level as i32 <= RDKafkaLogLevel::Warning as i32 && facility != "CONFWARN";
+        if matters && reason.is_none_or(|reason| self.board.is_news(reason)) {
             self.board.log(format!("librdkafka {facility}: {message}"));
         }
     }
