@@ -34,7 +34,7 @@ pub struct Kafka {
 
 impl Kafka {
     /// Makes a new one-node cluster in `folder` (created) without starting it. `settings` are added to
-    /// `server.properties` and win over the bed's own.
+    /// `server.properties` and win over the bed's own; `@folder@`, `@port@` and `@controller_port@` stand for the node's.
     ///
     /// # Panics
     /// When its storage cannot be formatted.
@@ -98,13 +98,14 @@ impl Kafka {
             port,
             process: Mutex::new(None),
         };
-        let mut properties = include_str!("../parts/kafka/server.properties")
-            .replace("@folder@", &folder.display().to_string())
-            .replace("@port@", &port.to_string())
-            .replace("@controller_port@", &controller_port.to_string());
+        let mut properties = include_str!("../parts/kafka/server.properties").to_owned();
         for (name, value) in settings {
             properties.push_str(&format!("{name}={value}\n"));
         }
+        let properties = properties
+            .replace("@folder@", &folder.display().to_string())
+            .replace("@port@", &port.to_string())
+            .replace("@controller_port@", &controller_port.to_string());
         std::fs::write(kafka.properties(), properties).expect("write server.properties");
         let mut format = kafka.java();
         format
@@ -219,6 +220,18 @@ impl Kafka {
         std::fs::write(self.properties(), text).expect("write server.properties");
     }
 
+    /// Runs one of Kafka's commands, by its class, against the broker, and returns what it printed.
+    ///
+    /// # Panics
+    /// When it fails, with what it printed.
+    pub fn command(&self, class: &str, arguments: &[&str]) -> String {
+        let mut command = self.java();
+        command
+            .args([class, "--bootstrap-server", &self.brokers()])
+            .args(arguments);
+        process::run(command, None)
+    }
+
     /// The bootstrap server, `127.0.0.1:port`.
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -268,6 +281,11 @@ impl Kafka {
             ))
             // What it unpacks and, killed, leaves behind goes with the folder.
             .arg(format!("-Djava.io.tmpdir={}", self.folder.display()))
+            // The only place from which a broker may read the keys of a token issuer.
+            .arg(format!(
+                "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{}/jwks.json",
+                self.folder.display()
+            ))
             .arg("-cp")
             .arg(parts::kafka_libs().join("*"));
         java

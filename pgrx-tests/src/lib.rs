@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`bed`] | puts everything together; one bed per test binary, one database per test |
 //! | [`postgres`], [`kafka`], [`ferretdb`], [`companion_sink`] | one server each: start, stop, kill, freeze, log |
+//! | [`secure_listeners`] | TLS and SASL for Kafka; [`certificates`] and [`token_issuer`] make what they need |
 //! | [`debezium`] | the reference for events that its readers parse |
 //! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
 //! | [`pgbench`] | load for a server |
@@ -26,6 +27,7 @@
 
 pub mod bed;
 pub mod c_library;
+pub mod certificates;
 pub mod companion_sink;
 pub mod debezium;
 pub mod ferretdb;
@@ -39,7 +41,9 @@ pub mod prefix_rule;
 pub mod process;
 pub mod refusal;
 pub mod replica;
+pub mod secure_listeners;
 pub mod statements;
+pub mod token_issuer;
 pub mod topic;
 pub mod topic_admin;
 pub mod wait;

@@ -308,17 +308,20 @@ impl Postgres {
         self.folder.join("data")
     }
 
-    /// Writes a file of the server's own user into the data folder; returns its path.
+    /// Writes a file of the server's own user into the data folder, at once as a whole; returns its path.
     ///
     /// # Panics
     /// When that is not possible.
     pub fn write_file(&self, name: &str, content: &[u8], mode: u32) -> String {
         use std::os::unix::fs::PermissionsExt;
         let path = self.data_folder().join(name);
-        std::fs::write(&path, content)
-            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)))
-            .unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
-        process::give_to(&path, self.user);
+        let new = self.data_folder().join(format!("{name}.new"));
+        let failed = |e| panic!("cannot write {}: {e}", path.display());
+        std::fs::write(&new, content)
+            .and_then(|()| std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)))
+            .unwrap_or_else(failed);
+        process::give_to(&new, self.user);
+        std::fs::rename(&new, &path).unwrap_or_else(failed);
         path.display().to_string()
     }
 

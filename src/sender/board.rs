@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use change::position::Position;
 
@@ -63,6 +63,12 @@ pub struct Facts {
     pub failure: Option<Failure>,
     /// What Kafka is waited for with, if anything.
     pub trouble: Option<Trouble>,
+    /// What the newest event is held back by, if anything. Stays while other things work.
+    pub blocked: Option<Trouble>,
+    /// What a connection failed of, and when that was said.
+    cause: Option<(Trouble, Instant)>,
+    /// Failures that the log has, and since when.
+    logged: Vec<(String, Instant)>,
     /// Why events are not acknowledged, though the client says nothing.
     pub stall: Option<Trouble>,
     pub events: u64,
@@ -97,6 +103,13 @@ pub struct Board {
     stop: AtomicBool,
 }
 
+/// The first of several reasons is shown for so long, and a failure is logged once in it. librdkafka repeats what lasts
+/// every 30 seconds.
+const CAUSE_KEPT: Duration = Duration::from_secs(60);
+/// Afterwards nothing is known of connections any more.
+const CAUSE_VALID: Duration = Duration::from_secs(120);
+/// Different failures within a minute of which the log is kept free.
+const MAX_LOGGED: usize = 50;
 /// Lines kept for the log; more are dropped, with a line that says so.
 const MAX_LOG_LINES: usize = 200;
 
@@ -170,9 +183,61 @@ impl Board {
 
     /// Sets or clears what Kafka is waited for with.
     pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        let trouble = trouble.map(|trouble| self.traced(trouble));
         if self.read(|facts| facts.trouble != trouble) {
             self.tell(|facts| facts.trouble = trouble);
         }
+    }
+
+    /// Sets or clears what the newest event is held back by.
+    pub fn set_blocked(&self, blocked: Option<Trouble>) {
+        let blocked = blocked.map(|blocked| self.traced(blocked));
+        if self.read(|facts| facts.blocked != blocked) {
+            self.tell(|facts| facts.blocked = blocked);
+        }
+    }
+
+    /// A call that was in vain knows less of Kafka than the connections do.
+    fn traced(&self, trouble: Trouble) -> Trouble {
+        match trouble.code {
+            "CDC0301" | "CDC0302" => self.read(|facts| match &facts.cause {
+                Some((cause, said)) if said.elapsed() < CAUSE_VALID => cause.clone(),
+                _ => trouble,
+            }),
+            _ => trouble,
+        }
+    }
+
+    /// A connection failed of this. It may be one of several: it is shown only with something that waits. A broker that
+    /// refuses us says more than one that is not there.
+    pub fn connection_failed(&self, cause: Trouble) {
+        self.read(|facts| {
+            let keep = facts.cause.as_ref().is_some_and(|(known, said)| {
+                said.elapsed() < CAUSE_KEPT && (known.code == "CDC0302" || known.code == cause.code)
+            });
+            if !keep {
+                facts.cause = Some((cause, Instant::now()));
+            }
+        });
+    }
+
+    /// It is known of what connections will fail.
+    pub fn cause_found(&self, cause: Trouble) {
+        self.read(|facts| facts.cause = Some((cause, Instant::now())));
+    }
+
+    /// Whether the log has not had this failure for a while.
+    pub fn is_news(&self, failure: &str) -> bool {
+        self.read(|facts| {
+            facts
+                .logged
+                .retain(|(_, since)| since.elapsed() < CAUSE_KEPT);
+            let known = facts.logged.iter().any(|(logged, _)| logged == failure);
+            if !known && facts.logged.len() < MAX_LOGGED {
+                facts.logged.push((failure.to_owned(), Instant::now()));
+            }
+            !known
+        })
     }
 
     /// Ends the session with a failure; the first one counts.

@@ -1,26 +1,37 @@
 //! How the sender's Kafka clients are configured, and what they report: log lines, errors, broker counts.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::statistics::Statistics;
+use rdkafka::types::RDKafkaConfRes;
 
 use super::board::{Board, Trouble};
+use super::token;
 use crate::secret_file::{self, Refused};
 
-/// Properties that are pg_cdc's own: its promises rest on them.
-const RESERVED: [&str; 7] = [
+/// Properties that are pg_cdc's own, under each of their names: its promises rest on them.
+const RESERVED: [&str; 10] = [
     "bootstrap.servers",
+    "metadata.broker.list",
     "enable.idempotence",
     "enable.gapless.guarantee",
     "acks",
+    "request.required.acks",
     "message.timeout.ms",
+    "delivery.timeout.ms",
     "partitioner",
     "transactional.id",
 ];
+/// How librdkafka begins what it says of a connection that the broker closed: it is about to stop, or to speak another
+/// protocol.
+const CLOSED: &str = "Disconnected";
+/// Asks for unsigned tokens. librdkafka's own ones would never be renewed (see `token`), so it does not get this.
+const UNSIGNED_TOKENS: &str = "enable.sasl.oauthbearer.unsecure.jwt";
 
 /// What a session needs to know of the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,11 +84,33 @@ impl KafkaSettings {
             .set("ssl.endpoint.identification.algorithm", "https")
             .set("allow.auto.create.topics", "false");
         for (name, value) in &self.properties {
-            config.set(name, value);
+            if name != UNSIGNED_TOKENS {
+                config.set(name, value);
+            }
         }
         config.set("bootstrap.servers", &self.brokers);
+        // At this level it says why a connection was closed; `Reporter` passes on only what matters.
+        config.set_log_level(RDKafkaLogLevel::Info);
         config
     }
+
+    fn unsigned_tokens(&self) -> bool {
+        let mut properties = self.properties.iter();
+        properties.any(|(name, value)| name == UNSIGNED_TOKENS && is_true(value))
+    }
+
+    /// Whether clients log in with tokens, which end.
+    pub fn uses_tokens(&self) -> bool {
+        let mut properties = self.properties.iter();
+        properties.any(|(name, value)| name.starts_with("sasl.mechanism") && value == "OAUTHBEARER")
+    }
+}
+
+/// As librdkafka reads it.
+fn is_true(value: &str) -> bool {
+    ["true", "t", "1"]
+        .iter()
+        .any(|yes| value.eq_ignore_ascii_case(yes))
 }
 
 /// Reads `cdc.kafka_config_file`: `key=value` lines, `#` for comments.
@@ -105,33 +138,62 @@ pub fn read_properties(path: &str) -> Result<Vec<(String, String)>, Trouble> {
     let content = String::from_utf8(content)
         .map_err(|error| unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))?;
     let mut properties = Vec::new();
-    for line in content.lines().map(str::trim) {
+    for (index, line) in content.lines().map(str::trim).enumerate() {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let (name, value) = line.split_once('=').unwrap_or((line, ""));
-        let (name, value) = (name.trim(), value.trim());
-        if RESERVED.contains(&name) {
-            return Err(Trouble {
-                code: "CDC0009",
-                message: format!("property \"{name}\" cannot be set"),
-                remedy: format!("Remove the line from \"{path}\": the property is pg_cdc's own."),
-            });
+        let place = format!("line {} of \"{path}\"", index + 1);
+        let property = line
+            .split_once('=')
+            .map(|(name, value)| (name.trim(), value.trim()));
+        let refused = match property {
+            // Whatever stands there may be a piece of a secret.
+            None => Some(format!("{place} is not name=value")),
+            Some((name, value)) => refusal(name, value, &place),
+        };
+        if let Some(message) = refused {
+            return Err(unusable(message));
         }
-        properties.push((name.to_owned(), value.to_owned()));
+        properties.extend(property.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
     Ok(properties)
 }
 
-/// CDC0009 for a property that librdkafka does not take.
-pub fn refused_configuration(error: &KafkaError) -> Trouble {
-    let message = match error {
-        // The value may be a secret: only the name is told.
-        KafkaError::ClientConfig(_, description, name, _) => {
-            format!("property \"{name}\" cannot be set: {description}")
+/// Why a property cannot be set. What librdkafka does not know as a name may be a piece of a secret, and so may a value.
+fn refusal(name: &str, value: &str, place: &str) -> Option<String> {
+    if RESERVED.contains(&name) {
+        return Some(format!(
+            "property \"{name}\" in {place} cannot be set: it is pg_cdc's own"
+        ));
+    }
+    let mut config = ClientConfig::new();
+    match config.set(name, value).create_native_config() {
+        Ok(_) => None,
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => Some(format!(
+            "{place} has a property that librdkafka does not know"
+        )),
+        Err(KafkaError::ClientConfig(_, description, ..))
+            if description.contains("not supported") && !description.contains(value) =>
+        {
+            Some(format!("{place}: {description}"))
         }
+        Err(_) => Some(format!(
+            "property \"{name}\" in {place} cannot be set: librdkafka refuses its value"
+        )),
+    }
+}
+
+/// CDC0009 for clients that cannot be made of the properties.
+pub fn refused_configuration(error: &KafkaError) -> Trouble {
+    unusable(match error {
+        // The description may hold the value, and with it a secret.
+        KafkaError::ClientConfig(_, _, name, _) => format!("property \"{name}\" cannot be set"),
         other => format!("Kafka client cannot be made: {other}"),
-    };
+    })
+}
+
+/// CDC0009.
+fn unusable(message: String) -> Trouble {
     Trouble {
         code: "CDC0009",
         message,
@@ -143,16 +205,23 @@ pub fn refused_configuration(error: &KafkaError) -> Trouble {
 /// The condition that an error of Kafka means.
 pub fn trouble_of(code: RDKafkaErrorCode, brokers: &str, reason: &str) -> Trouble {
     use RDKafkaErrorCode as Code;
+    let reload = "then SELECT pg_reload_conf().";
     let (code, message, remedy) = match code {
         Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => (
             "CDC0302",
             format!("authentication with \"{brokers}\" failed: {reason}"),
-            "Correct the file that cdc.kafka_config_file names, then SELECT pg_reload_conf().".to_owned(),
+            if reason.contains("certificate verify failed") {
+                format!("Name the authority of the brokers' certificates as ssl.ca.location in the file of cdc.kafka_config_file, and the hosts of these certificates in cdc.brokers, {reload}")
+            } else {
+                format!("Correct the file that cdc.kafka_config_file names, {reload}")
+            },
         ),
-        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed | Code::TransactionalIdAuthorizationFailed => (
+        Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed => (
             "CDC0303",
             format!("not authorised: {reason}"),
-            "Allow Create, Write, Describe on the topics and Write on the transactional id with kafka-acls.sh.".to_owned(),
+            "Give the sender's Kafka user the rights that the page of CDC0303 in docs/errors lists.".to_owned(),
         ),
         Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend | Code::InvalidReplicationFactor => (
             "CDC0308",
@@ -167,7 +236,11 @@ pub fn trouble_of(code: RDKafkaErrorCode, brokers: &str, reason: &str) -> Troubl
         _ => (
             "CDC0301",
             format!("brokers \"{brokers}\" cannot be reached: {reason}"),
-            "Start Kafka, or correct cdc.brokers and SELECT pg_reload_conf(). The WAL is held meanwhile.".to_owned(),
+            if reason.starts_with(CLOSED) {
+                format!("Start Kafka, or correct cdc.brokers, or security.protocol in the file that cdc.kafka_config_file names, {reload} The WAL is held meanwhile.")
+            } else {
+                "Start Kafka, or correct cdc.brokers and SELECT pg_reload_conf(). The WAL is held meanwhile.".to_owned()
+            },
         ),
     };
     Trouble {
@@ -180,12 +253,38 @@ pub fn trouble_of(code: RDKafkaErrorCode, brokers: &str, reason: &str) -> Troubl
 /// What a client tells its surroundings.
 #[derive(Clone)]
 pub struct Reporter {
-    pub board: Arc<Board>,
-    pub brokers: String,
+    board: Arc<Board>,
+    brokers: String,
+    unsigned_tokens: bool,
+}
+
+impl Reporter {
+    pub fn new(settings: &KafkaSettings, board: &Arc<Board>) -> Reporter {
+        Reporter {
+            board: Arc::clone(board),
+            brokers: settings.brokers.clone(),
+            unsigned_tokens: settings.unsigned_tokens(),
+        }
+    }
 }
 
 impl ClientContext for Reporter {
+    /// Those who wrap this one must say the same.
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            let reason = reason_of(message);
+            if reason.starts_with(CLOSED) {
+                // librdkafka makes no error of it.
+                let code = RDKafkaErrorCode::BrokerTransportFailure;
+                self.board
+                    .connection_failed(trouble_of(code, &self.brokers, reason));
+            }
+            if !self.board.is_news(reason) {
+                return;
+            }
+        }
         // CONFWARN comes with every start: the gapless guarantee is called experimental there.
         if level as i32 <= RDKafkaLogLevel::Warning as i32 && facility != "CONFWARN" {
             self.board.log(format!("librdkafka {facility}: {message}"));
@@ -212,22 +311,63 @@ impl ClientContext for Reporter {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let Some(code) = error.rdkafka_error_code() else {
+        use RDKafkaErrorCode as Code;
+        let reason = reason_of(reason);
+        let Some(mut code) = error.rdkafka_error_code() else {
             return;
         };
+        // An alert by which the broker ends TLS comes as a connection that broke.
+        if code == Code::BrokerTransportFailure && reason.contains("SSL routines") {
+            code = Code::SSL;
+        }
+        let trouble = || trouble_of(code, &self.brokers, reason);
         match code {
             // One broker of several: the client goes on with the others.
-            RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve => {}
+            Code::BrokerTransportFailure | Code::Resolve => self.board.connection_failed(trouble()),
             // Reported with the message or call that it concerns.
-            RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PartitionEOF => {}
-            // How many they are differs from one client to the other.
-            RDKafkaErrorCode::AllBrokersDown => {
-                self.board
-                    .set_trouble(Some(trouble_of(code, &self.brokers, "no broker answers")))
+            Code::Fatal | Code::PartitionEOF => {}
+            // Partitions are assigned: the reader's group is a name only.
+            Code::GroupAuthorizationFailed => {}
+            Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => {
+                self.board.connection_failed(trouble());
+                self.board.set_trouble(Some(trouble()));
             }
-            _ => self
-                .board
-                .set_trouble(Some(trouble_of(code, &self.brokers, reason))),
+            // How many they are differs from one client to the other.
+            Code::AllBrokersDown => {
+                let trouble = trouble_of(code, &self.brokers, "no broker answers");
+                self.board.set_trouble(Some(trouble));
+            }
+            _ => self.board.set_trouble(Some(trouble())),
         }
     }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        token::make(config.unwrap_or_default(), self.unsigned_tokens).map_err(|reason| {
+            // Brokers refuse the old token with words that say less.
+            let code = RDKafkaErrorCode::Authentication;
+            self.board
+                .cause_found(trouble_of(code, &self.brokers, &reason));
+            reason.into()
+        })
+    }
+}
+
+/// What librdkafka says, without thread, broker and time in front and behind: the same failure has the same text.
+fn reason_of(message: &str) -> &str {
+    let mut reason = message;
+    if let Some((_thread, rest)) = reason
+        .strip_prefix("[thrd:")
+        .and_then(|rest| rest.split_once("]: "))
+    {
+        reason = rest;
+    }
+    if let Some((broker, rest)) = reason.split_once(": ")
+        && broker.contains('/')
+        && !broker.contains(' ')
+    {
+        reason = rest;
+    }
+    reason
+        .rsplit_once(" (after ")
+        .map_or(reason, |(reason, _)| reason)
 }

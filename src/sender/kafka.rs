@@ -21,7 +21,7 @@ use change::snapshot::TableId;
 use change::wire::WireError;
 use crossbeam_channel::{Receiver, TryRecvError};
 use rdkafka::bindings as rd;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -34,7 +34,7 @@ use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::orders::Skip;
 use super::position::{Done, Progress, Progresses};
 use super::stall;
-use super::topics::{self, Described, Design};
+use super::topics::{self, Described, Design, Use};
 use crate::shared;
 use crate::topic_counters::TopicCounter;
 
@@ -166,6 +166,8 @@ struct Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Reporter::ENABLE_REFRESH_OAUTH_TOKEN;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.reporter.log(level, facility, message);
     }
@@ -176,6 +178,13 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.reporter.error(error, reason);
+    }
+
+    fn generate_oauth_token(
+        &self,
+        config: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.reporter.generate_oauth_token(config)
     }
 }
 
@@ -330,12 +339,8 @@ pub fn run(
         .set("acks", "all")
         .set("message.timeout.ms", "0")
         .set("batch.size", max_batch_bytes.to_string());
-    let reporter = Reporter {
-        board: Arc::clone(board),
-        brokers: settings.brokers.clone(),
-    };
     let context = Context {
-        reporter,
+        reporter: Reporter::new(settings, board),
         deliveries: Mutex::default(),
     };
     let producer: BaseProducer<Context> = match config.create_with_context(context) {
@@ -835,7 +840,11 @@ impl Shipper<'_> {
     /// Makes sure that the topic is there, with its partitions and id known, before the first record goes to it.
     fn open_topic(&mut self, name: &str) -> Result<usize, Stop> {
         let settings = self.settings;
+        let known = self.known.ends.get(name).cloned();
         let design = Design {
+            usage: Use::Events,
+            // A topic that was there and is not is not made again in silence.
+            create: settings.create_topics && known.is_none(),
             partitions: settings.partitions,
             replication_factor: settings.replication_factor,
             configs: vec![
@@ -844,36 +853,19 @@ impl Shipper<'_> {
             ],
         };
         let client = self.producer.client().native_ptr();
-        let known = self.known.ends.get(name).cloned();
-        // A topic that was there and is not is not made again in silence.
-        let may_create = settings.create_topics && known.is_none();
         let described = loop {
             // SAFETY: the producer's handle is live.
-            match unsafe { topics::ensure(client, name, may_create.then_some(&design)) } {
+            match unsafe { topics::ensure(client, name, &design) } {
                 Ok(described) => break described,
-                Err(error) => {
-                    let missing = error.code
-                        == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-                    if missing && known.is_some() {
-                        return Err(self.refuse_topic(name, "is gone".to_owned()));
-                    }
-                    self.board.set_trouble(Some(if missing {
-                        Trouble {
-                            code: "CDC0304",
-                            message: format!("topic \"{name}\" is missing"),
-                            remedy: format!(
-                                "Run {}",
-                                topics::command(&settings.brokers, name, &design)
-                            ),
-                        }
-                    } else {
-                        trouble_of(
-                            error.code.into(),
-                            &settings.brokers,
-                            &format!("topic \"{name}\": {}", error.message),
-                        )
-                    }));
+                Err(error) if known.is_some() && error.is_missing() => {
+                    return Err(self.refuse_topic(name, "is gone".to_owned()));
                 }
+                Err(error) => self.board.set_blocked(Some(topics::trouble(
+                    &error,
+                    &settings.brokers,
+                    name,
+                    &design,
+                ))),
             }
             self.serve();
             if self.is_over() {
@@ -881,7 +873,7 @@ impl Shipper<'_> {
             }
             self.board.kafka_wake.wait(BUSY_MS);
         };
-        self.board.set_trouble(None);
+        self.board.set_blocked(None);
         if let Some(known) = &known {
             self.compare(name, known, &described)?;
         }

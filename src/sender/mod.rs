@@ -19,6 +19,7 @@ pub mod slot;
 pub mod source;
 pub mod stall;
 pub mod standby;
+mod token;
 pub mod topics;
 pub mod wal_bound;
 pub mod wal_reader;

@@ -13,6 +13,7 @@ use change::datetime::EPOCH_US;
 use change::hex::hex;
 use change::position::{Ends, Events, FORMAT, Key, Position, Record, lsn_text};
 use rdkafka::bindings::rd_kafka_t;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -25,7 +26,7 @@ use super::board::{Board, Durable, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::kafka::unix_us;
 use super::local_position::LocalPosition;
-use super::topics::{self, Design};
+use super::topics::{self, Design, Use};
 
 /// Positions are not written more often than this while transactions follow each other.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
@@ -33,6 +34,8 @@ const MIN_INTERVAL: Duration = Duration::from_millis(10);
 const FULL_EVERY: Duration = Duration::from_secs(5);
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
+/// Where there are tokens an idle producer is polled so often: that is how librdkafka asks for new ones.
+const POLL: Duration = Duration::from_secs(1);
 /// Offsets that are read at first from the end of the topic.
 const FIRST_WINDOW: i64 = 2_000;
 const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -184,6 +187,8 @@ struct Writer<'a> {
 struct Context(Reporter);
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = Reporter::ENABLE_REFRESH_OAUTH_TOKEN;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.0.log(level, facility, message);
     }
@@ -192,6 +197,13 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.0.error(error, reason);
+    }
+
+    fn generate_oauth_token(
+        &self,
+        config: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.0.generate_oauth_token(config)
     }
 }
 
@@ -220,10 +232,7 @@ struct Found {
 
 impl Writer<'_> {
     fn context(&self) -> Context {
-        Context(Reporter {
-            board: Arc::clone(self.board),
-            brokers: self.settings.brokers.clone(),
-        })
+        Context(Reporter::new(self.settings, self.board))
     }
 
     fn trouble(&self, error: &KafkaError, what: &str) -> Unwritten {
@@ -246,11 +255,22 @@ impl Writer<'_> {
                 remedy: "If this server is the one that should ship, stop the other one, then SELECT pg_reload_conf() here.".to_owned(),
             });
         }
-        Unwritten::Again(trouble_of(
-            code,
-            &self.settings.brokers,
-            &format!("{what}: {error}"),
-        ))
+        let brokers = &self.settings.brokers;
+        let mut trouble = trouble_of(code, brokers, &format!("{what}: {error}"));
+        if code == RDKafkaErrorCode::TransactionalIdAuthorizationFailed {
+            let rights = ["Describe", "Write"];
+            trouble.remedy = topics::acl_command(
+                brokers,
+                &rights,
+                "transactional-id",
+                &self.transactional_id(),
+            );
+        }
+        Unwritten::Again(trouble)
+    }
+
+    fn transactional_id(&self) -> String {
+        format!("pg_cdc.{}", self.settings.source_name)
     }
 
     /// Shows the trouble and waits a moment; false if the session is over.
@@ -349,10 +369,7 @@ impl Writer<'_> {
         self.producer = None;
         let mut config = self.settings.base("position");
         config
-            .set(
-                "transactional.id",
-                format!("pg_cdc.{}", self.settings.source_name),
-            )
+            .set("transactional.id", self.transactional_id())
             .set(
                 "transaction.timeout.ms",
                 TRANSACTION_TIMEOUT.as_millis().to_string(),
@@ -363,6 +380,8 @@ impl Writer<'_> {
             .map_err(|error| self.trouble(&error, "position producer"))?;
         let handle = producer.client().native_ptr();
         let design = Design {
+            usage: Use::Positions,
+            create: self.settings.create_topics,
             partitions: 1,
             replication_factor: self.settings.replication_factor,
             configs: vec![
@@ -371,33 +390,16 @@ impl Writer<'_> {
                 (c"min.cleanable.dirty.ratio", "0.1".to_owned()),
             ],
         };
+        // librdkafka asks for the first token.
+        producer.poll(Duration::ZERO);
         // SAFETY: the producer's handle is live.
-        unsafe {
-            topics::ensure(
-                handle,
+        unsafe { topics::ensure(handle, &self.topic, &design) }.map_err(|error| {
+            Unwritten::Again(topics::trouble(
+                &error,
+                &self.settings.brokers,
                 &self.topic,
-                self.settings.create_topics.then_some(&design),
-            )
-        }
-        .map_err(|error| {
-            let missing = error.code
-                == rdkafka::bindings::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-            Unwritten::Again(if missing {
-                Trouble {
-                    code: "CDC0304",
-                    message: format!("topic \"{}\" is missing", self.topic),
-                    remedy: format!(
-                        "Run {}",
-                        topics::command(&self.settings.brokers, &self.topic, &design)
-                    ),
-                }
-            } else {
-                trouble_of(
-                    error.code.into(),
-                    &self.settings.brokers,
-                    &format!("topic \"{}\": {}", self.topic, error.message),
-                )
-            })
+                &design,
+            ))
         })?;
         // SAFETY: the handle is live; the text is librdkafka's own until it is freed here.
         self.cluster_id = unsafe {
@@ -517,6 +519,10 @@ impl Writer<'_> {
                         stranger,
                     });
                 }
+                // The partition is assigned: the group is a name only.
+                Some(Err(error))
+                    if error.rdkafka_error_code()
+                        == Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {}
                 Some(Err(error)) => return Err(wrap(error)),
                 None if start.elapsed() > Duration::from_secs(60) => {
                     return Err(Unwritten::Again(trouble_of(
@@ -546,13 +552,21 @@ impl Writer<'_> {
     /// Writes what the mailbox holds, as often as sensible, and a heartbeat where nothing happens.
     fn serve(&mut self, progresses: &Progresses) {
         let heartbeat = Duration::from_millis(self.settings.heartbeat_ms);
+        let longest = match self.settings.uses_tokens() {
+            true => POLL,
+            false => heartbeat,
+        };
         let mut last_write: Option<Instant> = None;
         while !self.is_over() {
             let due = last_write.is_some_and(|at| at.elapsed() >= heartbeat);
             if progresses.is_empty() && !due {
                 let left =
                     last_write.map_or(heartbeat, |at| heartbeat.saturating_sub(at.elapsed()));
+                let left = left.min(longest);
                 self.board.sleep_while(left, || progresses.is_empty());
+                if let Some(producer) = &self.producer {
+                    producer.poll(Duration::ZERO);
+                }
                 last_write.get_or_insert_with(Instant::now);
                 continue;
             }

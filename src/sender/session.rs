@@ -689,7 +689,9 @@ impl<'a> Session<'a> {
             self.board.read(|facts| {
                 (
                     facts.failure.take(),
-                    facts.trouble.clone().or_else(|| facts.stall.clone()),
+                    [&facts.blocked, &facts.trouble, &facts.stall]
+                        .into_iter()
+                        .find_map(Clone::clone),
                     std::mem::take(&mut facts.log),
                     facts.acknowledged,
                     facts.acknowledged_lsn,

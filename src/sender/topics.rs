@@ -3,10 +3,18 @@
 use std::ffi::{CStr, CString, c_char};
 
 use rdkafka::bindings as rd;
+use rdkafka::bindings::rd_kafka_AclOperation_t as Right;
+use rdkafka::bindings::rd_kafka_resp_err_t as Code;
 
-/// How a topic is made.
+use super::board::Trouble;
+use super::client::trouble_of;
+
+/// How a topic is made and used.
 #[derive(Debug, Clone)]
 pub struct Design {
+    pub usage: Use,
+    /// Missing ones are made by the sender.
+    pub create: bool,
     pub partitions: i32,
     /// -1 for the broker's default.
     pub replication_factor: i32,
@@ -27,47 +35,102 @@ pub struct TopicError {
     pub message: String,
 }
 
+impl TopicError {
+    pub fn is_missing(&self) -> bool {
+        self.code == Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+    }
+}
+
 const TIMEOUT_MS: i32 = 10_000;
 
-/// Describes a topic; makes it first if it is missing and `design` is given.
+/// What is done with a topic, and what its user must be allowed to do with it.
+#[derive(Debug, Clone, Copy)]
+pub enum Use {
+    /// Events are written.
+    Events,
+    /// Positions are written and read.
+    Positions,
+}
+
+impl Use {
+    /// Beside Describe, and Create where the sender makes the topic. As Kafka calls them, and as librdkafka does.
+    fn rights(self) -> &'static [(&'static str, Right)] {
+        const WRITE: (&str, Right) = ("Write", Right::RD_KAFKA_ACL_OPERATION_WRITE);
+        match self {
+            Use::Events => &[WRITE],
+            Use::Positions => &[WRITE, ("Read", Right::RD_KAFKA_ACL_OPERATION_READ)],
+        }
+    }
+}
+
+/// Describes a topic; makes it first if it is missing. A topic that may not be used as it is to be is an error: found out
+/// by writing, that would cost the producer.
 ///
 /// # Safety
 /// `client` is a live handle.
 pub unsafe fn ensure(
     client: *mut rd::rd_kafka_t,
     name: &str,
-    design: Option<&Design>,
+    design: &Design,
 ) -> Result<Described, TopicError> {
     // SAFETY: as the caller promises.
     unsafe {
-        match describe(client, name) {
-            Err(error)
-                if error.code
-                    == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART =>
-            {
-                match design {
-                    Some(design) => {
-                        create(client, name, design)?;
-                        describe_new(client, name)
-                    }
-                    None => Err(error),
-                }
+        match describe(client, name, design.usage) {
+            Err(error) if design.create && error.is_missing() => {
+                create(client, name, design)?;
+                describe_new(client, name, design.usage)
             }
             described => described,
         }
     }
 }
 
+/// What a topic that cannot be used means, and what helps.
+pub fn trouble(error: &TopicError, brokers: &str, name: &str, design: &Design) -> Trouble {
+    let reason = format!("topic \"{name}\": {}", error.message);
+    match error.code {
+        Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => Trouble {
+            code: "CDC0304",
+            message: format!("topic \"{name}\" is missing"),
+            remedy: format!("Run {}", command(brokers, name, design)),
+        },
+        Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
+        | Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED => {
+            let mut rights = vec!["Describe"];
+            rights.extend(design.create.then_some("Create"));
+            rights.extend(design.usage.rights().iter().map(|(right, _)| right));
+            Trouble {
+                remedy: acl_command(brokers, &rights, "topic", name),
+                ..trouble_of(error.code.into(), brokers, &reason)
+            }
+        }
+        code => trouble_of(code.into(), brokers, &reason),
+    }
+}
+
+/// The command that allows something to the sender's user.
+pub fn acl_command(brokers: &str, rights: &[&str], kind: &str, name: &str) -> String {
+    let rights: String = rights
+        .iter()
+        .map(|right| format!(" --operation {right}"))
+        .collect();
+    format!(
+        "For NAME, the sender's Kafka user, run kafka-acls.sh --bootstrap-server {brokers} --add --allow-principal User:NAME{rights} --{kind} {name}"
+    )
+}
+
 /// A topic that was just made may take a moment until every broker knows it.
-unsafe fn describe_new(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described, TopicError> {
+unsafe fn describe_new(
+    client: *mut rd::rd_kafka_t,
+    name: &str,
+    usage: Use,
+) -> Result<Described, TopicError> {
     let start = std::time::Instant::now();
     loop {
         // SAFETY: as for `ensure`.
-        match unsafe { describe(client, name) } {
+        match unsafe { describe(client, name, usage) } {
             Err(error)
-                if error.code
-                    == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-                    && start.elapsed().as_millis() < TIMEOUT_MS as u128 =>
+                if error.is_missing() && start.elapsed().as_millis() < TIMEOUT_MS as u128 =>
             {
                 std::thread::sleep(std::time::Duration::from_millis(20));
             }
@@ -111,12 +174,12 @@ impl Call {
             let event = rd::rd_kafka_queue_poll(self.queue, TIMEOUT_MS + 1000);
             if event.is_null() {
                 return Err(TopicError {
-                    code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT,
+                    code: Code::RD_KAFKA_RESP_ERR__TIMED_OUT,
                     message: "the broker did not answer".to_owned(),
                 });
             }
             let code = rd::rd_kafka_event_error(event);
-            let result = if code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            let result = if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR {
                 read(event)
             } else {
                 Err(TopicError {
@@ -151,7 +214,11 @@ unsafe fn text(pointer: *const c_char) -> String {
     }
 }
 
-unsafe fn describe(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described, TopicError> {
+unsafe fn describe(
+    client: *mut rd::rd_kafka_t,
+    name: &str,
+    usage: Use,
+) -> Result<Described, TopicError> {
     let c_name = CString::new(name).unwrap_or_default();
     // SAFETY: a live handle; the collection is freed; the description is read before its event is freed.
     unsafe {
@@ -159,6 +226,8 @@ unsafe fn describe(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described,
             client,
             rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
         );
+        // Null: this operation has the option.
+        rd::rd_kafka_AdminOptions_set_include_authorized_operations(call.options, 1);
         let mut names = [c_name.as_ptr()];
         let collection = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1);
         rd::rd_kafka_DescribeTopics(client, collection, call.options, call.queue);
@@ -171,18 +240,34 @@ unsafe fn describe(client: *mut rd::rd_kafka_t, name: &str) -> Result<Described,
             );
             if topics.is_null() || count == 0 {
                 return Err(TopicError {
-                    code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+                    code: Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
                     message: "the broker described no topic".to_owned(),
                 });
             }
             let topic = *topics;
             let error = rd::rd_kafka_TopicDescription_error(topic);
             let code = rd::rd_kafka_error_code(error);
-            if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            if code != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
                 return Err(TopicError {
                     code,
                     message: text(rd::rd_kafka_error_string(error)),
                 });
+            }
+            let mut count = 0;
+            let allowed = rd::rd_kafka_TopicDescription_authorized_operations(topic, &mut count);
+            // Brokers before 2.3 do not say.
+            if !allowed.is_null() && count > 0 {
+                let allowed = std::slice::from_raw_parts(allowed, count);
+                let missing = usage
+                    .rights()
+                    .iter()
+                    .find(|(_, right)| !allowed.contains(right));
+                if let Some((right, _)) = missing {
+                    return Err(TopicError {
+                        code: Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+                        message: format!("{right} is not allowed"),
+                    });
+                }
             }
             let mut partitions = 0;
             rd::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
@@ -234,12 +319,12 @@ pub unsafe fn setting(
             let unknown = |code, message: String| TopicError { code, message };
             if resources.is_null() || count == 0 {
                 return Err(unknown(
-                    rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN,
+                    Code::RD_KAFKA_RESP_ERR_UNKNOWN,
                     "the broker described no topic".to_owned(),
                 ));
             }
             let code = rd::rd_kafka_ConfigResource_error(*resources);
-            if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            if code != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
                 return Err(unknown(
                     code,
                     text(rd::rd_kafka_ConfigResource_error_string(*resources)),
@@ -253,7 +338,7 @@ pub unsafe fn setting(
                 .map(|entry| text(rd::rd_kafka_ConfigEntry_value(entry)))
                 .ok_or_else(|| {
                     unknown(
-                        rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN,
+                        Code::RD_KAFKA_RESP_ERR_UNKNOWN,
                         "the broker did not say".to_owned(),
                     )
                 })
@@ -272,7 +357,7 @@ pub unsafe fn max_message_bytes(
     // SAFETY: as the caller promises.
     let value = unsafe { setting(client, name, "max.message.bytes") }?;
     value.parse().map_err(|_| TopicError {
-        code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_UNKNOWN,
+        code: Code::RD_KAFKA_RESP_ERR_UNKNOWN,
         message: format!("max.message.bytes is {value}"),
     })
 }
@@ -295,7 +380,7 @@ unsafe fn create(
         );
         if topic.is_null() {
             return Err(TopicError {
-                code: rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__INVALID_ARG,
+                code: Code::RD_KAFKA_RESP_ERR__INVALID_ARG,
                 message: text(message.as_ptr()),
             });
         }
@@ -319,9 +404,8 @@ unsafe fn create(
             for index in 0..count {
                 let result = *results.add(index);
                 let code = rd::rd_kafka_topic_result_error(result);
-                let existed =
-                    code == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS;
-                if code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && !existed {
+                let existed = code == Code::RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS;
+                if code != Code::RD_KAFKA_RESP_ERR_NO_ERROR && !existed {
                     return Err(TopicError {
                         code,
                         message: text(rd::rd_kafka_topic_result_error_string(result)),
