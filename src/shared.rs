@@ -181,8 +181,8 @@ pub struct Shared {
     pub skipped_events: AtomicU64,
     /// WAL that the sender holds at most by its own setting, bytes; 0 for no bound.
     pub max_wal_behind: AtomicU64,
-    /// The broker's throttling as librdkafka saw it last, thousandths of milliseconds.
-    pub throttle_us: AtomicU64,
+    /// How long brokers make the sender wait for a quota.
+    pub throttle_ms: AtomicU32,
     pub error_at: AtomicI64,
     pub stats_reset: AtomicI64,
     pub gap_from: AtomicU64,

@@ -218,6 +218,8 @@ fn a_commit_that_is_not_visible_yet_is_not_overwritten_by_the_row_before() {
     let bed = TestBed::start_with(&[
         ("cdc.snapshot_chunk_rows", "100"),
         ("max_prepared_transactions", "1"),
+        // Else nothing would be sent of what waits for the standby.
+        ("cdc.wait_for_standby", "off"),
     ]);
     let database = bed.database("invisible");
     let mut client = database.source();

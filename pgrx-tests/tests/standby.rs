@@ -59,10 +59,13 @@ fn nothing_is_sent_before_the_synchronous_standby_has_it() {
     // `auto`: from the moment a standby is named.
     bed.source().set("synchronous_standby_names", "second");
     bed.source().reload();
-    run(&mut client, &["INSERT INTO t VALUES (2)"]);
+    // None has confirmed anything yet. From here on the reload counts.
     let waiting_for = wait_for(&mut client, "waiting for standby");
     assert_eq!(waiting_for.as_deref(), Some("a synchronous standby"));
-    run(&mut client, &["INSERT INTO t VALUES (3)"]);
+    run(
+        &mut client,
+        &["INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (3)"],
+    );
     assert_eq!(ids(&database), BTreeSet::from([1]));
     standby.start();
     wait_for(&mut client, "streaming");
@@ -98,8 +101,8 @@ fn nothing_is_sent_before_the_synchronous_standby_has_it() {
     bed.source().set("synchronous_standby_names", "");
     bed.source().set("cdc.wait_for_standby", "on");
     bed.source().reload();
-    run(&mut client, &["INSERT INTO t VALUES (201)"]);
     let waiting_for = wait_for(&mut client, "waiting for standby").expect("what it waits for");
+    run(&mut client, &["INSERT INTO t VALUES (201)"]);
     assert!(
         waiting_for.starts_with("synchronous_standby_names to be set"),
         "{waiting_for}"

@@ -159,12 +159,15 @@ fn drain(shared: &Shared, by: By, timeout_ms: i64, drop_slot: bool) -> Value {
     if !is_done() {
         let report = super::wait::timed_out(shared, up_to);
         // Not drained is not stopped: nobody must find the sender at rest later on, when the cause is gone.
-        change(shared, |orders| {
-            if orders.number == number {
-                orders.hold = None;
-            }
+        let mut is_done = false;
+        change(shared, |orders| match &orders.hold {
+            Some(Hold::Drain { done: true, .. }) => is_done = true,
+            Some(Hold::Drain { .. }) if orders.number == number => orders.hold = None,
+            _ => {}
         });
-        report.raise();
+        if !is_done {
+            report.raise();
+        }
     }
     json!(lsn_text(up_to))
 }

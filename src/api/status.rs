@@ -95,7 +95,7 @@ pub fn status_json() -> JsonB {
         "topics": shared.topics.load(Ordering::Relaxed),
         "brokers_up": shared.brokers_up.load(Ordering::Relaxed),
         "brokers_down": shared.brokers_down.load(Ordering::Relaxed),
-        "throttle_ms": load(&shared.throttle_us) as f64 / 1000.0,
+        "throttle_ms": f64::from(shared.throttle_ms.load(Ordering::Relaxed)),
         "resent": load(&shared.resent),
         "rejected_chunks": load(&shared.rejected_chunks),
         "uncovered_rows": load(&shared.uncovered_rows),

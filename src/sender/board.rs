@@ -78,6 +78,8 @@ pub struct Facts {
     pub topics: u32,
     pub brokers_up: u32,
     pub brokers_down: u32,
+    /// How long brokers make the client wait for a quota, on average over the last statistics.
+    pub throttle_ms: u32,
     /// Lines for the server log.
     pub log: Vec<String>,
 }

@@ -297,9 +297,12 @@ impl ClientContext for Reporter {
         };
         let up = brokers().filter(|broker| broker.state == "UP").count() as u32;
         let all = brokers().count() as u32;
+        let throttles = brokers().filter_map(|broker| broker.throttle.as_ref());
+        let throttle_ms = throttles.map(|window| window.avg).max().unwrap_or(0);
         self.board.read(|facts| {
             facts.brokers_up = up;
             facts.brokers_down = all - up;
+            facts.throttle_ms = u32::try_from(throttle_ms).unwrap_or(0);
         });
     }
 

@@ -90,6 +90,8 @@ const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(10);
 const BUSY_MS: i32 = 1000;
 /// And this often while nothing is.
 const IDLE_MS: i32 = 60_000;
+/// After a change a leader learns from its followers how far the partition is acknowledged.
+const LEADER_LEARNS: Duration = Duration::from_secs(5);
 /// A failed producer's delivery reports come soon.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const REPORT_MS: i32 = 50;
@@ -940,24 +942,31 @@ impl Shipper<'_> {
             return Err(Stop::Over);
         }
         for (partition, end) in (0..).zip(&known.end) {
-            let found =
-                self.producer
-                    .client()
-                    .fetch_watermarks(name, partition, WATERMARKS_TIMEOUT);
-            match found {
-                Ok((_, high)) if high < *end => {
-                    let why = format!(
-                        "[{partition}] ends at {high}, events up to {end} were acknowledged"
-                    );
-                    return Err(self.refuse_topic(name, why));
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                    let reason = format!("the end of \"{name}\" [{partition}]: {error}");
-                    let trouble = trouble_of(code, &self.settings.brokers, &reason);
-                    self.board.fail(Failure::Rewind(trouble));
-                    return Err(Stop::Over);
+            let start = Instant::now();
+            loop {
+                let found =
+                    self.producer
+                        .client()
+                        .fetch_watermarks(name, partition, WATERMARKS_TIMEOUT);
+                match found {
+                    Ok((_, high)) if high >= *end => break,
+                    // A new leader may not know yet what its followers have.
+                    Ok(_) if start.elapsed() < LEADER_LEARNS && !self.is_over() => {
+                        self.board.kafka_wake.wait(REPORT_MS);
+                    }
+                    Ok((_, high)) => {
+                        let why = format!(
+                            "[{partition}] ends at {high}, events up to {end} were acknowledged"
+                        );
+                        return Err(self.refuse_topic(name, why));
+                    }
+                    Err(error) => {
+                        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                        let reason = format!("the end of \"{name}\" [{partition}]: {error}");
+                        let trouble = trouble_of(code, &self.settings.brokers, &reason);
+                        self.board.fail(Failure::Rewind(trouble));
+                        return Err(Stop::Over);
+                    }
                 }
             }
         }

@@ -705,6 +705,7 @@ impl<'a> Session<'a> {
                         topics: facts.topics,
                         brokers_up: facts.brokers_up,
                         brokers_down: facts.brokers_down,
+                        throttle_ms: facts.throttle_ms,
                     },
                 )
             });
@@ -834,6 +835,9 @@ impl<'a> Session<'a> {
         shared
             .brokers_down
             .store(figures.brokers_down, Ordering::Relaxed);
+        shared
+            .throttle_ms
+            .store(figures.throttle_ms, Ordering::Relaxed);
     }
 
     /// Adds this session's figures to those of the ones before.
@@ -883,4 +887,5 @@ struct Figures {
     topics: u32,
     brokers_up: u32,
     brokers_down: u32,
+    throttle_ms: u32,
 }
