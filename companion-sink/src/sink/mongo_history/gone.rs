@@ -49,6 +49,7 @@ impl End<'_> {
             doc! { "_id": 0, "entity": 1, "version": 1 },
         )
         .await?;
+        let mut notes = self.snapshots.notes(self.snapshot);
         let mut written = 0;
         let mut page = Vec::with_capacity(PAGE);
         loop {
@@ -60,7 +61,7 @@ impl End<'_> {
             {
                 let touched = version > self.snapshot.begin.as_str();
                 let truncated = truncate.is_some_and(|truncate| version < truncate);
-                if !touched && !truncated {
+                if !touched && !truncated && !notes.contain(entity).await? {
                     page.push(entity.to_owned());
                 }
             }
@@ -73,11 +74,8 @@ impl End<'_> {
         }
     }
 
-    /// Writes the documents of those of the entities that the snapshot has not met and that are there until now.
-    async fn write_page(&self, mut entities: Vec<String>) -> Result<u64> {
-        self.snapshots
-            .retain_unseen(self.snapshot, &mut entities)
-            .await?;
+    /// Writes the documents of those of the entities, which the snapshot has not met, that are there until now.
+    async fn write_page(&self, entities: Vec<String>) -> Result<u64> {
         if entities.is_empty() {
             return Ok(0);
         }

@@ -2,7 +2,7 @@
 //! last snapshot that began. Rows that are there at the source though the history gets no document of them are noted in a
 //! collection of the snapshot's own, which is dropped at its end.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use futures_util::TryStreamExt;
 use mongodb::bson::oid::ObjectId;
@@ -15,6 +15,8 @@ use crate::error::{Code, Error, Result};
 
 const COLLECTION: &str = "companion_snapshots";
 const SEEN_PREFIX: &str = "companion_seen_";
+/// Notes that are read at once.
+const PAGE: usize = 10_000;
 
 /// A snapshot of one topic's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,24 +156,14 @@ impl Snapshots {
         (snapshot.id == id && !snapshot.partial).then(|| snapshot.clone())
     }
 
-    /// Leaves of `entities` those that were not noted.
-    pub async fn retain_unseen(
-        &self,
-        snapshot: &Snapshot,
-        entities: &mut Vec<String>,
-    ) -> Result<()> {
-        let failed = |error| classify("reading rows of a snapshot", &error);
-        let mut found = self
-            .seen(snapshot)
-            .find(doc! { "_id": { "$in": &*entities } })
-            .await
-            .map_err(failed)?;
-        let mut seen = BTreeSet::new();
-        while let Some(document) = found.try_next().await.map_err(failed)? {
-            seen.extend(document.get_str("_id").map(str::to_owned));
+    /// What was noted of a snapshot.
+    pub fn notes(&self, snapshot: &Snapshot) -> Notes {
+        Notes {
+            collection: self.seen(snapshot),
+            page: VecDeque::new(),
+            is_last_page: false,
+            asked: String::new(),
         }
-        entities.retain(|entity| !seen.contains(entity));
-        Ok(())
     }
 
     /// Fails if another instance has ended the snapshot: what was read of its rows before is all only if not.
@@ -220,6 +212,56 @@ impl Snapshots {
 
     fn id(&self, topic: &str) -> Document {
         doc! { "sink": &self.sink, "topic": topic }
+    }
+}
+
+/// The entities that were noted of a snapshot, read in their order.
+pub struct Notes {
+    collection: Collection<Document>,
+    page: VecDeque<String>,
+    is_last_page: bool,
+    /// The last entity that was asked for.
+    asked: String,
+}
+
+impl Notes {
+    /// Whether an entity was noted. Entities are asked for in their order, that of their bytes.
+    pub async fn contain(&mut self, entity: &str) -> Result<bool> {
+        if entity <= self.asked.as_str() {
+            return Err(Error::new(
+                Code::TargetRefuses,
+                "mongodb: the collection of a history does not sort texts by their bytes",
+                "Make it without a collation, and copy the documents; then restart.",
+            ));
+        }
+        entity.clone_into(&mut self.asked);
+        loop {
+            match self.page.front() {
+                Some(noted) if noted.as_str() < entity => {
+                    self.page.pop_front();
+                }
+                Some(noted) => return Ok(noted == entity),
+                None if self.is_last_page => return Ok(false),
+                None => self.read_page().await?,
+            }
+        }
+    }
+
+    /// Reads on from what was asked for. Page by page, for a cursor that nobody reads for a while is closed.
+    async fn read_page(&mut self) -> Result<()> {
+        let failed = |error| classify("reading rows of a snapshot", &error);
+        let mut found = self
+            .collection
+            .find(doc! { "_id": { "$gte": &self.asked } })
+            .sort(doc! { "_id": 1 })
+            .limit(PAGE as i64)
+            .await
+            .map_err(failed)?;
+        while let Some(document) = found.try_next().await.map_err(failed)? {
+            self.page.extend(document.get_str("_id").map(str::to_owned));
+        }
+        self.is_last_page = self.page.len() < PAGE;
+        Ok(())
     }
 }
 
