@@ -2,10 +2,9 @@
 
 mod sink_events;
 
-use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::wait_until;
 use serde_json::{Value, json};
-use sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text};
+use sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_log};
 
 const COLUMNS: [(&str, &str); 2] = [("id", "bigint"), ("n", "integer")];
 
@@ -271,13 +270,6 @@ fn a_second_instance_stands_by_and_takes_over() {
     source.send(&event);
     source.wait_until_applied(&first, "t");
     assert_eq!(one_text(&mut replica, "SELECT n FROM t"), "4");
-}
-
-fn wait_for_log(sink: &CompanionSink, text: &str) {
-    wait_until("the log", TIMEOUT, || {
-        let log = std::fs::read_to_string(sink.log_file()).expect("the log");
-        if log.contains(text) { Ok(()) } else { Err(log) }
-    });
 }
 
 #[test]

@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Collection;
 use pg_cdc_tests::companion_sink::CompanionSink;
+use pg_cdc_tests::process::send_signal;
 use pg_cdc_tests::{history, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
-use sink_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key};
+use sink_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key, wait_for_log};
 
 const COLUMNS: [(&str, &str); 2] = [("id", "bigint"), ("n", "integer")];
 
@@ -132,14 +133,14 @@ fn whole_snapshot(source: &mut Source) -> (Event, BTreeSet<String>) {
     (end_event(source, 7, None, &[31]), keys(&gone))
 }
 
-/// Locks a collection against writers until it is dropped.
+/// Locks a collection until it is dropped, in a mode of PostgreSQL: SHARE keeps writers out, ACCESS EXCLUSIVE everybody.
 struct Lock {
     client: Client,
     other: Client,
 }
 
 impl Lock {
-    fn of(source: &Source, name: &str) -> Lock {
+    fn of(source: &Source, name: &str, mode: &str) -> Lock {
         let mut client = bed().target().connect("ferretdb");
         let query = "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
             WHERE schemaname = $1 AND tablename LIKE $2 || '%'";
@@ -148,18 +149,18 @@ impl Lock {
             .expect("the collection's table")
             .get(0);
         client
-            .batch_execute(&format!("BEGIN; LOCK {table} IN SHARE MODE"))
+            .batch_execute(&format!("BEGIN; LOCK {table} IN {mode} MODE"))
             .expect("the lock");
         let other = bed().target().connect("ferretdb");
         Lock { client, other }
     }
 
-    /// Waits until a writer waits for the lock.
-    fn wait_for_writer(&mut self) {
+    /// Waits until somebody waits for the lock.
+    fn wait_for_waiter(&mut self) {
         let query =
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND $1 = ANY (pg_blocking_pids(pid))";
         let holder = self.holder();
-        wait_until("a writer to wait", TIMEOUT, || {
+        wait_until("somebody to wait", TIMEOUT, || {
             match self
                 .other
                 .query_one(query, &[&holder])
@@ -188,9 +189,9 @@ impl Lock {
 
 /// Sends `event` while nobody can write into a collection, and kills companion-sink where it wants to.
 fn kill_at(source: &Source, sink: &CompanionSink, name: &str, event: &Event) {
-    let mut lock = Lock::of(source, name);
+    let mut lock = Lock::of(source, name, "SHARE");
     source.send_everywhere(event);
-    lock.wait_for_writer();
+    lock.wait_for_waiter();
     sink.kill();
     lock.drop_writers();
 }
@@ -272,9 +273,9 @@ fn a_kill_between_all_steps_of_a_snapshots_end_writes_no_second_one() {
         .run();
     assert_eq!(deleted.expect("deleted").deleted_count, half as u64);
     // Again, up to the offsets.
-    let mut lock = Lock::of(&source, "companion_offsets");
+    let mut lock = Lock::of(&source, "companion_offsets", "SHARE");
     sink.start();
-    lock.wait_for_writer();
+    lock.wait_for_waiter();
     sink.kill();
     lock.drop_writers();
     assert_eq!(notes(&source), [] as [&str; 0]);
@@ -291,6 +292,34 @@ fn a_kill_between_all_steps_of_a_snapshots_end_writes_no_second_one() {
     }
     create(&mut source, [60]);
     source.wait_until_applied(&sink, "t");
+    assert_history_is_replica(&source);
+}
+
+#[test]
+fn an_instance_that_comes_back_to_a_snapshots_end_takes_nothing_for_gone() {
+    let mut source = Source::new("gone_fenced");
+    let (end, gone) = whole_snapshot(&mut source);
+    let first = source.start_sink();
+    source.wait_until_applied(&first, "t");
+    // It is at the end, and has read nothing yet.
+    let mut lock = Lock::of(&source, "t_history", "ACCESS EXCLUSIVE");
+    source.send_everywhere(&end);
+    lock.wait_for_waiter();
+    send_signal(first.pid(), libc::SIGSTOP);
+    drop(lock);
+    let second = source.start_sink();
+    second.wait_until_sink_applied("history", bed().kafka(), &[source.topic("t")]);
+    let written = documents(&source);
+    assert_eq!(inferred(&written), gone);
+    assert_eq!(notes(&source), [] as [&str; 0]);
+    // What the snapshot met is forgotten.
+    send_signal(first.pid(), libc::SIGCONT);
+    wait_for_log(&first, "another instance went on with the snapshot");
+    source.history("t").assert_is(&written);
+    assert!(second.stop().expect("it ran").success());
+    create(&mut source, [60]);
+    source.wait_until_applied(&first, "t");
+    assert_eq!(inferred(&documents(&source)), gone);
     assert_history_is_replica(&source);
 }
 

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
-use pg_cdc_tests::{TestBed, port, topic_admin};
+use pg_cdc_tests::{TestBed, port, topic_admin, wait_until};
 use postgres::Client;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -327,6 +327,14 @@ impl Source {
 /// The JSON key `{"id":…}`.
 pub fn id_key(id: u64) -> String {
     format!(r#"{{"id":{id}}}"#)
+}
+
+/// Waits until companion-sink's log has a text.
+pub fn wait_for_log(sink: &CompanionSink, text: &str) {
+    wait_until("the log", TIMEOUT, || {
+        let log = std::fs::read_to_string(sink.log_file()).expect("the log");
+        if log.contains(text) { Ok(()) } else { Err(log) }
+    });
 }
 
 /// The first row of `query`, as text.
