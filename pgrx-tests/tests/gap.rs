@@ -143,7 +143,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     );
     // Kafka answers nothing, and more WAL is written than may be held.
     bed.kafka().freeze();
-    run(&mut client, &["INSERT INTO t VALUES (999, 'probe')"]);
+    run(&mut client, &["INSERT INTO t VALUES (998, 'probe')"]);
     wait_for(&mut client, "waiting for kafka", Some("CDC0301"));
     run(
         &mut client,

@@ -217,8 +217,13 @@ fn a_topic_that_was_deleted_or_changed_is_not_taken_for_the_old_one() {
     assert_eq!(topic::offsets(bed.kafka(), &database.topic("t")), None);
     topic_admin::create(bed.kafka(), &database.topic("t"), 3);
     bed.source().reload();
-    wait_for(&mut client, "halted", Some("CDC0307"));
-    let remedy = text(&mut client, "SELECT remedy FROM cdc_status()").expect("a remedy");
+    let remedy = wait_until("the new topic to be seen", TIMEOUT, || {
+        let query = "SELECT COALESCE(error, '') || '; ' || COALESCE(remedy, '') FROM cdc_status()";
+        match text(&mut client, query) {
+            Some(seen) if seen.contains("was made anew") => Ok(seen),
+            seen => Err(format!("{seen:?}")),
+        }
+    });
     assert!(
         remedy.contains("cdc_skip_topic('anew.public.t', sent_lsn,"),
         "{remedy}"
