@@ -2,6 +2,7 @@
 //! the rows of the source, whatever happens meanwhile (reviews/capture.md D1 to D3).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, doc};
@@ -213,6 +214,22 @@ fn rows_that_were_there_arrive_while_they_are_changed() {
     assert_eq!(rows, ops(&records, "r") as i64);
 }
 
+/// Waits for commits that wait for a standby.
+fn wait_for_commits_that_wait(client: &mut Client, wanted: i64) {
+    wait_until("commits that wait", TIMEOUT, || {
+        let query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        let count = client
+            .query_one(query, &[])
+            .expect("activity")
+            .get::<_, i64>(0);
+        if count == wanted {
+            Ok(())
+        } else {
+            Err(count.to_string())
+        }
+    });
+}
+
 #[test]
 fn a_commit_that_is_not_visible_yet_is_not_overwritten_by_the_row_before() {
     let bed = TestBed::start_with(&[
@@ -245,7 +262,20 @@ fn a_commit_that_is_not_visible_yet_is_not_overwritten_by_the_row_before() {
     // A synchronous standby that is not there: commits are in the WAL, and nobody sees them.
     bed.source().set("synchronous_standby_names", "nobody");
     bed.source().reload();
+    let counts = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // The first commit that waits shows that the reload counts.
+        scope.spawn(|| {
+            let mut probe = database.source();
+            while !counts.load(Ordering::Relaxed) {
+                run(
+                    &mut probe,
+                    &["SELECT pg_logical_emit_message(true, 'probe', '')"],
+                );
+            }
+        });
+        wait_for_commits_that_wait(&mut client, 1);
+        counts.store(true, Ordering::Relaxed);
         for statement in [
             "UPDATE t SET note = 'new' WHERE id = 900",
             "DELETE FROM t WHERE id = 901",
@@ -256,17 +286,7 @@ fn a_commit_that_is_not_visible_yet_is_not_overwritten_by_the_row_before() {
             let mut writer = database.source();
             scope.spawn(move || writer.batch_execute(statement).expect(statement));
         }
-        wait_until("five commits that wait", TIMEOUT, || {
-            let query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-            match client
-                .query_one(query, &[])
-                .expect("activity")
-                .get::<_, i64>(0)
-            {
-                5 => Ok(()),
-                count => Err(count.to_string()),
-            }
-        });
+        wait_for_commits_that_wait(&mut client, 6);
         let old = client
             .query_one("SELECT note FROM t WHERE id = 900", &[])
             .expect("the row");
