@@ -269,7 +269,10 @@ mod tests {
 
     /// Names and values that the sender gives its producer, out of its source.
     fn of_the_sender() -> BTreeMap<String, String> {
-        let source = include_str!("../../src/sender/kafka.rs");
+        let source = concat!(
+            include_str!("../../src/sender/kafka.rs"),
+            include_str!("../../src/sender/client.rs")
+        );
         let constant = |name: &str| -> String {
             let declaration = format!("const {name}: ");
             let (_, rest) = source.split_once(&declaration).expect(name);
@@ -281,7 +284,8 @@ mod tests {
         let (body, _) = body.split_once("create_with_context").expect("its end");
         let body = body
             .replace("LINGER_MS", &constant("LINGER_MS"))
-            .replace("MAX_RECORD_BYTES", &constant("MAX_RECORD_BYTES"));
+            .replace("MAX_RECORD_BYTES", &constant("MAX_RECORD_BYTES"))
+            .replace("max_batch_bytes", &constant("BATCH_BYTES"));
         let pairs = body.split("(\"").skip(1).filter_map(|text| {
             let (name, rest) = text.split_once('"')?;
             let value = rest.strip_prefix(", ")?;
