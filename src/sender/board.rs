@@ -84,6 +84,22 @@ pub struct Facts {
     pub log: Vec<String>,
 }
 
+impl Facts {
+    /// Something went through: what was waited for before is over, and what connections failed of is of no interest.
+    pub fn went_through(&mut self) {
+        self.trouble = None;
+        self.cause = None;
+    }
+
+    /// What the sender waits with, if anything: what is certain before what a call that was in vain makes of it.
+    pub fn waits_with(&self) -> Option<&Trouble> {
+        let trouble = self.trouble.as_ref();
+        let certain = trouble.filter(|trouble| trouble.code != "CDC0301");
+        let blocked = self.blocked.as_ref();
+        blocked.or(certain).or(self.stall.as_ref()).or(trouble)
+    }
+}
+
 /// Shared by the three threads of one session.
 #[derive(Debug)]
 pub struct Board {

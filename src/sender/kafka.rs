@@ -1050,7 +1050,7 @@ impl Shipper<'_> {
             (facts.events, facts.bytes) = (events, bytes);
             facts.unacknowledged_events = unacknowledged;
             facts.oldest_unacknowledged_us = oldest_us;
-            facts.trouble = None;
+            facts.went_through();
         });
         self.progresses.offer(Progress {
             timeline: done.commit.timeline,

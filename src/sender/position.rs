@@ -163,7 +163,7 @@ pub fn run(
     let epoch = writer.epoch;
     writer.last.clone_from(&found);
     board.tell(|facts| {
-        facts.trouble = None;
+        facts.went_through();
         facts.start = Some((found.map(Box::new), epoch));
     });
     writer.serve(progresses);
@@ -596,7 +596,7 @@ impl Writer<'_> {
             });
             self.board.tell(|facts| {
                 facts.durable = durable;
-                facts.trouble = None;
+                facts.went_through();
             });
         }
     }

@@ -689,9 +689,7 @@ impl<'a> Session<'a> {
             self.board.read(|facts| {
                 (
                     facts.failure.take(),
-                    [&facts.blocked, &facts.trouble, &facts.stall]
-                        .into_iter()
-                        .find_map(Clone::clone),
+                    facts.waits_with().cloned(),
                     std::mem::take(&mut facts.log),
                     facts.acknowledged,
                     facts.acknowledged_lsn,
