@@ -464,6 +464,10 @@ impl Buffer {
             if self.first_lsn == 0 {
                 self.first_lsn = pg_sys::ProcLastRecPtr;
             }
+            // Of a large transaction the sender has then read most when it commits.
+            if let Some(shared) = shared::shared() {
+                shared.tell_of_wal(pg_sys::XactLastRecEnd);
+            }
         }
         self.next_chunk += 1;
 

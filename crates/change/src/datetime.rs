@@ -147,27 +147,24 @@ fn put_civil(out: &mut Vec<u8>, days: i64) {
         out.push(b'+');
     }
     let size = year.unsigned_abs();
-    for limit in [1000, 100, 10] {
-        if size < limit {
-            out.push(b'0');
-        }
+    if size > 9999 {
+        put_integer(out, size);
+    } else {
+        out.extend_from_slice(&two(size / 100));
+        out.extend_from_slice(&two(size % 100));
     }
-    put_integer(out, size);
-    out.push(b'-');
-    put_two(out, month as u64);
-    out.push(b'-');
-    put_two(out, day as u64);
+    let ([m1, m2], [d1, d2]) = (two(month as u64), two(day as u64));
+    out.extend_from_slice(&[b'-', m1, m2, b'-', d1, d2]);
 }
 
 fn put_clock(out: &mut Vec<u8>, us: i64, fraction: Fraction) {
     let us = us.unsigned_abs();
-    let second = US_PER_SECOND as u64;
-    put_two(out, us / (3600 * second));
-    out.push(b':');
-    put_two(out, us / (60 * second) % 60);
-    out.push(b':');
-    put_two(out, us / second % 60);
-    put_fraction(out, us % second, fraction);
+    let (seconds, rest_us) = (us / US_PER_SECOND as u64, us % US_PER_SECOND as u64);
+    let (minutes, hours) = (seconds / 60, seconds / 3600);
+    put_two(out, hours);
+    let ([m1, m2], [s1, s2]) = (two(minutes % 60), two(seconds % 60));
+    out.extend_from_slice(&[b':', m1, m2, b':', s1, s2]);
+    put_fraction(out, rest_us, fraction);
 }
 
 fn put_fraction(out: &mut Vec<u8>, us: u64, fraction: Fraction) {
@@ -184,11 +181,18 @@ fn put_fraction(out: &mut Vec<u8>, us: u64, fraction: Fraction) {
     }
 }
 
+/// At least two digits.
 fn put_two(out: &mut Vec<u8>, value: u64) {
-    if value < 10 {
-        out.push(b'0');
+    if value > 99 {
+        put_integer(out, value);
+    } else {
+        out.extend_from_slice(&two(value));
     }
-    put_integer(out, value);
+}
+
+/// The digits of a number below 100.
+fn two(value: u64) -> [u8; 2] {
+    [b'0' + (value / 10) as u8, b'0' + (value % 10) as u8]
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::json::{put_integer, put_optional_string, put_string};
 use crate::snapshot::{self, TableId, Verdict, Windows};
 use crate::topic_name;
 use crate::value::{Mark, put_value};
-use crate::version::{Version, put_emitted_id, put_event_id};
+use crate::version::{self, Version, put_emitted_id, put_event_number};
 use crate::wire::{Cursor, WireError};
 
 /// `source.version` of the events.
@@ -132,6 +132,7 @@ impl Headers {
 #[derive(Debug)]
 pub struct Renderer {
     commit: Commit,
+    texts: CommitTexts,
     sequence: u64,
     /// Events so far per relation (by oid), for `data_collection_order`.
     orders: Vec<(u32, u64)>,
@@ -196,6 +197,51 @@ struct Buffers {
     value: Vec<u8>,
     headers: Headers,
     marks: [Vec<u8>; 2],
+    /// Where each column of the first image stands in `value`, with the comma in front; empty if it has a mark.
+    texts: Vec<Range<usize>>,
+}
+
+/// What is the same for every event of a transaction: rendered once.
+#[derive(Debug, Default)]
+struct CommitTexts {
+    /// Event id up to the sequence.
+    id: Vec<u8>,
+    /// `cdc.version` up to the sequence.
+    version: Vec<u8>,
+    /// `"transaction":{…` up to the sequence.
+    transaction: Vec<u8>,
+    /// `event_count`
+    event_count: Vec<u8>,
+}
+
+impl CommitTexts {
+    fn render(&mut self, commit: &Commit) {
+        let CommitTexts {
+            id,
+            version,
+            transaction,
+            event_count,
+        } = self;
+        for text in [&mut *id, version, transaction, event_count] {
+            text.clear();
+        }
+        put_hex(id, &commit.nonce);
+        id.push(b'-');
+        Version {
+            generation: commit.generation,
+            timeline: commit.timeline,
+            commit_lsn: commit.lsn,
+            sequence: 0,
+            sub: 0,
+        }
+        .put_place(version);
+        transaction.extend_from_slice(b",\"transaction\":{\"id\":\"");
+        put_integer(transaction, commit.xid8);
+        transaction.push(b':');
+        put_integer(transaction, commit.lsn);
+        transaction.extend_from_slice(b"\",\"total_order\":");
+        put_integer(event_count, commit.event_count);
+    }
 }
 
 enum ChunkEvent<'a> {
@@ -205,6 +251,8 @@ enum ChunkEvent<'a> {
 
 /// What is the same for many rows of a body: rendered once.
 struct BodyTexts {
+    /// `"ts_ms":…` and the other two, when it is sent.
+    sent: Vec<u8>,
     /// Per relation: `"source":{…` up to the origin, the `cdc.table` header and the `cdc.schema` header.
     relations: Vec<Option<RelationTexts>>,
     /// `"audit":{…}` of the context and statement in use.
@@ -230,8 +278,6 @@ struct Here<'a> {
     relation: &'a Relation<'a>,
     relation_texts: &'a RelationTexts,
     row: &'a Row<'a>,
-    /// Microseconds since 1970.
-    sent_us: i64,
     /// A delete of this row is followed by a tombstone.
     tombstone: bool,
 }
@@ -272,10 +318,13 @@ impl Renderer {
     /// Begins with the first event of `commit`. Changes of tables of which a snapshot is being made take
     /// `max_window_bytes` at most.
     pub fn new(commit: Commit, max_window_bytes: usize) -> Renderer {
+        let mut texts = CommitTexts::default();
+        texts.render(&commit);
         Renderer {
             windows: Windows::new(max_window_bytes),
             chunk: None,
             commit,
+            texts,
             sequence: 0,
             orders: Vec::new(),
             buffers: Buffers::default(),
@@ -286,6 +335,7 @@ impl Renderer {
     pub fn begin(&mut self, commit: Commit) {
         self.buffers.value.clear();
         self.buffers.value.shrink_to(KEPT_BUFFER_BYTES);
+        self.texts.render(&commit);
         self.commit = commit;
         self.sequence = 0;
         self.orders.clear();
@@ -319,6 +369,7 @@ impl Renderer {
         emit: &mut Emit<'_, E>,
     ) -> Result<(), E> {
         let mut texts = BodyTexts {
+            sent: sent(circumstances.sent_us),
             relations: body.relations.iter().map(|_| None).collect(),
             audit: Vec::new(),
             audit_of: None,
@@ -341,7 +392,6 @@ impl Renderer {
                     .as_ref()
                     .ok_or(WireError::Invalid("relation index"))?,
                 row: &row,
-                sent_us: circumstances.sent_us,
                 // In a topic of deletes alone a tombstone would only let compaction drop them.
                 tombstone: circumstances.tombstones
                     && relation.tombstones
@@ -411,14 +461,13 @@ impl Renderer {
         emit: &mut Emit<'_, E>,
     ) -> Result<(), E> {
         self.sequence += 1;
-        let version = self.version(0);
         headers.clear();
         headers.add(c"cdc.id", |out| {
             put_emitted_id(out, &self.commit.nonce, here.row.state.sequence);
         });
-        headers.add(c"cdc.version", |out| version.put(out));
+        headers.add(c"cdc.version", |out| self.put_version(out, 0));
         headers.add(c"cdc.op", |out| out.extend_from_slice(b"emit"));
-        headers.add(c"cdc.tx", |out| self.put_place(out));
+        headers.add(c"cdc.tx", |out| self.put_order(out));
         for (name, text) in [
             (c"cdc.actor", context.actor),
             (c"cdc.reason", context.reason),
@@ -443,22 +492,23 @@ impl Renderer {
         .map(drop)
     }
 
-    /// The version of the newest event.
-    fn version(&self, sub: u8) -> Version {
-        Version {
-            generation: self.commit.generation,
-            timeline: self.commit.timeline,
-            commit_lsn: self.commit.lsn,
-            sequence: self.sequence,
-            sub,
-        }
+    /// The newest event's id.
+    fn put_id(&self, out: &mut Vec<u8>, sub: u8) {
+        out.extend_from_slice(&self.texts.id);
+        put_event_number(out, self.sequence, sub);
     }
 
-    /// The newest event's place among those of its transaction.
-    fn put_place(&self, out: &mut Vec<u8>) {
+    /// The newest event's version.
+    fn put_version(&self, out: &mut Vec<u8>, sub: u8) {
+        out.extend_from_slice(&self.texts.version);
+        version::put_order(out, self.sequence, sub);
+    }
+
+    /// The newest event's number among those of its transaction.
+    fn put_order(&self, out: &mut Vec<u8>) {
         put_integer(out, self.sequence);
         out.push(b'/');
-        put_integer(out, self.commit.event_count);
+        out.extend_from_slice(&self.texts.event_count);
     }
 
     /// Fills the texts that this row needs.
@@ -745,33 +795,22 @@ impl Renderer {
         order: u64,
         longest: usize,
     ) -> Result<(), WireError> {
-        let commit = &self.commit;
         let out = &mut buffers.value;
         out.clear();
         out.extend_from_slice(b"{\"id\":\"");
-        put_event_id(out, &commit.nonce, self.sequence, 0);
+        self.put_id(out, 0);
         out.extend_from_slice(b"\",\"op\":\"");
         out.extend_from_slice(shape.op.as_bytes());
-        out.extend_from_slice(b"\",\"ts_ms\":");
-        put_integer(out, here.sent_us.div_euclid(1000));
-        out.extend_from_slice(b",\"ts_us\":");
-        put_integer(out, here.sent_us);
-        out.extend_from_slice(b",\"ts_ns\":");
-        put_nanoseconds(out, here.sent_us);
-        out.push(b',');
+        out.extend_from_slice(&here.texts.sent);
         out.extend_from_slice(&here.relation_texts.source);
         out.extend_from_slice(&here.texts.origin);
         out.extend_from_slice(b",\"origin_lsn\":null}");
-        out.extend_from_slice(b",\"transaction\":{\"id\":\"");
-        put_integer(out, commit.xid8);
-        out.push(b':');
-        put_integer(out, commit.lsn);
-        out.extend_from_slice(b"\",\"total_order\":");
+        out.extend_from_slice(&self.texts.transaction);
         put_integer(out, self.sequence);
         out.extend_from_slice(b",\"data_collection_order\":");
         put_integer(out, order);
         out.extend_from_slice(b",\"event_count\":");
-        put_integer(out, commit.event_count);
+        out.extend_from_slice(&self.texts.event_count);
         out.extend_from_slice(b"},");
         out.extend_from_slice(&here.texts.audit);
         if let Some(snapshot) = shape.snapshot {
@@ -780,9 +819,12 @@ impl Renderer {
         }
         out.extend_from_slice(b",\"before\":");
         let [before_marks, after_marks] = &mut buffers.marks;
-        put_image(out, before_marks, here, shape.before, longest)?;
+        let texts = &mut buffers.texts;
+        texts.clear();
+        put_image(out, before_marks, here, shape.before, None, texts, longest)?;
         out.extend_from_slice(b",\"after\":");
-        put_image(out, after_marks, here, shape.after, longest)?;
+        let before = shape.before;
+        put_image(out, after_marks, here, shape.after, before, texts, longest)?;
         put_marks(out, before_marks, after_marks);
         if let Some(change) = shape.schema_change {
             out.extend_from_slice(b",\"schema_change\":");
@@ -863,13 +905,9 @@ impl Renderer {
         sub: u8,
         shape: &Shape<'_>,
     ) {
-        let commit = &self.commit;
-        let version = self.version(sub);
         headers.clear();
-        headers.add(c"cdc.id", |out| {
-            put_event_id(out, &commit.nonce, self.sequence, sub);
-        });
-        headers.add(c"cdc.version", |out| version.put(out));
+        headers.add(c"cdc.id", |out| self.put_id(out, sub));
+        headers.add(c"cdc.version", |out| self.put_version(out, sub));
         headers.add(c"cdc.op", |out| out.extend_from_slice(op.as_bytes()));
         headers.add(c"cdc.table", |out| {
             out.extend_from_slice(here.relation_texts.table.as_bytes());
@@ -880,7 +918,7 @@ impl Renderer {
         if let Some(identity) = shape.identity {
             headers.add(c"cdc.identity", |out| out.extend_from_slice(identity));
         }
-        headers.add(c"cdc.tx", |out| self.put_place(out));
+        headers.add(c"cdc.tx", |out| self.put_order(out));
         if let Some((name, key)) = shape.other_key {
             headers.add(name, |out| out.extend_from_slice(key));
         }
@@ -961,12 +999,15 @@ fn put_key(
 }
 
 /// Appends an image as a JSON object; names of columns with a mark go to `marks`, comma after each. Values of more than
-/// `longest` bytes become stubs.
+/// `longest` bytes become stubs. What has not changed since the image `before`, which is in `out` already, is copied from
+/// there: `texts` has its places, and gets them from the first image.
 fn put_image(
     out: &mut Vec<u8>,
     marks: &mut Vec<u8>,
     here: &Here<'_>,
     image: Option<&[Value<'_>]>,
+    before: Option<&[Value<'_>]>,
+    texts: &mut Vec<Range<usize>>,
     longest: usize,
 ) -> Result<(), WireError> {
     marks.clear();
@@ -974,55 +1015,97 @@ fn put_image(
         out.extend_from_slice(b"null");
         return Ok(());
     };
-    let names = &here.relation_texts.columns;
     out.push(b'{');
-    for (index, value) in image.iter().enumerate() {
+    let mut index = 0;
+    while let Some(value) = image.get(index) {
+        let unchanged = before.map_or(0, |before| {
+            let pairs = before[index..].iter().zip(&image[index..]);
+            let places = texts[index..].iter();
+            pairs
+                .zip(places)
+                .take_while(|((old, new), place)| is_same(old, new) && !place.is_empty())
+                .count()
+        });
+        if unchanged > 0 {
+            out.extend_from_within(texts[index].start..texts[index + unchanged - 1].end);
+            index += unchanged;
+            continue;
+        }
+        let (start, marks_before) = (out.len(), marks.len());
         if index > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(&names[index]);
-        let Column { kind, masked, .. } = &here.relation.columns[index];
-        let digest;
-        let value = match *value {
-            Value::Given(bytes) if bytes.len() > longest => {
-                digest = Sha256::digest(bytes);
-                Value::Stub {
-                    bytes: bytes.len() as u64,
-                    sha256: &digest,
-                }
-            }
-            value => value,
-        };
-        let mark: &[u8] = match (value, masked) {
-            (Value::Null, masked) => {
-                out.extend_from_slice(b"null");
-                // Whether it was NULL is not to be told either.
-                match masked {
-                    Some(Masked::Redacted) => b"\"redacted\",",
-                    _ => continue,
-                }
-            }
-            (Value::Given(bytes), masked) => match (put_value(out, kind, bytes)?, masked) {
-                (_, Some(Masked::Hashed)) => b"\"hashed\",",
-                (_, Some(Masked::Truncated)) => b"\"truncated\",",
-                (Some(Mark::Base64), _) => b"\"base64\",",
-                (None, _) => continue,
-            },
-            (Value::Stub { bytes, sha256 }, _) => {
-                out.extend_from_slice(b"null");
-                marks.extend_from_slice(&names[index]);
-                marks.extend_from_slice(b"{\"stub\":{\"bytes\":");
-                put_integer(marks, bytes);
-                marks.extend_from_slice(b",\"sha256\":\"");
-                put_hex(marks, sha256);
-                marks.extend_from_slice(b"\"}},");
-                continue;
-            }
-        };
-        marks.extend_from_slice(&names[index]);
-        marks.extend_from_slice(mark);
+        put_column(out, marks, here, index, *value, longest)?;
+        if before.is_none() {
+            let has_mark = marks.len() > marks_before;
+            texts.push(start..if has_mark { start } else { out.len() });
+        }
+        index += 1;
     }
     out.push(b'}');
+    Ok(())
+}
+
+/// Whether a column of the new image refers to the old one.
+fn is_same(old: &Value<'_>, new: &Value<'_>) -> bool {
+    match (old, new) {
+        (Value::Null, Value::Null) => true,
+        (Value::Given(old), Value::Given(new)) => std::ptr::eq(*old, *new),
+        _ => false,
+    }
+}
+
+/// Appends name and value of one column, and what is to be said of it.
+fn put_column(
+    out: &mut Vec<u8>,
+    marks: &mut Vec<u8>,
+    here: &Here<'_>,
+    index: usize,
+    value: Value<'_>,
+    longest: usize,
+) -> Result<(), WireError> {
+    let name = &here.relation_texts.columns[index];
+    out.extend_from_slice(name);
+    let Column { kind, masked, .. } = &here.relation.columns[index];
+    let digest;
+    let value = match value {
+        Value::Given(bytes) if bytes.len() > longest => {
+            digest = Sha256::digest(bytes);
+            Value::Stub {
+                bytes: bytes.len() as u64,
+                sha256: &digest,
+            }
+        }
+        value => value,
+    };
+    let mark: &[u8] = match (value, masked) {
+        (Value::Null, masked) => {
+            out.extend_from_slice(b"null");
+            // Whether it was NULL is not to be told either.
+            match masked {
+                Some(Masked::Redacted) => b"\"redacted\",",
+                _ => return Ok(()),
+            }
+        }
+        (Value::Given(bytes), masked) => match (put_value(out, kind, bytes)?, masked) {
+            (_, Some(Masked::Hashed)) => b"\"hashed\",",
+            (_, Some(Masked::Truncated)) => b"\"truncated\",",
+            (Some(Mark::Base64), _) => b"\"base64\",",
+            (None, _) => return Ok(()),
+        },
+        (Value::Stub { bytes, sha256 }, _) => {
+            out.extend_from_slice(b"null");
+            marks.extend_from_slice(name);
+            marks.extend_from_slice(b"{\"stub\":{\"bytes\":");
+            put_integer(marks, bytes);
+            marks.extend_from_slice(b",\"sha256\":\"");
+            put_hex(marks, sha256);
+            marks.extend_from_slice(b"\"}},");
+            return Ok(());
+        }
+    };
+    marks.extend_from_slice(name);
+    marks.extend_from_slice(mark);
     Ok(())
 }
 
@@ -1078,6 +1161,19 @@ fn traceparent(context: &Context<'_>) -> Option<String> {
         .filter(|context| context.contains("\"traceparent\""))?;
     let parsed: serde_json::Value = serde_json::from_str(context).ok()?;
     parsed.get("traceparent")?.as_str().map(str::to_owned)
+}
+
+/// The three times of the envelope itself.
+fn sent(us: i64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(96);
+    out.extend_from_slice(b"\",\"ts_ms\":");
+    put_integer(&mut out, us.div_euclid(1000));
+    out.extend_from_slice(b",\"ts_us\":");
+    put_integer(&mut out, us);
+    out.extend_from_slice(b",\"ts_ns\":");
+    put_nanoseconds(&mut out, us);
+    out.push(b',');
+    out
 }
 
 /// Microseconds as nanoseconds: three zeros more, so that no product can overflow.

@@ -9,9 +9,18 @@ pub fn put_string(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
     out.reserve(bytes.len() + 2);
     out.push(b'"');
+    // Without an early exit, so that many bytes are compared at once.
+    if !bytes
+        .iter()
+        .fold(false, |found, byte| found | must_be_escaped(*byte))
+    {
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+        return;
+    }
     let mut done = 0;
     for (index, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+        if !must_be_escaped(byte) {
             continue;
         }
         out.extend_from_slice(&bytes[done..index]);
@@ -36,6 +45,10 @@ pub fn put_string(out: &mut Vec<u8>, text: &str) {
     }
     out.extend_from_slice(&bytes[done..]);
     out.push(b'"');
+}
+
+fn must_be_escaped(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
 /// Appends a JSON string, or `null`.

@@ -24,15 +24,18 @@ pub struct Version {
 impl Version {
     /// Appends the text: generation, timeline and LSN in hexadecimal, sequence and sub in decimal, all of fixed width.
     pub fn put(&self, out: &mut Vec<u8>) {
+        self.put_place(out);
+        put_order(out, self.sequence, self.sub);
+    }
+
+    /// The part that all events of a transaction share, with the hyphen behind it.
+    pub fn put_place(&self, out: &mut Vec<u8>) {
         put_digits(out, u64::from(self.generation), 4);
         out.push(b'-');
         put_digits(out, u64::from(self.timeline), 8);
         out.push(b'-');
         put_digits(out, self.commit_lsn, 16);
         out.push(b'-');
-        put_decimal(out, self.sequence, 10);
-        out.push(b'-');
-        put_decimal(out, u64::from(self.sub), 2);
     }
 
     /// Reads the text that `put` writes; `None` for anything else.
@@ -73,10 +76,17 @@ impl fmt::Display for Version {
     }
 }
 
-/// Appends an event id: the transaction's nonce in hexadecimal, the sequence, and the sub if there is one.
-pub fn put_event_id(out: &mut Vec<u8>, nonce: &[u8; 16], sequence: u64, sub: u8) {
-    put_hex(out, nonce);
-    out.push(b'-');
+/// Appends the part of a version that tells the events of a transaction apart.
+pub fn put_order(out: &mut Vec<u8>, sequence: u64, sub: u8) {
+    let mut digits = *b"0000000000-00";
+    put_decimal(&mut digits[..10], sequence);
+    put_decimal(&mut digits[11..], u64::from(sub));
+    out.extend_from_slice(&digits);
+}
+
+/// Appends the end of an event id, which is the transaction's nonce in hexadecimal, a hyphen, and this: the sequence, and
+/// the sub if there is one.
+pub fn put_event_number(out: &mut Vec<u8>, sequence: u64, sub: u8) {
     crate::json::put_integer(out, sequence);
     if sub != 0 {
         out.push(b'.');
@@ -97,9 +107,12 @@ fn put_digits(out: &mut Vec<u8>, value: u64, chars: u32) {
     }
 }
 
-fn put_decimal(out: &mut Vec<u8>, value: u64, chars: u32) {
-    for place in (0..chars).rev() {
-        out.push(b'0' + (value / 10u64.pow(place) % 10) as u8);
+/// Fills `digits` from the right.
+fn put_decimal(digits: &mut [u8], value: u64) {
+    let mut left = value;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (left % 10) as u8;
+        left /= 10;
     }
 }
 
@@ -154,7 +167,9 @@ mod tests {
             "0001-00000001-00000000015a3098-0000000001-00"
         );
         let mut id = Vec::new();
-        put_event_id(&mut id, &[0x5b; 16], 12, 1);
+        put_hex(&mut id, &[0x5b; 16]);
+        id.push(b'-');
+        put_event_number(&mut id, 12, 1);
         assert_eq!(
             String::from_utf8(id).unwrap(),
             format!("{}-12.1", "5b".repeat(16))
