@@ -746,6 +746,10 @@ impl Shipper<'_> {
             if self.is_over() {
                 return Err(Stop::Over);
             }
+            // These reports may have been the last ones: then nothing would wake this thread.
+            if self.count_in(topic, partition, bytes) {
+                break;
+            }
             self.board.kafka_wake.wait(BUSY_MS);
         }
         loop {
@@ -765,11 +769,14 @@ impl Shipper<'_> {
             match code {
                 rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => break,
                 rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__QUEUE_FULL => {
+                    let before = self.producer.in_flight_count();
                     self.serve();
                     if self.is_over() {
                         return Err(Stop::Over);
                     }
-                    self.board.kafka_wake.wait(100);
+                    if self.producer.in_flight_count() >= before {
+                        self.board.kafka_wake.wait(BUSY_MS);
+                    }
                 }
                 code => {
                     let code = RDKafkaErrorCode::from(code);
