@@ -20,6 +20,7 @@ pub static TOPIC_REPLICATION_FACTOR: GucSetting<i32> = GucSetting::<i32>::new(-1
 pub static TOPIC_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
 pub static ALLOW_SINGLE_REPLICA: GucSetting<bool> = GucSetting::<bool>::new(false);
 pub static TOMBSTONES: GucSetting<bool> = GucSetting::<bool>::new(true);
+pub static DELIVERY: GucSetting<Delivery> = GucSetting::<Delivery>::new(Delivery::AtLeastOnce);
 pub static OVERSIZE: GucSetting<Oversize> = GucSetting::<Oversize>::new(Oversize::Halt);
 /// Kilobytes.
 pub static SENDER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
@@ -61,6 +62,15 @@ pub enum Oversize {
     Halt,
     #[name = c"stub"]
     Stub,
+}
+
+/// `cdc.delivery`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum Delivery {
+    #[name = c"at_least_once"]
+    AtLeastOnce,
+    #[name = c"exactly_once"]
+    ExactlyOnce,
 }
 
 /// `cdc.wait_for_standby`.
@@ -241,6 +251,14 @@ pub fn define(preloading: bool) {
         c"A null record follows each delete.",
         c"Compacted topics forget a key only by it.",
         &TOMBSTONES,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_enum_guc(
+        c"cdc.delivery",
+        c"How often an event may come.",
+        c"at_least_once: copies have the id of their original; exactly_once: events and position in one Kafka transaction, for readers with read_committed.",
+        &DELIVERY,
         GucContext::Sighup,
         none,
     );

@@ -77,7 +77,8 @@ pub fn run() -> Outcome {
         let (server, topic) = (other.server(), OtherSide::topic());
         other.awake(|| measure(&bed, server, debezium::DATABASE, &topic, rounds));
     };
-    let (mut ours, mut theirs) = (Rounds::default(), Rounds::default());
+    let (mut ours, mut theirs, mut once) =
+        (Rounds::default(), Rounds::default(), Rounds::default());
     let load = format!("{COMMITS_PER_SECOND} commits per second");
     // Not counted: Java compiles what it runs often.
     step(&format!("warm-up, pg_cdc: {load}"), || {
@@ -94,6 +95,19 @@ pub fn run() -> Outcome {
             measure_theirs(&mut theirs);
         });
     }
+    bed.source().set("cdc.delivery", "exactly_once");
+    bed.source().reload();
+    step(&format!("warm-up, pg_cdc exactly once: {load}"), || {
+        measure_ours(&mut Rounds::default());
+    });
+    for round in 1..=ROUNDS {
+        step(
+            &format!("round {round}, pg_cdc exactly once: {load}"),
+            || {
+                measure_ours(&mut once);
+            },
+        );
+    }
 
     let mut table = Table::new(&[
         "commit to consumer",
@@ -102,7 +116,11 @@ pub fn run() -> Outcome {
         "max ms",
         "commits/s",
     ]);
-    for (label, rounds) in [("pg_cdc", &ours), ("Debezium", &theirs)] {
+    for (label, rounds) in [
+        ("pg_cdc", &ours),
+        ("Debezium", &theirs),
+        ("pg_cdc exactly once", &once),
+    ] {
         let figures = [&rounds.p50_ms, &rounds.p99_ms, &rounds.max_ms];
         let mut row = figures
             .map(|figures| format!("{:.2}", median(figures)))
@@ -116,8 +134,14 @@ pub fn run() -> Outcome {
             "p99_ms": median(&ours.p99_ms),
             "debezium_p50_ms": median(&theirs.p50_ms),
             "debezium_p99_ms": median(&theirs.p99_ms),
+            "exactly_once_p50_ms": median(&once.p50_ms),
+            "exactly_once_p99_ms": median(&once.p99_ms),
         }),
-        raw: json!({"pg_cdc": ours.json(), "debezium": theirs.json()}),
+        raw: json!({
+            "pg_cdc": ours.json(),
+            "debezium": theirs.json(),
+            "pg_cdc_exactly_once": once.json(),
+        }),
         settings: json!({
             "rounds": ROUNDS,
             "seconds": SECONDS,

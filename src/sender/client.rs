@@ -46,6 +46,8 @@ pub struct KafkaSettings {
     /// Milliseconds, -1 for ever.
     pub retention_ms: i64,
     pub tombstones: bool,
+    /// `cdc.delivery = exactly_once`
+    pub exactly_once: bool,
     /// `cdc.oversize = stub`
     pub stubs: bool,
     /// `cdc.sender_memory`: half of it for librdkafka, a quarter each for the channel and for open transactions.

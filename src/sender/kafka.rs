@@ -1,6 +1,6 @@
 //! The Kafka thread: decompresses, renders, produces, and counts acknowledgements. No PostgreSQL call ever.
 //!
-//! One idempotent, gapless producer; any failed delivery ends it, and the session with it: the next one starts again
+//! One idempotent, gapless (or transactional: `exactly_once`) producer; any failed delivery ends it, and the session with it: the next one starts again
 //! at the position. Records go out at once while few are on their way; else they gather until something comes back, so
 //! that requests grow with the load instead of their number (`docs/decisions/0006`).
 
@@ -14,9 +14,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use change::body::Body;
 use change::chunk;
+use change::chunk::MacKey;
 use change::envelope::{Audience, Circumstances, Commit, Event, Judged, Renderer, Sent};
 use change::partition::partition_of;
-use change::position::Ends;
+use change::position::{Ends, Events};
 use change::snapshot::TableId;
 use change::wire::WireError;
 use crossbeam_channel::{Receiver, TryRecvError};
@@ -31,8 +32,10 @@ use rdkafka::util::Timeout;
 
 use super::board::{Board, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
+use super::exactly_once::{self, ExactlyOnce, Finished};
 use super::orders::Skip;
-use super::position::{Done, Progress, Progresses};
+use super::position::{Owner, Writer};
+use super::progress::{Done, Progress, Progresses};
 use super::stall;
 use super::topics::{self, Described, Design, Use};
 use crate::shared;
@@ -56,6 +59,8 @@ pub struct Known {
     pub ends: BTreeMap<String, Ends>,
     /// Events that are given up.
     pub skips: Vec<Skip>,
+    /// A transaction that is in Kafka in part: where it committed, and how many of its events are there.
+    pub part: Option<(u64, u64)>,
 }
 
 /// What is known of a transaction before its rows.
@@ -197,6 +202,9 @@ struct Belongs {
     counts: bool,
 }
 
+/// No record of an event, but the position in its transaction.
+const POSITION_WORD: usize = usize::MAX;
+
 impl Belongs {
     fn to_word(self) -> usize {
         (self.transaction as usize) << 17 | usize::from(self.counts) << 16 | self.topic
@@ -215,6 +223,10 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        // Its failure is its transaction's.
+        if opaque == POSITION_WORD {
+            return;
+        }
         let Belongs {
             transaction,
             topic,
@@ -316,7 +328,9 @@ pub fn run(
     progresses: &Progresses,
     session: u64,
     max_batch_bytes: usize,
+    position: Option<(&Owner, &MacKey)>,
 ) {
+    let mut writer = position.map(|(owner, key)| Writer::new(settings, owner, key, board));
     let mut config = settings.base("events");
     let mut properties = vec![
         ("compression.type", "lz4".to_owned()),
@@ -339,13 +353,34 @@ pub fn run(
         .set("acks", "all")
         .set("message.timeout.ms", "0")
         .set("batch.size", max_batch_bytes.to_string());
-    let context = Context {
-        reporter: Reporter::new(settings, board),
-        deliveries: Mutex::default(),
+    if let Some(writer) = &writer {
+        exactly_once::configure(&mut config, settings, writer.transactional_id());
+    }
+    let connect = || -> Result<BaseProducer<Context>, KafkaError> {
+        config.create_with_context(Context {
+            reporter: Reporter::new(settings, board),
+            deliveries: Mutex::default(),
+        })
     };
-    let producer: BaseProducer<Context> = match config.create_with_context(context) {
-        Ok(producer) => producer,
-        Err(error) => return board.fail(Failure::Halt(refused_configuration(&error))),
+    let producer = loop {
+        let producer = match connect() {
+            Ok(producer) => producer,
+            Err(error) => return board.fail(Failure::Halt(refused_configuration(&error))),
+        };
+        let Some(writer) = &mut writer else {
+            break producer;
+        };
+        // librdkafka asks for the first token.
+        producer.poll(Timeout::After(Duration::ZERO));
+        match writer.take_over(&producer) {
+            Ok(()) => break producer,
+            Err(unwritten) => {
+                drop(producer);
+                if !writer.wait_out(unwritten) {
+                    return;
+                }
+            }
+        }
     };
     // A delivery report makes the same descriptor readable that new work does.
     let queue = QueueWake::enable(&producer, board);
@@ -354,6 +389,7 @@ pub fn run(
         board,
         progresses,
         producer: &producer,
+        exact: writer.map(|writer| ExactlyOnce::new(writer, settings.heartbeat_ms)),
         queue: queue.0,
         known: Known::default(),
         topics: Vec::new(),
@@ -366,6 +402,8 @@ pub fn run(
         taken_at: None,
         crowded: false,
         begun: 0,
+        sequence: 0,
+        left_out: 0,
         acknowledged: 0,
         moved: (0, Instant::now()),
         is_stalled: false,
@@ -414,6 +452,8 @@ struct Shipper<'a> {
     board: &'a Arc<Board>,
     progresses: &'a Progresses,
     producer: &'a BaseProducer<Context>,
+    /// Only with `cdc.delivery = exactly_once`.
+    exact: Option<ExactlyOnce<'a>>,
     queue: *mut rd::rd_kafka_queue_t,
     known: Known,
     topics: Vec<Topic>,
@@ -430,6 +470,9 @@ struct Shipper<'a> {
     crowded: bool,
     /// Transactions begun and acknowledged in this session.
     begun: u64,
+    /// The newest event of the newest transaction, and up to which one they are in Kafka from an earlier session.
+    sequence: u64,
+    left_out: u64,
     acknowledged: u64,
     /// Records acknowledged when that was last looked at, and when they became more or none was on its way.
     moved: (u64, Instant),
@@ -464,7 +507,13 @@ impl Shipper<'_> {
                     if let Some(renderer) = &mut self.renderer {
                         renderer.forget_snapshots(&is_snapshot);
                     }
-                    self.wait_for_work(work);
+                    if self.may_commit() {
+                        if self.commit().is_err() {
+                            return;
+                        }
+                    } else {
+                        self.wait_for_work(work);
+                    }
                 }
                 Err(Stop::Over) => return,
                 Err(Stop::Undecodable(why)) => {
@@ -509,9 +558,13 @@ impl Shipper<'_> {
         self.board.work_wanted.ask();
         if work.is_empty() {
             let is_idle = self.deliveries().unacknowledged == 0;
-            self.board
-                .kafka_wake
-                .wait(if is_idle { IDLE_MS } else { BUSY_MS });
+            let timeout_ms = if is_idle { IDLE_MS } else { BUSY_MS };
+            let own_ms = match &self.exact {
+                None => timeout_ms,
+                Some(exact) if self.is_in_part() => exact.open_ms(),
+                Some(exact) => exact.idle_ms(),
+            };
+            self.board.kafka_wake.wait(timeout_ms.min(own_ms));
         }
         self.board.work_wanted.withdraw();
     }
@@ -554,6 +607,11 @@ impl Shipper<'_> {
                     }
                 }
                 self.begun += 1;
+                self.sequence = 0;
+                self.left_out = match self.known.part {
+                    Some((lsn, done)) if lsn == commit.lsn => done,
+                    _ => 0,
+                };
                 self.deliveries().in_flight.push_back(InFlight {
                     unacknowledged: 0,
                     complete: false,
@@ -628,6 +686,16 @@ impl Shipper<'_> {
     }
 
     fn send(&mut self, event: &Event<'_>, transaction: u64) -> Result<Sent, Stop> {
+        if event.sequence <= self.left_out {
+            self.sequence = event.sequence;
+            return Ok(Sent::Taken);
+        }
+        if event.sequence != self.sequence {
+            if self.exact.as_ref().is_some_and(ExactlyOnce::is_due) {
+                self.commit()?;
+            }
+            self.sequence = event.sequence;
+        }
         if !self.known.skips.is_empty() && self.is_given_up(event.topic) {
             if let (true, Some(shared)) = (event.value.is_some(), shared::shared()) {
                 shared.skipped_events.fetch_add(1, Ordering::Relaxed);
@@ -739,6 +807,12 @@ impl Shipper<'_> {
                 kind::RD_KAFKA_VTYPE_HEADER,
                 rd::rd_kafka_vu_s__bindgen_ty_1 { header },
             );
+        }
+        if let Some(exact) = &mut self.exact
+            && let Err(unwritten) = exact.begin(self.producer)
+        {
+            exact.fail(unwritten);
+            return Err(Stop::Over);
         }
         let bytes = event.key.map_or(0, <[u8]>::len) + event.value.map_or(0, <[u8]>::len);
         while !self.count_in(topic, partition, bytes) {
@@ -1007,6 +1081,7 @@ impl Shipper<'_> {
             return self.fail_with(&undelivered);
         }
         let mut newest = None;
+        let mut judged = Vec::new();
         while deliveries
             .in_flight
             .front()
@@ -1014,63 +1089,133 @@ impl Shipper<'_> {
         {
             newest = deliveries.in_flight.pop_front();
             deliveries.first += 1;
-            let judged = newest.as_ref().and_then(|done| done.judged);
-            if let (Some(judged), Some(shared)) = (judged, shared::shared()) {
-                shared.snapshots.tell(judged);
-            }
+            judged.extend(newest.as_ref().and_then(|done| done.judged));
         }
-        let (first, unacknowledged) = (deliveries.first, deliveries.unacknowledged);
         let (events, bytes) = (self.events, self.bytes);
+        let (count, unacknowledged) = (deliveries.first, deliveries.unacknowledged);
         let oldest_us = deliveries
             .in_flight
             .front()
             .map_or(0, |front| front.commit.commit_us);
-        let Some(done) = newest else {
-            drop(deliveries);
-            self.board.read(|facts| {
-                (facts.events, facts.bytes) = (events, bytes);
-                facts.unacknowledged_events = unacknowledged;
-                facts.oldest_unacknowledged_us = oldest_us;
-            });
-            return;
-        };
-        let ends = self
-            .topics
-            .iter()
-            .zip(&deliveries.partitions)
-            .map(|(topic, partitions)| {
-                let ends = Ends {
-                    topic_id: topic.topic_id.clone(),
-                    partitions: topic.partitions,
-                    end: partitions.iter().map(|partition| partition.end).collect(),
-                };
-                (topic.name.clone(), ends)
-            })
-            .collect();
+        let finished = newest.map(|done| Finished {
+            count,
+            lsn: (done.commit.lsn, done.end_lsn),
+            progress: Progress {
+                timeline: done.commit.timeline,
+                restart_lsn: done.restart_lsn,
+                forget: Vec::new(),
+                done: Some(self.done(&done, &deliveries.partitions, done.commit.event_count)),
+            },
+        });
         drop(deliveries);
-        let newly = first - self.acknowledged;
-        self.acknowledged = first;
-        self.board.tell(|facts| {
-            facts.acknowledged = first;
-            facts.acknowledged_lsn = (done.commit.lsn, done.end_lsn);
-            facts.transactions += newly;
+        self.board.read(|facts| {
             (facts.events, facts.bytes) = (events, bytes);
             facts.unacknowledged_events = unacknowledged;
             facts.oldest_unacknowledged_us = oldest_us;
+        });
+        match &mut self.exact {
+            Some(exact) => {
+                exact.judged.extend(judged);
+                if finished.is_some() {
+                    exact.finished = finished;
+                }
+            }
+            None => {
+                let progress = finished.map(|finished| self.announce(finished, &judged));
+                if let Some(progress) = progress {
+                    self.progresses.offer(progress);
+                }
+            }
+        }
+    }
+
+    /// So many events of a transaction, and everything before it, are there; the topics end where they end now.
+    fn done(&self, transaction: &InFlight, partitions: &[Vec<Partition>], events: u64) -> Done {
+        let commit = &transaction.commit;
+        let topics = self.topics.iter().zip(partitions);
+        let ends = topics.map(|(topic, partitions)| {
+            let ends = Ends {
+                topic_id: topic.topic_id.clone(),
+                partitions: topic.partitions,
+                end: partitions.iter().map(|partition| partition.end).collect(),
+            };
+            (topic.name.clone(), ends)
+        });
+        Done {
+            commit_lsn: commit.lsn,
+            nonce: commit.nonce,
+            events: Events {
+                done: events,
+                of: commit.event_count,
+            },
+            commit_us: commit.commit_us,
+            ends: ends.collect(),
+        }
+    }
+
+    /// Says what is in Kafka for good; returns the progress that this is.
+    fn announce(&mut self, finished: Finished, judged: &[Judged]) -> Progress {
+        for judged in judged {
+            if let Some(shared) = shared::shared() {
+                shared.snapshots.tell(*judged);
+            }
+        }
+        let newly = finished.count - self.acknowledged;
+        self.acknowledged = finished.count;
+        self.board.tell(|facts| {
+            facts.acknowledged = finished.count;
+            facts.acknowledged_lsn = finished.lsn;
+            facts.transactions += newly;
             facts.went_through();
         });
-        self.progresses.offer(Progress {
-            timeline: done.commit.timeline,
-            restart_lsn: done.restart_lsn,
-            forget: Vec::new(),
-            done: Some(Done {
-                commit_lsn: done.commit.lsn,
-                nonce: done.commit.nonce,
-                events: done.commit.event_count,
-                commit_us: done.commit.commit_us,
-                ends,
-            }),
-        });
+        finished.progress
+    }
+
+    /// Whether the newest transaction has events in Kafka and is not there whole.
+    fn is_in_part(&self) -> bool {
+        self.sequence > 0 && !self.deliveries().in_flight.is_empty()
+    }
+
+    /// Whether the moment has come to end the Kafka transaction that is open, or to write a position alone.
+    fn may_commit(&self) -> bool {
+        self.exact
+            .as_ref()
+            .is_some_and(|exact| match self.is_in_part() {
+                true => exact.is_due(),
+                false => exact.is_worth_it() || !self.progresses.is_empty(),
+            })
+    }
+
+    /// Ends the Kafka transaction that is open, or one for the position alone, when everything in it is acknowledged.
+    fn commit(&mut self) -> Result<(), Stop> {
+        loop {
+            self.serve();
+            if self.is_over() {
+                return Err(Stop::Over);
+            }
+            if self.deliveries().unacknowledged == 0 {
+                break;
+            }
+            self.board.kafka_wake.wait(BUSY_MS);
+        }
+        let part = {
+            let deliveries = self.deliveries();
+            let newest = deliveries.in_flight.front().filter(|_| self.sequence > 0);
+            newest.map(|newest| self.done(newest, &deliveries.partitions, self.sequence))
+        };
+        let (number, offered) = self.progresses.take();
+        let Some(exact) = &mut self.exact else {
+            return Ok(());
+        };
+        if let Err(unwritten) = exact.commit(self.producer, POSITION_WORD, part, offered, number) {
+            exact.fail(unwritten);
+            return Err(Stop::Over);
+        }
+        let judged = std::mem::take(&mut exact.judged);
+        if let Some(finished) = exact.finished.take() {
+            self.announce(finished, &judged);
+        }
+        Ok(())
     }
 
     /// Kafka may refuse what the client goes on trying: then the state must say why nothing moves.
@@ -1180,6 +1325,9 @@ impl Shipper<'_> {
     }
 
     fn close(&mut self) {
+        if let Some(exact) = &mut self.exact {
+            exact.abort(self.producer);
+        }
         for topic in self.topics.drain(..) {
             // SAFETY: made by `open_topic`, destroyed once, before its client.
             unsafe { rd::rd_kafka_topic_destroy(topic.handle) };

@@ -1,18 +1,21 @@
 //! The sender: one background worker for the whole server, without a database connection.
 //!
 //! Main thread (`worker`): reads the WAL (`wal_reader`), puts transactions together (`assembly`), holds the slot
-//! (`slot`). Kafka thread (`kafka`): renders and produces. Position thread (`position`): writes how far that is, through
-//! a fenced producer. Only the main thread calls PostgreSQL; the others have all signals blocked, get their work over a
+//! (`slot`). Kafka thread (`kafka`): renders and produces. Position thread (`position_thread`): writes how far that is,
+//! through a fenced producer; with `exactly_once` the Kafka thread does that itself. Only the main thread calls PostgreSQL; the others have all signals blocked, get their work over a
 //! bounded channel and answer on the `board`.
 
 pub mod assembly;
 pub mod board;
 pub mod client;
 pub mod durable_file;
+pub mod exactly_once;
 pub mod kafka;
 pub mod local_position;
 pub mod orders;
 pub mod position;
+pub mod position_thread;
+pub mod progress;
 pub mod session;
 pub mod sleep;
 pub mod slot;

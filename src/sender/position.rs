@@ -1,11 +1,12 @@
-//! The position thread: finds the position at the start, and writes it from then on.
+//! The position in Kafka: who takes it over, what is found there, and the records that say how far events are
+//! acknowledged.
 //!
-//! The position lives in Kafka beside the events, in a compacted topic of the source's own, and is written through a
-//! transactional producer: a sender that was replaced is fenced, and stays down. Any unclear result of a transactional
-//! call ends the producer; a new one fences what may still be on its way.
+//! It lives beside the events, in a compacted topic of the source's own, and is written through a transactional producer:
+//! a sender that was replaced is fenced, and stays down. Any unclear result of a transactional call ends the producer; a
+//! new one fences what may still be on its way.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use change::chunk::MacKey;
@@ -18,7 +19,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
@@ -26,97 +27,19 @@ use super::board::{Board, Durable, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::kafka::unix_us;
 use super::local_position::LocalPosition;
+use super::progress::Progress;
 use super::topics::{self, Design, Use};
 
-/// Positions are not written more often than this while transactions follow each other.
-const MIN_INTERVAL: Duration = Duration::from_millis(10);
 /// A record with every partition is written at least this often, if anything was.
 const FULL_EVERY: Duration = Duration::from_secs(5);
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one call about a transaction.
+pub const TRANSACTION_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_millis(500);
-/// Where there are tokens an idle producer is polled so often: that is how librdkafka asks for new ones.
-const POLL: Duration = Duration::from_secs(1);
 /// Offsets that are read at first from the end of the topic.
 const FIRST_WINDOW: i64 = 2_000;
 const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Segments of the position topic are small, so that compaction keeps it small and starting is fast.
 const SEGMENT_BYTES: u32 = 16 * 1024 * 1024;
-
-/// How far events are acknowledged. `done` is none where only the restart point moved.
-#[derive(Debug, Clone)]
-pub struct Progress {
-    pub timeline: u32,
-    pub restart_lsn: u64,
-    pub done: Option<Done>,
-    /// Topics whose ends are not ours any more: given up by order.
-    pub forget: Vec<String>,
-}
-
-/// The newest transaction whose events are all acknowledged, and where the topics ended then.
-#[derive(Debug, Clone)]
-pub struct Done {
-    pub commit_lsn: u64,
-    pub nonce: [u8; 16],
-    pub events: u64,
-    /// Microseconds since 2000-01-01.
-    pub commit_us: i64,
-    pub ends: BTreeMap<String, Ends>,
-}
-
-/// The newest progress, waiting to be written: older ones are of no interest.
-pub struct Progresses {
-    newest: Mutex<Numbered>,
-    board: Arc<Board>,
-}
-
-#[derive(Default)]
-struct Numbered {
-    /// Of the newest progress that was ever offered.
-    number: u64,
-    progress: Option<Progress>,
-}
-
-impl Progresses {
-    pub fn new(board: Arc<Board>) -> Progresses {
-        Progresses {
-            newest: Mutex::default(),
-            board,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Numbered> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Offers a newer progress; its number is in [`super::board::Durable`] once it is written, or one after it.
-    pub fn offer(&self, progress: Progress) -> u64 {
-        let mut newest = self.lock();
-        newest.number += 1;
-        let number = newest.number;
-        let (older, mut forget) = match newest.progress.take() {
-            Some(older) => (older.done, older.forget),
-            None => Default::default(),
-        };
-        forget.extend(progress.forget);
-        newest.progress = Some(Progress {
-            done: progress.done.or(older),
-            forget,
-            ..progress
-        });
-        drop(newest);
-        self.board.tell(|_| {});
-        number
-    }
-
-    fn take(&self) -> (u64, Option<Progress>) {
-        let mut newest = self.lock();
-        (newest.number, newest.progress.take())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.lock().progress.is_none()
-    }
-}
 
 /// Who writes the position.
 #[derive(Debug, Clone)]
@@ -130,52 +53,13 @@ pub struct Owner {
     pub remembered: Option<LocalPosition>,
 }
 
-/// Runs until the board says stop or the session fails.
-pub fn run(
-    settings: &KafkaSettings,
-    owner: &Owner,
-    key: &MacKey,
-    board: &Arc<Board>,
-    progresses: &Progresses,
-) {
-    let mut writer = Writer {
-        settings,
-        owner,
-        key,
-        board,
-        topic: format!("{}.cdc_positions", settings.source_name),
-        producer: None,
-        cluster_id: String::new(),
-        epoch: 0,
-        last: None,
-        last_full: None,
-    };
-    let found = loop {
-        match writer.take_over() {
-            Ok(found) => break found,
-            Err(trouble) => {
-                if !writer.wait_out(trouble) {
-                    return;
-                }
-            }
-        }
-    };
-    let epoch = writer.epoch;
-    writer.last.clone_from(&found);
-    board.tell(|facts| {
-        facts.went_through();
-        facts.start = Some((found.map(Box::new), epoch));
-    });
-    writer.serve(progresses);
-}
-
-struct Writer<'a> {
+/// The position of one sender, and how it is kept in Kafka. Producers are the caller's.
+pub struct Writer<'a> {
     settings: &'a KafkaSettings,
     owner: &'a Owner,
     key: &'a MacKey,
     board: &'a Arc<Board>,
     topic: String,
-    producer: Option<BaseProducer<Context>>,
     cluster_id: String,
     epoch: u64,
     /// The newest position, with every partition's end.
@@ -184,7 +68,8 @@ struct Writer<'a> {
     last_full: Option<(Instant, u64, BTreeMap<String, Ends>)>,
 }
 
-struct Context(Reporter);
+/// A client that only reports its troubles.
+pub struct Context(Reporter);
 
 impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = Reporter::ENABLE_REFRESH_OAUTH_TOKEN;
@@ -217,10 +102,21 @@ impl ProducerContext for Context {
 }
 
 /// Why writing did not work out.
-enum Unwritten {
+pub enum Unwritten {
     Again(Trouble),
     Never(Trouble),
-    Fenced(Trouble),
+    /// This producer is not the newest one of its id. Whose that is, the positions tell.
+    Fenced,
+    /// Another sender took over.
+    Replaced(Trouble),
+}
+
+/// A record that is ready to be sent.
+pub struct Prepared {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    position: Position,
+    is_full: bool,
 }
 
 /// What the position topic holds.
@@ -230,12 +126,36 @@ struct Found {
     stranger: Option<(String, String)>,
 }
 
-impl Writer<'_> {
-    fn context(&self) -> Context {
+impl<'a> Writer<'a> {
+    pub fn new(
+        settings: &'a KafkaSettings,
+        owner: &'a Owner,
+        key: &'a MacKey,
+        board: &'a Arc<Board>,
+    ) -> Writer<'a> {
+        Writer {
+            settings,
+            owner,
+            key,
+            board,
+            topic: format!("{}.cdc_positions", settings.source_name),
+            cluster_id: String::new(),
+            epoch: 0,
+            last: None,
+            last_full: None,
+        }
+    }
+
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub fn context(&self) -> Context {
         Context(Reporter::new(self.settings, self.board))
     }
 
-    fn trouble(&self, error: &KafkaError, what: &str) -> Unwritten {
+    /// What an error of a client means for the position.
+    pub fn trouble(&self, error: &KafkaError, what: &str) -> Unwritten {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
         if matches!(
             error,
@@ -249,11 +169,7 @@ impl Writer<'_> {
                 | RDKafkaErrorCode::ProducerFenced
                 | RDKafkaErrorCode::InvalidProducerEpoch
         ) {
-            return Unwritten::Fenced(Trouble {
-                code: "CDC0404",
-                message: format!("fenced: another sender writes the positions of source \"{}\"", self.settings.source_name),
-                remedy: "If this server is the one that should ship, stop the other one, then SELECT pg_reload_conf() here.".to_owned(),
-            });
+            return Unwritten::Fenced;
         }
         let brokers = &self.settings.brokers;
         let mut trouble = trouble_of(code, brokers, &format!("{what}: {error}"));
@@ -269,23 +185,26 @@ impl Writer<'_> {
         Unwritten::Again(trouble)
     }
 
-    fn transactional_id(&self) -> String {
+    pub fn transactional_id(&self) -> String {
         format!("pg_cdc.{}", self.settings.source_name)
     }
 
     /// Shows the trouble and waits a moment; false if the session is over.
-    fn wait_out(&self, unwritten: Unwritten) -> bool {
-        match unwritten {
+    pub fn wait_out(&self, unwritten: Unwritten) -> bool {
+        let trouble = match self.cause(unwritten) {
             Unwritten::Never(trouble) => {
                 self.board.fail(Failure::Halt(trouble));
                 return false;
             }
-            Unwritten::Fenced(trouble) => {
+            Unwritten::Replaced(trouble) => {
                 self.board.fail(Failure::Fenced(trouble));
                 return false;
             }
-            Unwritten::Again(trouble) => self.board.set_trouble(Some(trouble)),
-        }
+            Unwritten::Again(trouble) => trouble,
+            // Nobody took over: brokers end a transaction that lasts too long in the same way.
+            Unwritten::Fenced => return !self.is_over(),
+        };
+        self.board.set_trouble(Some(trouble));
         let start = Instant::now();
         while start.elapsed() < RETRY && !self.is_over() {
             self.board
@@ -294,14 +213,58 @@ impl Writer<'_> {
         !self.is_over()
     }
 
+    /// Ends the session with what came of writing: the next one starts at the position.
+    pub fn fail(&self, unwritten: Unwritten) {
+        self.board.fail(match self.cause(unwritten) {
+            Unwritten::Never(trouble) => Failure::Halt(trouble),
+            Unwritten::Replaced(trouble) => Failure::Fenced(trouble),
+            Unwritten::Again(trouble) => Failure::Rewind(trouble),
+            Unwritten::Fenced => Failure::Rewind(Trouble {
+                code: "CDC0310",
+                message: "Kafka ended a transaction that took too long".to_owned(),
+                remedy: "Nothing, if it does not come again: the sender starts again at its position. Else raise transaction.timeout.ms in the file of cdc.kafka_config_file.".to_owned(),
+            }),
+        });
+    }
+
+    /// Tells a sender that was replaced from one whose transaction a broker has ended: only the first finds the position
+    /// of a newer one.
+    fn cause(&self, unwritten: Unwritten) -> Unwritten {
+        let Unwritten::Fenced = unwritten else {
+            return unwritten;
+        };
+        loop {
+            match self.read_positions() {
+                Ok(found) if found.own.iter().any(|own| own.epoch > self.epoch) => {
+                    return Unwritten::Replaced(Trouble {
+                        code: "CDC0404",
+                        message: format!("fenced: another sender writes the positions of source \"{}\"", self.settings.source_name),
+                        remedy: "If this server is the one that should ship, stop the other one, then SELECT pg_reload_conf() here.".to_owned(),
+                    });
+                }
+                Ok(_) => return Unwritten::Fenced,
+                // Until that is known nobody may be fenced in turn.
+                Err(again) => {
+                    if !self.wait_out(again) {
+                        return Unwritten::Fenced;
+                    }
+                }
+            }
+        }
+    }
+
     fn is_over(&self) -> bool {
         self.board.stopping() || self.board.has_failed()
     }
 
-    /// Looks whether the name is another source's, which must not be fenced; then fences earlier senders of this one,
-    /// and reads what they left, to the end: in this order nothing can come in between.
-    fn take_over(&mut self) -> Result<Option<Position>, Unwritten> {
-        self.connect()?;
+    /// Makes the topic where it is missing. Looks whether the name is another source's, which must not be fenced; then
+    /// fences earlier senders of this one, and reads what they left, to the end: in this order nothing can come between.
+    /// The epoch of this sender and what it found stand on the board afterwards.
+    pub fn take_over<C: ProducerContext + 'static>(
+        &mut self,
+        producer: &BaseProducer<C>,
+    ) -> Result<(), Unwritten> {
+        self.prepare(producer)?;
         if let Some((source, node)) = self.read_positions()?.stranger {
             return Err(Unwritten::Never(Trouble {
                 code: "CDC0406",
@@ -313,7 +276,7 @@ impl Writer<'_> {
                     .to_owned(),
             }));
         }
-        self.fence()?;
+        self.fence(producer)?;
         let found = self.read_positions()?.own;
         let newest = newest(&found);
         let remembered = self.owner.remembered.as_ref();
@@ -334,7 +297,13 @@ impl Writer<'_> {
             .max()
             .unwrap_or(0)
             + 1;
-        Ok(newest)
+        self.last.clone_from(&newest);
+        let epoch = self.epoch;
+        self.board.tell(|facts| {
+            facts.went_through();
+            facts.start = Some((newest.map(Box::new), epoch));
+        });
+        Ok(())
     }
 
     /// Why Kafka cannot be the one that the position was written to: it never has less than what is remembered.
@@ -364,20 +333,11 @@ impl Writer<'_> {
         }
     }
 
-    /// Makes a producer, and the topic where it is missing. Fences nobody yet.
-    fn connect(&mut self) -> Result<(), Unwritten> {
-        self.producer = None;
-        let mut config = self.settings.base("position");
-        config
-            .set("transactional.id", self.transactional_id())
-            .set(
-                "transaction.timeout.ms",
-                TRANSACTION_TIMEOUT.as_millis().to_string(),
-            )
-            .set("linger.ms", "0");
-        let producer: BaseProducer<Context> = config
-            .create_with_context(self.context())
-            .map_err(|error| self.trouble(&error, "position producer"))?;
+    /// Makes the topic where it is missing. Fences nobody yet.
+    pub fn prepare<C: ProducerContext + 'static>(
+        &mut self,
+        producer: &BaseProducer<C>,
+    ) -> Result<(), Unwritten> {
         let handle = producer.client().native_ptr();
         let design = Design {
             usage: Use::Positions,
@@ -412,9 +372,7 @@ impl Writer<'_> {
                 text
             }
         };
-        self.refuse_deletion(handle, &design)?;
-        self.producer = Some(producer);
-        Ok(())
+        self.refuse_deletion(handle, &design)
     }
 
     /// A topic that deletes by age would lose the position of a source that rests for long.
@@ -439,28 +397,36 @@ impl Writer<'_> {
     }
 
     /// Initialises the transactional id: every earlier producer of it is fenced from here on.
-    fn fence(&self) -> Result<(), Unwritten> {
-        match &self.producer {
-            Some(producer) => producer
-                .init_transactions(TRANSACTION_TIMEOUT)
-                .map_err(|error| self.trouble(&error, "init_transactions")),
-            None => Ok(()),
-        }
+    pub fn fence<C: ProducerContext + 'static>(
+        &self,
+        producer: &BaseProducer<C>,
+    ) -> Result<(), Unwritten> {
+        producer
+            .init_transactions(TRANSACTION_CALL_TIMEOUT)
+            .map_err(|error| self.trouble(&error, "init_transactions"))
     }
 
     /// The newest records of the topic, back to a full one of this source: most of it is older than that.
     fn read_positions(&self) -> Result<Found, Unwritten> {
-        let (low, high) = match &self.producer {
-            Some(producer) => producer
-                .client()
-                .fetch_watermarks(&self.topic, 0, WATERMARKS_TIMEOUT)
-                .map_err(|error| self.trouble(&error, "the end of the positions"))?,
-            None => (0, 0),
-        };
+        let mut config = self.settings.base("position-reader");
+        config
+            .set("group.id", format!("pg_cdc.{}", self.settings.source_name))
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error");
+        let consumer: BaseConsumer<Context> = config
+            .create_with_context(self.context())
+            .map_err(|error| self.trouble(&error, "reading positions"))?;
+        // librdkafka asks for the first token.
+        consumer.poll(Duration::ZERO);
+        let (low, high) = consumer
+            .fetch_watermarks(&self.topic, 0, WATERMARKS_TIMEOUT)
+            .map_err(|error| self.trouble(&error, "the end of the positions"))?;
         let mut window = FIRST_WINDOW;
         loop {
             let from = (high - window).max(low);
-            let found = self.read_positions_from(from)?;
+            let found = self.read_positions_from(&consumer, from)?;
             let has_full = found.own.iter().any(|own| own.record == Record::Full);
             if has_full || found.stranger.is_some() || from == low || self.is_over() {
                 return Ok(found);
@@ -470,17 +436,12 @@ impl Writer<'_> {
     }
 
     /// Every position record from an offset on that this server's key opens, and whose it is otherwise.
-    fn read_positions_from(&self, from: i64) -> Result<Found, Unwritten> {
+    fn read_positions_from(
+        &self,
+        consumer: &BaseConsumer<Context>,
+        from: i64,
+    ) -> Result<Found, Unwritten> {
         let wrap = |error: KafkaError| self.trouble(&error, "reading positions");
-        let mut config = self.settings.base("position-reader");
-        config
-            .set("group.id", format!("pg_cdc.{}", self.settings.source_name))
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
-            .set("enable.partition.eof", "true")
-            .set("auto.offset.reset", "error");
-        let consumer: BaseConsumer<Context> =
-            config.create_with_context(self.context()).map_err(wrap)?;
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(&self.topic, 0, Offset::Offset(from))
@@ -549,59 +510,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes what the mailbox holds, as often as sensible, and a heartbeat where nothing happens.
-    fn serve(&mut self, progresses: &Progresses) {
-        let heartbeat = Duration::from_millis(self.settings.heartbeat_ms);
-        let longest = match self.settings.uses_tokens() {
-            true => POLL,
-            false => heartbeat,
-        };
-        let mut last_write: Option<Instant> = None;
-        while !self.is_over() {
-            let due = last_write.is_some_and(|at| at.elapsed() >= heartbeat);
-            if progresses.is_empty() && !due {
-                let left =
-                    last_write.map_or(heartbeat, |at| heartbeat.saturating_sub(at.elapsed()));
-                let left = left.min(longest);
-                self.board.sleep_while(left, || progresses.is_empty());
-                if let Some(producer) = &self.producer {
-                    producer.poll(Duration::ZERO);
-                }
-                last_write.get_or_insert_with(Instant::now);
-                continue;
-            }
-            if let Some(wait) = last_write.and_then(|at| MIN_INTERVAL.checked_sub(at.elapsed())) {
-                std::thread::sleep(wait);
-            }
-            let (number, progress) = progresses.take();
-            let Some(progress) = progress.or_else(|| self.last_progress()) else {
-                last_write = Some(Instant::now());
-                continue;
-            };
-            last_write = Some(Instant::now());
-            while let Err(unwritten) = self.write(&progress) {
-                // Whatever the broker has seen of it: a new producer ends the old one's transaction first.
-                self.producer = None;
-                if !self.wait_out(unwritten) {
-                    return;
-                }
-            }
-            let durable = self.last.as_ref().map(|position| Durable {
-                number,
-                cluster_id: self.cluster_id.clone(),
-                epoch: position.epoch,
-                timeline: position.timeline,
-                commit_lsn: position.commit_lsn,
-                restart_lsn: position.restart_lsn,
-            });
-            self.board.tell(|facts| {
-                facts.durable = durable;
-                facts.went_through();
-            });
-        }
-    }
-
-    fn last_progress(&self) -> Option<Progress> {
+    /// The progress of a sender that has nothing new to tell.
+    pub fn last_progress(&self) -> Option<Progress> {
         let last = self.last.as_ref()?;
         Some(Progress {
             timeline: last.timeline,
@@ -611,27 +521,24 @@ impl Writer<'_> {
         })
     }
 
-    fn write(&mut self, progress: &Progress) -> Result<(), Unwritten> {
-        if self.producer.is_none() {
-            self.connect()?;
-            self.fence()?;
-        }
+    /// The record that says so much.
+    pub fn prepared(&self, progress: &Progress) -> Result<Prepared, Unwritten> {
         let position = self.position(progress);
-        let full_due = self.last_full.as_ref().is_none_or(|(at, _, ends)| {
+        let is_full = self.last_full.as_ref().is_none_or(|(at, _, ends)| {
             at.elapsed() >= FULL_EVERY || ends.len() != position.ends.len()
         });
-        let record = if full_due {
+        let record = if is_full {
             position.clone()
         } else {
             self.tip(position.clone())
         };
-        let record_key = Key {
+        let key = Key {
             record: record.record,
             source: record.source.clone(),
         };
         let sealed = record
             .seal(self.key)
-            .and_then(|value| Ok((serde_json::to_vec(&record_key)?, value)));
+            .and_then(|value| Ok((serde_json::to_vec(&key)?, value)));
         let (key, value) = sealed.map_err(|error| {
             Unwritten::Never(Trouble {
                 code: "CDC0405",
@@ -639,30 +546,35 @@ impl Writer<'_> {
                 remedy: "Report this.".to_owned(),
             })
         })?;
-        let Some(producer) = &self.producer else {
-            return Ok(());
+        Ok(Prepared {
+            key,
+            value,
+            position,
+            is_full,
+        })
+    }
+
+    /// The record is in Kafka for good; `number` is that of the newest progress in it.
+    pub fn written(&mut self, prepared: Prepared, number: u64) {
+        let Prepared {
+            position, is_full, ..
+        } = prepared;
+        let durable = Durable {
+            number,
+            cluster_id: self.cluster_id.clone(),
+            epoch: position.epoch,
+            timeline: position.timeline,
+            commit_lsn: position.complete_lsn(),
+            restart_lsn: position.restart_lsn,
         };
-        let wrap = |error: KafkaError, what: &str| self.trouble(&error, what);
-        producer
-            .begin_transaction()
-            .map_err(|error| wrap(error, "begin_transaction"))?;
-        producer
-            .send(
-                BaseRecord::to(&self.topic)
-                    .partition(0)
-                    .key(&key)
-                    .payload(&value),
-            )
-            .map_err(|(error, _)| wrap(error, "position record"))?;
-        // Commits only after the record is acknowledged; -1 would wait as long as the broker's own limit does.
-        producer
-            .commit_transaction(TRANSACTION_TIMEOUT)
-            .map_err(|error| wrap(error, "commit_transaction"))?;
-        if full_due {
+        if is_full {
             self.last_full = Some((Instant::now(), position.commit_lsn, position.ends.clone()));
         }
         self.last = Some(position);
-        Ok(())
+        self.board.tell(|facts| {
+            facts.durable = Some(durable);
+            facts.went_through();
+        });
     }
 
     /// The full position after `progress`: ends only ever rise, and so does the effective time.
@@ -686,18 +598,12 @@ impl Writer<'_> {
             }
         }
         let (commit_lsn, nonce, events, commit_ts_us) = match (done, last) {
-            (Some(done), _) => {
-                let events = Events {
-                    done: done.events,
-                    of: done.events,
-                };
-                (
-                    done.commit_lsn,
-                    hex(&done.nonce),
-                    events,
-                    done.commit_us + EPOCH_US,
-                )
-            }
+            (Some(done), _) => (
+                done.commit_lsn,
+                hex(&done.nonce),
+                done.events,
+                done.commit_us + EPOCH_US,
+            ),
             (None, Some(last)) => (
                 last.commit_lsn,
                 last.nonce.clone(),

@@ -19,7 +19,7 @@ use super::client::KafkaSettings;
 use super::kafka::{Beginning, Known, Work};
 use super::local_position::LocalPosition;
 use super::orders::Hold;
-use super::position::{Progress, Progresses};
+use super::progress::{Progress, Progresses};
 use super::sleep::{WakeSet, interrupts};
 use super::slot::Slot;
 use super::source::Source;
@@ -245,7 +245,7 @@ impl<'a> Session<'a> {
                         known.restart_lsn.max(position.restart_lsn),
                         known.acknowledged_lsn,
                     ),
-                    None => (position.restart_lsn, position.commit_lsn),
+                    None => (position.restart_lsn, position.complete_lsn()),
                 }
             }
             // Somebody said that this server is the source all the same.
@@ -269,7 +269,11 @@ impl<'a> Session<'a> {
                 );
             }
         };
-        self.previous_lsn = (done_lsn != 0).then_some(done_lsn);
+        let part = position
+            .as_ref()
+            .filter(|position| done_lsn != 0 && done_lsn < position.commit_lsn)
+            .map(|position| (position.commit_lsn, position.events.done));
+        self.previous_lsn = (done_lsn != 0 && part.is_none()).then_some(done_lsn);
         self.sender
             .shared
             .sent_lsn
@@ -284,6 +288,7 @@ impl<'a> Session<'a> {
         let mut known = Known {
             ends: position.map(|position| position.ends).unwrap_or_default(),
             skips: self.sender.orders.skips.clone(),
+            part,
         };
         // A topic whose events were given up, and perhaps the topic itself, begins anew.
         let given_up = known.skips.iter().filter(|skip| skip.up_to >= done_lsn);

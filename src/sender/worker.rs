@@ -19,7 +19,9 @@ use super::client::{KafkaSettings, read_properties};
 use super::kafka;
 use super::local_position::LocalPosition;
 use super::orders::{Hold, Orders};
-use super::position::{self, Owner, Progresses};
+use super::position::Owner;
+use super::position_thread;
+use super::progress::Progresses;
 use super::session::Session;
 use super::sleep::{interrupts, pause, sleep};
 use super::slot::{self, Slot};
@@ -547,7 +549,10 @@ impl Sender {
             }
         };
         let (work, work_receiver) = crossbeam_channel::bounded(CHANNEL_ITEMS);
-        let progresses = Arc::new(Progresses::new(Arc::clone(&board)));
+        let progresses = Arc::new(Progresses::new(
+            Arc::clone(&board),
+            kafka_settings.exactly_once,
+        ));
         let (timeline, _) = flushed();
         let owner = Owner {
             source_id: source.source_id.clone(),
@@ -563,36 +568,36 @@ impl Sender {
             .map_or(kafka_settings.batch_bytes(), |limit_bytes| {
                 limit_bytes.min(kafka_settings.batch_bytes())
             });
+        let key = chunk::MacKey::derive("pg_cdc 1 position", &cluster_secret());
         let handles = without_signals(|| {
-            let kafka = {
-                let (settings, board, progresses) = (
+            let for_thread = || {
+                (
                     kafka_settings.clone(),
                     Arc::clone(&board),
                     Arc::clone(&progresses),
-                );
-                spawn("cdc kafka", Arc::clone(&board), move || {
-                    kafka::run(
-                        &settings,
-                        &board,
-                        &work_receiver,
-                        &progresses,
-                        session,
-                        max_batch_bytes,
-                    )
-                })
+                    (owner.clone(), key.clone()),
+                )
             };
-            let position = {
-                let (settings, board, progresses) = (
-                    kafka_settings.clone(),
-                    Arc::clone(&board),
-                    Arc::clone(&progresses),
-                );
-                let key = chunk::MacKey::derive("pg_cdc 1 position", &cluster_secret());
-                spawn("cdc position", Arc::clone(&board), move || {
-                    position::run(&settings, &owner, &key, &board, &progresses)
-                })
-            };
-            [kafka, position]
+            let mut handles = Vec::new();
+            let (settings, thread_board, progresses, (owner, key)) = for_thread();
+            handles.push(spawn("cdc kafka", Arc::clone(&board), move || {
+                kafka::run(
+                    &settings,
+                    &thread_board,
+                    &work_receiver,
+                    &progresses,
+                    session,
+                    max_batch_bytes,
+                    settings.exactly_once.then_some((&owner, &key)),
+                )
+            }));
+            if !kafka_settings.exactly_once {
+                let (settings, thread_board, progresses, (owner, key)) = for_thread();
+                handles.push(spawn("cdc position", Arc::clone(&board), move || {
+                    position_thread::run(&settings, &owner, &key, &thread_board, &progresses)
+                }));
+            }
+            handles
         });
         let mut session = Session::new(
             self,
@@ -663,6 +668,7 @@ pub fn read_settings() -> Result<KafkaSettings, Trouble> {
             retention_min * 60_000
         },
         tombstones: settings::TOMBSTONES.get(),
+        exactly_once: settings::DELIVERY.get() == settings::Delivery::ExactlyOnce,
         stubs: settings::OVERSIZE.get() == settings::Oversize::Stub,
         memory_bytes: settings::SENDER_MEMORY.get() as usize * 1024,
         heartbeat_ms: settings::HEARTBEAT_INTERVAL.get() as u64,

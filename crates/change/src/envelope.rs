@@ -55,6 +55,8 @@ pub enum Audience {
 /// A record for Kafka, borrowed from the renderer until the next one.
 #[derive(Debug)]
 pub struct Event<'a> {
+    /// Its number in its transaction, from 1. A delete and its tombstone have the same.
+    pub sequence: u64,
     pub topic: &'a str,
     pub audience: Audience,
     pub key: Option<&'a [u8]>,
@@ -482,6 +484,7 @@ impl Renderer {
             headers.add_given(name, value);
         }
         emit(&Event {
+            sequence: self.sequence,
             topic: here.relation.topic,
             audience: Audience::Key,
             key: emission.key.map(str::as_bytes),
@@ -852,6 +855,7 @@ impl Renderer {
         self.put_headers(&mut buffers.headers, here, op, 0, shape);
         let mut send = |topic| {
             emit(&Event {
+                sequence: self.sequence,
                 topic,
                 audience: shape.audience,
                 key: shape.key,
@@ -887,6 +891,7 @@ impl Renderer {
         };
         self.put_headers(&mut buffers.headers, here, "tombstone", 1, &shape);
         emit(&Event {
+            sequence: self.sequence,
             topic: topic_of(here.relation, "d"),
             audience: Audience::Key,
             key: shape.key,

@@ -93,6 +93,14 @@ impl Position {
         (self.epoch, self.timeline, self.commit_lsn)
     }
 
+    /// Everything that committed up to here is in Kafka whole; the transaction at `commit_lsn` may be there in part.
+    pub fn complete_lsn(&self) -> u64 {
+        match self.events.done < self.events.of {
+            true => self.commit_lsn.saturating_sub(1),
+            false => self.commit_lsn,
+        }
+    }
+
     /// The record's JSON with its MAC.
     pub fn seal(mut self, key: &MacKey) -> Result<Vec<u8>, serde_json::Error> {
         self.mac = String::new();

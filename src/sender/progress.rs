@@ -1,0 +1,92 @@
+//! How far events are acknowledged, on its way from those who know it to those who write it into Kafka.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use change::position::{Ends, Events};
+
+use super::board::Board;
+
+/// How far events are acknowledged. `done` is none where only the restart point moved.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    pub timeline: u32,
+    pub restart_lsn: u64,
+    pub done: Option<Done>,
+    /// Topics whose ends are not ours any more: given up by order.
+    pub forget: Vec<String>,
+}
+
+/// The newest transaction whose events are acknowledged, and where the topics ended then.
+#[derive(Debug, Clone)]
+pub struct Done {
+    pub commit_lsn: u64,
+    pub nonce: [u8; 16],
+    /// Its events; fewer are done only where Kafka transactions hold parts of large ones.
+    pub events: Events,
+    /// Microseconds since 2000-01-01.
+    pub commit_us: i64,
+    pub ends: BTreeMap<String, Ends>,
+}
+
+/// The newest progress, waiting to be written: older ones are of no interest.
+pub struct Progresses {
+    newest: Mutex<Numbered>,
+    board: Arc<Board>,
+    /// The Kafka thread writes it, and is woken for it.
+    by_kafka_thread: bool,
+}
+
+#[derive(Default)]
+struct Numbered {
+    /// Of the newest progress that was ever offered.
+    number: u64,
+    progress: Option<Progress>,
+}
+
+impl Progresses {
+    pub fn new(board: Arc<Board>, by_kafka_thread: bool) -> Progresses {
+        Progresses {
+            newest: Mutex::default(),
+            board,
+            by_kafka_thread,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Numbered> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Offers a newer progress; its number is in [`super::board::Durable`] once it is written, or one after it.
+    pub fn offer(&self, progress: Progress) -> u64 {
+        let mut newest = self.lock();
+        newest.number += 1;
+        let number = newest.number;
+        let (older, mut forget) = match newest.progress.take() {
+            Some(older) => (older.done, older.forget),
+            None => Default::default(),
+        };
+        forget.extend(progress.forget);
+        newest.progress = Some(Progress {
+            done: progress.done.or(older),
+            forget,
+            ..progress
+        });
+        drop(newest);
+        self.board.tell(|_| {});
+        if self.by_kafka_thread {
+            self.board.kafka_wake.signal();
+        }
+        number
+    }
+
+    /// The newest progress, and the number of the newest that was ever offered.
+    pub fn take(&self) -> (u64, Option<Progress>) {
+        let mut newest = self.lock();
+        (newest.number, newest.progress.take())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.lock().progress.is_none()
+    }
+}
