@@ -181,14 +181,22 @@ fn a_transaction_that_the_broker_ended_is_sent_again() {
     let (database, mut client) = tracked(&bed, "stopped");
     start_a_large_transaction(&bed, &database, &mut client);
     let pid = sender_pid(&mut client);
-    bed.source().signal_backend(pid, libc::SIGSTOP);
     let topic = database.topic("t");
-    wait_until("the broker to end what is open", TIMEOUT, || {
+    let is_open = || {
         let committed = end(bed.kafka(), &topic, "read_committed");
-        let written = end(bed.kafka(), &topic, "read_uncommitted");
-        (committed == written)
-            .then_some(())
-            .ok_or(format!("{committed} of {written}"))
+        committed < end(bed.kafka(), &topic, "read_uncommitted")
+    };
+    wait_until("a sender that stops in a transaction", TIMEOUT, || {
+        bed.source().signal_backend(pid, libc::SIGSTOP);
+        if is_open() {
+            return Ok(());
+        }
+        bed.source().signal_backend(pid, libc::SIGCONT);
+        Err("nothing is open")
+    });
+    wait_until("the broker to end it", TIMEOUT, || match is_open() {
+        true => Err("it is open"),
+        false => Ok(()),
     });
     bed.source().signal_backend(pid, libc::SIGCONT);
     database.wait_until_in_kafka();

@@ -323,7 +323,11 @@ impl ClientContext for Reporter {
             // One broker of several: the client goes on with the others.
             Code::BrokerTransportFailure | Code::Resolve => self.board.connection_failed(trouble()),
             // Reported with the message or call that it concerns.
-            Code::Fatal | Code::PartitionEOF => {}
+            Code::Fatal
+            | Code::PartitionEOF
+            | Code::Fenced
+            | Code::ProducerFenced
+            | Code::InvalidProducerEpoch => {}
             // Partitions are assigned: the reader's group is a name only.
             Code::GroupAuthorizationFailed => {}
             Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => {

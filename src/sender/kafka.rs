@@ -34,7 +34,7 @@ use super::board::{Board, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::exactly_once::{self, ExactlyOnce, Finished};
 use super::orders::Skip;
-use super::position::{Owner, Writer};
+use super::position::{Owner, Unwritten, Writer, is_fenced};
 use super::progress::{Done, Progress, Progresses};
 use super::stall;
 use super::topics::{self, Described, Design, Use};
@@ -1286,6 +1286,9 @@ impl Shipper<'_> {
             .topics
             .get(undelivered.topic)
             .map_or("", |topic| topic.name.as_str());
+        if let Some(exact) = self.exact.as_ref().filter(|_| is_fenced(*code)) {
+            return exact.fail(Unwritten::Fenced);
+        }
         let is_too_large = matches!(
             code,
             RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize

@@ -111,6 +111,15 @@ pub enum Unwritten {
     Replaced(Trouble),
 }
 
+/// Whether a broker has said that a producer is not the newest one of its id.
+pub fn is_fenced(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch
+    )
+}
+
 /// A record that is ready to be sent.
 pub struct Prepared {
     pub key: Vec<u8>,
@@ -163,12 +172,7 @@ impl<'a> Writer<'a> {
         ) {
             return Unwritten::Never(refused_configuration(error));
         }
-        if matches!(
-            code,
-            RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::InvalidProducerEpoch
-        ) {
+        if is_fenced(code) {
             return Unwritten::Fenced;
         }
         let brokers = &self.settings.brokers;
