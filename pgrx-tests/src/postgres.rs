@@ -74,15 +74,7 @@ impl Postgres {
     /// # Panics
     /// When the base backup fails.
     pub fn standby(&self, folder: &Path, port: u16, name: &str) -> Postgres {
-        std::fs::create_dir_all(folder)
-            .unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
-        process::give_to(folder, self.user);
-        let standby = Postgres {
-            folder: folder.to_owned(),
-            port,
-            user: self.user,
-            process: Mutex::new(None),
-        };
+        let standby = self.another(folder, port);
         let mut backup = Command::new(parts::postgres_bin().join("pg_basebackup"));
         backup
             .args([
@@ -98,10 +90,42 @@ impl Postgres {
                 self.port
             ));
         process::run(backup, self.user);
-        let socket_folder = standby.folder.display().to_string();
-        standby.set("port", &port.to_string());
-        standby.set("unix_socket_directories", &socket_folder);
-        standby
+        standby.settle()
+    }
+
+    /// Copies this server, which is stopped, file by file into `folder`.
+    ///
+    /// # Panics
+    /// When the files cannot be copied.
+    pub fn copy(&self, folder: &Path, port: u16) -> Postgres {
+        let copy = self.another(folder, port);
+        let mut files = Command::new("cp");
+        files
+            .arg("--archive")
+            .args([self.data_folder(), copy.data_folder()]);
+        process::run(files, self.user);
+        copy.settle()
+    }
+
+    /// A server of the same user, with a folder and nothing in it.
+    fn another(&self, folder: &Path, port: u16) -> Postgres {
+        std::fs::create_dir_all(folder)
+            .unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
+        process::give_to(folder, self.user);
+        Postgres {
+            folder: folder.to_owned(),
+            port,
+            user: self.user,
+            process: Mutex::new(None),
+        }
+    }
+
+    /// The settings that two servers cannot share.
+    fn settle(self) -> Postgres {
+        let socket_folder = self.folder.display().to_string();
+        self.set("port", &self.port.to_string());
+        self.set("unix_socket_directories", &socket_folder);
+        self
     }
 
     /// Writes a setting to the end of `postgresql.conf`, where it wins over earlier ones. It counts from the next

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pg_cdc_tests::postgres::Postgres;
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{Database, TestBed, prefix_rule, wait_until};
+use pg_cdc_tests::{Database, TestBed, port, prefix_rule, wait_until};
 use postgres::Client;
 
 fn sender_pid(client: &mut Client) -> Option<i32> {
@@ -317,4 +317,50 @@ fn uninstalling_leaves_nothing_behind() {
     let mut client = database.source();
     insert(&mut client, 10..20);
     bed.source().assert_never_crashed();
+}
+
+/// A server that was copied and started is a second sender of the same name. The older one stays down, so that they do not
+/// fence each other in turn.
+#[test]
+fn a_replaced_sender_stays_down() {
+    for delivery in ["at_least_once", "exactly_once"] {
+        let bed = TestBed::start_with(&[("cdc.delivery", delivery)]);
+        let (_, mut client) = tracked(&bed, "shop");
+        insert(&mut client, 0..10);
+        drop(client);
+        bed.source().stop();
+        let copy = bed.source().copy(&bed.path("copy"), port::free());
+        bed.source().start();
+        bed.wait_until_streaming("shop");
+        let mut client = bed.source().connect("shop");
+        copy.start();
+        let mut copied = copy.connect("shop");
+        wait_until("the copy to be the sender", Duration::from_secs(60), || {
+            let state = state(&mut copied);
+            (state == "streaming").then_some(()).ok_or(state)
+        });
+        insert(&mut client, 10..11);
+        wait_until(
+            "the other one to be fenced",
+            Duration::from_secs(60),
+            || {
+                let state = state(&mut client);
+                (state == "fenced").then_some(()).ok_or(state)
+            },
+        );
+        insert(&mut copied, 20..30);
+        run(&mut copied, &["SELECT cdc_wait()"]);
+        assert_eq!(state(&mut client), "fenced");
+        assert_eq!(state(&mut copied), "streaming");
+        drop(copied);
+        copy.stop();
+        copy.assert_never_crashed();
+    }
+}
+
+fn state(client: &mut Client) -> String {
+    client
+        .query_one("SELECT state FROM cdc_status()", &[])
+        .expect("cdc_status")
+        .get(0)
 }

@@ -1286,8 +1286,12 @@ impl Shipper<'_> {
             .topics
             .get(undelivered.topic)
             .map_or("", |topic| topic.name.as_str());
-        if let Some(exact) = self.exact.as_ref().filter(|_| is_fenced(*code)) {
-            return exact.fail(Unwritten::Fenced);
+        if let Some(exact) = &self.exact {
+            // Records that were not sent yet are purged for it, and say no more than that.
+            let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
+            if is_fenced(fatal.unwrap_or(*code)) {
+                return exact.fail(Unwritten::Fenced);
+            }
         }
         let is_too_large = matches!(
             code,
