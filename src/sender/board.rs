@@ -322,12 +322,21 @@ impl Wanted {
     }
 }
 
+/// CDC0301 where there is no eventfd to be had.
+pub fn no_eventfd(error: &std::io::Error) -> Trouble {
+    Trouble {
+        code: "CDC0301",
+        message: format!("an eventfd could not be made: {error}"),
+        remedy: "Raise the limit of open files of the server's user.".to_owned(),
+    }
+}
+
 /// A Linux eventfd: a counter that makes a file descriptor readable.
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
 
 impl EventFd {
-    fn new() -> std::io::Result<EventFd> {
+    pub fn new() -> std::io::Result<EventFd> {
         // SAFETY: a plain system call; the descriptor is owned from here on.
         unsafe {
             let fd = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);

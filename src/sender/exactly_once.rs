@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use change::envelope::Judged;
 use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 
+use super::board::EventFd;
 use super::client::KafkaSettings;
-use super::position::{TRANSACTION_CALL_TIMEOUT, Unwritten, Writer};
+use super::position::{Unwritten, Writer};
 use super::progress::{Done, Progress};
+use super::queue_wake::QueueWake;
 
 /// A Kafka transaction is ended after this long, though there is more to send: readers see nothing of it before.
 const LONGEST: Duration = Duration::from_millis(500);
@@ -44,6 +46,17 @@ pub struct Finished {
     /// Where the newest one's commit record begins and ends.
     pub lsn: (u64, u64),
     pub progress: Progress,
+}
+
+/// What the position has to say besides [`Finished`].
+pub struct Told {
+    /// The transaction of the source that is there in part.
+    pub part: Option<Done>,
+    /// Progress of those who only read, and its number.
+    pub offered: Option<Progress>,
+    pub number: u64,
+    /// Tells the record's delivery report from those of events.
+    pub opaque: usize,
 }
 
 /// The transactions of one producer.
@@ -109,35 +122,25 @@ impl<'a> ExactlyOnce<'a> {
         i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
     }
 
-    /// Writes the position into the transaction and commits it; everything else in it is acknowledged. `part` is the
-    /// transaction of the source that is there in part, `offered` the progress of those who only read.
-    pub fn commit(
+    /// Writes the position into the transaction and commits it; everything else in it is acknowledged. `queue` and `wake`
+    /// are the producer's.
+    pub fn commit<C: ProducerContext<DeliveryOpaque = usize> + 'static>(
         &mut self,
-        producer: &BaseProducer<impl ProducerContext<DeliveryOpaque = usize> + 'static>,
-        opaque: usize,
-        part: Option<Done>,
-        offered: Option<Progress>,
-        number: u64,
+        producer: &BaseProducer<C>,
+        queue: &QueueWake,
+        wake: &EventFd,
+        told: Told,
     ) -> Result<(), Unwritten> {
         self.written_at = Instant::now();
-        let Some(progress) = self.progress(part, offered) else {
+        let Some(progress) = self.progress(told.part, told.offered) else {
             return Ok(());
         };
         let prepared = self.writer.prepared(&progress)?;
         self.begin(producer)?;
-        let record = BaseRecord::with_opaque_to(self.writer.topic(), opaque)
-            .partition(0)
-            .key(&prepared.key)
-            .payload(&prepared.value);
-        producer
-            .send(record)
-            .map_err(|(error, _)| self.writer.trouble(&error, "position record"))?;
-        // Commits only after the record is acknowledged.
-        producer
-            .commit_transaction(TRANSACTION_CALL_TIMEOUT)
-            .map_err(|error| self.writer.trouble(&error, "commit_transaction"))?;
+        self.writer
+            .commit(producer, queue, wake, &prepared, told.opaque)?;
         self.open = None;
-        self.writer.written(prepared, number);
+        self.writer.written(prepared, told.number);
         Ok(())
     }
 

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{CString, c_void};
-use std::os::fd::AsRawFd;
 use std::ptr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,10 +31,11 @@ use rdkafka::util::Timeout;
 
 use super::board::{Board, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
-use super::exactly_once::{self, ExactlyOnce, Finished};
+use super::exactly_once::{self, ExactlyOnce, Finished, Told};
 use super::orders::Skip;
 use super::position::{Owner, Unwritten, Writer, is_fenced};
 use super::progress::{Done, Progress, Progresses};
+use super::queue_wake::QueueWake;
 use super::stall;
 use super::topics::{self, Described, Design, Use};
 use crate::shared;
@@ -383,14 +383,14 @@ pub fn run(
         }
     };
     // A delivery report makes the same descriptor readable that new work does.
-    let queue = QueueWake::enable(&producer, board);
+    let queue = QueueWake::enable(&producer, &board.kafka_wake);
     let mut shipper = Shipper {
         settings,
         board,
         progresses,
         producer: &producer,
         exact: writer.map(|writer| ExactlyOnce::new(writer, settings.heartbeat_ms)),
-        queue: queue.0,
+        queue: &queue,
         known: Known::default(),
         topics: Vec::new(),
         topic_indexes: HashMap::new(),
@@ -417,36 +417,6 @@ pub fn run(
     drop(producer);
 }
 
-/// The main queue's wake-up, disabled before the descriptor can go away.
-struct QueueWake(*mut rd::rd_kafka_queue_t);
-
-impl QueueWake {
-    fn enable(producer: &BaseProducer<Context>, board: &Board) -> QueueWake {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: the client lives longer than this value; the payload is copied, eight bytes as an eventfd wants.
-        unsafe {
-            let queue = rd::rd_kafka_queue_get_main(producer.client().native_ptr());
-            rd::rd_kafka_queue_io_event_enable(
-                queue,
-                board.kafka_wake.raw().as_raw_fd(),
-                one.as_ptr().cast(),
-                one.len(),
-            );
-            QueueWake(queue)
-        }
-    }
-}
-
-impl Drop for QueueWake {
-    fn drop(&mut self) {
-        // SAFETY: enabled above, disabled once.
-        unsafe {
-            rd::rd_kafka_queue_io_event_enable(self.0, -1, ptr::null(), 0);
-            rd::rd_kafka_queue_destroy(self.0);
-        }
-    }
-}
-
 struct Shipper<'a> {
     settings: &'a KafkaSettings,
     board: &'a Arc<Board>,
@@ -454,7 +424,7 @@ struct Shipper<'a> {
     producer: &'a BaseProducer<Context>,
     /// Only with `cdc.delivery = exactly_once`.
     exact: Option<ExactlyOnce<'a>>,
-    queue: *mut rd::rd_kafka_queue_t,
+    queue: &'a QueueWake,
     known: Known,
     topics: Vec<Topic>,
     topic_indexes: HashMap<String, usize>,
@@ -1068,11 +1038,7 @@ impl Shipper<'_> {
 
     /// Serves delivery reports, and passes on what they mean.
     fn serve(&mut self) {
-        // To the last event: the descriptor is signalled only when the queue was empty before.
-        // SAFETY: the queue lives as long as `self`.
-        while unsafe { rd::rd_kafka_queue_length(self.queue) } > 0 {
-            self.producer.poll(Timeout::After(Duration::ZERO));
-        }
+        self.queue.serve(self.producer);
         self.look_up_unknown_offsets();
         self.ask_why_nothing_moves();
         let mut deliveries = self.deliveries();
@@ -1207,7 +1173,14 @@ impl Shipper<'_> {
         let Some(exact) = &mut self.exact else {
             return Ok(());
         };
-        if let Err(unwritten) = exact.commit(self.producer, POSITION_WORD, part, offered, number) {
+        let (producer, queue, wake) = (self.producer, self.queue, &self.board.kafka_wake);
+        let told = Told {
+            part,
+            offered,
+            number,
+            opaque: POSITION_WORD,
+        };
+        if let Err(unwritten) = exact.commit(producer, queue, wake, told) {
             exact.fail(unwritten);
             return Err(Stop::Over);
         }

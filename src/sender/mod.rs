@@ -16,6 +16,7 @@ pub mod orders;
 pub mod position;
 pub mod position_thread;
 pub mod progress;
+pub mod queue_wake;
 pub mod session;
 pub mod sleep;
 pub mod slot;

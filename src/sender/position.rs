@@ -19,21 +19,24 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
-use super::board::{Board, Durable, Failure, Trouble};
+use super::board::{Board, Durable, EventFd, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::kafka::unix_us;
 use super::local_position::LocalPosition;
 use super::progress::Progress;
+use super::queue_wake::QueueWake;
 use super::topics::{self, Design, Use};
 
 /// A record with every partition is written at least this often, if anything was.
 const FULL_EVERY: Duration = Duration::from_secs(5);
 /// For one call about a transaction.
-pub const TRANSACTION_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const TRANSACTION_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The end of a session is looked for so often while an acknowledgement does not come.
+const ACKNOWLEDGEMENT_MS: i32 = 1000;
 const RETRY: Duration = Duration::from_millis(500);
 /// Offsets that are read at first from the end of the topic.
 const FIRST_WINDOW: i64 = 2_000;
@@ -153,10 +156,6 @@ impl<'a> Writer<'a> {
             last: None,
             last_full: None,
         }
-    }
-
-    pub fn topic(&self) -> &str {
-        &self.topic
     }
 
     pub fn context(&self) -> Context {
@@ -512,6 +511,38 @@ impl<'a> Writer<'a> {
                     .collect();
             }
         }
+    }
+
+    /// Sends a record in the open transaction, and commits when it is acknowledged. `queue` and `wake` are the producer's.
+    pub fn commit<C: ProducerContext + 'static>(
+        &self,
+        producer: &BaseProducer<C>,
+        queue: &QueueWake,
+        wake: &EventFd,
+        prepared: &Prepared,
+        opaque: C::DeliveryOpaque,
+    ) -> Result<(), Unwritten> {
+        let record = BaseRecord::with_opaque_to(&self.topic, opaque)
+            .partition(0)
+            .key(&prepared.key)
+            .payload(&prepared.value);
+        producer
+            .send(record)
+            .map_err(|(error, _)| self.trouble(&error, "position record"))?;
+        // What `commit_transaction` does about it itself takes a tenth of a second at least (`BaseProducer::flush`).
+        let start = Instant::now();
+        loop {
+            queue.serve(producer);
+            let is_late = start.elapsed() > TRANSACTION_CALL_TIMEOUT || self.is_over();
+            if producer.in_flight_count() == 0 || is_late {
+                break;
+            }
+            wake.wait(ACKNOWLEDGEMENT_MS);
+        }
+        // -1 would wait as long as the broker's own limit does.
+        producer
+            .commit_transaction(TRANSACTION_CALL_TIMEOUT)
+            .map_err(|error| self.trouble(&error, "commit_transaction"))
     }
 
     /// The progress of a sender that has nothing new to tell.

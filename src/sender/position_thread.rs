@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use change::chunk::MacKey;
-use rdkafka::error::KafkaError;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, Producer};
 
-use super::board::Board;
+use super::board::{Board, EventFd, Failure, no_eventfd};
 use super::client::KafkaSettings;
-use super::position::{Context, Owner, TRANSACTION_CALL_TIMEOUT, Unwritten, Writer};
+use super::position::{Context, Owner, Unwritten, Writer};
 use super::progress::{Progress, Progresses};
+use super::queue_wake::QueueWake;
 
-/// Positions are not written more often than this while transactions follow each other.
-const MIN_INTERVAL: Duration = Duration::from_millis(10);
+/// Positions are not written more often than this while transactions follow each other: brokers write four records for
+/// each, and nothing waits for them.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 /// A transaction here has one record.
 const TRANSACTION_TIMEOUT_MS: &str = "10000";
 /// Where there are tokens an idle producer is polled so often: that is how librdkafka asks for new ones.
@@ -28,11 +29,16 @@ pub fn run(
     board: &Arc<Board>,
     progresses: &Progresses,
 ) {
+    let wake = match EventFd::new() {
+        Ok(wake) => wake,
+        Err(error) => return board.fail(Failure::Halt(no_eventfd(&error))),
+    };
     let mut thread = PositionThread {
         settings,
         board,
         writer: Writer::new(settings, owner, key, board),
-        producer: None,
+        connection: None,
+        wake,
     };
     while let Err(unwritten) = thread.take_over() {
         if !thread.writer.wait_out(unwritten) {
@@ -46,7 +52,15 @@ struct PositionThread<'a> {
     settings: &'a KafkaSettings,
     board: &'a Arc<Board>,
     writer: Writer<'a>,
-    producer: Option<BaseProducer<Context>>,
+    connection: Option<Connection>,
+    /// Wakes for the producer's events.
+    wake: EventFd,
+}
+
+/// The producer, and what tells of its events: dropped in this order.
+struct Connection {
+    queue: QueueWake,
+    producer: BaseProducer<Context>,
 }
 
 impl PositionThread<'_> {
@@ -54,7 +68,7 @@ impl PositionThread<'_> {
         self.board.stopping() || self.board.has_failed()
     }
 
-    fn connect(&self) -> Result<BaseProducer<Context>, Unwritten> {
+    fn connect(&self) -> Result<Connection, Unwritten> {
         let mut config = self.settings.base("position");
         config
             .set("transactional.id", self.writer.transactional_id())
@@ -65,14 +79,17 @@ impl PositionThread<'_> {
             .map_err(|error| self.writer.trouble(&error, "position producer"))?;
         // librdkafka asks for the first token.
         producer.poll(Duration::ZERO);
-        Ok(producer)
+        Ok(Connection {
+            queue: QueueWake::enable(&producer, &self.wake),
+            producer,
+        })
     }
 
     fn take_over(&mut self) -> Result<(), Unwritten> {
-        self.producer = None;
-        let producer = self.connect()?;
-        self.writer.take_over(&producer)?;
-        self.producer = Some(producer);
+        self.connection = None;
+        let connection = self.connect()?;
+        self.writer.take_over(&connection.producer)?;
+        self.connection = Some(connection);
         Ok(())
     }
 
@@ -91,8 +108,8 @@ impl PositionThread<'_> {
                     last_write.map_or(heartbeat, |at| heartbeat.saturating_sub(at.elapsed()));
                 let left = left.min(longest);
                 self.board.sleep_while(left, || progresses.is_empty());
-                if let Some(producer) = &self.producer {
-                    producer.poll(Duration::ZERO);
+                if let Some(Connection { queue, producer }) = &self.connection {
+                    queue.serve(producer);
                 }
                 last_write.get_or_insert_with(Instant::now);
                 continue;
@@ -107,7 +124,7 @@ impl PositionThread<'_> {
             };
             while let Err(unwritten) = self.write(&progress, number) {
                 // Whatever the broker has seen of it: a new producer ends the old one's transaction first.
-                self.producer = None;
+                self.connection = None;
                 if !self.writer.wait_out(unwritten) {
                     return;
                 }
@@ -116,33 +133,23 @@ impl PositionThread<'_> {
     }
 
     fn write(&mut self, progress: &Progress, number: u64) -> Result<(), Unwritten> {
-        let producer = match self.producer.take() {
-            Some(producer) => producer,
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
             None => {
-                let producer = self.connect()?;
-                self.writer.prepare(&producer)?;
-                self.writer.fence(&producer)?;
-                producer
+                let connection = self.connect()?;
+                self.writer.prepare(&connection.producer)?;
+                self.writer.fence(&connection.producer)?;
+                connection
             }
         };
+        let Connection { queue, producer } = &connection;
         let prepared = self.writer.prepared(progress)?;
-        let wrap = |error: KafkaError, what: &str| self.writer.trouble(&error, what);
         producer
             .begin_transaction()
-            .map_err(|error| wrap(error, "begin_transaction"))?;
-        producer
-            .send(
-                BaseRecord::to(self.writer.topic())
-                    .partition(0)
-                    .key(&prepared.key)
-                    .payload(&prepared.value),
-            )
-            .map_err(|(error, _)| wrap(error, "position record"))?;
-        // Commits only after the record is acknowledged; -1 would wait as long as the broker's own limit does.
-        producer
-            .commit_transaction(TRANSACTION_CALL_TIMEOUT)
-            .map_err(|error| wrap(error, "commit_transaction"))?;
-        self.producer = Some(producer);
+            .map_err(|error| self.writer.trouble(&error, "begin_transaction"))?;
+        self.writer
+            .commit(producer, queue, &self.wake, &prepared, ())?;
+        self.connection = Some(connection);
         self.writer.written(prepared, number);
         Ok(())
     }

@@ -14,7 +14,7 @@ use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::board::{Board, Failure, Trouble};
+use super::board::{Board, Failure, Trouble, no_eventfd};
 use super::client::{KafkaSettings, read_properties};
 use super::kafka;
 use super::local_position::LocalPosition;
@@ -535,18 +535,7 @@ impl Sender {
         };
         let board = match Board::new() {
             Ok(board) => Arc::new(board),
-            Err(error) => {
-                let message = format!("an eventfd could not be made: {error}");
-                let remedy = "Raise the limit of open files of the server's user.".to_owned();
-                return End::Stay(
-                    State::Halted,
-                    Trouble {
-                        code: "CDC0301",
-                        message,
-                        remedy,
-                    },
-                );
-            }
+            Err(error) => return End::Stay(State::Halted, no_eventfd(&error)),
         };
         let (work, work_receiver) = crossbeam_channel::bounded(CHANNEL_ITEMS);
         let progresses = Arc::new(Progresses::new(
