@@ -1,6 +1,6 @@
 //! Health, state and metrics over HTTP, for this machine or its monitoring; read-only.
 
-use std::fmt::Write;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 
 use crate::discovery::Cluster;
 use crate::error::{Error, Result};
+use crate::prometheus::Metrics;
+use crate::source::{self, Source};
 use crate::status::{SinkStatus, State};
 
 /// The running server, if there is one.
@@ -24,6 +26,7 @@ pub struct Server(Option<JoinHandle<()>>);
 struct Shared {
     sinks: Vec<SinkStatus>,
     cluster: watch::Receiver<Cluster>,
+    source: Option<Arc<Source>>,
 }
 
 impl Server {
@@ -32,6 +35,7 @@ impl Server {
         listen: &str,
         sinks: Vec<SinkStatus>,
         cluster: watch::Receiver<Cluster>,
+        source: Option<Source>,
         mut stopped: watch::Receiver<bool>,
     ) -> Result<Server> {
         if listen.is_empty() {
@@ -57,7 +61,11 @@ impl Server {
             .route("/readyz", get(readyz))
             .route("/v1/status", get(status))
             .route("/metrics", get(metrics))
-            .with_state(Shared { sinks, cluster });
+            .with_state(Shared {
+                sinks,
+                cluster,
+                source: source.map(Arc::new),
+            });
         let serving = tokio::spawn(async move {
             let stop = async move {
                 // A sender that is gone means the end as well.
@@ -134,36 +142,37 @@ async fn status(Extract(shared): Extract<Shared>) -> Response {
         .error
         .as_ref()
         .map(|error| error.what.clone());
-    Json(json!({
+    let mut body = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "kafka": { "error": kafka },
         "sinks": sinks,
-    }))
-    .into_response()
+    });
+    if let Some(source) = &shared.source {
+        body["source"] = source::status(&source.look().await);
+    }
+    Json(body).into_response()
 }
 
 async fn metrics(Extract(shared): Extract<Shared>) -> Response {
-    let body = render(&shared.sinks);
+    let mut metrics = Metrics::default();
+    put_metrics(&mut metrics, &shared.sinks);
+    if let Some(source) = &shared.source {
+        source::put_metrics(&mut metrics, &source.look().await);
+    }
+    let body = metrics.into_text();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], body).into_response()
 }
 
-fn render(sinks: &[SinkStatus]) -> String {
-    let mut out = String::new();
+fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
     let all: Vec<_> = sinks
         .iter()
         .map(|sink| (sink.name.as_str(), sink.figures().clone()))
         .collect();
     let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            out,
-            "# HELP companion_sink_{name} {help}\n# TYPE companion_sink_{name} {kind}"
-        );
-        for (labels, value) in samples {
-            let _ = writeln!(out, "companion_sink_{labels} {value}");
-        }
+        metrics.family(&format!("companion_sink_{name}"), kind, help, samples);
     };
-    let labelled = |name: &str, sink: &str, more: &str| format!("{name}{{sink=\"{sink}\"{more}}}");
+    let labelled =
+        |suffix: &str, sink: &str, more: &str| format!("{suffix}{{sink=\"{sink}\"{more}}}");
     macro_rules! per_sink {
         ($name:literal, $kind:literal, $help:literal, $value:expr) => {
             family(
@@ -171,7 +180,7 @@ fn render(sinks: &[SinkStatus]) -> String {
                 $kind,
                 $help,
                 all.iter()
-                    .map(|(sink, figures)| (labelled($name, sink, ""), $value(figures)))
+                    .map(|(sink, figures)| (labelled("", sink, ""), $value(figures)))
                     .collect(),
             )
         };
@@ -184,10 +193,7 @@ fn render(sinks: &[SinkStatus]) -> String {
         all.iter()
             .flat_map(|(sink, figures)| {
                 figures.applied.iter().map(move |(op, count)| {
-                    (
-                        labelled("events_total", sink, &format!(",op=\"{op}\"")),
-                        *count as f64,
-                    )
+                    (labelled("", sink, &format!(",op=\"{op}\"")), *count as f64)
                 })
             })
             .collect(),
@@ -236,7 +242,7 @@ fn render(sinks: &[SinkStatus]) -> String {
             .flat_map(|(sink, figures)| {
                 figures.dead_letters.iter().map(move |(reason, count)| {
                     (
-                        labelled("dead_letters_total", sink, &format!(",reason=\"{reason}\"")),
+                        labelled("", sink, &format!(",reason=\"{reason}\"")),
                         *count as f64,
                     )
                 })
@@ -251,7 +257,7 @@ fn render(sinks: &[SinkStatus]) -> String {
             .flat_map(|(sink, figures)| {
                 State::ALL.into_iter().map(move |state| {
                     (
-                        labelled("state", sink, &format!(",state=\"{}\"", state.name())),
+                        labelled("", sink, &format!(",state=\"{}\"", state.name())),
                         f64::from(u8::from(state == figures.state)),
                     )
                 })
@@ -281,24 +287,17 @@ fn render(sinks: &[SinkStatus]) -> String {
                         .cumulative()
                         .map(|(bound, count)| {
                             (
-                                labelled(
-                                    &format!("{name}_bucket"),
-                                    sink,
-                                    &format!(",le=\"{bound}\""),
-                                ),
+                                labelled("_bucket", sink, &format!(",le=\"{bound}\"")),
                                 count as f64,
                             )
                         })
                         .collect();
                     samples.push((
-                        labelled(&format!("{name}_bucket"), sink, ",le=\"+Inf\""),
+                        labelled("_bucket", sink, ",le=\"+Inf\""),
                         histogram.count as f64,
                     ));
-                    samples.push((labelled(&format!("{name}_sum"), sink, ""), histogram.sum));
-                    samples.push((
-                        labelled(&format!("{name}_count"), sink, ""),
-                        histogram.count as f64,
-                    ));
+                    samples.push((labelled("_sum", sink, ""), histogram.sum));
+                    samples.push((labelled("_count", sink, ""), histogram.count as f64));
                     samples
                 })
                 .collect(),
@@ -309,11 +308,10 @@ fn render(sinks: &[SinkStatus]) -> String {
         "gauge",
         "The version.",
         vec![(
-            format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")),
+            format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")),
             1.0,
         )],
     );
-    out
 }
 
 #[cfg(test)]
@@ -325,7 +323,9 @@ mod tests {
         let sink = SinkStatus::new("replica", "postgres");
         sink.figures().applied.insert("c", 3);
         sink.applied(std::time::Duration::from_millis(3), Some(0.02));
-        let text = render(&[sink]);
+        let mut metrics = Metrics::default();
+        put_metrics(&mut metrics, &[sink]);
+        let text = metrics.into_text();
         for line in [
             "companion_sink_events_total{sink=\"replica\",op=\"c\"} 3",
             "companion_sink_state{sink=\"replica\",state=\"starting\"} 1",

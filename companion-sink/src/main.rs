@@ -14,8 +14,10 @@ mod error;
 mod event;
 mod http;
 mod kafka_client;
+mod prometheus;
 mod record;
 mod sink;
+mod source;
 mod status;
 
 use std::io::IsTerminal;

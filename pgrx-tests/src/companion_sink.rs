@@ -165,6 +165,24 @@ impl CompanionSink {
         format!("http://127.0.0.1:{}", self.plan.http_port)
     }
 
+    /// What it answers over HTTP, headers included.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn get(&self, path: &str) -> String {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.plan.http_port))
+            .expect("companion-sink listens");
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        )
+        .expect("ask");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
     /// The configuration file.
     pub fn config_file(&self) -> PathBuf {
         self.folder.join("companion-sink.toml")

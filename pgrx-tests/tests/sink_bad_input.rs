@@ -285,7 +285,7 @@ fn a_missing_column_halts_one_sink_and_not_the_other() {
     source.flush();
     sink.wait_until_sink_applied("history", bed().kafka(), &[source.topic("t")]);
     let health = wait_until("the replica to halt", TIMEOUT, || {
-        let answer = http(&sink.http_url(), "/healthz");
+        let answer = sink.get("/healthz");
         if answer.contains("503") {
             Ok(answer)
         } else {
@@ -297,7 +297,7 @@ fn a_missing_column_halts_one_sink_and_not_the_other() {
         "{health}"
     );
     assert!(
-        http(&sink.http_url(), "/v1/status").contains("ADD COLUMN"),
+        sink.get("/v1/status").contains("ADD COLUMN"),
         "the remedy is told"
     );
     source
@@ -315,18 +315,4 @@ fn a_missing_column_halts_one_sink_and_not_the_other() {
         topic::offsets(bed().kafka(), &format!("{}.dlq", source.topic("t"))).is_none(),
         "no dead letter"
     );
-}
-
-fn http(url: &str, path: &str) -> String {
-    use std::io::{Read, Write};
-    let address = url.trim_start_matches("http://");
-    let mut stream = std::net::TcpStream::connect(address).expect("connect");
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )
-    .expect("ask");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
 }

@@ -8,6 +8,7 @@ use crate::discovery::{Topics, configuration_error, follows, topics};
 use crate::error::{Code, Error};
 use crate::kafka_client;
 use crate::sink::{mongo_history, postgres};
+use crate::source::Source;
 
 /// What the checks found, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +85,15 @@ pub async fn check(config: &Config, json: bool, offline: bool) -> Verdict {
             None
         }
     };
+    if let Some(source) = Source::new(&config.source.url) {
+        match source.look().await {
+            Ok(seen) => {
+                let state = seen.sender["state"].as_str().unwrap_or_default();
+                report.ok("source", &format!("sender is {state}"));
+            }
+            Err(error) => report.error("source", &error),
+        }
+    }
     for (name, sink) in &config.sinks {
         let item = format!("sink.{name}");
         if !sink.enabled {

@@ -17,6 +17,7 @@ use crate::sink::mongo_history::MongoHistory;
 use crate::sink::postgres::Postgres;
 use crate::sink::refusal_limit::RefusalLimit;
 use crate::sink::runner::{Runner, Shared};
+use crate::source::Source;
 use crate::status::SinkStatus;
 
 /// Runs the sinks until SIGTERM or SIGINT; each finishes its batch.
@@ -69,6 +70,7 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
         &config.http.listen,
         statuses,
         shared.discovery.cluster(),
+        Source::new(&config.source.url),
         stopped,
     )
     .await?;

@@ -61,6 +61,7 @@ pub const TOP: &[Key] = &[
             key("fetch_memory", Size),
         ]),
     ),
+    key("source", Table(&[key("url", Text), key("url_file", Text)])),
     key("http", Table(&[key("listen", Text)])),
     key(
         "dead_letters",

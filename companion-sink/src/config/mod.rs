@@ -29,6 +29,9 @@ pub struct Config {
     /// Where the events come from.
     #[serde(default)]
     pub kafka: Kafka,
+    /// The server that the events come from.
+    #[serde(default)]
+    pub source: Source,
     /// Health, state and metrics.
     #[serde(default)]
     pub http: Http,
@@ -63,6 +66,16 @@ pub struct Kafka {
     /// Bytes that all sinks together fetch ahead.
     #[serde(deserialize_with = "size")]
     pub fetch_memory: u64,
+}
+
+/// `[source]`
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Source {
+    /// Connection string for a role in `pg_monitor`; empty for none.
+    pub url: String,
+    /// A file that holds the URL instead.
+    pub url_file: String,
 }
 
 /// `[http]`
@@ -306,6 +319,10 @@ impl Config {
         if self.sinks.is_empty() {
             return Err(missing("[sink.NAME]".into()));
         }
+        if !self.source.url_file.is_empty() {
+            let path = Path::new(&self.source.url_file);
+            self.source.url = read_secret(path)?.trim().to_owned();
+        }
         for (name, sink) in &mut self.sinks {
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().to_owned();
@@ -357,7 +374,7 @@ impl Config {
     pub fn to_toml(&self) -> String {
         let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let mut out = format!(
-            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[http]\nlisten = {}\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
+            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[source]\nurl = {}\n\n[http]\nlisten = {}\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
             quote(&self.name),
             quote(&self.log.level),
             quote(&self.log.format),
@@ -365,6 +382,7 @@ impl Config {
             quote(&self.kafka.source),
             quote(&self.kafka.config_file),
             self.kafka.fetch_memory,
+            quote(&without_password(&self.source.url)),
             quote(&self.http.listen),
             self.dead_letters.retention.as_millis(),
             self.dead_letters.max_parked_keys_per_minute,
@@ -592,7 +610,9 @@ mod tests {
 
     #[test]
     fn no_password_is_printed() {
-        let printed = parse(SMALL, &[]).unwrap().to_toml();
+        let source = ("SOURCE__URL", "postgres://u:secret@h/d");
+        let printed = parse(SMALL, &[source]).unwrap().to_toml();
+        assert!(printed.contains("u:***@h/d"), "{printed}");
         assert!(!printed.contains("secret"), "{printed}");
         assert_eq!(
             without_password("mongodb://u:p@h:1/d?x=1"),

@@ -68,11 +68,21 @@ impl Session {
 
 /// Connects as the sink `name`.
 pub async fn connect(url: &str, name: &str) -> Result<Client> {
+    let client = open(url, name, &format!("sink.{name}.url")).await?;
+    client
+        .batch_execute(SESSION)
+        .await
+        .map_err(|error| classify("setting the session", &error))?;
+    Ok(client)
+}
+
+/// Connects to the server that the configuration's `key` names, for `name`; the session is as the server has it.
+pub async fn open(url: &str, name: &str, key: &str) -> Result<Client> {
     let (url, verification) = Verification::split(url);
     let mut config: Config = url.parse().map_err(|_| {
         // The driver's text may quote the URL, and with it the password.
         Error::configuration(
-            format!("postgres: sink.{name}.url is not a connection string"),
+            format!("postgres: {key} is not a connection string"),
             "Write postgres://user:password@host:port/database?sslmode=...",
         )
     })?;
@@ -88,17 +98,13 @@ pub async fn connect(url: &str, name: &str) -> Result<Client> {
         .connect(verification.connector()?)
         .await
         .map_err(|error| classify("connecting", &error))?;
-    let sink = name.to_owned();
+    let user = name.to_owned();
     tokio::spawn(async move {
         // Every statement reports the broken connection as well.
         if let Err(error) = connection.await {
-            tracing::debug!(sink, %error, "connection ended");
+            tracing::debug!(user, %error, "connection ended");
         }
     });
-    client
-        .batch_execute(SESSION)
-        .await
-        .map_err(|error| classify("setting the session", &error))?;
     Ok(client)
 }
 

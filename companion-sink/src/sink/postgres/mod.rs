@@ -13,6 +13,7 @@ pub mod tables;
 use self::apply::{Aside, Mode, apply, apply_apart, execute, is_parked, park_key};
 use self::change::{Change, identity_of};
 use self::connection::Session;
+pub use self::connection::open;
 use self::failure::Fault;
 use self::state::{ParkedKeys, State};
 use self::tables::{Tables, missing_column};
