@@ -1,9 +1,10 @@
-//! What was acknowledged, by topic: in shared memory, counted by the sender's Kafka thread, read by `cdc_tables`.
+//! What was acknowledged, by topic, and how safe it is there: in shared memory, written by the sender's Kafka thread, read by
+//! `cdc_tables` and `cdc_check`.
 //!
 //! A table of fixed size, found by a hash of the topic's name; entries are never taken back. Atomics only, so that the
 //! thread that counts needs nothing of PostgreSQL.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 /// Topics that can be counted; of those beyond nothing is known.
 const COUNTERS: usize = 16 * 1024;
@@ -19,9 +20,63 @@ pub struct TopicCounter {
     bytes: AtomicU64,
     /// Commit time of the newest, microseconds since 2000-01-01.
     last_event_us: AtomicI64,
+    /// [`Safety`] in one word, 0 while the topic was not looked at.
+    safety: AtomicU32,
+}
+
+/// How safe events are in a topic, as the brokers had it when the sender opened it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Safety {
+    /// Of the partition that has the fewest; 255 for more.
+    pub replicas: u8,
+    /// None if the sender may not read the topic's settings.
+    pub settings: Option<SafetySettings>,
+}
+
+/// What a topic's settings make of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SafetySettings {
+    /// `min.insync.replicas`; 255 for more.
+    pub min_in_sync: u8,
+    /// `cleanup.policy` has `compact`.
+    pub is_compacted: bool,
+}
+
+impl Safety {
+    const LOOKED: u32 = 1 << 24;
+    const READ: u32 = 1 << 25;
+    const COMPACTED: u32 = 1 << 26;
+
+    fn to_word(self) -> u32 {
+        let settings = self.settings.map_or(0, |settings| {
+            let compacted = if settings.is_compacted {
+                Self::COMPACTED
+            } else {
+                0
+            };
+            Self::READ | compacted | u32::from(settings.min_in_sync) << 8
+        });
+        Self::LOOKED | settings | u32::from(self.replicas)
+    }
+
+    fn of_word(word: u32) -> Option<Safety> {
+        let settings = (word & Self::READ != 0).then_some(SafetySettings {
+            min_in_sync: (word >> 8) as u8,
+            is_compacted: word & Self::COMPACTED != 0,
+        });
+        (word & Self::LOOKED != 0).then_some(Safety {
+            replicas: word as u8,
+            settings,
+        })
+    }
 }
 
 impl TopicCounter {
+    /// Notes how safe events are here.
+    pub fn note(&self, safety: Safety) {
+        self.safety.store(safety.to_word(), Ordering::Relaxed);
+    }
+
     /// Counts one acknowledged event.
     #[inline]
     pub fn count(&self, bytes: usize, commit_us: i64) {
@@ -69,21 +124,27 @@ impl TopicCounters {
     /// The sums of some topics.
     pub fn sum<'a>(&self, topics: impl Iterator<Item = &'a str>) -> Counted {
         let mut sum = Counted::default();
-        for topic in topics {
-            let hash = hash_of(topic);
-            let found = self
-                .entries(hash)
-                .map(|entry| (entry, entry.topic.load(Ordering::Acquire)))
-                .take_while(|(_, topic)| *topic != 0)
-                .find(|(_, topic)| *topic == hash);
-            if let Some((entry, _)) = found {
-                sum.events += entry.events.load(Ordering::Relaxed);
-                sum.bytes += entry.bytes.load(Ordering::Relaxed);
-                let last_event_us = entry.last_event_us.load(Ordering::Relaxed);
-                sum.last_event_us = sum.last_event_us.max(last_event_us);
-            }
+        for entry in topics.filter_map(|topic| self.find(topic)) {
+            sum.events += entry.events.load(Ordering::Relaxed);
+            sum.bytes += entry.bytes.load(Ordering::Relaxed);
+            let last_event_us = entry.last_event_us.load(Ordering::Relaxed);
+            sum.last_event_us = sum.last_event_us.max(last_event_us);
         }
         sum
+    }
+
+    /// How safe events are in a topic; none where the sender has not opened it since the server's start.
+    pub fn safety(&self, topic: &str) -> Option<Safety> {
+        Safety::of_word(self.find(topic)?.safety.load(Ordering::Relaxed))
+    }
+
+    fn find(&self, topic: &str) -> Option<&TopicCounter> {
+        let hash = hash_of(topic);
+        self.entries(hash)
+            .map(|entry| (entry, entry.topic.load(Ordering::Acquire)))
+            .take_while(|(_, topic)| *topic != 0)
+            .find(|(_, topic)| *topic == hash)
+            .map(|(entry, _)| entry)
     }
 
     /// Every entry, beginning where a topic of this hash would be.

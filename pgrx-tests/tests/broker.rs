@@ -158,13 +158,42 @@ fn leaders_change_and_too_few_replicas_are_named() {
     });
     let (database, mut client) = tracked(&bed, "leaders");
     let topic = database.topic("t");
-    topic_admin::set(first, &topic, "min.insync.replicas", "2");
     insert(&mut client, 1, 100, 100);
     database.wait_until_in_kafka();
+    // One broker that has an event is not enough, says the check, unless somebody accepts it.
+    let check = format!(
+        "SELECT level || ' ' || code || ' ' || substr(message, 1, 21) FROM cdc_check() WHERE item = 'topic {topic}'"
+    );
+    let found = |client: &mut Client| -> Option<String> {
+        let line = client.query_opt(&check, &[]).expect("one line");
+        line.map(|line| line.get(0))
+    };
+    let [accepted, refused] =
+        ["warning", "error"].map(|level| format!("{level} CDC0308 min.insync.replicas=1"));
+    assert_eq!(found(&mut client), Some(accepted));
+    run(
+        &mut client,
+        &[
+            "ALTER SYSTEM SET cdc.allow_single_replica = off",
+            "SELECT pg_reload_conf()",
+        ],
+    );
+    wait_until("the setting to count", TIMEOUT, || {
+        match found(&mut client) {
+            seen if seen.as_ref() == Some(&refused) => Ok(()),
+            seen => Err(format!("{seen:?}")),
+        }
+    });
+    topic_admin::set(first, &topic, "min.insync.replicas", "2");
+    bed.source().restart();
+    let mut client = database.source();
+    insert(&mut client, 101, 110, 10);
+    database.wait_until_in_kafka();
+    assert_eq!(found(&mut client), None);
 
     // The leader of some partitions answers no more, then is gone for good.
     second.freeze();
-    insert(&mut client, 101, 200, 100);
+    insert(&mut client, 111, 200, 100);
     assert_eq!(ids(&database), (1..=200).collect());
     second.thaw();
     second.kill();

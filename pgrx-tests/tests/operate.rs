@@ -395,3 +395,52 @@ fn only_administrators_give_orders() {
         &["SELECT cdc_pause('by role')", "SELECT cdc_resume()"],
     );
 }
+
+#[test]
+fn what_makes_a_topic_unsafe_is_told() {
+    let bed = TestBed::start();
+    let database = bed.database("safe");
+    let topic = database.topic("t");
+    topic_admin::create(bed.kafka(), &topic, 3);
+    topic_admin::set(bed.kafka(), &topic, "cleanup.policy", "compact,delete");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY)",
+            "SELECT cdc_track('t')",
+        ],
+    );
+    database.wait_until_in_kafka();
+    let lines = |client: &mut Client, topic: &str| -> Vec<(String, String)> {
+        let query = format!(
+            "SELECT level, code FROM cdc_check() WHERE item = 'topic {topic}' ORDER BY code"
+        );
+        let lines = client.query(&query, &[]).expect("cdc_check()");
+        lines
+            .iter()
+            .map(|line| (line.get(0), line.get(1)))
+            .collect()
+    };
+    // Of one broker the bed accepts that it is one.
+    let warning = |code: &str| ("warning".to_owned(), code.to_owned());
+    assert_eq!(
+        lines(&mut client, &topic),
+        [warning("CDC0308"), warning("CDC0311")]
+    );
+    // One line for all that have it.
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE u (id int PRIMARY KEY)",
+            "SELECT cdc_track('u')",
+            "INSERT INTO u VALUES (1)",
+        ],
+    );
+    database.wait_until_in_kafka();
+    assert_eq!(lines(&mut client, &topic), [warning("CDC0311")]);
+    assert_eq!(
+        lines(&mut client, &format!("{topic} and 1 more")),
+        [warning("CDC0308")]
+    );
+}

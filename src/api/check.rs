@@ -6,13 +6,15 @@ use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::check_topics;
 use super::tables::tables;
 use crate::capture::relation_plan::qualified_name;
 use crate::report::{Report, not_loaded};
 use crate::settings;
 use crate::shared::{self, State};
 
-type Line = (String, Option<String>, String, String, Option<String>);
+/// Level, code, item, message and remedy.
+pub type Line = (String, Option<String>, String, String, Option<String>);
 
 /// Says at CREATE EXTENSION that the library must be preloaded; restoring a dump must not fail for it.
 #[pg_extern(name = "_cdc_warn_unless_loaded")]
@@ -154,6 +156,7 @@ pub fn cdc_check() -> TableIterator<
             format!("{captured} of {} are captured", tables.len()),
         ));
     }
+    lines.extend(check_topics::lines(&tables, &shared.topic_counters));
     for table in tables {
         let Some((code, remedy)) = table["warning"]
             .as_str()
@@ -178,7 +181,7 @@ fn ok(item: &str, message: String) -> Line {
     ("ok".to_owned(), None, item.to_owned(), message, None)
 }
 
-fn line(level: &str, code: &str, item: &str, message: &str, remedy: &str) -> Line {
+pub fn line(level: &str, code: &str, item: &str, message: &str, remedy: &str) -> Line {
     (
         level.to_owned(),
         Some(code.to_owned()),

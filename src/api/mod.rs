@@ -1,6 +1,7 @@
 //! The SQL functions, one file per subject.
 
 pub mod check;
+mod check_topics;
 pub mod context;
 pub mod emit;
 pub mod operate;

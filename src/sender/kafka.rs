@@ -39,7 +39,7 @@ use super::queue_wake::QueueWake;
 use super::stall;
 use super::topics::{self, Described, Design, Use};
 use crate::shared;
-use crate::topic_counters::TopicCounter;
+use crate::topic_counters::{Safety, SafetySettings, TopicCounter};
 
 /// Work for the thread, in commit order: what is known of the topics, then for each transaction a beginning, rows, an end.
 pub enum Work {
@@ -928,21 +928,18 @@ impl Shipper<'_> {
         if let Some(known) = &known {
             self.compare(name, known, &described)?;
         }
-        let max_record_bytes = if settings.stubs {
-            // SAFETY: as above.
-            let limit = unsafe { topics::max_message_bytes(client, name) };
-            match limit {
-                Ok(limit) => limit.min(MAX_RECORD_BYTES),
-                Err(error) => {
-                    self.board.log(format!(
-                        "pg_cdc: max.message.bytes of topic \"{name}\" cannot be read: {}",
-                        error.message
-                    ));
-                    MAX_RECORD_BYTES
-                }
-            }
-        } else {
-            MAX_RECORD_BYTES
+        // SAFETY: as above.
+        let limits = unsafe { topics::limits(client, name) };
+        let limits = limits.inspect_err(|error| {
+            let why = &error.message;
+            self.board.log(format!(
+                "pg_cdc: settings of topic \"{name}\" cannot be read: {why}"
+            ));
+        });
+        let limits = limits.ok();
+        let max_record_bytes = match &limits {
+            Some(limits) if settings.stubs => limits.max_message_bytes.min(MAX_RECORD_BYTES),
+            _ => MAX_RECORD_BYTES,
         };
         let c_name = CString::new(name).unwrap_or_default();
         // SAFETY: the producer's handle is live; the topic's handle is destroyed by `close`.
@@ -966,9 +963,18 @@ impl Shipper<'_> {
             let mut deliveries = self.deliveries();
             deliveries.partitions.push(partitions);
             let counters = shared::shared().map(|shared| &shared.topic_counters);
-            deliveries
-                .counters
-                .push(counters.and_then(|counters| counters.claim(name)));
+            let counter = counters.and_then(|counters| counters.claim(name));
+            if let Some(counter) = counter {
+                let narrow = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
+                counter.note(Safety {
+                    replicas: narrow(described.replicas),
+                    settings: limits.map(|limits| SafetySettings {
+                        min_in_sync: narrow(limits.min_in_sync),
+                        is_compacted: limits.is_compacted,
+                    }),
+                });
+            }
+            deliveries.counters.push(counter);
         }
         self.board.read(|facts| facts.topics = index as u32 + 1);
         Ok(index)
@@ -1299,8 +1305,9 @@ impl Shipper<'_> {
     /// What batches may have at most for a topic, where they were larger until now.
     fn batch_limit(&self, name: &str) -> Option<usize> {
         // SAFETY: the producer's handle is live.
-        let limit = unsafe { topics::max_message_bytes(self.producer.client().native_ptr(), name) };
-        let limit_bytes = limit.ok()?.saturating_sub(BATCH_OVERHEAD_BYTES).max(1);
+        let limits = unsafe { topics::limits(self.producer.client().native_ptr(), name) };
+        let limit_bytes = limits.ok()?.max_message_bytes;
+        let limit_bytes = limit_bytes.saturating_sub(BATCH_OVERHEAD_BYTES).max(1);
         (limit_bytes < self.max_batch_bytes).then_some(limit_bytes)
     }
 

@@ -381,7 +381,8 @@ impl<'a> Writer<'a> {
     /// A topic that deletes by age would lose the position of a source that rests for long.
     fn refuse_deletion(&self, handle: *mut rd_kafka_t, design: &Design) -> Result<(), Unwritten> {
         // SAFETY: the producer's handle is live.
-        let policy = unsafe { topics::setting(handle, &self.topic, "cleanup.policy") };
+        let policy = unsafe { topics::settings(handle, &self.topic, ["cleanup.policy"]) };
+        let policy = policy.map(|[policy]| policy);
         match policy {
             Ok(policy) if policy != "compact" => Err(Unwritten::Again(Trouble {
                 code: "CDC0405",

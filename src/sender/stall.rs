@@ -29,8 +29,9 @@ pub fn diagnose<C: ClientContext>(
         });
     }
     // SAFETY: the client lives.
-    let wanted = unsafe { topics::setting(client.native_ptr(), name, "min.insync.replicas") };
-    let wanted: usize = wanted.ok()?.parse().ok()?;
+    let wanted = unsafe { topics::settings(client.native_ptr(), name, ["min.insync.replicas"]) };
+    let [wanted] = wanted.ok()?;
+    let wanted: usize = wanted.parse().ok()?;
     let short = topic.partitions().iter().find(|p| p.isr().len() < wanted);
     Some(match short {
         Some(short) => Trouble {

@@ -26,6 +26,8 @@ pub struct Design {
 pub struct Described {
     pub topic_id: String,
     pub partitions: i32,
+    /// Of the partition that has the fewest.
+    pub replicas: usize,
 }
 
 /// Why a topic cannot be used.
@@ -270,7 +272,13 @@ unsafe fn describe(
                 }
             }
             let mut partitions = 0;
-            rd::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
+            let infos = rd::rd_kafka_TopicDescription_partitions(topic, &mut partitions);
+            let replicas = (0..partitions).map(|index| {
+                let mut replicas = 0;
+                rd::rd_kafka_TopicPartitionInfo_replicas(*infos.add(index), &mut replicas);
+                replicas
+            });
+            let replicas = replicas.min().unwrap_or_default();
             // Kafka's own tools print ids in the alphabet for URLs, without padding.
             let topic_id = text(rd::rd_kafka_Uuid_base64str(
                 rd::rd_kafka_TopicDescription_topic_id(topic),
@@ -282,20 +290,21 @@ unsafe fn describe(
             Ok(Described {
                 topic_id,
                 partitions: partitions as i32,
+                replicas,
             })
         })
     }
 }
 
-/// One of a topic's settings as it counts, the broker's default included.
+/// Some of a topic's settings as they count, the broker's defaults included.
 ///
 /// # Safety
 /// `client` is a live handle.
-pub unsafe fn setting(
+pub unsafe fn settings<const N: usize>(
     client: *mut rd::rd_kafka_t,
     name: &str,
-    setting: &str,
-) -> Result<String, TopicError> {
+    wanted: [&str; N],
+) -> Result<[String; N], TopicError> {
     let c_name = CString::new(name).unwrap_or_default();
     // SAFETY: as the caller promises; the resource is freed; the result is read before its event is freed.
     unsafe {
@@ -332,33 +341,51 @@ pub unsafe fn setting(
             }
             let mut count = 0;
             let entries = rd::rd_kafka_ConfigResource_configs(*resources, &mut count);
-            (0..count)
-                .map(|index| *entries.add(index))
-                .find(|entry| text(rd::rd_kafka_ConfigEntry_name(*entry)) == setting)
-                .map(|entry| text(rd::rd_kafka_ConfigEntry_value(entry)))
-                .ok_or_else(|| {
-                    unknown(
+            let mut values = [const { String::new() }; N];
+            for (value, wanted) in values.iter_mut().zip(wanted) {
+                let found = (0..count)
+                    .map(|index| *entries.add(index))
+                    .find(|entry| text(rd::rd_kafka_ConfigEntry_name(*entry)) == wanted);
+                let Some(entry) = found else {
+                    return Err(unknown(
                         Code::RD_KAFKA_RESP_ERR_UNKNOWN,
-                        "the broker did not say".to_owned(),
-                    )
-                })
+                        format!("the broker did not tell {wanted}"),
+                    ));
+                };
+                *value = text(rd::rd_kafka_ConfigEntry_value(entry));
+            }
+            Ok(values)
         })
     }
 }
 
-/// What a topic takes at most, in bytes.
+/// What a topic's settings allow, and promise.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Of a batch.
+    pub max_message_bytes: usize,
+    pub min_in_sync: usize,
+    pub is_compacted: bool,
+}
+
+/// Reads them.
 ///
 /// # Safety
 /// `client` is a live handle.
-pub unsafe fn max_message_bytes(
-    client: *mut rd::rd_kafka_t,
-    name: &str,
-) -> Result<usize, TopicError> {
+pub unsafe fn limits(client: *mut rd::rd_kafka_t, name: &str) -> Result<Limits, TopicError> {
+    let wanted = ["max.message.bytes", "min.insync.replicas", "cleanup.policy"];
     // SAFETY: as the caller promises.
-    let value = unsafe { setting(client, name, "max.message.bytes") }?;
-    value.parse().map_err(|_| TopicError {
-        code: Code::RD_KAFKA_RESP_ERR_UNKNOWN,
-        message: format!("max.message.bytes is {value}"),
+    let [max_message_bytes, min_in_sync, policy] = unsafe { settings(client, name, wanted) }?;
+    let number = |name: &str, value: &str| {
+        value.parse().map_err(|_| TopicError {
+            code: Code::RD_KAFKA_RESP_ERR_UNKNOWN,
+            message: format!("{name} is {value}"),
+        })
+    };
+    Ok(Limits {
+        max_message_bytes: number(wanted[0], &max_message_bytes)?,
+        min_in_sync: number(wanted[1], &min_in_sync)?,
+        is_compacted: policy.split(',').any(|part| part == "compact"),
     })
 }
 
