@@ -17,6 +17,7 @@ mod shapes;
 mod ship;
 mod sink;
 mod snapshot;
+mod stolen;
 mod table;
 mod threads;
 mod wal;
@@ -29,6 +30,7 @@ use pg_cdc_tests::bed::Ports;
 use postgres::Client;
 
 use crate::outcome::Outcome;
+use crate::stolen::CpuTime;
 
 const HELP: &str = "\
 Usage: pg_cdc_bench COMMAND
@@ -81,7 +83,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    outcome::publish(arguments[0], &run());
+    let before = CpuTime::now();
+    let outcome = run();
+    let stolen = before.zip(CpuTime::now());
+    let stolen_percent = stolen.map(|(before, after)| after.stolen_percent(before));
+    outcome::publish(arguments[0], &outcome, stolen_percent);
     ExitCode::SUCCESS
 }
 

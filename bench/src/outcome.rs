@@ -8,6 +8,7 @@ use pg_cdc_tests::{kafka, parts};
 use serde_json::{Value, json};
 
 use crate::account::{FULL_ROWS, rows};
+use crate::median::rounded;
 use crate::table::Table;
 
 /// Figures, what they were made of, and how they are shown.
@@ -22,11 +23,11 @@ pub struct Outcome {
     pub table: Table,
 }
 
-/// Shows the figures, and writes `bench/results/<name>.json`.
+/// Shows the figures, and writes `bench/results/<name>.json`. `stolen_percent` of the CPU went to others meanwhile.
 ///
 /// # Panics
 /// When the file cannot be written.
-pub fn publish(name: &str, outcome: &Outcome) {
+pub fn publish(name: &str, outcome: &Outcome, stolen_percent: Option<f64>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
     let record = json!({
         "bench": name,
@@ -38,6 +39,7 @@ pub fn publish(name: &str, outcome: &Outcome) {
                 .map(|changes| !changes.is_empty()),
         "full_size": rows() == FULL_ROWS,
         "environment": environment(),
+        "stolen_cpu_percent": stolen_percent.map(rounded),
         "settings": {
             "rows": rows(),
             "postgresql": settings(&crate::SERVER_SETTINGS),
@@ -54,6 +56,9 @@ pub fn publish(name: &str, outcome: &Outcome) {
         .and_then(|()| fs::write(&file, text + "\n"))
         .unwrap_or_else(|e| panic!("cannot write {}: {e}", file.display()));
     println!("\n{}", outcome.table);
+    if let Some(percent) = stolen_percent {
+        println!("   {percent:.1} % of the CPU was taken by others");
+    }
     println!("   environment and all rounds: bench/results/{name}.json");
     println!("{}", outcome.figures);
 }

@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 /// As in `src/sender/kafka.rs`.
 pub const SETTINGS: [(&str, &str); 12] = [
     ("compression.type", "lz4"),
-    ("linger.ms", "1"),
+    ("linger.ms", "0.5"),
     ("batch.size", "1000000"),
     ("batch.num.messages", "100000"),
     ("message.max.bytes", "268000000"),

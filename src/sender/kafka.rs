@@ -76,10 +76,10 @@ const BUSY_RECORDS: u32 = 5;
 /// With so many records on their way, new ones do not wait for a busy partition: requests are large anyway.
 const LARGE_LOAD_RECORDS: u64 = 5000;
 /// Bursts do not follow each other faster than this once a partition was busy: fewer requests, fewer wake-ups.
-const GATHER: Duration = Duration::from_millis(4);
+const GATHER: Duration = Duration::from_millis(2);
 /// How long librdkafka waits for more before it sends a request: its thread would else send the first record of every
 /// burst alone, and spin while the others wait for the answer.
-const LINGER_MS: &str = "1";
+const LINGER_MS: &str = "0.5";
 /// Items taken from the channel before delivery reports are served again.
 const ITEMS_PER_ROUND: usize = 512;
 /// librdkafka writes the length of a batch into four bytes of seven bits (rd_kafka_buf_write_arraycnt_pos): what is longer
