@@ -17,6 +17,7 @@ mod settings;
 mod shared;
 mod snapshot;
 mod topic_counters;
+mod wait_event;
 
 /// Loading the library: at server start everything, later only what a session needs to say that this is too late.
 #[allow(non_snake_case)]

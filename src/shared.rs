@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 
 use crate::snapshot::slots::Slots;
 use crate::topic_counters::TopicCounters;
+use crate::wait_event::WaitEvent;
 
 /// What the sender is doing: `cdc_status().state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -398,6 +399,7 @@ impl Shared {
     pub fn wait_until(&self, timeout_ms: i64, mut ready: impl FnMut() -> bool) -> bool {
         let moved = self.moved.get();
         let start = std::time::Instant::now();
+        let wait_event = WaitEvent::Sent.info();
         // SAFETY: the variable was initialised at start; sleeping is cancelled on every way out, and PostgreSQL cancels
         // it itself when a statement is ended by an interrupt.
         unsafe {
@@ -409,7 +411,7 @@ impl Shared {
                 if left_ms <= 0 {
                     break;
                 }
-                pg_sys::ConditionVariableTimedSleep(moved, left_ms, pg_sys::PG_WAIT_EXTENSION);
+                pg_sys::ConditionVariableTimedSleep(moved, left_ms, wait_event);
                 done = ready();
             }
             pg_sys::ConditionVariableCancelSleep();

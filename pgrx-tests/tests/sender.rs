@@ -8,6 +8,8 @@ use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, TestBed, port, prefix_rule, wait_until};
 use postgres::Client;
 
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 fn sender_pid(client: &mut Client) -> Option<i32> {
     client
         .query_one("SELECT pid FROM cdc_status()", &[])
@@ -126,6 +128,42 @@ fn waiting_for_oneself_is_refused() {
         .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t'); BEGIN; INSERT INTO t VALUES (1)")
         .expect("an open transaction with changes");
     pg_cdc_tests::refusal::coded(&mut client, "SELECT cdc_wait()", "25001", "CDC0602");
+}
+
+#[test]
+fn what_processes_wait_for_is_seen() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "waits");
+    database.wait_until_in_kafka();
+    let version = "SELECT current_setting('server_version_num')::int >= 170000";
+    let has_names: bool = client.query_one(version, &[]).expect("a version").get(0);
+    let mut observer = database.source();
+    let mut wait_for = |who: &str, name: &str| {
+        let name = if has_names { name } else { "Extension" };
+        let query = format!(
+            "SELECT wait_event_type || ' ' || wait_event FROM pg_stat_activity WHERE {who}"
+        );
+        wait_until(&format!("{who} to wait for {name}"), TIMEOUT, || {
+            let seen: Option<String> = observer.query_one(&query, &[]).expect("a process").get(0);
+            if seen == Some(format!("Extension {name}")) {
+                Ok(())
+            } else {
+                Err(format!("{seen:?}"))
+            }
+        });
+    };
+    let sender = "backend_type = 'pg_cdc sender'";
+    wait_for(sender, "PgCdcSenderMain");
+    run(&mut client, &["SELECT cdc_pause()"]);
+    wait_for(sender, "PgCdcPause");
+    insert(&mut client, 0..1);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| run(&mut database.source(), &["SELECT cdc_wait('1 min')"]));
+        wait_for("query = 'SELECT cdc_wait(''1 min'')'", "PgCdcSent");
+        run(&mut client, &["SELECT cdc_resume()"]);
+        waiting.join().expect("nobody waits in vain");
+    });
+    assert_eq!(inserted(&database), BTreeSet::from([0]));
 }
 
 #[test]

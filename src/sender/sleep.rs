@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 
 use super::board::Board;
+use crate::wait_event::WaitEvent;
 
 /// The latch and the board's descriptor in one set of the kernel's, made once: a set per sleep costs more than the
 /// sleep (`WaitEventSet`, storage/ipc/latch.c).
@@ -57,7 +58,7 @@ impl WakeSet {
                 timeout.as_millis() as i64,
                 &mut event,
                 1,
-                pg_sys::PG_WAIT_EXTENSION,
+                WaitEvent::SenderMain.info(),
             );
             pg_sys::ResetLatch(pg_sys::MyLatch);
             if happened > 0 && event.events & pg_sys::WL_SOCKET_READABLE != 0 {
@@ -84,7 +85,7 @@ pub fn sleep(timeout: Duration) {
             pg_sys::MyLatch,
             events as i32,
             timeout.as_millis() as i64,
-            pg_sys::PG_WAIT_EXTENSION,
+            WaitEvent::Pause.info(),
         );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
