@@ -153,17 +153,22 @@ fn what_processes_wait_for_is_seen() {
             }
         });
     };
-    let sender = "backend_type = 'pg_cdc sender'";
+    let sender = "backend_type = 'pg_cdc sender' AND query = 'streaming'";
     wait_for(sender, "PgCdcSenderMain");
-    run(&mut client, &["SELECT cdc_pause()"]);
-    wait_for(sender, "PgCdcPause");
+    bed.kafka().freeze();
     insert(&mut client, 0..1);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| run(&mut database.source(), &["SELECT cdc_wait('1 min')"]));
         wait_for("query = 'SELECT cdc_wait(''1 min'')'", "PgCdcSent");
-        run(&mut client, &["SELECT cdc_resume()"]);
+        bed.kafka().thaw();
         waiting.join().expect("nobody waits in vain");
     });
+    run(&mut client, &["SELECT cdc_pause()"]);
+    wait_for(
+        "backend_type = 'pg_cdc sender' AND query = 'paused'",
+        "PgCdcPause",
+    );
+    run(&mut client, &["SELECT cdc_resume()"]);
     assert_eq!(inserted(&database), BTreeSet::from([0]));
 }
 

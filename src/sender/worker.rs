@@ -53,7 +53,7 @@ pub fn register() {
         .set_type("pg_cdc sender")
         .set_library("pg_cdc")
         .set_function("pg_cdc_sender_main")
-        .enable_shmem_access(None)
+        .enable_spi_access()
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(Some(Duration::from_secs(1)))
         .load();
@@ -128,6 +128,8 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
         pg_sys::on_proc_exit(Some(leave_for_good), pg_sys::Datum::from(0));
         pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(0));
         ffi::take_signals();
+        // To no database, as the logical replication launcher: that makes the process one of pg_stat_activity.
+        pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
     }
     let Some(shared) = shared::shared() else {
         return;
@@ -428,6 +430,7 @@ impl Sender {
         }
         self.described = described;
         self.shared.describe(state, &self.described);
+        show_activity(state, &self.described.error_code);
     }
 
     /// Says which prepared transaction is the oldest open one, empty for none.
@@ -627,6 +630,18 @@ impl Sender {
         session.count();
         end_threads();
         end
+    }
+}
+
+/// Shows the state in `pg_stat_activity.query`.
+fn show_activity(state: State, error_code: &str) {
+    let text = match error_code {
+        "" => state.name().to_owned(),
+        code => format!("{} [{code}]", state.name()),
+    };
+    if let Ok(text) = std::ffi::CString::new(text) {
+        // SAFETY: on the main thread; the text is ASCII and copied.
+        unsafe { pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, text.as_ptr()) };
     }
 }
 
