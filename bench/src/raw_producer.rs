@@ -289,7 +289,7 @@ mod tests {
         let pairs = body.split("(\"").skip(1).filter_map(|text| {
             let (name, rest) = text.split_once('"')?;
             let value = rest.strip_prefix(", ")?;
-            let value = value.split([')', '.']).next()?;
+            let value = value.split(')').next()?.split(".to_").next()?;
             let value: String = value.chars().filter(|c| !"\"_".contains(*c)).collect();
             Some((name.to_owned(), value))
         });
