@@ -12,13 +12,16 @@ mod dead_letter;
 mod discovery;
 mod error;
 mod event;
+mod history;
 mod http;
 mod kafka_client;
+mod positions;
 mod prometheus;
 mod record;
 mod sink;
 mod source;
 mod status;
+mod watermark;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -91,6 +94,10 @@ fn execute(arguments: &Arguments) -> Result<u8> {
                 cli::config::effective(&config);
                 Ok(0)
             }
+            Command::Status(status) => status
+                .run(&config, arguments.json, arguments.color)
+                .await
+                .map(|()| 0),
             Command::History(query) => {
                 let found = query.run(&config, arguments.json, arguments.color).await?;
                 Ok(if found { 0 } else { NOT_FOUND })

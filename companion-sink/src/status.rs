@@ -1,8 +1,8 @@
 //! What each sink is doing, for `/v1/status` and `/metrics`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -77,6 +77,9 @@ pub struct Figures {
     pub applied: BTreeMap<&'static str, u64>,
     /// Later copies that were recognised and dropped.
     pub duplicates: u64,
+    /// The same over the last seconds.
+    #[serde(skip)]
+    pub rate: Rate,
     /// Applied batches.
     pub batches: u64,
     /// Attempts after a failure.
@@ -99,6 +102,42 @@ impl Figures {
     /// All applied events.
     pub fn applied_total(&self) -> u64 {
         self.applied.values().sum()
+    }
+}
+
+/// Events per second, over the last ten seconds.
+#[derive(Debug, Clone, Default)]
+pub struct Rate {
+    /// When, and how many events there had been.
+    samples: VecDeque<(Instant, u64)>,
+}
+
+impl Rate {
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    /// Notes how many events there have been until `now`.
+    pub fn note(&mut self, now: Instant, total: u64) {
+        self.samples.push_back((now, total));
+        // One that is older says where the window begins.
+        while let Some((at, _)) = self.samples.get(1)
+            && now - *at > Self::WINDOW
+        {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Events per second in the window that ends `now`.
+    pub fn per_second(&self, now: Instant) -> f64 {
+        let is_old = |at: Instant| now.saturating_duration_since(at) > Self::WINDOW;
+        let mut before = self.samples.iter().rev().skip_while(|(at, _)| !is_old(*at));
+        let (first, last) = (self.samples.front(), self.samples.back());
+        match (before.next().or(first), last) {
+            (Some((at, from)), Some((_, to))) if now > *at => {
+                let seconds = (now - *at).min(Self::WINDOW).as_secs_f64();
+                (to - from) as f64 / seconds
+            }
+            _ => 0.0,
+        }
     }
 }
 
@@ -155,6 +194,7 @@ impl SinkStatus {
                 lag_seconds: 0.0,
                 applied: BTreeMap::new(),
                 duplicates: 0,
+                rate: Rate::default(),
                 batches: 0,
                 retries: 0,
                 dead_letters: BTreeMap::new(),
@@ -200,5 +240,25 @@ impl SinkStatus {
             figures.latency_seconds.observe(seconds);
             figures.lag_seconds = seconds;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_last_ten_seconds() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut rate = Rate::default();
+        assert_eq!(rate.per_second(at(1)), 0.0);
+        for second in 0..=30 {
+            rate.note(at(second), second * 100);
+        }
+        assert!((rate.per_second(at(30)) - 110.0).abs() < 11.0);
+        assert!(rate.samples.len() <= 13, "{}", rate.samples.len());
+        assert!(rate.per_second(at(35)) < 70.0);
+        assert_eq!(rate.per_second(at(60)), 0.0);
     }
 }

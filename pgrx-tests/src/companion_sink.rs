@@ -35,6 +35,8 @@ pub struct Plan {
     pub replica_url: String,
     /// Port of its HTTP interface on 127.0.0.1.
     pub http_port: u16,
+    /// The file with the token that it wants.
+    pub http_token_file: Option<PathBuf>,
     /// Further TOML: rules at the top level, or whole tables. Goes to the end of the file.
     pub more_toml: String,
 }
@@ -45,13 +47,18 @@ impl Plan {
         let text = |value: &str| serde_json::Value::from(value).to_string();
         let topics = serde_json::Value::from(self.topics.clone());
         format!(
-            "name = {}\n\n[kafka]\nbrokers = {}\nsource = {}\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n\
+            "name = {}\n\n[kafka]\nbrokers = {}\nsource = {}\n\n[http]\nlisten = \"127.0.0.1:{}\"\n{}\n\
              [sink.history]\nkind = \"mongo-history\"\ntopics = {topics}\nurl = {}\ndatabase = {}\n\n\
              [sink.replica]\nkind = \"postgres\"\ntopics = {topics}\nurl = {}\n\n{}",
             text(&self.name),
             text(&self.brokers),
             text(&self.source),
             self.http_port,
+            self.http_token_file
+                .as_ref()
+                .map_or_else(String::new, |file| {
+                    format!("token_file = {}\n", text(&file.to_string_lossy()))
+                }),
             text(&self.mongo_url),
             text(&self.mongo_database),
             text(&self.replica_url),
@@ -170,12 +177,17 @@ impl CompanionSink {
     /// # Panics
     /// When it does not answer.
     pub fn get(&self, path: &str) -> String {
+        self.get_as(path, "")
+    }
+
+    /// As [`CompanionSink::get`], with a token.
+    pub fn get_as(&self, path: &str, token: &str) -> String {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.plan.http_port))
             .expect("companion-sink listens");
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
         )
         .expect("ask");
         let mut answer = String::new();

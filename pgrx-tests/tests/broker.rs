@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use pg_cdc_tests::bed::Ports;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, TestBed, port, prefix_rule, topic, topic_admin, wait_until};
 use postgres::Client;
@@ -227,4 +228,73 @@ fn records_have_the_time_at_which_they_are_sent() {
         assert!(record.json()["source"]["ts_ms"].as_i64() <= Some(now_ms));
         assert!(record.timestamp_ms >= now_ms, "{record:?}");
     }
+}
+
+/// Until the broker has forgotten who wrote a topic, and every transactional id.
+fn wait_until_forgotten(bed: &TestBed, topic: &str) {
+    const TRANSACTIONS: &str = "org.apache.kafka.tools.TransactionsCommand";
+    let told = |arguments: &[&str]| {
+        let output = bed.kafka().command(TRANSACTIONS, arguments);
+        // The first line names the columns.
+        output
+            .lines()
+            .skip(1)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let is_forgotten = |what: &str, arguments: &[&str]| {
+        wait_until(what, TIMEOUT, || match told(arguments) {
+            lines if lines.is_empty() => Ok(()),
+            lines => Err(format!("{lines:?}")),
+        });
+    };
+    for partition in ["0", "1", "2"] {
+        let arguments = [
+            "describe-producers",
+            "--topic",
+            topic,
+            "--partition",
+            partition,
+        ];
+        is_forgotten("the producers to be forgotten", &arguments);
+    }
+    is_forgotten("the transactional ids to be forgotten", &["list"]);
+}
+
+#[test]
+fn a_broker_that_forgets_idle_producers_costs_nothing() {
+    // After a day and a week, if nobody says otherwise.
+    let forgetful = [
+        ("producer.id.expiration.ms", "1000"),
+        ("producer.id.expiration.check.interval.ms", "200"),
+        ("transactional.id.expiration.ms", "1000"),
+        (
+            "transaction.remove.expired.transaction.cleanup.interval.ms",
+            "200",
+        ),
+    ];
+    let bed = TestBed::prepare(Ports::free(), &[], &forgetful);
+    bed.kafka();
+    let (database, mut client) = tracked(&bed, "idle");
+    let mut rows = 0;
+    for delivery in ["at_least_once", "exactly_once"] {
+        drop(client);
+        bed.source().set("cdc.delivery", delivery);
+        bed.source().restart();
+        client = database.source();
+        for _ in 0..2 {
+            insert(&mut client, rows + 1, rows + 10, 100);
+            rows += 10;
+            assert_eq!(
+                ids(&database),
+                (1..=i64::from(rows)).collect(),
+                "{delivery}"
+            );
+            wait_until_forgotten(&bed, &database.topic("t"));
+        }
+    }
+    insert(&mut client, rows + 1, rows + 10, 100);
+    assert_eq!(ids(&database), (1..=i64::from(rows) + 10).collect());
+    wait_for(&mut client, "streaming", None);
+    bed.source().assert_never_crashed();
 }

@@ -1,507 +1,443 @@
-//! `companion-sink history`: the timeline of one row.
+//! `companion-sink history`: what rows were, who changed them, when and why.
 
-use std::io::IsTerminal;
+use std::collections::HashMap;
+use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use futures_util::TryStreamExt;
-use mongodb::bson::{Bson, Document, doc};
-use mongodb::{Collection, Database};
+use clap::Args;
+use mongodb::bson::{Bson, Document};
+use serde_json::{Value, json};
 
-use super::{Color, print};
-use crate::config::{Config, Kind};
-use crate::discovery::matches;
+use super::Color;
+use super::answer::{Answer, Format, Look};
+use super::change_text::{change_text, key_text, plain, value_text};
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::sink::mongo_history::document::{INFERRED_DELETE, entity};
-use crate::sink::mongo_history::failure::classify;
-use crate::sink::mongo_history::schemas::{ColumnTypes, stored_types};
-use crate::sink::mongo_history::{self};
+use crate::history::blame::blame;
+use crate::history::changes::Search;
+use crate::history::difference::{Side, difference};
+use crate::history::entity::{Entity, Range, Version};
+use crate::history::moment::{self, Moment};
+use crate::history::restore::restore;
+use crate::history::rows::{Rows, row_json};
+use crate::history::table::{Histories, Table, find, several};
+use crate::history::{json, state, text_at};
+use crate::sink::mongo_history::document::INFERRED_DELETE;
+use crate::sink::mongo_history::schemas::ColumnTypes;
 
-/// Which timeline to show.
+const TIMELINE: &[&str] = &[
+    "#",
+    "WHEN (UTC)",
+    "OP",
+    "ACTOR",
+    "ROLE",
+    "REASON",
+    "REQUEST",
+    "CHANGE",
+];
+const CHANGES: &[&str] = &[
+    "WHEN (UTC)",
+    "TABLE",
+    "KEY",
+    "OP",
+    "ACTOR",
+    "ROLE",
+    "REASON",
+    "REQUEST",
+    "CHANGE",
+];
+const STATE: &[&str] = &["COLUMN", "VALUE"];
+const DIFFERENCE: &[&str] = &["COLUMN", "FROM", "TO"];
+const BLAME: &[&str] = &[
+    "#",
+    "COLUMN",
+    "VALUE",
+    "WHEN (UTC)",
+    "ACTOR",
+    "ROLE",
+    "REASON",
+    "REQUEST",
+];
+
+/// Which question.
 #[derive(Debug, Args)]
 pub struct Query {
-    /// The table
-    table: String,
-    /// The row's key
-    key: String,
-    /// Versions at most, the newest
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// The table, with or without schema and database
+    table: Option<String>,
+    /// The row's key: 42, or a=1,b=2 for several columns, or JSON
+    #[arg(requires = "table")]
+    key: Option<String>,
+    /// The row as it was; without KEY all rows of the table
+    #[arg(long, value_name = "TIME|VERSION", requires = "table", conflicts_with_all = ["diff", "blame", "restore"])]
+    at: Option<String>,
+    /// What two versions differ in
+    #[arg(long, value_name = "FROM..TO", requires = "key", conflicts_with_all = ["blame", "restore"])]
+    diff: Option<String>,
+    /// Who gave each column, or this one, the value that it has
+    #[arg(long, value_name = "COLUMN", num_args = 0..=1, default_missing_value = "", requires = "key", conflicts_with = "restore")]
+    blame: Option<String>,
+    /// Print the SQL that brings a version back; it is never run
+    #[arg(long, value_name = "TIME|VERSION", requires = "key")]
+    restore: Option<String>,
+    /// Changes of rows that had or got this value; may be given more than once
+    #[arg(
+        long = "where",
+        value_name = "COLUMN=VALUE",
+        requires = "table",
+        conflicts_with = "key"
+    )]
+    values: Vec<String>,
+    /// Changes that this person made
+    #[arg(long, value_name = "NAME", conflicts_with = "key")]
+    actor: Option<String>,
+    /// Changes of this request
+    #[arg(long, value_name = "ID", conflicts_with = "key")]
+    request: Option<String>,
+    /// Changes of this transaction: its id with or without the commit LSN
+    #[arg(long, value_name = "ID", conflicts_with = "key")]
+    transaction: Option<String>,
+    /// Changes that were committed at this time or later
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Changes that were committed at this time or earlier
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// The newest so many; 0 for all
+    #[arg(long, default_value_t = 100, value_name = "N")]
     limit: u32,
     /// How to print it [default: table on a terminal, else json]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
-}
-
-/// How to print a timeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    Table,
-    /// One document per line.
-    Json,
-    /// For spreadsheets.
-    Csv,
-}
-
-/// A row's versions, oldest first, and how many came before those.
-struct Timeline {
-    versions: Vec<Document>,
-    earlier: u64,
-    types: Option<ColumnTypes>,
+    /// Write to this file
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 impl Query {
-    /// Prints the timeline; false when there is none.
+    /// Prints the answer; false when there is none.
     pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
-        let mut found_sink = false;
-        for sink in config.sinks.values() {
-            let Kind::MongoHistory(settings) = &sink.kind else {
-                continue;
-            };
-            found_sink = true;
-            let database = mongo_history::connect(&sink.url, &settings.database).await?;
-            for name in self.collections(&database, &settings.collection).await? {
-                let collection = database.collection::<Document>(&name);
-                if let Some(timeline) = self.find(&database, &collection).await? {
-                    self.show(&timeline, json, color);
-                    return Ok(true);
+        let histories = Histories::new(config);
+        let tables = histories.tables(self.table.as_deref()).await?;
+        let format = if json {
+            Some(Format::Json)
+        } else {
+            self.format
+        };
+        let answer = |header| Answer::new(format, self.output.as_deref(), color, header);
+        let found = match (&self.key, &self.at) {
+            (Some(key), at) => match find(&tables, key).await? {
+                None => false,
+                Some(entity) => match (at, &self.diff, &self.blame, &self.restore) {
+                    (Some(at), ..) => self.at(&entity, at, answer(STATE)?).await?,
+                    (_, Some(diff), ..) => self.diff(&entity, diff, answer(DIFFERENCE)?).await?,
+                    (.., Some(column), _) => self.blame(&entity, column, answer(BLAME)?).await?,
+                    (.., Some(version)) => {
+                        // What is piped into psql must be SQL.
+                        let format = format.unwrap_or(Format::Table);
+                        let answer =
+                            Answer::new(Some(format), self.output.as_deref(), color, &["SQL"])?;
+                        self.restore(&entity, version, answer).await?
+                    }
+                    _ => self.timeline(&entity, answer(TIMELINE)?).await?,
+                },
+            },
+            (None, Some(at)) => self.table_at(&tables, at, answer(&[])?).await?,
+            (None, None) => self.changes(&tables, answer(CHANGES)?).await?,
+        };
+        if !found {
+            let what = [self.table.as_deref(), self.key.as_deref()];
+            let what: Vec<&str> = what.into_iter().flatten().collect();
+            eprintln!(
+                "companion-sink: no history of {}",
+                match what.is_empty() {
+                    true => "that".to_owned(),
+                    false => what.join(" "),
                 }
+            );
+        }
+        Ok(found)
+    }
+
+    fn range(&self) -> Result<Range> {
+        let time = |text: &Option<String>| text.as_deref().map(moment::time).transpose();
+        Ok(Range {
+            since: time(&self.since)?,
+            until: time(&self.until)?,
+            after: None,
+            limit: (self.limit > 0).then_some(self.limit),
+        })
+    }
+
+    async fn timeline(&self, entity: &Entity, mut answer: Answer) -> Result<bool> {
+        let versions = entity.versions(&self.range()?).await?;
+        let mut types = Types::default();
+        for version in &versions {
+            let types = types.of(entity.table(), &version.document).await?;
+            let mut cells = vec![version.number.to_string()];
+            cells.extend(circumstances(&version.document));
+            cells.insert(2, op(&version.document).to_owned());
+            cells.push(change_text(&version.document, types));
+            answer.row(|| version.json(), cells, look(&version.document))?;
+        }
+        let count = entity.version_count().await?;
+        let plural = if count == 1 { "" } else { "s" };
+        let name = self.name_of(entity, &versions);
+        let found = answer.count() > 0;
+        answer.finish(&format!("{name}, {count} version{plural}"))?;
+        Ok(found)
+    }
+
+    async fn at(&self, entity: &Entity, at: &str, mut answer: Answer) -> Result<bool> {
+        let moment = Moment::parse(at)?;
+        say_if_incomplete(entity.table(), &moment);
+        let Some(version) = entity.at(&moment).await? else {
+            return Ok(false);
+        };
+        let types = entity.table().types(&version.document).await?;
+        let state = state(&version.document);
+        if answer.is_json() {
+            let state = state.map(json);
+            answer.row(
+                || json!({ "version": version.number, "state": state }),
+                Vec::new(),
+                Look::Plain,
+            )?;
+        } else {
+            for (column, value) in state.into_iter().flatten() {
+                let cells = vec![column.clone(), value_text(column, value, types.as_ref())];
+                answer.row(|| Value::Null, cells, Look::Plain)?;
             }
         }
-        if !found_sink {
-            return Err(Error::configuration(
-                "no sink of kind mongo-history is configured",
-                "Add one: `companion-sink config --defaults` shows how.",
-            ));
+        let name = self.name_of(entity, std::slice::from_ref(&version));
+        let when = text_at(&version.document, "when", "commit").map_or("-".into(), short);
+        let what = if state.is_some() { "" } else { ", gone" };
+        answer.finish(&format!(
+            "{name}, version {} of {when}{what}",
+            version.number
+        ))?;
+        Ok(true)
+    }
+
+    /// Every row of a table as it was: streamed, for there may be many.
+    async fn table_at(&self, tables: &[Table], at: &str, mut answer: Answer) -> Result<bool> {
+        let moment = Moment::parse(at)?;
+        let name = self.table.as_deref().unwrap_or_default();
+        let table = match tables {
+            [] => return Ok(false),
+            [table] => table,
+            _ => return Err(several(tables, name)),
+        };
+        say_if_incomplete(table, &moment);
+        let mut columns: Vec<String> = Vec::new();
+        if !answer.is_json() {
+            // Rows of several definitions of the table have not the same columns.
+            let mut rows = Rows::at(table, &moment, None).await?;
+            while let Some(row) = rows.next().await? {
+                let names = state(&row).into_iter().flat_map(Document::keys);
+                for name in names {
+                    if !columns.contains(name) {
+                        columns.push(name.clone());
+                    }
+                }
+            }
+            answer.set_header(columns.clone());
         }
-        eprintln!("companion-sink: no history of {} {}", self.table, self.key);
-        Ok(false)
+        let mut rows = Rows::at(table, &moment, None).await?;
+        while let Some(row) = rows.next().await? {
+            let value = |column: &String| match state(&row)?.get(column)? {
+                Bson::Null => None,
+                value => Some(plain(value)),
+            };
+            let cells = columns
+                .iter()
+                .map(|column| value(column).unwrap_or_default());
+            let cells = cells.collect();
+            let object = || {
+                let mut object = row_json(&row);
+                object["table"] = table.name.as_str().into();
+                object
+            };
+            answer.row(object, cells, Look::Plain)?;
+        }
+        let count = answer.count();
+        let plural = if count == 1 { "" } else { "s" };
+        answer.finish(&format!("{name} at {at}, {count} row{plural}"))?;
+        Ok(true)
     }
 
-    /// The collections whose names the table can have.
-    async fn collections(&self, database: &Database, template: &str) -> Result<Vec<String>> {
-        let mut parts = self.table.rsplit('.');
-        let table = parts.next().unwrap_or_default();
-        let schema = parts.next().unwrap_or("*");
-        let source = parts.next().unwrap_or("*");
-        let pattern = template
-            .replace("{table}", table)
-            .replace("{schema}", schema)
-            .replace("{database}", source);
-        let names = database
-            .list_collection_names()
-            .await
-            .map_err(|error| classify("looking for the collection", &error))?;
-        Ok(names
-            .into_iter()
-            .filter(|name| matches(&pattern, name))
-            .collect())
+    async fn diff(&self, entity: &Entity, diff: &str, mut answer: Answer) -> Result<bool> {
+        let (from, to) = diff.split_once("..").ok_or_else(|| {
+            Error::configuration(
+                format!("\"{diff}\" names no two versions"),
+                "Write FROM..TO, such as 2..3.",
+            )
+        })?;
+        let (from, to) = (
+            entity.at(&Moment::parse(from)?).await?,
+            entity.at(&Moment::parse(to)?).await?,
+        );
+        let (Some(from), Some(to)) = (from, to) else {
+            return Ok(false);
+        };
+        let types = entity.table().types(&to.document).await?;
+        let text = |column: &str, side: &Side| match side {
+            Side::Absent => "-".to_owned(),
+            Side::Marked { mark, .. } => format!("({mark})"),
+            Side::Value(value) => value_text(column, value, types.as_ref()),
+        };
+        for difference in difference(&from.document, &to.document) {
+            let column = &difference.column;
+            let cells = vec![
+                column.clone(),
+                text(column, &difference.from),
+                text(column, &difference.to),
+            ];
+            let look = match (&difference.from, &difference.to) {
+                (Side::Absent, _) => Look::New,
+                (_, Side::Absent) => Look::Gone,
+                _ => Look::Plain,
+            };
+            answer.row(|| difference.json(), cells, look)?;
+        }
+        let name = self.name_of(entity, std::slice::from_ref(&to));
+        answer.finish(&format!("{name}, version {} to {}", from.number, to.number))?;
+        Ok(true)
     }
 
-    async fn find(
-        &self,
-        database: &Database,
-        collection: &Collection<Document>,
-    ) -> Result<Option<Timeline>> {
-        let failed = |error| classify("reading the history", &error);
-        // One document tells the names of the key's columns, and the table's full name.
-        let keyed = doc! { "key": { "$ne": Bson::Null } };
-        let Some(sample) = collection.find_one(keyed).await.map_err(failed)? else {
-            return Ok(None);
-        };
-        let Some((prefix, columns)) = table_and_key(&sample) else {
-            return Ok(None);
-        };
-        let entities: Vec<_> = identities(&self.key, &columns)?
-            .iter()
-            .map(|identity| entity(&prefix, Some(identity)))
-            .collect();
-        let filter = doc! { "entity": { "$in": entities } };
-        let total = collection
-            .count_documents(filter.clone())
-            .await
-            .map_err(failed)?;
-        let newest = collection
-            .find(filter)
-            .sort(doc! { "version": -1 })
-            .limit(i64::from(self.limit))
-            .await
-            .map_err(failed)?;
-        let mut versions: Vec<Document> = newest.try_collect().await.map_err(failed)?;
-        let Some(oldest) = versions
-            .last()
-            .and_then(|oldest| oldest.get_str("version").ok())
-        else {
-            return Ok(None);
-        };
-        let earlier = total.saturating_sub(versions.len() as u64);
-        // A truncate belongs to the table, and ended the row as well.
-        let truncates = collection
-            .find(doc! { "entity": &prefix, "op": "truncate", "version": { "$gt": oldest } })
-            .await
-            .map_err(failed)?;
-        versions.extend(truncates.try_collect::<Vec<_>>().await.map_err(failed)?);
-        versions.sort_by(|a, b| a.get_str("version").ok().cmp(&b.get_str("version").ok()));
-        let types = match versions
-            .last()
-            .and_then(|newest| newest.get_str("schema").ok())
-        {
-            Some(hash) => stored_types(database, &format!("{prefix}:{hash}"))
-                .await
-                .map_err(failed)?,
+    async fn blame(&self, entity: &Entity, wanted: &str, mut answer: Answer) -> Result<bool> {
+        let versions = entity.versions(&Range::default()).await?;
+        let newest = versions.last();
+        let types = match newest {
+            Some(newest) => entity.table().types(&newest.document).await?,
             None => None,
         };
-        Ok(Some(Timeline {
-            versions,
-            earlier,
-            types,
-        }))
-    }
-
-    fn show(&self, timeline: &Timeline, json: bool, color: Color) {
-        let format = match self.format {
-            _ if json => Format::Json,
-            Some(format) => format,
-            None if std::io::stdout().is_terminal() => Format::Table,
-            None => Format::Json,
-        };
-        let mut out = String::new();
-        match format {
-            Format::Json => {
-                for version in &timeline.versions {
-                    let value = Bson::Document(version.clone()).into_relaxed_extjson();
-                    out += &format!("{value}\n");
-                }
+        let state = newest.and_then(|newest| state(&newest.document));
+        for blamed in blame(&versions) {
+            let Some(value) = state.and_then(|state| state.get(blamed.column)) else {
+                continue;
+            };
+            if !wanted.is_empty() && wanted != blamed.column {
+                continue;
             }
-            Format::Csv => {
-                out += "#,when,op,actor,role,reason,request,change\n";
-                for row in timeline.rows() {
-                    let cells = row.map(|cell| csv_cell(&cell));
-                    out += &(cells.join(",") + "\n");
-                }
-            }
-            Format::Table => out = self.table_text(timeline, color.is_on()),
+            let version = &blamed.version.document;
+            let mut cells = vec![
+                blamed.version.number.to_string(),
+                blamed.column.to_owned(),
+                value_text(blamed.column, value, types.as_ref()),
+            ];
+            cells.extend(circumstances(version));
+            answer.row(|| blamed.json(), cells, Look::Plain)?;
         }
-        print(&out);
+        let found = answer.count() > 0;
+        answer.finish(&self.name_of(entity, &versions))?;
+        Ok(found)
     }
 
-    fn table_text(&self, timeline: &Timeline, colored: bool) -> String {
-        let key = timeline
-            .versions
-            .iter()
-            .find_map(|version| version.get_document("key").ok());
-        let key = key.map_or_else(
-            || self.key.clone(),
-            |key| {
-                let parts = key
-                    .iter()
-                    .map(|(name, value)| format!("{name}={}", plain(value)));
-                parts.collect::<Vec<_>>().join(" ")
-            },
-        );
-        let count = timeline.versions.len() as u64 + timeline.earlier;
+    async fn restore(&self, entity: &Entity, version: &str, mut answer: Answer) -> Result<bool> {
+        let Some(sql) = restore(entity, &Moment::parse(version)?).await? else {
+            return Ok(false);
+        };
+        match answer.is_json() {
+            true => answer.row(|| json!({ "sql": sql }), Vec::new(), Look::Plain)?,
+            false => answer.text(&sql)?,
+        }
+        answer.finish("")?;
+        Ok(true)
+    }
+
+    async fn changes(&self, tables: &[Table], mut answer: Answer) -> Result<bool> {
+        let search = Search {
+            actor: self.actor.clone(),
+            request: self.request.clone(),
+            transaction: self.transaction.clone(),
+            values: self.values.clone(),
+            range: self.range()?,
+        };
+        let mut types = Types::default();
+        for change in search.run(tables).await? {
+            let types = types.of(change.table, &change.document).await?;
+            let mut cells = circumstances(&change.document);
+            let own = [
+                change.table.name.clone(),
+                key_text(&change.document).unwrap_or_else(|| "-".into()),
+                op(&change.document).to_owned(),
+            ];
+            cells.splice(1..1, own);
+            cells.push(change_text(&change.document, types));
+            answer.row(|| json(&change.document), cells, look(&change.document))?;
+        }
+        let count = answer.count();
         let plural = if count == 1 { "" } else { "s" };
-        let mut out = format!("{} {key}, {count} version{plural}\n", self.table);
-        let header = [
-            "#",
-            "WHEN (UTC)",
-            "OP",
-            "ACTOR",
-            "ROLE",
-            "REASON",
-            "REQUEST",
-            "CHANGE",
-        ]
-        .map(str::to_owned);
-        let rows: Vec<_> = timeline.rows().collect();
-        let mut widths = header.clone().map(|cell| cell.chars().count());
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        let line = |row: &[String; 8]| {
-            let mut line = format!("  {:>1$}", row[0], widths[0]);
-            for (cell, width) in row.iter().zip(widths).skip(1) {
-                line += &format!("  {cell:<width$}");
-            }
-            line.trim_end().to_owned()
-        };
-        let paint = |text: String, code: &str| match colored {
-            true => format!("\x1b[{code}m{text}\x1b[0m"),
-            false => text,
-        };
-        out += &(paint(line(&header), "2") + "\n");
-        for row in &rows {
-            let code = match row[2].as_str() {
-                "create" => "32",
-                "delete" | "truncate" | INFERRED_DELETE => "31",
-                _ => "0",
-            };
-            out += &(if code == "0" {
-                line(row)
-            } else {
-                paint(line(row), code)
-            } + "\n");
-        }
-        out
-    }
-}
-
-impl Timeline {
-    /// Number, when, op, actor, role, reason, request, change.
-    fn rows(&self) -> impl Iterator<Item = [String; 8]> + '_ {
-        self.versions.iter().enumerate().map(|(place, version)| {
-            let part = |object: &str, field: &str| {
-                let object = version.get_document(object).ok();
-                let text = object.and_then(|object| object.get_str(field).ok());
-                text.filter(|text| !text.is_empty()).map(printable)
-            };
-            let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-            // Milliseconds are enough for people; the documents hold microseconds.
-            let when = part("when", "commit")
-                .map(|when| when.replace('T', " ").chars().take(23).collect());
-            [
-                (self.earlier + place as u64 + 1).to_string(),
-                or_dash(when),
-                version.get_str("op").unwrap_or("-").to_owned(),
-                or_dash(part("who", "actor")),
-                or_dash(part("who", "current_user")),
-                or_dash(part("why", "reason")),
-                or_dash(part("why", "request_id")),
-                self.change(version),
-            ]
-        })
+        answer.finish(&format!("{count} change{plural}"))?;
+        Ok(count > 0)
     }
 
-    /// What changed: the columns of a new row, or the differences.
-    fn change(&self, version: &Document) -> String {
-        let value = |name: &str, value: &Bson| self.value(name, value);
-        let key = version.get_document("key").ok();
-        let parts: Vec<String> = match version.get_str("op") {
-            Ok("create" | "snapshot") => {
-                let after = version.get_document("after").into_iter().flatten();
-                let shown = after.filter(|(name, value)| {
-                    !matches!(value, Bson::Null) && !key.is_some_and(|key| key.contains_key(name))
-                });
-                let parts: Vec<_> = shown
-                    .map(|(name, new)| format!("{name} {}", value(name, new)))
-                    .collect();
-                return parts.join(", ");
-            }
-            // Its time is not the row's.
-            Ok(INFERRED_DELETE) => return "gone before a snapshot ended".into(),
-            _ => {
-                let diff = version.get_array("diff").into_iter().flatten();
-                diff.filter_map(Bson::as_document)
-                    .map(|entry| {
-                        let name = entry.get_str("path").unwrap_or("?");
-                        match (entry.get("from"), entry.get("to")) {
-                            (Some(old), Some(new)) => {
-                                format!("{name} {} -> {}", value(name, old), value(name, new))
-                            }
-                            (None, Some(new)) => format!("{name} added {}", value(name, new)),
-                            (Some(old), None) => format!("{name} removed {}", value(name, old)),
-                            (None, None) => format!("{name} changed (masked)"),
-                        }
-                    })
-                    .collect()
-            }
-        };
-        match parts.is_empty() {
-            true => "-".into(),
-            false => parts.join("; "),
-        }
-    }
-
-    /// A value as SQL would show it: text in quotes, numbers and times not.
-    fn value(&self, column: &str, value: &Bson) -> String {
-        const BARE: [&str; 6] = ["numeric", "money", "date", "time", "timestamp", "interval"];
-        let type_name = self.types.as_ref().and_then(|types| types.get(column));
-        let is_bare = type_name.is_some_and(|name| BARE.iter().any(|bare| name.starts_with(bare)));
-        match value {
-            Bson::String(text) if !is_bare => printable(&format!("{text:?}")),
-            other => plain(other),
-        }
-    }
-}
-
-fn plain(value: &Bson) -> String {
-    match value {
-        Bson::String(text) => printable(text),
-        Bson::Null => "null".into(),
-        other => printable(&other.clone().into_relaxed_extjson().to_string()),
-    }
-}
-
-/// Without control characters: what comes from a row must not steer the terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
-}
-
-fn csv_cell(cell: &str) -> String {
-    match cell.contains([',', '"', '\n']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.to_owned(),
-    }
-}
-
-/// The table's full name and the names of its key columns.
-fn table_and_key(sample: &Document) -> Option<(String, Vec<String>)> {
-    let entity = sample.get_str("entity").ok()?;
-    let (table, _) = entity.split_once(":{")?;
-    let columns = sample.get_document("key").ok()?.keys().cloned().collect();
-    Some((table.to_owned(), columns))
-}
-
-/// The identities that `key` can mean, as the events write them: `42` may be a number or a text.
-fn identities(key: &str, columns: &[String]) -> Result<Vec<String>> {
-    if key.starts_with('{') {
-        let object: serde_json::Value =
-            serde_json::from_str(key).map_err(|_| wrong_key(columns))?;
-        let parts: Option<Vec<_>> = columns
+    /// `customer id=42`.
+    fn name_of(&self, entity: &Entity, versions: &[Version]) -> String {
+        let table = self.table.as_deref().unwrap_or(&entity.table().name);
+        let keys = versions
             .iter()
-            .map(|column| Some((column.as_str(), vec![object.get(column)?.to_string()])))
-            .collect();
-        return Ok(combine(&parts.ok_or_else(|| wrong_key(columns))?));
+            .find_map(|version| key_text(&version.document));
+        let key = keys.or_else(|| self.key.clone()).unwrap_or_default();
+        format!("{table} {key}")
     }
-    let texts: Vec<(&str, &str)> = match columns {
-        [column] if !key.starts_with(&format!("{column}=")) => vec![(column.as_str(), key)],
-        _ => {
-            let given: Option<Vec<(&str, &str)>> =
-                key.split(',').map(|part| part.split_once('=')).collect();
-            let given = given.ok_or_else(|| wrong_key(columns))?;
-            let all: Option<Vec<_>> = columns
-                .iter()
-                .map(|column| {
-                    let found = given.iter().find(|(name, _)| name.trim() == column);
-                    found.map(|(_, value)| (column.as_str(), *value))
-                })
-                .collect();
-            all.ok_or_else(|| wrong_key(columns))?
+}
+
+/// The types of columns, by table and hash of the definition.
+#[derive(Default)]
+struct Types(HashMap<(String, String), Option<ColumnTypes>>);
+
+impl Types {
+    async fn of(&mut self, table: &Table, version: &Document) -> Result<Option<&ColumnTypes>> {
+        let Ok(hash) = version.get_str("schema") else {
+            return Ok(None);
+        };
+        let place = (table.name.clone(), hash.to_owned());
+        if !self.0.contains_key(&place) {
+            let types = table.types(version).await?;
+            self.0.insert(place.clone(), types);
         }
+        Ok(self.0.get(&place).and_then(Option::as_ref))
+    }
+}
+
+/// When, actor, role, reason, request.
+fn circumstances(version: &Document) -> Vec<String> {
+    let part = |object: &str, field: &str| {
+        text_at(version, object, field).map_or_else(|| "-".to_owned(), str::to_owned)
     };
-    let parts: Vec<_> = texts
-        .into_iter()
-        .map(|(column, text)| {
-            let mut forms = vec![serde_json::Value::from(text).to_string()];
-            let is_json = matches!(
-                serde_json::from_str(text),
-                Ok(serde_json::Value::Number(_) | serde_json::Value::Bool(_))
-            );
-            if is_json {
-                forms.push(text.to_owned());
-            }
-            (column, forms)
-        })
-        .collect();
-    Ok(combine(&parts))
+    vec![
+        text_at(version, "when", "commit").map_or("-".into(), short),
+        part("who", "actor"),
+        part("who", "current_user"),
+        part("why", "reason"),
+        part("why", "request_id"),
+    ]
 }
 
-/// Every combination of the forms, each as a JSON object.
-fn combine(parts: &[(&str, Vec<String>)]) -> Vec<String> {
-    let mut bodies = vec![String::new()];
-    for (column, forms) in parts {
-        bodies = bodies
-            .iter()
-            .flat_map(|body| {
-                let comma = if body.is_empty() { "" } else { "," };
-                let name = serde_json::Value::from(*column);
-                forms
-                    .iter()
-                    .map(move |form| format!("{body}{comma}{name}:{form}"))
-            })
-            .collect();
-    }
-    bodies
-        .into_iter()
-        .map(|body| format!("{{{body}}}"))
-        .collect()
+/// Milliseconds are enough for people; the documents hold microseconds.
+fn short(when: &str) -> String {
+    when.replace('T', " ").chars().take(23).collect()
 }
 
-fn wrong_key(columns: &[String]) -> Error {
-    let example: Vec<_> = columns
-        .iter()
-        .map(|column| format!("{column}=..."))
-        .collect();
-    Error::configuration(
-        "KEY does not fit the table's key",
-        format!(
-            "The key's columns are {}: write {}.",
-            columns.join(", "),
-            example.join(",")
-        ),
-    )
+fn op(version: &Document) -> &str {
+    version.get_str("op").unwrap_or("-")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
+fn look(version: &Document) -> Look {
+    match op(version) {
+        "create" => Look::New,
+        "delete" | "truncate" | INFERRED_DELETE => Look::Gone,
+        _ => Look::Plain,
     }
+}
 
-    #[test]
-    fn keys_are_understood() {
-        assert_eq!(
-            identities("42", &names(&["id"])).unwrap(),
-            [r#"{"id":"42"}"#, r#"{"id":42}"#]
-        );
-        assert_eq!(
-            identities("id=ab", &names(&["id"])).unwrap(),
-            [r#"{"id":"ab"}"#]
-        );
-        assert_eq!(
-            identities(r#"{"b": "x", "a": 1}"#, &names(&["a", "b"])).unwrap(),
-            [r#"{"a":1,"b":"x"}"#]
-        );
-        assert!(
-            identities("a=1,b=2", &names(&["a", "b"]))
-                .unwrap()
-                .contains(&r#"{"a":1,"b":2}"#.to_owned())
-        );
-        assert!(identities("1", &names(&["a", "b"])).is_err());
-    }
-
-    #[test]
-    fn a_timeline_reads_as_a_table() {
-        let versions = vec![
-            doc! { "op": "create", "key": { "id": 42 }, "after": { "id": 42, "name": "Eva", "balance": "10.50", "note": Bson::Null },
-            "who": { "actor": "ann", "current_user": "app_rw" }, "why": { "reason": "new customer", "request_id": "r-16" },
-            "when": { "commit": "2026-11-21T10:39:58.120000Z" }, "diff": [] },
-            doc! { "op": "update", "key": { "id": 42 }, "who": { "actor": "bob", "current_user": "postgres" },
-            "why": { "reason": "goodwill", "request_id": Bson::Null }, "when": { "commit": "2026-11-21T10:40:06.845000Z" },
-            "diff": [
-                { "path": "balance", "from": "10.50", "to": "25.00", "kind": "changed" },
-                { "path": "note", "from": Bson::Null, "to": "VIP", "kind": "changed" },
-            ] },
-            doc! { "op": "inferred delete", "key": { "id": 42 }, "before": { "id": 42, "name": "Eva", "balance": "25.00" },
-            "who": { "actor": Bson::Null, "current_user": "owner" }, "why": { "reason": Bson::Null },
-            "when": { "commit": "2026-11-22T03:00:00.000001Z" }, "diff": [] },
-        ];
-        let types = [("balance".to_owned(), "numeric".to_owned())]
-            .into_iter()
-            .collect();
-        let timeline = Timeline {
-            versions,
-            earlier: 0,
-            types: Some(types),
-        };
-        let query = Query {
-            table: "customer".into(),
-            key: "42".into(),
-            limit: 100,
-            format: None,
-        };
-        assert_eq!(
-            query.table_text(&timeline, false),
-            "customer id=42, 3 versions\n\
-            \x20 #  WHEN (UTC)               OP               ACTOR  ROLE      REASON        REQUEST  CHANGE\n\
-            \x20 1  2026-11-21 10:39:58.120  create           ann    app_rw    new customer  r-16     name \"Eva\", balance 10.50\n\
-            \x20 2  2026-11-21 10:40:06.845  update           bob    postgres  goodwill      -        balance 10.50 -> 25.00; note null -> \"VIP\"\n\
-            \x20 3  2026-11-22 03:00:00.000  inferred delete  -      owner     -             -        gone before a snapshot ended\n"
+/// A later moment than the history has everything of is answered as of that one.
+fn say_if_incomplete(table: &Table, moment: &Moment) {
+    let complete = table.complete.as_ref();
+    if let Some(complete) = complete.filter(|complete| moment.is_behind(complete)) {
+        eprintln!(
+            "companion-sink: the history is complete up to {}: the answer is as of then",
+            complete.time
         );
     }
 }

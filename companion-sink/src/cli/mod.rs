@@ -1,9 +1,12 @@
 //! The command line.
 
+mod answer;
+mod change_text;
 pub mod check;
 pub mod config;
 pub mod history;
 pub mod run;
+pub mod status;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -93,11 +96,16 @@ pub enum Command {
         #[arg(long)]
         defaults: bool,
     },
-    /// Show the timeline of one row: who changed what, when and why
+    /// Ask the running instances what they are doing
     ///
-    /// TABLE is the table's name, with or without schema and database. KEY is the plain value (42), a=1,b=2 for
-    /// several columns, or JSON.
-    History(history::Query),
+    /// They are those of [http] listen and peers.
+    Status(status::Status),
+    /// Ask the history: what rows were, who changed them, when and why
+    ///
+    /// With TABLE and KEY the timeline of a row, with TABLE the changes of a table, without both those of all tables.
+    /// TABLE is the table's name, with or without schema and database. KEY is the plain value (42), a=1,b=2 for several
+    /// columns, or JSON. VERSION is a number of the timeline; TIME is 2026-11-21T10:40:00Z, or 2026-11-21 10:40 in UTC.
+    History(Box<history::Query>),
 }
 
 /// Text for standard output; a reader that went away (`| head`) is no error.

@@ -10,8 +10,10 @@ use crate::config::{Config, Kind};
 use crate::dead_letter::DeadLetters;
 use crate::discovery::Discovery;
 use crate::error::{Error, Result};
+use crate::history::table::Histories;
 use crate::http;
 use crate::kafka_client;
+use crate::positions;
 use crate::sink::Sink;
 use crate::sink::mongo_history::MongoHistory;
 use crate::sink::postgres::Postgres;
@@ -26,8 +28,10 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
     let discovery = Discovery::start(config)?;
     let dead_letters = DeadLetters::new(config, discovery.cluster())?;
+    let position = positions::follow(config)?;
     let shared = Arc::new(Shared {
         discovery,
+        position: position.clone(),
         dead_letters,
         stop: stopped.clone(),
     });
@@ -67,9 +71,11 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
         }
     }
     let http = http::Server::start(
-        &config.http.listen,
+        &config.http,
+        Histories::new(config),
         statuses,
         shared.discovery.cluster(),
+        position,
         Source::new(&config.source.url),
         stopped,
     )

@@ -62,7 +62,14 @@ pub const TOP: &[Key] = &[
         ]),
     ),
     key("source", Table(&[key("url", Text), key("url_file", Text)])),
-    key("http", Table(&[key("listen", Text)])),
+    key(
+        "http",
+        Table(&[
+            key("listen", Text),
+            key("token_file", Text),
+            key("peers", List),
+        ]),
+    ),
     key(
         "dead_letters",
         Table(&[

@@ -84,6 +84,13 @@ pub struct Source {
 pub struct Http {
     /// Address and port; empty for no HTTP.
     pub listen: String,
+    /// A file that holds the token, mode 0600; empty for none.
+    pub token_file: String,
+    /// What it holds.
+    #[serde(skip)]
+    pub token: String,
+    /// Addresses of other instances, for `status`.
+    pub peers: Vec<String>,
 }
 
 /// `[dead_letters]`
@@ -191,6 +198,9 @@ impl Default for Http {
     fn default() -> Self {
         Http {
             listen: "127.0.0.1:8480".into(),
+            token_file: String::new(),
+            token: String::new(),
+            peers: Vec::new(),
         }
     }
 }
@@ -323,6 +333,16 @@ impl Config {
             let path = Path::new(&self.source.url_file);
             self.source.url = read_secret(path)?.trim().to_owned();
         }
+        if !self.http.token_file.is_empty() {
+            let path = Path::new(&self.http.token_file);
+            self.http.token = read_secret(path)?.trim().to_owned();
+            if self.http.token.is_empty() {
+                return Err(Error::configuration(
+                    format!("{} is empty", self.http.token_file),
+                    "Write a long random text into it, such as that of `openssl rand -hex 32`.",
+                ));
+            }
+        }
         for (name, sink) in &mut self.sinks {
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().to_owned();
@@ -374,7 +394,7 @@ impl Config {
     pub fn to_toml(&self) -> String {
         let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let mut out = format!(
-            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[source]\nurl = {}\n\n[http]\nlisten = {}\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
+            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[source]\nurl = {}\n\n[http]\nlisten = {}\ntoken_file = {}\npeers = [{}]\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
             quote(&self.name),
             quote(&self.log.level),
             quote(&self.log.format),
@@ -384,6 +404,13 @@ impl Config {
             self.kafka.fetch_memory,
             quote(&without_password(&self.source.url)),
             quote(&self.http.listen),
+            quote(&self.http.token_file),
+            self.http
+                .peers
+                .iter()
+                .map(|peer| quote(peer))
+                .collect::<Vec<_>>()
+                .join(", "),
             self.dead_letters.retention.as_millis(),
             self.dead_letters.max_parked_keys_per_minute,
         );

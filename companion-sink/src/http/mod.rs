@@ -1,20 +1,30 @@
-//! Health, state and metrics over HTTP, for this machine or its monitoring; read-only.
+//! Health, state, metrics, and questions to the history over HTTP; read-only.
+
+mod history;
+mod problem;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State as Extract;
-use axum::http::{StatusCode, header};
+use axum::extract::{Request, State as Extract};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use change::position::lsn_text;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::problem::Problem;
+use crate::config;
 use crate::discovery::Cluster;
 use crate::error::{Error, Result};
+use crate::history::table::Histories;
+use crate::positions;
 use crate::prometheus::Metrics;
 use crate::source::{self, Source};
 use crate::status::{SinkStatus, State};
@@ -26,18 +36,22 @@ pub struct Server(Option<JoinHandle<()>>);
 struct Shared {
     sinks: Vec<SinkStatus>,
     cluster: watch::Receiver<Cluster>,
+    position: positions::Newest,
     source: Option<Arc<Source>>,
 }
 
 impl Server {
-    /// Listens on `listen` until `stopped`; an empty address is no HTTP at all.
+    /// Listens until `stopped`; an empty address is no HTTP at all.
     pub async fn start(
-        listen: &str,
+        settings: &config::Http,
+        histories: Histories,
         sinks: Vec<SinkStatus>,
         cluster: watch::Receiver<Cluster>,
+        position: positions::Newest,
         source: Option<Source>,
         mut stopped: watch::Receiver<bool>,
     ) -> Result<Server> {
+        let listen = settings.listen.as_str();
         if listen.is_empty() {
             return Ok(Server(None));
         }
@@ -49,23 +63,35 @@ impl Server {
         };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        if !address.ip().is_loopback() {
+        if !address.ip().is_loopback() && settings.token.is_empty() {
             return Err(Error::configuration(
-                format!("[http] listen = \"{listen}\" is not a loopback address"),
-                "This version has no tokens: listen on 127.0.0.1 and put a proxy with authentication before it.",
+                format!(
+                    "[http] listen = \"{listen}\" is not a loopback address, and there is no token"
+                ),
+                "Write a secret into a file of mode 0600 and set [http] token_file, or listen on 127.0.0.1.",
             ));
         }
         tracing::info!(%address, "http");
+        let shared = Shared {
+            sinks,
+            cluster,
+            position,
+            source: source.map(Arc::new),
+        };
+        let token: Arc<str> = settings.token.as_str().into();
+        let router = Router::new()
+            .route("/v1/status", get(status))
+            .route("/metrics", get(metrics))
+            .route("/openapi.json", get(openapi))
+            .with_state(shared.clone())
+            .merge(history::router(Arc::new(histories)))
+            .layer(from_fn_with_state(token, want_token));
+        // What watches over processes has no token.
         let router = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
-            .route("/v1/status", get(status))
-            .route("/metrics", get(metrics))
-            .with_state(Shared {
-                sinks,
-                cluster,
-                source: source.map(Arc::new),
-            });
+            .with_state(shared)
+            .merge(router);
         let serving = tokio::spawn(async move {
             let stop = async move {
                 // A sender that is gone means the end as well.
@@ -89,6 +115,31 @@ impl Server {
             let _ = serving.await;
         }
     }
+}
+
+/// Lets nobody in who has not got the token, where there is one.
+async fn want_token(
+    Extract(token): Extract<Arc<str>>,
+    headers: HeaderMap,
+    request: Request,
+    next: Next,
+) -> Response {
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
+        .unwrap_or_default();
+    // The time that it takes tells nothing but the length.
+    let is_right =
+        given.len() == token.len() && openssl::memcmp::eq(given.as_bytes(), token.as_bytes());
+    match token.is_empty() || is_right {
+        true => next.run(request).await,
+        false => Problem::unauthorized().into_response(),
+    }
+}
+
+async fn openapi() -> Response {
+    let text = include_str!("openapi.json").replacen("VERSION", env!("CARGO_PKG_VERSION"), 1);
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// 503 while a sink waits for a person.
@@ -128,12 +179,14 @@ async fn status(Extract(shared): Extract<Shared>) -> Response {
     for sink in &shared.sinks {
         let figures = sink.figures().clone();
         let total = figures.applied_total();
+        let rate = figures.rate.per_second(Instant::now());
         let mut value = match serde_json::to_value(figures) {
             Ok(Value::Object(object)) => object,
             _ => Map::new(),
         };
         value.insert("kind".into(), sink.kind.into());
         value.insert("applied_total".into(), total.into());
+        value.insert("events_per_second".into(), rate.into());
         sinks.insert(sink.name.clone(), Value::Object(value));
     }
     let kafka = shared
@@ -147,6 +200,16 @@ async fn status(Extract(shared): Extract<Shared>) -> Response {
         "kafka": { "error": kafka },
         "sinks": sinks,
     });
+    if let Some(position) = shared.position.borrow().as_deref() {
+        body["position"] = json!({
+            "source": position.name,
+            "generation": position.generation,
+            "timeline": position.timeline,
+            "lsn": lsn_text(position.complete_lsn()),
+            "node": position.node,
+            "age_seconds": positions::age_seconds(position),
+        });
+    }
     if let Some(source) = &shared.source {
         body["source"] = source::status(&source.look().await);
     }
@@ -156,6 +219,14 @@ async fn status(Extract(shared): Extract<Shared>) -> Response {
 async fn metrics(Extract(shared): Extract<Shared>) -> Response {
     let mut metrics = Metrics::default();
     put_metrics(&mut metrics, &shared.sinks);
+    if let Some(position) = shared.position.borrow().as_deref() {
+        metrics.family(
+            "companion_sink_position_age_seconds",
+            "gauge",
+            "Since the sender last wrote its position; it does so every cdc.heartbeat_interval at least.",
+            vec![(String::new(), positions::age_seconds(position))],
+        );
+    }
     if let Some(source) = &shared.source {
         source::put_metrics(&mut metrics, &source.look().await);
     }

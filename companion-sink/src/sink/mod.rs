@@ -12,6 +12,7 @@ use crate::dead_letter::DeadLetters;
 use crate::error::{Code, Error, Result};
 use crate::event::Malformed;
 use crate::record::Record;
+use crate::watermark::Complete;
 
 /// Length of a batch in bytes at most, but for a single larger event.
 pub const BATCH_BYTES: usize = 2 << 20;
@@ -79,6 +80,11 @@ pub trait Sink: Send + Sync {
         batch: &Batch,
         dead_letters: &DeadLetters,
     ) -> impl Future<Output = Result<Applied>> + Send;
+
+    /// Notes up to which commit everything is there.
+    fn note_complete(&mut self, _complete: &Complete) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
 
     /// Whether an event about the whole table waits until every partition of its topic has reached it.
     fn waits_together(&self, record: &Record) -> bool;

@@ -17,8 +17,10 @@ use crate::dead_letter::DeadLetters;
 use crate::discovery::{Cluster, Discovery, follows};
 use crate::error::{Code, Error, Policy, Result, log};
 use crate::event::{SnapshotBody, is_version};
+use crate::positions;
 use crate::record::Record;
 use crate::status::{SinkStatus, State};
+use crate::watermark::Watermark;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
@@ -33,6 +35,8 @@ const BURST_RECORDS: usize = 32;
 pub struct Shared {
     /// The cluster's topics.
     pub discovery: Discovery,
+    /// The sender's newest position.
+    pub position: positions::Newest,
     /// Where bad events go.
     pub dead_letters: DeadLetters,
     /// Becomes true when the process is to end.
@@ -168,6 +172,7 @@ impl<S: Sink> Runner<S> {
             lanes: HashMap::new(),
             incomplete: false,
             committed: HashMap::new(),
+            watermark: Watermark::default(),
         };
         run.run(stop).await
     }
@@ -185,6 +190,7 @@ struct Run<'r, S> {
     incomplete: bool,
     /// Offsets that were copied into the consumer group.
     committed: HashMap<TopicPartition, i64>,
+    watermark: Watermark,
 }
 
 impl<S: Sink> Run<'_, S> {
@@ -214,6 +220,7 @@ impl<S: Sink> Run<'_, S> {
                 _ = second.tick() => {
                     self.copy_offsets();
                     self.measure_lag();
+                    self.note_complete().await?;
                 }
                 fetched = self.reader.next() => match fetched {
                     None => return Err(ended("the reading thread")),
@@ -427,6 +434,8 @@ impl<S: Sink> Run<'_, S> {
         }
         figures.parked_keys = applied.parked_keys;
         figures.duplicates += gathered.duplicates;
+        let total = figures.applied_total();
+        figures.rate.note(Instant::now(), total);
     }
 
     /// Applies the held events that all partitions of their topic have reached.
@@ -527,6 +536,26 @@ impl<S: Sink> Run<'_, S> {
         if !moved.is_empty() {
             self.committed.extend(moved.iter().cloned());
             self.reader.commit(moved);
+        }
+    }
+
+    /// Tells the target up to which commit it has everything.
+    async fn note_complete(&mut self) -> Result<()> {
+        if let Some(position) = self.shared.position.borrow().clone() {
+            self.watermark.offer(position);
+        }
+        let (lanes, topics) = (&self.lanes, &self.config.topics);
+        let is_passed = |topic: &str, partition: i32, end: i64| {
+            let at = TopicPartition {
+                topic: topic.into(),
+                partition,
+            };
+            let stored_next = lanes.get(&at).map_or(0, |lane| lane.stored_next);
+            stored_next >= end || !follows(topics, topic)
+        };
+        match self.watermark.advance(is_passed) {
+            Some(complete) => self.sink.note_complete(complete).await,
+            None => Ok(()),
         }
     }
 

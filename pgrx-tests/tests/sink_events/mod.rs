@@ -294,6 +294,7 @@ impl Source {
             mongo_database: self.history_name(),
             replica_url: bed().target().url(&format!("{}_replica", self.name)),
             http_port: port::free(),
+            http_token_file: None,
             more_toml: String::new(),
         }
     }

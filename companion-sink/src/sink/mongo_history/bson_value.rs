@@ -17,7 +17,8 @@ pub enum Names {
 }
 
 impl Names {
-    fn write(self, name: &str) -> Cow<'_, str> {
+    /// A name as documents have it.
+    pub fn write(self, name: &str) -> Cow<'_, str> {
         if self == Names::AsTheyAre || !(name.contains('.') || name.starts_with('$')) {
             return Cow::Borrowed(name);
         }

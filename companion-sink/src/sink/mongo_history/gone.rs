@@ -36,7 +36,7 @@ impl End<'_> {
     pub async fn write_inferred_deletes(&self) -> Result<u64> {
         let table = self.headers.table;
         let end = self.headers.version;
-        let truncates = truncates(self.collection, table).await?;
+        let truncates = truncates(self.collection, table, doc! {}).await?;
         let before = truncates.partition_point(|truncate| truncate.as_str() < end);
         let truncate = before.checked_sub(1).map(|place| truncates[place].as_str());
         // Identities are JSON objects: all of the table lie between `{` and the next character. The index has all that is read.

@@ -1,12 +1,13 @@
 //! The history: one document for each change of a row, in a collection for each table.
 
 pub mod bson_value;
+pub mod complete;
 pub mod diff;
 pub mod document;
 pub mod failure;
 mod gone;
 mod insert;
-mod newest;
+pub mod newest;
 mod offsets;
 pub mod schemas;
 mod snapshots;
@@ -39,6 +40,7 @@ use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::{Error, Result};
 use crate::event::{Headers, Malformed, Op, SnapshotBody};
 use crate::record::Record;
+use crate::watermark::Complete;
 
 /// MongoDB's limit of a document, in bytes.
 const DOCUMENT_BYTES_MAX: usize = 16 << 20;
@@ -419,6 +421,11 @@ impl Sink for MongoHistory {
             dead_letters: aside.iter().map(|(_, failure)| failure.reason).collect(),
             parked_keys: 0,
         })
+    }
+
+    async fn note_complete(&mut self, complete: &Complete) -> Result<()> {
+        let name = self.state_name.clone();
+        complete::write(&self.connection()?.database, &name, complete).await
     }
 
     fn waits_together(&self, record: &Record) -> bool {

@@ -67,13 +67,16 @@ fn failed(error: &mongodb::error::Error) -> Error {
     classify("reading the newest versions", error)
 }
 
-/// The versions of the truncates of `table`, in their order.
+/// The versions of the truncates of `table` that `filter` finds, in their order.
 pub async fn truncates(
     collection: &Collection<RawDocumentBuf>,
     table: &str,
+    filter: Document,
 ) -> Result<Vec<String>> {
+    let mut wanted = doc! { "entity": table, "op": "truncate" };
+    wanted.extend(filter);
     let found = collection
-        .find(doc! { "entity": table, "op": "truncate" })
+        .find(wanted)
         .projection(doc! { "version": 1 })
         .await;
     let mut found = found.map_err(|error| failed(&error))?;

@@ -42,7 +42,7 @@ pub async fn leave_out(
         .map(|pending| Document::try_from(pending.document.as_ref()).ok())
         .collect();
     let mut last = last_images(collection, &first_reads(&documents)).await?;
-    let mut truncated = truncates(collection, table).await?;
+    let mut truncated = truncates(collection, table, doc! {}).await?;
     let of_batch = documents
         .iter()
         .flatten()

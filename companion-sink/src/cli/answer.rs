@@ -1,0 +1,235 @@
+//! How answers are printed: a table on a terminal, else a JSON object or a line of CSV for each row, as they come.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::Path;
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use super::Color;
+use crate::error::{Error, Result};
+
+/// How to print an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// One object per line
+    Json,
+    /// For spreadsheets
+    Csv,
+}
+
+/// How a row of a table looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    Plain,
+    New,
+    Gone,
+}
+
+/// Where an answer goes, and how.
+pub struct Answer {
+    format: Format,
+    colored: bool,
+    out: Box<dyn Write>,
+    header: Vec<String>,
+    /// The same for a file.
+    csv_header: Vec<String>,
+    /// Of a table, whose widths are known at its end.
+    rows: Vec<(Vec<String>, Look)>,
+    count: u64,
+}
+
+impl Answer {
+    /// To a file, or to standard output. `format` is what somebody asked for.
+    pub fn new(
+        format: Option<Format>,
+        file: Option<&Path>,
+        color: Color,
+        header: &[&str],
+    ) -> Result<Answer> {
+        let to_terminal = file.is_none() && io::stdout().is_terminal();
+        let format = format.unwrap_or(match to_terminal {
+            true => Format::Table,
+            false => Format::Json,
+        });
+        let out: Box<dyn Write> = match file {
+            Some(file) => Box::new(BufWriter::new(File::create(file).map_err(|error| {
+                Error::configuration(
+                    format!("cannot write {}: {error}", file.display()),
+                    "Name a file in a folder that can be written.",
+                )
+            })?)),
+            None => Box::new(BufWriter::new(io::stdout())),
+        };
+        Ok(Answer {
+            format,
+            colored: file.is_none() && color.is_on(),
+            out,
+            header: header.iter().map(|&name| name.to_owned()).collect(),
+            csv_header: header
+                .iter()
+                .map(|name| name.trim_end_matches(" (UTC)").to_lowercase())
+                .collect(),
+            rows: Vec::new(),
+            count: 0,
+        })
+    }
+
+    /// Other columns than those that were meant, before the first row.
+    pub fn set_header(&mut self, header: Vec<String>) {
+        self.csv_header.clone_from(&header);
+        self.header = header;
+    }
+
+    /// Adds a row: as an object, and as cells below the header.
+    pub fn row(
+        &mut self,
+        json: impl FnOnce() -> Value,
+        cells: Vec<String>,
+        look: Look,
+    ) -> Result<()> {
+        self.count += 1;
+        if self.count == 1 && self.format == Format::Csv {
+            self.write(&csv_line(&self.csv_header))?;
+        }
+        match self.format {
+            Format::Json => self.write(&format!("{}\n", json())),
+            Format::Csv => self.write(&csv_line(&cells)),
+            Format::Table => {
+                let cells = cells.iter().map(|cell| printable(cell)).collect();
+                self.rows.push((cells, look));
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds text as it is, whatever the format.
+    pub fn text(&mut self, text: &str) -> Result<()> {
+        self.count += 1;
+        self.write(text)
+    }
+
+    /// Whether rows are objects.
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// Rows so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Prints what is still to be printed, a table below its title.
+    pub fn finish(mut self, title: &str) -> Result<()> {
+        if self.format == Format::Table && !title.is_empty() {
+            let text = table(&printable(title), &self.header, &self.rows, self.colored);
+            self.write(&text)?;
+        }
+        self.out.flush().or_else(unless_gone)
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        self.out.write_all(text.as_bytes()).or_else(unless_gone)
+    }
+}
+
+/// A reader that went away (`| head`) is no error.
+fn unless_gone(error: io::Error) -> Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Ok(());
+    }
+    Err(Error::configuration(
+        format!("the answer cannot be written: {error}"),
+        "See that there is room on the disk.",
+    ))
+}
+
+/// Title, header and rows in columns; numbers of versions to the right.
+fn table(title: &str, header: &[String], rows: &[(Vec<String>, Look)], colored: bool) -> String {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for (row, _) in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (place, (cell, width)) in cells.zip(&widths).enumerate() {
+            line += &match (place, header[0].as_str()) {
+                (0, "#") => format!("  {cell:>width$}"),
+                _ => format!("  {cell:<width$}"),
+            };
+        }
+        line.trim_end().to_owned()
+    };
+    let paint = |text: String, code: &str| match colored {
+        true => format!("\x1b[{code}m{text}\x1b[0m\n"),
+        false => format!("{text}\n"),
+    };
+    let mut out = format!("{title}\n");
+    if rows.is_empty() {
+        return out;
+    }
+    out += &paint(line(&mut header.iter().map(String::as_str)), "2");
+    for (row, look) in rows {
+        let line = line(&mut row.iter().map(String::as_str));
+        out += &match look {
+            Look::Plain => format!("{line}\n"),
+            Look::New => paint(line, "32"),
+            Look::Gone => paint(line, "31"),
+        };
+    }
+    out
+}
+
+/// Without control characters: what comes from a row must not steer the terminal.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+fn csv_line(cells: &[String]) -> String {
+    let cells: Vec<String> = cells.iter().map(|cell| csv_cell(cell)).collect();
+    cells.join(",") + "\n"
+}
+
+/// RFC 4180.
+fn csv_cell(cell: &str) -> String {
+    match cell.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_columns() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let rows = [
+            (row(["1", "create", "ä, \"b\""]), Look::New),
+            (row(["12", "delete", ""]), Look::Gone),
+        ];
+        let header = ["#", "OP", "CHANGE"].map(str::to_owned);
+        assert_eq!(
+            table("t, 2 versions", &header, &rows, false),
+            "t, 2 versions\n   #  OP      CHANGE\n   1  create  ä, \"b\"\n  12  delete\n"
+        );
+        assert_eq!(table("gone", &header, &[], false), "gone\n");
+        let colored = table("t", &header, &rows, true);
+        assert!(colored.contains("\x1b[32m   1  create"), "{colored:?}");
+    }
+
+    #[test]
+    fn cells_cannot_steer_a_terminal_or_break_a_line_of_csv() {
+        assert_eq!(printable("a\x1b[31mb\n"), "a\u{fffd}[31mb\u{fffd}");
+        let cells = ["a".to_owned(), "b,\"c\"\nd".to_owned()];
+        assert_eq!(csv_line(&cells), "a,\"b,\"\"c\"\"\nd\"\n");
+    }
+}

@@ -1,0 +1,242 @@
+//! `companion-sink status`: what the running instances are doing, as they tell over HTTP.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::Args;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use super::answer::{Answer, Format, Look};
+use super::{Color, print};
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const HEADER: &[&str] = &[
+    "SINK",
+    "KIND",
+    "STATE",
+    "LAG EVENTS",
+    "LAG",
+    "RATE/s",
+    "APPLIED",
+    "PARKED",
+    "LAST ERROR",
+];
+
+/// How to ask.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Ask again every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..))]
+    watch: Option<u64>,
+}
+
+impl Status {
+    /// Prints what the instances say.
+    ///
+    /// # Errors
+    /// CDC1003 when none of them answers.
+    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<()> {
+        let http = &config.http;
+        if http.listen.is_empty() && http.peers.is_empty() {
+            return Err(Error::configuration(
+                "[http] listen is empty, and there are no peers",
+                "Set [http] listen to the address of the running instance.",
+            ));
+        }
+        loop {
+            if self.watch.is_some() && std::io::stdout().is_terminal() {
+                // Clears the screen.
+                print("\x1b[2J\x1b[H");
+            }
+            self.once(config, json, color).await?;
+            match self.watch {
+                Some(seconds) => sleep(Duration::from_secs(seconds)).await,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn once(&self, config: &Config, json: bool, color: Color) -> Result<()> {
+        let own = Some(&config.http.listen).filter(|listen| !listen.is_empty());
+        let addresses: Vec<&String> = own.into_iter().chain(&config.http.peers).collect();
+        let mut answer = Answer::new(json.then_some(Format::Json), None, color, HEADER)?;
+        let mut title = Vec::new();
+        let mut failed = None;
+        for address in &addresses {
+            let instance = match get(address, "/v1/status", &config.http.token).await {
+                Ok(instance) => instance,
+                Err(error) => {
+                    title.push(error.to_string());
+                    failed = Some(error);
+                    continue;
+                }
+            };
+            if answer.is_json() {
+                let mut object = json!({ "instance": address });
+                if let (Value::Object(object), Value::Object(told)) = (&mut object, instance) {
+                    object.extend(told);
+                }
+                answer.row(|| object, Vec::new(), Look::Plain)?;
+                continue;
+            }
+            title.extend(source_line(&instance));
+            let sinks = instance["sinks"].as_object().into_iter().flatten();
+            for (name, sink) in sinks {
+                let name = match addresses.len() {
+                    1 => name.clone(),
+                    _ => format!("{name} @ {address}"),
+                };
+                let look = match sink["state"].as_str() {
+                    Some("halted") => Look::Gone,
+                    _ => Look::Plain,
+                };
+                answer.row(|| Value::Null, cells(name, sink), look)?;
+            }
+        }
+        let title = title.join("\n");
+        match (answer.count(), failed) {
+            (0, Some(error)) => Err(error),
+            _ => answer.finish(if title.is_empty() {
+                "companion-sink"
+            } else {
+                &title
+            }),
+        }
+    }
+}
+
+/// What an instance knows of the sender: its position in Kafka, and what it says itself where it is asked.
+fn source_line(instance: &Value) -> Option<String> {
+    let mut parts = Vec::new();
+    if let Some(position) = instance.get("position") {
+        parts.push(format!(
+            "SOURCE {}  generation {}  timeline {}  position {}  age {:.1} s",
+            position["source"].as_str().unwrap_or("-"),
+            position["generation"],
+            position["timeline"],
+            position["lsn"].as_str().unwrap_or("-"),
+            position["age_seconds"].as_f64().unwrap_or_default(),
+        ));
+    }
+    if let Some(source) = instance.get("source") {
+        parts.push(match source["error"]["what"].as_str() {
+            Some(error) => error.to_owned(),
+            None => source["sender"]["state"].as_str().unwrap_or("-").to_owned(),
+        });
+    }
+    (!parts.is_empty()).then(|| parts.join("  "))
+}
+
+fn cells(name: String, sink: &Value) -> Vec<String> {
+    let text = |field: &str| sink[field].as_str().unwrap_or("-").to_owned();
+    let count = |field: &str| sink[field].as_u64().unwrap_or_default().to_string();
+    let error = &sink["last_error"];
+    let error = match (error["code"].as_str(), error["message"].as_str()) {
+        (Some(code), Some(message)) => format!("{code} {message}"),
+        _ => "-".to_owned(),
+    };
+    vec![
+        name,
+        text("kind"),
+        text("state"),
+        count("lag_events"),
+        format!("{:.1} s", sink["lag_seconds"].as_f64().unwrap_or_default()),
+        format!(
+            "{:.0}",
+            sink["events_per_second"].as_f64().unwrap_or_default()
+        ),
+        count("applied_total"),
+        count("parked_keys"),
+        error,
+    ]
+}
+
+/// What an instance answers.
+async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
+    let failed = |why: String| {
+        Error::new(
+            Code::Unreachable,
+            format!("{address}: {why}"),
+            "Start `companion-sink run` there, or correct [http] listen and peers.",
+        )
+    };
+    let asked = async {
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let broken = |error: hyper::Error| failed(error.to_string());
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        // Ends with the answer.
+        tokio::spawn(connection);
+        let request = Request::get(path)
+            .header(header::HOST, address)
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| failed(error.to_string()))?;
+        let answer = sender.send_request(request).await.map_err(broken)?;
+        let status = answer.status();
+        let body = answer
+            .into_body()
+            .collect()
+            .await
+            .map_err(broken)?
+            .to_bytes();
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(Error::configuration(
+                format!("{address} wants another token"),
+                "Set [http] token_file to the file that the instance has.",
+            ));
+        }
+        serde_json::from_slice(&body).map_err(|error| failed(format!("no JSON: {error}")))
+    };
+    let answered = timeout(TIMEOUT, asked).await;
+    answered.unwrap_or_else(|_| Err(failed("no answer".to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_is_a_line() {
+        let sink = json!({
+            "kind": "postgres", "state": "running", "lag_events": 12, "lag_seconds": 0.123, "events_per_second": 1190.4,
+            "applied_total": 1_000_400, "parked_keys": 1,
+            "last_error": { "code": "CDC1007", "message": "numeric field overflow" },
+        });
+        assert_eq!(
+            cells("replica".to_owned(), &sink),
+            [
+                "replica",
+                "postgres",
+                "running",
+                "12",
+                "0.1 s",
+                "1190",
+                "1000400",
+                "1",
+                "CDC1007 numeric field overflow"
+            ]
+        );
+        let instance = json!({
+            "position": { "source": "pg", "generation": 1, "timeline": 2, "lsn": "0/15A3098", "age_seconds": 0.41 },
+            "source": { "sender": { "state": "streaming" } },
+        });
+        assert_eq!(
+            source_line(&instance).as_deref(),
+            Some("SOURCE pg  generation 1  timeline 2  position 0/15A3098  age 0.4 s  streaming")
+        );
+        assert_eq!(source_line(&json!({})), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! Who gave each column the value that it has.
+
+use std::collections::HashMap;
+
+use mongodb::bson::Bson;
+
+use super::difference::difference;
+use super::entity::Version;
+use super::{state, text_at};
+
+/// A column of the newest state, and the version that it has its value from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Blamed<'a> {
+    pub column: &'a str,
+    pub version: &'a Version,
+}
+
+impl Blamed<'_> {
+    /// As answers have it.
+    pub fn json(&self) -> serde_json::Value {
+        let document = &self.version.document;
+        let value = state(document).and_then(|state| state.get(self.column));
+        serde_json::json!({
+            "column": self.column,
+            "value": value.cloned().map(Bson::into_relaxed_extjson),
+            "version": self.version.number,
+            "actor": text_at(document, "who", "actor"),
+            "role": text_at(document, "who", "current_user"),
+            "reason": text_at(document, "why", "reason"),
+            "request_id": text_at(document, "why", "request_id"),
+            "time": text_at(document, "when", "commit"),
+        })
+    }
+}
+
+/// One entry for each column that the row has after the newest of its `versions`, which are in order; none where the row is
+/// gone. What an earlier row of the same key had does not count.
+pub fn blame(versions: &[Version]) -> Vec<Blamed<'_>> {
+    let mut from: HashMap<&str, &Version> = HashMap::new();
+    let mut before: Option<&Version> = None;
+    for version in versions {
+        match before {
+            Some(before) if state(&before.document).is_some() => {
+                let changed = difference(&before.document, &version.document);
+                let after = state(&version.document);
+                let names = after.into_iter().flat_map(|after| after.keys());
+                for name in names.filter(|name| changed.iter().any(|one| one.column == **name)) {
+                    from.insert(name, version);
+                }
+            }
+            _ => {
+                from.clear();
+                let names = state(&version.document)
+                    .into_iter()
+                    .flat_map(|after| after.keys());
+                from.extend(names.map(|name| (name.as_str(), version)));
+            }
+        }
+        before = Some(version);
+    }
+    let newest = before.and_then(|newest| state(&newest.document));
+    let columns = newest.into_iter().flat_map(|state| state.keys());
+    columns
+        .filter_map(|column| {
+            Some(Blamed {
+                column,
+                version: from.get(column.as_str()).copied()?,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::{Document, doc};
+
+    use super::*;
+
+    fn versions(documents: Vec<Document>) -> Vec<Version> {
+        let numbered = (1..).zip(documents);
+        numbered
+            .map(|(number, document)| Version { number, document })
+            .collect()
+    }
+
+    fn told(versions: &[Version]) -> Vec<(&str, u64)> {
+        let blamed = blame(versions);
+        blamed
+            .iter()
+            .map(|one| (one.column, one.version.number))
+            .collect()
+    }
+
+    #[test]
+    fn a_column_is_blamed_on_its_last_change() {
+        let mut all = versions(vec![
+            doc! { "op": "create", "after": { "id": 1, "city": "Basel", "note": Bson::Null } },
+            doc! { "op": "update", "after": { "id": 1, "city": "Bern", "note": Bson::Null } },
+            doc! { "op": "update", "after": { "id": 1, "city": "Bern", "note": "x", "more": 1 } },
+            doc! { "op": "update", "after": { "id": 1, "city": "Bern", "note": "x", "more": 1 } },
+        ]);
+        assert_eq!(
+            told(&all),
+            [("id", 1), ("city", 2), ("note", 3), ("more", 3)]
+        );
+        all.extend(versions(vec![doc! { "op": "delete", "after": Bson::Null }]));
+        assert_eq!(told(&all), []);
+        let again = doc! { "op": "create", "after": { "id": 1, "city": "Bern" } };
+        all.push(Version {
+            number: 6,
+            document: again,
+        });
+        assert_eq!(told(&all), [("id", 6), ("city", 6)], "another row");
+    }
+}

@@ -1,0 +1,204 @@
+//! One row's versions.
+
+use futures_util::TryStreamExt;
+use mongodb::bson::{Document, doc};
+
+use super::moment::Moment;
+use super::place::Place;
+use super::table::Table;
+use crate::error::Result;
+use crate::sink::mongo_history::failure::classify;
+
+/// A row that has a history.
+pub struct Entity {
+    table: Table,
+    /// As documents may have it: whether `42` is a number or a text, only they know.
+    names: Vec<String>,
+    /// The first version.
+    first: String,
+}
+
+/// One of a row's versions, with its rank.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Version {
+    pub number: u64,
+    pub document: Document,
+}
+
+impl Version {
+    /// The document, with its number.
+    pub fn json(&self) -> serde_json::Value {
+        let mut value = super::json(&self.document);
+        value["sequence_number"] = self.number.into();
+        value
+    }
+}
+
+/// Which versions are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Range {
+    /// Commit times, both included.
+    pub since: Option<String>,
+    pub until: Option<String>,
+    /// Only those behind this place, the oldest first. Without it the newest are meant.
+    pub after: Option<Place>,
+    /// So many at most.
+    pub limit: Option<u32>,
+}
+
+impl Range {
+    /// What finds its documents.
+    pub fn conditions(&self) -> Vec<Document> {
+        let bound = |operator: &str, time: &Option<String>| {
+            let time = time.as_ref()?;
+            Some(doc! { "when.effective": { operator: time } })
+        };
+        let after = self.after.as_ref().map(Place::filter);
+        let bounds = [
+            bound("$gte", &self.since),
+            bound("$lte", &self.until),
+            after,
+        ];
+        bounds.into_iter().flatten().collect()
+    }
+
+    /// In which order documents are to be read, so that a limit keeps the right ones.
+    pub fn order(&self) -> Document {
+        Place::order(self.after.is_none())
+    }
+}
+
+fn failed(error: mongodb::error::Error) -> crate::error::Error {
+    classify("reading the history", &error)
+}
+
+impl Entity {
+    /// The row of one of these names.
+    pub(super) async fn find(table: &Table, names: Vec<String>) -> Result<Option<Entity>> {
+        let first = table
+            .collection
+            .find_one(doc! { "entity": { "$in": &names } })
+            .sort(doc! { "entity": 1, "version": 1 })
+            .await
+            .map_err(failed)?;
+        Ok(first.and_then(|first| {
+            Some(Entity {
+                table: table.clone(),
+                names,
+                first: first.get_str("version").ok()?.to_owned(),
+            })
+        }))
+    }
+
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// All its versions that `more` lets through. A truncate belongs to the table, and ended the row as well.
+    fn filter(&self, more: Vec<Document>) -> Document {
+        let own = doc! { "entity": { "$in": &self.names } };
+        let truncates = doc! {
+            "entity": &self.table.name,
+            "op": "truncate",
+            "version": { "$gt": &self.first },
+        };
+        let mut all = vec![doc! { "$or": [own, truncates] }];
+        all.extend(more);
+        doc! { "$and": all }
+    }
+
+    async fn count(&self, more: Vec<Document>) -> Result<u64> {
+        let filter = self.filter(more);
+        self.table
+            .collection
+            .count_documents(filter)
+            .await
+            .map_err(failed)
+    }
+
+    /// How many there are in all.
+    pub async fn version_count(&self) -> Result<u64> {
+        self.count(Vec::new()).await
+    }
+
+    /// The versions of a range, oldest first.
+    pub async fn versions(&self, range: &Range) -> Result<Vec<Version>> {
+        let found = self
+            .table
+            .collection
+            .find(self.filter(range.conditions()))
+            .sort(range.order())
+            .limit(range.limit.map_or(0, i64::from))
+            .await
+            .map_err(failed)?;
+        let mut documents: Vec<Document> = found.try_collect().await.map_err(failed)?;
+        if range.after.is_none() {
+            documents.reverse();
+        }
+        let earlier = match documents
+            .first()
+            .and_then(|first| first.get_str("version").ok())
+        {
+            Some(first) => {
+                self.count(vec![doc! { "version": { "$lt": first } }])
+                    .await?
+            }
+            None => 0,
+        };
+        // Times may go back where versions do not: then a range leaves out some in between.
+        let has_gaps = range.since.is_some() || range.until.is_some();
+        let mut versions = Vec::with_capacity(documents.len());
+        for (place, document) in documents.into_iter().enumerate() {
+            let mut number = earlier + place as u64 + 1;
+            if has_gaps && let Ok(version) = document.get_str("version") {
+                number = self
+                    .count(vec![doc! { "version": { "$lte": version } }])
+                    .await?;
+            }
+            versions.push(Version { number, document });
+        }
+        Ok(versions)
+    }
+
+    /// The newest version at a moment; none before the first, and of a number that is not there.
+    pub async fn at(&self, moment: &Moment) -> Result<Option<Version>> {
+        let (filter, order, skip) = match self.table.until(moment) {
+            Some(until) => (self.filter(vec![until]), -1, 0),
+            None => {
+                let Moment::Number(number @ 1..) = moment else {
+                    return Ok(None);
+                };
+                (self.filter(Vec::new()), 1, number - 1)
+            }
+        };
+        let found = self
+            .table
+            .collection
+            .find_one(filter)
+            .sort(doc! { "version": order })
+            .skip(skip)
+            .await
+            .map_err(failed)?;
+        let Some(document) = found else {
+            return Ok(None);
+        };
+        let number = match (moment, document.get_str("version")) {
+            (Moment::Number(number), _) => *number,
+            (_, Ok(version)) => {
+                self.count(vec![doc! { "version": { "$lte": version } }])
+                    .await?
+            }
+            (_, Err(_)) => 0,
+        };
+        Ok(Some(Version { number, document }))
+    }
+
+    /// The newest version.
+    pub async fn newest(&self) -> Result<Option<Version>> {
+        let newest = Range {
+            limit: Some(1),
+            ..Range::default()
+        };
+        Ok(self.versions(&newest).await?.pop())
+    }
+}

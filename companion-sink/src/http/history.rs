@@ -1,0 +1,325 @@
+//! The questions of `crate::history` over HTTP.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Path, Query, State as Extract};
+use axum::http::request::Parts;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use super::problem::Problem;
+use crate::error::Error;
+use crate::history::blame::blame;
+use crate::history::changes::Search;
+use crate::history::difference::difference;
+use crate::history::entity::{Entity, Range};
+use crate::history::moment::{self, Moment};
+use crate::history::place::Place;
+use crate::history::restore::restore;
+use crate::history::rows::{Rows, row_json};
+use crate::history::table::{Histories, find, several};
+use crate::history::{json, state};
+use crate::watermark::Complete;
+
+const LIMIT: u32 = 100;
+const LIMIT_MAX: u32 = 1000;
+
+type Answer = std::result::Result<Json<Value>, Problem>;
+type Asked = Extract<Arc<Histories>>;
+type Row = Path<(String, String)>;
+
+/// Everything below `/v1` that asks the history.
+pub fn router(histories: Arc<Histories>) -> Router {
+    Router::new()
+        .route("/v1/history/{table}", get(table_changes))
+        .route("/v1/history/{table}/at", get(table_at))
+        .route("/v1/history/{table}/{key}", get(timeline))
+        .route("/v1/history/{table}/{key}/at", get(row_at))
+        .route("/v1/history/{table}/{key}/diff", get(row_diff))
+        .route("/v1/history/{table}/{key}/blame", get(row_blame))
+        .route("/v1/history/{table}/{key}/restore", get(row_restore))
+        .route("/v1/transactions/{id}", get(transaction))
+        .route("/v1/actors/{actor}", get(actor))
+        .route("/v1/requests/{id}", get(request))
+        .with_state(histories)
+}
+
+/// What stands behind the question mark; what is wrong there is a problem like others.
+struct Parameters<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let read = Query::<T>::from_request_parts(parts, state).await;
+        read.map(|Query(value)| Parameters(value)).map_err(|wrong| {
+            Error::configuration(wrong.body_text(), "/openapi.json has the parameters.").into()
+        })
+    }
+}
+
+/// Which part of an answer is wanted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Page {
+    since: Option<String>,
+    until: Option<String>,
+    limit: Option<u32>,
+    after: Option<String>,
+    /// Of changes of a table: `column=value`.
+    r#where: Option<String>,
+}
+
+impl Page {
+    fn limit(&self) -> u32 {
+        self.limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX)
+    }
+
+    fn range(&self) -> Result<Range, Error> {
+        let time = |text: &Option<String>| text.as_deref().map(moment::time).transpose();
+        Ok(Range {
+            since: time(&self.since)?,
+            until: time(&self.until)?,
+            after: Some(Place::parse(self.after.as_deref().unwrap_or_default())),
+            limit: Some(self.limit()),
+        })
+    }
+
+    /// What to ask for next; none where there were fewer documents than asked for.
+    fn next(&self, documents: &[Value]) -> Value {
+        let last = documents
+            .last()
+            .filter(|_| documents.len() >= self.limit() as usize);
+        let place = last.and_then(|last| Some((last["version"].as_str()?, last["_id"].as_str()?)));
+        place.map_or(Value::Null, |(version, id)| Place::text(version, id).into())
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct When {
+    time: Option<String>,
+    version: Option<String>,
+    limit: Option<u32>,
+    after: Option<String>,
+}
+
+impl When {
+    fn moment(&self) -> Result<Moment, Error> {
+        match (&self.time, &self.version) {
+            (Some(time), None) => moment::time(time).map(Moment::Time),
+            (None, Some(version)) => Moment::parse(version),
+            _ => Err(Error::configuration(
+                "time or version is missing, or both are there",
+                "Ask with ?time=2026-11-21T10:40:00Z or ?version=3.",
+            )),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Between {
+    from: String,
+    to: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    version: String,
+}
+
+async fn entity(histories: &Histories, table: &str, key: &str) -> Result<Entity, Problem> {
+    let tables = histories.tables(Some(table)).await?;
+    let found = find(&tables, key).await?;
+    found.ok_or_else(|| Problem::not_found(&format!("{table} {key}")))
+}
+
+async fn timeline(
+    Extract(histories): Asked,
+    Path((table, key)): Row,
+    Parameters(page): Parameters<Page>,
+) -> Answer {
+    let entity = entity(&histories, &table, &key).await?;
+    let versions = entity.versions(&page.range()?).await?;
+    let versions: Vec<Value> = versions.iter().map(|version| version.json()).collect();
+    let next = page.next(&versions);
+    Ok(Json(json!({
+        "table": entity.table().name,
+        "key": versions.iter().map(|version| &version["key"]).find(|key| !key.is_null()),
+        "versions": versions,
+        "next": next,
+        "complete_up_to": entity.table().complete.as_ref().map(Complete::json),
+    })))
+}
+
+async fn row_at(
+    Extract(histories): Asked,
+    Path((table, key)): Row,
+    Parameters(when): Parameters<When>,
+) -> Answer {
+    let moment = when.moment()?;
+    let entity = entity(&histories, &table, &key).await?;
+    let version = entity.at(&moment).await?;
+    let version =
+        version.ok_or_else(|| Problem::not_found(&format!("{table} {key} at that moment")))?;
+    Ok(Json(json!({
+        "version": version.number,
+        "state": state(&version.document).map(json),
+        "complete_up_to": entity.table().complete.as_ref().map(Complete::json),
+    })))
+}
+
+async fn table_at(
+    Extract(histories): Asked,
+    Path(table): Path<String>,
+    Parameters(when): Parameters<When>,
+) -> Answer {
+    let moment = when.moment()?;
+    let tables = histories.tables(Some(&table)).await?;
+    let found = match tables.as_slice() {
+        [] => return Err(Problem::not_found(&table)),
+        [found] => found,
+        _ => return Err(several(&tables, &table).into()),
+    };
+    let limit = when.limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX) as usize;
+    let mut rows = Rows::at(found, &moment, when.after.as_deref()).await?;
+    let mut page = Vec::new();
+    let mut next = Value::Null;
+    while let Some(row) = rows.next().await? {
+        page.push(row_json(&row));
+        if page.len() == limit {
+            next = row.get_str("entity").unwrap_or_default().into();
+            break;
+        }
+    }
+    Ok(Json(json!({
+        "table": found.name,
+        "rows": page,
+        "next": next,
+        "complete_up_to": found.complete.as_ref().map(Complete::json),
+    })))
+}
+
+async fn row_diff(
+    Extract(histories): Asked,
+    Path((table, key)): Row,
+    Parameters(between): Parameters<Between>,
+) -> Answer {
+    let (from, to) = (Moment::parse(&between.from)?, Moment::parse(&between.to)?);
+    let entity = entity(&histories, &table, &key).await?;
+    let (Some(from), Some(to)) = (entity.at(&from).await?, entity.at(&to).await?) else {
+        return Err(Problem::not_found(&format!("{table} {key} at that moment")));
+    };
+    let differences = difference(&from.document, &to.document);
+    Ok(Json(differences.iter().map(|one| one.json()).collect()))
+}
+
+async fn row_blame(Extract(histories): Asked, Path((table, key)): Row) -> Answer {
+    let entity = entity(&histories, &table, &key).await?;
+    let versions = entity.versions(&Range::default()).await?;
+    let blamed = blame(&versions);
+    let columns: Map<String, Value> = blamed
+        .iter()
+        .map(|blamed| {
+            let mut value = blamed.json();
+            if let Value::Object(object) = &mut value {
+                object.remove("column");
+            }
+            (blamed.column.to_owned(), value)
+        })
+        .collect();
+    Ok(Json(Value::Object(columns)))
+}
+
+async fn row_restore(
+    Extract(histories): Asked,
+    Path((table, key)): Row,
+    Parameters(wanted): Parameters<Wanted>,
+) -> Answer {
+    let moment = Moment::parse(&wanted.version)?;
+    let entity = entity(&histories, &table, &key).await?;
+    let sql = restore(&entity, &moment).await?;
+    let sql = sql.ok_or_else(|| Problem::not_found(&format!("{table} {key} at that moment")))?;
+    Ok(Json(json!({ "sql": sql })))
+}
+
+async fn table_changes(
+    histories: Asked,
+    Path(table): Path<String>,
+    Parameters(page): Parameters<Page>,
+) -> Answer {
+    let values = page.r#where.iter().cloned().collect();
+    let search = Search {
+        values,
+        ..Search::default()
+    };
+    changes(histories, Some(&table), search, page).await
+}
+
+async fn transaction(
+    histories: Asked,
+    Path(id): Path<String>,
+    Parameters(page): Parameters<Page>,
+) -> Answer {
+    let search = Search {
+        transaction: Some(id),
+        ..Search::default()
+    };
+    changes(histories, None, search, page).await
+}
+
+async fn actor(
+    histories: Asked,
+    Path(actor): Path<String>,
+    Parameters(page): Parameters<Page>,
+) -> Answer {
+    let search = Search {
+        actor: Some(actor),
+        ..Search::default()
+    };
+    changes(histories, None, search, page).await
+}
+
+async fn request(
+    histories: Asked,
+    Path(id): Path<String>,
+    Parameters(page): Parameters<Page>,
+) -> Answer {
+    let search = Search {
+        request: Some(id),
+        ..Search::default()
+    };
+    changes(histories, None, search, page).await
+}
+
+/// Changes in the order in which they were committed; none at all is an empty list.
+async fn changes(
+    Extract(histories): Asked,
+    table: Option<&str>,
+    search: Search,
+    page: Page,
+) -> Answer {
+    let search = Search {
+        range: page.range()?,
+        ..search
+    };
+    let tables = histories.tables(table).await?;
+    if let (Some(table), true) = (table, tables.is_empty()) {
+        return Err(Problem::not_found(table));
+    }
+    let found = search.run(&tables).await?;
+    let changes: Vec<Value> = found.iter().map(|change| json(&change.document)).collect();
+    let next = page.next(&changes);
+    let complete = tables.iter().filter_map(|table| table.complete.as_ref());
+    let complete = complete.min_by(|one, other| one.version.cmp(&other.version));
+    Ok(Json(json!({
+        "changes": changes,
+        "next": next,
+        "complete_up_to": complete.map(Complete::json),
+    })))
+}

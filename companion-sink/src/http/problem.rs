@@ -1,0 +1,71 @@
+//! Errors as RFC 9457 has them, with the code of the catalogue.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::error::{Code, Error};
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    title: String,
+    detail: Option<String>,
+    code: Option<Code>,
+}
+
+impl Problem {
+    /// There is no such thing.
+    pub fn not_found(what: &str) -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: format!("there is no history of {what}"),
+            detail: None,
+            code: None,
+        }
+    }
+
+    /// Who asks has not said who they are.
+    pub fn unauthorized() -> Problem {
+        Problem {
+            status: StatusCode::UNAUTHORIZED,
+            title: "the token is missing or wrong".to_owned(),
+            detail: Some(
+                "Send the header Authorization: Bearer, with the token of [http] token_file."
+                    .to_owned(),
+            ),
+            code: None,
+        }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        Problem {
+            status: match error.code {
+                Code::Configuration => StatusCode::BAD_REQUEST,
+                Code::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+            title: error.what,
+            detail: Some(error.hint),
+            code: Some(error.code),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({ "status": self.status.as_u16(), "title": self.title });
+        if let Some(detail) = self.detail {
+            body["detail"] = detail.into();
+        }
+        if let Some(code) = self.code {
+            body["code"] = code.to_string().into();
+        }
+        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+        (self.status, kind, Json(body).into_response().into_body()).into_response()
+    }
+}

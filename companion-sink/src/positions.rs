@@ -1,0 +1,218 @@
+//! The sender's positions: up to which commit everything is in Kafka, and where the topics end there.
+//!
+//! Read from the end of `<source>.cdc_positions`, for most of it is older than the newest full record. Only a server of the
+//! source can check the seal of a record; whoever may write the topic is trusted here.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use change::position::{FORMAT, Position, Record};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::watch;
+
+use crate::civil_time::now_us;
+use crate::config::Config;
+use crate::discovery::configuration_error;
+use crate::error::{Error, Result, log};
+use crate::kafka_client;
+
+/// Fetched ahead; a position is some hundred bytes and a few for each topic.
+const MEMORY_BYTES: u64 = 4 << 20;
+/// Records from the end that are read first; if there is no full one among them, so many times more.
+const FIRST_WINDOW: i64 = 64;
+const WIDER: i64 = 16;
+/// How long a poll waits before it is looked whether anybody still wants positions.
+const POLL: Duration = Duration::from_secs(1);
+const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(1);
+const REPEAT_WARNING: Duration = Duration::from_secs(30);
+
+/// The newest position; none until one was read.
+pub type Newest = watch::Receiver<Option<Arc<Position>>>;
+
+/// Seconds since the sender wrote a position.
+pub fn age_seconds(position: &Position) -> f64 {
+    (now_us() - position.sent_ts_us).max(0) as f64 / 1e6
+}
+
+/// Follows the positions of the source, on a thread of its own, until the last receiver is gone.
+pub fn follow(config: &Config) -> Result<Newest> {
+    let group = format!("{}.positions", config.name);
+    let mut client = kafka_client::consumer(config, &group, MEMORY_BYTES)?;
+    client.set("statistics.interval.ms", "0");
+    let consumer: BaseConsumer = client
+        .create()
+        .map_err(|error| configuration_error(&error))?;
+    let topic = format!("{}.cdc_positions", config.kafka.source);
+    let (sender, newest) = watch::channel(None);
+    thread::Builder::new()
+        .name("positions".into())
+        .spawn(move || follow_forever(&consumer, &topic, &sender))
+        .map_err(|error| Error::configuration(error.to_string(), "Raise the limit of threads."))?;
+    Ok(newest)
+}
+
+fn follow_forever(
+    consumer: &BaseConsumer,
+    topic: &str,
+    sender: &watch::Sender<Option<Arc<Position>>>,
+) {
+    let mut warned: Option<Instant> = None;
+    while !sender.is_closed() {
+        match read(consumer, topic, sender) {
+            Ok(()) => return,
+            // A source that never had a sender.
+            Err(error)
+                if error.rdkafka_error_code()
+                    == Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
+            Err(error) => {
+                if warned.is_none_or(|at| at.elapsed() > REPEAT_WARNING) {
+                    log(&Error::kafka(&format!("reading {topic}"), &error), "");
+                    warned = Some(Instant::now());
+                }
+            }
+        }
+        thread::sleep(RETRY);
+    }
+}
+
+/// Until nobody wants positions any more.
+fn read(
+    consumer: &BaseConsumer,
+    topic: &str,
+    sender: &watch::Sender<Option<Arc<Position>>>,
+) -> std::result::Result<(), KafkaError> {
+    let (low, high) = consumer.fetch_watermarks(topic, 0, WATERMARKS_TIMEOUT)?;
+    let mut window = FIRST_WINDOW;
+    let mut known = Known::default();
+    let assign = |from: i64| {
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, 0, Offset::Offset(from))?;
+        consumer.assign(&assignment)
+    };
+    assign((high - window).max(low))?;
+    while !sender.is_closed() {
+        let Some(message) = consumer.poll(POLL) else {
+            continue;
+        };
+        let message = message?;
+        let position = message
+            .payload()
+            .and_then(|bytes| serde_json::from_slice::<Position>(bytes).ok());
+        let Some(position) = position.filter(|position| position.format == FORMAT) else {
+            tracing::warn!(
+                topic,
+                offset = message.offset(),
+                "a record is not a position and is ignored"
+            );
+            continue;
+        };
+        match known.take(position) {
+            Taken::Newer(position) => drop(sender.send_replace(Some(position))),
+            Taken::Nothing => {}
+            Taken::FullIsMissing if high - window > low => {
+                window *= WIDER;
+                known = Known::default();
+                assign((high - window).max(low))?;
+            }
+            // The full record comes: the sender writes one when it starts, and now and then.
+            Taken::FullIsMissing => {}
+        }
+    }
+    Ok(())
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Known {
+    full: Option<Position>,
+    newest_rank: (u64, u32, u64),
+}
+
+enum Taken {
+    /// A newer position, with all ends.
+    Newer(Arc<Position>),
+    /// What is known is as new, or it is no position.
+    Nothing,
+    /// It adds to a full record that was not read.
+    FullIsMissing,
+}
+
+impl Known {
+    fn take(&mut self, position: Position) -> Taken {
+        if position.record == Record::Claim || position.rank() < self.newest_rank {
+            return Taken::Nothing;
+        }
+        let whole = match (&position.record, &self.full) {
+            (Record::Tip, Some(full)) if position.full == Some(full.commit_lsn) => {
+                let mut ends = full.ends.clone();
+                ends.extend(position.ends.clone());
+                Position { ends, ..position }
+            }
+            (Record::Tip, _) => return Taken::FullIsMissing,
+            _ => {
+                self.full = Some(position.clone());
+                position
+            }
+        };
+        self.newest_rank = whole.rank();
+        Taken::Newer(Arc::new(whole))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(
+        kind: &str,
+        epoch: u64,
+        lsn: &str,
+        full: Option<&str>,
+        ends: serde_json::Value,
+    ) -> Position {
+        let mut position = serde_json::json!({
+            "format": 1, "record": kind, "source": "s", "name": "pg", "generation": 1, "epoch": epoch, "timeline": 1,
+            "timeline_start": "0/0", "commit_lsn": lsn, "restart_lsn": lsn, "nonce": "", "events": {"done": 1, "of": 1},
+            "effective_ts_us": 1, "sent_ts_us": 2, "heartbeat_ms": 10000, "node": "db1", "cluster_id": "k", "ends": ends,
+            "mac": "",
+        });
+        if let Some(full) = full {
+            position["full"] = full.into();
+        }
+        serde_json::from_value(position).unwrap()
+    }
+
+    fn ends(of: &[(&str, i64)]) -> serde_json::Value {
+        let ends = of.iter().map(|(topic, end)| {
+            let ends = serde_json::json!({"topic_id": "x", "partitions": 1, "end": [end]});
+            ((*topic).to_owned(), ends)
+        });
+        serde_json::Value::Object(ends.collect())
+    }
+
+    #[test]
+    fn a_tip_adds_to_its_full_record_and_nothing_goes_back() {
+        let mut known = Known::default();
+        let tip = |lsn, full| record("tip", 2, lsn, Some(full), ends(&[("b", 9)]));
+        assert!(matches!(
+            known.take(tip("0/30", "0/20")),
+            Taken::FullIsMissing
+        ));
+        let full = record("full", 2, "0/20", None, ends(&[("a", 1), ("b", 2)]));
+        assert!(matches!(known.take(full), Taken::Newer(_)));
+        let Taken::Newer(newest) = known.take(tip("0/30", "0/20")) else {
+            panic!("a newer one");
+        };
+        assert_eq!((newest.ends["a"].end[0], newest.ends["b"].end[0]), (1, 9));
+        let of_replaced = record("full", 1, "0/99", None, ends(&[]));
+        let claim = record("claim", 3, "0/0", None, ends(&[]));
+        for older in [of_replaced, claim, tip("0/28", "0/20")] {
+            assert!(matches!(known.take(older), Taken::Nothing));
+        }
+    }
+}
