@@ -456,6 +456,15 @@ fn every_moment_comes_back_as_it_was() {
     assert!(restored > 10, "{restored} statements");
 }
 
+/// Ends the writer also where an assertion fails.
+struct EndsWriter<'a>(&'a AtomicBool);
+
+impl Drop for EndsWriter<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_moment_has_no_half_of_a_transaction() {
     const ACCOUNTS: i64 = 30;
@@ -485,6 +494,7 @@ fn a_moment_has_no_half_of_a_transaction() {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
+        let _ends = EndsWriter(&is_over);
         let mut moments = BTreeSet::new();
         for _ in 0..10 {
             // Later than anything that the history can have.
@@ -517,7 +527,6 @@ fn a_moment_has_no_half_of_a_transaction() {
                 .then_some(())
                 .ok_or(moments.len().to_string())
         });
-        is_over.store(true, Ordering::Relaxed);
         moments
     });
     assert!(moments.len() >= 5, "{moments:?}");
