@@ -63,7 +63,11 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
     }
     make_triggers(&table, &wanted, before.is_some());
     partitions::follow(&table);
-    SchemaChange::new("CREATE").capture(&table);
+    SchemaChange {
+        contents_changed: with_snapshot,
+        ..SchemaChange::new(SchemaChange::TRACKED)
+    }
+    .capture(&table);
     if with_snapshot {
         snapshot::ask(&table, &Wanted::default());
     }

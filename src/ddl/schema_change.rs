@@ -23,6 +23,9 @@ pub struct SchemaChange {
 }
 
 impl SchemaChange {
+    /// The kind of a table's first event. Its rows come by a snapshot only if somebody asked for one.
+    pub const TRACKED: &str = "CREATE";
+
     pub fn new(kind: &'static str) -> SchemaChange {
         SchemaChange {
             kind,
@@ -36,7 +39,7 @@ impl SchemaChange {
     pub fn capture(&self, table: &Table) {
         if let Some(options) = table.options() {
             table.capture_schema_change(&self.json(table, &options));
-            if self.contents_changed {
+            if self.contents_changed && self.kind != Self::TRACKED {
                 repair::note(table.oid);
             }
         }

@@ -13,9 +13,11 @@ use super::position::{Context, Owner, Unwritten, Writer};
 use super::progress::{Progress, Progresses};
 use super::queue_wake::QueueWake;
 
-/// Positions are not written more often than this while transactions follow each other: brokers write four records for
-/// each, and nothing waits for them.
-const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// Consistent readers wait for positions, but brokers write four records for each: a few transactions have one soon, many share
+/// one.
+const MIN_INTERVAL: Duration = Duration::from_millis(5);
+const FEW_TRANSACTIONS: u64 = 5;
+const SHARED_INTERVAL: Duration = Duration::from_millis(50);
 /// A transaction here has one record.
 const TRANSACTION_TIMEOUT_MS: &str = "10000";
 /// Where there are tokens an idle producer is polled so often: that is how librdkafka asks for new ones.
@@ -101,6 +103,7 @@ impl PositionThread<'_> {
             false => heartbeat,
         };
         let mut last_write: Option<Instant> = None;
+        let mut transactions = 0;
         while !self.is_over() {
             let due = last_write.is_some_and(|at| at.elapsed() >= heartbeat);
             if progresses.is_empty() && !due {
@@ -114,11 +117,12 @@ impl PositionThread<'_> {
                 last_write.get_or_insert_with(Instant::now);
                 continue;
             }
-            if let Some(wait) = last_write.and_then(|at| MIN_INTERVAL.checked_sub(at.elapsed())) {
-                std::thread::sleep(wait);
+            if let Some(at) = last_write {
+                self.gather(at, transactions);
             }
             let (number, progress) = progresses.take();
             last_write = Some(Instant::now());
+            transactions = self.board.read(|facts| facts.acknowledged);
             let Some(progress) = progress.or_else(|| self.writer.last_progress()) else {
                 continue;
             };
@@ -129,6 +133,18 @@ impl PositionThread<'_> {
                     return;
                 }
             }
+        }
+    }
+
+    /// Waits for what shares the next position, after one that was written at `last_write` for `before` transactions.
+    fn gather(&self, last_write: Instant, before: u64) {
+        let wait = |interval: Duration| {
+            std::thread::sleep(interval.saturating_sub(last_write.elapsed()));
+        };
+        wait(MIN_INTERVAL);
+        let acknowledged = self.board.read(|facts| facts.acknowledged);
+        if acknowledged.saturating_sub(before) > FEW_TRANSACTIONS {
+            wait(SHARED_INTERVAL);
         }
     }
 
