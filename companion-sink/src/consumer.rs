@@ -11,7 +11,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -233,24 +233,14 @@ impl Loop {
 
     fn own(&self, message: &BorrowedMessage<'_>) -> Option<Record> {
         let (topic, partitions) = self.topics.get_key_value(message.topic())?;
-        let headers = message.headers();
-        let headers = headers
-            .into_iter()
-            .flat_map(|headers| headers.iter().map(|header| (header.key, header.value)));
-        let mut record = Record::new(
-            Arc::clone(topic),
-            message.partition(),
-            message.offset(),
-            message.key(),
-            message.payload(),
-            headers,
-        );
+        let mut record = Record::of(message, Arc::clone(topic));
         record.epoch = *partitions.get(&message.partition())?;
         Some(record)
     }
 }
 
-fn is_out_of_range(error: &KafkaError) -> bool {
+/// Whether an offset is no longer, or not yet, in the log.
+pub fn is_out_of_range(error: &KafkaError) -> bool {
     matches!(
         error,
         KafkaError::MessageConsumption(
@@ -259,8 +249,8 @@ fn is_out_of_range(error: &KafkaError) -> bool {
     )
 }
 
-/// Connection troubles are told by discovery, once; the rest is worth a line.
-fn report(error: &KafkaError) {
+/// Tells an error of a client: connection troubles are told by discovery, once; the rest is worth a line.
+pub fn report(error: &KafkaError) {
     match error {
         KafkaError::MessageConsumption(
             RDKafkaErrorCode::BrokerTransportFailure
@@ -271,7 +261,8 @@ fn report(error: &KafkaError) {
     }
 }
 
-struct Context(Arc<Ends>);
+/// Takes librdkafka's statistics.
+pub struct Context(pub Arc<Ends>);
 
 impl ClientContext for Context {
     fn stats_raw(&self, statistics: &[u8]) {
@@ -297,7 +288,7 @@ impl ConsumerContext for Context {
 
 /// Where the partitions end, from librdkafka's statistics of each second.
 #[derive(Default)]
-struct Ends(Mutex<HashMap<String, HashMap<i32, PartitionStatistics>>>);
+pub struct Ends(Mutex<HashMap<String, HashMap<i32, PartitionStatistics>>>);
 
 impl Ends {
     fn replace(&self, statistics: Statistics) {
@@ -312,7 +303,16 @@ impl Ends {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ends;
     }
 
-    fn lag(&self, at: &TopicPartition, next_offset: i64) -> u64 {
+    /// Whether everything before `offset` was handed over, as of the last second.
+    pub fn is_handed_over(&self, at: &TopicPartition, offset: i64) -> bool {
+        let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.get(&*at.topic)
+            .and_then(|topic| topic.get(&at.partition))
+            .is_some_and(|end| end.next_offset >= offset && end.fetchq_cnt == 0)
+    }
+
+    /// Events that are not applied yet, as of the last second, when `next_offset` comes next.
+    pub fn lag(&self, at: &TopicPartition, next_offset: i64) -> u64 {
         let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(end) = ends
             .get(&*at.topic)

@@ -21,6 +21,8 @@ pub enum Code {
     LogTruncated = 1008,
     /// Another instance writes for this sink.
     OtherInstance = 1009,
+    /// An event that stops a consistent replica.
+    Poison = 1010,
     /// A change of the table's definition that the target does not have.
     SchemaChange = 1011,
 }
@@ -49,6 +51,7 @@ impl Code {
             | Code::SecretFile
             | Code::TargetRefuses
             | Code::LogTruncated
+            | Code::Poison
             | Code::SchemaChange => Policy::Halt,
         }
     }

@@ -123,6 +123,30 @@ impl<'a> Headers<'a> {
     }
 }
 
+/// Whether a record is a snapshot's for other sinks than `sink`.
+pub fn is_for_others(record: &Record, sink: &str) -> bool {
+    // Everybody is meant where it is no JSON array of names.
+    let names = |sinks: &str| serde_json::from_str::<Vec<String>>(sinks);
+    record
+        .header("cdc.sinks")
+        .and_then(|sinks| names(sinks).ok())
+        .is_some_and(|sinks| !sinks.iter().any(|name| name == sink))
+}
+
+/// When the source committed what a record tells of, microseconds since 1970; `None` where its body does not say.
+pub fn commit_time_us(record: &Record) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct Body {
+        source: Source,
+    }
+    #[derive(Deserialize)]
+    struct Source {
+        ts_us: i64,
+    }
+    let body: Body = serde_json::from_slice(record.value()?).ok()?;
+    Some(body.source.ts_us)
+}
+
 /// Whether `text` has the form of a version.
 pub fn is_version(text: &str) -> bool {
     text.len() == VERSION_LENGTH
@@ -183,9 +207,9 @@ pub struct RowBody<'a> {
     /// Where the row lives.
     #[serde(borrow)]
     pub source: TableName<'a>,
-    /// The row before the change.
+    /// The row before the change, not parsed: few need it.
     #[serde(borrow)]
-    pub before: Option<Image<'a>>,
+    pub before: Option<&'a RawValue>,
     /// The row after the change.
     #[serde(borrow)]
     pub after: Option<Image<'a>>,
@@ -271,7 +295,12 @@ impl<'a> SnapshotBody<'a> {
 
     /// The whole snapshot ends here.
     pub fn is_end(&self) -> bool {
-        self.snapshot.event == "chunk_end" && self.snapshot.to.is_none_or(|to| to.get() == "null")
+        self.is_chunk_end() && self.snapshot.to.is_none_or(|to| to.get() == "null")
+    }
+
+    /// A chunk ends here.
+    pub fn is_chunk_end(&self) -> bool {
+        self.snapshot.event == "chunk_end"
     }
 
     /// The chunk says nothing of rows that it has not got.

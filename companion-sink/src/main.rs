@@ -98,6 +98,10 @@ fn execute(arguments: &Arguments) -> Result<u8> {
                 .run(&config, arguments.json, arguments.color)
                 .await
                 .map(|()| 0),
+            Command::Dlq(dlq) => {
+                let found = dlq.run(&config, arguments.json, arguments.color).await?;
+                Ok(if found { 0 } else { NOT_FOUND })
+            }
             Command::History(query) => {
                 let found = query.run(&config, arguments.json, arguments.color).await?;
                 Ok(if found { 0 } else { NOT_FOUND })

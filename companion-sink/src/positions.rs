@@ -39,6 +39,11 @@ pub fn age_seconds(position: &Position) -> f64 {
     (now_us() - position.sent_ts_us).max(0) as f64 / 1e6
 }
 
+/// The topic that has them.
+pub fn topic(config: &Config) -> String {
+    format!("{}.cdc_positions", config.kafka.source)
+}
+
 /// Follows the positions of the source, on a thread of its own, until the last receiver is gone.
 pub fn follow(config: &Config) -> Result<Newest> {
     let group = format!("{}.positions", config.name);
@@ -47,7 +52,7 @@ pub fn follow(config: &Config) -> Result<Newest> {
     let consumer: BaseConsumer = client
         .create()
         .map_err(|error| configuration_error(&error))?;
-    let topic = format!("{}.cdc_positions", config.kafka.source);
+    let topic = topic(config);
     let (sender, newest) = watch::channel(None);
     thread::Builder::new()
         .name("positions".into())

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+
 /// A record of a topic. All its bytes lie in one allocation, whose size bounds what a batch holds.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -62,6 +64,37 @@ impl Record {
             key,
             value,
             headers,
+        }
+    }
+
+    /// Copies a message of `topic`.
+    pub fn of(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Self {
+        let headers = message.headers();
+        let headers = headers
+            .into_iter()
+            .flat_map(|headers| headers.iter().map(|header| (header.key, header.value)));
+        Record::new(
+            topic,
+            message.partition(),
+            message.offset(),
+            message.key(),
+            message.payload(),
+            headers,
+        )
+    }
+
+    /// The same with another value.
+    pub fn with_value(&self, value: &[u8]) -> Self {
+        Record {
+            epoch: self.epoch,
+            ..Record::new(
+                Arc::clone(&self.topic),
+                self.partition,
+                self.offset,
+                self.key(),
+                Some(value),
+                self.headers(),
+            )
         }
     }
 

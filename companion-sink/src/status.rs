@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use crate::civil_time;
 use crate::error::Error;
+use crate::record::Record;
+use crate::sink::Applied;
 
 /// The states of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -99,6 +101,38 @@ pub struct Figures {
 }
 
 impl Figures {
+    /// Counts the events of an applied batch, and what became of them.
+    pub fn count(&mut self, records: &[Record], applied: &Applied) {
+        self.count_events(records);
+        for reason in &applied.dead_letters {
+            *self.dead_letters.entry(reason).or_default() += 1;
+        }
+        self.parked_keys = applied.parked_keys;
+        let total = self.applied_total();
+        self.rate.note(Instant::now(), total);
+    }
+
+    /// Counts applied events.
+    pub fn count_events(&mut self, records: &[Record]) {
+        for record in records {
+            self.count_event(record);
+        }
+    }
+
+    /// Events in Kafka that are not applied.
+    pub fn set_lag(&mut self, events: u64) {
+        self.lag_events = events;
+        if events == 0 {
+            self.lag_seconds = 0.0;
+        }
+    }
+
+    /// Counts one applied event.
+    pub fn count_event(&mut self, record: &Record) {
+        let op = op_label(record.header("cdc.op"));
+        *self.applied.entry(op).or_default() += 1;
+    }
+
     /// All applied events.
     pub fn applied_total(&self) -> u64 {
         self.applied.values().sum()
@@ -231,16 +265,27 @@ impl SinkStatus {
         });
     }
 
-    /// Notes an applied batch.
-    pub fn applied(&self, took: Duration, latency_seconds: Option<f64>) {
+    /// Notes an applied batch, and when its last event was committed, microseconds since 1970.
+    pub fn applied(&self, took: Duration, last_commit_us: Option<i64>) {
         let mut figures = self.figures();
         figures.batches += 1;
         figures.apply_seconds.observe(took.as_secs_f64());
-        if let Some(seconds) = latency_seconds {
+        if let Some(commit_us) = last_commit_us {
+            let seconds = (civil_time::now_us() - commit_us).max(0) as f64 / 1e6;
             figures.latency_seconds.observe(seconds);
             figures.lag_seconds = seconds;
         }
     }
+}
+
+/// The operation as a label; anything unknown is one label, for a label never comes from outside.
+fn op_label(op: Option<&str>) -> &'static str {
+    const OPS: [&str; 10] = [
+        "c", "u", "d", "r", "t", "m", "schema", "snapshot", "barrier", "emit",
+    ];
+    OPS.into_iter()
+        .find(|known| Some(*known) == op)
+        .unwrap_or("malformed")
 }
 
 #[cfg(test)]

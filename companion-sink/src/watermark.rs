@@ -23,12 +23,7 @@ pub struct Complete {
 impl Complete {
     fn of(position: &Position) -> Complete {
         Complete {
-            version: format!(
-                "{:04x}-{:08x}-{:016x}",
-                position.generation,
-                position.timeline,
-                position.complete_lsn()
-            ),
+            version: position.complete_place().to_string(),
             time: rfc3339(position.effective_ts_us),
         }
     }

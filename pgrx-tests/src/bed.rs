@@ -360,6 +360,7 @@ impl<'a> Database<'a> {
             replica_url: self.bed.target().url(&self.replica_name()),
             http_port: port::free(),
             http_token_file: None,
+            consistency: "transaction",
             more_toml: String::new(),
         }
     }

@@ -33,6 +33,8 @@ pub struct Plan {
     pub mongo_database: String,
     /// PostgreSQL connection string of the replica.
     pub replica_url: String,
+    /// The replica's `consistency`.
+    pub consistency: &'static str,
     /// Port of its HTTP interface on 127.0.0.1.
     pub http_port: u16,
     /// The file with the token that it wants.
@@ -49,7 +51,7 @@ impl Plan {
         format!(
             "name = {}\n\n[kafka]\nbrokers = {}\nsource = {}\n\n[http]\nlisten = \"127.0.0.1:{}\"\n{}\n\
              [sink.history]\nkind = \"mongo-history\"\ntopics = {topics}\nurl = {}\ndatabase = {}\n\n\
-             [sink.replica]\nkind = \"postgres\"\ntopics = {topics}\nurl = {}\n\n{}",
+             [sink.replica]\nkind = \"postgres\"\ntopics = {topics}\nurl = {}\nconsistency = {}\n\n{}",
             text(&self.name),
             text(&self.brokers),
             text(&self.source),
@@ -62,6 +64,7 @@ impl Plan {
             text(&self.mongo_url),
             text(&self.mongo_database),
             text(&self.replica_url),
+            text(self.consistency),
             self.more_toml,
         )
     }
@@ -97,10 +100,19 @@ impl CompanionSink {
     /// # Panics
     /// When it ends instead, or is not ready in time; the message has the end of its log.
     pub fn start(&self) {
+        self.start_only(&[]);
+    }
+
+    /// As [`CompanionSink::start`], with the sinks named (`history`, `replica`) instead of both.
+    ///
+    /// # Panics
+    /// As that does.
+    pub fn start_only(&self, sinks: &[&str]) {
         let mut slot = self.process.lock().expect("companion-sink's process");
         assert!(slot.is_none(), "companion-sink runs already");
         let mut command = self.command();
         command.arg("run");
+        command.args(sinks.iter().flat_map(|sink| ["--sink", sink]));
         let mut process = Process::start(
             "companion-sink",
             command,

@@ -1,14 +1,13 @@
-//! Debezium's connector for PostgreSQL, in Kafka Connect's standalone worker: the reference for events that its readers parse,
+//! Debezium's connector for PostgreSQL, in a worker of Kafka Connect: the reference for events that its readers parse,
 //! and for speed.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
+use crate::connect_worker::{ConnectWorker, write_properties};
 use crate::kafka::Kafka;
 use crate::postgres::Postgres;
-use crate::process::{self, Process};
-use crate::{parts, port, wait_until};
+use crate::wait_until;
 
 const TIMEOUT: Duration = Duration::from_secs(120);
 const SLOT: &str = "debezium";
@@ -26,6 +25,8 @@ pub enum Purpose {
     /// To compare its speed: large batches, time and memory for Java's compilers, and otherwise Debezium's defaults, which
     /// cost it least.
     Speed,
+    /// As [`Purpose::Speed`], for topics that Debezium's JDBC sink reads: it wants schemas, and needs no tombstones.
+    Replica,
 }
 
 impl Purpose {
@@ -33,22 +34,31 @@ impl Purpose {
     pub fn java_options(self) -> &'static [&'static str] {
         match self {
             Purpose::Events => &["-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"],
-            Purpose::Speed => &["-Xmx2g"],
+            Purpose::Speed | Purpose::Replica => &["-Xmx2g"],
         }
+    }
+
+    /// Settings of Kafka Connect's worker that say how records are written and read.
+    pub fn converters(self) -> [(&'static str, &'static str); 5] {
+        let schemas = match self {
+            Purpose::Events | Purpose::Speed => "false",
+            Purpose::Replica => "true",
+        };
+        [
+            ("key.converter", CONVERTER),
+            ("key.converter.schemas.enable", schemas),
+            ("value.converter", CONVERTER),
+            ("value.converter.schemas.enable", schemas),
+            ("plugin.discovery", "only_scan"),
+        ]
     }
 
     /// Settings of Kafka Connect's worker, beside those that name places.
     pub fn worker_settings(self) -> Vec<(&'static str, &'static str)> {
-        let mut settings = vec![
-            ("key.converter", CONVERTER),
-            ("key.converter.schemas.enable", "false"),
-            ("value.converter", CONVERTER),
-            ("value.converter.schemas.enable", "false"),
-            ("plugin.discovery", "only_scan"),
-        ];
+        let mut settings = self.converters().to_vec();
         settings.extend_from_slice(match self {
             Purpose::Events => &[("offset.flush.interval.ms", "1000")],
-            Purpose::Speed => &[
+            Purpose::Speed | Purpose::Replica => &[
                 ("producer.linger.ms", "5"),
                 ("producer.compression.type", "lz4"),
                 ("producer.batch.size", "1000000"),
@@ -86,6 +96,11 @@ impl Purpose {
                 ("message.prefix.exclude.list", "pg_cdc"),
             ],
             Purpose::Speed => &[("max.batch.size", "20480"), ("max.queue.size", "81920")],
+            Purpose::Replica => &[
+                ("max.batch.size", "20480"),
+                ("max.queue.size", "81920"),
+                ("tombstones.on.delete", "false"),
+            ],
         });
         settings
     }
@@ -94,8 +109,7 @@ impl Purpose {
 /// A running connector. Dropping it kills it.
 #[derive(Debug)]
 pub struct Debezium {
-    process: Process,
-    log: PathBuf,
+    worker: ConnectWorker,
 }
 
 impl Debezium {
@@ -112,16 +126,6 @@ impl Debezium {
         purpose: Purpose,
     ) -> Debezium {
         std::fs::create_dir_all(folder).expect("a folder for Debezium");
-        let worker = folder.join("worker.properties");
-        let places = [
-            ("bootstrap.servers", kafka.brokers()),
-            (
-                "offset.storage.file.filename",
-                folder.join("offsets").display().to_string(),
-            ),
-            ("listeners", format!("http://127.0.0.1:{}", port::free())),
-        ];
-        write_properties(&worker, &purpose.worker_settings(), &places);
         let connector = folder.join("connector.properties");
         let places = [
             ("name", "debezium".to_owned()),
@@ -134,59 +138,44 @@ impl Debezium {
             ("slot.name", SLOT.to_owned()),
         ];
         write_properties(&connector, &purpose.connector_settings(), &places);
-        let mut java = Command::new("java");
-        java.args(purpose.java_options())
-            .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
-            // What it unpacks and, killed, leaves behind goes with the folder.
-            .arg(format!("-Djava.io.tmpdir={}", folder.display()))
-            .arg("-cp")
-            .arg(parts::debezium_libs().join("*"))
-            .arg("org.apache.kafka.connect.cli.ConnectStandalone")
-            .arg(&worker)
-            .arg(&connector);
-        let log = folder.join("debezium.log");
-        let mut process = Process::start("Debezium", java, None, &log, libc::SIGKILL);
+        let mut worker = ConnectWorker::start(
+            "Debezium",
+            folder,
+            kafka,
+            purpose.java_options(),
+            &purpose.worker_settings(),
+            &[&connector],
+        );
         let mut client = source.connect("postgres");
         wait_until("Debezium to stream", TIMEOUT, || {
-            process.check_running().unwrap_or_else(|e| panic!("{e}"));
+            worker.check_running().unwrap_or_else(|e| panic!("{e}"));
             let query = "SELECT active FROM pg_replication_slots WHERE slot_name = $1";
             match client.query_opt(query, &[&SLOT]).expect("the slot") {
                 Some(row) if row.get::<_, bool>(0) => Ok(()),
-                _ => Err(process::log_tail(&log, 20)),
+                _ => Err(worker.log_tail()),
             }
         });
-        Debezium { process, log }
+        Debezium { worker }
     }
 
     /// The process id.
     pub fn pid(&self) -> u32 {
-        self.process.pid()
+        self.worker.pid()
     }
 
     /// Freezes it (SIGSTOP): it keeps its connections and what Java has compiled, and takes no time. Its server should
     /// have `wal_sender_timeout = 0`.
     pub fn freeze(&self) {
-        self.process.signal(libc::SIGSTOP);
+        self.worker.freeze();
     }
 
     /// Ends [`Debezium::freeze`].
     pub fn thaw(&self) {
-        self.process.signal(libc::SIGCONT);
+        self.worker.thaw();
     }
 
     /// The end of its log.
     pub fn log_tail(&self) -> String {
-        process::log_tail(&self.log, 20)
+        self.worker.log_tail()
     }
-}
-
-fn write_properties(file: &Path, settings: &[(&str, &str)], places: &[(&str, String)]) {
-    let settings = settings
-        .iter()
-        .map(|(name, value)| format!("{name}={value}\n"));
-    let places = places
-        .iter()
-        .map(|(name, value)| format!("{name}={value}\n"));
-    let text: String = settings.chain(places).collect();
-    std::fs::write(file, text).unwrap_or_else(|e| panic!("cannot write {}: {e}", file.display()));
 }

@@ -13,7 +13,7 @@
 //! | [`bed`] | puts everything together; one bed per test binary, one database per test |
 //! | [`postgres`], [`kafka`], [`ferretdb`], [`companion_sink`] | one server each: start, stop, kill, freeze, log |
 //! | [`secure_listeners`] | TLS and SASL for Kafka; [`certificates`] and [`token_issuer`] make what they need |
-//! | [`debezium`] | the reference for events that its readers parse |
+//! | [`debezium`], [`debezium_sink`] | the reference for events that its readers parse, and for speed; both run in a [`connect_worker`] |
 //! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
 //! | [`pgbench`] | load for a server |
 //! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
@@ -29,7 +29,9 @@ pub mod bed;
 pub mod c_library;
 pub mod certificates;
 pub mod companion_sink;
+pub mod connect_worker;
 pub mod debezium;
+pub mod debezium_sink;
 pub mod ferretdb;
 pub mod history;
 pub mod kafka;

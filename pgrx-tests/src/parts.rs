@@ -32,9 +32,11 @@ pub fn kafka_class_archive() -> PathBuf {
 /// The folder of the jars of Debezium and Kafka Connect.
 pub fn debezium_libs() -> PathBuf {
     let libs = folder().join(format!("debezium-{DEBEZIUM_VERSION}/libs"));
-    required(libs.join(format!(
-        "debezium-connector-postgres-{DEBEZIUM_VERSION}.jar"
-    )));
+    for connector in ["postgres", "jdbc"] {
+        required(libs.join(format!(
+            "debezium-connector-{connector}-{DEBEZIUM_VERSION}.jar"
+        )));
+    }
     libs
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pg_cdc_tests::bed::Ports;
+use pg_cdc_tests::companion_sink::Plan;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
 use pg_cdc_tests::{TestBed, wait_until};
@@ -259,7 +260,12 @@ fn null_masked_and_oversize_are_told_apart_and_a_replica_waits_for_whole_rows() 
         (Some(1024 * 1024), Value::Null)
     );
 
-    let sink = database.start_companion_sink();
+    let sink = bed.companion_sink(Plan {
+        // The row that is not there whole waits, the others go on.
+        more_toml: "on_error = \"park\"\n".to_owned(),
+        ..database.plan_companion_sink()
+    });
+    sink.start();
     let mut replica = database.replica();
     run(
         &mut replica,

@@ -4,6 +4,7 @@ mod sink_events;
 
 use std::process::{Command, Output};
 
+use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::{parts, topic, wait_until};
 use serde_json::{Value, json};
 use sink_events::{Source, TIMEOUT, bed, id_key, one_text};
@@ -13,6 +14,9 @@ const COLUMNS: [(&str, &str); 3] = [
     ("city", "character varying(5)"),
     ("n", "integer"),
 ];
+
+/// What `consistency = "row"` does anyway.
+const PARK: &str = "on_error = \"park\"\n";
 
 fn companion_sink(config: &str, arguments: &[&str]) -> Output {
     let folder = pg_cdc_tests::bed::temporary_folder();
@@ -41,18 +45,6 @@ fn a_misspelt_key_is_told_with_its_place_and_the_nearest_name() {
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
-}
-
-#[test]
-fn the_consistency_that_is_missing_is_refused_by_name() {
-    let config = "kafka.brokers = \"localhost:1\"\n[sink.replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://localhost/x\"\nconsistency = \"transaction\"\n";
-    let output = companion_sink(config, &["check", "--offline"]);
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        text.contains("CDC1001") && text.contains("\"row\""),
-        "{text}"
-    );
 }
 
 #[test]
@@ -100,172 +92,176 @@ fn an_unreachable_database_is_tried_again_until_it_is_there() {
 
 #[test]
 fn a_malformed_event_goes_aside_and_the_rest_goes_on() {
-    let mut source = Source::new("malformed");
-    source.track("t", &COLUMNS, &["id"]);
-    let bad_json = source.create("t", Some(&id_key(1)), &row(1, "a", 1));
-    let good = source.create("t", Some(&id_key(2)), &row(2, "b", 2));
-    let no_op = source.create("t", Some(&id_key(3)), &row(3, "c", 3));
-    let no_id = source.create("t", Some(&id_key(4)), &row(4, "d", 4));
-    let no_image = source.create("t", Some(&id_key(5)), &Value::Null);
-    let not_text = source.create("t", Some(&id_key(6)), &row(6, "f", 6));
-    let last = source.create("t", Some(&id_key(7)), &row(7, "g", 7));
-    source.send(&bad_json.clone().with_value(b"{\"op\":\"c\",\"after\":{"));
-    source.send(&good);
-    source.send(&no_op.without_header("cdc.op"));
-    source.send(&no_id.without_header("cdc.id"));
-    source.send(&no_image);
-    source.send(&not_text.with_value(&[0xff, 0xfe, 0x00]));
-    source.send(&last);
-    let sink = source.start_sink();
-    source.wait_until_applied(&sink, "t");
+    for mut source in Source::of_each_consistency("malformed") {
+        source.more_toml = PARK;
+        source.track("t", &COLUMNS, &["id"]);
+        let bad_json = source.create("t", Some(&id_key(1)), &row(1, "a", 1));
+        let good = source.create("t", Some(&id_key(2)), &row(2, "b", 2));
+        let no_op = source.create("t", Some(&id_key(3)), &row(3, "c", 3));
+        let no_id = source.create("t", Some(&id_key(4)), &row(4, "d", 4));
+        let no_image = source.create("t", Some(&id_key(5)), &Value::Null);
+        let not_text = source.create("t", Some(&id_key(6)), &row(6, "f", 6));
+        let last = source.create("t", Some(&id_key(7)), &row(7, "g", 7));
+        source.send(&bad_json.clone().with_value(b"{\"op\":\"c\",\"after\":{"));
+        source.send(&good);
+        source.send(&no_op.without_header("cdc.op"));
+        source.send(&no_id.without_header("cdc.id"));
+        source.send(&no_image);
+        source.send(&not_text.with_value(&[0xff, 0xfe, 0x00]));
+        source.send(&last);
+        let sink = source.start_sink();
+        source.wait_until_applied(&sink, "t");
 
-    let mut replica = source.replica();
-    assert_eq!(
-        one_text(
-            &mut replica,
-            "SELECT string_agg(id::text, ',' ORDER BY id) FROM t"
-        ),
-        "2,7"
-    );
-    assert_eq!(source.history("t").count(), 2);
-    assert_eq!(
-        one_text(
-            &mut replica,
-            "SELECT count(*) FROM companion.parked WHERE code = 'CDC1005'"
-        ),
-        "5"
-    );
+        let mut replica = source.replica();
+        assert_eq!(
+            one_text(
+                &mut replica,
+                "SELECT string_agg(id::text, ',' ORDER BY id) FROM t"
+            ),
+            "2,7"
+        );
+        assert_eq!(source.history("t").count(), 2);
+        assert_eq!(
+            one_text(
+                &mut replica,
+                "SELECT count(*) FROM companion.parked WHERE code = 'CDC1005'"
+            ),
+            "5"
+        );
 
-    let dead = topic::read(bed().kafka(), &format!("{}.dlq", source.topic("t")));
-    let of_replica: Vec<_> = dead
-        .iter()
-        .filter(|r| r.header("cdc.dlq.sink") == Some("replica"))
-        .collect();
-    assert_eq!(
-        (dead.len(), of_replica.len()),
-        (10, 5),
-        "five events, two sinks"
-    );
-    let broken = of_replica
-        .iter()
-        .find(|r| r.header("cdc.id") == Some(&bad_json.id()))
-        .expect("the broken JSON");
-    assert_eq!(broken.header("cdc.dlq.code"), Some("CDC1005"));
-    assert_eq!(
-        broken.header("__connect.errors.topic"),
-        Some(source.topic("t").as_str())
-    );
-    assert_eq!(
-        broken.header("__connect.errors.connector.name"),
-        Some("companion-sink")
-    );
-    assert_eq!(
-        broken.header("__connect.errors.stage"),
-        Some("VALUE_CONVERTER")
-    );
-    assert_eq!(broken.header("cdc.version"), bad_json.header("cdc.version"));
-    assert_eq!(broken.value_text(), "{\"op\":\"c\",\"after\":{");
-    let partitions = topic::offsets(bed().kafka(), &format!("{}.dlq", source.topic("t")))
-        .expect("the topic")
-        .len();
-    assert_eq!(partitions, 3, "the partitions of the topic");
+        let dead = topic::read(bed().kafka(), &format!("{}.dlq", source.topic("t")));
+        let of_replica: Vec<_> = dead
+            .iter()
+            .filter(|r| r.header("cdc.dlq.sink") == Some("replica"))
+            .collect();
+        assert_eq!(
+            (dead.len(), of_replica.len()),
+            (10, 5),
+            "five events, two sinks"
+        );
+        let broken = of_replica
+            .iter()
+            .find(|r| r.header("cdc.id") == Some(&bad_json.id()))
+            .expect("the broken JSON");
+        assert_eq!(broken.header("cdc.dlq.code"), Some("CDC1005"));
+        assert_eq!(
+            broken.header("__connect.errors.topic"),
+            Some(source.topic("t").as_str())
+        );
+        assert_eq!(
+            broken.header("__connect.errors.connector.name"),
+            Some("companion-sink")
+        );
+        assert_eq!(
+            broken.header("__connect.errors.stage"),
+            Some("VALUE_CONVERTER")
+        );
+        assert_eq!(broken.header("cdc.version"), bad_json.header("cdc.version"));
+        assert_eq!(broken.value_text(), "{\"op\":\"c\",\"after\":{");
+        let partitions = topic::offsets(bed().kafka(), &format!("{}.dlq", source.topic("t")))
+            .expect("the topic")
+            .len();
+        assert_eq!(partitions, 3, "the partitions of the topic");
+    }
 }
 
 #[test]
 fn a_refused_value_parks_its_key_in_order() {
-    let mut source = Source::new("refused");
-    source.track("t", &COLUMNS, &["id"]);
-    let mut events: Vec<_> = (1..=200)
-        .map(|id| source.create("t", Some(&id_key(id)), &row(id, "city", 0)))
-        .collect();
-    // Six characters for a varchar(5); a number that no integer holds; a null in the key's column.
-    events.push(source.update(
-        "t",
-        Some(&id_key(50)),
-        &row(50, "city", 0),
-        &row(50, "toolong", 1),
-    ));
-    events.push(source.update(
-        "t",
-        Some(&id_key(120)),
-        &row(120, "city", 0),
-        &row(120, "city", 3_000_000_000),
-    ));
-    for event in &events {
-        source.send(event);
-    }
-    let sink = source.start_sink();
-    source.wait_until_applied(&sink, "t");
-    // Later events of these keys wait, whatever they hold; all others go on.
-    let later = [
-        source.update(
+    for mut source in Source::of_each_consistency("refused") {
+        source.more_toml = PARK;
+        source.track("t", &COLUMNS, &["id"]);
+        let mut events: Vec<_> = (1..=200)
+            .map(|id| source.create("t", Some(&id_key(id)), &row(id, "city", 0)))
+            .collect();
+        // Six characters for a varchar(5); a number that no integer holds; a null in the key's column.
+        events.push(source.update(
             "t",
             Some(&id_key(50)),
+            &row(50, "city", 0),
             &row(50, "toolong", 1),
-            &row(50, "ok", 2),
-        ),
-        source.update(
+        ));
+        events.push(source.update(
             "t",
-            Some(&id_key(51)),
-            &row(51, "city", 0),
-            &row(51, "ok", 2),
-        ),
-        source.delete("t", Some(&id_key(120)), &row(120, "city", 0)),
-        // The key 50 becomes 500: the new key waits as well.
-        source
-            .delete("t", Some(&id_key(50)), &row(50, "ok", 2))
-            .with_header("__debezium.newkey", &id_key(500)),
-        source
-            .create("t", Some(&id_key(500)), &row(500, "ok", 2))
-            .with_header("__debezium.oldkey", &id_key(50)),
-    ];
-    for event in &later {
-        source.send(event);
+            Some(&id_key(120)),
+            &row(120, "city", 0),
+            &row(120, "city", 3_000_000_000),
+        ));
+        for event in &events {
+            source.send(event);
+        }
+        let sink = source.start_sink();
+        source.wait_until_applied(&sink, "t");
+        // Later events of these keys wait, whatever they hold; all others go on.
+        let later = [
+            source.update(
+                "t",
+                Some(&id_key(50)),
+                &row(50, "toolong", 1),
+                &row(50, "ok", 2),
+            ),
+            source.update(
+                "t",
+                Some(&id_key(51)),
+                &row(51, "city", 0),
+                &row(51, "ok", 2),
+            ),
+            source.delete("t", Some(&id_key(120)), &row(120, "city", 0)),
+            // The key 50 becomes 500: the new key waits as well.
+            source
+                .delete("t", Some(&id_key(50)), &row(50, "ok", 2))
+                .with_header("__debezium.newkey", &id_key(500)),
+            source
+                .create("t", Some(&id_key(500)), &row(500, "ok", 2))
+                .with_header("__debezium.oldkey", &id_key(50)),
+        ];
+        for event in &later {
+            source.send(event);
+        }
+        source.wait_until_applied(&sink, "t");
+        let mut replica = source.replica();
+        assert_eq!(one_text(&mut replica, "SELECT count(*) FROM t"), "200");
+        assert_eq!(
+            one_text(
+                &mut replica,
+                "SELECT string_agg(city || n, ',' ORDER BY id) FROM t WHERE id IN (50, 51, 120)"
+            ),
+            "city0,ok2,city0"
+        );
+        let parked = "SELECT string_agg(convert_from(key, 'UTF8') || coalesce(code, '-'), ' ' ORDER BY version) FROM companion.parked";
+        assert_eq!(
+            one_text(&mut replica, parked),
+            r#"{"id":50}CDC1007 {"id":120}CDC1007 {"id":50}- {"id":120}- {"id":50}- {"id":500}-"#
+        );
+        assert_eq!(
+            source.history("t").count(),
+            207,
+            "the history holds them all"
+        );
+        // The parked keys are known after a restart.
+        sink.stop();
+        sink.start();
+        let event = source.create("t", Some(&id_key(120)), &row(120, "new", 9));
+        source.send(&event);
+        source.wait_until_applied(&sink, "t");
+        assert_eq!(
+            one_text(&mut replica, "SELECT city FROM t WHERE id = 120"),
+            "city"
+        );
+        let dead = topic::read(bed().kafka(), &format!("{}.dlq", source.topic("t")));
+        assert_eq!(dead.len(), 2, "only the refused events, once");
+        assert!(
+            dead.iter()
+                .all(|r| r.header("cdc.dlq.code") == Some("CDC1007")
+                    && r.header("__connect.errors.stage") == Some("TASK_PUT"))
+        );
+        assert!(
+            dead.iter().all(|r| !r
+                .header("__connect.errors.exception.message")
+                .expect("a message")
+                .contains("toolong")),
+            "no message holds a value"
+        );
     }
-    source.wait_until_applied(&sink, "t");
-    let mut replica = source.replica();
-    assert_eq!(one_text(&mut replica, "SELECT count(*) FROM t"), "200");
-    assert_eq!(
-        one_text(
-            &mut replica,
-            "SELECT string_agg(city || n, ',' ORDER BY id) FROM t WHERE id IN (50, 51, 120)"
-        ),
-        "city0,ok2,city0"
-    );
-    let parked = "SELECT string_agg(convert_from(key, 'UTF8') || coalesce(code, '-'), ' ' ORDER BY version) FROM companion.parked";
-    assert_eq!(
-        one_text(&mut replica, parked),
-        r#"{"id":50}CDC1007 {"id":120}CDC1007 {"id":50}- {"id":120}- {"id":50}- {"id":500}-"#
-    );
-    assert_eq!(
-        source.history("t").count(),
-        207,
-        "the history holds them all"
-    );
-    // The parked keys are known after a restart.
-    sink.stop();
-    sink.start();
-    let event = source.create("t", Some(&id_key(120)), &row(120, "new", 9));
-    source.send(&event);
-    source.wait_until_applied(&sink, "t");
-    assert_eq!(
-        one_text(&mut replica, "SELECT city FROM t WHERE id = 120"),
-        "city"
-    );
-    let dead = topic::read(bed().kafka(), &format!("{}.dlq", source.topic("t")));
-    assert_eq!(dead.len(), 2, "only the refused events, once");
-    assert!(
-        dead.iter()
-            .all(|r| r.header("cdc.dlq.code") == Some("CDC1007")
-                && r.header("__connect.errors.stage") == Some("TASK_PUT"))
-    );
-    assert!(
-        dead.iter().all(|r| !r
-            .header("__connect.errors.exception.message")
-            .expect("a message")
-            .contains("toolong")),
-        "no message holds a value"
-    );
 }
 
 #[test]
@@ -315,4 +311,264 @@ fn a_missing_column_halts_one_sink_and_not_the_other() {
         topic::offsets(bed().kafka(), &format!("{}.dlq", source.topic("t"))).is_none(),
         "no dead letter"
     );
+}
+
+#[test]
+fn an_event_that_is_refused_stops_a_consistent_replica_before_its_transaction() {
+    let mut source = Source::consistent("stopped");
+    source.track("t", &COLUMNS, &["id"]);
+    source.track("u", &COLUMNS, &["id"]);
+    for id in 1..=100 {
+        let event = source.create("t", Some(&id_key(id)), &row(id, "city", 0));
+        source.send(&event);
+    }
+    // One transaction over two tables; the second event is refused.
+    let fine = source.update(
+        "t",
+        Some(&id_key(7)),
+        &row(7, "city", 0),
+        &row(7, "city", 1),
+    );
+    let refused = source.in_transaction_of(&fine, |source| {
+        source.create("u", Some(&id_key(7)), &row(7, "toolong", 1))
+    });
+    let after = source.update(
+        "t",
+        Some(&id_key(8)),
+        &row(8, "city", 0),
+        &row(8, "city", 1),
+    );
+    for event in [&fine, &refused, &after] {
+        source.send(event);
+    }
+    source.flush();
+    let sink = source.start_sink();
+    let state = wait_until("the replica to halt", TIMEOUT, || {
+        let answer = sink.get("/v1/status");
+        match answer.contains("CDC1010") {
+            true => Ok(answer),
+            false => Err(answer),
+        }
+    });
+    assert!(state.contains(&refused.id()), "the event is named: {state}");
+    assert!(state.contains("dlq"), "the remedy is told: {state}");
+    assert!(!state.contains("toolong"), "no message holds a value");
+    let mut replica = source.replica();
+    let there = "SELECT count(*) || ' ' || sum(n) FROM t";
+    assert_eq!(
+        one_text(&mut replica, there),
+        "100 0",
+        "all before, and nothing of it"
+    );
+    let dead = topic::read(bed().kafka(), &format!("{}.dlq", source.topic("u")));
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].header("cdc.id"), Some(refused.id().as_str()));
+    // It halts again, without another dead letter, and goes on when the target takes the value.
+    assert!(sink.stop().expect("it ran").success());
+    sink.start();
+    wait_until("the second attempt", TIMEOUT, || {
+        match one_text(
+            &mut replica,
+            "SELECT max(attempts) FROM companion.parked WHERE halts",
+        )
+        .as_str()
+        {
+            "2" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
+    assert!(sink.stop().expect("it ran").success());
+    replica
+        .batch_execute("ALTER TABLE u ALTER COLUMN city TYPE text")
+        .expect("make the column wider");
+    sink.start();
+    source.wait_until_applied(&sink, "t");
+    source.wait_until_applied(&sink, "u");
+    assert_eq!(one_text(&mut replica, there), "100 2");
+    assert_eq!(one_text(&mut replica, "SELECT city FROM u"), "toolong");
+    assert_eq!(
+        one_text(&mut replica, "SELECT count(*) FROM companion.parked"),
+        "0"
+    );
+    assert_eq!(
+        one_text(&mut replica, "SELECT state FROM companion.replica"),
+        "consistent"
+    );
+    let dead = topic::read(bed().kafka(), &format!("{}.dlq", source.topic("u")));
+    assert_eq!(dead.len(), 1);
+}
+
+/// The objects that a command prints.
+fn objects(sink: &CompanionSink, arguments: &[&str]) -> Vec<Value> {
+    let text = sink.run_command(arguments);
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an object"));
+    lines.collect()
+}
+
+#[test]
+fn people_decide_about_events_that_stop_a_consistent_replica() {
+    let mut source = Source::consistent("decided");
+    source.track("t", &COLUMNS, &["id"]);
+    let mut refused = Vec::new();
+    for id in 1..=3 {
+        let event = source.create("t", Some(&id_key(id)), &row(id, "toolong", 1));
+        source.send(&event);
+        refused.push(event.id());
+        let event = source.create("t", Some(&id_key(10 * id)), &row(10 * id, "city", 1));
+        source.send(&event);
+    }
+    source.flush();
+    let sink = source.start_sink();
+    let mut replica = source.replica();
+    let wait_for_halt = |id: &str| {
+        wait_until("the event to stop it", TIMEOUT, || {
+            let listed = objects(&sink, &["dlq", "list", "--reason", "refused"]);
+            let halts = |event: &Value| event["event"] == *id && event["state"] == "halts the sink";
+            match listed.len() == 1 && halts(&listed[0]) {
+                true => Ok(()),
+                false => Err(format!("{listed:?}")),
+            }
+        });
+    };
+    wait_for_halt(&refused[0]);
+    sink.run_command(&[
+        "dlq",
+        "edit",
+        &refused[0],
+        "--set",
+        "after.city=ok",
+        "--by",
+        "ann",
+    ]);
+    wait_for_halt(&refused[1]);
+    sink.run_command(&[
+        "dlq",
+        "skip",
+        &refused[1][..20],
+        "--reason",
+        "a test row",
+        "--by",
+        "bob",
+    ]);
+    wait_for_halt(&refused[2]);
+    // Too early: it is refused once more.
+    sink.run_command(&["dlq", "retry", &refused[2]]);
+    wait_until("another attempt", TIMEOUT, || {
+        let shown = objects(&sink, &["dlq", "show", &refused[2]]);
+        match shown[0]["attempts"].as_i64() {
+            Some(2) => Ok(()),
+            _ => Err(format!("{shown:?}")),
+        }
+    });
+    wait_for_halt(&refused[2]);
+    replica
+        .batch_execute("ALTER TABLE t ALTER COLUMN city TYPE text")
+        .expect("make the column wider");
+    sink.run_command(&["dlq", "retry", "--all"]);
+    source.wait_until_applied(&sink, "t");
+    let rows = "SELECT string_agg(id || city, ' ' ORDER BY id) FROM t";
+    assert_eq!(
+        one_text(&mut replica, rows),
+        "1ok 3toolong 10city 20city 30city"
+    );
+    assert!(objects(&sink, &["dlq", "list"]).is_empty());
+    let actions = "SELECT string_agg(action || ' ' || decided_by || coalesce(' ' || reason, ''), ', ' ORDER BY at)
+        FROM companion.actions WHERE decided_by IN ('ann', 'bob')";
+    assert_eq!(
+        one_text(&mut replica, actions),
+        "edit ann, skip bob a test row"
+    );
+    let was = one_text(
+        &mut replica,
+        "SELECT convert_from(body, 'UTF8') FROM companion.actions WHERE action = 'edit'",
+    );
+    assert!(was.contains("toolong"), "the original is kept");
+}
+
+#[test]
+fn parked_events_are_tried_again_in_the_order_of_their_keys() {
+    for mut source in Source::of_each_consistency("retried") {
+        source.more_toml = PARK;
+        source.track("t", &COLUMNS, &["id"]);
+        let mut refused = Vec::new();
+        for id in 1..=4 {
+            let event = source.create("t", Some(&id_key(id)), &row(id, "toolong", 0));
+            source.send(&event);
+            refused.push(event.id());
+        }
+        let sink = source.start_sink();
+        // A batch of its own: in one with the later events their last state would count, which is fine.
+        source.wait_until_applied(&sink, "t");
+        for id in 1..=4 {
+            for n in 1..=3 {
+                let before = row(id, "toolong", n - 1);
+                let event = source.update("t", Some(&id_key(id)), &before, &row(id, "ok", n));
+                source.send(&event);
+            }
+        }
+        // Behind the third one another that is refused.
+        let before = row(3, "ok", 3);
+        let event = source.update("t", Some(&id_key(3)), &before, &row(3, "also too long", 4));
+        source.send(&event);
+        source.wait_until_applied(&sink, "t");
+        let mut replica = source.replica();
+        let listed = objects(&sink, &["dlq", "list", "--sink", "replica"]);
+        let behind: Vec<&Value> = listed.iter().map(|event| &event["behind"]).collect();
+        assert_eq!(
+            (
+                listed.len(),
+                behind.iter().filter(|behind| **behind == 3).count()
+            ),
+            (4, 3)
+        );
+
+        sink.run_command(&["dlq", "edit", &refused[0], "--set", "after.city=short"]);
+        sink.run_command(&["dlq", "skip", &refused[1], &refused[2], "--reason", "wrong"]);
+        // Not decided about the fourth: it waits on. New events of the others come meanwhile.
+        for id in 1..=2 {
+            let event = source.update(
+                "t",
+                Some(&id_key(id)),
+                &row(id, "ok", 3),
+                &row(id, "new", 5),
+            );
+            source.send(&event);
+        }
+        source.wait_until_applied(&sink, "t");
+        let rows = "SELECT coalesce(string_agg(id || city || n, ' ' ORDER BY id), '') FROM t";
+        wait_until(
+            "the decisions to be carried out",
+            TIMEOUT,
+            || match one_text(&mut replica, rows).as_str() {
+                "1new5 2new5 3ok3" => Ok(()),
+                other => Err(other.to_owned()),
+            },
+        );
+        let listed = objects(&sink, &["dlq", "list"]);
+        let ids: Vec<&str> = listed
+            .iter()
+            .filter_map(|event| event["event"].as_str())
+            .collect();
+        assert_eq!(ids.len(), 2, "{ids:?}");
+        assert!(ids.contains(&event.id().as_str()) && ids.contains(&refused[3].as_str()));
+        // What was decided while nobody ran is done at the start.
+        assert!(sink.stop().expect("it ran").success());
+        replica
+            .batch_execute("ALTER TABLE t ALTER COLUMN city TYPE text")
+            .expect("make the column wider");
+        sink.run_command(&["dlq", "retry", "--all"]);
+        sink.start();
+        wait_until("the rest", TIMEOUT, || {
+            match one_text(&mut replica, rows).as_str() {
+                "1new5 2new5 3also too long4 4ok3" => Ok(()),
+                other => Err(other.to_owned()),
+            }
+        });
+        assert_eq!(
+            one_text(&mut replica, "SELECT count(*) FROM companion.parked"),
+            "0"
+        );
+    }
 }

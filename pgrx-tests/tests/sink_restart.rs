@@ -43,48 +43,49 @@ fn assert_complete(source: &Source, table: &str, keys: u64, rounds: u64) {
 
 #[test]
 fn kill_9_during_a_load_loses_and_doubles_nothing() {
-    let mut source = Source::new("killed");
-    source.track("t", &COLUMNS, &["id"]);
-    // Without a key a doubled or lost insert shows as a row.
-    source.track("log", &[("line", "text")], &[]);
-    let events = load(&mut source, "t", 2000, 10);
-    for event in &events {
-        source.send(event);
-    }
-    for line in 0..5000 {
-        let event = source.create("log", None, &json!({"line": format!("line {line}")}));
-        source.send(&event);
-    }
-    source.flush();
-    let plan = source.plan();
-    let sink = bed().companion_sink(pg_cdc_tests::companion_sink::Plan {
-        more_toml: "batch = { rows = 300 }\n".to_owned(),
-        ..plan
-    });
-    let mut kills = 0;
-    let mut applied_before = 0;
-    while kills < 12 {
-        sink.start();
-        let applied = progress(&source, applied_before);
-        let done = applied >= 2000 * 10 + 5000;
-        sink.kill();
-        kills += 1;
-        applied_before = applied;
-        if done {
-            break;
+    for mut source in Source::of_each_consistency("killed") {
+        source.track("t", &COLUMNS, &["id"]);
+        // Without a key a doubled or lost insert shows as a row.
+        source.track("log", &[("line", "text")], &[]);
+        let events = load(&mut source, "t", 2000, 10);
+        for event in &events {
+            source.send(event);
         }
+        for line in 0..5000 {
+            let event = source.create("log", None, &json!({"line": format!("line {line}")}));
+            source.send(&event);
+        }
+        source.flush();
+        let plan = source.plan();
+        let sink = bed().companion_sink(pg_cdc_tests::companion_sink::Plan {
+            more_toml: "batch = { rows = 300 }\n".to_owned(),
+            ..plan
+        });
+        let mut kills = 0;
+        let mut applied_before = 0;
+        while kills < 12 {
+            sink.start();
+            let applied = progress(&source, applied_before);
+            let done = applied >= 2000 * 10 + 5000;
+            sink.kill();
+            kills += 1;
+            applied_before = applied;
+            if done {
+                break;
+            }
+        }
+        assert!(kills >= 3, "it was killed {kills} times");
+        sink.start();
+        source.wait_until_applied(&sink, "t");
+        source.wait_until_applied(&sink, "log");
+        assert_complete(&source, "t", 2000, 10);
+        let lines = one_text(
+            &mut source.replica(),
+            "SELECT count(*) || ' ' || count(DISTINCT line) FROM log",
+        );
+        assert_eq!(lines, "5000 5000");
+        assert_eq!(source.history("log").count(), 5000);
     }
-    assert!(kills >= 3, "it was killed {kills} times");
-    sink.start();
-    source.wait_until_applied(&sink, "t");
-    source.wait_until_applied(&sink, "log");
-    assert_complete(&source, "t", 2000, 10);
-    let lines = one_text(
-        &mut source.replica(),
-        "SELECT count(*) || ' ' || count(DISTINCT line) FROM log",
-    );
-    assert_eq!(lines, "5000 5000");
-    assert_eq!(source.history("log").count(), 5000);
 }
 
 /// Waits until the replica is further than `before`, and says how far.
@@ -113,33 +114,34 @@ fn progress(source: &Source, before: i64) -> i64 {
 
 #[test]
 fn later_copies_are_dropped() {
-    let mut source = Source::new("copies");
-    source.track("t", &COLUMNS, &["id"]);
-    source.track("log", &[("line", "text")], &[]);
-    let events = load(&mut source, "t", 50, 4);
-    let lines: Vec<_> = (0..20)
-        .map(|line| source.create("log", None, &json!({"line": line.to_string()})))
-        .collect();
-    // The sender went back twice: to the beginning of what it had sent, and into the middle of it.
-    let sent: Vec<&Event> = events.iter().chain(&lines).collect();
-    for event in sent.iter().take(150).chain(&sent).chain(&sent[60..]) {
-        source.send(event);
+    for mut source in Source::of_each_consistency("copies") {
+        source.track("t", &COLUMNS, &["id"]);
+        source.track("log", &[("line", "text")], &[]);
+        let events = load(&mut source, "t", 50, 4);
+        let lines: Vec<_> = (0..20)
+            .map(|line| source.create("log", None, &json!({"line": line.to_string()})))
+            .collect();
+        // The sender went back twice: to the beginning of what it had sent, and into the middle of it.
+        let sent: Vec<&Event> = events.iter().chain(&lines).collect();
+        for event in sent.iter().take(150).chain(&sent).chain(&sent[60..]) {
+            source.send(event);
+        }
+        let sink = source.start_sink();
+        source.wait_until_applied(&sink, "t");
+        source.wait_until_applied(&sink, "log");
+        // And once more behind what is applied already.
+        for event in &sent[100..] {
+            source.send(event);
+        }
+        source.wait_until_applied(&sink, "t");
+        source.wait_until_applied(&sink, "log");
+        assert_complete(&source, "t", 50, 4);
+        assert_eq!(
+            one_text(&mut source.replica(), "SELECT count(*) FROM log"),
+            "20"
+        );
+        assert_eq!(source.history("log").count(), 20);
     }
-    let sink = source.start_sink();
-    source.wait_until_applied(&sink, "t");
-    source.wait_until_applied(&sink, "log");
-    // And once more behind what is applied already.
-    for event in &sent[100..] {
-        source.send(event);
-    }
-    source.wait_until_applied(&sink, "t");
-    source.wait_until_applied(&sink, "log");
-    assert_complete(&source, "t", 50, 4);
-    assert_eq!(
-        one_text(&mut source.replica(), "SELECT count(*) FROM log"),
-        "20"
-    );
-    assert_eq!(source.history("log").count(), 20);
 }
 
 #[test]
@@ -205,137 +207,141 @@ fn a_truncate_waits_for_all_partitions() {
 
 #[test]
 fn two_truncates_and_a_kill_between_every_step() {
-    let mut source = Source::new("truncated_twice");
-    source.track("t", &COLUMNS, &["id"]);
-    for round in 0..2 {
-        for id in 0..300 {
-            let event = source.create("t", Some(&id_key(id)), &row(id, round));
+    for mut source in Source::of_each_consistency("truncated_twice") {
+        source.track("t", &COLUMNS, &["id"]);
+        for round in 0..2 {
+            for id in 0..300 {
+                let event = source.create("t", Some(&id_key(id)), &row(id, round));
+                source.send(&event);
+            }
+            let truncate = source.truncate("t");
+            source.send_everywhere(&truncate);
+        }
+        for id in 0..10 {
+            let event = source.create("t", Some(&id_key(id)), &row(id, 9));
             source.send(&event);
         }
-        let truncate = source.truncate("t");
-        source.send_everywhere(&truncate);
-    }
-    for id in 0..10 {
-        let event = source.create("t", Some(&id_key(id)), &row(id, 9));
-        source.send(&event);
-    }
-    source.flush();
-    let sink = bed().companion_sink(source.plan());
-    for _ in 0..3 {
+        source.flush();
+        let sink = bed().companion_sink(source.plan());
+        for _ in 0..3 {
+            sink.start();
+            sink.kill();
+        }
         sink.start();
-        sink.kill();
+        source.wait_until_applied(&sink, "t");
+        let mut replica = source.replica();
+        assert_eq!(
+            one_text(&mut replica, "SELECT count(*) || ' ' || min(n) FROM t"),
+            "10 9"
+        );
+        assert_eq!(source.history("t").count(), 612);
     }
-    sink.start();
-    source.wait_until_applied(&sink, "t");
-    let mut replica = source.replica();
-    assert_eq!(
-        one_text(&mut replica, "SELECT count(*) || ' ' || min(n) FROM t"),
-        "10 9"
-    );
-    assert_eq!(source.history("t").count(), 612);
 }
 
 #[test]
 fn a_second_instance_stands_by_and_takes_over() {
-    let mut source = Source::new("fenced");
-    source.track("t", &COLUMNS, &["id"]);
-    let event = source.create("t", Some(&id_key(1)), &row(1, 1));
-    source.send(&event);
-    let first = source.start_sink();
-    source.wait_until_applied(&first, "t");
-    let second = source.start_sink();
-    wait_for_log(&second, "CDC1009");
-    // A stopped first instance comes back: what it still holds must not be written over what the second did.
-    let process = first.pid();
-    pg_cdc_tests::process::send_signal(process, libc::SIGSTOP);
-    let event = source.update("t", Some(&id_key(1)), &row(1, 1), &row(1, 2));
-    source.send(&event);
-    source.flush();
-    let mut replica = source.replica();
-    // Its lock goes with its connection.
-    let terminated = one_text(
-        &mut replica,
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'companion-sink%' AND datname = current_database()",
-    );
-    assert_ne!(terminated, "0");
-    source.wait_until_applied(&second, "t");
-    pg_cdc_tests::process::send_signal(process, libc::SIGCONT);
-    let event = source.update("t", Some(&id_key(1)), &row(1, 2), &row(1, 3));
-    source.send(&event);
-    source.wait_until_applied(&second, "t");
-    assert_eq!(one_text(&mut replica, "SELECT n FROM t"), "3");
-    assert_eq!(source.history("t").count(), 3);
-    assert!(second.stop().expect("it ran").success());
-    let event = source.update("t", Some(&id_key(1)), &row(1, 3), &row(1, 4));
-    source.send(&event);
-    source.wait_until_applied(&first, "t");
-    assert_eq!(one_text(&mut replica, "SELECT n FROM t"), "4");
+    for mut source in Source::of_each_consistency("fenced") {
+        source.track("t", &COLUMNS, &["id"]);
+        let event = source.create("t", Some(&id_key(1)), &row(1, 1));
+        source.send(&event);
+        let first = source.start_sink();
+        source.wait_until_applied(&first, "t");
+        let second = source.start_sink();
+        wait_for_log(&second, "CDC1009");
+        // A stopped first instance comes back: what it still holds must not be written over what the second did.
+        let process = first.pid();
+        pg_cdc_tests::process::send_signal(process, libc::SIGSTOP);
+        let event = source.update("t", Some(&id_key(1)), &row(1, 1), &row(1, 2));
+        source.send(&event);
+        source.flush();
+        let mut replica = source.replica();
+        // Its lock goes with its connection.
+        let terminated = one_text(
+            &mut replica,
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'companion-sink%' AND datname = current_database()",
+        );
+        assert_ne!(terminated, "0");
+        source.wait_until_applied(&second, "t");
+        pg_cdc_tests::process::send_signal(process, libc::SIGCONT);
+        let event = source.update("t", Some(&id_key(1)), &row(1, 2), &row(1, 3));
+        source.send(&event);
+        source.wait_until_applied(&second, "t");
+        assert_eq!(one_text(&mut replica, "SELECT n FROM t"), "3");
+        assert_eq!(source.history("t").count(), 3);
+        assert!(second.stop().expect("it ran").success());
+        let event = source.update("t", Some(&id_key(1)), &row(1, 3), &row(1, 4));
+        source.send(&event);
+        source.wait_until_applied(&first, "t");
+        assert_eq!(one_text(&mut replica, "SELECT n FROM t"), "4");
+    }
 }
 
 #[test]
 fn rows_without_a_key_are_changed_one_by_one() {
-    let mut source = Source::new("keyless");
-    source.track(
-        "t",
-        &[("line", "text"), ("at", "numeric"), ("j", "json")],
-        &[],
-    );
-    let same = json!({"line": "same", "at": "1.50", "j": "{\"a\": 1}"});
-    let other = json!({"line": null, "at": "1.5", "j": null});
-    let changed = json!({"line": "changed", "at": "2", "j": "{}"});
-    let events = [
-        source.create("t", None, &same),
-        source.create("t", None, &same),
-        source.create("t", None, &same),
-        source.create("t", None, &other),
-        source.update("t", None, &same, &changed),
-        source.delete("t", None, &same),
-        source.delete("t", None, &other),
-    ];
-    for event in &events {
-        source.send(event);
+    for mut source in Source::of_each_consistency("keyless") {
+        source.track(
+            "t",
+            &[("line", "text"), ("at", "numeric"), ("j", "json")],
+            &[],
+        );
+        let same = json!({"line": "same", "at": "1.50", "j": "{\"a\": 1}"});
+        let other = json!({"line": null, "at": "1.5", "j": null});
+        let changed = json!({"line": "changed", "at": "2", "j": "{}"});
+        let events = [
+            source.create("t", None, &same),
+            source.create("t", None, &same),
+            source.create("t", None, &same),
+            source.create("t", None, &other),
+            source.update("t", None, &same, &changed),
+            source.delete("t", None, &same),
+            source.delete("t", None, &other),
+        ];
+        for event in &events {
+            source.send(event);
+        }
+        let sink = source.start_sink();
+        source.wait_until_applied(&sink, "t");
+        let mut replica = source.replica();
+        let rows = one_text(
+            &mut replica,
+            "SELECT string_agg(line || ' ' || at || ' ' || j, ';' ORDER BY line) FROM t",
+        );
+        assert_eq!(rows, "changed 2 {};same 1.50 {\"a\": 1}");
     }
-    let sink = source.start_sink();
-    source.wait_until_applied(&sink, "t");
-    let mut replica = source.replica();
-    let rows = one_text(
-        &mut replica,
-        "SELECT string_agg(line || ' ' || at || ' ' || j, ';' ORDER BY line) FROM t",
-    );
-    assert_eq!(rows, "changed 2 {};same 1.50 {\"a\": 1}");
 }
 
 #[test]
 fn unique_values_move_between_rows() {
-    let mut source = Source::new("swapped");
-    source.track("t", &COLUMNS, &["id"]);
-    for id in 0..100 {
-        let event = source.create("t", Some(&id_key(id)), &row(id, id));
-        source.send(&event);
+    for mut source in Source::of_each_consistency("swapped") {
+        source.track("t", &COLUMNS, &["id"]);
+        for id in 0..100 {
+            let event = source.create("t", Some(&id_key(id)), &row(id, id));
+            source.send(&event);
+        }
+        let sink = source.start_sink();
+        source.wait_until_applied(&sink, "t");
+        source
+            .replica()
+            .batch_execute("CREATE UNIQUE INDEX ON t (n)")
+            .expect("a unique index");
+        sink.stop();
+        for id in 0..100 {
+            let event = source.update("t", Some(&id_key(id)), &row(id, id), &row(id, 99 - id));
+            source.send(&event);
+        }
+        source.flush();
+        sink.start();
+        source.wait_until_applied(&sink, "t");
+        let mut replica = source.replica();
+        assert_eq!(
+            one_text(&mut replica, "SELECT count(*) FROM t WHERE n = 99 - id"),
+            "100"
+        );
+        assert_eq!(
+            one_text(&mut replica, "SELECT count(*) FROM companion.parked"),
+            "0"
+        );
     }
-    let sink = source.start_sink();
-    source.wait_until_applied(&sink, "t");
-    source
-        .replica()
-        .batch_execute("CREATE UNIQUE INDEX ON t (n)")
-        .expect("a unique index");
-    sink.stop();
-    for id in 0..100 {
-        let event = source.update("t", Some(&id_key(id)), &row(id, id), &row(id, 99 - id));
-        source.send(&event);
-    }
-    source.flush();
-    sink.start();
-    source.wait_until_applied(&sink, "t");
-    let mut replica = source.replica();
-    assert_eq!(
-        one_text(&mut replica, "SELECT count(*) FROM t WHERE n = 99 - id"),
-        "100"
-    );
-    assert_eq!(
-        one_text(&mut replica, "SELECT count(*) FROM companion.parked"),
-        "0"
-    );
 }
 
 #[test]

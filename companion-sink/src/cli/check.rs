@@ -7,6 +7,7 @@ use crate::config::{Config, Kind};
 use crate::discovery::{Topics, configuration_error, follows, topics};
 use crate::error::{Code, Error};
 use crate::kafka_client;
+use crate::positions;
 use crate::sink::{mongo_history, postgres};
 use crate::source::Source;
 
@@ -78,6 +79,15 @@ pub async fn check(config: &Config, json: bool, offline: bool) -> Verdict {
     let found = match ask_kafka(config).await {
         Ok(found) => {
             report.ok("kafka", &format!("{} topics", found.len()));
+            let positions = positions::topic(config);
+            match found.contains_key(&positions) {
+                true => report.ok("positions", &positions),
+                false => report.warning(
+                    "positions",
+                    &format!("topic {positions} is not there: a consistent replica waits for it"),
+                    "Set [kafka] source to the server's cdc.source_name; the sender makes the topic when it starts.",
+                ),
+            }
             Some(found)
         }
         Err(error) => {

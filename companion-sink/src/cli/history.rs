@@ -16,7 +16,7 @@ use crate::history::blame::blame;
 use crate::history::changes::Search;
 use crate::history::difference::{Side, difference};
 use crate::history::entity::{Entity, Range, Version};
-use crate::history::moment::{self, Moment};
+use crate::history::moment::Moment;
 use crate::history::restore::restore;
 use crate::history::rows::{Rows, row_json};
 use crate::history::table::{Histories, Table, find, several};
@@ -158,12 +158,9 @@ impl Query {
     }
 
     fn range(&self) -> Result<Range> {
-        let time = |text: &Option<String>| text.as_deref().map(moment::time).transpose();
         Ok(Range {
-            since: time(&self.since)?,
-            until: time(&self.until)?,
-            after: None,
             limit: (self.limit > 0).then_some(self.limit),
+            ..Range::of_times(self.since.as_deref(), self.until.as_deref())?
         })
     }
 
@@ -305,16 +302,11 @@ impl Query {
 
     async fn blame(&self, entity: &Entity, wanted: &str, mut answer: Answer) -> Result<bool> {
         let versions = entity.versions(&Range::default()).await?;
-        let newest = versions.last();
-        let types = match newest {
+        let types = match versions.last() {
             Some(newest) => entity.table().types(&newest.document).await?,
             None => None,
         };
-        let state = newest.and_then(|newest| state(&newest.document));
         for blamed in blame(&versions) {
-            let Some(value) = state.and_then(|state| state.get(blamed.column)) else {
-                continue;
-            };
             if !wanted.is_empty() && wanted != blamed.column {
                 continue;
             }
@@ -322,7 +314,7 @@ impl Query {
             let mut cells = vec![
                 blamed.version.number.to_string(),
                 blamed.column.to_owned(),
-                value_text(blamed.column, value, types.as_ref()),
+                value_text(blamed.column, blamed.value(), types.as_ref()),
             ];
             cells.extend(circumstances(version));
             answer.row(|| blamed.json(), cells, Look::Plain)?;

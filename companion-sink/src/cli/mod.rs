@@ -4,6 +4,7 @@ mod answer;
 mod change_text;
 pub mod check;
 pub mod config;
+pub mod dlq;
 pub mod history;
 pub mod run;
 pub mod status;
@@ -106,6 +107,11 @@ pub enum Command {
     /// TABLE is the table's name, with or without schema and database. KEY is the plain value (42), a=1,b=2 for several
     /// columns, or JSON. VERSION is a number of the timeline; TIME is 2026-11-21T10:40:00Z, or 2026-11-21 10:40 in UTC.
     History(Box<history::Query>),
+    /// Events that a replica could not apply: list, show, retry, edit, skip
+    ///
+    /// A decision is noted in the target, with who made it, and carried out by the running instance: at once, or when it
+    /// starts. ID is the event id, of which the beginning suffices.
+    Dlq(dlq::Dlq),
 }
 
 /// Text for standard output; a reader that went away (`| head`) is no error.

@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{Config, Kind};
+use crate::config::{Config, Consistency, Kind};
 use crate::dead_letter::DeadLetters;
 use crate::discovery::Discovery;
 use crate::error::{Error, Result};
@@ -14,11 +14,12 @@ use crate::history::table::Histories;
 use crate::http;
 use crate::kafka_client;
 use crate::positions;
-use crate::sink::Sink;
+use crate::sink::by_partition::ByPartition;
+use crate::sink::in_commit_order::InCommitOrder;
 use crate::sink::mongo_history::MongoHistory;
 use crate::sink::postgres::Postgres;
 use crate::sink::refusal_limit::RefusalLimit;
-use crate::sink::runner::{Runner, Shared};
+use crate::sink::runner::{Context, Runner, Shared};
 use crate::source::Source;
 use crate::status::SinkStatus;
 
@@ -44,30 +45,38 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
         statuses.push(status.clone());
         let group = format!("{}.{name}", config.name);
         let client = kafka_client::consumer(config, &group, memory_bytes)?;
-        let start = Start {
-            name,
-            sink,
+        let context = Context {
+            name: name.to_owned(),
+            config: sink.clone(),
             client,
-            shared: &shared,
+            shared: Arc::clone(&shared),
             status,
         };
         let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
         match &sink.kind {
-            Kind::MongoHistory(settings) => start.with(
-                &mut runs,
-                MongoHistory::new(
+            Kind::MongoHistory(settings) => {
+                let history = MongoHistory::new(
                     &config.name,
                     name,
                     &sink.url,
                     &config.kafka.source,
                     settings.clone(),
                     refusals,
-                ),
-            ),
-            Kind::Postgres(settings) => start.with(
-                &mut runs,
-                Postgres::new(&config.name, name, &sink.url, settings.clone(), refusals),
-            ),
+                );
+                runs.spawn(Runner::new(context, ByPartition::new(history)).run());
+            }
+            Kind::Postgres(settings) => {
+                let replica =
+                    Postgres::new(&config.name, name, &sink.url, settings.clone(), refusals);
+                match settings.consistency {
+                    Consistency::Transaction => {
+                        runs.spawn(Runner::new(context, InCommitOrder::new(replica)).run())
+                    }
+                    Consistency::Row => {
+                        runs.spawn(Runner::new(context, ByPartition::new(replica)).run())
+                    }
+                };
+            }
         }
     }
     let http = http::Server::start(
@@ -130,29 +139,6 @@ fn choose<'c>(
         ));
     }
     Ok(chosen)
-}
-
-struct Start<'c> {
-    name: &'c str,
-    sink: &'c crate::config::Sink,
-    client: rdkafka::ClientConfig,
-    shared: &'c Arc<Shared>,
-    status: SinkStatus,
-}
-
-impl Start<'_> {
-    fn with<S: Sink + 'static>(self, runs: &mut JoinSet<()>, sink: S) {
-        let shared = Arc::clone(self.shared);
-        let runner = Runner::new(
-            self.name,
-            sink,
-            self.sink.clone(),
-            self.client,
-            shared,
-            self.status,
-        );
-        runs.spawn(runner.run());
-    }
 }
 
 async fn wait_for_signal() -> Result<()> {

@@ -30,6 +30,8 @@ pub enum Takes {
     Count,
     /// A list of texts.
     List,
+    /// A table of texts by any names.
+    Texts,
     /// A table of keys.
     Table(&'static [Key]),
     /// `[sink.NAME]`: any name, the keys depend on `kind`.
@@ -105,7 +107,11 @@ const POSTGRES: &[Key] = &[
     key("url_file", Text),
     key("consistency", OneOf(&["row", "transaction"])),
     key("schema", Text),
+    key("tables", Texts),
+    key("columns", Texts),
     key("create_tables", Bool),
+    key("follow_schema", OneOf(&["all", "add", "halt"])),
+    key("on_error", OneOf(&["halt", "park"])),
     key("truncate", OneOf(&["truncate", "delete"])),
     key("state_schema", Text),
 ];
@@ -179,6 +185,10 @@ impl File<'_> {
             List => match value.as_array() {
                 Some(items) if items.iter().all(|item| item.get_ref().is_str()) => Ok(()),
                 _ => wants("a list of texts"),
+            },
+            Texts => match value.as_table() {
+                Some(table) if table.values().all(|item| item.get_ref().is_str()) => Ok(()),
+                _ => wants("a table of texts"),
             },
             Table(keys) => match value.as_table() {
                 Some(table) => self.check_table(table, keys, path),

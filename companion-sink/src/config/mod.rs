@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use crate::error::{Code, Error, Result};
+use crate::event::TableName;
 use units::{parse_duration, parse_size};
 
 /// The file with every key, as `config --defaults` prints it.
@@ -162,16 +163,113 @@ pub struct MongoHistory {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
 pub struct Postgres {
-    /// `row` is the only one of this version.
-    pub consistency: String,
+    /// What readers may rely on.
+    pub consistency: Consistency,
     /// The target's schema, made of {database} and {schema}.
     pub schema: String,
+    /// Tables of other names, `schema.table` on the target by `schema.table` of the source.
+    pub tables: BTreeMap<String, String>,
+    /// Columns of other names on the target, by `schema.table.column` of the source.
+    pub columns: BTreeMap<String, String>,
     /// Whether missing tables are made.
     pub create_tables: bool,
+    /// Which changes of definitions the target follows.
+    pub follow_schema: FollowSchema,
+    /// What becomes of an event that cannot be applied; without it what suits the consistency.
+    pub on_error: Option<OnError>,
     /// How a table is emptied: `truncate` or `delete`.
     pub truncate: String,
     /// The schema of the offsets and the parked events.
     pub state_schema: String,
+}
+
+/// `consistency`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Consistency {
+    /// Readers see whole transactions of the source, in the order of their commits.
+    Transaction,
+    /// Each row is right by itself.
+    Row,
+}
+
+/// `follow_schema`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FollowSchema {
+    /// Every change that the source's table went through.
+    All,
+    /// Only what takes nothing away: columns more, NULLs allowed.
+    Add,
+    /// None: the sink halts.
+    Halt,
+}
+
+/// `on_error`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// The sink halts at the event.
+    Halt,
+    /// The event and the later ones of its key wait, the others go on.
+    Park,
+}
+
+impl Consistency {
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Consistency::Transaction => "transaction",
+            Consistency::Row => "row",
+        }
+    }
+}
+
+impl FollowSchema {
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            FollowSchema::All => "all",
+            FollowSchema::Add => "add",
+            FollowSchema::Halt => "halt",
+        }
+    }
+}
+
+impl OnError {
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            OnError::Halt => "halt",
+            OnError::Park => "park",
+        }
+    }
+}
+
+impl Postgres {
+    /// What becomes of an event that cannot be applied.
+    pub fn on_error(&self) -> OnError {
+        self.on_error.unwrap_or(match self.consistency {
+            Consistency::Transaction => OnError::Halt,
+            Consistency::Row => OnError::Park,
+        })
+    }
+
+    /// The target's name for a column of the source.
+    pub fn target_column<'n>(&'n self, source: &TableName<'_>, column: &'n str) -> &'n str {
+        let named = format!("{}.{}.{column}", source.schema, source.table);
+        self.columns.get(&named).map_or(column, String::as_str)
+    }
+
+    /// The source's name for a column of the target.
+    pub fn source_column<'n>(&'n self, source: &TableName<'_>, column: &'n str) -> &'n str {
+        let table = format!("{}.{}.", source.schema, source.table);
+        self.columns
+            .iter()
+            .filter(|(_, target)| *target == column)
+            .find_map(|(named, _)| named.strip_prefix(&table))
+            .unwrap_or(column)
+    }
 }
 
 impl Default for Log {
@@ -226,9 +324,13 @@ impl Default for MongoHistory {
 impl Default for Postgres {
     fn default() -> Self {
         Postgres {
-            consistency: "row".into(),
+            consistency: Consistency::Transaction,
             schema: "{schema}".into(),
+            tables: BTreeMap::new(),
+            columns: BTreeMap::new(),
             create_tables: true,
+            follow_schema: FollowSchema::All,
+            on_error: None,
             truncate: "truncate".into(),
             state_schema: "companion".into(),
         }
@@ -353,15 +455,19 @@ impl Config {
             if sink.topics.is_empty() {
                 return Err(missing(format!("sink.{name}.topics")));
             }
-            if let Kind::Postgres(postgres) = &sink.kind
-                && postgres.consistency != "row"
-            {
-                return Err(Error::configuration(
-                    format!(
-                        "{file_name}: sink.{name}.consistency = \"transaction\" is not in this version"
-                    ),
-                    "Set consistency = \"row\", which is what this version has.",
-                ));
+            if let Kind::Postgres(postgres) = &sink.kind {
+                let is_table =
+                    |name: &&String| name.split('.').filter(|part| !part.is_empty()).count() != 2;
+                let wrong = postgres
+                    .tables
+                    .iter()
+                    .flat_map(|(source, target)| [source, target]);
+                if let Some(wrong) = wrong.into_iter().find(is_table) {
+                    return Err(Error::configuration(
+                        format!("{file_name}: sink.{name}.tables: \"{wrong}\" is not schema.table"),
+                        "Write tables = {\"public.customer\" = \"crm.kunde\"}.",
+                    ));
+                }
             }
         }
         Ok(())
@@ -433,10 +539,14 @@ impl Config {
                     quote(&mongo.collection)
                 ),
                 Kind::Postgres(postgres) => format!(
-                    "consistency = {}\nschema = {}\ncreate_tables = {}\ntruncate = {}\nstate_schema = {}\n",
-                    quote(&postgres.consistency),
+                    "consistency = {}\nschema = {}\ntables = {}\ncolumns = {}\ncreate_tables = {}\nfollow_schema = {}\non_error = {}\ntruncate = {}\nstate_schema = {}\n",
+                    quote(postgres.consistency.name()),
                     quote(&postgres.schema),
+                    quoted_map(&postgres.tables),
+                    quoted_map(&postgres.columns),
                     postgres.create_tables,
+                    quote(postgres.follow_schema.name()),
+                    quote(postgres.on_error().name()),
                     quote(&postgres.truncate),
                     quote(&postgres.state_schema)
                 ),
@@ -444,6 +554,15 @@ impl Config {
         }
         out
     }
+}
+
+/// An inline table of texts.
+fn quoted_map(map: &BTreeMap<String, String>) -> String {
+    let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let pairs = map
+        .iter()
+        .map(|(name, value)| format!("{} = {}", quote(name), quote(value)));
+    format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
 }
 
 /// `url` with its password as `***`: both `scheme://user:password@host` and `password=...` as libpq has it.
@@ -629,10 +748,42 @@ mod tests {
         assert!(
             text(&SMALL.replace("topics = [\"*\"]", "")).contains("sink.Replica.topics is missing")
         );
-        let transaction = SMALL.to_owned() + "consistency = \"transaction\"\n";
-        let error = parse(&transaction, &[]).unwrap_err();
-        assert_eq!(error.code, Code::Configuration);
-        assert!(error.hint.contains("\"row\""));
+        let tables = SMALL.to_owned() + "tables = {\"public.customer\" = \"kunde\"}\n";
+        assert!(text(&tables).contains("\"kunde\" is not schema.table"));
+    }
+
+    #[test]
+    fn what_becomes_of_a_refused_event_depends_on_the_consistency() {
+        let on_error = |more: &str| {
+            let config = parse(&(SMALL.to_owned() + more), &[]).unwrap();
+            match &config.sinks["Replica"].kind {
+                Kind::Postgres(postgres) => postgres.on_error(),
+                Kind::MongoHistory(_) => panic!("a replica"),
+            }
+        };
+        assert_eq!(on_error(""), OnError::Halt);
+        assert_eq!(on_error("consistency = \"row\"\n"), OnError::Park);
+        assert_eq!(on_error("on_error = \"park\"\n"), OnError::Park);
+    }
+
+    #[test]
+    fn names_are_mapped_both_ways() {
+        let more = "columns = {\"public.customer.id\" = \"kunde_id\"}\n";
+        let config = parse(&(SMALL.to_owned() + more), &[]).unwrap();
+        let Kind::Postgres(postgres) = &config.sinks["Replica"].kind else {
+            panic!("a replica")
+        };
+        let table = |table: &'static str| TableName {
+            schema: "public".into(),
+            table: table.into(),
+        };
+        assert_eq!(postgres.target_column(&table("customer"), "id"), "kunde_id");
+        assert_eq!(postgres.source_column(&table("customer"), "kunde_id"), "id");
+        assert_eq!(postgres.target_column(&table("other"), "id"), "id");
+        assert_eq!(
+            postgres.source_column(&table("other"), "kunde_id"),
+            "kunde_id"
+        );
     }
 
     #[test]

@@ -16,13 +16,20 @@ pub struct Blamed<'a> {
 }
 
 impl Blamed<'_> {
+    /// What the column has.
+    pub fn value(&self) -> &Bson {
+        let state = state(&self.version.document);
+        state
+            .and_then(|state| state.get(self.column))
+            .unwrap_or(&Bson::Null)
+    }
+
     /// As answers have it.
     pub fn json(&self) -> serde_json::Value {
         let document = &self.version.document;
-        let value = state(document).and_then(|state| state.get(self.column));
         serde_json::json!({
             "column": self.column,
-            "value": value.cloned().map(Bson::into_relaxed_extjson),
+            "value": self.value().clone().into_relaxed_extjson(),
             "version": self.version.number,
             "actor": text_at(document, "who", "actor"),
             "role": text_at(document, "who", "current_user"),

@@ -42,7 +42,7 @@ impl Side {
         let Some(value) = state(version).and_then(|state| state.get(column)) else {
             return Side::Absent;
         };
-        match mark(version, "after", column) {
+        match mark(version, column) {
             Some(mark) => Side::Marked {
                 mark: mark.to_owned(),
                 value: value.clone(),

@@ -3,7 +3,7 @@
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 
-use super::moment::Moment;
+use super::moment::{self, Moment};
 use super::place::Place;
 use super::table::Table;
 use crate::error::Result;
@@ -47,6 +47,15 @@ pub struct Range {
 }
 
 impl Range {
+    /// All that was committed between two times, as people write them.
+    pub fn of_times(since: Option<&str>, until: Option<&str>) -> Result<Range> {
+        Ok(Range {
+            since: since.map(moment::time).transpose()?,
+            until: until.map(moment::time).transpose()?,
+            ..Range::default()
+        })
+    }
+
     /// What finds its documents.
     pub fn conditions(&self) -> Vec<Document> {
         let bound = |operator: &str, time: &Option<String>| {
@@ -147,17 +156,38 @@ impl Entity {
         };
         // Times may go back where versions do not: then a range leaves out some in between.
         let has_gaps = range.since.is_some() || range.until.is_some();
-        let mut versions = Vec::with_capacity(documents.len());
-        for (place, document) in documents.into_iter().enumerate() {
-            let mut number = earlier + place as u64 + 1;
-            if has_gaps && let Ok(version) = document.get_str("version") {
-                number = self
-                    .count(vec![doc! { "version": { "$lte": version } }])
-                    .await?;
+        let all = match documents.first().filter(|_| has_gaps) {
+            Some(first) => self.versions_from(first).await?,
+            None => Vec::new(),
+        };
+        let numbered = documents.into_iter().enumerate().map(|(place, document)| {
+            let version = document.get_str("version").unwrap_or_default();
+            let rank = match has_gaps {
+                true => all.partition_point(|other| other.as_str() <= version),
+                false => place + 1,
+            };
+            Version {
+                number: earlier + rank as u64,
+                document,
             }
-            versions.push(Version { number, document });
-        }
-        Ok(versions)
+        });
+        Ok(numbered.collect())
+    }
+
+    /// The fields `version` of a version and of all behind it, in their order.
+    async fn versions_from(&self, first: &Document) -> Result<Vec<String>> {
+        let from = first.get_str("version").unwrap_or_default();
+        let found = self
+            .table
+            .collection
+            .find(self.filter(vec![doc! { "version": { "$gte": from } }]))
+            .projection(doc! { "version": 1 })
+            .sort(doc! { "version": 1 })
+            .await
+            .map_err(failed)?;
+        let found: Vec<Document> = found.try_collect().await.map_err(failed)?;
+        let versions = found.iter().map(|document| document.get_str("version"));
+        Ok(versions.flatten().map(str::to_owned).collect())
     }
 
     /// The newest version at a moment; none before the first, and of a number that is not there.

@@ -31,10 +31,10 @@ pub fn text_at<'a>(version: &'a Document, object: &str, field: &str) -> Option<&
     (!text.is_empty()).then_some(text)
 }
 
-/// The mark of a column in the image after (or `before`) a change: `redacted`, `hashed`, `oversize` and so on.
-pub fn mark<'a>(version: &'a Document, image: &str, column: &str) -> Option<&'a str> {
+/// The mark of a column of the row after a change: `redacted`, `hashed`, `oversize` and so on.
+pub fn mark<'a>(version: &'a Document, column: &str) -> Option<&'a str> {
     let marks = version.get_document("marks").ok()?;
-    marks.get_document(image).ok()?.get_str(column).ok()
+    marks.get_document("after").ok()?.get_str(column).ok()
 }
 
 /// A document as JSON, numbers as numbers.

@@ -4,6 +4,7 @@ use mongodb::bson::{Document, doc};
 
 use crate::civil_time;
 use crate::error::{Error, Result};
+use crate::event::is_version;
 use crate::watermark::Complete;
 
 /// Until when a history is looked at.
@@ -57,16 +58,6 @@ pub fn time(text: &str) -> Result<String> {
         )
     })?;
     Ok(civil_time::rfc3339(ts_us))
-}
-
-/// Generation, timeline, LSN, place and part in hexadecimal and decimal digits, each of fixed width.
-fn is_version(text: &str) -> bool {
-    const WIDTHS: [usize; 5] = [4, 8, 16, 10, 2];
-    let parts: Vec<&str> = text.split('-').collect();
-    let is_part = |(part, width): (&&str, &usize)| {
-        part.len() == *width && part.bytes().all(|byte| byte.is_ascii_hexdigit())
-    };
-    parts.len() == WIDTHS.len() && parts.iter().zip(&WIDTHS).all(is_part)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::state;
 use crate::error::Result;
 use crate::sink::mongo_history::schemas::ColumnTypes;
 use crate::sink::postgres::pg_text::{PgType, to_text};
+use crate::sink::postgres::tables::{qualified, quoted};
 
 /// The SQL that makes a row what it was at a moment; none where it had no version yet.
 pub async fn restore(entity: &Entity, moment: &Moment) -> Result<Option<String>> {
@@ -65,13 +66,9 @@ impl Restore<'_> {
     /// `"schema"."table"`, the database left out.
     fn relation(&self) -> String {
         let mut parts = self.table.splitn(3, '.').skip(1);
-        let (schema, table) = (parts.next(), parts.next());
-        let quoted: Vec<String> = [schema, table]
-            .into_iter()
-            .flatten()
-            .map(quote_name)
-            .collect();
-        quoted.join(".")
+        let mut part = || parts.next().unwrap_or_default();
+        let schema = part();
+        qualified(schema, part())
     }
 
     fn insert(&self, differences: &[Difference], out: &mut String) -> Option<String> {
@@ -119,13 +116,13 @@ impl Restore<'_> {
                 Side::Marked { mark, .. } => format!("was {mark} when it was captured"),
                 Side::Value(value) => match self.literal(column, value) {
                     Some(literal) => {
-                        values.push((quote_name(column), literal));
+                        values.push((quoted(column), literal));
                         continue;
                     }
                     None => "has a value that cannot be written as text".to_owned(),
                 },
             };
-            out.push_str(&format!("-- {} {why}: left as it is\n", quote_name(column)));
+            out.push_str(&format!("-- {} {why}: left as it is\n", quoted(column)));
         }
         values
     }
@@ -137,7 +134,7 @@ impl Restore<'_> {
             .iter()
             .map(|column| {
                 let literal = self.literal(column, now.get(column)?)?;
-                Some(format!("{} = {literal}", quote_name(column)))
+                Some(format!("{} = {literal}", quoted(column)))
             })
             .collect();
         let parts = parts.filter(|parts| !parts.is_empty());
@@ -185,10 +182,6 @@ fn pg_type(name: &str) -> Option<PgType> {
         "int2vector" | "oidvector" => PgType::Vector,
         _ => PgType::Plain,
     })
-}
-
-fn quote_name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Right whatever `standard_conforming_strings` is.

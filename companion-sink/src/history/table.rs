@@ -195,7 +195,7 @@ impl Table {
 }
 
 /// The table of an entity: what is before its key.
-pub fn table_of(entity: &str) -> &str {
+fn table_of(entity: &str) -> &str {
     entity.split_once(":{").map_or(entity, |(table, _)| table)
 }
 

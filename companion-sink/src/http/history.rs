@@ -61,6 +61,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     }
 }
 
+/// So many of an answer, of what was asked for.
+fn limit_of(wanted: Option<u32>) -> u32 {
+    wanted.unwrap_or(LIMIT).clamp(1, LIMIT_MAX)
+}
+
 /// Which part of an answer is wanted.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -75,16 +80,14 @@ struct Page {
 
 impl Page {
     fn limit(&self) -> u32 {
-        self.limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX)
+        limit_of(self.limit)
     }
 
     fn range(&self) -> Result<Range, Error> {
-        let time = |text: &Option<String>| text.as_deref().map(moment::time).transpose();
         Ok(Range {
-            since: time(&self.since)?,
-            until: time(&self.until)?,
             after: Some(Place::parse(self.after.as_deref().unwrap_or_default())),
             limit: Some(self.limit()),
+            ..Range::of_times(self.since.as_deref(), self.until.as_deref())?
         })
     }
 
@@ -186,7 +189,7 @@ async fn table_at(
         [found] => found,
         _ => return Err(several(&tables, &table).into()),
     };
-    let limit = when.limit.unwrap_or(LIMIT).clamp(1, LIMIT_MAX) as usize;
+    let limit = limit_of(when.limit) as usize;
     let mut rows = Rows::at(found, &moment, when.after.as_deref()).await?;
     let mut page = Vec::new();
     let mut next = Value::Null;

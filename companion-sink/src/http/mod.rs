@@ -388,12 +388,13 @@ fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::civil_time::now_us;
 
     #[test]
     fn metrics_are_prometheus_text() {
         let sink = SinkStatus::new("replica", "postgres");
         sink.figures().applied.insert("c", 3);
-        sink.applied(std::time::Duration::from_millis(3), Some(0.02));
+        sink.applied(std::time::Duration::from_millis(3), Some(now_us() - 20_000));
         let mut metrics = Metrics::default();
         put_metrics(&mut metrics, &[sink]);
         let text = metrics.into_text();

@@ -1,6 +1,11 @@
 //! What a sink is: it applies batches of events and keeps, with its data, how far it is.
 
+mod bounds;
+pub mod by_partition;
+pub mod in_commit_order;
+mod merge;
 pub mod mongo_history;
+mod partition_queues;
 pub mod postgres;
 pub mod refusal_limit;
 pub mod runner;
@@ -80,6 +85,19 @@ pub trait Sink: Send + Sync {
         batch: &Batch,
         dead_letters: &DeadLetters,
     ) -> impl Future<Output = Result<Applied>> + Send;
+
+    /// Waits until a person has decided about an event that was put aside.
+    fn decided(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Carries such decisions out; how many keys are parked then.
+    fn carry_out(
+        &mut self,
+        _dead_letters: &DeadLetters,
+    ) -> impl Future<Output = Result<u64>> + Send {
+        async { Ok(0) }
+    }
 
     /// Notes up to which commit everything is there.
     fn note_complete(&mut self, _complete: &Complete) -> impl Future<Output = Result<()>> + Send {

@@ -1,35 +1,25 @@
-//! Runs one sink: finds its partitions, gathers batches, drops later copies, holds events together that are for all
-//! partitions, and decides what an error means for the sink.
+//! Runs one sink until the process ends, and decides what an error means for it. How events reach the sink is its course:
+//! each partition by itself (`by_partition`), or all of them in the source's order of commits (`in_commit_order`).
 
-use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::timeout;
 
-use super::{BATCH_BYTES, Batch, Move, Sink};
-use crate::civil_time;
 use crate::config;
-use crate::consumer::{Fetched, Reader, TopicPartition};
 use crate::dead_letter::DeadLetters;
-use crate::discovery::{Cluster, Discovery, follows};
+use crate::discovery::Discovery;
 use crate::error::{Code, Error, Policy, Result, log};
-use crate::event::{SnapshotBody, is_version};
 use crate::positions;
-use crate::record::Record;
 use crate::status::{SinkStatus, State};
-use crate::watermark::Watermark;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 const STANDBY_RETRY: Duration = Duration::from_secs(1);
-/// How soon a new partition is asked again that has no leader yet.
-const LEADER_RETRY: Duration = Duration::from_millis(100);
 const REPEAT_WARNING: Duration = Duration::from_secs(30);
-/// From so many records on in one go, more is on its way and worth waiting for.
-const BURST_RECORDS: usize = 32;
 
 /// What a runner shares with the rest of the process.
 pub struct Shared {
@@ -43,62 +33,45 @@ pub struct Shared {
     pub stop: watch::Receiver<bool>,
 }
 
+/// What a course needs to know of its sink.
+pub struct Context {
+    /// The sink's name.
+    pub name: String,
+    /// Its part of the configuration.
+    pub config: config::Sink,
+    /// How it reads.
+    pub client: ClientConfig,
+    /// What all sinks share.
+    pub shared: Arc<Shared>,
+    /// Its figures.
+    pub status: SinkStatus,
+}
+
+/// How events reach a sink.
+pub trait Course: Send {
+    /// Connects and applies events until the process stops or something fails. Then it may be called again.
+    fn run(&mut self, context: &Context) -> impl Future<Output = Result<Ended>> + Send;
+
+    /// Waits until a halted sink is worth another attempt without a restart.
+    fn resumed(&self) -> impl Future<Output = ()> + Send;
+}
+
 /// Runs one sink until the process ends.
-pub struct Runner<S> {
-    name: String,
-    sink: S,
-    config: config::Sink,
-    client: ClientConfig,
-    shared: Arc<Shared>,
-    status: SinkStatus,
+pub struct Runner<C> {
+    context: Context,
+    course: C,
 }
 
-/// A partition as this run reads it.
-struct Lane {
-    /// Position that the target has.
-    stored_next: i64,
-    /// The offset that comes next in this run; ahead of the stored one while a batch is gathered.
-    next: i64,
-    /// Highest version seen, empty for none.
-    version: String,
-    epoch: u32,
-    /// The event for all partitions that this one waits at.
-    held: Option<Record>,
-}
-
-/// How the partitions of a topic have reached an event for all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reached {
-    /// All are at it.
-    Together,
-    /// Some are past it.
-    Apart,
-}
-
-/// Why the gathering of events ended.
-enum Ended {
+/// Why a course ended without an error.
+pub enum Ended {
     /// The process stops.
     Stopped,
 }
 
-impl<S: Sink> Runner<S> {
-    /// A runner of `sink`, which reads with `client`.
-    pub fn new(
-        name: &str,
-        sink: S,
-        config: config::Sink,
-        client: ClientConfig,
-        shared: Arc<Shared>,
-        status: SinkStatus,
-    ) -> Self {
-        Runner {
-            name: name.to_owned(),
-            sink,
-            config,
-            client,
-            shared,
-            status,
-        }
+impl<C: Course> Runner<C> {
+    /// A runner of the sink that `context` describes.
+    pub fn new(context: Context, course: C) -> Self {
+        Runner { context, course }
     }
 
     /// Runs until the process stops. Errors end in a new attempt, in standing by, or in a halt.
@@ -107,593 +80,69 @@ impl<S: Sink> Runner<S> {
         let mut warned: Option<(Code, Instant)> = None;
         loop {
             let started = Instant::now();
-            let batches_before = self.status.figures().batches;
-            let error = match self.run_until_error().await {
+            let batches_before = self.context.status.figures().batches;
+            let error = match self.course.run(&self.context).await {
                 Ok(Ended::Stopped) => break,
                 Err(error) => error,
             };
-            self.status.set_error(&error);
+            self.context.status.set_error(&error);
             let repeated = warned
                 .is_some_and(|(code, at)| code == error.code && at.elapsed() < REPEAT_WARNING);
             if !repeated {
-                log(&error, &self.name);
+                log(&error, &self.context.name);
                 warned = Some((error.code, Instant::now()));
             }
             match error.code.policy() {
                 Policy::Retry => {
-                    self.status.set_state(State::Retrying);
-                    let worked = self.status.figures().batches > batches_before
+                    self.context.status.set_state(State::Retrying);
+                    let worked = self.context.status.figures().batches > batches_before
                         || started.elapsed() > LONGEST_RETRY;
                     if worked {
                         pause = FIRST_RETRY;
                     }
-                    self.status.figures().retries += 1;
+                    self.context.status.figures().retries += 1;
                     if self.stopped_within(pause).await {
                         break;
                     }
                     pause = (pause * 2).min(LONGEST_RETRY);
                 }
                 Policy::StandBy => {
-                    self.status.set_state(State::Standby);
+                    self.context.status.set_state(State::Standby);
                     if self.stopped_within(STANDBY_RETRY).await {
                         break;
                     }
                 }
                 Policy::Halt | Policy::SetAside => {
-                    self.status.set_state(State::Halted);
-                    self.stopped_within(Duration::MAX).await;
-                    break;
+                    self.context.status.set_state(State::Halted);
+                    let mut stop = self.context.shared.stop.clone();
+                    tokio::select! {
+                        () = stopped(&mut stop) => break,
+                        () = self.course.resumed() => warned = None,
+                    }
                 }
             }
         }
-        if self.status.figures().state != State::Halted {
-            self.status.set_state(State::Stopped);
+        if self.context.status.figures().state != State::Halted {
+            self.context.status.set_state(State::Stopped);
         }
     }
 
     async fn stopped_within(&self, pause: Duration) -> bool {
-        let mut stop = self.shared.stop.clone();
+        let mut stop = self.context.shared.stop.clone();
         timeout(pause, stop.wait_for(|stop| *stop)).await.is_ok()
     }
-
-    async fn run_until_error(&mut self) -> Result<Ended> {
-        let mut stop = self.shared.stop.clone();
-        tokio::select! {
-            () = stopped(&mut stop) => return Ok(Ended::Stopped),
-            connected = self.sink.connect() => connected?,
-        }
-        let reader = Reader::start(&self.client, &self.name)?;
-        let run = Run {
-            sink: &mut self.sink,
-            config: &self.config,
-            shared: &self.shared,
-            status: &self.status,
-            reader,
-            lanes: HashMap::new(),
-            incomplete: false,
-            committed: HashMap::new(),
-            watermark: Watermark::default(),
-        };
-        run.run(stop).await
-    }
-}
-
-/// One run of a sink, from connecting to the first error.
-struct Run<'r, S> {
-    sink: &'r mut S,
-    config: &'r config::Sink,
-    shared: &'r Shared,
-    status: &'r SinkStatus,
-    reader: Reader,
-    lanes: HashMap<TopicPartition, Lane>,
-    /// Partitions that have no leader yet are waiting to be assigned.
-    incomplete: bool,
-    /// Offsets that were copied into the consumer group.
-    committed: HashMap<TopicPartition, i64>,
-    watermark: Watermark,
-}
-
-impl<S: Sink> Run<'_, S> {
-    async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<Ended> {
-        let mut cluster = self.shared.discovery.cluster();
-        cluster.mark_changed();
-        let mut second = interval(Duration::from_secs(1));
-        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = stopped(&mut stop) => {
-                    self.copy_offsets();
-                    return Ok(Ended::Stopped);
-                }
-                changed = cluster.changed() => {
-                    if changed.is_err() {
-                        return Err(ended("discovery"));
-                    }
-                    let known = cluster.borrow_and_update().clone();
-                    self.follow(known).await?;
-                }
-                () = sleep(LEADER_RETRY), if self.incomplete => {
-                    let known = cluster.borrow().clone();
-                    self.follow(known).await?;
-                }
-                _ = second.tick() => {
-                    self.copy_offsets();
-                    self.measure_lag();
-                    self.note_complete().await?;
-                }
-                fetched = self.reader.next() => match fetched {
-                    None => return Err(ended("the reading thread")),
-                    Some(fetched) => self.gather_and_apply(fetched).await?,
-                },
-            }
-        }
-    }
-
-    /// Assigns the partitions that are new.
-    async fn follow(&mut self, cluster: Cluster) -> Result<()> {
-        let Some(topics) = cluster.topics else {
-            if let Some(error) = cluster.error {
-                self.status.set_error(&error);
-                self.status.set_state(State::Retrying);
-            }
-            return Ok(());
-        };
-        let mut fresh = Vec::new();
-        for (topic, partitions) in topics.iter() {
-            if !follows(&self.config.topics, topic) {
-                continue;
-            }
-            let topic: Arc<str> = topic.as_str().into();
-            for partition in 0..*partitions {
-                let at = TopicPartition {
-                    topic: Arc::clone(&topic),
-                    partition,
-                };
-                if !self.lanes.contains_key(&at) {
-                    fresh.push(at);
-                }
-            }
-        }
-        if !fresh.is_empty() {
-            self.assign(fresh).await?;
-            self.release_held().await?;
-        }
-        self.status.set_state(match cluster.error {
-            Some(_) => State::Retrying,
-            None => State::Running,
-        });
-        Ok(())
-    }
-
-    async fn assign(&mut self, fresh: Vec<TopicPartition>) -> Result<()> {
-        self.incomplete = false;
-        let stored = self.sink.positions(&fresh).await?;
-        let mut lanes = Vec::with_capacity(fresh.len());
-        let mut starts = Vec::new();
-        for (at, position) in fresh.into_iter().zip(stored) {
-            let bounds = self.shared.discovery.bounds(&at.topic, at.partition);
-            let bounds = match bounds.await {
-                Ok(bounds) => bounds,
-                Err(error) => {
-                    tracing::debug!(sink = %self.status.name, %error, "asked again");
-                    self.incomplete = true;
-                    continue;
-                }
-            };
-            let (next, version) = match position {
-                Some(position) => {
-                    check_bounds(&at, position.next_offset, bounds)?;
-                    (position.next_offset, position.version)
-                }
-                None => {
-                    starts.push((at.clone(), bounds.0));
-                    (bounds.0, String::new())
-                }
-            };
-            let lane = Lane {
-                stored_next: next,
-                next,
-                version,
-                epoch: 0,
-                held: None,
-            };
-            lanes.push((at, lane));
-        }
-        if !starts.is_empty() {
-            self.sink.begin(&starts).await?;
-        }
-        tracing::info!(sink = %self.status.name, partitions = lanes.len(), new = starts.len(), "partitions assigned");
-        for (at, lane) in lanes {
-            self.reader.assign(at.clone(), lane.next, lane.epoch);
-            self.lanes.insert(at, lane);
-        }
-        Ok(())
-    }
-
-    /// Gathers what has arrived, and what is arriving, up to a batch; applies it.
-    async fn gather_and_apply(&mut self, first: Fetched) -> Result<()> {
-        let began = Instant::now();
-        let rows = self.config.batch_rows();
-        let mut gathered = Gathered::default();
-        let mut fetched = Some(first);
-        loop {
-            let mut arrived = 0;
-            while let Some(some) = fetched.take() {
-                arrived += self.take(some, &mut gathered).await?;
-                if gathered.is_full(rows) {
-                    break;
-                }
-                fetched = self.reader.next_now();
-            }
-            let left = self.config.batch_wait().saturating_sub(began.elapsed());
-            if gathered.is_full(rows) || arrived < BURST_RECORDS || left.is_zero() {
-                break;
-            }
-            match timeout(left, self.reader.next()).await {
-                Ok(Some(more)) => fetched = Some(more),
-                Ok(None) => return Err(ended("the reading thread")),
-                Err(_) => break,
-            }
-        }
-        self.apply(gathered).await?;
-        self.release_held().await
-    }
-
-    /// Sorts records into the batch; returns how many were looked at.
-    async fn take(&mut self, fetched: Fetched, gathered: &mut Gathered) -> Result<usize> {
-        let records = match fetched {
-            Fetched::Records(records) => records,
-            Fetched::OutOfRange => {
-                self.find_out_of_range().await?;
-                return Ok(0);
-            }
-        };
-        let looked_at = records.len();
-        for record in records {
-            self.sort(record, gathered);
-        }
-        Ok(looked_at)
-    }
-
-    fn sort(&mut self, record: Record, gathered: &mut Gathered) {
-        let at = TopicPartition::of(&record);
-        let Some(lane) = self.lanes.get_mut(&at) else {
-            return;
-        };
-        if lane.epoch != record.epoch || record.offset < lane.next || lane.held.is_some() {
-            return;
-        }
-        let version = record
-            .header("cdc.version")
-            .filter(|version| is_version(version));
-        let copy = version.is_some_and(|version| version <= lane.version.as_str());
-        let op = record.header("cdc.op").unwrap_or_default();
-        // A snapshot may be for others.
-        let for_others = record
-            .header("cdc.sinks")
-            .is_some_and(|sinks| !names(sinks, &self.status.name));
-        let held = !copy && !for_others && is_for_all_partitions(op, &record);
-        if held && self.sink.waits_together(&record) {
-            self.reader.unassign(at);
-            lane.held = Some(record);
-            return;
-        }
-        lane.next = record.offset + 1;
-        if copy {
-            gathered.duplicates += 1;
-        } else if let Some(version) = version {
-            lane.version.clear();
-            lane.version.push_str(version);
-        }
-        // An application's own event is nobody's row.
-        if !copy && op != "tombstone" && op != "emit" && !for_others {
-            gathered.bytes += record.size_bytes();
-            gathered.batch.records.push(record);
-        }
-        gathered.touched = true;
-    }
-
-    async fn apply(&mut self, mut gathered: Gathered) -> Result<()> {
-        if !gathered.touched {
-            return Ok(());
-        }
-        let batch = &mut gathered.batch;
-        batch.moves = self
-            .lanes
-            .iter()
-            .filter(|(_, lane)| lane.next != lane.stored_next)
-            .map(|(at, lane)| Move {
-                at: at.clone(),
-                begin: lane.stored_next,
-                end: lane.next,
-                version: lane.version.clone(),
-            })
-            .collect();
-        // One order for all instances, so that they queue up behind each other instead of into a deadlock.
-        batch.moves.sort_by(|a, b| a.at.cmp(&b.at));
-        let began = Instant::now();
-        let applied = self.sink.apply(batch, &self.shared.dead_letters).await?;
-        self.status
-            .applied(began.elapsed(), latency_seconds(&batch.records));
-        self.count(&gathered, &applied);
-        for lane in self.lanes.values_mut() {
-            lane.stored_next = lane.next;
-        }
-        Ok(())
-    }
-
-    fn count(&self, gathered: &Gathered, applied: &super::Applied) {
-        let mut figures = self.status.figures();
-        for record in &gathered.batch.records {
-            let op = op_label(record.header("cdc.op"));
-            *figures.applied.entry(op).or_default() += 1;
-        }
-        for reason in &applied.dead_letters {
-            *figures.dead_letters.entry(reason).or_default() += 1;
-        }
-        figures.parked_keys = applied.parked_keys;
-        figures.duplicates += gathered.duplicates;
-        let total = figures.applied_total();
-        figures.rate.note(Instant::now(), total);
-    }
-
-    /// Applies the held events that all partitions of their topic have reached.
-    async fn release_held(&mut self) -> Result<()> {
-        while let Some((record, reached)) = self.reached_by_all()? {
-            let mut moves = Vec::new();
-            for (at, lane) in &self.lanes {
-                if let Some(held) = &lane.held
-                    && at.topic == record.topic
-                    && version_of(held) == version_of(&record)
-                {
-                    moves.push(Move {
-                        at: at.clone(),
-                        begin: lane.stored_next,
-                        end: held.offset + 1,
-                        version: version_of(held).to_owned(),
-                    });
-                }
-            }
-            moves.sort_by(|a, b| a.at.cmp(&b.at));
-            match reached {
-                Reached::Together => self.sink.apply_together(&record, &moves).await?,
-                Reached::Apart => {
-                    tracing::warn!(
-                        sink = %self.status.name,
-                        topic = %record.topic,
-                        "partitions are past the beginning or end of a snapshot: if it was not done before a restart, nothing is taken for gone"
-                    );
-                    let batch = Batch {
-                        records: Vec::new(),
-                        moves: moves.clone(),
-                    };
-                    self.sink.apply(&batch, &self.shared.dead_letters).await?;
-                }
-            }
-            for moved in moves {
-                if let Some(lane) = self.lanes.get_mut(&moved.at) {
-                    lane.held = None;
-                    lane.stored_next = moved.end;
-                    lane.next = moved.end;
-                    lane.version = moved.version;
-                    lane.epoch += 1;
-                    self.reader.assign(moved.at, lane.next, lane.epoch);
-                }
-            }
-            let op = op_label(record.header("cdc.op"));
-            *self.status.figures().applied.entry(op).or_default() += 1;
-        }
-        Ok(())
-    }
-
-    /// The earliest held event that no partition of its topic has before it. A partition may be past it: its log was cut, or
-    /// the process ended between the writing of two positions, where the target does not write them as one.
-    fn reached_by_all(&self) -> Result<Option<(Record, Reached)>> {
-        // One that has no leader yet may have what comes before.
-        if self.incomplete {
-            return Ok(None);
-        }
-        let mut earliest: Option<(&TopicPartition, &Record, Reached)> = None;
-        for (holder, lane) in &self.lanes {
-            let Some(held) = &lane.held else { continue };
-            let version = version_of(held);
-            let mut waits = false;
-            let mut reached = Reached::Together;
-            for (at, lane) in self.lanes.iter().filter(|(at, _)| at.topic == holder.topic) {
-                let (at_version, is_at) = match &lane.held {
-                    Some(held) => (version_of(held), true),
-                    None => (lane.version.as_str(), false),
-                };
-                if at_version > version || (at_version == version && !is_at) {
-                    if held.header("cdc.op") == Some("t") {
-                        return Err(missing_copy(held, at));
-                    }
-                    reached = Reached::Apart;
-                } else {
-                    waits |= !is_at;
-                }
-            }
-            // Of several copies the one of the first partition: what is made of it is the same each time.
-            let is_earlier = earliest.is_none_or(|(other, earliest, _)| {
-                (version, holder) < (version_of(earliest), other)
-            });
-            if !waits && is_earlier {
-                earliest = Some((holder, held, reached));
-            }
-        }
-        Ok(earliest.map(|(_, held, reached)| (held.clone(), reached)))
-    }
-
-    /// Copies the applied offsets into the consumer group, for lag tools only.
-    fn copy_offsets(&mut self) {
-        let moved: Vec<_> = self
-            .lanes
-            .iter()
-            .filter(|(at, lane)| self.committed.get(at) != Some(&lane.stored_next))
-            .map(|(at, lane)| (at.clone(), lane.stored_next))
-            .collect();
-        if !moved.is_empty() {
-            self.committed.extend(moved.iter().cloned());
-            self.reader.commit(moved);
-        }
-    }
-
-    /// Tells the target up to which commit it has everything.
-    async fn note_complete(&mut self) -> Result<()> {
-        if let Some(position) = self.shared.position.borrow().clone() {
-            self.watermark.offer(position);
-        }
-        let (lanes, topics) = (&self.lanes, &self.config.topics);
-        let is_passed = |topic: &str, partition: i32, end: i64| {
-            let at = TopicPartition {
-                topic: topic.into(),
-                partition,
-            };
-            let stored_next = lanes.get(&at).map_or(0, |lane| lane.stored_next);
-            stored_next >= end || !follows(topics, topic)
-        };
-        match self.watermark.advance(is_passed) {
-            Some(complete) => self.sink.note_complete(complete).await,
-            None => Ok(()),
-        }
-    }
-
-    fn measure_lag(&self) {
-        let lag = self
-            .lanes
-            .iter()
-            .map(|(at, lane)| self.reader.lag(at, lane.stored_next))
-            .sum();
-        let mut figures = self.status.figures();
-        figures.lag_events = lag;
-        if lag == 0 {
-            figures.lag_seconds = 0.0;
-        }
-    }
-
-    /// Kafka refused an offset: finds out which one.
-    async fn find_out_of_range(&self) -> Result<()> {
-        for (at, lane) in &self.lanes {
-            let bounds = self
-                .shared
-                .discovery
-                .bounds(&at.topic, at.partition)
-                .await?;
-            check_bounds(at, lane.next, bounds)?;
-        }
-        // Nothing is out of range any more: the log's end moved on meanwhile.
-        sleep(FIRST_RETRY).await;
-        Err(Error::new(
-            Code::Unreachable,
-            "kafka: an offset was out of range for a moment",
-            "It is tried again.",
-        ))
-    }
-}
-
-#[derive(Default)]
-struct Gathered {
-    batch: Batch,
-    bytes: usize,
-    duplicates: u64,
-    /// Whether any position moved.
-    touched: bool,
-}
-
-impl Gathered {
-    fn is_full(&self, rows: usize) -> bool {
-        self.batch.records.len() >= rows || self.bytes >= BATCH_BYTES
-    }
-}
-
-fn version_of(record: &Record) -> &str {
-    record.header("cdc.version").unwrap_or_default()
-}
-
-/// Truncates, and the beginnings and ends of snapshots.
-fn is_for_all_partitions(op: &str, record: &Record) -> bool {
-    match op {
-        "t" => true,
-        "snapshot" => SnapshotBody::parse(record)
-            .is_ok_and(|snapshot| snapshot.is_beginning() || snapshot.is_end()),
-        _ => false,
-    }
-}
-
-/// Whether a JSON array of names has this one; everybody is meant where it is none.
-fn names(sinks: &str, name: &str) -> bool {
-    serde_json::from_str::<Vec<String>>(sinks)
-        .map_or(true, |sinks| sinks.iter().any(|sink| sink == name))
-}
-
-/// An offset that the log no longer has means lost events, never "begin anywhere" (CDC1008).
-fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> Result<()> {
-    let name = format!("{}-{}", at.topic, at.partition);
-    if next < low {
-        return Err(Error::new(
-            Code::LogTruncated,
-            format!("topic {name} no longer reaches back to offset {next}, it begins at {low}"),
-            "Events are lost to this sink: repair the target by a snapshot, set the stored offset, restart.",
-        ));
-    }
-    if next > high {
-        return Err(Error::new(
-            Code::LogTruncated,
-            format!(
-                "topic {name} ends at offset {high}, before the stored offset {next}: it was made anew or cut"
-            ),
-            "Repair the target by a snapshot, set the stored offset, restart.",
-        ));
-    }
-    Ok(())
-}
-
-/// A partition whose log was cut before the sink read it: what the event says would be done to its newer rows as well.
-fn missing_copy(held: &Record, at: &TopicPartition) -> Error {
-    Error::new(
-        Code::LogTruncated,
-        format!(
-            "topic {}: partition {} is at a truncate that partition {} went past without seeing it",
-            at.topic, held.partition, at.partition
-        ),
-        "Its log was cut before it was read: repair the table by a snapshot, set the stored offsets, restart.",
-    )
 }
 
 /// Waits until the process is to end; a sender that is gone means the same.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-fn ended(what: &str) -> Error {
+/// A part of this process ended.
+pub fn ended(what: &str) -> Error {
     Error::new(
         Code::Unreachable,
         format!("{what} ended"),
         "It is started again.",
     )
-}
-
-/// Seconds since the commit of the batch's last row event.
-fn latency_seconds(records: &[Record]) -> Option<f64> {
-    #[derive(serde::Deserialize)]
-    struct Body {
-        source: Source,
-    }
-    #[derive(serde::Deserialize)]
-    struct Source {
-        ts_us: i64,
-    }
-    let body: Body = serde_json::from_slice(records.last()?.value()?).ok()?;
-    Some((civil_time::now_us() - body.source.ts_us).max(0) as f64 / 1e6)
-}
-
-/// The operation as a label; anything unknown is one label, for a label never comes from outside.
-fn op_label(op: Option<&str>) -> &'static str {
-    const OPS: [&str; 10] = [
-        "c", "u", "d", "r", "t", "m", "schema", "snapshot", "barrier", "emit",
-    ];
-    OPS.into_iter()
-        .find(|known| Some(*known) == op)
-        .unwrap_or("malformed")
 }

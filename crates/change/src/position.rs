@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chunk::MacKey;
 use crate::hex::hex;
+use crate::version::Place;
 
 /// What a record is for; each kind has its own key, so that compaction keeps the newest of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +99,15 @@ impl Position {
         match self.events.done < self.events.of {
             true => self.commit_lsn.saturating_sub(1),
             false => self.commit_lsn,
+        }
+    }
+
+    /// The newest commit that is in Kafka whole, with everything before it.
+    pub fn complete_place(&self) -> Place {
+        Place {
+            generation: self.generation,
+            timeline: self.timeline,
+            commit_lsn: self.complete_lsn(),
         }
     }
 

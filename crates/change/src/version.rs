@@ -9,7 +9,7 @@ pub const VERSION_CHARS: usize = 4 + 1 + 8 + 1 + 16 + 1 + 10 + 1 + 2;
 
 /// The order of events of one source: never a clock, never an LSN alone (LSNs repeat after a failover or a restore).
 /// Its text sorts as the version does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     pub generation: u16,
     pub timeline: u32,
@@ -21,7 +21,25 @@ pub struct Version {
     pub sub: u8,
 }
 
+/// A commit in the order of all commits of one source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub generation: u16,
+    pub timeline: u32,
+    /// Where the commit record begins.
+    pub commit_lsn: u64,
+}
+
 impl Version {
+    /// The commit that the event belongs to.
+    pub fn place(&self) -> Place {
+        Place {
+            generation: self.generation,
+            timeline: self.timeline,
+            commit_lsn: self.commit_lsn,
+        }
+    }
+
     /// Appends the text: generation, timeline and LSN in hexadecimal, sequence and sub in decimal, all of fixed width.
     pub fn put(&self, out: &mut Vec<u8>) {
         self.put_place(out);
@@ -65,6 +83,17 @@ impl Version {
             sequence,
             sub,
         })
+    }
+}
+
+impl fmt::Display for Place {
+    /// What the versions of its events begin with.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:04x}-{:08x}-{:016x}",
+            self.generation, self.timeline, self.commit_lsn
+        )
     }
 }
 

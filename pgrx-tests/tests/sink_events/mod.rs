@@ -3,11 +3,12 @@
 
 #![allow(dead_code)] // Each test program uses a part.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
-use pg_cdc_tests::{TestBed, port, topic_admin, wait_until};
+use pg_cdc_tests::{TestBed, port, topic, topic_admin, wait_until};
 use postgres::Client;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -34,8 +35,13 @@ pub fn bed() -> &'static TestBed {
 /// A made-up source database `name`, with its own topics, history and replica.
 pub struct Source {
     pub name: String,
+    /// The replica's `consistency`.
+    pub consistency: &'static str,
+    /// Further settings of the replica.
+    pub more_toml: &'static str,
     producer: ThreadedProducer<DefaultProducerContext>,
     next_lsn: u64,
+    topics: BTreeSet<String>,
 }
 
 /// One event, to be changed before it is sent.
@@ -90,11 +96,58 @@ impl Source {
             .create()
             .expect("a producer");
         bed().target().create_database(&format!("{name}_replica"));
+        topic_admin::create(bed().kafka(), &format!("{name}.cdc_positions"), 1);
         Source {
             name: name.to_owned(),
+            consistency: "row",
+            more_toml: "",
             producer,
             next_lsn: 1000,
+            topics: BTreeSet::new(),
         }
+    }
+
+    /// One whose replica is consistent by transactions: it goes on where [`Source::flush`] was called.
+    pub fn consistent(name: &str) -> Source {
+        Source {
+            consistency: "transaction",
+            ..Source::new(name)
+        }
+    }
+
+    /// One of each consistency of the replica.
+    pub fn of_each_consistency(name: &str) -> [Source; 2] {
+        [
+            Source::new(&format!("{name}_rows")),
+            Source::consistent(&format!("{name}_transactions")),
+        ]
+    }
+
+    /// Says that everything that was made until now is in Kafka.
+    fn write_position(&self) {
+        let ends = self.topics.iter().map(|topic| {
+            let offsets = topic::offsets(bed().kafka(), topic).expect("the topic");
+            let end: Vec<i64> = offsets.into_values().map(|offsets| offsets.end).collect();
+            let ends = json!({"topic_id": "x", "partitions": end.len(), "end": end});
+            (topic.clone(), ends)
+        });
+        let ends: serde_json::Map<String, Value> = ends.collect();
+        let lsn = format!("0/{:X}", self.next_lsn - 1);
+        let position = json!({
+            "format": 1, "record": "full", "source": "s", "name": self.name, "generation": 1, "epoch": 1, "timeline": 1,
+            "timeline_start": "0/0", "commit_lsn": lsn, "restart_lsn": lsn, "nonce": "", "events": {"done": 1, "of": 1},
+            "effective_ts_us": 1_795_257_600_123_456_u64, "sent_ts_us": 1_795_257_600_123_456_u64, "heartbeat_ms": 10_000,
+            "node": "db1", "cluster_id": "k", "ends": ends, "mac": "",
+        });
+        let topic = format!("{}.cdc_positions", self.name);
+        let key = json!({"record": "full", "source": "s"}).to_string();
+        let payload = position.to_string();
+        let record = BaseRecord::to(&topic).key(&key).payload(&payload);
+        self.producer
+            .send(record)
+            .map_err(|(error, _)| error)
+            .expect("send a position");
+        self.flush_producer();
     }
 
     pub fn topic(&self, table: &str) -> String {
@@ -102,8 +155,9 @@ impl Source {
     }
 
     /// Makes the table's topic.
-    pub fn create_topic(&self, table: &str) {
+    pub fn create_topic(&mut self, table: &str) {
         topic_admin::create(bed().kafka(), &self.topic(table), PARTITIONS);
+        self.topics.insert(self.topic(table));
     }
 
     /// Makes the topic and tells the table's columns (name, type), of which `key` are the primary key.
@@ -188,6 +242,22 @@ impl Source {
         value["op"] = json!("m");
         value["snapshot"] = snapshot.clone();
         event.value = Some(value.to_string().into_bytes());
+        event
+    }
+
+    /// The event that `make` makes, as the next one in the transaction of `first`.
+    pub fn in_transaction_of(
+        &mut self,
+        first: &Event,
+        make: impl FnOnce(&mut Source) -> Event,
+    ) -> Event {
+        let mut event = make(self);
+        let place = &first.header("cdc.version").expect("cdc.version")[..31];
+        for (name, value) in &mut event.headers {
+            if name == "cdc.version" {
+                *value = format!("{place}0000000002-00");
+            }
+        }
         event
     }
 
@@ -278,7 +348,15 @@ impl Source {
         self.flush();
     }
 
+    /// Waits until Kafka has everything, and writes the position that a consistent replica waits for.
     pub fn flush(&self) {
+        self.flush_producer();
+        if self.consistency == "transaction" {
+            self.write_position();
+        }
+    }
+
+    fn flush_producer(&self) {
         self.producer
             .flush(TIMEOUT)
             .expect("Kafka takes the events");
@@ -288,14 +366,15 @@ impl Source {
         Plan {
             name: format!("companion_{}", self.name),
             brokers: bed().kafka().brokers(),
-            source: "pg".to_owned(),
+            source: self.name.clone(),
             topics: vec![format!("{}.public.*", self.name)],
             mongo_url: bed().ferretdb().url(),
             mongo_database: self.history_name(),
             replica_url: bed().target().url(&format!("{}_replica", self.name)),
             http_port: port::free(),
             http_token_file: None,
-            more_toml: String::new(),
+            consistency: self.consistency,
+            more_toml: self.more_toml.to_owned(),
         }
     }
 

@@ -8,7 +8,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::change::{Change, Kind, Values, layout, values};
 use super::connection::Session;
 use super::failure::{Fault, sort};
-use super::state::ParkedKeys;
+use super::parked::ParkedKeys;
 use super::statements;
 use super::tables::{Table, Tables};
 use crate::dead_letter::Failure;
@@ -25,11 +25,11 @@ pub enum Mode {
 
 /// What happened to changes that were not applied.
 #[derive(Default)]
-pub struct Aside<'b> {
+pub struct Aside<'c, 'b> {
     /// Refused, with the reason.
-    pub refused: Vec<(&'b Change<'b>, Failure)>,
+    pub refused: Vec<(&'c Change<'b>, Failure)>,
     /// Parked behind a refused event of their key.
-    pub behind: Vec<&'b Change<'b>>,
+    pub behind: Vec<&'c Change<'b>>,
 }
 
 /// Applies all changes or fails at the first that the target refuses.
@@ -66,14 +66,14 @@ pub async fn apply(
 }
 
 /// Applies what can be applied; of the rest each event is told apart.
-pub async fn apply_apart<'b>(
+pub async fn apply_apart<'c, 'b>(
     session: &mut Session,
     tables: &Tables,
-    changes: &[&'b Change<'b>],
+    changes: &[&'c Change<'b>],
     parked: &mut ParkedKeys,
-) -> Result<Aside<'b>, Error> {
+) -> Result<Aside<'c, 'b>, Error> {
     let mut aside = Aside::default();
-    let mut parts: VecDeque<Vec<&Change<'b>>> = VecDeque::from([changes.to_vec()]);
+    let mut parts: VecDeque<Vec<&'c Change<'b>>> = VecDeque::from([changes.to_vec()]);
     while let Some(part) = parts.pop_front() {
         // A key may have been parked by an earlier part.
         let mut part = part;
@@ -88,20 +88,16 @@ pub async fn apply_apart<'b>(
         if part.is_empty() {
             continue;
         }
-        execute(session, "SAVEPOINT part").await?;
+        begin_part(session).await?;
         let failure = match apply(session, tables, &part, Mode::Replace).await {
             Ok(()) => {
-                execute(session, "RELEASE SAVEPOINT part").await?;
+                keep_part(session).await?;
                 continue;
             }
             Err(Fault::Other(error)) => return Err(error),
             Err(Fault::Event(failure)) => failure,
         };
-        execute(
-            session,
-            "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part",
-        )
-        .await?;
+        undo_part(session).await?;
         match part.as_slice() {
             [alone] => {
                 park_key(alone, parked);
@@ -136,6 +132,25 @@ pub fn park_key(change: &Change<'_>, parked: &mut ParkedKeys) {
 pub async fn execute(session: &Session, sql: &str) -> Result<(), Error> {
     let done = session.client.batch_execute(sql).await;
     done.map_err(|error| super::failure::classify(sql, &error))
+}
+
+/// Begins a part of the open transaction that can be undone by itself.
+pub async fn begin_part(session: &Session) -> Result<(), Error> {
+    execute(session, "SAVEPOINT part").await
+}
+
+/// Keeps what was done since [`begin_part`].
+pub async fn keep_part(session: &Session) -> Result<(), Error> {
+    execute(session, "RELEASE SAVEPOINT part").await
+}
+
+/// Undoes what was done since [`begin_part`].
+pub async fn undo_part(session: &Session) -> Result<(), Error> {
+    execute(
+        session,
+        "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part",
+    )
+    .await
 }
 
 async fn apply_keyed(
@@ -244,7 +259,8 @@ async fn change_one(
     }
 }
 
-fn check_unique(table: &Table, key: &[usize]) -> Result<(), Error> {
+/// Whether a unique index of the target has exactly the key's columns: what an upsert needs.
+pub fn check_unique(table: &Table, key: &[usize]) -> Result<(), Error> {
     let names: Vec<String> = key
         .iter()
         .map(|place| table.columns[*place].name.clone())

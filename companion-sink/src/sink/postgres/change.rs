@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::Park;
 use super::pg_text::to_text;
 use super::tables::Table;
 use crate::dead_letter::Failure;
@@ -12,6 +13,8 @@ use crate::record::Record;
 pub struct Change<'b> {
     /// Its record.
     pub record: &'b Record,
+    /// What happened at the source.
+    pub op: Op,
     /// What it does.
     pub kind: Kind,
     /// The place of its table.
@@ -63,10 +66,15 @@ impl<'b> Change<'b> {
             (_, true) => Kind::Append,
         };
         let needs_before = matches!(kind, Kind::DeleteOne | Kind::UpdateOne);
+        let has_before = needs_before || headers.op == Op::Update;
         let needs_after = !matches!(kind, Kind::Delete | Kind::DeleteOne);
         if (needs_before && body.before.is_none()) || (needs_after && body.after.is_none()) {
             return Err(Malformed("the row's image is missing".into()));
         }
+        let before = match body.before.filter(|_| has_before) {
+            Some(before) => Some(Image::parse(before.get().as_bytes())?),
+            None => None,
+        };
         let identity = match key {
             [] => Image::default(),
             json => Image::parse(json)?,
@@ -76,20 +84,30 @@ impl<'b> Change<'b> {
         }
         Ok(Change {
             record,
+            op: headers.op,
             kind,
             table,
             key,
             old_key: headers.old_key.map(str::as_bytes),
             identity,
-            before: body.before,
+            before,
             after: body.after,
             stub: body.marks.and_then(|marks| marks.stub().map(str::to_owned)),
         })
     }
 
+    /// What goes aside of it.
+    pub fn park(&self, failure: Option<Failure>) -> Park<'b> {
+        Park {
+            record: self.record,
+            key: self.key,
+            failure,
+        }
+    }
+
     /// The new image's values for the columns at `layout`; refused where one was too large to be shipped, for the
     /// target would hold a NULL that the source never had.
-    pub fn new_values(&self, table: &Table, layout: &[usize]) -> Result<Values<'_>, Failure> {
+    pub fn new_values(&self, table: &Table, layout: &[usize]) -> Result<Values<'b>, Failure> {
         match &self.stub {
             None => values(table, layout, self.after()),
             Some(column) => Err(Failure::refused(format!(
@@ -106,6 +124,33 @@ impl<'b> Change<'b> {
     /// The image before the change, where the change needs it.
     pub fn before(&self) -> &[(Cow<'b, str>, &'b serde_json::value::RawValue)] {
         self.before.as_ref().map_or(&[], |image| &image.0)
+    }
+
+    /// The places of the key's columns and of those that have other values after this change than before `first`, an earlier
+    /// change of the row or the same.
+    pub fn changed_columns(&self, table: &Table, key: &[usize], first: &Change<'_>) -> Vec<usize> {
+        let (before, after) = (first.before(), self.after());
+        let is_changed = |place: usize, name: &str, value: &str| {
+            // Both images have the same columns in the same order, nearly always.
+            let was = match before.get(place) {
+                Some((column, was)) if column == name => Some(was),
+                _ => before
+                    .iter()
+                    .find(|(column, _)| column == name)
+                    .map(|(_, was)| was),
+            };
+            was.is_none_or(|was| was.get() != value)
+        };
+        let places = after
+            .iter()
+            .enumerate()
+            .filter_map(|(place, (name, value))| {
+                let column = table.column(name)?;
+                let is_written =
+                    !table.columns[column].generated && is_changed(place, name, value.get());
+                (is_written || key.contains(&column)).then_some(column)
+            });
+        places.collect()
     }
 
     /// The first column of the event that the table does not have.
@@ -142,12 +187,32 @@ pub fn layout(table: &Table, image: &[(Cow<'_, str>, &serde_json::value::RawValu
         .collect()
 }
 
-/// The values of an image for the columns at `layout`.
-pub fn values<'c>(
+/// Whether [`layout`] of an image is `layout`.
+pub fn has_layout(
     table: &Table,
     layout: &[usize],
-    image: &'c [(Cow<'_, str>, &serde_json::value::RawValue)],
-) -> Result<Values<'c>, Failure> {
+    image: &[(Cow<'_, str>, &serde_json::value::RawValue)],
+) -> bool {
+    let names = layout
+        .iter()
+        .map(|place| &table.columns[*place].source_name);
+    let mut names = names.peekable();
+    let is_left_out = |column: &str| {
+        let place = table.column(column);
+        place.is_none_or(|place| table.columns[place].generated)
+    };
+    let fits = image
+        .iter()
+        .all(|(column, _)| names.next_if(|name| *name == column).is_some() || is_left_out(column));
+    fits && names.next().is_none()
+}
+
+/// The values of an image for the columns at `layout`.
+pub fn values<'b>(
+    table: &Table,
+    layout: &[usize],
+    image: &[(Cow<'_, str>, &'b serde_json::value::RawValue)],
+) -> Result<Values<'b>, Failure> {
     let mut next = 0;
     layout
         .iter()
@@ -156,7 +221,7 @@ pub fn values<'c>(
             // The layout follows the image's order, so the value is nearly always the next one.
             while image
                 .get(next)
-                .is_some_and(|(name, _)| *name != column.name)
+                .is_some_and(|(name, _)| *name != column.source_name)
             {
                 next += 1;
             }

@@ -1,14 +1,18 @@
 //! The connection to the target, and how its session is set.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use postgres_openssl::MakeTlsConnector;
+use tokio::sync::Notify;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Config, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, Statement};
 
 use super::failure::classify;
+use super::parked::CHANNEL;
 use crate::error::{Code, Error, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,7 +42,7 @@ const SESSION: &str = "
 /// A connection with its prepared statements.
 pub struct Session {
     /// The connection.
-    pub client: Client,
+    pub client: Arc<Client>,
     statements: HashMap<String, Statement>,
 }
 
@@ -46,7 +50,7 @@ impl Session {
     /// A session on `client`.
     pub fn new(client: Client) -> Self {
         Session {
-            client,
+            client: Arc::new(client),
             statements: HashMap::new(),
         }
     }
@@ -66,11 +70,13 @@ impl Session {
     }
 }
 
-/// Connects as the sink `name`.
-pub async fn connect(url: &str, name: &str) -> Result<Client> {
-    let client = open(url, name, &format!("sink.{name}.url")).await?;
+/// Connects as the sink `name`. `notified` is told when somebody decided about a parked event, and when the connection ends.
+pub async fn connect(url: &str, name: &str, notified: &Arc<Notify>) -> Result<Client> {
+    let notified = Arc::clone(notified);
+    let key = format!("sink.{name}.url");
+    let client = open_listening(url, name, &key, move || notified.notify_one()).await?;
     client
-        .batch_execute(SESSION)
+        .batch_execute(&format!("{SESSION}; LISTEN {CHANNEL}"))
         .await
         .map_err(|error| classify("setting the session", &error))?;
     Ok(client)
@@ -78,6 +84,16 @@ pub async fn connect(url: &str, name: &str) -> Result<Client> {
 
 /// Connects to the server that the configuration's `key` names, for `name`; the session is as the server has it.
 pub async fn open(url: &str, name: &str, key: &str) -> Result<Client> {
+    open_listening(url, name, key, || {}).await
+}
+
+/// As [`open`]; `notify` is called for each notification, and when the connection ends.
+async fn open_listening(
+    url: &str,
+    name: &str,
+    key: &str,
+    notify: impl Fn() + Send + 'static,
+) -> Result<Client> {
     let (url, verification) = Verification::split(url);
     let mut config: Config = url.parse().map_err(|_| {
         // The driver's text may quote the URL, and with it the password.
@@ -94,16 +110,25 @@ pub async fn open(url: &str, name: &str, key: &str) -> Result<Client> {
     if config.get_application_name().is_none() {
         config.application_name(format!("companion-sink {name}"));
     }
-    let (client, connection) = config
+    let (client, mut connection) = config
         .connect(verification.connector()?)
         .await
         .map_err(|error| classify("connecting", &error))?;
     let user = name.to_owned();
     tokio::spawn(async move {
-        // Every statement reports the broken connection as well.
-        if let Err(error) = connection.await {
-            tracing::debug!(user, %error, "connection ended");
+        loop {
+            match poll_fn(|context| connection.poll_message(context)).await {
+                Some(Ok(AsyncMessage::Notification(_))) => notify(),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => {
+                    // Every statement reports the broken connection as well.
+                    tracing::debug!(user, %error, "connection ended");
+                    break;
+                }
+                None => break,
+            }
         }
+        notify();
     });
     Ok(client)
 }

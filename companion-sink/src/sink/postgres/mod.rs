@@ -1,21 +1,34 @@
 //! The replica: the tables of the source, kept row by row, with the offsets in the same transaction.
 
 mod apply;
+mod carry_out;
 mod change;
 mod connection;
 mod failure;
+mod follow;
+mod ordered;
+pub mod parked;
 pub mod pg_text;
 mod snapshot;
 mod state;
 mod statements;
+mod stream;
 pub mod tables;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use self::apply::{Aside, Mode, apply, apply_apart, execute, is_parked, park_key};
 use self::change::{Change, identity_of};
 use self::connection::Session;
 pub use self::connection::open;
 use self::failure::Fault;
-use self::state::{ParkedKeys, State};
+use self::follow::{Follower, SchemaBody};
+pub use self::ordered::{Commit, Outcome, Poison};
+use self::parked::{Decision, ParkedKeys};
+use self::state::State;
 use self::tables::{Tables, missing_column};
 use super::refusal_limit::RefusalLimit;
 use super::{Applied, Batch, Move, Position, Sink, unreadable_snapshot};
@@ -34,12 +47,22 @@ pub struct Postgres {
     state: State,
     connection: Option<Connection>,
     refusals: RefusalLimit,
+    /// Somebody decided about an event, or the connection ended.
+    notified: Arc<Notify>,
+    /// Reasons of the events that the open transaction parks.
+    parked_in_transaction: Vec<&'static str>,
 }
 
 struct Connection {
     session: Session,
     tables: Tables,
     parked: ParkedKeys,
+    /// An event stopped the sink, and was not passed since.
+    halted_before: bool,
+    /// What was decided about such events, by their ids.
+    decided: HashMap<String, Decision>,
+    /// A transaction is open that takes more events (`ordered`).
+    in_transaction: bool,
 }
 
 /// Something that goes aside: parked, and with a failure to the dead letters as well.
@@ -51,7 +74,7 @@ struct Park<'b> {
 
 /// Connects, sets the session and says whether the role may set `session_replication_role`, for `check`.
 pub async fn try_connect(url: &str, name: &str) -> Result<bool> {
-    let client = connection::connect(url, name).await?;
+    let client = connection::connect(url, name, &Arc::new(Notify::new())).await?;
     connection::become_replica(&client).await
 }
 
@@ -71,6 +94,8 @@ impl Postgres {
             settings,
             connection: None,
             refusals,
+            notified: Arc::new(Notify::new()),
+            parked_in_transaction: Vec::new(),
         }
     }
 
@@ -78,7 +103,7 @@ impl Postgres {
         self.connection.as_mut().ok_or_else(not_connected)
     }
 
-    /// Makes the batch's row events ready, after following its schema events.
+    /// Makes the batch's row events ready.
     async fn changes<'b>(
         &mut self,
         batch: &'b Batch,
@@ -97,22 +122,9 @@ impl Postgres {
                     continue;
                 }
             };
-            let made = if headers.op == Op::Schema {
-                let settings = &self.settings;
-                let Some(Connection {
-                    session, tables, ..
-                }) = self.connection.as_mut()
-                else {
-                    return Err(not_connected());
-                };
-                let followed = tables
-                    .follow(&session.client, settings, headers.table, record)
-                    .await?;
-                followed.map(|()| None)
-            } else if headers.op.is_row() {
-                self.change(record, &headers).await?.map(Some)
-            } else {
-                Ok(None)
+            let made = match headers.op.is_row() {
+                true => self.change(record, &headers).await?.map(Some),
+                false => Ok(None),
             };
             match made {
                 Ok(None) => {}
@@ -157,7 +169,7 @@ impl Postgres {
                 .await?;
             let table = tables.get(table);
             if let Some(column) = change.unknown_column(table) {
-                return Err(missing_column(table, column, None));
+                return Err(missing_column(table, column));
             }
         }
         Ok(Ok(change))
@@ -175,6 +187,7 @@ impl Postgres {
             session,
             tables,
             parked,
+            ..
         }) = self.connection.as_mut()
         else {
             return Err(not_connected());
@@ -185,11 +198,7 @@ impl Postgres {
         for change in changes {
             if is_parked(change, parked) {
                 park_key(change, parked);
-                parks.push(Park {
-                    record: change.record,
-                    key: change.key,
-                    failure: None,
-                });
+                parks.push(change.park(None));
             } else {
                 to_apply.push(change);
             }
@@ -203,18 +212,10 @@ impl Postgres {
         state.advance(session, &batch.moves).await?;
         let Aside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
         for (change, failure) in refused {
-            parks.push(Park {
-                record: change.record,
-                key: change.key,
-                failure: Some(failure),
-            });
+            parks.push(change.park(Some(failure)));
         }
         for change in behind {
-            parks.push(Park {
-                record: change.record,
-                key: change.key,
-                failure: None,
-            });
+            parks.push(change.park(None));
         }
         Ok(())
     }
@@ -255,6 +256,7 @@ impl Postgres {
         };
         for park in parks {
             state
+                .parked_events()
                 .park(
                     &session.client,
                     park.key,
@@ -271,7 +273,9 @@ impl Postgres {
 impl Sink for Postgres {
     async fn connect(&mut self) -> Result<()> {
         self.connection = None;
-        let client = connection::connect(&self.url, &self.name).await?;
+        // What the connection before still tells is of no interest.
+        self.notified = Arc::new(Notify::new());
+        let client = connection::connect(&self.url, &self.name, &self.notified).await?;
         connection::become_active(&client, self.state.sink()).await?;
         if !connection::become_replica(&client).await? {
             tracing::info!(
@@ -281,11 +285,16 @@ impl Sink for Postgres {
             );
         }
         self.state.create(&client).await?;
-        let parked = self.state.parked_keys(&client).await?;
+        let parked = self.state.parked_events().keys(&client).await?;
+        let halted_before = self.state.parked_events().has_poison(&client).await?;
+        let decided = self.state.parked_events().decided(&client).await?;
         self.connection = Some(Connection {
             session: Session::new(client),
             tables: Tables::default(),
             parked,
+            halted_before,
+            decided,
+            in_transaction: false,
         });
         Ok(())
     }
@@ -312,11 +321,7 @@ impl Sink for Postgres {
         };
         let (behind, ready): (Vec<_>, Vec<_>) = changes.into_iter().partition(behind_malformed);
         for change in behind {
-            parks.push(Park {
-                record: change.record,
-                key: change.key,
-                failure: None,
-            });
+            parks.push(change.park(None));
         }
         self.apply_in_transaction(batch, &ready, &mut parks).await?;
         if !parks.is_empty() {
@@ -334,72 +339,86 @@ impl Sink for Postgres {
         })
     }
 
+    async fn decided(&self) {
+        self.notified.notified().await;
+    }
+
+    async fn carry_out(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
+        self.carry_out_decisions(dead_letters).await
+    }
+
     fn waits_together(&self, _record: &Record) -> bool {
         true
     }
 
     async fn apply_together(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
-        if record.header("cdc.op") == Some("snapshot") {
-            self.snapshot(record, moves).await
-        } else {
-            self.truncate(record, moves).await
-        }
+        let headers = Headers::read(record).map_err(unreadable)?;
+        let state = &self.state;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        execute(&connection.session, "BEGIN").await?;
+        state.advance(&mut connection.session, moves).await?;
+        self.apply_to_table(record, &headers).await?;
+        let connection = self.connection()?;
+        execute(&connection.session, "COMMIT").await
     }
 }
 
 impl Postgres {
-    /// The beginning or the end of a snapshot.
-    async fn snapshot(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
-        let headers = Headers::read(record).map_err(unreadable_snapshot)?;
+    /// Does what an event about a whole table says, in the open transaction.
+    async fn apply_to_table(&mut self, record: &Record, headers: &Headers<'_>) -> Result<()> {
+        match headers.op {
+            Op::Schema => self.follow_schema(record, headers).await,
+            Op::Truncate => self.empty_table(record, headers).await,
+            Op::Snapshot => self.note_snapshot(record, headers).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The beginning or the end of a snapshot's chunk.
+    async fn note_snapshot(&mut self, record: &Record, headers: &Headers<'_>) -> Result<()> {
         let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
-        let state = &self.state;
+        let snapshots = self.state.snapshots();
         let Some(Connection {
             session,
             tables,
             parked,
+            ..
         }) = self.connection.as_mut()
         else {
             return Err(not_connected());
         };
-        execute(session, "BEGIN").await?;
-        state.advance(session, moves).await?;
         if body.is_beginning() {
-            state
-                .snapshots()
-                .begin(&session.client, record, &body)
+            self.state
+                .note_loading(&session.client, &record.topic)
                 .await?;
+            snapshots.begin(session, record, &body).await?;
         }
-        if body.is_end() {
-            let table = tables
-                .find(&session.client, &self.settings, headers.table, &body.source)
-                .await?;
-            let table = tables.get(table);
-            let gone = state
-                .snapshots()
-                .end(session, record, &body, table, parked)
-                .await?;
-            tracing::info!(
-                sink = self.name,
-                table = table.name,
-                gone,
-                "a snapshot of the source ended"
-            );
+        if !body.is_end() {
+            return match body.is_chunk_end() {
+                true => snapshots.keep(&session.client, record, &body).await,
+                false => Ok(()),
+            };
         }
-        execute(session, "COMMIT").await
+        let table = tables
+            .find(&session.client, &self.settings, headers.table, &body.source)
+            .await?;
+        let table = tables.get(table);
+        let gone = snapshots.end(session, record, &body, table, parked).await?;
+        self.state
+            .note_loaded(&session.client, &record.topic)
+            .await?;
+        tracing::info!(
+            sink = self.name,
+            table = table.name,
+            gone,
+            "a snapshot of the source ended"
+        );
+        Ok(())
     }
 
     /// Empties a table.
-    async fn truncate(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
-        let malformed = |Malformed(why): Malformed| {
-            Error::new(
-                Code::SchemaChange,
-                format!("a truncate event: {why}"),
-                "Look at the topic; empty the table by hand and set the offsets.",
-            )
-        };
-        let headers = Headers::read(record).map_err(malformed)?;
-        let body = RowBody::parse(record).map_err(malformed)?;
-        let state = &self.state;
+    async fn empty_table(&mut self, record: &Record, headers: &Headers<'_>) -> Result<()> {
+        let body = RowBody::parse(record).map_err(unreadable)?;
         let Some(Connection {
             session, tables, ..
         }) = self.connection.as_mut()
@@ -410,18 +429,60 @@ impl Postgres {
             .find(&session.client, &self.settings, headers.table, &body.source)
             .await?;
         let name = &tables.get(table).name;
-        execute(session, "BEGIN").await?;
-        state.advance(session, moves).await?;
         let verb = if self.settings.truncate == "delete" {
             "DELETE FROM"
         } else {
             "TRUNCATE"
         };
         execute(session, &format!("{verb} {name}")).await?;
-        execute(session, "COMMIT").await?;
         tracing::info!(sink = self.name, table = name, "emptied, as at the source");
         Ok(())
     }
+
+    /// The table's definition is another one.
+    async fn follow_schema(&mut self, record: &Record, headers: &Headers<'_>) -> Result<()> {
+        let body = SchemaBody::parse(record).map_err(unreadable)?;
+        if body.is_farewell() {
+            tracing::info!(
+                table = headers.table,
+                "the source no longer sends this table; the target keeps it"
+            );
+            return Ok(());
+        }
+        let Some(Connection {
+            session, tables, ..
+        }) = self.connection.as_mut()
+        else {
+            return Err(not_connected());
+        };
+        let before = self.state.followed(&session.client, &record.topic).await?;
+        let follower = Follower {
+            client: &session.client,
+            settings: &self.settings,
+            header: headers.table,
+        };
+        let now = follower.follow(tables, &body, before.as_ref()).await?;
+        if let Some(now) = now.filter(|now| Some(now) != before.as_ref()) {
+            self.state
+                .follow(&session.client, &record.topic, &now)
+                .await?;
+        }
+        if body.awaits_snapshot() {
+            self.state
+                .note_loading(&session.client, &record.topic)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// An event about a whole table that cannot be read.
+fn unreadable(Malformed(why): Malformed) -> Error {
+    Error::new(
+        Code::SchemaChange,
+        format!("an event about a whole table: {why}"),
+        "Look at the topic; do by hand what the event says, set the stored offsets behind it, restart.",
+    )
 }
 
 fn undecodable<'b>(record: &'b Record, key: &'b [u8], Malformed(why): Malformed) -> Park<'b> {

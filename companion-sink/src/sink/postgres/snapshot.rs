@@ -1,16 +1,18 @@
 //! What a snapshot of the source tells a replica besides its rows: those that are gone at the source.
 //!
-//! All partitions meet at the snapshot's beginning, where the target's transaction id is noted, and at its end. A row that
+//! At the snapshot's beginning, where all partitions meet, a transaction id of the target is noted, that of a savepoint, for
+//! a transaction of the target may have rows from before and after it. A row that
 //! was last written before the beginning was neither read by the snapshot nor changed since: it is not there any more. Rows
 //! that the snapshot left out, because somebody had changed them already, are named by the ends of its chunks.
 
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::apply::execute;
 use super::change::{layout, values};
 use super::connection::Session;
 use super::failure::classify;
-use super::state::ParkedKeys;
+use super::parked::ParkedKeys;
 use super::statements;
 use super::tables::Table;
 use crate::error::Result;
@@ -39,22 +41,38 @@ impl Snapshots<'_> {
     /// Notes the beginning, in the open transaction.
     pub async fn begin(
         &self,
-        client: &Client,
+        session: &Session,
         record: &Record,
         body: &SnapshotBody<'_>,
     ) -> Result<()> {
+        // The row itself is written by the transaction, or the part of one, that everything older lies before.
         let sql = format!(
-            "INSERT INTO {}.snapshots (sink, topic, snapshot_id, begun_at) VALUES ($1, $2, $3, pg_current_xact_id()::text)
-             ON CONFLICT (sink, topic) DO UPDATE SET snapshot_id = EXCLUDED.snapshot_id, begun_at = EXCLUDED.begun_at,
-                 partial = false, kept = '{{}}'",
+            "WITH noted AS (
+                 INSERT INTO {schema}.snapshots (sink, topic, snapshot_id, begun_at) VALUES ($1, $2, $3, '')
+                 ON CONFLICT (sink, topic) DO UPDATE SET snapshot_id = EXCLUDED.snapshot_id, begun_at = '', partial = false, kept = '{{}}'
+                 RETURNING xmin::text)
+             SELECT xmin FROM noted",
+            schema = self.schema
+        );
+        let doing = "noting a snapshot";
+        execute(session, "SAVEPOINT beginning").await?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.sink, &&*record.topic, &body.id()];
+        let row = session
+            .client
+            .query_one(&sql, &parameters)
+            .await
+            .map_err(|error| classify(doing, &error))?;
+        let begun_at: String = row.get(0);
+        let sql = format!(
+            "UPDATE {}.snapshots SET begun_at = $3 WHERE sink = $1 AND topic = $2",
             self.schema
         );
-        let written = client
-            .execute(&sql, &[&self.sink, &&*record.topic, &body.id()])
-            .await;
-        written
-            .map(drop)
-            .map_err(|error| classify("noting a snapshot", &error))
+        session
+            .client
+            .execute(&sql, &[&self.sink, &&*record.topic, &begun_at])
+            .await
+            .map_err(|error| classify(doing, &error))?;
+        execute(session, "RELEASE SAVEPOINT beginning").await
     }
 
     /// Notes what the end of a chunk says, in the open transaction. Each partition has a copy: once more changes nothing.

@@ -1,29 +1,25 @@
 //! What the sink keeps in the target: offsets and parked events, written in the transaction of the rows.
 
-use std::collections::HashSet;
-use std::sync::Arc;
-
+use change::version::Place;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use super::connection::Session;
 use super::failure::classify;
+use super::follow::Followed;
+use super::parked::ParkedEvents;
 use super::snapshot::Snapshots;
-use super::tables::quoted;
+use super::tables::{Target, quoted};
 use crate::consumer::TopicPartition;
-use crate::dead_letter::Failure;
 use crate::error::{Code, Error, Result};
-use crate::event::is_version;
-use crate::record::Record;
 use crate::sink::{Move, Position};
 
 /// The tables of the state schema, for one sink.
 pub struct State {
+    /// Quoted.
     schema: String,
     sink: String,
 }
-
-/// The keys whose events are parked, by topic. A table without a key is one key, the empty one.
-pub type ParkedKeys = HashSet<(Arc<str>, Box<[u8]>)>;
 
 impl State {
     /// The sink with its instance's name, as the state has it.
@@ -36,6 +32,14 @@ impl State {
         State {
             schema: quoted(schema),
             sink: sink.to_owned(),
+        }
+    }
+
+    /// The events that were put aside.
+    pub fn parked_events(&self) -> ParkedEvents<'_> {
+        ParkedEvents {
+            schema: &self.schema,
+            sink: &self.sink,
         }
     }
 
@@ -53,9 +57,18 @@ impl State {
         let there = client
             .query_one(
                 "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name",
-                &[&["offsets", "parked", "snapshots"]
-                    .map(|name| format!("{schema}.{name}"))
-                    .to_vec()],
+                &[&[
+                    "offsets",
+                    "parked",
+                    "actions",
+                    "snapshots",
+                    "progress",
+                    "definitions",
+                    "loading",
+                    "replica",
+                ]
+                .map(|name| format!("{schema}.{name}"))
+                .to_vec()],
             )
             .await
             .map_err(|error| classify("looking for the offsets", &error))?;
@@ -70,15 +83,29 @@ impl State {
                  next_offset bigint NOT NULL, version text NOT NULL, updated_at timestamptz NOT NULL DEFAULT now(),
                  PRIMARY KEY (sink, topic, partition));
              COMMENT ON TABLE {schema}.offsets IS 'companion-sink: how far each partition is applied, and the highest version seen there';
-             CREATE TABLE IF NOT EXISTS {schema}.parked (
-                 sink text NOT NULL, topic text NOT NULL, partition integer NOT NULL, \"offset\" bigint NOT NULL,
-                 key bytea NOT NULL, version text, event_id text NOT NULL,
-                 header_names text[] NOT NULL, header_values bytea[] NOT NULL, body bytea,
-                 code text, reason text, message text, parked_at timestamptz NOT NULL DEFAULT now(),
-                 PRIMARY KEY (sink, topic, partition, \"offset\"));
-             COMMENT ON TABLE {schema}.parked IS 'companion-sink: refused events (with code) and, in order, the later events of their keys';
-             {}",
-            Snapshots::create(schema)
+             {parked};
+             CREATE TABLE IF NOT EXISTS {schema}.progress (
+                 sink text PRIMARY KEY, version text NOT NULL, commit_time timestamptz NOT NULL);
+             COMMENT ON TABLE {schema}.progress IS 'companion-sink: the newest commit of the source that is here, of sinks with consistency = \"transaction\"';
+             CREATE TABLE IF NOT EXISTS {schema}.definitions (
+                 sink text NOT NULL, topic text NOT NULL, target_schema text NOT NULL, target_table text NOT NULL,
+                 definition text NOT NULL, PRIMARY KEY (sink, topic));
+             COMMENT ON TABLE {schema}.definitions IS 'companion-sink: the definitions of the source''s tables that the target follows';
+             CREATE TABLE IF NOT EXISTS {schema}.loading (
+                 sink text NOT NULL, topic text NOT NULL, since timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (sink, topic));
+             COMMENT ON TABLE {schema}.loading IS 'companion-sink: topics whose rows a snapshot of the source still brings';
+             {snapshots};
+             CREATE OR REPLACE VIEW {schema}.replica AS
+                 SELECT p.sink,
+                     CASE WHEN EXISTS (SELECT FROM {schema}.loading l WHERE l.sink = p.sink) THEN 'loading'
+                          WHEN k.keys > 0 THEN 'consistent except ' || k.keys || ' keys'
+                          ELSE 'consistent' END AS state,
+                     p.commit_time, p.version
+                 FROM {schema}.progress p
+                 CROSS JOIN LATERAL (SELECT count(DISTINCT (q.topic, q.key)) FROM {schema}.parked q WHERE q.sink = p.sink AND NOT q.halts) AS k(keys);
+             COMMENT ON VIEW {schema}.replica IS 'companion-sink: whether readers see the source as it was after the commit that is named'",
+            parked = ParkedEvents::create(schema),
+            snapshots = Snapshots::create(schema)
         );
         client
             .batch_execute(&sql)
@@ -159,66 +186,102 @@ impl State {
         self.expect(updated, moves.len())
     }
 
-    /// The keys that are parked.
-    pub async fn parked_keys(&self, client: &Client) -> Result<ParkedKeys> {
+    /// Notes the newest commit of the source that the open transaction brings.
+    pub async fn note_progress(
+        &self,
+        session: &mut Session,
+        place: Place,
+        time_us: i64,
+    ) -> Result<()> {
         let sql = format!(
-            "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1",
+            "INSERT INTO {}.progress (sink, version, commit_time) VALUES ($1, $2, to_timestamp($3::bigint / 1000000.0::float8))
+             ON CONFLICT (sink) DO UPDATE SET version = EXCLUDED.version, commit_time = EXCLUDED.commit_time",
             self.schema
         );
-        let rows = client
-            .query(&sql, &[&self.sink])
+        let failed = |error| classify("noting the progress", &error);
+        let statement = session.prepared(&sql, &[]).await.map_err(failed)?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.sink, &place.to_string(), &time_us];
+        session
+            .client
+            .execute(&statement, &parameters)
             .await
-            .map_err(|error| classify("reading the parked events", &error))?;
-        let key = |row: &tokio_postgres::Row| {
-            let topic: String = row.get(0);
-            let key: Vec<u8> = row.get(1);
-            (topic.into(), key.into_boxed_slice())
-        };
-        Ok(rows.iter().map(key).collect())
+            .map_err(failed)?;
+        Ok(())
     }
 
-    /// Parks events inside the open transaction: refused ones with their failure, later ones of their keys without.
-    pub async fn park(
-        &self,
-        client: &Client,
-        key: &[u8],
-        record: &Record,
-        failure: Option<&Failure>,
-    ) -> Result<()> {
-        // A malformed record may hold zero bytes, which text cannot.
-        let clean = |text: &str| text.replace('\0', "\u{fffd}");
-        let names: Vec<String> = record.headers().map(|(name, _)| clean(name)).collect();
-        let values: Vec<Option<&[u8]>> = record.headers().map(|(_, value)| value).collect();
-        let version = record
-            .header("cdc.version")
-            .filter(|version| is_version(version));
+    /// Notes that a snapshot brings rows of a topic.
+    pub async fn note_loading(&self, client: &Client, topic: &str) -> Result<()> {
         let sql = format!(
-            "INSERT INTO {}.parked (sink, topic, partition, \"offset\", key, version, event_id, header_names, header_values, body, code, reason, message)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING",
+            "INSERT INTO {}.loading (sink, topic) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             self.schema
         );
-        client
-            .execute(
-                &sql,
-                &[
-                    &self.sink,
-                    &&*record.topic,
-                    &record.partition,
-                    &record.offset,
-                    &key,
-                    &version,
-                    &clean(&record.event_id()),
-                    &names,
-                    &values,
-                    &record.value(),
-                    &failure.map(|failure| failure.code.to_string()),
-                    &failure.map(|failure| failure.reason),
-                    &failure.map(|failure| failure.message.as_str()),
-                ],
-            )
+        let noted = client.execute(&sql, &[&self.sink, &topic]).await;
+        noted
+            .map(drop)
+            .map_err(|error| classify("noting a snapshot", &error))
+    }
+
+    /// Notes that a topic's rows are all there.
+    pub async fn note_loaded(&self, client: &Client, topic: &str) -> Result<()> {
+        let sql = format!(
+            "DELETE FROM {}.loading WHERE sink = $1 AND topic = $2",
+            self.schema
+        );
+        let noted = client.execute(&sql, &[&self.sink, &topic]).await;
+        noted
+            .map(drop)
+            .map_err(|error| classify("noting a snapshot", &error))
+    }
+
+    /// The definition of a topic's table that is followed.
+    pub async fn followed(&self, client: &Client, topic: &str) -> Result<Option<Followed>> {
+        let sql = format!(
+            "SELECT target_schema, target_table, definition FROM {}.definitions WHERE sink = $1 AND topic = $2",
+            self.schema
+        );
+        let row = client
+            .query_opt(&sql, &[&self.sink, &topic])
             .await
-            .map(|_| ())
-            .map_err(|error| classify("parking an event", &error))
+            .map_err(|error| classify("reading a definition", &error))?;
+        let Some(row) = row else { return Ok(None) };
+        let target = Target {
+            schema: row.get(0),
+            table: row.get(1),
+        };
+        let definition: &str = row.get(2);
+        let definition = serde_json::from_str(definition).map_err(|error| {
+            Error::new(
+                Code::TargetRefuses,
+                format!("postgres: the definition of {topic} in the state cannot be read: {error}"),
+                format!(
+                    "DELETE FROM {}.definitions for the topic, then restart.",
+                    self.schema
+                ),
+            )
+        })?;
+        Ok(Some(Followed { target, definition }))
+    }
+
+    /// Notes the definition of a topic's table that is followed now.
+    pub async fn follow(&self, client: &Client, topic: &str, now: &Followed) -> Result<()> {
+        let sql = format!(
+            "INSERT INTO {}.definitions (sink, topic, target_schema, target_table, definition) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (sink, topic) DO UPDATE SET target_schema = EXCLUDED.target_schema,
+                 target_table = EXCLUDED.target_table, definition = EXCLUDED.definition",
+            self.schema
+        );
+        let definition = serde_json::to_string(&now.definition).unwrap_or_default();
+        let parameters: [&(dyn ToSql + Sync); 5] = [
+            &self.sink,
+            &topic,
+            &now.target.schema,
+            &now.target.table,
+            &definition,
+        ];
+        let noted = client.execute(&sql, &parameters).await;
+        noted
+            .map(drop)
+            .map_err(|error| classify("noting a definition", &error))
     }
 
     fn expect(&self, written: u64, expected: usize) -> Result<()> {

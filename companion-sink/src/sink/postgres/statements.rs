@@ -44,8 +44,52 @@ pub fn insert(table: &Table, columns: &[usize], key: Option<&[usize]>) -> String
     sql
 }
 
+/// `UPDATE` of rows to the values of the columns at `columns`, found by those of `key`, which are among them.
+pub fn update(table: &Table, columns: &[usize], key: &[usize]) -> String {
+    let value = |place: usize| {
+        let column = &table.columns[columns[place]];
+        (
+            quoted(&column.name),
+            format!("u.c{place}::{}", column.type_name),
+        )
+    };
+    let (mut assignments, mut conditions) = (Vec::new(), Vec::new());
+    // Written all the same, as in an upsert.
+    let is_key_alone = columns.len() == key.len();
+    for (place, column) in columns.iter().enumerate() {
+        let (name, value) = value(place);
+        if key.contains(column) {
+            conditions.push(format!("t.{name} = {value}"));
+        }
+        if !key.contains(column) || is_key_alone {
+            assignments.push(format!("{name} = {value}"));
+        }
+    }
+    format!(
+        "UPDATE {} AS t SET {} FROM {} WHERE {}",
+        table.name,
+        assignments.join(", "),
+        unnest(columns.len()),
+        conditions.join(" AND ")
+    )
+}
+
+/// `COPY` of rows with the columns at `columns`, as text.
+pub fn copy(table: &Table, columns: &[usize]) -> String {
+    format!("COPY {} ({}) FROM STDIN", table.name, names(table, columns))
+}
+
 /// `DELETE` of the rows with the given keys.
 pub fn delete(table: &Table, key: &[usize]) -> String {
+    if let [only] = key {
+        let column = &table.columns[*only];
+        return format!(
+            "DELETE FROM {} WHERE {} = ANY ($1::text[]::{}[])",
+            table.name,
+            quoted(&column.name),
+            column.type_name
+        );
+    }
     let conditions = key.iter().enumerate().map(|(place, column)| {
         let column = &table.columns[*column];
         format!(

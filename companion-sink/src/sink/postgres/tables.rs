@@ -1,8 +1,7 @@
-//! The target's tables as the catalog has them, and their creation from schema events.
+//! The target's tables as the catalog has them, and where the source's tables live there.
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
 use tokio_postgres::Client;
 use tokio_postgres::types::Oid;
 
@@ -10,16 +9,19 @@ use super::failure::classify;
 use super::pg_text::PgType;
 use crate::config;
 use crate::error::{Code, Error, Result};
-use crate::event::{Malformed, TableName, parse_body};
-use crate::record::Record;
+use crate::event::TableName;
 
 /// A table of the target.
 #[derive(Debug)]
 pub struct Table {
     /// Qualified and quoted.
     pub name: String,
+    /// The same in its parts, not quoted.
+    pub target: Target,
     /// The columns in their order.
     pub columns: Vec<Column>,
+    /// The name of the primary key's constraint.
+    pub primary_key: Option<String>,
     /// The columns of each unique index that an upsert can use.
     unique: Vec<Vec<String>>,
 }
@@ -29,6 +31,8 @@ pub struct Table {
 pub struct Column {
     /// The name, not quoted.
     pub name: String,
+    /// Its name in events.
+    pub source_name: String,
     /// The type without its modifier, so that a cast never cuts a value; the assignment checks the modifier.
     pub type_name: String,
     /// How values arrive.
@@ -40,9 +44,11 @@ pub struct Column {
 }
 
 impl Table {
-    /// The place of a column.
-    pub fn column(&self, name: &str) -> Option<usize> {
-        self.columns.iter().position(|column| column.name == name)
+    /// The place of the column that events name so.
+    pub fn column(&self, source_name: &str) -> Option<usize> {
+        self.columns
+            .iter()
+            .position(|column| column.source_name == source_name)
     }
 
     /// Whether a unique index has exactly these columns.
@@ -53,49 +59,51 @@ impl Table {
     }
 }
 
+/// Where a table of the source lives on the target, not quoted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Target {
+    /// The schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+}
+
+impl Target {
+    /// What the configuration makes of a table of the source; `header` is the event's `cdc.table`.
+    pub fn of(settings: &config::Postgres, header: &str, source: &TableName<'_>) -> Target {
+        let named = format!("{}.{}", source.schema, source.table);
+        if let Some((schema, table)) = settings
+            .tables
+            .get(&named)
+            .and_then(|to| to.split_once('.'))
+        {
+            return Target {
+                schema: schema.to_owned(),
+                table: table.to_owned(),
+            };
+        }
+        let database = header.split('.').next().unwrap_or_default();
+        Target {
+            schema: settings
+                .schema
+                .replace("{database}", database)
+                .replace("{schema}", &source.schema),
+            table: source.table.clone().into_owned(),
+        }
+    }
+
+    /// In quotes, with the schema.
+    pub fn quoted(&self) -> String {
+        qualified(&self.schema, &self.table)
+    }
+}
+
 /// The known tables by the event's `cdc.table`.
 #[derive(Default)]
 pub struct Tables {
     known: Vec<Table>,
     by_header: HashMap<String, usize>,
     types: HashMap<Oid, PgType>,
-}
-
-#[derive(Deserialize)]
-struct Body<'a> {
-    #[serde(borrow)]
-    source: TableName<'a>,
-    schema_change: Change,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Change {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    table_changes: Vec<TableChange>,
-}
-
-#[derive(Deserialize)]
-struct TableChange {
-    table: Option<Definition>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Definition {
-    #[serde(default)]
-    primary_key_column_names: Vec<String>,
-    columns: Vec<ColumnDefinition>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ColumnDefinition {
-    name: String,
-    type_expression: String,
-    optional: bool,
 }
 
 impl Tables {
@@ -120,16 +128,9 @@ impl Tables {
         if let Some(place) = self.known(header) {
             return Ok(place);
         }
-        let schema = target_schema(settings, header, &source.schema);
-        let Some(table) = self.load(client, &schema, &source.table).await? else {
-            return Err(Error::new(
-                Code::TargetRefuses,
-                format!(
-                    "postgres: table {} does not exist on the target",
-                    qualified(&schema, &source.table)
-                ),
-                "Create it there with the source's columns, then restart. (With create_tables = true it is made when the table is tracked.)",
-            ));
+        let target = Target::of(settings, header, source);
+        let Some(table) = self.load(client, settings, target.clone(), source).await? else {
+            return Err(missing_table(&target));
         };
         self.known.push(table);
         let place = self.known.len() - 1;
@@ -148,73 +149,23 @@ impl Tables {
         let Some(place) = self.known(header) else {
             return Ok(());
         };
-        let schema = target_schema(settings, header, &source.schema);
+        let target = Target::of(settings, header, source);
         self.types.clear();
-        if let Some(table) = self.load(client, &schema, &source.table).await? {
+        if let Some(table) = self.load(client, settings, target, source).await? {
             self.known[place] = table;
         }
         Ok(())
     }
 
-    /// Follows a schema event. Its copies in the other partitions find the work done.
-    pub async fn follow(
+    /// The table `target` as the catalog has it; `None` where there is none.
+    pub async fn load(
         &mut self,
         client: &Client,
         settings: &config::Postgres,
-        header: &str,
-        record: &Record,
-    ) -> Result<std::result::Result<(), Malformed>> {
-        let body: Body<'_> = match parse_body(record) {
-            Ok(body) => body,
-            Err(malformed) => return Ok(Err(malformed)),
-        };
-        let kind = body.schema_change.kind.as_str();
-        if matches!(kind, "UNTRACK" | "DROP") {
-            tracing::info!(
-                table = header,
-                kind,
-                "the source no longer sends this table; the target keeps it"
-            );
-            return Ok(Ok(()));
-        }
-        let mut definitions = body.schema_change.table_changes.into_iter();
-        let Some(definition) = definitions.find_map(|change| change.table) else {
-            return Ok(match kind {
-                "CREATE" => Err(Malformed("the schema event has no table".into())),
-                _ => Ok(()),
-            });
-        };
-        let schema = target_schema(settings, header, &body.source.schema);
-        let table = &*body.source.table;
-        if kind == "CREATE"
-            && settings.create_tables
-            && self.load(client, &schema, table).await?.is_none()
-        {
-            create(client, &schema, table, &definition).await?;
-            tracing::info!(table = %qualified(&schema, table), "table made");
-        }
-        match self.known(header) {
-            Some(_) => self.refresh(client, settings, header, &body.source).await?,
-            None => {
-                self.find(client, settings, header, &body.source).await?;
-            }
-        }
-        let Some(place) = self.known(header) else {
-            return Ok(Ok(()));
-        };
-        for column in &definition.columns {
-            if self.known[place].column(&column.name).is_none() {
-                return Err(missing_column(
-                    &self.known[place],
-                    &column.name,
-                    Some(&column.type_expression),
-                ));
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    async fn load(&mut self, client: &Client, schema: &str, table: &str) -> Result<Option<Table>> {
+        target: Target,
+        source: &TableName<'_>,
+    ) -> Result<Option<Table>> {
+        let Target { schema, table } = &target;
         let failed = |error| classify("reading the catalog", &error);
         let columns = client
             .query(
@@ -237,13 +188,17 @@ impl Tables {
             return Ok(None);
         }
         let mut loaded = Table {
-            name: qualified(schema, table),
+            name: target.quoted(),
             columns: Vec::with_capacity(columns.len()),
+            primary_key: None,
             unique: Vec::new(),
+            target: Target::default(),
         };
         for column in &columns {
+            let name: String = column.get(0);
             loaded.columns.push(Column {
-                name: column.get(0),
+                source_name: settings.source_column(source, &name).to_owned(),
+                name,
                 pg_type: self.pg_type(client, column.get(1)).await?,
                 type_name: column.get(2),
                 generated: column.get(3),
@@ -266,6 +221,18 @@ impl Tables {
             .await
             .map_err(failed)?;
         loaded.unique = indexes.iter().map(|index| index.get(0)).collect();
+        let primary_key = client
+            .query_opt(
+                "SELECT k.conname::text FROM pg_catalog.pg_constraint k
+                 JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 WHERE n.nspname = $1 AND c.relname = $2 AND k.contype = 'p'",
+                &[&schema, &table],
+            )
+            .await
+            .map_err(failed)?;
+        loaded.primary_key = primary_key.map(|row| row.get(0));
+        loaded.target = target;
         Ok(Some(loaded))
     }
 
@@ -326,9 +293,20 @@ impl Tables {
     }
 }
 
+/// A table that events have and the target has not.
+pub fn missing_table(target: &Target) -> Error {
+    Error::new(
+        Code::TargetRefuses,
+        format!(
+            "postgres: table {} does not exist on the target",
+            target.quoted()
+        ),
+        "Create it there with the source's columns, then restart. (With create_tables = true it is made when the table is tracked.)",
+    )
+}
+
 /// A column that events have and the target has not (CDC1011).
-pub fn missing_column(table: &Table, column: &str, type_expression: Option<&str>) -> Error {
-    let type_expression = type_expression.unwrap_or("TYPE");
+pub fn missing_column(table: &Table, column: &str) -> Error {
     Error::new(
         Code::SchemaChange,
         format!(
@@ -337,90 +315,15 @@ pub fn missing_column(table: &Table, column: &str, type_expression: Option<&str>
             quoted(column)
         ),
         format!(
-            "ALTER TABLE {} ADD COLUMN {} {type_expression}; on the target, then restart.",
+            "ALTER TABLE {} ADD COLUMN {} TYPE; on the target, then restart.",
             table.name,
             quoted(column)
         ),
     )
 }
 
-async fn create(client: &Client, schema: &str, table: &str, definition: &Definition) -> Result<()> {
-    let mut parts = Vec::with_capacity(definition.columns.len() + 1);
-    for column in &definition.columns {
-        check_type(client, &column.type_expression, schema, table).await?;
-        let not_null = if column.optional { "" } else { " NOT NULL" };
-        parts.push(format!(
-            "{} {}{not_null}",
-            quoted(&column.name),
-            column.type_expression
-        ));
-    }
-    if !definition.primary_key_column_names.is_empty() {
-        let key: Vec<_> = definition
-            .primary_key_column_names
-            .iter()
-            .map(|name| quoted(name))
-            .collect();
-        parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
-    }
-    let exists = client
-        .query_opt(
-            "SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1",
-            &[&schema],
-        )
-        .await
-        .map_err(|error| classify("reading the catalog", &error))?;
-    let mut sql = String::new();
-    // IF NOT EXISTS wants the right to create schemas even where there is nothing to do.
-    if exists.is_none() {
-        sql += &format!("CREATE SCHEMA IF NOT EXISTS {};\n", quoted(schema));
-    }
-    sql += &format!(
-        "CREATE TABLE IF NOT EXISTS {} ({})",
-        qualified(schema, table),
-        parts.join(", ")
-    );
-    client.batch_execute(&sql).await.map_err(|error| {
-        classify(
-            &format!("making table {}", qualified(schema, table)),
-            &error,
-        )
-    })
-}
-
-/// The expression goes into SQL: only what the server reads as the name of a type is let through.
-async fn check_type(client: &Client, expression: &str, schema: &str, table: &str) -> Result<()> {
-    let known = client
-        .query_one("SELECT to_regtype($1) IS NOT NULL", &[&expression])
-        .await;
-    let known = match known {
-        Ok(row) => row.get(0),
-        Err(error) if error.as_db_error().is_some() => false,
-        Err(error) => return Err(classify("asking for a type", &error)),
-    };
-    if known {
-        return Ok(());
-    }
-    Err(Error::new(
-        Code::SchemaChange,
-        format!(
-            "postgres: the target has no type {expression}, which {} needs",
-            qualified(schema, table)
-        ),
-        "Create the type (CREATE TYPE or CREATE EXTENSION) on the target, then restart.",
-    ))
-}
-
-/// The target's schema for a table of the source.
-fn target_schema(settings: &config::Postgres, header: &str, schema: &str) -> String {
-    let database = header.split('.').next().unwrap_or_default();
-    settings
-        .schema
-        .replace("{database}", database)
-        .replace("{schema}", schema)
-}
-
-fn qualified(schema: &str, table: &str) -> String {
+/// A table in quotes, with its schema.
+pub fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", quoted(schema), quoted(table))
 }
 

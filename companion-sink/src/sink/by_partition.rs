@@ -1,0 +1,525 @@
+//! The course of a sink that applies each partition by itself: finds the partitions, gathers batches, drops later copies,
+//! and holds events together that are for all partitions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::bounds::{check_bounds, find_out_of_range};
+use super::runner::{Context, Course, Ended, Shared, ended, stopped};
+use super::{BATCH_BYTES, Batch, Move, Sink};
+use crate::config;
+use crate::consumer::{Fetched, Reader, TopicPartition};
+use crate::discovery::{Cluster, follows};
+use crate::error::{Code, Error, Result};
+use crate::event::{SnapshotBody, commit_time_us, is_for_others, is_version};
+use crate::record::Record;
+use crate::status::{SinkStatus, State};
+use crate::watermark::Watermark;
+
+/// How soon a new partition is asked again that has no leader yet.
+const LEADER_RETRY: Duration = Duration::from_millis(100);
+/// From so many records on in one go, more is on its way and worth waiting for.
+const BURST_RECORDS: usize = 32;
+
+/// A partition as this run reads it.
+struct Lane {
+    /// Position that the target has.
+    stored_next: i64,
+    /// The offset that comes next in this run; ahead of the stored one while a batch is gathered.
+    next: i64,
+    /// Highest version seen, empty for none.
+    version: String,
+    epoch: u32,
+    /// The event for all partitions that this one waits at.
+    held: Option<Record>,
+}
+
+/// How the partitions of a topic have reached an event for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    /// All are at it.
+    Together,
+    /// Some are past it.
+    Apart,
+}
+
+/// Applies each partition's events in their order, partitions independently.
+pub struct ByPartition<S> {
+    sink: S,
+}
+
+impl<S: Sink> ByPartition<S> {
+    /// The course of `sink`.
+    pub fn new(sink: S) -> Self {
+        ByPartition { sink }
+    }
+}
+
+impl<S: Sink> Course for ByPartition<S> {
+    async fn run(&mut self, context: &Context) -> Result<Ended> {
+        let mut stop = context.shared.stop.clone();
+        tokio::select! {
+            () = stopped(&mut stop) => return Ok(Ended::Stopped),
+            connected = self.sink.connect() => connected?,
+        }
+        let reader = Reader::start(&context.client, &context.name)?;
+        let run = Run {
+            sink: &mut self.sink,
+            config: &context.config,
+            shared: &context.shared,
+            status: &context.status,
+            reader,
+            lanes: HashMap::new(),
+            incomplete: false,
+            committed: HashMap::new(),
+            watermark: Watermark::default(),
+        };
+        run.run(stop).await
+    }
+
+    async fn resumed(&self) {
+        self.sink.decided().await;
+    }
+}
+
+/// One run of a sink, from connecting to the first error.
+struct Run<'r, S> {
+    sink: &'r mut S,
+    config: &'r config::Sink,
+    shared: &'r Shared,
+    status: &'r SinkStatus,
+    reader: Reader,
+    lanes: HashMap<TopicPartition, Lane>,
+    /// Partitions that have no leader yet are waiting to be assigned.
+    incomplete: bool,
+    /// Offsets that were copied into the consumer group.
+    committed: HashMap<TopicPartition, i64>,
+    watermark: Watermark,
+}
+
+impl<S: Sink> Run<'_, S> {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<Ended> {
+        let mut cluster = self.shared.discovery.cluster();
+        cluster.mark_changed();
+        self.carry_out().await?;
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => {
+                    self.copy_offsets();
+                    return Ok(Ended::Stopped);
+                }
+                changed = cluster.changed() => {
+                    if changed.is_err() {
+                        return Err(ended("discovery"));
+                    }
+                    let known = cluster.borrow_and_update().clone();
+                    self.follow(known).await?;
+                }
+                () = sleep(LEADER_RETRY), if self.incomplete => {
+                    let known = cluster.borrow().clone();
+                    self.follow(known).await?;
+                }
+                _ = second.tick() => {
+                    self.copy_offsets();
+                    self.measure_lag();
+                    self.note_complete().await?;
+                }
+                () = self.sink.decided() => self.carry_out().await?,
+                fetched = self.reader.next() => match fetched {
+                    None => return Err(ended("the reading thread")),
+                    Some(fetched) => self.gather_and_apply(fetched).await?,
+                },
+            }
+        }
+    }
+
+    /// Carries out what people decided about parked events.
+    async fn carry_out(&mut self) -> Result<()> {
+        let parked_keys = self.sink.carry_out(&self.shared.dead_letters).await?;
+        self.status.figures().parked_keys = parked_keys;
+        Ok(())
+    }
+
+    /// Assigns the partitions that are new.
+    async fn follow(&mut self, cluster: Cluster) -> Result<()> {
+        let Some(topics) = cluster.topics else {
+            if let Some(error) = cluster.error {
+                self.status.set_error(&error);
+                self.status.set_state(State::Retrying);
+            }
+            return Ok(());
+        };
+        let mut fresh = Vec::new();
+        for (topic, partitions) in topics.iter() {
+            if !follows(&self.config.topics, topic) {
+                continue;
+            }
+            let topic: Arc<str> = topic.as_str().into();
+            for partition in 0..*partitions {
+                let at = TopicPartition {
+                    topic: Arc::clone(&topic),
+                    partition,
+                };
+                if !self.lanes.contains_key(&at) {
+                    fresh.push(at);
+                }
+            }
+        }
+        if !fresh.is_empty() {
+            self.assign(fresh).await?;
+            self.release_held().await?;
+        }
+        self.status.set_state(match cluster.error {
+            Some(_) => State::Retrying,
+            None => State::Running,
+        });
+        Ok(())
+    }
+
+    async fn assign(&mut self, fresh: Vec<TopicPartition>) -> Result<()> {
+        self.incomplete = false;
+        let stored = self.sink.positions(&fresh).await?;
+        let mut lanes = Vec::with_capacity(fresh.len());
+        let mut starts = Vec::new();
+        for (at, position) in fresh.into_iter().zip(stored) {
+            let bounds = self.shared.discovery.bounds(&at.topic, at.partition);
+            let bounds = match bounds.await {
+                Ok(bounds) => bounds,
+                Err(error) => {
+                    tracing::debug!(sink = %self.status.name, %error, "asked again");
+                    self.incomplete = true;
+                    continue;
+                }
+            };
+            let (next, version) = match position {
+                Some(position) => {
+                    check_bounds(&at, position.next_offset, bounds)?;
+                    (position.next_offset, position.version)
+                }
+                None => {
+                    starts.push((at.clone(), bounds.0));
+                    (bounds.0, String::new())
+                }
+            };
+            let lane = Lane {
+                stored_next: next,
+                next,
+                version,
+                epoch: 0,
+                held: None,
+            };
+            lanes.push((at, lane));
+        }
+        if !starts.is_empty() {
+            self.sink.begin(&starts).await?;
+        }
+        tracing::info!(sink = %self.status.name, partitions = lanes.len(), new = starts.len(), "partitions assigned");
+        for (at, lane) in lanes {
+            self.reader.assign(at.clone(), lane.next, lane.epoch);
+            self.lanes.insert(at, lane);
+        }
+        Ok(())
+    }
+
+    /// Gathers what has arrived, and what is arriving, up to a batch; applies it.
+    async fn gather_and_apply(&mut self, first: Fetched) -> Result<()> {
+        let began = Instant::now();
+        let rows = self.config.batch_rows();
+        let mut gathered = Gathered::default();
+        let mut fetched = Some(first);
+        loop {
+            let mut arrived = 0;
+            while let Some(some) = fetched.take() {
+                arrived += self.take(some, &mut gathered).await?;
+                if gathered.is_full(rows) {
+                    break;
+                }
+                fetched = self.reader.next_now();
+            }
+            let left = self.config.batch_wait().saturating_sub(began.elapsed());
+            if gathered.is_full(rows) || arrived < BURST_RECORDS || left.is_zero() {
+                break;
+            }
+            match timeout(left, self.reader.next()).await {
+                Ok(Some(more)) => fetched = Some(more),
+                Ok(None) => return Err(ended("the reading thread")),
+                Err(_) => break,
+            }
+        }
+        self.apply(gathered).await?;
+        self.release_held().await
+    }
+
+    /// Sorts records into the batch; returns how many were looked at.
+    async fn take(&mut self, fetched: Fetched, gathered: &mut Gathered) -> Result<usize> {
+        let records = match fetched {
+            Fetched::Records(records) => records,
+            Fetched::OutOfRange => {
+                self.find_out_of_range().await?;
+                return Ok(0);
+            }
+        };
+        let looked_at = records.len();
+        for record in records {
+            self.sort(record, gathered);
+        }
+        Ok(looked_at)
+    }
+
+    fn sort(&mut self, record: Record, gathered: &mut Gathered) {
+        let at = TopicPartition::of(&record);
+        let Some(lane) = self.lanes.get_mut(&at) else {
+            return;
+        };
+        if lane.epoch != record.epoch || record.offset < lane.next || lane.held.is_some() {
+            return;
+        }
+        let version = record
+            .header("cdc.version")
+            .filter(|version| is_version(version));
+        let copy = version.is_some_and(|version| version <= lane.version.as_str());
+        let op = record.header("cdc.op").unwrap_or_default();
+        let for_others = is_for_others(&record, &self.status.name);
+        let held = !copy && !for_others && is_for_all_partitions(op, &record);
+        if held && self.sink.waits_together(&record) {
+            self.reader.unassign(at);
+            lane.held = Some(record);
+            return;
+        }
+        lane.next = record.offset + 1;
+        if copy {
+            gathered.duplicates += 1;
+        } else if let Some(version) = version {
+            lane.version.clear();
+            lane.version.push_str(version);
+        }
+        // An application's own event is nobody's row.
+        if !copy && op != "tombstone" && op != "emit" && !for_others {
+            gathered.bytes += record.size_bytes();
+            gathered.batch.records.push(record);
+        }
+        gathered.touched = true;
+    }
+
+    async fn apply(&mut self, mut gathered: Gathered) -> Result<()> {
+        if !gathered.touched {
+            return Ok(());
+        }
+        let batch = &mut gathered.batch;
+        batch.moves = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.next != lane.stored_next)
+            .map(|(at, lane)| Move {
+                at: at.clone(),
+                begin: lane.stored_next,
+                end: lane.next,
+                version: lane.version.clone(),
+            })
+            .collect();
+        // One order for all instances, so that they queue up behind each other instead of into a deadlock.
+        batch.moves.sort_by(|a, b| a.at.cmp(&b.at));
+        let began = Instant::now();
+        let applied = self.sink.apply(batch, &self.shared.dead_letters).await?;
+        let last_commit_us = batch.records.last().and_then(commit_time_us);
+        self.status.applied(began.elapsed(), last_commit_us);
+        self.count(&gathered, &applied);
+        for lane in self.lanes.values_mut() {
+            lane.stored_next = lane.next;
+        }
+        Ok(())
+    }
+
+    fn count(&self, gathered: &Gathered, applied: &super::Applied) {
+        let mut figures = self.status.figures();
+        figures.duplicates += gathered.duplicates;
+        figures.count(&gathered.batch.records, applied);
+    }
+
+    /// Applies the held events that all partitions of their topic have reached.
+    async fn release_held(&mut self) -> Result<()> {
+        while let Some((record, reached)) = self.reached_by_all()? {
+            let mut moves = Vec::new();
+            for (at, lane) in &self.lanes {
+                if let Some(held) = &lane.held
+                    && at.topic == record.topic
+                    && version_of(held) == version_of(&record)
+                {
+                    moves.push(Move {
+                        at: at.clone(),
+                        begin: lane.stored_next,
+                        end: held.offset + 1,
+                        version: version_of(held).to_owned(),
+                    });
+                }
+            }
+            moves.sort_by(|a, b| a.at.cmp(&b.at));
+            match reached {
+                // A definition that is followed already is found so.
+                _ if record.header("cdc.op") == Some("schema") => {
+                    self.sink.apply_together(&record, &moves).await?;
+                }
+                Reached::Together => self.sink.apply_together(&record, &moves).await?,
+                Reached::Apart => {
+                    tracing::warn!(
+                        sink = %self.status.name,
+                        topic = %record.topic,
+                        "partitions are past the beginning or end of a snapshot: if it was not done before a restart, nothing is taken for gone"
+                    );
+                    let batch = Batch {
+                        records: Vec::new(),
+                        moves: moves.clone(),
+                    };
+                    self.sink.apply(&batch, &self.shared.dead_letters).await?;
+                }
+            }
+            for moved in moves {
+                if let Some(lane) = self.lanes.get_mut(&moved.at) {
+                    lane.held = None;
+                    lane.stored_next = moved.end;
+                    lane.next = moved.end;
+                    lane.version = moved.version;
+                    lane.epoch += 1;
+                    self.reader.assign(moved.at, lane.next, lane.epoch);
+                }
+            }
+            self.status.figures().count_event(&record);
+        }
+        Ok(())
+    }
+
+    /// The earliest held event that no partition of its topic has before it. A partition may be past it: its log was cut, or
+    /// the process ended between the writing of two positions, where the target does not write them as one.
+    fn reached_by_all(&self) -> Result<Option<(Record, Reached)>> {
+        // One that has no leader yet may have what comes before.
+        if self.incomplete {
+            return Ok(None);
+        }
+        let mut earliest: Option<(&TopicPartition, &Record, Reached)> = None;
+        for (holder, lane) in &self.lanes {
+            let Some(held) = &lane.held else { continue };
+            let version = version_of(held);
+            let mut waits = false;
+            let mut reached = Reached::Together;
+            for (at, lane) in self.lanes.iter().filter(|(at, _)| at.topic == holder.topic) {
+                let (at_version, is_at) = match &lane.held {
+                    Some(held) => (version_of(held), true),
+                    None => (lane.version.as_str(), false),
+                };
+                if at_version > version || (at_version == version && !is_at) {
+                    if held.header("cdc.op") == Some("t") {
+                        return Err(missing_copy(held, at));
+                    }
+                    reached = Reached::Apart;
+                } else {
+                    waits |= !is_at;
+                }
+            }
+            // Of several copies the one of the first partition: what is made of it is the same each time.
+            let is_earlier = earliest.is_none_or(|(other, earliest, _)| {
+                (version, holder) < (version_of(earliest), other)
+            });
+            if !waits && is_earlier {
+                earliest = Some((holder, held, reached));
+            }
+        }
+        Ok(earliest.map(|(_, held, reached)| (held.clone(), reached)))
+    }
+
+    /// Copies the applied offsets into the consumer group, for lag tools only.
+    fn copy_offsets(&mut self) {
+        let moved: Vec<_> = self
+            .lanes
+            .iter()
+            .filter(|(at, lane)| self.committed.get(at) != Some(&lane.stored_next))
+            .map(|(at, lane)| (at.clone(), lane.stored_next))
+            .collect();
+        if !moved.is_empty() {
+            self.committed.extend(moved.iter().cloned());
+            self.reader.commit(moved);
+        }
+    }
+
+    /// Tells the target up to which commit it has everything.
+    async fn note_complete(&mut self) -> Result<()> {
+        if let Some(position) = self.shared.position.borrow().clone() {
+            self.watermark.offer(position);
+        }
+        let (lanes, topics) = (&self.lanes, &self.config.topics);
+        let is_passed = |topic: &str, partition: i32, end: i64| {
+            let at = TopicPartition {
+                topic: topic.into(),
+                partition,
+            };
+            let stored_next = lanes.get(&at).map_or(0, |lane| lane.stored_next);
+            stored_next >= end || !follows(topics, topic)
+        };
+        match self.watermark.advance(is_passed) {
+            Some(complete) => self.sink.note_complete(complete).await,
+            None => Ok(()),
+        }
+    }
+
+    fn measure_lag(&self) {
+        let lag = self
+            .lanes
+            .iter()
+            .map(|(at, lane)| self.reader.lag(at, lane.stored_next))
+            .sum();
+        self.status.figures().set_lag(lag);
+    }
+
+    /// Kafka refused an offset: finds out which one.
+    async fn find_out_of_range(&self) -> Result<()> {
+        let lanes = self.lanes.iter().map(|(at, lane)| (at, lane.next));
+        find_out_of_range(&self.shared.discovery, lanes).await
+    }
+}
+
+#[derive(Default)]
+struct Gathered {
+    batch: Batch,
+    bytes: usize,
+    duplicates: u64,
+    /// Whether any position moved.
+    touched: bool,
+}
+
+impl Gathered {
+    fn is_full(&self, rows: usize) -> bool {
+        self.batch.records.len() >= rows || self.bytes >= BATCH_BYTES
+    }
+}
+
+fn version_of(record: &Record) -> &str {
+    record.header("cdc.version").unwrap_or_default()
+}
+
+/// Truncates, changes of definitions, and the beginnings and ends of snapshots.
+fn is_for_all_partitions(op: &str, record: &Record) -> bool {
+    match op {
+        "t" | "schema" => true,
+        "snapshot" => SnapshotBody::parse(record)
+            .is_ok_and(|snapshot| snapshot.is_beginning() || snapshot.is_end()),
+        _ => false,
+    }
+}
+
+/// A partition whose log was cut before the sink read it: what the event says would be done to its newer rows as well.
+fn missing_copy(held: &Record, at: &TopicPartition) -> Error {
+    Error::new(
+        Code::LogTruncated,
+        format!(
+            "topic {}: partition {} is at a truncate that partition {} went past without seeing it",
+            at.topic, held.partition, at.partition
+        ),
+        "Its log was cut before it was read: repair the table by a snapshot, set the stored offsets, restart.",
+    )
+}

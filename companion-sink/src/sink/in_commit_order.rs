@@ -1,0 +1,462 @@
+//! The course of a replica that is consistent: whole transactions of the source, in the order of their commits, over all
+//! tables and partitions. One instance is active. What is in Kafka whole, and where it ends, the sender's positions say.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use change::position::Position as SenderPosition;
+use change::version::Place;
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+
+use super::bounds::{check_bounds, find_out_of_range};
+use super::merge::{Merge, Next};
+use super::partition_queues::{PartitionQueues, Polled};
+use super::postgres::{Commit, Outcome, Poison, Postgres};
+use super::runner::{Context, Course, Ended, ended, stopped};
+use super::{BATCH_BYTES, Sink};
+use crate::consumer::TopicPartition;
+use crate::discovery::follows;
+use crate::error::{Code, Error, Result};
+use crate::event::commit_time_us;
+use crate::record::Record;
+use crate::status::State;
+
+/// Taken of one partition at once.
+const TAKE_BYTES: usize = 256 << 10;
+const READ_AHEAD_BYTES: usize = 1 << 20;
+/// How long Kafka may owe what a position says it has, while the target's transaction is open.
+const OWED_MAX: Duration = Duration::from_secs(15);
+/// How long a new partition may be without a leader before that is an error.
+const LEADER_WAIT: Duration = Duration::from_secs(5);
+const LEADER_RETRY: Duration = Duration::from_millis(100);
+
+/// Applies whole transactions in the order of their commits.
+pub struct InCommitOrder {
+    replica: Postgres,
+}
+
+impl InCommitOrder {
+    /// The course of `replica`.
+    pub fn new(replica: Postgres) -> Self {
+        InCommitOrder { replica }
+    }
+}
+
+impl Course for InCommitOrder {
+    async fn run(&mut self, context: &Context) -> Result<Ended> {
+        let mut poison: Option<Box<Poison>> = None;
+        loop {
+            let mut stop = context.shared.stop.clone();
+            tokio::select! {
+                () = stopped(&mut stop) => return Ok(Ended::Stopped),
+                connected = self.replica.connect() => connected?,
+            }
+            let mut second = interval(Duration::from_secs(1));
+            second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let run = Run {
+                replica: &mut self.replica,
+                context,
+                queues: PartitionQueues::start(&context.client)?,
+                merge: Merge::new(&context.name),
+                part: Part::default(),
+                begun: None,
+                poison: poison.take(),
+                committed: HashMap::new(),
+                second,
+                stop,
+            };
+            match run.run().await? {
+                Followed::Poisoned(found) => poison = Some(found),
+                Followed::Reached | Followed::Stopped => return Ok(Ended::Stopped),
+            }
+        }
+    }
+
+    async fn resumed(&self) {
+        self.replica.decided().await;
+    }
+}
+
+/// One run, from connecting to the first error.
+struct Run<'r> {
+    replica: &'r mut Postgres,
+    context: &'r Context,
+    queues: PartitionQueues,
+    merge: Merge,
+    part: Part,
+    /// Of some partition the target has something up to here, so only from here on it may show what it has.
+    begun: Option<Place>,
+    /// An event that cannot be applied, found by the run before: what was committed before it is applied first.
+    poison: Option<Box<Poison>>,
+    /// Offsets that were copied into the consumer group.
+    committed: HashMap<TopicPartition, i64>,
+    second: Interval,
+    stop: watch::Receiver<bool>,
+}
+
+/// Events that are gathered, all of commits up to `place`.
+#[derive(Default)]
+struct Part {
+    records: Vec<Record>,
+    bytes: usize,
+    place: Option<Place>,
+    /// The target's open transaction has events of it already.
+    is_begun: bool,
+}
+
+/// How far a goal was followed.
+enum Followed {
+    Reached,
+    Stopped,
+    /// This event cannot be applied. Nothing of the open transaction is left.
+    Poisoned(Box<Poison>),
+}
+
+impl Run<'_> {
+    /// Until the process stops, or an event is found that cannot be applied.
+    async fn run(mut self) -> Result<Followed> {
+        let mut position = self.context.shared.position.clone();
+        position.mark_changed();
+        self.carry_out().await?;
+        if position.borrow().is_none() {
+            tracing::info!(
+                sink = self.context.name,
+                hint = "Nothing to do if the source has just been set up; else set [kafka] source to the server's cdc.source_name.",
+                "waiting for a position of the sender"
+            );
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = stopped(&mut self.stop) => {
+                    self.copy_offsets();
+                    return Ok(Followed::Stopped);
+                }
+                _ = self.second.tick() => self.every_second(),
+                () = self.replica.decided() => self.carry_out().await?,
+                changed = position.changed() => {
+                    if changed.is_err() {
+                        return Err(ended("the reading of positions"));
+                    }
+                    let newest = position.borrow_and_update().clone();
+                    let Some(newest) = newest else { continue };
+                    match self.follow(&newest).await? {
+                        Followed::Reached => {}
+                        end => return Ok(end),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries out what people decided about parked events.
+    async fn carry_out(&mut self) -> Result<()> {
+        let dead_letters = &self.context.shared.dead_letters;
+        let parked_keys = self.replica.carry_out(dead_letters).await?;
+        self.context.status.figures().parked_keys = parked_keys;
+        Ok(())
+    }
+
+    /// Applies everything up to a position.
+    async fn follow(&mut self, position: &SenderPosition) -> Result<Followed> {
+        self.merge_all_of(position).await?;
+        let goal = position.complete_place();
+        if self.begun > Some(goal) {
+            // Some partition was read beyond this position, by a sink that does not wait for them.
+            return Ok(Followed::Reached);
+        }
+        self.context.status.set_state(State::Running);
+        self.merge.set_goal(goal, |at| {
+            let ends = position.ends.get(&*at.topic)?;
+            ends.end.get(usize::try_from(at.partition).ok()?).copied()
+        });
+        loop {
+            match self.merge.next() {
+                Next::Event(place) => {
+                    if self
+                        .poison
+                        .as_ref()
+                        .is_some_and(|poison| poison.place <= place)
+                    {
+                        return self.stop_at_poison().await;
+                    }
+                    if self.part.is_full(self.context.config.batch_rows()) {
+                        if let Some(poison) = self.flush(place).await? {
+                            return Ok(Followed::Poisoned(poison));
+                        }
+                        if self.part.is_empty() && *self.stop.borrow() {
+                            return Ok(Followed::Stopped);
+                        }
+                    }
+                    if let Some(record) = self.merge.take() {
+                        self.part.push(record, place);
+                    }
+                }
+                Next::Missing(lane) => {
+                    if let Followed::Stopped = self.read(lane, position).await? {
+                        return Ok(Followed::Stopped);
+                    }
+                }
+                Next::Reached => break,
+            }
+        }
+        Ok(match self.commit().await? {
+            Some(poison) => Followed::Poisoned(poison),
+            None => Followed::Reached,
+        })
+    }
+
+    /// Commits what comes before the event that cannot be applied, and halts there.
+    async fn stop_at_poison(&mut self) -> Result<Followed> {
+        if self.begun <= self.part.place
+            && let Some(earlier) = self.commit().await?
+        {
+            return Ok(Followed::Poisoned(earlier));
+        }
+        let Some(poison) = self.poison.take() else {
+            return Ok(Followed::Reached);
+        };
+        let dead_letters = &self.context.shared.dead_letters;
+        Err(self.replica.stop_at(&poison, dead_letters).await?)
+    }
+
+    /// Sees to it that all partitions that the position names are merged.
+    async fn merge_all_of(&mut self, position: &SenderPosition) -> Result<()> {
+        let mut fresh = Vec::new();
+        for (topic, ends) in &position.ends {
+            if !follows(&self.context.config.topics, topic) {
+                continue;
+            }
+            for partition in 0..ends.end.len() as i32 {
+                let at = TopicPartition {
+                    topic: topic.as_str().into(),
+                    partition,
+                };
+                if self.merge.place(&at).is_none() {
+                    fresh.push(at);
+                }
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let stored = self.replica.positions(&fresh).await?;
+        let mut starts = Vec::new();
+        let mut cut = Vec::new();
+        let mut lanes = Vec::with_capacity(fresh.len());
+        for (at, stored) in fresh.into_iter().zip(stored) {
+            let bounds = self.bounds(&at).await?;
+            let (next, version) = match stored {
+                Some(stored) => {
+                    check_bounds(&at, stored.next_offset, bounds)?;
+                    (stored.next_offset, stored.version)
+                }
+                None => {
+                    starts.push((at.clone(), bounds.0));
+                    if bounds.0 > 0 {
+                        cut.push(format!("{}-{}", at.topic, at.partition));
+                    }
+                    (bounds.0, String::new())
+                }
+            };
+            lanes.push((at, next, version));
+        }
+        if !starts.is_empty() {
+            self.replica.begin(&starts).await?;
+        }
+        if !cut.is_empty() {
+            tracing::warn!(
+                sink = self.context.name,
+                partitions = cut.join(", "),
+                hint = "SELECT cdc_snapshot('TABLE', sinks => ARRAY['SINK']) on the source brings what is missing.",
+                "these no longer reach back to their beginning: rows from before are missing"
+            );
+        }
+        tracing::info!(
+            sink = self.context.name,
+            partitions = lanes.len(),
+            new = starts.len(),
+            "partitions assigned"
+        );
+        for (at, next, version) in lanes {
+            self.queues.assign(at.clone(), next)?;
+            self.merge.add(at, next, version);
+        }
+        self.begun = self.merge.begun();
+        Ok(())
+    }
+
+    /// Where a partition begins and ends; one that is new may have no leader yet.
+    async fn bounds(&self, at: &TopicPartition) -> Result<(i64, i64)> {
+        let began = Instant::now();
+        loop {
+            let bounds = self
+                .context
+                .shared
+                .discovery
+                .bounds(&at.topic, at.partition);
+            match bounds.await {
+                Err(_) if began.elapsed() < LEADER_WAIT => tokio::time::sleep(LEADER_RETRY).await,
+                known => return known,
+            }
+        }
+    }
+
+    /// Reads the partition at a place of the merge on, waiting for it if need be.
+    async fn read(&mut self, lane: usize, position: &SenderPosition) -> Result<Followed> {
+        let mut owed_since = None;
+        loop {
+            let merge = &mut self.merge;
+            match self
+                .queues
+                .poll(lane, TAKE_BYTES, |record| merge.offer(lane, record))
+            {
+                Polled::Records(0) => {}
+                Polled::Records(_) => return Ok(Followed::Reached),
+                Polled::OutOfRange => self.find_out_of_range().await?,
+            }
+            let at = self.merge.at(lane).clone();
+            let end = position
+                .ends
+                .get(&*at.topic)
+                .map_or(0, |ends| ends.end[at.partition as usize]);
+            if self.queues.is_read_to(lane, end) {
+                self.merge.offer_end(lane, end);
+                return Ok(Followed::Reached);
+            }
+            let began = *owed_since.get_or_insert_with(Instant::now);
+            if began.elapsed() > OWED_MAX {
+                return Err(Error::new(
+                    Code::Unreachable,
+                    format!(
+                        "kafka: {}-{} does not come up to offset {end}, where the sender's position says it ends",
+                        at.topic, at.partition
+                    ),
+                    "Look at the brokers: the partition has no leader, or has lost acknowledged events. It is tried again.",
+                ));
+            }
+            tokio::select! {
+                () = stopped(&mut self.stop) => return Ok(Followed::Stopped),
+                _ = self.second.tick() => self.every_second(),
+                _ = timeout(OWED_MAX, self.queues.arrived()) => {}
+            }
+        }
+    }
+
+    /// Kafka refused an offset: finds out which one.
+    async fn find_out_of_range(&self) -> Result<()> {
+        let places = 0..self.merge.stored().count();
+        let next = places.map(|place| (self.merge.at(place), self.merge.read_to(place)));
+        find_out_of_range(&self.context.shared.discovery, next).await
+    }
+
+    /// Gives what was gathered to the target, and commits there if the next event belongs to another commit.
+    async fn flush(&mut self, next: Place) -> Result<Option<Box<Poison>>> {
+        if self.part.place != Some(next) && self.begun <= self.part.place {
+            return self.commit().await;
+        }
+        let dead_letters = &self.context.shared.dead_letters;
+        let records = &self.part.records;
+        if let Outcome::Poisoned(poison) = self.replica.apply_part(records, dead_letters).await? {
+            return Ok(Some(poison));
+        }
+        self.context.status.figures().count_events(records);
+        self.part.is_begun = true;
+        self.part.records.clear();
+        self.part.bytes = 0;
+        Ok(None)
+    }
+
+    /// Gives what was gathered to the target and commits there.
+    async fn commit(&mut self) -> Result<Option<Box<Poison>>> {
+        let moves = self.merge.moves();
+        if moves.is_empty() {
+            return Ok(None);
+        }
+        let part = std::mem::take(&mut self.part);
+        let began = Instant::now();
+        let time_us = part.records.last().and_then(commit_time_us);
+        let commit = Commit {
+            moves: &moves,
+            place: part.place,
+            time_us,
+        };
+        let dead_letters = &self.context.shared.dead_letters;
+        // While the target works the next events are fetched.
+        let (committed, read_ahead) = tokio::join!(
+            self.replica
+                .commit_part(&part.records, &commit, dead_letters),
+            read_ahead(&self.queues, &mut self.merge),
+        );
+        let applied = match committed? {
+            Ok(applied) => applied,
+            Err(poison) => return Ok(Some(poison)),
+        };
+        self.merge.moved(&moves);
+        if read_ahead == Polled::OutOfRange {
+            self.find_out_of_range().await?;
+        }
+        self.context.status.applied(began.elapsed(), time_us);
+        let mut figures = self.context.status.figures();
+        figures.duplicates += self.merge.take_duplicates();
+        figures.count(&part.records, &applied);
+        Ok(None)
+    }
+
+    fn every_second(&mut self) {
+        self.queues.serve();
+        self.copy_offsets();
+        let lag = self
+            .merge
+            .stored()
+            .map(|(at, next)| self.queues.lag(at, next))
+            .sum();
+        self.context.status.figures().set_lag(lag);
+    }
+
+    /// Copies the applied offsets into the consumer group, for lag tools only.
+    fn copy_offsets(&mut self) {
+        let moved: Vec<_> = self
+            .merge
+            .stored()
+            .filter(|(at, next)| self.committed.get(at) != Some(next))
+            .map(|(at, next)| (at.clone(), next))
+            .collect();
+        if !moved.is_empty() {
+            self.queues.commit(&moved);
+            self.committed.extend(moved);
+        }
+    }
+}
+
+/// Takes what the partitions have, up to a batch.
+async fn read_ahead(queues: &PartitionQueues, merge: &mut Merge) -> Polled {
+    let mut records = 0;
+    for lane in merge.short_of(BATCH_BYTES) {
+        match queues.poll(lane, READ_AHEAD_BYTES, |record| merge.offer(lane, record)) {
+            Polled::Records(more) => records += more,
+            Polled::OutOfRange => return Polled::OutOfRange,
+        }
+        // The target's answer goes first.
+        tokio::task::yield_now().await;
+    }
+    Polled::Records(records)
+}
+
+impl Part {
+    fn push(&mut self, record: Record, place: Place) {
+        self.bytes += record.size_bytes();
+        self.records.push(record);
+        self.place = Some(place);
+    }
+
+    fn is_full(&self, rows: usize) -> bool {
+        self.records.len() >= rows || self.bytes >= BATCH_BYTES
+    }
+
+    /// Nothing is gathered, and the target has no open transaction.
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && !self.is_begun
+    }
+}

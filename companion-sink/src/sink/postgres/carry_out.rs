@@ -1,0 +1,110 @@
+//! Carries out what people decided about parked events, between two batches: of each key in order, until one is refused again.
+
+use super::apply::{Mode, apply, begin_part, execute, keep_part, undo_part};
+use super::failure::Fault;
+use super::parked::{Decision, Parked};
+use super::{Connection, Postgres, not_connected};
+use crate::dead_letter::{DeadLetters, Failure};
+use crate::error::Result;
+use crate::event::{Headers, Malformed};
+use crate::record::Record;
+
+impl Postgres {
+    /// Carries out all decisions that are there; how many keys are parked then.
+    pub async fn carry_out_decisions(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
+        let client = &self.connection()?.session.client.clone();
+        for (topic, key) in self.state.parked_events().decided_keys(client).await? {
+            execute(&self.connection()?.session, "BEGIN").await?;
+            let is_free = self.carry_out_key(&topic, &key, dead_letters).await?;
+            execute(&self.connection()?.session, "COMMIT").await?;
+            if is_free {
+                let parked = &mut self.connection()?.parked;
+                parked.remove(&(topic.as_str().into(), key.clone().into_boxed_slice()));
+            }
+            tracing::info!(
+                sink = self.name,
+                topic,
+                key = %String::from_utf8_lossy(&key),
+                is_free,
+                "parked events were tried again"
+            );
+        }
+        Ok(self.connection()?.parked.len() as u64)
+    }
+
+    /// Applies the events of a key in the open transaction; whether none is left.
+    async fn carry_out_key(
+        &mut self,
+        topic: &str,
+        key: &[u8],
+        dead_letters: &DeadLetters,
+    ) -> Result<bool> {
+        let client = self.connection()?.session.client.clone();
+        let events = self
+            .state
+            .parked_events()
+            .of_key(&client, topic, key)
+            .await?;
+        for event in &events {
+            let Parked {
+                record,
+                failure,
+                decision,
+                ..
+            } = event;
+            let edited = match decision {
+                Some(Decision::Edit(body)) => Some(record.with_value(body)),
+                _ => None,
+            };
+            let refused = match (failure, decision) {
+                (Some(_), None) => return Ok(false),
+                (_, Some(Decision::Skip)) => None,
+                _ => self.apply_alone(edited.as_ref().unwrap_or(record)).await?,
+            };
+            let Some(refused) = refused else {
+                self.state.parked_events().forget(&client, record).await?;
+                continue;
+            };
+            if failure.is_none() {
+                dead_letters.send(&self.name, &[(record, &refused)]).await?;
+            }
+            self.state
+                .parked_events()
+                .refuse(&client, record, &refused)
+                .await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Applies one row event in the open transaction; why it was refused.
+    async fn apply_alone(&mut self, record: &Record) -> Result<Option<Failure>> {
+        let malformed = |Malformed(why): Malformed| Some(Failure::undecodable(why));
+        let headers = match Headers::read(record) {
+            Ok(headers) => headers,
+            Err(why) => return Ok(malformed(why)),
+        };
+        let change = match self.change(record, &headers).await? {
+            Ok(change) => change,
+            Err(why) => return Ok(malformed(why)),
+        };
+        let Some(Connection {
+            session, tables, ..
+        }) = self.connection.as_mut()
+        else {
+            return Err(not_connected());
+        };
+        begin_part(session).await?;
+        match apply(session, tables, &[&change], Mode::Upsert).await {
+            Ok(()) => {
+                keep_part(session).await?;
+                Ok(None)
+            }
+            Err(Fault::Other(error)) => Err(error),
+            Err(Fault::Event(failure)) => {
+                undo_part(session).await?;
+                Ok(Some(failure))
+            }
+        }
+    }
+}

@@ -1,0 +1,478 @@
+//! Follows changes of a table's definition: what the source's schema events say, the target's tables become.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Client;
+
+use super::failure::classify;
+use super::tables::{Table, Tables, Target, missing_table, qualified, quoted};
+use crate::config::{self, FollowSchema};
+use crate::error::{Code, Error, Policy, Result};
+use crate::event::{Malformed, TableName, parse_body};
+use crate::record::Record;
+
+/// A schema event.
+#[derive(Deserialize)]
+pub struct SchemaBody<'a> {
+    /// The table's name after the change.
+    #[serde(borrow)]
+    pub source: TableName<'a>,
+    schema_change: SchemaChange,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SchemaChange {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default, rename = "contents_changed")]
+    contents_changed: bool,
+    /// New names of columns, by the old ones.
+    #[serde(default)]
+    renames: BTreeMap<String, String>,
+    #[serde(default)]
+    table_changes: Vec<TableChange>,
+}
+
+#[derive(Deserialize)]
+struct TableChange {
+    table: Option<Definition>,
+}
+
+/// What the source's table is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Definition {
+    /// The columns that identify a row; none where nothing does.
+    #[serde(default)]
+    pub primary_key_column_names: Vec<String>,
+    /// The columns that are shipped, in their order.
+    pub columns: Vec<ColumnDefinition>,
+}
+
+/// A column of the source's table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ColumnDefinition {
+    /// Its name.
+    pub name: String,
+    /// Its type as SQL has it, with its modifier.
+    pub type_expression: String,
+    /// Whether it may be null.
+    pub optional: bool,
+}
+
+/// The definition that the target follows, as the state keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// The target's table.
+    pub target: Target,
+    /// What the source's was.
+    pub definition: Definition,
+}
+
+impl<'a> SchemaBody<'a> {
+    /// Parses a schema event.
+    pub fn parse(record: &'a Record) -> std::result::Result<Self, Malformed> {
+        parse_body(record)
+    }
+
+    /// Whether the source no longer sends the table.
+    pub fn is_farewell(&self) -> bool {
+        matches!(self.schema_change.kind.as_str(), "UNTRACK" | "DROP")
+    }
+
+    /// Whether rows came, went or changed without events, and a snapshot follows.
+    pub fn awaits_snapshot(&self) -> bool {
+        self.schema_change.contents_changed
+            && self
+                .definition()
+                .is_some_and(|definition| !definition.primary_key_column_names.is_empty())
+    }
+
+    /// The table's definition after the change.
+    pub fn definition(&self) -> Option<&Definition> {
+        let changes = &self.schema_change.table_changes;
+        changes.iter().find_map(|change| change.table.as_ref())
+    }
+}
+
+/// Where a schema event is followed.
+pub struct Follower<'f> {
+    /// The connection; a transaction may be open.
+    pub client: &'f Client,
+    /// What may be followed.
+    pub settings: &'f config::Postgres,
+    /// The event's `cdc.table`.
+    pub header: &'f str,
+}
+
+impl Follower<'_> {
+    /// Makes the target's table what the source's is now; `before` is what was followed last. Returns what is followed now,
+    /// `None` where the event has no definition. A copy of an event that was followed finds nothing to do.
+    pub async fn follow(
+        &self,
+        tables: &mut Tables,
+        body: &SchemaBody<'_>,
+        before: Option<&Followed>,
+    ) -> Result<Option<Followed>> {
+        let Some(definition) = body.definition() else {
+            return Ok(None);
+        };
+        let (client, settings) = (self.client, self.settings);
+        let target = Target::of(settings, self.header, &body.source);
+        if let Some(before) = before
+            && before.target != target
+        {
+            self.rename(tables, body, &before.target, &target).await?;
+        }
+        let there = tables
+            .load(client, settings, target.clone(), &body.source)
+            .await?;
+        match there {
+            None if settings.create_tables => self.create(&target, body, definition).await?,
+            None => return Err(missing_table(&target)),
+            Some(table) => {
+                let before = before.map(|before| &before.definition);
+                self.alter(&table, body, definition, before).await?;
+                let table = tables
+                    .load(client, settings, target.clone(), &body.source)
+                    .await?;
+                if let Some((before, table)) = before.zip(table) {
+                    self.change_key(&table, body, definition, before).await?;
+                }
+            }
+        }
+        tables
+            .refresh(client, settings, self.header, &body.source)
+            .await?;
+        Ok(Some(Followed {
+            target,
+            definition: definition.clone(),
+        }))
+    }
+
+    /// The source's table has another name, or schema.
+    async fn rename(
+        &self,
+        tables: &mut Tables,
+        body: &SchemaBody<'_>,
+        from: &Target,
+        to: &Target,
+    ) -> Result<()> {
+        let (client, settings) = (self.client, self.settings);
+        let is_there = |table: Option<Table>| table.is_some();
+        let to_is_there = is_there(
+            tables
+                .load(client, settings, to.clone(), &body.source)
+                .await?,
+        );
+        let from_is_there = is_there(
+            tables
+                .load(client, settings, from.clone(), &body.source)
+                .await?,
+        );
+        if to_is_there || !from_is_there {
+            return Ok(());
+        }
+        let mut steps = Vec::new();
+        if from.schema != to.schema {
+            self.make_schema(&to.schema).await?;
+            steps.push(format!(
+                "ALTER TABLE {} SET SCHEMA {}",
+                from.quoted(),
+                quoted(&to.schema)
+            ));
+        }
+        if from.table != to.table {
+            steps.push(format!(
+                "ALTER TABLE {} RENAME TO {}",
+                qualified(&to.schema, &from.table),
+                quoted(&to.table)
+            ));
+        }
+        if settings.follow_schema != FollowSchema::All {
+            return Err(self.not_followed(&steps));
+        }
+        self.execute(&steps).await
+    }
+
+    async fn create(
+        &self,
+        target: &Target,
+        body: &SchemaBody<'_>,
+        definition: &Definition,
+    ) -> Result<()> {
+        let column = |name: &str| quoted(self.settings.target_column(&body.source, name));
+        let mut parts = Vec::with_capacity(definition.columns.len() + 1);
+        for column_definition in &definition.columns {
+            self.check_type(&column_definition.type_expression, target)
+                .await?;
+            let not_null = if column_definition.optional {
+                ""
+            } else {
+                " NOT NULL"
+            };
+            parts.push(format!(
+                "{} {}{not_null}",
+                column(&column_definition.name),
+                column_definition.type_expression
+            ));
+        }
+        if !definition.primary_key_column_names.is_empty() {
+            let key = definition
+                .primary_key_column_names
+                .iter()
+                .map(|name| column(name));
+            parts.push(format!(
+                "PRIMARY KEY ({})",
+                key.collect::<Vec<_>>().join(", ")
+            ));
+        }
+        self.make_schema(&target.schema).await?;
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {} ({})",
+            target.quoted(),
+            parts.join(", ")
+        );
+        self.execute(&[sql]).await?;
+        tracing::info!(table = target.quoted(), "table made");
+        Ok(())
+    }
+
+    /// Brings an existing table to the source's definition.
+    async fn alter(
+        &self,
+        table: &Table,
+        body: &SchemaBody<'_>,
+        definition: &Definition,
+        before: Option<&Definition>,
+    ) -> Result<()> {
+        let plan = Plan::of(
+            table,
+            &body.schema_change.renames,
+            definition,
+            before,
+            |name| self.settings.target_column(&body.source, name).to_owned(),
+        );
+        for type_expression in &plan.types {
+            self.check_type(type_expression, &table.target).await?;
+        }
+        let alter = |step: &String| format!("ALTER TABLE {} {step}", table.name);
+        let (widening, others): (Vec<String>, Vec<String>) = (
+            plan.widening.iter().map(alter).collect(),
+            plan.others.iter().map(alter).collect(),
+        );
+        let may_widen = self.settings.follow_schema != FollowSchema::Halt;
+        let may_all = self.settings.follow_schema == FollowSchema::All;
+        if (!may_all && !others.is_empty()) || (!may_widen && !widening.is_empty()) {
+            return Err(self.not_followed(&[others, widening].concat()));
+        }
+        self.execute(&[others, widening].concat()).await
+    }
+
+    /// Another key identifies rows now.
+    async fn change_key(
+        &self,
+        table: &Table,
+        body: &SchemaBody<'_>,
+        definition: &Definition,
+        before: &Definition,
+    ) -> Result<()> {
+        let key = &definition.primary_key_column_names;
+        let names = key
+            .iter()
+            .map(|name| self.settings.target_column(&body.source, name).to_owned());
+        let names: Vec<String> = names.collect();
+        if names.is_empty() || before.primary_key_column_names == *key || table.is_unique(&names) {
+            return Ok(());
+        }
+        let mut steps = Vec::new();
+        if let Some(constraint) = &table.primary_key {
+            steps.push(format!(
+                "ALTER TABLE {} DROP CONSTRAINT {}",
+                table.name,
+                quoted(constraint)
+            ));
+        }
+        let columns: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+        steps.push(format!(
+            "ALTER TABLE {} ADD PRIMARY KEY ({})",
+            table.name,
+            columns.join(", ")
+        ));
+        if self.settings.follow_schema != FollowSchema::All {
+            return Err(self.not_followed(&steps));
+        }
+        self.execute(&steps).await
+    }
+
+    async fn make_schema(&self, schema: &str) -> Result<()> {
+        let exists = self
+            .client
+            .query_opt(
+                "SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1",
+                &[&schema],
+            )
+            .await
+            .map_err(|error| classify("reading the catalog", &error))?;
+        // IF NOT EXISTS wants the right to create schemas even where there is nothing to do.
+        match exists {
+            Some(_) => Ok(()),
+            None => {
+                self.execute(&[format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(schema))])
+                    .await
+            }
+        }
+    }
+
+    async fn execute(&self, steps: &[String]) -> Result<()> {
+        for step in steps {
+            let done = self.client.batch_execute(step).await;
+            done.map_err(|error| not_possible(step, classify(step, &error)))?;
+            tracing::info!(statement = step.as_str(), "the target follows the source");
+        }
+        Ok(())
+    }
+
+    /// A change that the configuration leaves to a person (CDC1011).
+    fn not_followed(&self, steps: &[String]) -> Error {
+        let name = match self.settings.follow_schema {
+            FollowSchema::All => "all",
+            FollowSchema::Add => "add",
+            FollowSchema::Halt => "halt",
+        };
+        Error::new(
+            Code::SchemaChange,
+            format!(
+                "postgres: table {} was changed at the source, and follow_schema is \"{name}\"",
+                self.header
+            ),
+            format!("On the target: {}; then restart.", steps.join("; ")),
+        )
+    }
+
+    /// The expression goes into SQL: only what the server reads as the name of a type is let through.
+    async fn check_type(&self, expression: &str, target: &Target) -> Result<()> {
+        let known = self
+            .client
+            .query_one("SELECT to_regtype($1) IS NOT NULL", &[&expression])
+            .await;
+        let known = match known {
+            Ok(row) => row.get(0),
+            Err(error) if error.as_db_error().is_some() => false,
+            Err(error) => return Err(classify("asking for a type", &error)),
+        };
+        if known {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::SchemaChange,
+            format!(
+                "postgres: the target has no type {expression}, which {} needs",
+                target.quoted()
+            ),
+            "Create the type (CREATE TYPE or CREATE EXTENSION) on the target, then restart.",
+        ))
+    }
+}
+
+/// What the server refuses, a person has to do (CDC1011); what passes is tried again.
+fn not_possible(step: &str, error: Error) -> Error {
+    if error.code.policy() != Policy::Halt {
+        return error;
+    }
+    Error::new(
+        Code::SchemaChange,
+        error.what,
+        format!("Do on the target by hand what this was to do, then restart: {step}"),
+    )
+}
+
+/// What `ALTER TABLE` has to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Plan {
+    /// Takes nothing away from readers.
+    widening: Vec<String>,
+    others: Vec<String>,
+    /// Types that are named.
+    types: Vec<String>,
+}
+
+impl Plan {
+    /// Compares the source's definition with what the target has. Columns that only the target has are its own, unless the
+    /// source had them before.
+    fn of(
+        table: &Table,
+        renames: &BTreeMap<String, String>,
+        definition: &Definition,
+        before: Option<&Definition>,
+        target_name: impl Fn(&str) -> String,
+    ) -> Plan {
+        let mut plan = Plan::default();
+        // Names that the target has after the renames.
+        let mut names: Vec<String> = table
+            .columns
+            .iter()
+            .map(|column| column.name.clone())
+            .collect();
+        let mut old_names: HashMap<&str, &str> = HashMap::new();
+        for (old, new) in renames {
+            let (from, to) = (target_name(old), target_name(new));
+            old_names.insert(new, old);
+            if from != to
+                && !names.contains(&to)
+                && let Some(name) = names.iter_mut().find(|name| **name == from)
+            {
+                plan.others.push(format!(
+                    "RENAME COLUMN {} TO {}",
+                    quoted(&from),
+                    quoted(&to)
+                ));
+                *name = to;
+            }
+        }
+        let before_of = |name: &str| {
+            let name = old_names.get(name).copied().unwrap_or(name);
+            before?.columns.iter().find(|column| column.name == name)
+        };
+        for column in &definition.columns {
+            let name = target_name(&column.name);
+            let type_expression = &column.type_expression;
+            if !names.contains(&name) {
+                // Rows that are there have no value yet: a snapshot brings it where the source fills it.
+                plan.widening
+                    .push(format!("ADD COLUMN {} {type_expression}", quoted(&name)));
+                plan.types.push(type_expression.clone());
+                continue;
+            }
+            let Some(before) = before_of(&column.name) else {
+                continue;
+            };
+            if before.type_expression != *type_expression {
+                plan.others.push(format!(
+                    "ALTER COLUMN {name} TYPE {type_expression} USING {name}::{type_expression}",
+                    name = quoted(&name)
+                ));
+                plan.types.push(type_expression.clone());
+            }
+            if !before.optional && column.optional {
+                plan.widening
+                    .push(format!("ALTER COLUMN {} DROP NOT NULL", quoted(&name)));
+            }
+        }
+        let new_names: Vec<String> = definition
+            .columns
+            .iter()
+            .map(|column| target_name(&column.name))
+            .collect();
+        for gone in before.into_iter().flat_map(|before| &before.columns) {
+            let name = target_name(&gone.name);
+            if names.contains(&name) && !new_names.contains(&name) {
+                plan.others.push(format!("DROP COLUMN {}", quoted(&name)));
+            }
+        }
+        plan
+    }
+}

@@ -1,0 +1,359 @@
+//! Events in the source's order of commits: parts of an open transaction, which ends where one of the source ends.
+
+use std::collections::HashMap;
+
+use change::version::{Place, Version};
+
+use super::apply::{
+    Aside, Mode, apply, apply_apart, begin_part, execute, is_parked, keep_part, park_key, undo_part,
+};
+use super::change::{Change, identity_of};
+use super::failure::Fault;
+use super::parked::Decision;
+use super::stream::{STATEMENT_ROWS, Stream, fits};
+use super::{Connection, Park, Postgres, not_connected, undecodable};
+use crate::config::OnError;
+use crate::dead_letter::{DeadLetters, Failure};
+use crate::error::{Code, Error, Policy, Result};
+use crate::event::{Headers, Op};
+use crate::record::Record;
+use crate::sink::{Applied, Move};
+
+/// What a transaction of the target brings to its end.
+pub struct Commit<'c> {
+    /// Where the partitions' positions move.
+    pub moves: &'c [Move],
+    /// The source's newest commit that is there then; `None` where only positions move.
+    pub place: Option<Place>,
+    /// When the source committed that, microseconds since 1970.
+    pub time_us: Option<i64>,
+}
+
+/// An event that stops the replica.
+pub struct Poison {
+    /// Its record.
+    pub record: Record,
+    /// Its commit.
+    pub place: Place,
+    /// Why it cannot be applied.
+    pub why: Why,
+}
+
+/// Why an event stops the replica.
+pub enum Why {
+    /// Its values are refused.
+    Refused(Failure),
+    /// The target is not as the event needs it.
+    Target(Error),
+}
+
+impl Poison {
+    fn new(record: &Record, why: Why) -> Box<Self> {
+        Box::new(Poison {
+            record: record.clone(),
+            place: version_of(record).place(),
+            why,
+        })
+    }
+}
+
+/// What happened to a part.
+pub enum Outcome {
+    /// It is in the open transaction.
+    Applied,
+    /// This event cannot be applied, and the transaction is over.
+    Poisoned(Box<Poison>),
+}
+
+impl Postgres {
+    /// Applies events in the open transaction, and opens one if there is none.
+    pub async fn apply_part(
+        &mut self,
+        records: &[Record],
+        dead_letters: &DeadLetters,
+    ) -> Result<Outcome> {
+        self.open_transaction().await?;
+        let decided = &self.connection()?.decided;
+        if !decided.is_empty() {
+            let decided: Vec<Record> = records
+                .iter()
+                .filter_map(|record| as_decided(record, decided))
+                .collect();
+            return self.apply_events(&decided, dead_letters).await;
+        }
+        self.apply_events(records, dead_letters).await
+    }
+
+    async fn apply_events(
+        &mut self,
+        records: &[Record],
+        dead_letters: &DeadLetters,
+    ) -> Result<Outcome> {
+        let mut parks = Vec::new();
+        let mut rows: Vec<(&Record, Headers<'_>)> = Vec::with_capacity(records.len());
+        for record in records {
+            let headers = match Headers::read(record) {
+                Ok(headers) => headers,
+                Err(malformed) => {
+                    let key = record.key().unwrap_or_default();
+                    parks.push(undecodable(record, key, malformed));
+                    continue;
+                }
+            };
+            match headers.op {
+                op if op.is_row() => rows.push((record, headers)),
+                // These cut the rows: what is before must be there, what comes after must not.
+                Op::Schema | Op::Truncate | Op::Snapshot => {
+                    let refused = self.apply_rows(&rows, &mut parks).await?;
+                    rows.clear();
+                    if let Some(poison) = refused {
+                        return self.stopped(poison).await;
+                    }
+                    match self.apply_to_table(record, &headers).await {
+                        Err(error) if error.code.policy() == Policy::Halt => {
+                            return self.stopped(Poison::new(record, Why::Target(error))).await;
+                        }
+                        done => done?,
+                    }
+                }
+                _ => {}
+            }
+        }
+        if let Some(poison) = self.apply_rows(&rows, &mut parks).await? {
+            return self.stopped(poison).await;
+        }
+        let is_refused = parks.iter().any(|park| park.failure.is_some());
+        if is_refused
+            && self.settings.on_error() == OnError::Halt
+            && let Some(poison) = first_refused(parks.iter())
+        {
+            return self.stopped(poison).await;
+        }
+        if !parks.is_empty() {
+            self.park(&parks, dead_letters).await?;
+            let reasons = parks
+                .iter()
+                .filter_map(|park| Some(park.failure.as_ref()?.reason));
+            self.parked_in_transaction.extend(reasons);
+        }
+        Ok(Outcome::Applied)
+    }
+
+    /// Applies the last events of a transaction, moves the positions and commits.
+    pub async fn commit_part(
+        &mut self,
+        records: &[Record],
+        commit: &Commit<'_>,
+        dead_letters: &DeadLetters,
+    ) -> Result<std::result::Result<Applied, Box<Poison>>> {
+        if let Outcome::Poisoned(poison) = self.apply_part(records, dead_letters).await? {
+            return Ok(Err(poison));
+        }
+        let state = &self.state;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        state.advance(&mut connection.session, commit.moves).await?;
+        if connection.halted_before {
+            state
+                .parked_events()
+                .forget_poison(&connection.session.client, commit.moves)
+                .await?;
+        }
+        if let (Some(place), Some(time_us)) = (commit.place, commit.time_us) {
+            state
+                .note_progress(&mut connection.session, place, time_us)
+                .await?;
+        }
+        execute(&connection.session, "COMMIT").await?;
+        connection.in_transaction = false;
+        Ok(Ok(Applied {
+            dead_letters: std::mem::take(&mut self.parked_in_transaction),
+            parked_keys: connection.parked.len() as u64,
+        }))
+    }
+
+    /// Notes an event that stops the replica, in the state and in the dead letters; the error that says so (CDC1010).
+    pub async fn stop_at(&mut self, poison: &Poison, dead_letters: &DeadLetters) -> Result<Error> {
+        let Poison { record, why, .. } = poison;
+        let failure = match why {
+            Why::Refused(failure) => failure,
+            Why::Target(error) => return Ok(error.clone()),
+        };
+        let state = &self.state;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        let attempts = state
+            .parked_events()
+            .note_poison(&connection.session.client, record, failure)
+            .await?;
+        if attempts == 1 {
+            dead_letters.send(&self.name, &[(record, failure)]).await?;
+        }
+        let id = record.event_id();
+        Ok(Error::new(
+            Code::Poison,
+            format!(
+                "event {id} stops the consistent replica ({}): {}",
+                failure.code, failure.message
+            ),
+            format!(
+                "companion-sink dlq show {id}; then mend the target and `dlq retry {id}`, or `dlq edit {id} --set after.COLUMN=VALUE`, or `dlq skip {id} --reason TEXT`."
+            ),
+        ))
+    }
+
+    async fn open_transaction(&mut self) -> Result<()> {
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        if !connection.in_transaction {
+            // Where they are active, foreign keys are looked at when the source's transaction is there whole.
+            execute(&connection.session, "BEGIN; SET CONSTRAINTS ALL DEFERRED").await?;
+            connection.in_transaction = true;
+            self.parked_in_transaction.clear();
+        }
+        Ok(())
+    }
+
+    /// Nothing of the open transaction is kept: an event stops the replica.
+    async fn stopped(&mut self, poison: Box<Poison>) -> Result<Outcome> {
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        execute(&connection.session, "ROLLBACK").await?;
+        connection.in_transaction = false;
+        Ok(Outcome::Poisoned(poison))
+    }
+
+    /// Applies rows the fast way; `None` where that is not possible, and then nothing of it was done.
+    async fn stream_rows<'b>(
+        &mut self,
+        rows: &[(&'b Record, Headers<'b>)],
+    ) -> Result<Option<std::result::Result<(), Box<Poison>>>> {
+        if !self.connection()?.parked.is_empty() {
+            return Ok(None);
+        }
+        begin_part(&self.connection()?.session).await?;
+        let mut stream = Stream::default();
+        let mut done = Ok(());
+        'statements: for rows in rows.chunks(STATEMENT_ROWS) {
+            let mut changes: Vec<Change<'b>> = Vec::with_capacity(rows.len());
+            for (record, headers) in rows {
+                match self.change(record, headers).await {
+                    Err(error) if error.code.policy() == Policy::Halt => {
+                        return Ok(Some(Err(Poison::new(record, Why::Target(error)))));
+                    }
+                    Ok(Ok(change)) if fits(&change) => changes.push(change),
+                    Ok(_) => {
+                        done = Err(Fault::Event(Failure::undecodable(String::new())));
+                        break 'statements;
+                    }
+                    Err(error) => {
+                        done = Err(Fault::Other(error));
+                        break 'statements;
+                    }
+                }
+            }
+            let Connection {
+                session, tables, ..
+            } = self.connection.as_mut().ok_or_else(not_connected)?;
+            done = stream.send(session, tables, &changes).await;
+            if done.is_err() {
+                break;
+            }
+        }
+        let finished = stream.finish().await;
+        let session = &self.connection()?.session;
+        // What came after a refused statement was refused as well, for that reason alone: the older one tells why.
+        match finished.and(done) {
+            Ok(()) => {
+                keep_part(session).await?;
+                Ok(Some(Ok(())))
+            }
+            Err(Fault::Event(_)) => {
+                undo_part(session).await?;
+                Ok(None)
+            }
+            Err(Fault::Other(error)) => Err(error),
+        }
+    }
+
+    /// Applies rows; of each key the last state counts. A row that the target has no place for comes back.
+    async fn apply_rows<'b>(
+        &mut self,
+        rows: &[(&'b Record, Headers<'b>)],
+        parks: &mut Vec<Park<'b>>,
+    ) -> Result<Option<Box<Poison>>> {
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        if let Some(done) = self.stream_rows(rows).await? {
+            return Ok(done.err());
+        }
+        let mut changes: Vec<Change<'b>> = Vec::with_capacity(rows.len());
+        for (record, headers) in rows {
+            let made = match self.change(record, headers).await {
+                Err(error) if error.code.policy() == Policy::Halt => {
+                    return Ok(Some(Poison::new(record, Why::Target(error))));
+                }
+                made => made?,
+            };
+            let parked = &mut self.connection()?.parked;
+            match made {
+                Ok(change) if is_parked(&change, parked) => {
+                    park_key(&change, parked);
+                    parks.push(change.park(None));
+                }
+                Ok(change) => changes.push(change),
+                Err(malformed) => {
+                    let key = identity_of(record, headers);
+                    parked.insert((record.topic.clone(), key.into()));
+                    parks.push(undecodable(record, key, malformed));
+                }
+            }
+        }
+        let Connection {
+            session,
+            tables,
+            parked,
+            ..
+        } = self.connection.as_mut().ok_or_else(not_connected)?;
+        let to_apply: Vec<&Change<'b>> = changes.iter().collect();
+        for mode in [Mode::Upsert, Mode::Replace] {
+            begin_part(session).await?;
+            match apply(session, tables, &to_apply, mode).await {
+                Ok(()) => {
+                    keep_part(session).await?;
+                    return Ok(None);
+                }
+                Err(Fault::Other(error)) => return Err(error),
+                Err(Fault::Event(_)) => {
+                    undo_part(session).await?;
+                }
+            }
+        }
+        let Aside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
+        parks.extend(
+            refused
+                .into_iter()
+                .map(|(change, failure)| change.park(Some(failure))),
+        );
+        parks.extend(behind.into_iter().map(|change| change.park(None)));
+        Ok(None)
+    }
+}
+
+/// The event as a person decided, none if it is to be left out.
+fn as_decided(record: &Record, decided: &HashMap<String, Decision>) -> Option<Record> {
+    match decided.get(&record.event_id()) {
+        Some(Decision::Skip) => None,
+        Some(Decision::Edit(body)) => Some(record.with_value(body)),
+        Some(Decision::Retry) | None => Some(record.clone()),
+    }
+}
+
+/// The first refused event in the source's order.
+fn first_refused<'p>(parks: impl Iterator<Item = &'p Park<'p>>) -> Option<Box<Poison>> {
+    let refused = parks.filter_map(|park| Some((park.record, park.failure.as_ref()?)));
+    let (record, failure) = refused.min_by_key(|(record, _)| version_of(record))?;
+    Some(Poison::new(record, Why::Refused(failure.clone())))
+}
+
+fn version_of(record: &Record) -> Version {
+    let version = record.header("cdc.version").and_then(Version::parse);
+    version.unwrap_or_default()
+}

@@ -1,0 +1,446 @@
+//! Events that were put aside, in the target's state, and what people decided about them. The instance that is active carries
+//! it out, in its own order: a notification tells it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
+
+use super::failure::classify;
+use crate::dead_letter::Failure;
+use crate::error::Result;
+use crate::event::is_version;
+use crate::record::Record;
+use crate::sink::Move;
+
+/// The keys whose events are parked, by topic. A table without a key is one key, the empty one.
+pub type ParkedKeys = HashSet<(Arc<str>, Box<[u8]>)>;
+
+/// Where decisions are announced; the payload is the sink.
+pub const CHANNEL: &str = "companion_sink";
+
+/// What becomes of an event that was put aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// It is tried again as it is.
+    Retry,
+    /// It is tried again with this body.
+    Edit(Vec<u8>),
+    /// It is left out for good.
+    Skip,
+}
+
+impl Decision {
+    /// Its name in the state.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Decision::Retry => "retry",
+            Decision::Edit(_) => "edit",
+            Decision::Skip => "skip",
+        }
+    }
+
+    fn read(row: &Row, decision: usize, edited_body: usize) -> Option<Decision> {
+        let decision: Option<String> = row.get(decision);
+        let body: Option<Vec<u8>> = row.get(edited_body);
+        match (decision?.as_str(), body) {
+            ("edit", Some(body)) => Some(Decision::Edit(body)),
+            ("skip", _) => Some(Decision::Skip),
+            _ => Some(Decision::Retry),
+        }
+    }
+}
+
+/// Who decided, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct Decider<'d> {
+    /// The person.
+    pub by: &'d str,
+    /// What that person said.
+    pub reason: Option<&'d str>,
+}
+
+/// An event that was put aside.
+#[derive(Debug)]
+pub struct Parked {
+    /// The event, with its identity as the key.
+    pub record: Record,
+    /// Its id.
+    pub event_id: String,
+    /// Why it was refused; none for one that waits behind another of its key.
+    pub failure: Option<Refused>,
+    /// What was decided, and not carried out yet.
+    pub decision: Option<Decision>,
+    /// It stops the sink; otherwise only its key waits.
+    pub halts: bool,
+    /// Later events of its key that wait.
+    pub behind: i64,
+}
+
+/// Why an event was refused.
+#[derive(Debug)]
+pub struct Refused {
+    pub code: String,
+    pub reason: String,
+    pub message: String,
+    pub attempts: i32,
+    /// RFC 3339.
+    pub first_failed: String,
+    /// RFC 3339.
+    pub last_failed: String,
+}
+
+/// An action of the past.
+#[derive(Debug)]
+pub struct Action {
+    pub action: String,
+    pub by: String,
+    pub at: String,
+    pub reason: Option<String>,
+}
+
+/// The tables of parked events, for one sink.
+pub struct ParkedEvents<'s> {
+    /// Quoted.
+    pub schema: &'s str,
+    /// `<name>.<sink>`, as its consumer group.
+    pub sink: &'s str,
+}
+
+const TIME: &str = "YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"";
+
+impl ParkedEvents<'_> {
+    /// The statements that make the tables.
+    pub fn create(schema: &str) -> String {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {schema}.parked (
+                 sink text NOT NULL, topic text NOT NULL, partition integer NOT NULL, \"offset\" bigint NOT NULL,
+                 key bytea NOT NULL, version text, event_id text NOT NULL,
+                 header_names text[] NOT NULL, header_values bytea[] NOT NULL, body bytea,
+                 code text, reason text, message text, parked_at timestamptz NOT NULL DEFAULT now(),
+                 halts boolean NOT NULL DEFAULT false, attempts integer NOT NULL DEFAULT 1, last_failed timestamptz NOT NULL DEFAULT now(),
+                 decision text, edited_body bytea,
+                 PRIMARY KEY (sink, topic, partition, \"offset\"));
+             COMMENT ON TABLE {schema}.parked IS 'companion-sink: refused events (with code) and, in order, the later events of their keys';
+             CREATE TABLE IF NOT EXISTS {schema}.actions (
+                 sink text NOT NULL, event_id text NOT NULL, action text NOT NULL, decided_by text NOT NULL,
+                 at timestamptz NOT NULL DEFAULT now(), reason text, body bytea, edited_body bytea);
+             COMMENT ON TABLE {schema}.actions IS 'companion-sink: what people decided about refused events'"
+        )
+    }
+
+    /// The keys that are parked.
+    pub async fn keys(&self, client: &Client) -> Result<ParkedKeys> {
+        let sql = format!(
+            "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1 AND NOT halts",
+            self.schema
+        );
+        let rows = client
+            .query(&sql, &[&self.sink])
+            .await
+            .map_err(|error| classify("reading the parked events", &error))?;
+        let key = |row: &Row| {
+            let topic: String = row.get(0);
+            let key: Vec<u8> = row.get(1);
+            (topic.into(), key.into_boxed_slice())
+        };
+        Ok(rows.iter().map(key).collect())
+    }
+
+    /// Parks an event inside the open transaction: a refused one with its failure, a later one of its key without.
+    pub async fn park(
+        &self,
+        client: &Client,
+        key: &[u8],
+        record: &Record,
+        failure: Option<&Failure>,
+    ) -> Result<()> {
+        self.put_aside(client, key, record, failure, false)
+            .await
+            .map(drop)
+    }
+
+    /// Notes an event that stops the sink; how many times it has.
+    pub async fn note_poison(
+        &self,
+        client: &Client,
+        record: &Record,
+        failure: &Failure,
+    ) -> Result<i32> {
+        self.put_aside(client, &[], record, Some(failure), true)
+            .await
+    }
+
+    /// Whether an event stopped the sink that was not passed since.
+    pub async fn has_poison(&self, client: &Client) -> Result<bool> {
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM {}.parked WHERE sink = $1 AND halts)",
+            self.schema
+        );
+        let row = client.query_one(&sql, &[&self.sink]).await;
+        row.map(|row| row.get(0))
+            .map_err(|error| classify("reading the parked events", &error))
+    }
+
+    /// Forgets the events that stopped the sink and are passed by `moves`, inside the open transaction.
+    pub async fn forget_poison(&self, client: &Client, moves: &[Move]) -> Result<()> {
+        let topics: Vec<&str> = moves.iter().map(|moved| &*moved.at.topic).collect();
+        let partitions: Vec<i32> = moves.iter().map(|moved| moved.at.partition).collect();
+        let ends: Vec<i64> = moves.iter().map(|moved| moved.end).collect();
+        let sql = format!(
+            "DELETE FROM {}.parked p USING unnest($2::text[], $3::int[], $4::bigint[]) AS u(topic, partition, next_offset)
+             WHERE p.sink = $1 AND p.halts AND p.topic = u.topic AND p.partition = u.partition AND p.\"offset\" < u.next_offset",
+            self.schema
+        );
+        let done = client
+            .execute(&sql, &[&self.sink, &topics, &partitions, &ends])
+            .await;
+        done.map(drop)
+            .map_err(|error| classify("forgetting an event that stopped the sink", &error))
+    }
+
+    async fn put_aside(
+        &self,
+        client: &Client,
+        key: &[u8],
+        record: &Record,
+        failure: Option<&Failure>,
+        halts: bool,
+    ) -> Result<i32> {
+        // A malformed record may hold zero bytes, which text cannot.
+        let clean = |text: &str| text.replace('\0', "\u{fffd}");
+        let names: Vec<String> = record.headers().map(|(name, _)| clean(name)).collect();
+        let values: Vec<Option<&[u8]>> = record.headers().map(|(_, value)| value).collect();
+        let version = record
+            .header("cdc.version")
+            .filter(|version| is_version(version));
+        let sql = format!(
+            "INSERT INTO {}.parked AS p (sink, topic, partition, \"offset\", key, version, event_id, header_names, header_values, body, code, reason, message, halts)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+             ON CONFLICT (sink, topic, partition, \"offset\") DO UPDATE SET attempts = p.attempts + 1, last_failed = now(),
+                 code = EXCLUDED.code, reason = EXCLUDED.reason, message = EXCLUDED.message, decision = NULL, edited_body = NULL
+             RETURNING attempts",
+            self.schema
+        );
+        let parameters: [&(dyn ToSql + Sync); 14] = [
+            &self.sink,
+            &&*record.topic,
+            &record.partition,
+            &record.offset,
+            &key,
+            &version,
+            &clean(&record.event_id()),
+            &names,
+            &values,
+            &record.value(),
+            &failure.map(|failure| failure.code.to_string()),
+            &failure.map(|failure| failure.reason),
+            &failure.map(|failure| failure.message.as_str()),
+            &halts,
+        ];
+        let row = client.query_one(&sql, &parameters).await;
+        row.map(|row| row.get(0))
+            .map_err(|error| classify("parking an event", &error))
+    }
+
+    /// Whether the tables are there.
+    pub async fn are_there(&self, client: &Client) -> Result<bool> {
+        let sql = "SELECT to_regclass($1) IS NOT NULL";
+        let row = client
+            .query_one(sql, &[&format!("{}.actions", self.schema)])
+            .await;
+        row.map(|row| row.get(0))
+            .map_err(|error| classify("looking for the parked events", &error))
+    }
+
+    /// Refused events whose id begins with `id`, the oldest first; with `reason` those of that reason.
+    pub async fn refused(
+        &self,
+        client: &Client,
+        id: &str,
+        reason: Option<&str>,
+    ) -> Result<Vec<Parked>> {
+        let filter = "p.code IS NOT NULL AND starts_with(p.event_id, $2) AND ($3::text IS NULL OR p.reason = $3)";
+        self.select(client, filter, &[&id, &reason]).await
+    }
+
+    /// The events of a key in their order.
+    pub async fn of_key(&self, client: &Client, topic: &str, key: &[u8]) -> Result<Vec<Parked>> {
+        let filter = "p.topic = $2 AND p.key = $3 AND NOT p.halts";
+        self.select(client, filter, &[&topic, &key]).await
+    }
+
+    async fn select(
+        &self,
+        client: &Client,
+        filter: &str,
+        more: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Parked>> {
+        let sql = format!(
+            "SELECT p.topic, p.partition, p.\"offset\", p.key, p.event_id, p.header_names, p.header_values, p.body,
+                    p.code, p.reason, p.message, p.attempts, to_char(p.parked_at AT TIME ZONE 'UTC', '{TIME}'),
+                    to_char(p.last_failed AT TIME ZONE 'UTC', '{TIME}'), p.decision, p.edited_body, p.halts,
+                    (SELECT count(*) FROM {schema}.parked b WHERE b.sink = p.sink AND b.topic = p.topic AND b.key = p.key
+                        AND NOT p.halts AND b.code IS NULL)
+             FROM {schema}.parked p WHERE p.sink = $1 AND {filter} ORDER BY p.topic, p.partition, p.\"offset\"",
+            schema = self.schema
+        );
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&self.sink];
+        parameters.extend(more);
+        let rows = client.query(&sql, &parameters).await;
+        let rows = rows.map_err(|error| classify("reading the parked events", &error))?;
+        Ok(rows.iter().map(read).collect())
+    }
+
+    /// The keys of which an event was decided about, and not carried out, with their topics.
+    pub async fn decided_keys(&self, client: &Client) -> Result<Vec<(String, Vec<u8>)>> {
+        let sql = format!(
+            "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1 AND NOT halts AND decision IS NOT NULL",
+            self.schema
+        );
+        let rows = client.query(&sql, &[&self.sink]).await;
+        let rows = rows.map_err(|error| classify("reading the decisions", &error))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// What was decided about events that stop the sink, by their ids.
+    pub async fn decided(&self, client: &Client) -> Result<HashMap<String, Decision>> {
+        let sql = format!(
+            "SELECT event_id, decision, edited_body FROM {}.parked WHERE sink = $1 AND halts AND decision IS NOT NULL",
+            self.schema
+        );
+        let rows = client.query(&sql, &[&self.sink]).await;
+        let rows = rows.map_err(|error| classify("reading the decisions", &error))?;
+        let decided = rows.iter().filter_map(|row| {
+            let decision = Decision::read(row, 1, 2)?;
+            Some((row.get(0), decision))
+        });
+        Ok(decided.collect())
+    }
+
+    /// Notes a decision, and tells the active instance.
+    pub async fn decide(
+        &self,
+        client: &Client,
+        event_id: &str,
+        decision: &Decision,
+        decider: Decider<'_>,
+    ) -> Result<()> {
+        let edited = match decision {
+            Decision::Edit(body) => Some(body),
+            _ => None,
+        };
+        let sql = format!(
+            "WITH decided AS (
+                 UPDATE {schema}.parked SET decision = $3, edited_body = $4
+                 WHERE sink = $1 AND event_id = $2 AND code IS NOT NULL RETURNING event_id, body),
+             noted AS (
+                 INSERT INTO {schema}.actions (sink, event_id, action, decided_by, reason, body, edited_body)
+                 SELECT $1, event_id, $3, $5, $6, body, $4 FROM decided)
+             SELECT pg_notify('{CHANNEL}', $1)",
+            schema = self.schema
+        );
+        let parameters: [&(dyn ToSql + Sync); 6] = [
+            &self.sink,
+            &event_id,
+            &decision.name(),
+            &edited,
+            &decider.by,
+            &decider.reason,
+        ];
+        let noted = client.execute(&sql, &parameters).await;
+        noted
+            .map(drop)
+            .map_err(|error| classify("noting a decision", &error))
+    }
+
+    /// What was decided about an event, the oldest first.
+    pub async fn actions(&self, client: &Client, event_id: &str) -> Result<Vec<Action>> {
+        let sql = format!(
+            "SELECT action, decided_by, to_char(at AT TIME ZONE 'UTC', '{TIME}'), reason FROM {}.actions
+             WHERE sink = $1 AND event_id = $2 ORDER BY at",
+            self.schema
+        );
+        let rows = client.query(&sql, &[&self.sink, &event_id]).await;
+        let rows = rows.map_err(|error| classify("reading the actions", &error))?;
+        let action = |row: &Row| Action {
+            action: row.get(0),
+            by: row.get(1),
+            at: row.get(2),
+            reason: row.get(3),
+        };
+        Ok(rows.iter().map(action).collect())
+    }
+
+    /// An event is no longer aside, inside the open transaction.
+    pub async fn forget(&self, client: &Client, record: &Record) -> Result<()> {
+        let sql = format!(
+            "DELETE FROM {}.parked WHERE sink = $1 AND topic = $2 AND partition = $3 AND \"offset\" = $4",
+            self.schema
+        );
+        let parameters: [&(dyn ToSql + Sync); 4] = [
+            &self.sink,
+            &&*record.topic,
+            &record.partition,
+            &record.offset,
+        ];
+        let done = client.execute(&sql, &parameters).await;
+        done.map(drop)
+            .map_err(|error| classify("forgetting a parked event", &error))
+    }
+
+    /// A parked event was refused, once more or for the first time, inside the open transaction.
+    pub async fn refuse(&self, client: &Client, record: &Record, failure: &Failure) -> Result<()> {
+        let sql = format!(
+            "UPDATE {}.parked SET attempts = CASE WHEN code IS NULL THEN 1 ELSE attempts + 1 END, last_failed = now(),
+                 code = $5, reason = $6, message = $7, decision = NULL, edited_body = NULL
+             WHERE sink = $1 AND topic = $2 AND partition = $3 AND \"offset\" = $4",
+            self.schema
+        );
+        let parameters: [&(dyn ToSql + Sync); 7] = [
+            &self.sink,
+            &&*record.topic,
+            &record.partition,
+            &record.offset,
+            &failure.code.to_string(),
+            &failure.reason,
+            &failure.message,
+        ];
+        let done = client.execute(&sql, &parameters).await;
+        done.map(drop)
+            .map_err(|error| classify("noting a refused event", &error))
+    }
+}
+
+fn read(row: &Row) -> Parked {
+    let names: Vec<String> = row.get(5);
+    let values: Vec<Option<Vec<u8>>> = row.get(6);
+    let (topic, key): (&str, &[u8]) = (row.get(0), row.get(3));
+    let headers = names.iter().zip(&values);
+    let record = Record::new(
+        topic.into(),
+        row.get(1),
+        row.get(2),
+        Some(key).filter(|key| !key.is_empty()),
+        row.get(7),
+        headers.map(|(name, value)| (name.as_str(), value.as_deref())),
+    );
+    let code: Option<String> = row.get(8);
+    let failure = code.map(|code| Refused {
+        code,
+        reason: row.get::<_, Option<_>>(9).unwrap_or_default(),
+        message: row.get::<_, Option<_>>(10).unwrap_or_default(),
+        attempts: row.get(11),
+        first_failed: row.get(12),
+        last_failed: row.get(13),
+    });
+    Parked {
+        record,
+        event_id: row.get(4),
+        failure,
+        decision: Decision::read(row, 14, 15),
+        halts: row.get(16),
+        behind: row.get(17),
+    }
+}

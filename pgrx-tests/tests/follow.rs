@@ -1,0 +1,275 @@
+//! The replica follows the source's definitions: whatever is done to a tracked table, rows and definition stay equal.
+
+use std::time::Duration;
+
+use pg_cdc_tests::companion_sink::CompanionSink;
+use pg_cdc_tests::statements::run;
+use pg_cdc_tests::{Database, TestBed, replica, wait_until};
+use postgres::Client;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The columns of a table: name, type, whether NULL is refused.
+const COLUMNS: &str = "SELECT coalesce(string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull, ', ' ORDER BY a.attname), 'none')
+    FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
+
+fn start(database: &Database<'_>, consistency: &'static str, more_toml: &str) -> CompanionSink {
+    let plan = pg_cdc_tests::companion_sink::Plan {
+        consistency,
+        more_toml: more_toml.to_owned(),
+        ..database.plan_companion_sink()
+    };
+    let sink = database.bed().companion_sink(plan);
+    sink.start_only(&["replica"]);
+    sink
+}
+
+fn applied(database: &Database<'_>, sink: &CompanionSink, topic: &str) {
+    database.wait_until_in_kafka();
+    sink.wait_until_sink_applied("replica", database.bed().kafka(), &[topic.to_owned()]);
+}
+
+fn columns(client: &mut Client, table: &str) -> String {
+    client
+        .query_one(COLUMNS, &[&table])
+        .expect("the columns")
+        .get(0)
+}
+
+fn assert_follows(database: &Database<'_>, table: &str) {
+    let (mut source, mut copy) = (database.source(), database.replica());
+    assert_eq!(columns(&mut copy, table), columns(&mut source, table));
+    replica::assert_equal(&mut source, &mut copy, table);
+}
+
+#[test]
+fn every_change_of_a_definition_is_followed_between_the_rows() {
+    for consistency in ["row", "transaction"] {
+        let database = TestBed::shared().database(&format!("follow_{consistency}"));
+        let mut source = database.source();
+        run(
+            &mut source,
+            &[
+                "CREATE TABLE person (id int PRIMARY KEY, name varchar(20) NOT NULL, age int, old text)",
+                "CREATE SCHEMA hr",
+                "SELECT cdc_track('person')",
+            ],
+        );
+        let topic = database.topic("person");
+        let sink = start(&database, consistency, "");
+        let mut next = 0;
+        let mut rows = |source: &mut Client, table: &str, columns: &str, values: &str| {
+            next += 1;
+            let insert = format!(
+                "INSERT INTO {table} (id, {columns}) SELECT n, {values} FROM generate_series({next} * 100, {next} * 100 + 49) AS n"
+            );
+            source.batch_execute(&insert).expect("rows");
+        };
+        rows(
+            &mut source,
+            "person",
+            "name, age, old",
+            "'n' || n, n, 'o' || n",
+        );
+        let changes = [
+            (
+                "ALTER TABLE person ADD COLUMN city text",
+                "person",
+                "name, city",
+                "'n', 'Bern'",
+            ),
+            (
+                "ALTER TABLE person RENAME COLUMN age TO years",
+                "person",
+                "name, years",
+                "'n', n",
+            ),
+            (
+                "ALTER TABLE person DROP COLUMN old",
+                "person",
+                "name, years",
+                "'n', n",
+            ),
+            (
+                "ALTER TABLE person ALTER COLUMN name DROP NOT NULL",
+                "person",
+                "name",
+                "NULL",
+            ),
+            (
+                "ALTER TABLE person ALTER COLUMN years TYPE bigint",
+                "person",
+                "years",
+                "n * 10000000000",
+            ),
+            (
+                "ALTER TABLE person ALTER COLUMN name TYPE varchar(40)",
+                "person",
+                "name",
+                "repeat('x', 40)",
+            ),
+            (
+                "ALTER TABLE person RENAME TO people",
+                "people",
+                "name",
+                "'n'",
+            ),
+            (
+                "ALTER TABLE people SET SCHEMA hr",
+                "hr.people",
+                "name",
+                "'n'",
+            ),
+            // Names change places, in steps that a reader of the target must not mix up.
+            (
+                "ALTER TABLE hr.people RENAME COLUMN name TO spare",
+                "hr.people",
+                "spare",
+                "'n'",
+            ),
+            (
+                "ALTER TABLE hr.people RENAME COLUMN city TO name",
+                "hr.people",
+                "name",
+                "'Basel'",
+            ),
+            (
+                "ALTER TABLE hr.people ADD COLUMN n2 int NOT NULL DEFAULT 7",
+                "hr.people",
+                "name",
+                "'x'",
+            ),
+        ];
+        for (statement, table, columns, values) in changes {
+            source.batch_execute(statement).expect(statement);
+            rows(&mut source, table, columns, values);
+            let update = format!("UPDATE {table} SET id = id + 50 WHERE id % 100 < 3");
+            source.batch_execute(&update).expect("changed keys");
+        }
+        // Everything in one transaction: what comes before a change must not be mixed with what comes after.
+        run(
+            &mut source,
+            &[
+                "BEGIN",
+                "INSERT INTO hr.people (id, name) VALUES (1, 'gone')",
+                "TRUNCATE hr.people",
+                "INSERT INTO hr.people (id, name) VALUES (1, 'one'), (2, 'two')",
+                "ALTER TABLE hr.people ADD COLUMN more numeric",
+                "UPDATE hr.people SET more = 1.50 WHERE id = 1",
+                "COMMIT",
+            ],
+        );
+        // Another key.
+        run(
+            &mut source,
+            &[
+                "ALTER TABLE hr.people DROP CONSTRAINT person_pkey",
+                "ALTER TABLE hr.people ADD PRIMARY KEY (name)",
+                "SELECT cdc_track('hr.people', key => '{name}')",
+                "UPDATE hr.people SET id = 10 WHERE name = 'two'",
+            ],
+        );
+        applied(&database, &sink, &topic);
+        // A rewriting ALTER changed rows without events: the snapshots that it started are applied as well.
+        wait_until("the snapshots", TIMEOUT, || {
+            let query =
+                "SELECT count(*) FROM cdc_snapshots WHERE state NOT IN ('done', 'cancelled')";
+            match source
+                .query_one(query, &[])
+                .expect("snapshots")
+                .get::<_, i64>(0)
+            {
+                0 => Ok(()),
+                count => Err(format!("{count} are not done")),
+            }
+        });
+        applied(&database, &sink, &topic);
+        let mut copy = database.replica();
+        replica::assert_equal(&mut source, &mut copy, "hr.people");
+        let (there, here) = (
+            columns(&mut copy, "hr.people"),
+            columns(&mut source, "hr.people"),
+        );
+        // A column that is filled by the source's default is left open on the target until the snapshot has filled it.
+        assert_eq!(there.replace("n2 integer false", "n2 integer true"), here);
+        assert_eq!(columns(&mut copy, "person"), "none");
+    }
+}
+
+#[test]
+fn what_is_not_to_be_followed_halts_with_the_statements_to_run() {
+    let database = TestBed::shared().database("follow_add");
+    let mut source = database.source();
+    run(
+        &mut source,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY, a text, b text)",
+            "SELECT cdc_track('t')",
+        ],
+    );
+    let sink = start(&database, "transaction", "follow_schema = \"add\"\n");
+    run(
+        &mut source,
+        &[
+            "ALTER TABLE t ADD COLUMN c int",
+            "INSERT INTO t VALUES (1, 'a', 'b', 3)",
+            "ALTER TABLE t DROP COLUMN b",
+            "INSERT INTO t VALUES (2, 'a', 4)",
+        ],
+    );
+    let state = wait_until("the replica to halt", TIMEOUT, || {
+        let answer = sink.get("/v1/status");
+        match answer.contains("CDC1011") {
+            true => Ok(answer),
+            false => Err(answer),
+        }
+    });
+    let mut copy = database.replica();
+    let statement = "ALTER TABLE \"public\".\"t\" DROP COLUMN \"b\"";
+    assert!(state.replace("\\\"", "\"").contains(statement), "{state}");
+    let rows = copy.query("SELECT c FROM t", &[]).expect("rows");
+    assert_eq!(rows.len(), 1, "up to the change");
+    copy.batch_execute(statement).expect("what the remedy says");
+    assert!(sink.stop().expect("it ran").success());
+    sink.start_only(&["replica"]);
+    applied(&database, &sink, &database.topic("t"));
+    assert_follows(&database, "t");
+}
+
+#[test]
+fn tables_and_columns_may_have_other_names_on_the_target() {
+    for consistency in ["row", "transaction"] {
+        let database = TestBed::shared().database(&format!("mapped_{consistency}"));
+        let mut source = database.source();
+        run(
+            &mut source,
+            &[
+                "CREATE TABLE customer (id int PRIMARY KEY, name text)",
+                "CREATE TABLE other (id int PRIMARY KEY)",
+                "SELECT cdc_track('customer'), cdc_track('other')",
+                "INSERT INTO customer VALUES (1, 'Eva'), (2, 'Ann')",
+                "INSERT INTO other VALUES (1)",
+                "UPDATE customer SET id = 3, name = 'Bob' WHERE id = 2",
+                "ALTER TABLE customer ADD COLUMN city text",
+                "INSERT INTO customer VALUES (4, 'Cy', 'Bern')",
+                "DELETE FROM customer WHERE id = 1",
+            ],
+        );
+        let mapping = "schema = \"from_{database}\"\ntables = {\"public.customer\" = \"crm.kunde\"}\n\
+            columns = {\"public.customer.id\" = \"kunde_id\", \"public.customer.city\" = \"ort\"}\n";
+        let sink = start(&database, consistency, mapping);
+        applied(&database, &sink, &database.topic("customer"));
+        applied(&database, &sink, &database.topic("other"));
+        let mut copy = database.replica();
+        let rows = copy
+            .query_one("SELECT string_agg(k::text, ' ' ORDER BY k.kunde_id) FROM (SELECT kunde_id, name, ort FROM crm.kunde) k", &[])
+            .expect("the mapped table");
+        assert_eq!(rows.get::<_, String>(0), "(3,Bob,) (4,Cy,Bern)");
+        let other = format!("SELECT count(*) FROM from_{}.other", database.name());
+        assert_eq!(
+            copy.query_one(&other, &[])
+                .expect("the schema")
+                .get::<_, i64>(0),
+            1
+        );
+    }
+}
