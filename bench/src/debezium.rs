@@ -36,18 +36,23 @@ pub struct OtherSide {
 }
 
 impl OtherSide {
-    /// Starts both, and freezes Debezium.
+    /// Starts both, and freezes Debezium, which is there for its speed as a source.
     ///
     /// # Panics
     /// When one does not start.
     pub fn start(bed: &TestBed) -> OtherSide {
+        OtherSide::start_for(bed, Purpose::Speed)
+    }
+
+    /// As [`OtherSide::start`], for another purpose.
+    pub fn start_for(bed: &TestBed, purpose: Purpose) -> OtherSide {
         let server_settings = [&SERVER_SETTINGS[..], &LOGICAL_SETTINGS].concat();
         let folder = bed.path("logical");
         let server = Postgres::create(&folder, port::free(), &server_settings);
         server.start();
         server.create_database(DATABASE);
         let folder = bed.path("debezium");
-        let debezium = Debezium::start(&folder, bed.kafka(), &server, DATABASE, Purpose::Speed);
+        let debezium = Debezium::start(&folder, bed.kafka(), &server, DATABASE, purpose);
         debezium.freeze();
         let consumer = bed.kafka().client_config().create();
         OtherSide {
@@ -133,11 +138,16 @@ impl OtherSide {
 
     /// How it is set up, for the record.
     pub fn settings() -> Value {
+        OtherSide::settings_for(Purpose::Speed)
+    }
+
+    /// As [`OtherSide::settings`], for another purpose.
+    pub fn settings_for(purpose: Purpose) -> Value {
         json!({
             "postgresql": settings(&LOGICAL_SETTINGS),
-            "java_options": Purpose::Speed.java_options(),
-            "worker": settings(&Purpose::Speed.worker_settings()),
-            "connector": settings(&Purpose::Speed.connector_settings()),
+            "java_options": purpose.java_options(),
+            "worker": settings(&purpose.worker_settings()),
+            "connector": settings(&purpose.connector_settings()),
         })
     }
 }

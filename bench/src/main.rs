@@ -6,6 +6,7 @@
 mod account;
 mod capture;
 mod debezium;
+mod history;
 mod idle;
 mod latency;
 mod median;
@@ -13,13 +14,15 @@ mod memory;
 mod outcome;
 mod pgbench;
 mod raw_producer;
+mod replica;
+mod server_cpu;
 mod shapes;
 mod ship;
-mod sink;
 mod snapshot;
 mod stolen;
 mod table;
 mod threads;
+mod visibility;
 mod wal;
 
 use std::process::ExitCode;
@@ -45,9 +48,13 @@ Usage: pg_cdc_bench COMMAND
             librdkafka with the same records ready; memory of the sender, of Debezium, and in a transaction of 5 000 000 rows
   latency   from commit to consumer at 2 000 commits per second, beside Debezium
   idle      of the sender: CPU and wake-ups by thread, and WAL, while nothing changes; CPU for 1 GB of WAL of others
-  sink      rows per second of companion-sink into the replica and the history, and its memory
+  replica   rows per second of companion-sink from Kafka into a replica, for 200 000 INSERTs, UPDATEs and DELETEs, and its
+            memory; from commit to visibility there at 300 commits per second; both beside Debezium's JDBC sink
+  history   documents per second of companion-sink from Kafka into a history, for 200 000 changes, and its memory; beside a bare
+            insert_many of the same documents
 
-  PG_CDC_BENCH_ROWS   rows of the large statements, 500000 if not set: fewer only to try the command
+  PG_CDC_BENCH_ROWS   rows of the large statements, 500000 if not set: fewer only to try the command (replica and history
+                      have their share)
 
 Each ends with a small table and the figures as JSON in the last line, and writes bench/results/COMMAND.json: machine,
 versions, settings, and all rounds.";
@@ -73,7 +80,8 @@ fn main() -> ExitCode {
         ["ship"] => ship::run,
         ["latency"] => latency::run,
         ["idle"] => idle::run,
-        ["sink"] => sink::run,
+        ["replica"] => replica::run,
+        ["history"] => history::run,
         ["-h" | "--help"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;

@@ -82,8 +82,9 @@ pub fn json(threads: &[Thread]) -> Value {
     entries.collect()
 }
 
-/// Fields 14 and 15 of the kernel's line; the name, in parentheses, may contain anything.
-fn cpu_s(stat: &str) -> Option<f64> {
+/// Seconds on a core by the line that the kernel has for a process or thread (proc_pid_stat(5)).
+pub fn cpu_s(stat: &str) -> Option<f64> {
+    // Fields 14 and 15; the name, in parentheses, may contain anything.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
