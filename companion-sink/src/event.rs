@@ -95,30 +95,35 @@ pub struct Headers<'a> {
 impl<'a> Headers<'a> {
     /// Reads the headers; what every event needs must be there and well formed.
     pub fn read(record: &'a Record) -> Result<Self, Malformed> {
-        let required = |name: &str| {
-            record
-                .header(name)
-                .ok_or_else(|| Malformed(format!("header {name} is missing")))
-        };
-        let op = Op::parse(required("cdc.op")?)
+        const NAMES: [&str; 7] = [
+            "cdc.id",
+            "cdc.version",
+            "cdc.op",
+            "cdc.table",
+            "cdc.schema",
+            "cdc.identity",
+            "__debezium.oldkey",
+        ];
+        let [id, version, op, table, schema, identity, old_key] = record.headers_of(&NAMES);
+        let missing = |name: &str| Malformed(format!("header {name} is missing"));
+        let op = Op::parse(op.ok_or_else(|| missing("cdc.op"))?)
             .ok_or_else(|| Malformed("header cdc.op has an unknown value".into()))?;
-        let version = required("cdc.version")?;
+        let version = version.ok_or_else(|| missing("cdc.version"))?;
         if !is_version(version) {
             return Err(Malformed("header cdc.version is not a version".into()));
         }
-        let table = record.header("cdc.table");
         let needs_table = op.is_row() || matches!(op, Op::Truncate | Op::Schema | Op::Snapshot);
         if needs_table && table.is_none() {
-            return Err(Malformed("header cdc.table is missing".into()));
+            return Err(missing("cdc.table"));
         }
         Ok(Headers {
-            id: required("cdc.id")?,
+            id: id.ok_or_else(|| missing("cdc.id"))?,
             version,
             op,
             table: table.unwrap_or_default(),
-            schema: record.header("cdc.schema"),
-            identity: record.header("cdc.identity"),
-            old_key: record.header("__debezium.oldkey"),
+            schema,
+            identity,
+            old_key,
         })
     }
 }
@@ -204,9 +209,9 @@ pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 /// What the replica needs of the body.
 #[derive(Debug, Deserialize)]
 pub struct RowBody<'a> {
-    /// Where the row lives.
+    /// Where the row comes from, not parsed: of a known table nothing of it is needed.
     #[serde(borrow)]
-    pub source: TableName<'a>,
+    pub source: RawSource<'a>,
     /// The row before the change, not parsed: few need it.
     #[serde(borrow)]
     pub before: Option<&'a RawValue>,
@@ -216,6 +221,19 @@ pub struct RowBody<'a> {
     /// What the images do not show by themselves.
     #[serde(borrow)]
     pub marks: Option<RowMarks<'a>>,
+}
+
+/// An event's `source`, as it is.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(transparent)]
+pub struct RawSource<'a>(#[serde(borrow)] &'a RawValue);
+
+impl<'a> RawSource<'a> {
+    /// The table that it names.
+    pub fn table_name(self) -> Result<TableName<'a>, Malformed> {
+        let name = serde_json::from_str(self.0.get());
+        name.map_err(|error| undecodable("source", &error))
+    }
 }
 
 /// Marks of a row's new image, by column.
@@ -392,7 +410,8 @@ mod tests {
     #[test]
     fn a_malformed_body_is_told_without_its_content() {
         let record = record(&[], br#"{"source":{"schema":"s","table":7777}}"#);
-        let Malformed(text) = RowBody::parse(&record).unwrap_err();
+        let body = RowBody::parse(&record).unwrap();
+        let Malformed(text) = body.source.table_name().unwrap_err();
         assert!(!text.contains("7777"), "{text}");
     }
 }

@@ -40,6 +40,7 @@ impl Record {
     ) -> Self {
         /// The headers of an event take about so much.
         const HEADER_BYTES: usize = 320;
+        const HEADERS: usize = 16;
         let body_bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
         let mut buffer = Vec::with_capacity(body_bytes + HEADER_BYTES);
         let mut put = |bytes: &[u8]| {
@@ -49,12 +50,11 @@ impl Record {
         };
         let key = key.map(&mut put);
         let value = value.map(&mut put);
-        let headers = headers
-            .map(|(name, value)| HeaderSpan {
-                name: put(name.as_bytes()),
-                value: value.map(&mut put),
-            })
-            .collect();
+        let mut spans = Vec::with_capacity(HEADERS);
+        spans.extend(headers.map(|(name, value)| HeaderSpan {
+            name: put(name.as_bytes()),
+            value: value.map(&mut put),
+        }));
         Record {
             topic,
             partition,
@@ -63,7 +63,7 @@ impl Record {
             buffer: buffer.into_boxed_slice(),
             key,
             value,
-            headers,
+            headers: spans.into_boxed_slice(),
         }
     }
 
@@ -126,6 +126,23 @@ impl Record {
             .and_then(|range| std::str::from_utf8(self.slice(range)).ok())
     }
 
+    /// The values of the first headers with these names, as [`Record::header`] gives them, in one pass.
+    pub fn headers_of<const N: usize>(&self, names: &[&str; N]) -> [Option<&str>; N] {
+        let mut values = [None; N];
+        let mut found = [false; N];
+        for header in &self.headers {
+            let name = self.slice(&header.name);
+            let Some(place) = names.iter().position(|wanted| wanted.as_bytes() == name) else {
+                continue;
+            };
+            if !std::mem::replace(&mut found[place], true) {
+                let value = header.value.as_ref().map(|range| self.slice(range));
+                values[place] = value.and_then(|bytes| std::str::from_utf8(bytes).ok());
+            }
+        }
+        values
+    }
+
     /// Memory that the record takes, in bytes.
     pub fn size_bytes(&self) -> usize {
         size_of::<Record>() + self.buffer.len() + self.headers.len() * size_of::<HeaderSpan>()
@@ -168,6 +185,10 @@ mod tests {
         assert!(record.headers().eq(headers));
         assert_eq!(record.header("cdc.id"), Some("n-1"));
         assert_eq!(record.header("bytes"), None);
+        assert_eq!(
+            record.headers_of(&["empty", "none", "cdc.id"]),
+            [None, None, Some("n-1")]
+        );
         assert_eq!(record.event_id(), "n-1");
     }
 }

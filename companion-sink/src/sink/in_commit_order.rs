@@ -358,8 +358,16 @@ impl Run<'_> {
         }
         let dead_letters = &self.context.shared.dead_letters;
         let records = &self.part.records;
-        if let Outcome::Poisoned(poison) = self.replica.apply_part(records, dead_letters).await? {
+        // While the target works the next events are fetched.
+        let (applied, read_ahead) = tokio::join!(
+            self.replica.apply_part(records, dead_letters),
+            read_ahead(&self.queues, &mut self.merge),
+        );
+        if let Outcome::Poisoned(poison) = applied? {
             return Ok(Some(poison));
+        }
+        if read_ahead == Polled::OutOfRange {
+            self.find_out_of_range().await?;
         }
         self.context.status.figures().count_events(records);
         self.part.is_begun = true;

@@ -88,16 +88,17 @@ pub async fn apply_apart<'c, 'b>(
         if part.is_empty() {
             continue;
         }
-        begin_part(session).await?;
+        let begin = session.begin_part();
+        session.execute(begin).await?;
         let failure = match apply(session, tables, &part, Mode::Replace).await {
             Ok(()) => {
-                keep_part(session).await?;
+                session.keep_part();
                 continue;
             }
             Err(Fault::Other(error)) => return Err(error),
             Err(Fault::Event(failure)) => failure,
         };
-        undo_part(session).await?;
+        session.undo_part().await?;
         match part.as_slice() {
             [alone] => {
                 park_key(alone, parked);
@@ -126,31 +127,6 @@ pub fn is_parked(change: &Change<'_>, parked: &ParkedKeys) -> bool {
 /// Parks the key of a change.
 pub fn park_key(change: &Change<'_>, parked: &mut ParkedKeys) {
     parked.insert((change.record.topic.clone(), change.key.into()));
-}
-
-/// Runs a statement that concerns the transaction.
-pub async fn execute(session: &Session, sql: &str) -> Result<(), Error> {
-    let done = session.client.batch_execute(sql).await;
-    done.map_err(|error| super::failure::classify(sql, &error))
-}
-
-/// Begins a part of the open transaction that can be undone by itself.
-pub async fn begin_part(session: &Session) -> Result<(), Error> {
-    execute(session, "SAVEPOINT part").await
-}
-
-/// Keeps what was done since [`begin_part`].
-pub async fn keep_part(session: &Session) -> Result<(), Error> {
-    execute(session, "RELEASE SAVEPOINT part").await
-}
-
-/// Undoes what was done since [`begin_part`].
-pub async fn undo_part(session: &Session) -> Result<(), Error> {
-    execute(
-        session,
-        "ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part",
-    )
-    .await
 }
 
 async fn apply_keyed(

@@ -1,6 +1,6 @@
 //! Carries out what people decided about parked events, between two batches: of each key in order, until one is refused again.
 
-use super::apply::{Mode, apply, begin_part, execute, keep_part, undo_part};
+use super::apply::{Mode, apply};
 use super::failure::Fault;
 use super::parked::{Decision, Parked};
 use super::{Connection, Postgres, not_connected};
@@ -14,9 +14,9 @@ impl Postgres {
     pub async fn carry_out_decisions(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
         let client = &self.connection()?.session.client.clone();
         for (topic, key) in self.state.parked_events().decided_keys(client).await? {
-            execute(&self.connection()?.session, "BEGIN").await?;
+            self.connection()?.session.begin("").await?;
             let is_free = self.carry_out_key(&topic, &key, dead_letters).await?;
-            execute(&self.connection()?.session, "COMMIT").await?;
+            self.connection()?.session.execute("COMMIT").await?;
             if is_free {
                 let parked = &mut self.connection()?.parked;
                 parked.remove(&(topic.as_str().into(), key.clone().into_boxed_slice()));
@@ -94,15 +94,16 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
-        begin_part(session).await?;
+        let begin = session.begin_part();
+        session.execute(begin).await?;
         match apply(session, tables, &[&change], Mode::Upsert).await {
             Ok(()) => {
-                keep_part(session).await?;
+                session.keep_part();
                 Ok(None)
             }
             Err(Fault::Other(error)) => Err(error),
             Err(Fault::Event(failure)) => {
-                undo_part(session).await?;
+                session.undo_part().await?;
                 Ok(Some(failure))
             }
         }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use serde_json::value::RawValue;
+
 use super::Park;
 use super::pg_text::to_text;
 use super::tables::Table;
@@ -117,12 +119,12 @@ impl<'b> Change<'b> {
     }
 
     /// The image after the change, empty for a delete.
-    pub fn after(&self) -> &[(Cow<'b, str>, &'b serde_json::value::RawValue)] {
+    pub fn after(&self) -> &[(Cow<'b, str>, &'b RawValue)] {
         self.after.as_ref().map_or(&[], |image| &image.0)
     }
 
     /// The image before the change, where the change needs it.
-    pub fn before(&self) -> &[(Cow<'b, str>, &'b serde_json::value::RawValue)] {
+    pub fn before(&self) -> &[(Cow<'b, str>, &'b RawValue)] {
         self.before.as_ref().map_or(&[], |image| &image.0)
     }
 
@@ -145,7 +147,7 @@ impl<'b> Change<'b> {
             .iter()
             .enumerate()
             .filter_map(|(place, (name, value))| {
-                let column = table.column(name)?;
+                let column = table.column_near(place, name)?;
                 let is_written =
                     !table.columns[column].generated && is_changed(place, name, value.get());
                 (is_written || key.contains(&column)).then_some(column)
@@ -154,7 +156,7 @@ impl<'b> Change<'b> {
     }
 
     /// The first column of the event that the table does not have.
-    pub fn unknown_column(&self, table: &Table) -> Option<&str> {
+    pub fn unknown_column<'c>(&'c self, table: &Table) -> Option<&'c str> {
         let image = if self.kind == Kind::Delete {
             &self.identity.0[..]
         } else {
@@ -165,8 +167,12 @@ impl<'b> Change<'b> {
         } else {
             &[]
         };
-        let mut names = image.iter().chain(before).map(|(name, _)| name.as_ref());
-        names.find(|name| table.column(name).is_none())
+        let unknown = |columns: &'c [(Cow<'b, str>, &RawValue)]| {
+            let mut names = columns.iter().map(|(name, _)| name.as_ref()).enumerate();
+            names.find(|(place, name)| table.column_near(*place, name).is_none())
+        };
+        let (_, name) = unknown(image).or_else(|| unknown(before))?;
+        Some(name)
     }
 }
 
@@ -179,20 +185,17 @@ pub fn identity_of<'b>(record: &'b Record, headers: &Headers<'b>) -> &'b [u8] {
 }
 
 /// The places of an image's columns; those that the target computes itself are left out.
-pub fn layout(table: &Table, image: &[(Cow<'_, str>, &serde_json::value::RawValue)]) -> Vec<usize> {
+pub fn layout(table: &Table, image: &[(Cow<'_, str>, &RawValue)]) -> Vec<usize> {
     image
         .iter()
-        .filter_map(|(name, _)| table.column(name))
+        .enumerate()
+        .filter_map(|(place, (name, _))| table.column_near(place, name))
         .filter(|column| !table.columns[*column].generated)
         .collect()
 }
 
 /// Whether [`layout`] of an image is `layout`.
-pub fn has_layout(
-    table: &Table,
-    layout: &[usize],
-    image: &[(Cow<'_, str>, &serde_json::value::RawValue)],
-) -> bool {
+pub fn has_layout(table: &Table, layout: &[usize], image: &[(Cow<'_, str>, &RawValue)]) -> bool {
     let names = layout
         .iter()
         .map(|place| &table.columns[*place].source_name);
@@ -211,7 +214,7 @@ pub fn has_layout(
 pub fn values<'b>(
     table: &Table,
     layout: &[usize],
-    image: &[(Cow<'_, str>, &'b serde_json::value::RawValue)],
+    image: &[(Cow<'_, str>, &'b RawValue)],
 ) -> Result<Values<'b>, Failure> {
     let mut next = 0;
     layout

@@ -44,6 +44,8 @@ pub struct Session {
     /// The connection.
     pub client: Arc<Client>,
     statements: HashMap<String, Statement>,
+    /// A part of the open transaction was kept, and its savepoint is still there.
+    part_is_kept: bool,
 }
 
 impl Session {
@@ -52,7 +54,45 @@ impl Session {
         Session {
             client: Arc::new(client),
             statements: HashMap::new(),
+            part_is_kept: false,
         }
+    }
+
+    /// Whether [`Session::prepared`] has the statement already.
+    pub fn has_prepared(&self, sql: &str) -> bool {
+        self.statements.contains_key(sql)
+    }
+
+    /// Begins a transaction and does `more` in it.
+    pub async fn begin(&mut self, more: &str) -> Result<()> {
+        self.part_is_kept = false;
+        self.execute(&format!("BEGIN; {more}")).await
+    }
+
+    /// The statement that begins a part of the open transaction which can be undone by itself. There is one at a time.
+    pub fn begin_part(&mut self) -> &'static str {
+        match std::mem::take(&mut self.part_is_kept) {
+            true => "RELEASE SAVEPOINT part; SAVEPOINT part",
+            false => "SAVEPOINT part",
+        }
+    }
+
+    /// Keeps what was done since the part began.
+    pub fn keep_part(&mut self) {
+        // Its savepoint goes with the next part, or with the transaction: no round trip of its own.
+        self.part_is_kept = true;
+    }
+
+    /// Undoes what was done since the part began.
+    pub async fn undo_part(&mut self) -> Result<()> {
+        self.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")
+            .await
+    }
+
+    /// Runs statements that concern the transaction.
+    pub async fn execute(&self, sql: &str) -> Result<()> {
+        let done = self.client.batch_execute(sql).await;
+        done.map_err(|error| classify(sql, &error))
     }
 
     /// The prepared statement of `sql`, whose parameters have `types` (those left out are the server's choice).

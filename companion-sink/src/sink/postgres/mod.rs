@@ -14,13 +14,14 @@ mod state;
 mod statements;
 mod stream;
 pub mod tables;
+mod text_array;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use self::apply::{Aside, Mode, apply, apply_apart, execute, is_parked, park_key};
+use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key};
 use self::change::{Change, identity_of};
 use self::connection::Session;
 pub use self::connection::open;
@@ -154,15 +155,28 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
-        let source = body.source.clone();
-        let table = tables
-            .find(&session.client, &self.settings, headers.table, &source)
-            .await?;
+        let source = body.source;
+        let table = match tables.known(headers.table) {
+            Some(table) => table,
+            None => {
+                let source = match source.table_name() {
+                    Ok(source) => source,
+                    Err(malformed) => return Ok(Err(malformed)),
+                };
+                tables
+                    .find(&session.client, &self.settings, headers.table, &source)
+                    .await?
+            }
+        };
         let change = match Change::new(record, headers, body, table) {
             Ok(change) => change,
             Err(malformed) => return Ok(Err(malformed)),
         };
         if change.unknown_column(tables.get(table)).is_some() {
+            let source = match source.table_name() {
+                Ok(source) => source,
+                Err(malformed) => return Ok(Err(malformed)),
+            };
             // The target may have been changed since.
             tables
                 .refresh(&session.client, &self.settings, headers.table, &source)
@@ -192,7 +206,7 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
-        execute(session, "BEGIN").await?;
+        session.begin("").await?;
         state.advance(session, &batch.moves).await?;
         let mut to_apply = Vec::with_capacity(changes.len());
         for change in changes {
@@ -208,7 +222,8 @@ impl Postgres {
             Err(Fault::Other(error)) => return Err(error),
             Err(Fault::Event(_)) => {}
         }
-        execute(session, "ROLLBACK; BEGIN").await?;
+        session.execute("ROLLBACK").await?;
+        session.begin("").await?;
         state.advance(session, &batch.moves).await?;
         let Aside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
         for (change, failure) in refused {
@@ -329,7 +344,7 @@ impl Sink for Postgres {
         }
         self.note_chunks(batch).await?;
         let connection = self.connection()?;
-        execute(&connection.session, "COMMIT").await?;
+        connection.session.execute("COMMIT").await?;
         Ok(Applied {
             dead_letters: parks
                 .iter()
@@ -355,11 +370,11 @@ impl Sink for Postgres {
         let headers = Headers::read(record).map_err(unreadable)?;
         let state = &self.state;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        execute(&connection.session, "BEGIN").await?;
+        connection.session.begin("").await?;
         state.advance(&mut connection.session, moves).await?;
         self.apply_to_table(record, &headers).await?;
         let connection = self.connection()?;
-        execute(&connection.session, "COMMIT").await
+        connection.session.execute("COMMIT").await
     }
 }
 
@@ -419,6 +434,7 @@ impl Postgres {
     /// Empties a table.
     async fn empty_table(&mut self, record: &Record, headers: &Headers<'_>) -> Result<()> {
         let body = RowBody::parse(record).map_err(unreadable)?;
+        let source = body.source.table_name().map_err(unreadable)?;
         let Some(Connection {
             session, tables, ..
         }) = self.connection.as_mut()
@@ -426,7 +442,7 @@ impl Postgres {
             return Err(not_connected());
         };
         let table = tables
-            .find(&session.client, &self.settings, headers.table, &body.source)
+            .find(&session.client, &self.settings, headers.table, &source)
             .await?;
         let name = &tables.get(table).name;
         let verb = if self.settings.truncate == "delete" {
@@ -434,7 +450,7 @@ impl Postgres {
         } else {
             "TRUNCATE"
         };
-        execute(session, &format!("{verb} {name}")).await?;
+        session.execute(&format!("{verb} {name}")).await?;
         tracing::info!(sink = self.name, table = name, "emptied, as at the source");
         Ok(())
     }

@@ -4,9 +4,7 @@ use std::collections::HashMap;
 
 use change::version::{Place, Version};
 
-use super::apply::{
-    Aside, Mode, apply, apply_apart, begin_part, execute, is_parked, keep_part, park_key, undo_part,
-};
+use super::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key};
 use super::change::{Change, identity_of};
 use super::failure::Fault;
 use super::parked::Decision;
@@ -163,7 +161,7 @@ impl Postgres {
                 .note_progress(&mut connection.session, place, time_us)
                 .await?;
         }
-        execute(&connection.session, "COMMIT").await?;
+        connection.session.execute("COMMIT").await?;
         connection.in_transaction = false;
         Ok(Ok(Applied {
             dead_letters: std::mem::take(&mut self.parked_in_transaction),
@@ -204,7 +202,8 @@ impl Postgres {
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         if !connection.in_transaction {
             // Where they are active, foreign keys are looked at when the source's transaction is there whole.
-            execute(&connection.session, "BEGIN; SET CONSTRAINTS ALL DEFERRED").await?;
+            let deferred = "SET CONSTRAINTS ALL DEFERRED";
+            connection.session.begin(deferred).await?;
             connection.in_transaction = true;
             self.parked_in_transaction.clear();
         }
@@ -214,7 +213,7 @@ impl Postgres {
     /// Nothing of the open transaction is kept: an event stops the replica.
     async fn stopped(&mut self, poison: Box<Poison>) -> Result<Outcome> {
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        execute(&connection.session, "ROLLBACK").await?;
+        connection.session.execute("ROLLBACK").await?;
         connection.in_transaction = false;
         Ok(Outcome::Poisoned(poison))
     }
@@ -227,10 +226,14 @@ impl Postgres {
         if !self.connection()?.parked.is_empty() {
             return Ok(None);
         }
-        begin_part(&self.connection()?.session).await?;
         let mut stream = Stream::default();
-        let mut done = Ok(());
+        let session = &mut self.connection()?.session;
+        let begin = session.begin_part();
+        let mut done = stream.execute(session, begin).await;
         'statements: for rows in rows.chunks(STATEMENT_ROWS) {
+            if done.is_err() {
+                break;
+            }
             let mut changes: Vec<Change<'b>> = Vec::with_capacity(rows.len());
             for (record, headers) in rows {
                 match self.change(record, headers).await {
@@ -252,20 +255,18 @@ impl Postgres {
                 session, tables, ..
             } = self.connection.as_mut().ok_or_else(not_connected)?;
             done = stream.send(session, tables, &changes).await;
-            if done.is_err() {
-                break;
-            }
         }
         let finished = stream.finish().await;
-        let session = &self.connection()?.session;
+        let session = &mut self.connection()?.session;
         // What came after a refused statement was refused as well, for that reason alone: the older one tells why.
         match finished.and(done) {
             Ok(()) => {
-                keep_part(session).await?;
+                session.keep_part();
                 Ok(Some(Ok(())))
             }
-            Err(Fault::Event(_)) => {
-                undo_part(session).await?;
+            Err(Fault::Event(why)) => {
+                tracing::debug!(code = %why.code, reason = why.reason, "rows are applied the careful way");
+                session.undo_part().await?;
                 Ok(None)
             }
             Err(Fault::Other(error)) => Err(error),
@@ -314,15 +315,16 @@ impl Postgres {
         } = self.connection.as_mut().ok_or_else(not_connected)?;
         let to_apply: Vec<&Change<'b>> = changes.iter().collect();
         for mode in [Mode::Upsert, Mode::Replace] {
-            begin_part(session).await?;
+            let begin = session.begin_part();
+            session.execute(begin).await?;
             match apply(session, tables, &to_apply, mode).await {
                 Ok(()) => {
-                    keep_part(session).await?;
+                    session.keep_part();
                     return Ok(None);
                 }
                 Err(Fault::Other(error)) => return Err(error),
                 Err(Fault::Event(_)) => {
-                    undo_part(session).await?;
+                    session.undo_part().await?;
                 }
             }
         }

@@ -8,7 +8,6 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::apply::execute;
 use super::change::{layout, values};
 use super::connection::Session;
 use super::failure::classify;
@@ -55,7 +54,7 @@ impl Snapshots<'_> {
             schema = self.schema
         );
         let doing = "noting a snapshot";
-        execute(session, "SAVEPOINT beginning").await?;
+        session.execute("SAVEPOINT beginning").await?;
         let parameters: [&(dyn ToSql + Sync); 3] = [&self.sink, &&*record.topic, &body.id()];
         let row = session
             .client
@@ -72,7 +71,7 @@ impl Snapshots<'_> {
             .execute(&sql, &[&self.sink, &&*record.topic, &begun_at])
             .await
             .map_err(|error| classify(doing, &error))?;
-        execute(session, "RELEASE SAVEPOINT beginning").await
+        session.execute("RELEASE SAVEPOINT beginning").await
     }
 
     /// Notes what the end of a chunk says, in the open transaction. Each partition has a copy: once more changes nothing.

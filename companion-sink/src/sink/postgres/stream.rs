@@ -2,41 +2,52 @@
 //! granted what holds nearly always: rows that come are new, rows that change are there, and the target refuses nothing. Where
 //! that is wrong the caller goes back to a savepoint and takes the careful way of `apply`.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, poll};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, CopyInSink, Statement};
 
 use super::apply::check_unique;
-use super::change::{Change, Kind, Values, has_layout, layout, values};
+use super::change::{Change, Kind, has_layout, layout, values};
 use super::connection::Session;
 use super::failure::{Fault, sort};
 use super::statements;
 use super::tables::{Table, Tables};
+use super::text_array::TextArray;
 use crate::dead_letter::Failure;
 use crate::error::{Code, Error};
 use crate::event::Op;
 
 /// Rows in one statement at most: enough that its own costs are small, few enough that the server is soon at work.
-pub const STATEMENT_ROWS: usize = 1000;
+pub const STATEMENT_ROWS: usize = 500;
 /// A row's text has about so much.
 const ROW_BYTES: usize = 256;
 /// Statements that the server has got and not answered.
 const UNANSWERED: usize = 2;
 
-/// Statements under way.
+/// Statements under way, and a COPY that takes more rows.
 #[derive(Default)]
-pub struct Stream<'b> {
-    unanswered: VecDeque<Answer<'b>>,
+pub struct Stream {
+    unanswered: VecDeque<Answer>,
+    copying: Option<Copying>,
 }
 
-type Answer<'b> = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send + 'b>>;
+type Answer = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
+
+/// An open COPY.
+struct Copying {
+    table: usize,
+    columns: Vec<usize>,
+    sink: Pin<Box<CopyInSink<Bytes>>>,
+    doing: String,
+}
 
 /// Changes that one statement can make.
 struct Group<'c, 'b> {
@@ -110,31 +121,47 @@ impl<'c, 'b> Group<'c, 'b> {
     }
 
     /// The values, an array for each column.
-    fn arrays(&self, table: &Table) -> Result<Vec<Values<'b>>, Failure> {
-        let rows = self.changes.len();
-        let mut arrays: Vec<Values<'b>> = vec![Vec::with_capacity(rows); self.columns.len()];
+    fn arrays(&self, table: &Table) -> Result<Vec<TextArray>, Failure> {
+        let mut arrays: Vec<TextArray> = Vec::new();
+        arrays.resize_with(self.columns.len(), TextArray::default);
         for change in &self.changes {
             let row = match self.way {
                 Way::Delete => values(table, &self.columns, &change.identity.0)?,
                 _ => change.new_values(table, &self.columns)?,
             };
             for (array, value) in arrays.iter_mut().zip(row) {
-                array.push(value);
+                array.push(value.as_deref());
             }
         }
         Ok(arrays)
     }
+
+    /// The rows as lines of a COPY.
+    fn lines(&self, table: &Table) -> Result<Bytes, Failure> {
+        let mut lines = BytesMut::with_capacity(self.changes.len() * ROW_BYTES);
+        for change in &self.changes {
+            put_row(&mut lines, &change.new_values(table, &self.columns)?);
+        }
+        Ok(lines.freeze())
+    }
 }
 
-impl<'b> Stream<'b> {
+impl Stream {
+    /// Sends a statement without parameters.
+    pub async fn execute(&mut self, session: &Session, sql: &'static str) -> Result<(), Fault> {
+        let client = Arc::clone(&session.client);
+        let done = async move { client.batch_execute(sql).await.map_err(|e| sort(sql, &e)) };
+        self.start(Box::pin(done)).await
+    }
+
     /// Sends the statements for `changes`, of tables with or without a key; those of one key are coalesced.
     pub async fn send(
         &mut self,
         session: &mut Session,
         tables: &Tables,
-        changes: &[Change<'b>],
+        changes: &[Change<'_>],
     ) -> Result<(), Fault> {
-        let mut groups: Vec<Group<'_, 'b>> = Vec::new();
+        let mut groups: Vec<Group<'_, '_>> = Vec::new();
         for (first, change) in last_of_each_key(changes) {
             let (table, way) = (tables.get(change.table), Way::of(first.op, change));
             let mut known = groups.iter_mut().rev();
@@ -146,74 +173,84 @@ impl<'b> Stream<'b> {
         groups.sort_by_key(|group| group.way);
         for group in groups {
             let table = tables.get(group.table);
-            if group.way == Way::Upsert {
-                check_unique(table, &group.key)?;
+            match group.way {
+                Way::Insert => self.copy(session, table, &group).await?,
+                way => {
+                    if way == Way::Upsert {
+                        check_unique(table, &group.key)?;
+                    }
+                    self.change(session, table, &group).await?;
+                }
             }
-            if group.way == Way::Insert {
-                self.copy(session, table, &group).await?;
-                continue;
-            }
-            let types = vec![Type::TEXT_ARRAY; group.columns.len()];
-            let statement = prepared(session, table, &group.sql(table), &types).await?;
-            let arrays = group.arrays(table).map_err(Fault::Event)?;
-            let expected = (group.way == Way::Update).then_some(group.changes.len() as u64);
-            self.start(&session.client, statement, arrays, table, expected)
-                .await?;
         }
         Ok(())
     }
 
-    /// Sends new rows.
+    /// Sends new rows, into the COPY that is open if that is one of such rows.
     async fn copy(
         &mut self,
         session: &mut Session,
         table: &Table,
-        group: &Group<'_, 'b>,
+        group: &Group<'_, '_>,
     ) -> Result<(), Fault> {
-        let statement = prepared(session, table, &group.sql(table), &[]).await?;
-        let mut rows = BytesMut::with_capacity(group.changes.len() * ROW_BYTES);
-        for change in &group.changes {
-            let values = change.new_values(table, &group.columns);
-            put_row(&mut rows, &values.map_err(Fault::Event)?);
-        }
-        let doing = format!("changing {}", table.name);
-        // The server is asked when it has done what came before; the rows go to it while the next ones are made.
-        self.finish().await?;
-        let sink = session.client.copy_in(&statement).await;
-        let sink = sink.map_err(|error| not_copied(&doing, &error))?;
-        let copied = tokio::spawn(async move {
-            let mut sink = pin!(sink);
-            sink.send(rows.freeze()).await?;
-            sink.finish().await
+        let lines = group.lines(table).map_err(Fault::Event)?;
+        let is_open = self.copying.as_ref().is_some_and(|copying| {
+            copying.table == group.table && copying.columns == group.columns
         });
-        self.unanswered.push_back(Box::pin(async move {
-            match copied.await {
-                Ok(Ok(_)) => Ok(()),
-                Ok(Err(error)) => Err(not_copied(&doing, &error)),
-                Err(error) => Err(Fault::Other(Error::new(
-                    Code::Unreachable,
-                    format!("postgres: {doing}: {error}"),
-                    "It is tried again.",
-                ))),
-            }
-        }));
-        Ok(())
+        if !is_open {
+            // One answer is waited for out of its turn: the driver holds back the others only so far.
+            self.finish().await?;
+            let statement = self.prepared(session, table, group, &[]).await?;
+            let doing = format!("changing {}", table.name);
+            let sink = session.client.copy_in(&statement).await;
+            let sink = sink.map_err(|error| not_copied(&doing, &error))?;
+            self.copying = Some(Copying {
+                table: group.table,
+                columns: group.columns.clone(),
+                sink: Box::pin(sink),
+                doing,
+            });
+        }
+        match &mut self.copying {
+            Some(copying) => copying.send(lines).await,
+            None => Ok(()),
+        }
     }
 
-    async fn start(
+    /// Lets the open COPY come to its end.
+    async fn end_copy(&mut self) -> Result<(), Fault> {
+        let Some(mut copying) = self.copying.take() else {
+            return Ok(());
+        };
+        // A task of its own: what comes next waits in the connection until the end of the rows was sent.
+        let ended = tokio::spawn(async move { copying.finish().await });
+        self.push(Box::pin(async move {
+            ended.await.unwrap_or_else(|error| {
+                Err(Fault::Other(Error::new(
+                    Code::Unreachable,
+                    format!("postgres: COPY: {error}"),
+                    "It is tried again.",
+                )))
+            })
+        }))
+        .await
+    }
+
+    /// Sends a statement with the rows as arrays.
+    async fn change(
         &mut self,
-        client: &Arc<Client>,
-        statement: Statement,
-        arrays: Vec<Values<'b>>,
+        session: &mut Session,
         table: &Table,
-        expected: Option<u64>,
+        group: &Group<'_, '_>,
     ) -> Result<(), Fault> {
-        while self.unanswered.len() >= UNANSWERED {
-            self.take_answer().await?;
-        }
-        let client = Arc::clone(client);
+        self.end_copy().await?;
+        let types = vec![Type::TEXT_ARRAY; group.columns.len()];
+        let statement = self.prepared(session, table, group, &types).await?;
+        let arrays = group.arrays(table).map_err(Fault::Event)?;
+        let expected = (group.way == Way::Update).then_some(group.changes.len() as u64);
+        let client: Arc<Client> = Arc::clone(&session.client);
         let table = table.name.clone();
-        let mut answer: Answer<'b> = Box::pin(async move {
+        let done = async move {
             let parameters: Vec<&(dyn ToSql + Sync)> =
                 arrays.iter().map(|array| array as _).collect();
             let done = client.execute(&statement, &parameters).await;
@@ -224,18 +261,44 @@ impl<'b> Stream<'b> {
                 )))),
                 _ => Ok(()),
             }
-        });
-        // The first look sends the statement.
-        if let std::task::Poll::Ready(done) = poll!(&mut answer) {
-            done?;
-        } else {
-            self.unanswered.push_back(answer);
+        };
+        self.start(Box::pin(done)).await
+    }
+
+    async fn prepared(
+        &mut self,
+        session: &mut Session,
+        table: &Table,
+        group: &Group<'_, '_>,
+        types: &[Type],
+    ) -> Result<Statement, Fault> {
+        let sql = group.sql(table);
+        if !session.has_prepared(&sql) {
+            self.finish().await?;
+        }
+        let prepared = session.prepared(&sql, types).await;
+        prepared.map_err(|error| sort(&format!("changing {}", table.name), &error))
+    }
+
+    /// Sends a statement, whose first look does that.
+    async fn start(&mut self, mut answer: Answer) -> Result<(), Fault> {
+        match poll!(&mut answer) {
+            std::task::Poll::Ready(done) => done,
+            std::task::Poll::Pending => self.push(answer).await,
+        }
+    }
+
+    async fn push(&mut self, answer: Answer) -> Result<(), Fault> {
+        self.unanswered.push_back(answer);
+        while self.unanswered.len() > UNANSWERED {
+            self.take_answer().await?;
         }
         Ok(())
     }
 
     /// Waits until the server has done everything.
     pub async fn finish(&mut self) -> Result<(), Fault> {
+        self.end_copy().await?;
         while !self.unanswered.is_empty() {
             self.take_answer().await?;
         }
@@ -250,14 +313,22 @@ impl<'b> Stream<'b> {
     }
 }
 
-async fn prepared(
-    session: &mut Session,
-    table: &Table,
-    sql: &str,
-    types: &[Type],
-) -> Result<Statement, Fault> {
-    let prepared = session.prepared(sql, types).await;
-    prepared.map_err(|error| sort(&format!("changing {}", table.name), &error))
+impl Copying {
+    async fn send(&mut self, lines: Bytes) -> Result<(), Fault> {
+        match self.sink.send(lines).await {
+            Ok(()) => Ok(()),
+            // The server's answer tells why.
+            Err(closed) => Err(match self.finish().await {
+                Err(fault) => fault,
+                Ok(()) => not_copied(&self.doing, &closed),
+            }),
+        }
+    }
+
+    async fn finish(&mut self) -> Result<(), Fault> {
+        let finished = self.sink.as_mut().finish().await;
+        finished.map_or_else(|error| Err(not_copied(&self.doing, &error)), |_| Ok(()))
+    }
 }
 
 /// Of each key the first and the last change, in the order of the last ones; of rows without a key each.
@@ -289,7 +360,7 @@ fn not_copied(doing: &str, error: &tokio_postgres::Error) -> Fault {
 }
 
 /// A line of COPY's text format.
-fn put_row(out: &mut BytesMut, values: &Values<'_>) {
+fn put_row(out: &mut BytesMut, values: &[Option<Cow<'_, str>>]) {
     for (place, value) in values.iter().enumerate() {
         if place > 0 {
             out.put_u8(b'\t');
@@ -328,7 +399,7 @@ mod tests {
     #[test]
     fn a_line_of_copy_has_nulls_and_escapes() {
         let mut out = BytesMut::new();
-        let values: Values<'_> = vec![
+        let values = [
             Some("a\tb\\c\n\r".into()),
             None,
             Some("".into()),

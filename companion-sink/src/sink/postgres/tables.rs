@@ -51,6 +51,14 @@ impl Table {
             .position(|column| column.source_name == source_name)
     }
 
+    /// As [`Table::column`], looked for at `place` first: images have the columns in the table's order, nearly always.
+    pub fn column_near(&self, place: usize, source_name: &str) -> Option<usize> {
+        match self.columns.get(place) {
+            Some(column) if column.source_name == source_name => Some(place),
+            _ => self.column(source_name),
+        }
+    }
+
     /// Whether a unique index has exactly these columns.
     pub fn is_unique(&self, names: &[String]) -> bool {
         self.unique.iter().any(|index| {
