@@ -1,6 +1,7 @@
 //! Events that cannot be applied go to `<topic>.dlq`, unchanged, with headers that say why. The delivery is awaited
 //! before the offset moves.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::civil_time;
 use crate::config::Config;
 use crate::discovery::{Cluster, configuration_error};
 use crate::error::{Code, Error, Result};
+use crate::event::Malformed;
 use crate::kafka_client;
 use crate::record::Record;
 
@@ -24,6 +26,8 @@ use crate::record::Record;
 pub enum Stage {
     /// It could not be decoded or converted.
     ValueConverter,
+    /// A rule rejects it.
+    Transformation,
     /// The target refused it.
     TaskPut,
 }
@@ -31,10 +35,10 @@ pub enum Stage {
 /// Why an event is put aside.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// CDC1005 or CDC1007.
+    /// CDC1005, CDC1006 or CDC1007.
     pub code: Code,
-    /// The reason in one word.
-    pub reason: &'static str,
+    /// The reason in one word, or the rule's name.
+    pub reason: Cow<'static, str>,
     /// The step that failed.
     pub stage: Stage,
     /// What happened, without any value of the row.
@@ -46,7 +50,7 @@ impl Failure {
     pub fn undecodable(message: String) -> Self {
         Failure {
             code: Code::Undecodable,
-            reason: "undecodable",
+            reason: "undecodable".into(),
             stage: Stage::ValueConverter,
             message,
         }
@@ -56,9 +60,19 @@ impl Failure {
     pub fn conversion(message: String) -> Self {
         Failure {
             code: Code::ValueRefused,
-            reason: "conversion",
+            reason: "conversion".into(),
             stage: Stage::ValueConverter,
             message,
+        }
+    }
+
+    /// The rule `name` rejects the event.
+    pub fn rejected(name: &str) -> Self {
+        Failure {
+            code: Code::Rejected,
+            reason: Cow::Owned(name.to_owned()),
+            stage: Stage::Transformation,
+            message: format!("the rule \"{name}\" rejects it"),
         }
     }
 
@@ -66,10 +80,16 @@ impl Failure {
     pub fn refused(message: String) -> Self {
         Failure {
             code: Code::ValueRefused,
-            reason: "refused",
+            reason: "refused".into(),
             stage: Stage::TaskPut,
             message,
         }
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(Malformed(why): Malformed) -> Self {
+        Failure::undecodable(why)
     }
 }
 
@@ -107,7 +127,7 @@ impl DeadLetters {
             let topic = format!("{}.dlq", record.topic);
             self.ensure_topic(&topic, record).await?;
             tracing::warn!(
-                sink, code = %failure.code, reason = failure.reason, event = record.event_id(),
+                sink, code = %failure.code, reason = &*failure.reason, event = record.event_id(),
                 topic = &*record.topic, partition = record.partition, offset = record.offset,
                 "put aside: {}", failure.message
             );
@@ -211,6 +231,7 @@ fn headers(sink: &str, record: &Record, failure: &Failure) -> OwnedHeaders {
     }
     let stage = match failure.stage {
         Stage::ValueConverter => "VALUE_CONVERTER",
+        Stage::Transformation => "TRANSFORMATION",
         Stage::TaskPut => "TASK_PUT",
     };
     let now = civil_time::rfc3339(civil_time::now_us());
@@ -232,7 +253,7 @@ fn headers(sink: &str, record: &Record, failure: &Failure) -> OwnedHeaders {
         ),
         ("__connect.errors.exception.stacktrace", String::new()),
         ("cdc.dlq.code", failure.code.to_string()),
-        ("cdc.dlq.reason", failure.reason.into()),
+        ("cdc.dlq.reason", failure.reason.to_string()),
         ("cdc.dlq.sink", sink.into()),
         ("cdc.dlq.attempts", "1".into()),
         ("cdc.dlq.first_failed", now.clone()),

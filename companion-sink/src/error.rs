@@ -15,6 +15,8 @@ pub enum Code {
     TargetRefuses = 1004,
     /// An event that cannot be decoded.
     Undecodable = 1005,
+    /// An event that a rule rejects.
+    Rejected = 1006,
     /// A value that the target refuses.
     ValueRefused = 1007,
     /// The topic no longer reaches back to the stored offset.
@@ -46,7 +48,7 @@ impl Code {
         match self {
             Code::Unreachable => Policy::Retry,
             Code::OtherInstance => Policy::StandBy,
-            Code::Undecodable | Code::ValueRefused => Policy::SetAside,
+            Code::Undecodable | Code::Rejected | Code::ValueRefused => Policy::SetAside,
             Code::Configuration
             | Code::SecretFile
             | Code::TargetRefuses

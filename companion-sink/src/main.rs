@@ -2,7 +2,7 @@
 //!
 //! A record passes through these files in this order: `discovery` (which partitions), `consumer` (reads them),
 //! `record`, `sink/runner` (order, copies, batches), `event` (headers and body), then one of `sink/*`; what cannot be
-//! applied goes to `dead_letter`.
+//! applied, or is rejected by a `rule`, goes to `dead_letter`.
 
 mod civil_time;
 mod cli;
@@ -15,9 +15,11 @@ mod event;
 mod history;
 mod http;
 mod kafka_client;
+mod live;
 mod positions;
 mod prometheus;
 mod record;
+mod rule;
 mod sink;
 mod source;
 mod status;
@@ -33,6 +35,7 @@ use cli::check::Verdict;
 use cli::{Arguments, Command};
 use config::Config;
 use error::{Code, Error, Result};
+use live::Reloader;
 
 const FAILED: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 2;
@@ -82,7 +85,10 @@ fn execute(arguments: &Arguments) -> Result<u8> {
         .map_err(|error| Error::configuration(error.to_string(), "Raise the limit of threads."))?;
     let code = runtime.block_on(async {
         match &arguments.command {
-            Command::Run { sinks } => cli::run::run(&config, sinks).await.map(|()| 0),
+            Command::Run { sinks } => {
+                let reloader = Reloader::new(&config, arguments.config.clone());
+                cli::run::run(&config, reloader, sinks).await.map(|()| 0)
+            }
             Command::Check { offline } => Ok(
                 match cli::check::check(&config, arguments.json, *offline).await {
                     Verdict::Ok => 0,

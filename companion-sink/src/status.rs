@@ -1,5 +1,6 @@
 //! What each sink is doing, for `/v1/status` and `/metrics`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -87,7 +88,7 @@ pub struct Figures {
     /// Attempts after a failure.
     pub retries: u64,
     /// Events put aside, by reason.
-    pub dead_letters: BTreeMap<&'static str, u64>,
+    pub dead_letters: BTreeMap<Cow<'static, str>, u64>,
     /// Keys whose events are parked behind a refused one.
     pub parked_keys: u64,
     /// The last error, also when it is over.
@@ -105,7 +106,7 @@ impl Figures {
     pub fn count(&mut self, records: &[Record], applied: &Applied) {
         self.count_events(records);
         for reason in &applied.dead_letters {
-            *self.dead_letters.entry(reason).or_default() += 1;
+            *self.dead_letters.entry(reason.clone()).or_default() += 1;
         }
         self.parked_keys = applied.parked_keys;
         let total = self.applied_total();

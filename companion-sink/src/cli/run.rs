@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::history::table::Histories;
 use crate::http;
 use crate::kafka_client;
+use crate::live::Reloader;
 use crate::positions;
 use crate::sink::by_partition::ByPartition;
 use crate::sink::in_commit_order::InCommitOrder;
@@ -23,9 +24,10 @@ use crate::sink::runner::{Context, Runner, Shared};
 use crate::source::Source;
 use crate::status::SinkStatus;
 
-/// Runs the sinks until SIGTERM or SIGINT; each finishes its batch.
-pub async fn run(config: &Config, names: &[String]) -> Result<()> {
+/// Runs the sinks until SIGTERM or SIGINT; each finishes its batch. SIGHUP has the configuration read again.
+pub async fn run(config: &Config, reloader: Reloader, names: &[String]) -> Result<()> {
     let chosen = choose(config, names)?;
+    let mut signals = Signals::new()?;
     let (stop, stopped) = watch::channel(false);
     let discovery = Discovery::start(config)?;
     let dead_letters = DeadLetters::new(config, discovery.cluster())?;
@@ -58,7 +60,7 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
                 let history = MongoHistory::new(
                     &config.name,
                     name,
-                    &sink.url,
+                    reloader.live(),
                     &config.kafka.source,
                     settings.clone(),
                     refusals,
@@ -66,8 +68,8 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
                 runs.spawn(Runner::new(context, ByPartition::new(history)).run());
             }
             Kind::Postgres(settings) => {
-                let replica =
-                    Postgres::new(&config.name, name, &sink.url, settings.clone(), refusals);
+                let live = reloader.live();
+                let replica = Postgres::new(&config.name, name, live, settings.clone(), refusals);
                 match settings.consistency {
                     Consistency::Transaction => {
                         runs.spawn(Runner::new(context, InCommitOrder::new(replica)).run())
@@ -95,7 +97,7 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
         "started"
     );
 
-    wait_for_signal().await?;
+    signals.wait_for_end(&reloader).await;
     tracing::info!("stopping: the current batches are finished");
     // The receivers live in `shared`, so this reaches every sink.
     let _ = stop.send(true);
@@ -141,18 +143,38 @@ fn choose<'c>(
     Ok(chosen)
 }
 
-async fn wait_for_signal() -> Result<()> {
-    let failed = |error: std::io::Error| {
-        Error::configuration(
-            format!("cannot wait for signals: {error}"),
-            "Look at the limits of this process.",
-        )
-    };
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// What people tell the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen = |kind| {
+            signal(kind).map_err(|error: std::io::Error| {
+                Error::configuration(
+                    format!("cannot wait for signals: {error}"),
+                    "Look at the limits of this process.",
+                )
+            })
+        };
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
     }
-    Ok(())
+
+    /// Waits until the process is to end, and has the configuration read again meanwhile.
+    async fn wait_for_end(&mut self, reloader: &Reloader) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => reloader.reload(),
+            }
+        }
+    }
 }

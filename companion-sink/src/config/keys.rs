@@ -34,6 +34,8 @@ pub enum Takes {
     Texts,
     /// A table of keys.
     Table(&'static [Key]),
+    /// Any number of tables of these keys: `[[name]]`.
+    Tables(&'static [Key]),
     /// `[sink.NAME]`: any name, the keys depend on `kind`.
     Sinks,
 }
@@ -77,6 +79,15 @@ pub const TOP: &[Key] = &[
         Table(&[
             key("retention", Duration),
             key("max_parked_keys_per_minute", Count),
+        ]),
+    ),
+    key(
+        "rule",
+        Tables(&[
+            key("topic", Text),
+            key("name", Text),
+            key("reject_if", Text),
+            key("sinks", List),
         ]),
     ),
     key("sink", Sinks),
@@ -194,6 +205,16 @@ impl File<'_> {
                 Some(table) => self.check_table(table, keys, path),
                 None => wants("a table"),
             },
+            Tables(keys) => {
+                let items = value.as_array().map(|items| items.iter());
+                let tables = items.map(|items| items.map(|item| item.get_ref().as_table()));
+                match tables.and_then(Iterator::collect::<Option<Vec<_>>>) {
+                    Some(mut tables) => tables
+                        .drain(..)
+                        .try_for_each(|table| self.check_table(table, keys, path)),
+                    None => wants(&format!("tables: write [[{path}]]")),
+                }
+            }
             Sinks => match value.as_table() {
                 Some(sinks) => self.check_sinks(sinks, path),
                 None => wants("tables, one for each sink"),
@@ -265,7 +286,7 @@ fn join(path: &str, name: &str) -> String {
 }
 
 /// The name that is fewest edits away, if it is near enough to be meant.
-fn nearest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+pub fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     known
         .map(|candidate| (distance(name, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3)
@@ -309,6 +330,11 @@ mod tests {
         );
         assert!(message("[sink.a]\nkind = \"postgers\"\n").contains("did you mean \"postgres\"?"));
         assert!(message("nonsense = 1").ends_with("unknown key \"nonsense\""));
+        assert_eq!(
+            message("[[rule]]\nname = \"a\"\n[[rule]]\n  rejectif = \"true\"\n"),
+            "companion-sink.toml:4:3: unknown key \"rule.rejectif\", did you mean \"reject_if\"?"
+        );
+        assert!(message("[rule]\nname = \"a\"\n").contains("write [[rule]]"));
     }
 
     #[test]

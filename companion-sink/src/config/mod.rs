@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::error::{Code, Error, Result};
 use crate::event::TableName;
+use crate::rule::{Rule, check_rules};
 use units::{parse_duration, parse_size};
 
 /// The file with every key, as `config --defaults` prints it.
@@ -19,7 +20,7 @@ pub const DEFAULT_FILE: &str = include_str!("companion-sink.default.toml");
 const ENVIRONMENT_PREFIX: &str = "COMPANION_SINK__";
 
 /// The whole configuration.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
     /// Consumer groups are `<name>.<sink>`.
     #[serde(default = "default_name")]
@@ -39,13 +40,16 @@ pub struct Config {
     /// What becomes of events that cannot be applied.
     #[serde(default)]
     pub dead_letters: DeadLetters,
+    /// What is rejected.
+    #[serde(default, rename = "rule")]
+    pub rules: Vec<Rule>,
     /// The sinks by their names.
     #[serde(default, rename = "sink")]
     pub sinks: BTreeMap<String, Sink>,
 }
 
 /// `log`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Log {
     /// error, warn, info, debug or trace.
@@ -55,7 +59,7 @@ pub struct Log {
 }
 
 /// `[kafka]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Kafka {
     /// Bootstrap servers.
@@ -70,7 +74,7 @@ pub struct Kafka {
 }
 
 /// `[source]`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Source {
     /// Connection string for a role in `pg_monitor`; empty for none.
@@ -80,7 +84,7 @@ pub struct Source {
 }
 
 /// `[http]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Http {
     /// Address and port; empty for no HTTP.
@@ -95,7 +99,7 @@ pub struct Http {
 }
 
 /// `[dead_letters]`
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct DeadLetters {
     /// How long the topics `<topic>.dlq` keep their records.
@@ -106,7 +110,7 @@ pub struct DeadLetters {
 }
 
 /// `[sink.NAME]`: what all kinds share, and the kind's own part.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Sink {
     /// Whether `run` starts it.
     #[serde(default = "yes")]
@@ -129,7 +133,7 @@ pub struct Sink {
 }
 
 /// `batch`
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Batch {
     /// Events at most; without it the kind's default.
@@ -140,7 +144,7 @@ pub struct Batch {
 }
 
 /// The kinds of sinks.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Kind {
     /// One document for each change of a row.
@@ -150,7 +154,7 @@ pub enum Kind {
 }
 
 /// What a `mongo-history` sink has of its own.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct MongoHistory {
     /// The database of the documents and of the offsets.
@@ -160,7 +164,7 @@ pub struct MongoHistory {
 }
 
 /// What a `postgres` sink has of its own.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Postgres {
     /// What readers may rely on.
@@ -445,6 +449,12 @@ impl Config {
                 ));
             }
         }
+        check_rules(&self.rules, &self.sinks).map_err(|what| {
+            Error::configuration(
+                format!("{file_name}: {what}"),
+                "Change that [[rule]]; `companion-sink config --defaults` shows its keys.",
+            )
+        })?;
         for (name, sink) in &mut self.sinks {
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().to_owned();
@@ -496,6 +506,21 @@ impl Config {
         Ok(properties)
     }
 
+    /// This configuration with the parts of `read` that take effect in a running process: rules, and what the files with the
+    /// secrets of sinks hold.
+    pub fn with_live_parts_of(&self, read: &Config) -> Config {
+        let mut next = self.clone();
+        next.rules.clone_from(&read.rules);
+        for (name, sink) in &mut next.sinks {
+            let read = read.sinks.get(name);
+            let same_file = read.filter(|read| read.url_file == sink.url_file);
+            if let Some(read) = same_file.filter(|read| !read.url_file.is_empty()) {
+                sink.url.clone_from(&read.url);
+            }
+        }
+        next
+    }
+
     /// The configuration as TOML, secrets as `***`.
     pub fn to_toml(&self) -> String {
         let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
@@ -520,6 +545,16 @@ impl Config {
             self.dead_letters.retention.as_millis(),
             self.dead_letters.max_parked_keys_per_minute,
         );
+        for rule in &self.rules {
+            let sinks: Vec<_> = rule.sinks.iter().map(|sink| quote(sink)).collect();
+            out += &format!(
+                "\n[[rule]]\ntopic = {}\nname = {}\nreject_if = {}\nsinks = [{}]\n",
+                quote(&rule.topic),
+                quote(&rule.name),
+                quote(&rule.reject_if),
+                sinks.join(", "),
+            );
+        }
         for (name, sink) in &self.sinks {
             let topics: Vec<_> = sink.topics.iter().map(|topic| quote(topic)).collect();
             out += &format!(
@@ -784,6 +819,77 @@ mod tests {
             postgres.source_column(&table("other"), "kunde_id"),
             "kunde_id"
         );
+    }
+
+    fn with_rules(rules: &str) -> Result<Config> {
+        parse(&format!("{SMALL}{rules}"), &[])
+    }
+
+    #[test]
+    fn every_mistake_in_a_rule_is_found_at_load() {
+        let rule = |name: &str, reject_if: &str, more: &str| {
+            format!(
+                "[[rule]]\ntopic = \"hr.*\"\nname = \"{name}\"\nreject_if = '{reject_if}'\n{more}\n"
+            )
+        };
+        let good = rule("salary", "after.salary > 10000", "sinks = [\"Replica\"]");
+        assert_eq!(with_rules(&good).unwrap().rules[0].name, "salary");
+        for (wrong, told) in [
+            (rule("a", "after.salary >", ""), "rule \"a\": reject_if: "),
+            (
+                rule("a", "aftr.salary > 1", ""),
+                "unknown variable \"aftr\", did you mean \"after\"?",
+            ),
+            (
+                rule("a", "after.name.startswith(\"x\")", ""),
+                "unknown function \"startswith\"",
+            ),
+            (
+                rule("a", "upper(after.name) == \"X\"", ""),
+                "unknown function \"upper\"",
+            ),
+            (
+                rule("a", "true", "sinks = [\"replica\"]"),
+                "no sink \"replica\", did you mean \"Replica\"?",
+            ),
+            (rule("a b", "true", ""), "A-Z a-z 0-9 _ -"),
+            (rule(&"a".repeat(65), "true", ""), "1 to 64"),
+            (rule("", "true", ""), "a [[rule]] has no name"),
+            (rule("a", "", ""), "rule \"a\": reject_if is missing"),
+            (
+                "[[rule]]\nname = \"a\"\nreject_if = \"true\"\n".into(),
+                "rule \"a\": topic is missing",
+            ),
+            (
+                good.clone() + &rule("salary", "true", ""),
+                "two rules \"salary\" for topic hr.*",
+            ),
+        ] {
+            let error = with_rules(&wrong).unwrap_err();
+            assert_eq!(error.code, Code::Configuration);
+            assert!(error.what.contains(told), "{wrong}: {error}");
+        }
+        let elsewhere = good.replace("hr.*", "shop.*");
+        assert_eq!(with_rules(&(good + &elsewhere)).unwrap().rules.len(), 2);
+    }
+
+    #[test]
+    fn a_running_process_takes_rules_and_secrets_and_nothing_else() {
+        let rule = "[[rule]]\ntopic = \"*\"\nname = \"a\"\nreject_if = \"true\"\n";
+        let running = with_rules("url_file = \"\"\n").unwrap();
+        let mut read = with_rules(rule).unwrap();
+        assert_eq!(running.with_live_parts_of(&read), read);
+        read.kafka.brokers = "other".into();
+        let next = running.with_live_parts_of(&read);
+        assert_eq!((next.rules.len(), &*next.kafka.brokers), (1, "b:9092"));
+        let mut of_file = running.clone();
+        for config in [&mut read, &mut of_file] {
+            config.sinks.get_mut("Replica").unwrap().url_file = "secret".into();
+        }
+        read.sinks.get_mut("Replica").unwrap().url = "postgres://new".into();
+        let url = |config: Config| config.sinks["Replica"].url.clone();
+        assert_eq!(url(of_file.with_live_parts_of(&read)), "postgres://new");
+        assert_ne!(url(running.with_live_parts_of(&read)), "postgres://new");
     }
 
     #[test]

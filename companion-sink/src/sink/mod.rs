@@ -10,6 +10,7 @@ pub mod postgres;
 pub mod refusal_limit;
 pub mod runner;
 
+use std::borrow::Cow;
 use std::future::Future;
 
 use crate::consumer::TopicPartition;
@@ -57,7 +58,7 @@ pub struct Batch {
 #[derive(Debug, Default)]
 pub struct Applied {
     /// Reasons of the events that went to the dead letters.
-    pub dead_letters: Vec<&'static str>,
+    pub dead_letters: Vec<Cow<'static, str>>,
     /// Keys that are parked now, of all partitions.
     pub parked_keys: u64,
 }

@@ -1,5 +1,5 @@
-//! Many refused events in a short time are the target's fault, not the events': the sink halts before it floods the
-//! dead letters.
+//! Many refused events in a short time are the target's fault, or a rule's, not the events': the sink halts before it
+//! floods the dead letters.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ impl RefusalLimit {
     /// Counts those of a batch; too many halt the sink before the batch is applied.
     pub fn count<'f>(&mut self, failures: impl Iterator<Item = &'f Failure>) -> Result<()> {
         let refused = failures
-            .filter(|failure| failure.code == Code::ValueRefused)
+            .filter(|failure| matches!(failure.code, Code::ValueRefused | Code::Rejected))
             .count();
         while self.recent.front().is_some_and(|at| at.elapsed() > MINUTE) {
             self.recent.pop_front();
@@ -36,10 +36,10 @@ impl RefusalLimit {
             return Err(Error::new(
                 Code::TargetRefuses,
                 format!(
-                    "the target refused more than {} events within a minute",
+                    "the target, or a rule, refused more than {} events within a minute",
                     self.max_per_minute
                 ),
-                "Look at its constraints and types; the last batch was not applied. Correct the target and restart, or raise [dead_letters] max_parked_keys_per_minute.",
+                "Look at its constraints and types, and at [[rule]]; the last batch was not applied. Correct them and restart, or raise [dead_letters] max_parked_keys_per_minute.",
             ));
         }
         self.recent
@@ -59,8 +59,9 @@ mod tests {
         let mut limit = RefusalLimit::new(5);
         limit.count(malformed.iter()).unwrap();
         limit.count(refused.iter()).unwrap();
+        let rejected = vec![Failure::rejected("salary"); 3];
         assert_eq!(
-            limit.count(refused.iter()).unwrap_err().code,
+            limit.count(rejected.iter()).unwrap_err().code,
             Code::TargetRefuses
         );
     }

@@ -29,7 +29,7 @@ use self::failure::classify;
 use self::gone::End;
 use self::insert::insert_new;
 use self::offsets::Offsets;
-use self::schemas::Schemas;
+use self::schemas::{Schemas, type_of};
 use self::snapshots::Snapshots;
 use self::unchanged::Sifted;
 use super::refusal_limit::RefusalLimit;
@@ -38,8 +38,10 @@ use crate::config;
 use crate::consumer::TopicPartition;
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::{Error, Result};
-use crate::event::{Headers, Malformed, Op, SnapshotBody};
+use crate::event::{Headers, Op, SnapshotBody};
+use crate::live::Live;
 use crate::record::Record;
+use crate::rule::Rules;
 use crate::watermark::Complete;
 
 /// MongoDB's limit of a document, in bytes.
@@ -49,7 +51,8 @@ const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The sink of kind `mongo-history`.
 pub struct MongoHistory {
     name: String,
-    url: String,
+    live: Live,
+    rules: Rules,
     source_name: String,
     settings: config::MongoHistory,
     refusals: RefusalLimit,
@@ -128,14 +131,15 @@ impl MongoHistory {
     pub fn new(
         instance: &str,
         name: &str,
-        url: &str,
+        live: Live,
         source_name: &str,
         settings: config::MongoHistory,
         refusals: RefusalLimit,
     ) -> Self {
         MongoHistory {
             name: name.to_owned(),
-            url: url.to_owned(),
+            rules: Rules::new(name, live.clone()),
+            live,
             source_name: source_name.to_owned(),
             settings,
             refusals,
@@ -171,7 +175,7 @@ impl MongoHistory {
                         .or_default()
                         .push(Pending { place, document });
                 }
-                Err(Malformed(why)) => aside.push((record, Failure::undecodable(why))),
+                Err(failure) => aside.push((record, failure)),
             }
         }
         Ok(documents)
@@ -180,10 +184,10 @@ impl MongoHistory {
     async fn document(
         &mut self,
         record: &Record,
-    ) -> Result<std::result::Result<Option<(String, RawDocumentBuf)>, Malformed>> {
+    ) -> Result<std::result::Result<Option<(String, RawDocumentBuf)>, Failure>> {
         let headers = match Headers::read(record) {
             Ok(headers) => headers,
-            Err(malformed) => return Ok(Err(malformed)),
+            Err(malformed) => return Ok(Err(malformed.into())),
         };
         let Some(connection) = self.connection.as_mut() else {
             return Err(not_connected());
@@ -194,10 +198,12 @@ impl MongoHistory {
                 .learn(&connection.database, record, &headers)
                 .await;
             let learnt = learnt.map_err(|error| classify("writing a schema", &error))?;
-            return Ok(learnt.map(|()| None));
+            return Ok(learnt.map(|()| None).map_err(Failure::from));
         }
         if headers.op == Op::Snapshot {
-            return Ok(SnapshotBody::parse(record).map(|_| None));
+            return Ok(SnapshotBody::parse(record)
+                .map(|_| None)
+                .map_err(Failure::from));
         }
         if !headers.op.is_row() && headers.op != Op::Truncate {
             return Ok(Ok(None));
@@ -214,8 +220,13 @@ impl MongoHistory {
         });
         let (collection, document) = match built {
             Ok(built) => built,
-            Err(malformed) => return Ok(Err(malformed)),
+            Err(malformed) => return Ok(Err(malformed.into())),
         };
+        if headers.op.is_row()
+            && let Err(failure) = self.rules.check(record, &|column| type_of(types, column))
+        {
+            return Ok(Err(failure));
+        }
         match self.tables.get(&collection) {
             Some(table) if table == headers.table => {}
             Some(table) => {
@@ -369,7 +380,7 @@ fn changed(headers: &Headers<'_>, body: &SnapshotBody<'_>) -> impl Iterator<Item
 impl Sink for MongoHistory {
     async fn connect(&mut self) -> Result<()> {
         self.connection = None;
-        let database = connect(&self.url, &self.settings.database).await?;
+        let database = connect(&self.live.url(&self.name), &self.settings.database).await?;
         // What a secondary does not have yet would be gone.
         let options = DatabaseOptions::builder()
             .selection_criteria(SelectionCriteria::from(ReadPreference::Primary))
@@ -418,7 +429,10 @@ impl Sink for MongoHistory {
         }
         self.connection()?.offsets.advance(&batch.moves).await?;
         Ok(Applied {
-            dead_letters: aside.iter().map(|(_, failure)| failure.reason).collect(),
+            dead_letters: aside
+                .iter()
+                .map(|(_, failure)| failure.reason.clone())
+                .collect(),
             parked_keys: 0,
         })
     }

@@ -1,6 +1,7 @@
 //! The types of a table's columns, for the diff: they come with the schema events and are kept in the collection
 //! `companion_schemas`, because a later run does not see those events again.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use mongodb::Database;
@@ -10,6 +11,7 @@ use serde::Deserialize;
 use super::bson_value::Names;
 use crate::event::{Headers, Malformed, parse_body};
 use crate::record::Record;
+use crate::sink::postgres::pg_text::PgType;
 
 const COLLECTION: &str = "companion_schemas";
 
@@ -30,6 +32,12 @@ pub async fn accepted_names(database: &Database) -> Result<Names, mongodb::error
 
 /// Type names by column.
 pub type ColumnTypes = HashMap<String, String>;
+
+/// What is known of a column's type.
+pub fn type_of<'t>(types: Option<&ColumnTypes>, column: &str) -> Cow<'t, PgType> {
+    let name = types.and_then(|types| types.get(column));
+    Cow::Owned(name.map_or(PgType::Plain, |name| PgType::of_name(name)))
+}
 
 /// The known column lists, by table and hash. `None` is one that nobody told us about.
 #[derive(Default)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio_postgres::types::{ToSql, Type};
 
-use super::change::{Change, Kind, Values, layout, values};
+use super::change::{Change, Kind, Values, identity_of, layout, values};
 use super::connection::Session;
 use super::failure::{Fault, sort};
 use super::parked::ParkedKeys;
@@ -13,6 +13,8 @@ use super::statements;
 use super::tables::{Table, Tables};
 use crate::dead_letter::Failure;
 use crate::error::{Code, Error};
+use crate::event::Headers;
+use crate::record::Record;
 
 /// Whether rows are upserted, or deleted and inserted, so that unique values can move between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,12 +118,21 @@ pub async fn apply_apart<'c, 'b>(
 
 /// Whether a change has to wait behind a parked event of its key, or of the key it had before.
 pub fn is_parked(change: &Change<'_>, parked: &ParkedKeys) -> bool {
+    is_key_parked(change.record, change.key, change.old_key, parked)
+}
+
+/// As [`is_parked`], for an event of which no change was made.
+pub fn waits(record: &Record, headers: &Headers<'_>, parked: &ParkedKeys) -> bool {
+    let old_key = headers.old_key.map(str::as_bytes);
+    is_key_parked(record, identity_of(record, headers), old_key, parked)
+}
+
+fn is_key_parked(record: &Record, key: &[u8], old_key: Option<&[u8]>, parked: &ParkedKeys) -> bool {
     if parked.is_empty() {
         return false;
     }
-    let topic = &change.record.topic;
-    let is = |key: &[u8]| parked.contains(&(topic.clone(), key.into()));
-    is(change.key) || change.old_key.is_some_and(is)
+    let is = |key: &[u8]| parked.contains(&(record.topic.clone(), key.into()));
+    is(key) || old_key.is_some_and(is)
 }
 
 /// Parks the key of a change.

@@ -6,7 +6,7 @@ use super::parked::{Decision, Parked};
 use super::{Connection, Postgres, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::Result;
-use crate::event::{Headers, Malformed};
+use crate::event::Headers;
 use crate::record::Record;
 
 impl Postgres {
@@ -79,14 +79,13 @@ impl Postgres {
 
     /// Applies one row event in the open transaction; why it was refused.
     async fn apply_alone(&mut self, record: &Record) -> Result<Option<Failure>> {
-        let malformed = |Malformed(why): Malformed| Some(Failure::undecodable(why));
         let headers = match Headers::read(record) {
             Ok(headers) => headers,
-            Err(why) => return Ok(malformed(why)),
+            Err(malformed) => return Ok(Some(malformed.into())),
         };
         let change = match self.change(record, &headers).await? {
             Ok(change) => change,
-            Err(why) => return Ok(malformed(why)),
+            Err(failure) => return Ok(Some(failure)),
         };
         let Some(Connection {
             session, tables, ..

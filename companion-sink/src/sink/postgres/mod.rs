@@ -16,12 +16,13 @@ mod stream;
 pub mod tables;
 mod text_array;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key};
+use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use self::change::{Change, identity_of};
 use self::connection::Session;
 pub use self::connection::open;
@@ -38,20 +39,23 @@ use crate::consumer::TopicPartition;
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody};
+use crate::live::Live;
 use crate::record::Record;
+use crate::rule::Rules;
 
 /// The sink of kind `postgres`.
 pub struct Postgres {
     name: String,
-    url: String,
+    live: Live,
     settings: config::Postgres,
+    rules: Rules,
     state: State,
     connection: Option<Connection>,
     refusals: RefusalLimit,
     /// Somebody decided about an event, or the connection ended.
     notified: Arc<Notify>,
     /// Reasons of the events that the open transaction parks.
-    parked_in_transaction: Vec<&'static str>,
+    parked_in_transaction: Vec<Cow<'static, str>>,
 }
 
 struct Connection {
@@ -73,6 +77,17 @@ struct Park<'b> {
     failure: Option<Failure>,
 }
 
+impl<'b> Park<'b> {
+    /// An event that is refused.
+    fn refused(record: &'b Record, key: &'b [u8], failure: Failure) -> Self {
+        Park {
+            record,
+            key,
+            failure: Some(failure),
+        }
+    }
+}
+
 /// Connects, sets the session and says whether the role may set `session_replication_role`, for `check`.
 pub async fn try_connect(url: &str, name: &str) -> Result<bool> {
     let client = connection::connect(url, name, &Arc::new(Notify::new())).await?;
@@ -84,13 +99,14 @@ impl Postgres {
     pub fn new(
         instance: &str,
         name: &str,
-        url: &str,
+        live: Live,
         settings: config::Postgres,
         refusals: RefusalLimit,
     ) -> Self {
         Postgres {
             name: name.to_owned(),
-            url: url.to_owned(),
+            rules: Rules::new(name, live.clone()),
+            live,
             state: State::new(&settings.state_schema, &format!("{instance}.{name}")),
             settings,
             connection: None,
@@ -104,50 +120,58 @@ impl Postgres {
         self.connection.as_mut().ok_or_else(not_connected)
     }
 
-    /// Makes the batch's row events ready.
+    /// Makes the batch's row events ready, but those that are set aside or wait behind such a one.
     async fn changes<'b>(
         &mut self,
         batch: &'b Batch,
         parks: &mut Vec<Park<'b>>,
     ) -> Result<Vec<Change<'b>>> {
         let mut changes = Vec::with_capacity(batch.records.len());
+        let mut aside = ParkedKeys::new();
         for record in &batch.records {
             let headers = match Headers::read(record) {
                 Ok(headers) => headers,
                 Err(malformed) => {
-                    parks.push(undecodable(
-                        record,
-                        record.key().unwrap_or_default(),
-                        malformed,
-                    ));
+                    let key = record.key().unwrap_or_default();
+                    aside.insert((record.topic.clone(), key.into()));
+                    parks.push(Park::refused(record, key, malformed.into()));
                     continue;
                 }
             };
-            let made = match headers.op.is_row() {
-                true => self.change(record, &headers).await?.map(Some),
-                false => Ok(None),
-            };
-            match made {
-                Ok(None) => {}
-                Ok(Some(change)) => changes.push(change),
-                Err(malformed) => parks.push(undecodable(
-                    record,
-                    identity_of(record, &headers),
-                    malformed,
-                )),
+            if !headers.op.is_row() {
+                continue;
+            }
+            match self.change(record, &headers).await? {
+                Ok(change) if is_parked(&change, &aside) => {
+                    park_key(&change, &mut aside);
+                    parks.push(change.park(None));
+                }
+                Ok(change) => changes.push(change),
+                Err(failure) => {
+                    let parked = &self.connection()?.parked;
+                    let waits = waits(record, &headers, parked) || waits(record, &headers, &aside);
+                    let key = identity_of(record, &headers);
+                    aside.insert((record.topic.clone(), key.into()));
+                    parks.push(Park {
+                        record,
+                        key,
+                        failure: (!waits).then_some(failure),
+                    });
+                }
             }
         }
         Ok(changes)
     }
 
+    /// Makes a row event ready, or says why it is refused before the target sees it.
     async fn change<'b>(
         &mut self,
         record: &'b Record,
         headers: &Headers<'b>,
-    ) -> Result<std::result::Result<Change<'b>, Malformed>> {
+    ) -> Result<std::result::Result<Change<'b>, Failure>> {
         let body = match RowBody::parse(record) {
             Ok(body) => body,
-            Err(malformed) => return Ok(Err(malformed)),
+            Err(malformed) => return Ok(Err(malformed.into())),
         };
         let Some(Connection {
             session, tables, ..
@@ -161,7 +185,7 @@ impl Postgres {
             None => {
                 let source = match source.table_name() {
                     Ok(source) => source,
-                    Err(malformed) => return Ok(Err(malformed)),
+                    Err(malformed) => return Ok(Err(malformed.into())),
                 };
                 tables
                     .find(&session.client, &self.settings, headers.table, &source)
@@ -170,12 +194,12 @@ impl Postgres {
         };
         let change = match Change::new(record, headers, body, table) {
             Ok(change) => change,
-            Err(malformed) => return Ok(Err(malformed)),
+            Err(malformed) => return Ok(Err(malformed.into())),
         };
         if change.unknown_column(tables.get(table)).is_some() {
             let source = match source.table_name() {
                 Ok(source) => source,
-                Err(malformed) => return Ok(Err(malformed)),
+                Err(malformed) => return Ok(Err(malformed.into())),
             };
             // The target may have been changed since.
             tables
@@ -186,7 +210,8 @@ impl Postgres {
                 return Err(missing_column(table, column));
             }
         }
-        Ok(Ok(change))
+        let types = |column: &str| tables.get(table).type_of(column);
+        Ok(self.rules.check(record, &types).map(|()| change))
     }
 
     /// Opens the transaction, moves the offsets, applies the changes. The transaction stays open.
@@ -290,7 +315,8 @@ impl Sink for Postgres {
         self.connection = None;
         // What the connection before still tells is of no interest.
         self.notified = Arc::new(Notify::new());
-        let client = connection::connect(&self.url, &self.name, &self.notified).await?;
+        let client =
+            connection::connect(&self.live.url(&self.name), &self.name, &self.notified).await?;
         connection::become_active(&client, self.state.sink()).await?;
         if !connection::become_replica(&client).await? {
             tracing::info!(
@@ -327,18 +353,8 @@ impl Sink for Postgres {
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
         let mut parks = Vec::new();
         let changes = self.changes(batch, &mut parks).await?;
-        let behind_malformed = |change: &Change<'_>| {
-            parks.iter().any(|park: &Park<'_>| {
-                park.key == change.key
-                    && park.record.topic == change.record.topic
-                    && park.record.offset < change.record.offset
-            })
-        };
-        let (behind, ready): (Vec<_>, Vec<_>) = changes.into_iter().partition(behind_malformed);
-        for change in behind {
-            parks.push(change.park(None));
-        }
-        self.apply_in_transaction(batch, &ready, &mut parks).await?;
+        self.apply_in_transaction(batch, &changes, &mut parks)
+            .await?;
         if !parks.is_empty() {
             self.park(&parks, dead_letters).await?;
         }
@@ -348,7 +364,7 @@ impl Sink for Postgres {
         Ok(Applied {
             dead_letters: parks
                 .iter()
-                .filter_map(|park| Some(park.failure.as_ref()?.reason))
+                .filter_map(|park| Some(park.failure.as_ref()?.reason.clone()))
                 .collect(),
             parked_keys: connection.parked.len() as u64,
         })
@@ -499,14 +515,6 @@ fn unreadable(Malformed(why): Malformed) -> Error {
         format!("an event about a whole table: {why}"),
         "Look at the topic; do by hand what the event says, set the stored offsets behind it, restart.",
     )
-}
-
-fn undecodable<'b>(record: &'b Record, key: &'b [u8], Malformed(why): Malformed) -> Park<'b> {
-    Park {
-        record,
-        key,
-        failure: Some(Failure::undecodable(why)),
-    }
 }
 
 fn not_connected() -> Error {

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use change::version::{Place, Version};
 
-use super::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key};
+use super::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use super::change::{Change, identity_of};
 use super::failure::Fault;
 use super::parked::Decision;
 use super::stream::{STATEMENT_ROWS, Stream, fits};
-use super::{Connection, Park, Postgres, not_connected, undecodable};
+use super::{Connection, Park, Postgres, not_connected};
 use crate::config::OnError;
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::{Code, Error, Policy, Result};
@@ -94,7 +94,7 @@ impl Postgres {
                 Ok(headers) => headers,
                 Err(malformed) => {
                     let key = record.key().unwrap_or_default();
-                    parks.push(undecodable(record, key, malformed));
+                    parks.push(Park::refused(record, key, malformed.into()));
                     continue;
                 }
             };
@@ -131,7 +131,7 @@ impl Postgres {
             self.park(&parks, dead_letters).await?;
             let reasons = parks
                 .iter()
-                .filter_map(|park| Some(park.failure.as_ref()?.reason));
+                .filter_map(|park| Some(park.failure.as_ref()?.reason.clone()));
             self.parked_in_transaction.extend(reasons);
         }
         Ok(Outcome::Applied)
@@ -193,7 +193,7 @@ impl Postgres {
                 failure.code, failure.message
             ),
             format!(
-                "companion-sink dlq show {id}; then mend the target and `dlq retry {id}`, or `dlq edit {id} --set after.COLUMN=VALUE`, or `dlq skip {id} --reason TEXT`."
+                "companion-sink dlq show {id}; then mend the target (or the rule) and `dlq retry {id}`, or `dlq edit {id} --set after.COLUMN=VALUE`, or `dlq skip {id} --reason TEXT`."
             ),
         ))
     }
@@ -241,8 +241,9 @@ impl Postgres {
                         return Ok(Some(Err(Poison::new(record, Why::Target(error)))));
                     }
                     Ok(Ok(change)) if fits(&change) => changes.push(change),
-                    Ok(_) => {
-                        done = Err(Fault::Event(Failure::undecodable(String::new())));
+                    Ok(made) => {
+                        let takes_one = || Failure::refused("it takes the careful way".into());
+                        done = Err(Fault::Event(made.err().unwrap_or_else(takes_one)));
                         break 'statements;
                     }
                     Err(error) => {
@@ -300,10 +301,15 @@ impl Postgres {
                     parks.push(change.park(None));
                 }
                 Ok(change) => changes.push(change),
-                Err(malformed) => {
+                Err(failure) => {
+                    let waits = waits(record, headers, parked);
                     let key = identity_of(record, headers);
                     parked.insert((record.topic.clone(), key.into()));
-                    parks.push(undecodable(record, key, malformed));
+                    parks.push(Park {
+                        record,
+                        key,
+                        failure: (!waits).then_some(failure),
+                    });
                 }
             }
         }

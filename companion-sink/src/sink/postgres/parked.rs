@@ -235,7 +235,7 @@ impl ParkedEvents<'_> {
             &values,
             &record.value(),
             &failure.map(|failure| failure.code.to_string()),
-            &failure.map(|failure| failure.reason),
+            &failure.map(|failure| &*failure.reason),
             &failure.map(|failure| failure.message.as_str()),
             &halts,
         ];
@@ -404,7 +404,7 @@ impl ParkedEvents<'_> {
             &record.partition,
             &record.offset,
             &failure.code.to_string(),
-            &failure.reason,
+            &&*failure.reason,
             &failure.message,
         ];
         let done = client.execute(&sql, &parameters).await;

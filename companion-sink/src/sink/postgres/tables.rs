@@ -1,5 +1,6 @@
 //! The target's tables as the catalog has them, and where the source's tables live there.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use tokio_postgres::Client;
@@ -56,6 +57,14 @@ impl Table {
         match self.columns.get(place) {
             Some(column) if column.source_name == source_name => Some(place),
             _ => self.column(source_name),
+        }
+    }
+
+    /// The type of the column that events name so; of one that is not there nothing is known.
+    pub fn type_of(&self, source_name: &str) -> Cow<'_, PgType> {
+        match self.column(source_name) {
+            Some(place) => Cow::Borrowed(&self.columns[place].pg_type),
+            None => Cow::Owned(PgType::Plain),
         }
     }
 
@@ -286,6 +295,9 @@ impl Tables {
                     element: Box::new(Box::pin(self.pg_type(client, row.get(3))).await?),
                     delimiter: delimiter.chars().next().unwrap_or(','),
                 }
+            }
+            (_, _, "int2" | "int4" | "int8" | "numeric" | "float4" | "float8" | "money") => {
+                PgType::Number
             }
             (_, _, "bit") => PgType::Bit,
             (_, _, "bytea") => PgType::Bytea,

@@ -1,0 +1,116 @@
+//! Dates and timestamps in rules.
+
+use std::any::Any;
+
+use cel::common::types::Type;
+use cel::common::value::{StaticVal, Val};
+
+use crate::civil_time;
+
+static TYPE: Type = Type::new_unspecified_type("timestamp");
+
+const US_PER_DAY: i128 = 86_400_000_000;
+/// Years after which the calendar is the same again, and their days.
+const CYCLE_YEARS: i64 = 400;
+const CYCLE_DAYS: i128 = 146_097;
+
+/// A date (its midnight) or a timestamp: microseconds since 1970, UTC where no zone is given. The infinities are the
+/// ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(i128);
+
+impl Moment {
+    /// Reads what events have (`2007-12-31Z`, `-0043-03-15Z`, `+12026-01-01T10:00:00.5Z`, `infinity`) and what people write
+    /// (`2007-12-31`, `2007-12-31 10:40`, `2007-12-31T10:40:00+01:00`).
+    pub fn parse(text: &str) -> Option<Moment> {
+        match text {
+            "infinity" => return Some(Moment(i128::MAX)),
+            "-infinity" => return Some(Moment(i128::MIN)),
+            _ => {}
+        }
+        if text.as_bytes().get(4) == Some(&b'-')
+            && let Some(us) = civil_time::parse(text)
+        {
+            return Some(Moment(us.into()));
+        }
+        // A year that has not four digits: the same day in one that has.
+        let digits_at = usize::from(text.starts_with(['+', '-']));
+        let length = text[digits_at..].bytes().take_while(u8::is_ascii_digit);
+        let (year, rest) = text.split_at(digits_at + length.count());
+        let year: i64 = year.parse().ok()?;
+        let near = CYCLE_YEARS * 5 + year.rem_euclid(CYCLE_YEARS);
+        let cycles = i128::from(year.div_euclid(CYCLE_YEARS) - 5);
+        let us = civil_time::parse(&format!("{near}{rest}"))?;
+        Some(Moment(i128::from(us) + cycles * CYCLE_DAYS * US_PER_DAY))
+    }
+}
+
+impl Val for Moment {
+    fn get_type(&self) -> &Type {
+        <Self as Val>::cel_type()
+    }
+
+    fn cel_type() -> &'static Type {
+        &TYPE
+    }
+
+    fn equals(&self, other: &dyn Val) -> bool {
+        other.downcast_ref::<Moment>() == Some(self)
+    }
+
+    fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
+    where
+        Self: 'v,
+    {
+        Box::new(*self)
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+}
+
+impl StaticVal for Moment {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_of_events_and_of_people_have_one_order() {
+        let order = [
+            "-infinity",
+            "-4712-01-01Z",
+            "-0043-03-15Z",
+            "0000-12-31T23:59:59.999999Z",
+            "0001-01-01Z",
+            "2007-12-31Z",
+            "2007-12-31 00:00:00.5",
+            "2007-12-31T23:00:00-02:00",
+            "2008-01-01T01:00:01Z",
+            "9999-12-31Z",
+            "+10000-01-01Z",
+            "+294276-12-31T23:59:59.999999Z",
+            "+5874897-12-31Z",
+            "infinity",
+        ];
+        let moments: Vec<_> = order.map(|text| Moment::parse(text).expect(text)).into();
+        assert!(moments.is_sorted_by(|a, b| a < b), "{moments:?}");
+        assert_eq!(Moment::parse("2007-12-31Z"), Moment::parse("2007-12-31"));
+        let day = |text| Moment::parse(text).unwrap().0 / US_PER_DAY;
+        assert_eq!(day("+10000-01-01Z"), day("9999-12-31Z") + 1);
+        assert_eq!(day("0000-01-01Z"), day("-0001-12-31Z") + 1);
+        for text in [
+            "",
+            "-",
+            "+",
+            "ann",
+            "2007",
+            "2007-13-01",
+            "12007-02-30Z",
+            "é-01-01",
+        ] {
+            assert_eq!(Moment::parse(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! An event as expressions see it.
+
+use std::borrow::Cow;
+
+use cel::common::types::{CelNull, CelString};
+use cel::common::value::CowVal;
+use cel::context::VariableResolver;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::expression::{Members, Needs};
+use super::value::{Boxed, map, value};
+use crate::event::{Image, Malformed, parse_body};
+use crate::record::Record;
+use crate::sink::postgres::pg_text::PgType;
+
+/// The types of a table's columns, by their names in events.
+pub type Types<'t> = dyn Fn(&str) -> Cow<'t, PgType> + 't;
+
+/// The variables of an event: only what some expression looks at is read.
+pub struct Subject<'r> {
+    op: CelString<'r>,
+    before: Option<Boxed<'r>>,
+    after: Option<Boxed<'r>>,
+    audit: Option<Boxed<'r>>,
+}
+
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    before: Option<&'a RawValue>,
+    #[serde(borrow)]
+    after: Option<&'a RawValue>,
+    #[serde(borrow)]
+    audit: Option<&'a RawValue>,
+}
+
+impl<'r> Subject<'r> {
+    /// Reads what `needs` names of a row event.
+    pub fn read(record: &'r Record, types: &Types<'_>, needs: &Needs) -> Result<Self, Malformed> {
+        let body: Body<'r> = parse_body(record)?;
+        Ok(Subject {
+            op: CelString::from(record.header("cdc.op").unwrap_or_default()),
+            before: part(body.before, types, &needs.before)?,
+            after: part(body.after, types, &needs.after)?,
+            audit: part(body.audit, &|_| Cow::Owned(PgType::Plain), &needs.audit)?,
+        })
+    }
+}
+
+fn part<'r>(
+    json: Option<&'r RawValue>,
+    types: &Types<'_>,
+    members: &Members,
+) -> Result<Option<Boxed<'r>>, Malformed> {
+    if members.is_empty() {
+        return Ok(None);
+    }
+    let Some(json) = json else {
+        return Ok(Some(Box::new(CelNull)));
+    };
+    let image = Image::parse(json.get().as_bytes())?;
+    let columns = image.0.into_iter();
+    let needed = columns.filter(|(name, _)| members.contains(name));
+    let typed = needed.map(|(name, json)| {
+        let value = value(json, &types(&name))?;
+        Ok((name, value))
+    });
+    map(typed).map(Some)
+}
+
+impl VariableResolver for Subject<'_> {
+    fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
+        let part = match variable {
+            "op" => return Some(CowVal::Borrowed(&self.op)),
+            "before" => &self.before,
+            "after" => &self.after,
+            "audit" => &self.audit,
+            _ => return None,
+        };
+        part.as_deref().map(CowVal::Borrowed)
+    }
+}

@@ -1,0 +1,99 @@
+//! What an event holds, as values of the expression language, by the types of its columns.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use cel::common::types::{
+    CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString,
+};
+use cel::common::value::Val;
+use serde_json::value::RawValue;
+
+use super::moment::Moment;
+use crate::event::{Image, Malformed, Text};
+use crate::sink::postgres::pg_text::PgType;
+
+/// A value of the expression language that may borrow from the event.
+pub type Boxed<'v> = Box<dyn Val + 'v>;
+
+/// The value `json` of a column of type `of`: numbers are numbers also where the event has them as text, dates and
+/// timestamps are moments. A text that its type does not explain (a digest in place of a number) stays a text.
+pub fn value<'v>(json: &'v RawValue, of: &PgType) -> Result<Boxed<'v>, Malformed> {
+    let raw = json.get();
+    Ok(match raw.as_bytes().first() {
+        Some(b'n') => Box::new(CelNull),
+        Some(b't' | b'f') => Box::new(CelBool::from(raw == "true")),
+        Some(b'"') => text(raw, of)?,
+        Some(b'[') => {
+            let items: Vec<&RawValue> = parse(raw)?;
+            let items = items.into_iter().map(|item| match of {
+                // What begins like an array is a further dimension of it.
+                PgType::Array { element, .. } if !item.get().starts_with('[') => {
+                    value(item, element)
+                }
+                _ => value(item, of),
+            });
+            Box::new(CelList::from(items.collect::<Result<Vec<_>, _>>()?))
+        }
+        Some(b'{') => {
+            let of_attribute = |name: &str| match of {
+                PgType::Composite(attributes) => attributes
+                    .iter()
+                    .find(|(attribute, _)| attribute == name)
+                    .map_or(&PgType::Plain, |(_, of)| of),
+                _ => &PgType::Plain,
+            };
+            let members = parse::<Image<'v>>(raw)?.0.into_iter().map(|(name, json)| {
+                let member = value(json, of_attribute(&name))?;
+                Ok((name, member))
+            });
+            map(members)?
+        }
+        _ => number(raw),
+    })
+}
+
+/// A map by names.
+pub fn map<'v>(
+    members: impl Iterator<Item = Result<(Cow<'v, str>, Boxed<'v>), Malformed>>,
+) -> Result<Boxed<'v>, Malformed> {
+    let members = members.map(|member| {
+        let (name, value) = member?;
+        Ok((CelMapKey::String(CelString::from(name)), value))
+    });
+    let members: HashMap<_, _> = members.collect::<Result<_, Malformed>>()?;
+    Ok(Box::new(CelMap::from(members)))
+}
+
+fn text<'v>(raw: &'v str, of: &PgType) -> Result<Boxed<'v>, Malformed> {
+    let Text(text) = parse(raw)?;
+    let typed: Option<Boxed<'v>> = match of {
+        PgType::Number => number_of_text(&text).map(|number| Box::new(number) as _),
+        PgType::Date | PgType::Timestamp | PgType::TimestampTz => {
+            Moment::parse(&text).map(|moment| Box::new(moment) as _)
+        }
+        PgType::Time => text
+            .strip_suffix('Z')
+            .map(|time| Box::new(CelString::from(time.to_owned())) as _),
+        _ => None,
+    };
+    Ok(typed.unwrap_or_else(|| Box::new(CelString::from(text))))
+}
+
+/// A number as JSON has it; a whole one stays exact as long as 64 bits hold it.
+fn number<'v>(raw: &str) -> Boxed<'v> {
+    match raw.parse::<i64>() {
+        Ok(whole) => Box::new(CelInt::from(whole)),
+        // JSON's numbers are Rust's.
+        Err(_) => Box::new(CelDouble::from(raw.parse::<f64>().unwrap_or(f64::NAN))),
+    }
+}
+
+/// The number that a text is, as `numeric` arrives: `10000.50`, `NaN`, `-Infinity`.
+pub fn number_of_text(text: &str) -> Option<CelDouble> {
+    text.parse::<f64>().ok().map(CelDouble::from)
+}
+
+fn parse<'v, T: serde::Deserialize<'v>>(raw: &'v str) -> Result<T, Malformed> {
+    serde_json::from_str(raw).map_err(|_| Malformed("a value is not JSON".into()))
+}
