@@ -79,7 +79,8 @@ pub enum Command {
     ///
     /// Events are applied in batches; the position is kept in the target with the data, so that neither a crash nor a
     /// second instance loses or doubles anything. A target that is out of reach is tried again without end. An event
-    /// that cannot be applied goes to the topic <topic>.dlq, and the rest goes on.
+    /// that cannot be applied goes to the topic <topic>.dlq, and the rest goes on. SIGHUP has rules and the secrets of
+    /// sinks read again.
     Run {
         /// Only this sink; may be given more than once
         #[arg(long = "sink", value_name = "NAME")]
