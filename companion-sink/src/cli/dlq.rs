@@ -266,11 +266,7 @@ fn lines(sink: &str, whole: &Whole) -> Vec<(String, String)> {
     lines.extend(headers.map(|(name, value)| (format!("header {name}"), value)));
     let body = String::from_utf8_lossy(&whole.body);
     lines.push(("body".into(), body.into_owned()));
-    lines.extend(
-        whole
-            .edited_body()
-            .map(|body| ("edited body".into(), body)),
-    );
+    lines.extend(whole.edited_body().map(|body| ("edited body".into(), body)));
     lines.extend(whole.actions.iter().map(|action| {
         let reason = action.reason.as_deref().unwrap_or_default();
         (

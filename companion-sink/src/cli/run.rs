@@ -9,9 +9,7 @@ use tokio::task::JoinSet;
 use crate::config::{Config, Consistency, Kind};
 use crate::dead_letter::DeadLetters;
 use crate::discovery::Discovery;
-use crate::dlq::Dlq;
 use crate::error::{Error, Result};
-use crate::history::table::Histories;
 use crate::http;
 use crate::kafka_client;
 use crate::positions;
@@ -81,9 +79,7 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
         }
     }
     let http = http::Server::start(
-        &config.http,
-        Histories::new(config),
-        Dlq::new(config),
+        config,
         statuses,
         shared.discovery.cluster(),
         position,

@@ -7,11 +7,7 @@ use crate::error::Result;
 use crate::sink::mongo_history::parked::ParkedEvents;
 
 /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason. Without their values.
-pub async fn refused(
-    events: &ParkedEvents,
-    id: &str,
-    reason: Option<&str>,
-) -> Result<Vec<Parked>> {
+pub async fn refused(events: &ParkedEvents, id: &str, reason: Option<&str>) -> Result<Vec<Parked>> {
     // First the decisions: an event that is settled in between is in neither.
     let mut open: HashMap<String, Decision> = HashMap::new();
     for action in events.actions.open().await? {

@@ -51,12 +51,7 @@ impl Replica {
     }
 
     /// Notes a decision, and tells the active instance.
-    pub async fn decide(
-        &self,
-        id: &str,
-        decision: &Decision,
-        decider: Decider<'_>,
-    ) -> Result<()> {
+    pub async fn decide(&self, id: &str, decision: &Decision, decider: Decider<'_>) -> Result<()> {
         self.events()
             .decide(&self.client, id, decision, decider)
             .await

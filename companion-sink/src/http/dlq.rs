@@ -5,9 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{
-    ConnectInfo, FromRequest, FromRequestParts, Path, Request, State as Extract,
-};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Request, State as Extract};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -179,12 +177,7 @@ async fn skip(wish: Wish, Body(body): Body<Skip>) -> Decided {
     decide(wish, Order::Skip, body.by, Some(&body.reason)).await
 }
 
-async fn decide(
-    wish: Wish,
-    order: Order<'_>,
-    by: Option<String>,
-    reason: Option<&str>,
-) -> Decided {
+async fn decide(wish: Wish, order: Order<'_>, by: Option<String>, reason: Option<&str>) -> Decided {
     let stores = wish.dlq.open(wish.sink.as_deref()).await?;
     let mut held = one(&stores, &wish.id).await?;
     let decision = held.decision(order).await?;

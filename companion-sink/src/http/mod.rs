@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 
 use self::problem::Problem;
 use self::same_site::IsOpen;
-use crate::config;
+use crate::config::Config;
 use crate::discovery::Cluster;
 use crate::dlq::Dlq;
 use crate::error::{Error, Result};
@@ -50,15 +50,14 @@ struct Shared {
 impl Server {
     /// Listens until `stopped`; an empty address is no HTTP at all.
     pub async fn start(
-        settings: &config::Http,
-        histories: Histories,
-        dlq: Dlq,
+        config: &Config,
         sinks: Vec<SinkStatus>,
         cluster: watch::Receiver<Cluster>,
         position: positions::Newest,
         source: Option<Source>,
         mut stopped: watch::Receiver<bool>,
     ) -> Result<Server> {
+        let settings = &config.http;
         let listen = settings.listen.as_str();
         if listen.is_empty() {
             return Ok(Server(None));
@@ -92,8 +91,11 @@ impl Server {
             .route("/metrics", get(metrics))
             .route("/openapi.json", get(openapi))
             .with_state(shared.clone())
-            .merge(history::router(Arc::new(histories)))
-            .merge(dlq::router(Arc::new(dlq), IsOpen(token.is_empty())))
+            .merge(history::router(Arc::new(Histories::new(config))))
+            .merge(dlq::router(
+                Arc::new(Dlq::new(config)),
+                IsOpen(token.is_empty()),
+            ))
             .layer(from_fn_with_state(token, want_token));
         // What watches over processes has no token.
         let router = Router::new()

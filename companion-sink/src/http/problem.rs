@@ -60,9 +60,7 @@ impl Problem {
         Problem {
             status: StatusCode::FORBIDDEN,
             title: "the request comes from a page of another site".to_owned(),
-            detail: Some(
-                "Ask from a page of this host, or without the header Origin.".to_owned(),
-            ),
+            detail: Some("Ask from a page of this host, or without the header Origin.".to_owned()),
             code: None,
         }
     }

@@ -83,10 +83,20 @@ mod tests {
 
     #[test]
     fn this_machine_has_several_names() {
-        for name in ["localhost", "LOCALHOST:80", "127.0.0.2:1", "[::1]:8480", "[::1]"] {
+        for name in [
+            "localhost",
+            "LOCALHOST:80",
+            "127.0.0.2:1",
+            "[::1]:8480",
+            "[::1]",
+        ] {
             assert!(is_loopback(name), "{name}");
         }
-        for name in ["localhost.example.org", "10.0.0.1:80", "127.0.0.1.example.org"] {
+        for name in [
+            "localhost.example.org",
+            "10.0.0.1:80",
+            "127.0.0.1.example.org",
+        ] {
             assert!(!is_loopback(name), "{name}");
         }
     }

@@ -68,11 +68,10 @@ impl Actions {
     /// The decisions that are not carried out yet, the oldest first.
     pub async fn open(&self) -> Result<Vec<Open>> {
         let mut open = Vec::new();
-        for found in self
-            .find(doc! { "sink": &self.sink, "open": true })
-            .await?
-        {
-            let edited = self.bodies.load(found.get("edited_value").unwrap_or(&Bson::Null));
+        for found in self.find(doc! { "sink": &self.sink, "open": true }).await? {
+            let edited = self
+                .bodies
+                .load(found.get("edited_value").unwrap_or(&Bson::Null));
             let text = |name: &str| found.get_str(name).unwrap_or_default();
             open.push(Open {
                 id: found.get_object_id("_id").unwrap_or_default(),

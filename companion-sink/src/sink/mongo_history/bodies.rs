@@ -57,7 +57,10 @@ impl Bodies {
             let id = piece_id(owner, piece);
             let found = self.collection.find_one(doc! { "_id": &id }).await;
             let found = found.map_err(|error| classify("reading a kept event", &error))?;
-            match found.as_ref().and_then(|found| bytes_of(found.get("bytes")?)) {
+            match found
+                .as_ref()
+                .and_then(|found| bytes_of(found.get("bytes")?))
+            {
                 Some(bytes) => value.extend_from_slice(bytes),
                 None => return Err(missing(&id)),
             }

@@ -76,7 +76,8 @@ impl MongoHistory {
             let of_event = look.decided.entry(&open.event_id).or_default();
             of_event.push(open);
         }
-        self.parked.set_alone(heads.iter().any(|head| head.key.is_none()));
+        self.parked
+            .set_alone(heads.iter().any(|head| head.key.is_none()));
         let mut keys = self.parked.freed(|key| held.contains(key));
         let mut alone = Vec::new();
         for head in &heads {
@@ -158,7 +159,11 @@ impl MongoHistory {
         }
         let refused = self.try_in_order(&records).await?;
         let settled = refused.as_ref().map_or(due, |(place, _)| tried[*place]);
-        let parked_events = &self.connection.as_ref().ok_or_else(not_connected)?.parked_events;
+        let parked_events = &self
+            .connection
+            .as_ref()
+            .ok_or_else(not_connected)?
+            .parked_events;
         parked_events.forget(&events[..settled]).await?;
         for event in &events[..settled] {
             let of_event = look.decided_about(event);
@@ -180,10 +185,7 @@ impl MongoHistory {
     }
 
     /// Writes the documents of events of one key up to the first that is refused: its place, and why.
-    async fn try_in_order(
-        &mut self,
-        records: &[Record],
-    ) -> Result<Option<(usize, Failure)>> {
+    async fn try_in_order(&mut self, records: &[Record]) -> Result<Option<(usize, Failure)>> {
         let mut documents = Documents::new();
         let mut refused = None;
         for (place, record) in records.iter().enumerate() {

@@ -6,7 +6,7 @@ use mongodb::bson::{RawDocumentBuf, doc};
 
 use super::failure::classify;
 use super::parked::Aside;
-use super::parked_keys::key_of;
+use super::parked_keys::{key_of, version_of};
 use super::{DOCUMENT_BYTES_MAX, MongoHistory, Pending, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::Result;
@@ -35,9 +35,9 @@ impl MongoHistory {
         record: &Record,
     ) -> Result<std::result::Result<Option<(String, RawDocumentBuf)>, Failure>> {
         Ok(match self.document(record).await? {
-            Ok(Some((_, document))) if document.as_bytes().len() > DOCUMENT_BYTES_MAX => Err(
-                Failure::refused("the document is larger than 16 MB".into()),
-            ),
+            Ok(Some((_, document))) if document.as_bytes().len() > DOCUMENT_BYTES_MAX => {
+                Err(Failure::refused("the document is larger than 16 MB".into()))
+            }
             Ok(made) => Ok(made),
             Err(Malformed(why)) => Err(Failure::undecodable(why)),
         })
@@ -113,7 +113,9 @@ impl MongoHistory {
             inserted.left_out.retain(|(left_out, _)| left_out != place);
             if let Some(name) = inserted.collections.get(place) {
                 let collection = self.connection()?.collection(name).await?;
-                let deleted = collection.delete_one(doc! { "_id": record.event_id() }).await;
+                let deleted = collection
+                    .delete_one(doc! { "_id": record.event_id() })
+                    .await;
                 deleted.map_err(|error| classify("taking out what has to wait", &error))?;
             }
         }
@@ -151,7 +153,8 @@ impl MongoHistory {
         asides: &mut Vec<Aside<'b>>,
     ) {
         let key: Option<Box<[u8]>> = key_of(record).map(Box::from);
-        self.parked.add(&record.topic, key.clone(), None);
+        self.parked
+            .add(&record.topic, version_of(record), key.clone(), None);
         asides.push(Aside {
             place,
             record,
@@ -173,8 +176,9 @@ impl MongoHistory {
         };
         let key: Option<Box<[u8]>> = Some(held.key.into());
         let waits_for: Option<Box<[u8]>> = held.waits_for.map(Box::from);
+        let version = version_of(record);
         self.parked
-            .add(&record.topic, key.clone(), waits_for.clone());
+            .add(&record.topic, version, key.clone(), waits_for.clone());
         asides.push(Aside {
             place,
             record,

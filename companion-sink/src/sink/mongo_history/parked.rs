@@ -14,12 +14,11 @@ use super::bodies::{Bodies, binary, bytes_of};
 use super::failure::classify;
 use super::insert::insert_new;
 use super::make_indexes;
-use super::parked_keys::{Key, ParkedKeys};
+use super::parked_keys::{Key, ParkedKeys, version_of};
 use crate::civil_time::{now_us, rfc3339};
 use crate::dead_letter::Failure;
 use crate::dlq::event::Refused;
 use crate::error::{Code, Error, Result};
-use crate::event::is_version;
 use crate::record::Record;
 
 const COLLECTION: &str = "companion_parked";
@@ -92,14 +91,16 @@ impl ParkedEvents {
         let mut found = self
             .collection
             .find(doc! { "sink": &self.sink })
-            .projection(doc! { "topic": 1, "key": 1, "waits_for": 1 })
+            .projection(doc! { "topic": 1, "version": 1, "key": 1, "waits_for": 1 })
             .await
             .map_err(failed)?;
         let mut keys = ParkedKeys::default();
         while let Some(found) = found.try_next().await.map_err(failed)? {
-            let topic = found.get_str("topic").unwrap_or_default();
+            let topic = found.get_str("topic").unwrap_or_default().into();
+            let version = found.get_str("version").unwrap_or_default();
             let key = bytes(&found, "key").map(Box::from);
-            keys.add(topic, key, bytes(&found, "waits_for").map(Box::from));
+            let waits_for = bytes(&found, "waits_for").map(Box::from);
+            keys.add(&topic, version, key, waits_for);
         }
         Ok(keys)
     }
@@ -129,14 +130,11 @@ impl ParkedEvents {
             .headers()
             .map(|(name, value)| doc! { "name": &*clean(name), "value": value.map(binary) })
             .collect();
-        let version = record
-            .header("cdc.version")
-            .filter(|version| is_version(version));
         let now = rfc3339(now_us());
         let value = self.bodies.keep(&id, record.value()).await?;
         let mut document = doc! {
             "_id": id, "sink": &self.sink, "event": event_id, "topic": &*record.topic, "partition": record.partition,
-            "offset": record.offset, "version": version, "key": aside.key.as_deref().map(binary),
+            "offset": record.offset, "version": version_of(record), "key": aside.key.as_deref().map(binary),
             "waits_for": aside.waits_for.as_deref().map(binary), "parked_behind": aside.failure.is_none(),
             "parked_at": &now, "record_key": record.key().map(binary), "headers": headers, "value": value,
         };
@@ -282,7 +280,10 @@ impl ParkedEvents {
         let now = rfc3339(now_us());
         let mut set = failed_at(failure, attempts + 1, &now);
         set.insert("parked_behind", false);
-        set.insert("first_failed", found.get_str("first_failed").unwrap_or(&now));
+        set.insert(
+            "first_failed",
+            found.get_str("first_failed").unwrap_or(&now),
+        );
         let updated = self
             .collection
             .update_one(doc! { "_id": &event.id }, doc! { "$set": set })

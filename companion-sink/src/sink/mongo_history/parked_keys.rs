@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::event::is_version;
 use crate::record::Record;
 
 /// A key of a topic: the row's identity as JSON, empty for a table without a key.
@@ -17,11 +18,19 @@ pub struct Held<'r> {
     pub waits_for: Option<&'r [u8]>,
 }
 
+/// What is known of a parked key.
+#[derive(Default)]
+struct Waiting {
+    /// The version of its first parked event, empty if that has none. What is read again from before it does not wait.
+    first: String,
+    /// The key that the row had before, if it waits because of that.
+    waits_for: Option<Box<[u8]>>,
+}
+
 /// The keys of which events are parked.
 #[derive(Default)]
 pub struct ParkedKeys {
-    /// With the key that a row had before, for one that waits because of that.
-    keys: HashMap<Key, Option<Box<[u8]>>>,
+    keys: HashMap<Key, Waiting>,
     /// Events are parked that are about no row: nothing waits for them.
     alone: bool,
 }
@@ -43,34 +52,46 @@ impl ParkedKeys {
             return None;
         }
         let key = key_of(record)?;
-        if self.contains(&record.topic, key) {
+        let version = version_of(record);
+        let waits = |key: &[u8]| {
+            let parked = self.keys.get(&(Arc::clone(&record.topic), key.into()));
+            parked.is_some_and(|parked| version.is_empty() || version >= parked.first.as_str())
+        };
+        if waits(key) {
             return Some(Held {
                 key,
                 waits_for: None,
             });
         }
-        let old = old_key(record).filter(|old| self.contains(&record.topic, old))?;
+        let old = old_key(record).filter(|old| waits(old))?;
         Some(Held {
             key,
             waits_for: Some(old),
         })
     }
 
-    /// Whether a key is parked.
-    pub fn contains(&self, topic: &Arc<str>, key: &[u8]) -> bool {
-        self.keys.contains_key(&(Arc::clone(topic), key.into()))
-    }
-
-    /// An event was parked: of a key, with the one that its row had before, or of none.
-    pub fn add(&mut self, topic: &str, key: Option<Box<[u8]>>, waits_for: Option<Box<[u8]>>) {
-        match key {
-            Some(key) => {
-                let known = self.keys.entry((topic.into(), key)).or_default();
-                if waits_for.is_some() {
-                    *known = waits_for;
-                }
-            }
-            None => self.alone = true,
+    /// An event of `version` was parked: of a key, with the one that its row had before if it waits for that, or of none.
+    pub fn add(
+        &mut self,
+        topic: &Arc<str>,
+        version: &str,
+        key: Option<Box<[u8]>>,
+        waits_for: Option<Box<[u8]>>,
+    ) {
+        let Some(key) = key else {
+            self.alone = true;
+            return;
+        };
+        let known = self.keys.entry((Arc::clone(topic), key));
+        let known = known.or_insert_with(|| Waiting {
+            first: version.to_owned(),
+            waits_for: None,
+        });
+        if version < known.first.as_str() {
+            version.clone_into(&mut known.first);
+        }
+        if waits_for.is_some() {
+            known.waits_for = waits_for;
         }
     }
 
@@ -86,9 +107,11 @@ impl ParkedKeys {
 
     /// The keys that `is_held`, a refused event of their own, does not hold back, nor a key from before.
     pub fn freed(&self, is_held: impl Fn(&Key) -> bool) -> Vec<Key> {
-        let freed = self.keys.iter().filter(|(key, waits_for)| {
-            let waits = |old: &[u8]| *old != *key.1 && self.contains(&key.0, old);
-            !is_held(key) && !waits_for.as_deref().is_some_and(waits)
+        let is_parked =
+            |topic: &Arc<str>, key: &[u8]| self.keys.contains_key(&(Arc::clone(topic), key.into()));
+        let freed = self.keys.iter().filter(|(key, parked)| {
+            let old = parked.waits_for.as_deref();
+            !is_held(key) && !old.is_some_and(|old| is_parked(&key.0, old))
         });
         freed.map(|(key, _)| key.clone()).collect()
     }
@@ -111,6 +134,12 @@ pub fn key_of(record: &Record) -> Option<&[u8]> {
     }
 }
 
+/// The version of an event, empty if it has none.
+pub fn version_of(record: &Record) -> &str {
+    let version = record.header("cdc.version");
+    version.filter(|text| is_version(text)).unwrap_or_default()
+}
+
 /// The key that a row had before, in the event of its new one.
 pub fn old_key(record: &Record) -> Option<&[u8]> {
     record.header("__debezium.oldkey").map(str::as_bytes)
@@ -120,39 +149,54 @@ pub fn old_key(record: &Record) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    fn record(key: &str, headers: &[(&str, &str)]) -> Record {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (*name, Some(value.as_bytes())));
+    fn version(number: u32) -> String {
+        format!("0001-00000001-{number:016x}-0000000001-00")
+    }
+
+    fn record(key: &str, number: u32, headers: &[(&str, &str)]) -> Record {
+        let version = version(number);
+        let headers = headers.iter().chain([&("cdc.version", version.as_str())]);
+        let headers = headers.map(|(name, value)| (*name, Some(value.as_bytes())));
         Record::new("t".into(), 0, 0, Some(key.as_bytes()), None, headers)
+    }
+
+    fn key(text: &str) -> Box<[u8]> {
+        text.as_bytes().into()
     }
 
     #[test]
     fn a_new_key_waits_for_the_old_one() {
+        let topic: Arc<str> = "t".into();
         let mut parked = ParkedKeys::default();
-        let create = record("2", &[("cdc.op", "c"), ("__debezium.oldkey", "1")]);
+        let create = record("2", 5, &[("cdc.op", "c"), ("__debezium.oldkey", "1")]);
         assert_eq!(parked.holding_back(&create), None);
-        parked.add("t", Some(b"1".as_slice().into()), None);
+        parked.add(&topic, &version(4), Some(key("1")), None);
         let held = parked.holding_back(&create).unwrap();
         assert_eq!((held.key, held.waits_for), (&b"2"[..], Some(&b"1"[..])));
-        parked.add("t", Some(held.key.into()), held.waits_for.map(Box::from));
+        parked.add(&topic, &version(5), Some(key("2")), Some(key("1")));
         let again = parked.holding_back(&create).unwrap();
         assert_eq!(again.waits_for, None, "its own key is parked now");
-        let one: Key = ("t".into(), b"1".as_slice().into());
-        let two: Key = ("t".into(), b"2".as_slice().into());
+        let (one, two): (Key, Key) = ((topic.clone(), key("1")), (topic, key("2")));
         assert!(parked.freed(|key| *key == one).is_empty());
         parked.remove(&one);
         assert_eq!(parked.freed(|_| false), vec![two]);
-        // The table's own events wait for no row, and other topics for none of this.
-        assert_eq!(
-            parked.holding_back(&record("2", &[("cdc.op", "schema")])),
-            None
-        );
+        // The table's own events wait for no row.
+        let schema = record("2", 6, &[("cdc.op", "schema")]);
+        assert_eq!(parked.holding_back(&schema), None);
+    }
+
+    #[test]
+    fn what_was_before_a_refused_event_does_not_wait_when_it_is_read_again() {
+        let mut parked = ParkedKeys::default();
+        parked.add(&"t".into(), &version(4), Some(key("1")), None);
+        parked.add(&"t".into(), &version(5), Some(key("1")), None);
+        let waits = |number| parked.holding_back(&record("1", number, &[])).is_some();
+        assert_eq!([3, 4, 5, 6].map(waits), [false, true, true, true]);
     }
 
     #[test]
     fn the_identity_counts_where_the_key_is_another_one() {
-        let other = record("7", &[("cdc.op", "u"), ("cdc.identity", "1")]);
+        let other = record("7", 1, &[("cdc.op", "u"), ("cdc.identity", "1")]);
         assert_eq!(key_of(&other), Some(&b"1"[..]));
     }
 }
