@@ -216,7 +216,7 @@ fn people_decide_about_refused_events_of_a_history() {
     wait_for_row(&source, 2, &[1, 2, DELETED]);
     wait_for_row(&source, 20, &[2, 3]);
     wait_for_attempts(&sink, &refused[2], 2);
-    assert_eq!(of_row(&source, 3), []);
+    assert_eq!(of_row(&source, 3), [] as [i32; 0]);
     wait_for_parked_keys(&sink, 2);
     let edited = source.history("t").all().into_iter();
     let mut edited = edited.filter(|document| document.get_str("_id") == Ok(&refused[0]));
@@ -354,7 +354,8 @@ fn a_kill_between_any_two_writes_loses_nothing_and_lets_nothing_overtake() {
     for forgotten in [None, Some(doc! {}), Some(doc! {"parked_behind": false})] {
         assert!(sink.stop().expect("it ran").success());
         if let Some(forgotten) = forgotten {
-            let deleted = collection(&source, "companion_parked").delete_many(forgotten);
+            let parked = collection(&source, "companion_parked");
+            let deleted = parked.delete_many(forgotten);
             assert!(deleted.run().expect("forget").deleted_count > 0);
         }
         (0..PARTITIONS).for_each(|partition| sink.rewind_history(partition));
@@ -404,8 +405,8 @@ fn a_kill_between_any_two_writes_loses_nothing_and_lets_nothing_overtake() {
             .run();
         assert_eq!(reopened.expect("open it again").modified_count, 1);
         if !left.is_empty() {
-            let parked = collection(&source, "companion_parked").insert_many(left);
-            parked.run().expect("park it again");
+            let parked = collection(&source, "companion_parked");
+            parked.insert_many(left).run().expect("park it again");
         }
         sink.start_only(&["history"]);
         is_settled();
