@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::actions::Open;
 use super::park::Documents;
-use super::parked::{ParkedEvents, Waiting};
+use super::parked::{Head, ParkedEvents, Waiting};
 use super::parked_keys::Key;
 use super::{MongoHistory, Pending, not_connected};
 use crate::consumer::TopicPartition;
@@ -58,11 +58,6 @@ impl MongoHistory {
         // In this order: an event that was decided about and is not refused any more is settled.
         let open = connection.parked_events.actions.open().await?;
         let heads = connection.parked_events.refused().await?;
-        let held = ParkedEvents::held_by(&heads);
-        let mut look = Look {
-            decided: HashMap::new(),
-            next_offsets: NextOffsets::new(),
-        };
         let refused: HashSet<&str> = heads.iter().map(|head| head.event_id.as_str()).collect();
         let (decided, settled): (Vec<&Open>, Vec<&Open>) = open
             .iter()
@@ -72,21 +67,17 @@ impl MongoHistory {
             .actions
             .close(&settled, "done")
             .await?;
+        let mut look = Look {
+            decided: HashMap::new(),
+            next_offsets: NextOffsets::new(),
+        };
         for open in decided {
             let of_event = look.decided.entry(&open.event_id).or_default();
             of_event.push(open);
         }
         self.parked
             .set_alone(heads.iter().any(|head| head.key.is_none()));
-        let mut keys = self.parked.freed(|key| held.contains(key));
-        let mut alone = Vec::new();
-        for head in &heads {
-            match &head.key {
-                _ if !look.decided.contains_key(head.event_id.as_str()) => {}
-                Some(key) => keys.push((head.record.topic.clone(), key.clone())),
-                None => alone.push(head.event_id.as_str()),
-            }
-        }
+        let (keys, alone) = self.due(&heads, &look.decided);
         if keys.is_empty() && alone.is_empty() {
             return Ok(false);
         }
@@ -106,6 +97,21 @@ impl MongoHistory {
             went_on |= self.settle(events, &look, dead_letters).await?.0 > 0;
         }
         Ok(went_on)
+    }
+
+    /// The keys that something may become of, and the events that are about no row.
+    fn due<'h>(&self, heads: &'h [Head], decided: &Decided<'_>) -> (Vec<Key>, Vec<&'h str>) {
+        let held = ParkedEvents::held_by(heads);
+        let mut keys = self.parked.freed(|key| held.contains(key));
+        let mut alone = Vec::new();
+        for head in heads {
+            match &head.key {
+                _ if !decided.contains_key(head.event_id.as_str()) => {}
+                Some(key) => keys.push((head.record.topic.clone(), key.clone())),
+                None => alone.push(head.event_id.as_str()),
+            }
+        }
+        (keys, alone)
     }
 
     /// Carries out what was decided about the first events of a key; whether something came of it.

@@ -11,9 +11,9 @@ use mongodb::{Collection, Database};
 
 use super::actions::Actions;
 use super::bodies::{Bodies, binary, bytes_of};
+use super::connection::make_indexes;
 use super::failure::classify;
 use super::insert::insert_new;
-use super::make_indexes;
 use super::parked_keys::{Key, ParkedKeys, version_of};
 use crate::civil_time::{now_us, rfc3339};
 use crate::dead_letter::Failure;
