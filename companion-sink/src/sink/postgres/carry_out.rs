@@ -2,6 +2,7 @@
 
 use super::apply::{Mode, apply};
 use super::failure::Fault;
+use super::tables::Tables;
 use super::{Connection, Postgres, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::dlq::event::{Decision, Parked};
@@ -21,7 +22,12 @@ impl Postgres {
     async fn carry_out_due_keys(&mut self, dead_letters: &DeadLetters) -> Result<bool> {
         let client = &self.connection()?.session.client.clone();
         let mut has_freed = false;
-        for (topic, key) in self.state.parked_events().due_keys(client).await? {
+        let due = self.state.parked_events().due_keys(client).await?;
+        if !due.is_empty() {
+            // The target may have been corrected since its tables were looked at.
+            self.connection()?.tables = Tables::default();
+        }
+        for (topic, key) in due {
             self.connection()?.session.begin("").await?;
             let is_free = self.carry_out_key(&topic, &key, dead_letters).await?;
             self.connection()?.session.execute("COMMIT").await?;
