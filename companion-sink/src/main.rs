@@ -10,6 +10,7 @@ mod config;
 mod consumer;
 mod dead_letter;
 mod discovery;
+mod dlq;
 mod error;
 mod event;
 mod history;

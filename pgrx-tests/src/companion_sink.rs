@@ -194,17 +194,32 @@ impl CompanionSink {
 
     /// As [`CompanionSink::get`], with a token.
     pub fn get_as(&self, path: &str, token: &str) -> String {
+        self.ask(&format!(
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+        ))
+    }
+
+    fn ask(&self, request: &str) -> String {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.plan.http_port))
             .expect("companion-sink listens");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
-        )
-        .expect("ask");
+        stream.write_all(request.as_bytes()).expect("ask");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("an answer");
         answer
+    }
+
+    /// What it answers to a POST with further `headers` (each `Name: value`), headers included.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn post(&self, path: &str, headers: &[&str], body: &str) -> String {
+        let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+        self.ask(&format!(
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+            self.plan.http_port,
+            body.len()
+        ))
     }
 
     /// The configuration file.

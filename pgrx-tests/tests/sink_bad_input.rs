@@ -261,6 +261,21 @@ fn a_refused_value_parks_its_key_in_order() {
                 .contains("toolong")),
             "no message holds a value"
         );
+        // A key that is free frees the one that its row got later.
+        let alter = "ALTER TABLE t ALTER COLUMN city TYPE text, ALTER COLUMN n TYPE bigint";
+        replica
+            .batch_execute(alter)
+            .expect("make the columns wider");
+        sink.run_command(&["dlq", "retry", "--all"]);
+        wait_until("nothing to be parked", TIMEOUT, || {
+            match one_text(&mut replica, "SELECT count(*) FROM companion.parked").as_str() {
+                "0" => Ok(()),
+                other => Err(other.to_owned()),
+            }
+        });
+        let rows =
+            "SELECT string_agg(id || city || n, ',' ORDER BY id) FROM t WHERE id IN (50, 120, 500)";
+        assert_eq!(one_text(&mut replica, rows), "120new9,500ok2");
     }
 }
 

@@ -79,8 +79,8 @@ pub enum Command {
     ///
     /// Events are applied in batches; the position is kept in the target with the data, so that neither a crash nor a
     /// second instance loses or doubles anything. A target that is out of reach is tried again without end. An event
-    /// that cannot be applied goes to the topic <topic>.dlq, and the rest goes on. SIGHUP has rules and the secrets of
-    /// sinks read again.
+    /// that cannot be applied goes to the topic <topic>.dlq, and the rest goes on; `dlq` decides what becomes of it. SIGHUP
+    /// has rules and the secrets of sinks read again.
     Run {
         /// Only this sink; may be given more than once
         #[arg(long = "sink", value_name = "NAME")]
@@ -108,10 +108,10 @@ pub enum Command {
     /// TABLE is the table's name, with or without schema and database. KEY is the plain value (42), a=1,b=2 for several
     /// columns, or JSON. VERSION is a number of the timeline; TIME is 2026-11-21T10:40:00Z, or 2026-11-21 10:40 in UTC.
     History(Box<history::Query>),
-    /// Events that a replica could not apply: list, show, retry, edit, skip
+    /// Events that a sink could not apply: list, show, retry, edit, skip
     ///
     /// A decision is noted in the target, with who made it, and carried out by the running instance: at once, or when it
-    /// starts. ID is the event id, of which the beginning suffices.
+    /// starts. ID is the event id, of which the beginning suffices. A history looks for decisions once a second.
     Dlq(dlq::Dlq),
 }
 

@@ -10,7 +10,6 @@ use crate::config::{Config, Consistency, Kind};
 use crate::dead_letter::DeadLetters;
 use crate::discovery::Discovery;
 use crate::error::{Error, Result};
-use crate::history::table::Histories;
 use crate::http;
 use crate::kafka_client;
 use crate::live::Reloader;
@@ -82,8 +81,7 @@ pub async fn run(config: &Config, reloader: Reloader, names: &[String]) -> Resul
         }
     }
     let http = http::Server::start(
-        &config.http,
-        Histories::new(config),
+        config,
         statuses,
         shared.discovery.cluster(),
         position,

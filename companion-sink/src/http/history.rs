@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Path, Query, State as Extract};
-use axum::http::request::Parts;
+use axum::extract::{Path, State as Extract};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::parameters::Parameters;
 use super::problem::Problem;
 use crate::error::Error;
 use crate::history::blame::blame;
@@ -45,20 +44,6 @@ pub fn router(histories: Arc<Histories>) -> Router {
         .route("/v1/actors/{actor}", get(actor))
         .route("/v1/requests/{id}", get(request))
         .with_state(histories)
-}
-
-/// What stands behind the question mark; what is wrong there is a problem like others.
-struct Parameters<T>(T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let read = Query::<T>::from_request_parts(parts, state).await;
-        read.map(|Query(value)| Parameters(value)).map_err(|wrong| {
-            Error::configuration(wrong.body_text(), "/openapi.json has the parameters.").into()
-        })
-    }
 }
 
 /// So many of an answer, of what was asked for.

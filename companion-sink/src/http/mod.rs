@@ -1,8 +1,13 @@
-//! Health, state, metrics, and questions to the history over HTTP; read-only.
+//! Health, state, metrics, questions to the history and decisions about refused events over HTTP. Only the latter change
+//! something.
 
+mod dlq;
 mod history;
+mod parameters;
 mod problem;
+mod same_site;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,8 +25,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::problem::Problem;
-use crate::config;
+use self::same_site::IsOpen;
+use crate::config::Config;
 use crate::discovery::Cluster;
+use crate::dlq::Dlq;
 use crate::error::{Error, Result};
 use crate::history::table::Histories;
 use crate::positions;
@@ -43,14 +50,14 @@ struct Shared {
 impl Server {
     /// Listens until `stopped`; an empty address is no HTTP at all.
     pub async fn start(
-        settings: &config::Http,
-        histories: Histories,
+        config: &Config,
         sinks: Vec<SinkStatus>,
         cluster: watch::Receiver<Cluster>,
         position: positions::Newest,
         source: Option<Source>,
         mut stopped: watch::Receiver<bool>,
     ) -> Result<Server> {
+        let settings = &config.http;
         let listen = settings.listen.as_str();
         if listen.is_empty() {
             return Ok(Server(None));
@@ -84,14 +91,19 @@ impl Server {
             .route("/metrics", get(metrics))
             .route("/openapi.json", get(openapi))
             .with_state(shared.clone())
-            .merge(history::router(Arc::new(histories)))
+            .merge(history::router(Arc::new(Histories::new(config))))
+            .merge(dlq::router(
+                Arc::new(Dlq::new(config)),
+                IsOpen(token.is_empty()),
+            ))
             .layer(from_fn_with_state(token, want_token));
         // What watches over processes has no token.
         let router = Router::new()
             .route("/healthz", get(healthz))
             .route("/readyz", get(readyz))
             .with_state(shared)
-            .merge(router);
+            .merge(router)
+            .into_make_service_with_connect_info::<SocketAddr>();
         let serving = tokio::spawn(async move {
             let stop = async move {
                 // A sender that is gone means the end as well.

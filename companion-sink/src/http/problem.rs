@@ -27,6 +27,44 @@ impl Problem {
         }
     }
 
+    /// There is no such refused event.
+    pub fn no_event(id: &str) -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: format!("there is no refused event {id}"),
+            detail: Some("GET /v1/dlq has those that there are.".to_owned()),
+            code: None,
+        }
+    }
+
+    /// What was asked for may be several things.
+    pub fn conflict(error: Error) -> Problem {
+        Problem {
+            status: StatusCode::CONFLICT,
+            ..Problem::from(error)
+        }
+    }
+
+    /// Something changes only for who sends JSON.
+    pub fn not_json() -> Problem {
+        Problem {
+            status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            title: "the request has no JSON".to_owned(),
+            detail: Some("Send the header Content-Type: application/json.".to_owned()),
+            code: None,
+        }
+    }
+
+    /// A page of another site asks.
+    pub fn other_site() -> Problem {
+        Problem {
+            status: StatusCode::FORBIDDEN,
+            title: "the request comes from a page of another site".to_owned(),
+            detail: Some("Ask from a page of this host, or without the header Origin.".to_owned()),
+            code: None,
+        }
+    }
+
     /// Who asks has not said who they are.
     pub fn unauthorized() -> Problem {
         Problem {

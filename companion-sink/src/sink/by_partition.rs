@@ -82,7 +82,7 @@ impl<S: Sink> Course for ByPartition<S> {
     }
 
     async fn resumed(&self) {
-        self.sink.decided().await;
+        self.sink.resumed().await;
     }
 }
 

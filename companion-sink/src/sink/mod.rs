@@ -87,9 +87,14 @@ pub trait Sink: Send + Sync {
         dead_letters: &DeadLetters,
     ) -> impl Future<Output = Result<Applied>> + Send;
 
-    /// Waits until a person has decided about an event that was put aside.
+    /// Waits until a person has decided about an event that was put aside, or until it is time to look whether one has.
     fn decided(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
+    }
+
+    /// Waits until a halted sink is worth another attempt without a restart.
+    fn resumed(&self) -> impl Future<Output = ()> + Send {
+        self.decided()
     }
 
     /// Carries such decisions out; how many keys are parked then.

@@ -93,6 +93,7 @@ impl Source {
             .set("partitioner", "murmur2")
             .set("enable.idempotence", "true")
             .set("queue.buffering.max.messages", "1000000")
+            .set("message.max.bytes", "100000000")
             .create()
             .expect("a producer");
         bed().target().create_database(&format!("{name}_replica"));

@@ -1,7 +1,11 @@
 //! The history: one document for each change of a row, in a collection for each table.
 
+mod actions;
+mod bodies;
 pub mod bson_value;
+mod carry_out;
 pub mod complete;
+mod connection;
 pub mod diff;
 pub mod document;
 pub mod failure;
@@ -9,26 +13,32 @@ mod gone;
 mod insert;
 pub mod newest;
 mod offsets;
+mod park;
+pub mod parked;
+mod parked_keys;
 pub mod schemas;
 mod snapshots;
 mod unchanged;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::time::Duration;
+use std::future::pending;
+use std::time::Instant;
 
-use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
-use mongodb::options::{
-    Acknowledgment, ClientOptions, CollectionOptions, DatabaseOptions, ReadPreference,
-    SelectionCriteria, WriteConcern,
-};
-use mongodb::{Client, Collection, Database, IndexModel};
+use mongodb::bson::RawDocumentBuf;
+use mongodb::options::CollectionOptions;
+use mongodb::{Collection, Database};
 
 use self::bson_value::Names;
+pub use self::connection::{connect, connect_to_primary};
+use self::connection::{durable, make_indexes};
 use self::document::{Body, entity, entity_of};
 use self::failure::classify;
 use self::gone::End;
 use self::insert::insert_new;
 use self::offsets::Offsets;
+use self::park::Inserted;
+use self::parked::{Aside, ParkedEvents};
+use self::parked_keys::ParkedKeys;
 use self::schemas::{Schemas, type_of};
 use self::snapshots::Snapshots;
 use self::unchanged::Sifted;
@@ -46,7 +56,13 @@ use crate::watermark::Complete;
 
 /// MongoDB's limit of a document, in bytes.
 const DOCUMENT_BYTES_MAX: usize = 16 << 20;
-const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
+const INDEXES: [&[&str]; 5] = [
+    &["entity", "version"],
+    &["entity", "when.effective", "version"],
+    &["transaction.id"],
+    &["who.actor", "version"],
+    &["why.request_id", "version"],
+];
 
 /// The sink of kind `mongo-history`.
 pub struct MongoHistory {
@@ -60,6 +76,11 @@ pub struct MongoHistory {
     connection: Option<Connection>,
     /// Which table each collection belongs to.
     tables: HashMap<String, String>,
+    parked: ParkedKeys,
+    /// The partitions whose positions were asked for since the connection.
+    assigned: HashSet<TopicPartition>,
+    /// When decisions are looked for again.
+    next_look: Instant,
 }
 
 struct Connection {
@@ -67,6 +88,7 @@ struct Connection {
     offsets: Offsets,
     schemas: Schemas,
     snapshots: Snapshots,
+    parked_events: ParkedEvents,
     names: Names,
     /// Collections whose indexes were made.
     indexed: HashSet<String>,
@@ -86,44 +108,11 @@ impl Connection {
             .build();
         let collection = self.database.collection_with_options(name, options);
         if !self.indexed.contains(name) {
-            make_indexes(&collection).await?;
+            make_indexes(&collection, &INDEXES).await?;
             self.indexed.insert(name.to_owned());
         }
         Ok(collection)
     }
-}
-
-/// Connects to the database of a history.
-pub async fn connect(url: &str, database: &str) -> Result<Database> {
-    let mut options = ClientOptions::parse(url).await.map_err(|error| {
-        Error::configuration(
-            format!("mongodb: url: {error}"),
-            "Write mongodb://user:password@host:port/.",
-        )
-    })?;
-    options
-        .app_name
-        .get_or_insert_with(|| "companion-sink".into());
-    options
-        .server_selection_timeout
-        .get_or_insert(SELECTION_TIMEOUT);
-    options.connect_timeout.get_or_insert(SELECTION_TIMEOUT);
-    options.write_concern = Some(durable());
-    let client = Client::with_options(options).map_err(|error| classify("connecting", &error))?;
-    let database = client.database(database);
-    database
-        .run_command(doc! { "ping": 1 })
-        .await
-        .map_err(|error| classify("connecting", &error))?;
-    Ok(database)
-}
-
-/// Acknowledged means on disk at a majority: the offset moves after it.
-fn durable() -> WriteConcern {
-    WriteConcern::builder()
-        .w(Acknowledgment::Majority)
-        .journal(true)
-        .build()
 }
 
 impl MongoHistory {
@@ -146,39 +135,14 @@ impl MongoHistory {
             state_name: format!("{instance}.{name}"),
             connection: None,
             tables: HashMap::new(),
+            parked: ParkedKeys::default(),
+            assigned: HashSet::new(),
+            next_look: Instant::now(),
         }
     }
 
     fn connection(&mut self) -> Result<&mut Connection> {
         self.connection.as_mut().ok_or_else(not_connected)
-    }
-
-    /// Builds the documents by collection; what cannot be decoded is set aside.
-    async fn documents<'b>(
-        &mut self,
-        batch: &'b Batch,
-        aside: &mut Vec<(&'b Record, Failure)>,
-    ) -> Result<BTreeMap<String, Vec<Pending>>> {
-        let mut documents: BTreeMap<String, Vec<Pending>> = BTreeMap::new();
-        for (place, record) in batch.records.iter().enumerate() {
-            match self.document(record).await? {
-                Ok(None) => {}
-                Ok(Some((_, document))) if document.as_bytes().len() > DOCUMENT_BYTES_MAX => {
-                    aside.push((
-                        record,
-                        Failure::refused("the document is larger than 16 MB".into()),
-                    ));
-                }
-                Ok(Some((collection, document))) => {
-                    documents
-                        .entry(collection)
-                        .or_default()
-                        .push(Pending { place, document });
-                }
-                Err(failure) => aside.push((record, failure)),
-            }
-        }
-        Ok(documents)
     }
 
     async fn document(
@@ -249,28 +213,29 @@ impl MongoHistory {
         Ok(Ok(Some((collection, document))))
     }
 
-    /// Inserts the documents of a collection. Returns the rows of snapshots that the history knows: the places of their events,
-    /// and their entities.
-    async fn insert<'b>(
+    /// Inserts the documents of a collection that are not there yet.
+    async fn insert(
         &mut self,
         name: &str,
         pending: Vec<Pending>,
-        batch: &'b Batch,
-        aside: &mut Vec<(&'b Record, Failure)>,
-    ) -> Result<Vec<(usize, String)>> {
+        inserted: &mut Inserted,
+    ) -> Result<()> {
         let table = self.tables.get(name).cloned().unwrap_or_default();
         let collection = self.connection()?.collection(name).await?;
         let Sifted { kept, left_out } = unchanged::leave_out(&collection, &table, pending).await?;
+        inserted.left_out.extend(left_out);
         if kept.is_empty() {
-            return Ok(left_out);
+            return Ok(());
         }
         let documents = kept.iter().map(|pending| &pending.document);
         for refused in insert_new(&collection, documents).await? {
             let why = format!("mongodb refused the document (code {})", refused.code);
             let pending = kept.get(refused.place).ok_or_else(not_connected)?;
-            aside.push((&batch.records[pending.place], Failure::refused(why)));
+            inserted
+                .refused
+                .insert(pending.place, Failure::refused(why));
         }
-        Ok(left_out)
+        Ok(())
     }
 
     /// Notes for the snapshots under way which rows are there though the batch has brought no document of them, and what the
@@ -279,7 +244,7 @@ impl MongoHistory {
         &mut self,
         batch: &Batch,
         left_out: Vec<(usize, String)>,
-        aside: &[(&Record, Failure)],
+        asides: &[Aside<'_>],
     ) -> Result<()> {
         let snapshots = &mut self.connection()?.snapshots;
         let mut there: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
@@ -288,7 +253,7 @@ impl MongoHistory {
             let topic = &*batch.records[place].topic;
             there.entry(topic).or_default().insert(entity);
         }
-        for (record, _) in aside {
+        for Aside { record, .. } in asides {
             match Headers::read(record) {
                 Ok(headers) if headers.op.is_row() => match entity_of(record, &headers) {
                     Some(entity) => {
@@ -345,8 +310,11 @@ impl MongoHistory {
             connection.snapshots.set_partial(&record.topic).await?;
         }
         if let Some(snapshot) = connection.snapshots.whole(&record.topic, body.id()) {
-            let changed = changed(headers, body).collect();
-            connection.snapshots.note(&record.topic, &changed).await?;
+            // What waits may say otherwise.
+            let parked = self.parked.of_topic(&record.topic);
+            let parked = parked.map(|key| entity(headers.table, std::str::from_utf8(key).ok()));
+            let there = changed(headers, body).chain(parked).collect();
+            connection.snapshots.note(&record.topic, &there).await?;
             let name = event.collection(&self.settings.collection);
             let collection = connection.collection(&name).await?;
             let end = End {
@@ -380,20 +348,17 @@ fn changed(headers: &Headers<'_>, body: &SnapshotBody<'_>) -> impl Iterator<Item
 impl Sink for MongoHistory {
     async fn connect(&mut self) -> Result<()> {
         self.connection = None;
-        let database = connect(&self.live.url(&self.name), &self.settings.database).await?;
-        // What a secondary does not have yet would be gone.
-        let options = DatabaseOptions::builder()
-            .selection_criteria(SelectionCriteria::from(ReadPreference::Primary))
-            .build();
-        let database = database
-            .client()
-            .database_with_options(database.name(), options);
+        let database = connect_to_primary(&self.live.url(&self.name), &self.settings.database).await?;
         let names = schemas::accepted_names(&database)
             .await
             .map_err(|error| classify("writing a schema", &error))?;
+        let parked_events = ParkedEvents::new(&database, &self.state_name);
+        self.parked = parked_events.keys().await?;
+        self.assigned.clear();
         self.connection = Some(Connection {
             names,
             offsets: Offsets::new(&database, &self.state_name),
+            parked_events,
             snapshots: Snapshots::read(&database, &self.state_name).await?,
             database,
             schemas: Schemas::default(),
@@ -403,7 +368,13 @@ impl Sink for MongoHistory {
     }
 
     async fn positions(&mut self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
-        self.connection()?.offsets.read(wanted).await
+        let connection = self.connection.as_ref().ok_or_else(not_connected)?;
+        let positions = connection.offsets.read(wanted).await?;
+        // Another instance may have parked events of these.
+        self.parked = connection.parked_events.keys().await?;
+        self.assigned.extend(wanted.iter().cloned());
+        self.next_look = Instant::now();
+        Ok(positions)
     }
 
     async fn begin(&mut self, starts: &[(TopicPartition, i64)]) -> Result<()> {
@@ -411,30 +382,40 @@ impl Sink for MongoHistory {
     }
 
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
-        let mut aside = Vec::new();
-        let documents = self.documents(batch, &mut aside).await?;
-        let mut left_out = Vec::new();
-        for (collection, pending) in documents {
-            left_out.extend(self.insert(&collection, pending, batch, &mut aside).await?);
-        }
-        self.note(batch, left_out, &aside).await?;
-        let letters: Vec<_> = aside
-            .iter()
-            .map(|(record, failure)| (*record, failure))
-            .collect();
-        if !letters.is_empty() {
-            self.refusals
-                .count(aside.iter().map(|(_, failure)| failure))?;
-            dead_letters.send(&self.name, &letters).await?;
-        }
+        let mut asides = Vec::new();
+        let documents = self.documents(batch, &mut asides).await?;
+        let mut inserted = self.insert_all(documents).await?;
+        let failures = asides.iter().filter_map(|aside| aside.failure.as_ref());
+        self.refusals
+            .count(failures.chain(inserted.refused.values()))?;
+        self.put_refused_aside(batch, &mut inserted, &mut asides)
+            .await?;
+        self.note(batch, inserted.left_out, &asides).await?;
+        self.park(batch, &asides, dead_letters).await?;
         self.connection()?.offsets.advance(&batch.moves).await?;
         Ok(Applied {
-            dead_letters: aside
+            dead_letters: asides
                 .iter()
-                .map(|(_, failure)| failure.reason.clone())
+                .filter_map(|aside| Some(aside.failure.as_ref()?.reason.clone()))
                 .collect(),
-            parked_keys: 0,
+            parked_keys: self.parked.len(),
         })
+    }
+
+    async fn decided(&self) {
+        match self.parked.is_empty() {
+            true => pending().await,
+            false => tokio::time::sleep_until(self.next_look.into()).await,
+        }
+    }
+
+    async fn resumed(&self) {
+        // Nobody tells it of a decision, and whether one is there it cannot see without its connection.
+        pending().await
+    }
+
+    async fn carry_out(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
+        self.carry_out_decisions(dead_letters).await
     }
 
     async fn note_complete(&mut self, complete: &Complete) -> Result<()> {
@@ -470,39 +451,4 @@ fn not_connected() -> Error {
         "mongodb: not connected",
         "It is tried again.",
     )
-}
-
-/// Makes the indexes that are missing. (Not all servers take it well to be asked for one that is there.)
-async fn make_indexes(collection: &Collection<RawDocumentBuf>) -> Result<()> {
-    const KEYS: [&[&str]; 5] = [
-        &["entity", "version"],
-        &["entity", "when.effective", "version"],
-        &["transaction.id"],
-        &["who.actor", "version"],
-        &["why.request_id", "version"],
-    ];
-    let there = match collection.list_index_names().await {
-        Ok(names) => names,
-        // The collection is not there yet.
-        Err(error) if failure::is_missing_collection(&error) => Vec::new(),
-        Err(error) => return Err(classify("reading the indexes", &error)),
-    };
-    let missing = KEYS.iter().filter_map(|fields| {
-        let name: Vec<_> = fields.iter().map(|field| format!("{field}_1")).collect();
-        let keys: Document = fields
-            .iter()
-            .map(|field| ((*field).to_owned(), Bson::Int32(1)))
-            .collect();
-        let index = IndexModel::builder().keys(keys).build();
-        (!there.contains(&name.join("_"))).then_some(index)
-    });
-    let missing: Vec<_> = missing.collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    collection
-        .create_indexes(missing)
-        .await
-        .map(|_| ())
-        .map_err(|error| classify("making the indexes", &error))
 }

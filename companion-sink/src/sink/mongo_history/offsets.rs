@@ -70,6 +70,17 @@ impl Offsets {
         Ok(())
     }
 
+    /// Fails if another instance has moved a position since the batch began.
+    pub async fn check(&self, moves: &[Move]) -> Result<()> {
+        let wanted: Vec<TopicPartition> = moves.iter().map(|moved| moved.at.clone()).collect();
+        for (moved, stored) in moves.iter().zip(self.read(&wanted).await?) {
+            if stored.is_none_or(|stored| stored.next_offset != moved.begin) {
+                return Err(other_instance(&moved.at));
+            }
+        }
+        Ok(())
+    }
+
     /// Moves the positions, each only from where the batch began.
     pub async fn advance(&self, moves: &[Move]) -> Result<()> {
         let writes = moves.iter().map(|moved| async move {

@@ -2,9 +2,10 @@
 
 use super::apply::{Mode, apply};
 use super::failure::Fault;
-use super::parked::{Decision, Parked};
+use super::tables::Tables;
 use super::{Connection, Postgres, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
+use crate::dlq::event::{Decision, Parked};
 use crate::error::Result;
 use crate::event::Headers;
 use crate::record::Record;
@@ -12,24 +13,37 @@ use crate::record::Record;
 impl Postgres {
     /// Carries out all decisions that are there; how many keys are parked then.
     pub async fn carry_out_decisions(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
+        // A key that becomes free may free another one, which the row had later.
+        while self.carry_out_due_keys(dead_letters).await? {}
+        Ok(self.connection()?.parked.len() as u64)
+    }
+
+    /// Once; whether a key became free.
+    async fn carry_out_due_keys(&mut self, dead_letters: &DeadLetters) -> Result<bool> {
         let client = &self.connection()?.session.client.clone();
-        for (topic, key) in self.state.parked_events().decided_keys(client).await? {
+        let mut has_freed = false;
+        let due = self.state.parked_events().due_keys(client).await?;
+        if !due.is_empty() {
+            // The target may have been corrected since its tables were looked at.
+            self.connection()?.tables = Tables::default();
+        }
+        for (topic, key) in due {
             self.connection()?.session.begin("").await?;
             let is_free = self.carry_out_key(&topic, &key, dead_letters).await?;
             self.connection()?.session.execute("COMMIT").await?;
             if is_free {
                 let parked = &mut self.connection()?.parked;
-                parked.remove(&(topic.as_str().into(), key.clone().into_boxed_slice()));
+                parked.remove(&(topic.as_str().into(), key.into_boxed_slice()));
             }
+            has_freed |= is_free;
             tracing::info!(
                 sink = self.name,
                 topic,
-                key = %String::from_utf8_lossy(&key),
                 is_free,
                 "parked events were tried again"
             );
         }
-        Ok(self.connection()?.parked.len() as u64)
+        Ok(has_freed)
     }
 
     /// Applies the events of a key in the open transaction; whether none is left.

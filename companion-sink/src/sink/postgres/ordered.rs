@@ -7,11 +7,11 @@ use change::version::{Place, Version};
 use super::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use super::change::{Change, identity_of};
 use super::failure::Fault;
-use super::parked::Decision;
 use super::stream::{STATEMENT_ROWS, Stream, fits};
 use super::{Connection, Park, Postgres, not_connected};
 use crate::config::OnError;
 use crate::dead_letter::{DeadLetters, Failure};
+use crate::dlq::event::Decision;
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::{Headers, Op};
 use crate::record::Record;
@@ -266,7 +266,7 @@ impl Postgres {
                 Ok(Some(Ok(())))
             }
             Err(Fault::Event(why)) => {
-                tracing::debug!(code = %why.code, reason = why.reason, "rows are applied the careful way");
+                tracing::debug!(code = %why.code, reason = %why.reason, "rows are applied the careful way");
                 session.undo_part().await?;
                 Ok(None)
             }

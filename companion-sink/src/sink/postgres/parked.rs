@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Row};
 
 use super::failure::classify;
 use crate::dead_letter::Failure;
+use crate::dlq::event::{Action, Decider, Decision, Holds, Parked, Refused};
 use crate::error::Result;
 use crate::event::is_version;
 use crate::record::Record;
@@ -19,86 +20,6 @@ pub type ParkedKeys = HashSet<(Arc<str>, Box<[u8]>)>;
 
 /// Where decisions are announced; the payload is the sink.
 pub const CHANNEL: &str = "companion_sink";
-
-/// What becomes of an event that was put aside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// It is tried again as it is.
-    Retry,
-    /// It is tried again with this body.
-    Edit(Vec<u8>),
-    /// It is left out for good.
-    Skip,
-}
-
-impl Decision {
-    /// Its name in the state.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Decision::Retry => "retry",
-            Decision::Edit(_) => "edit",
-            Decision::Skip => "skip",
-        }
-    }
-
-    fn read(row: &Row, decision: usize, edited_body: usize) -> Option<Decision> {
-        let decision: Option<String> = row.get(decision);
-        let body: Option<Vec<u8>> = row.get(edited_body);
-        match (decision?.as_str(), body) {
-            ("edit", Some(body)) => Some(Decision::Edit(body)),
-            ("skip", _) => Some(Decision::Skip),
-            _ => Some(Decision::Retry),
-        }
-    }
-}
-
-/// Who decided, and why.
-#[derive(Debug, Clone, Copy)]
-pub struct Decider<'d> {
-    /// The person.
-    pub by: &'d str,
-    /// What that person said.
-    pub reason: Option<&'d str>,
-}
-
-/// An event that was put aside.
-#[derive(Debug)]
-pub struct Parked {
-    /// The event, with its identity as the key.
-    pub record: Record,
-    /// Its id.
-    pub event_id: String,
-    /// Why it was refused; none for one that waits behind another of its key.
-    pub failure: Option<Refused>,
-    /// What was decided, and not carried out yet.
-    pub decision: Option<Decision>,
-    /// It stops the sink; otherwise only its key waits.
-    pub halts: bool,
-    /// Later events of its key that wait.
-    pub behind: i64,
-}
-
-/// Why an event was refused.
-#[derive(Debug)]
-pub struct Refused {
-    pub code: String,
-    pub reason: String,
-    pub message: String,
-    pub attempts: i32,
-    /// RFC 3339.
-    pub first_failed: String,
-    /// RFC 3339.
-    pub last_failed: String,
-}
-
-/// An action of the past.
-#[derive(Debug)]
-pub struct Action {
-    pub action: String,
-    pub by: String,
-    pub at: String,
-    pub reason: Option<String>,
-}
 
 /// The tables of parked events, for one sink.
 pub struct ParkedEvents<'s> {
@@ -293,11 +214,18 @@ impl ParkedEvents<'_> {
         Ok(rows.iter().map(read).collect())
     }
 
-    /// The keys of which an event was decided about, and not carried out, with their topics.
-    pub async fn decided_keys(&self, client: &Client) -> Result<Vec<(String, Vec<u8>)>> {
+    /// The keys whose first event was decided about, or waits for nothing any more, as that of a new key whose old one is no
+    /// longer parked; with their topics.
+    pub async fn due_keys(&self, client: &Client) -> Result<Vec<(String, Vec<u8>)>> {
         let sql = format!(
-            "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1 AND NOT halts AND decision IS NOT NULL",
-            self.schema
+            "SELECT f.topic, f.key FROM (
+                 SELECT DISTINCT ON (topic, key) topic, key, code, decision,
+                     header_values[array_position(header_names, '__debezium.oldkey')] AS old_key
+                 FROM {schema}.parked WHERE sink = $1 AND NOT halts ORDER BY topic, key, partition, \"offset\") AS f
+             WHERE f.decision IS NOT NULL OR f.code IS NULL AND NOT EXISTS (
+                 SELECT FROM {schema}.parked o
+                 WHERE o.sink = $1 AND NOT o.halts AND o.topic = f.topic AND o.key = f.old_key AND o.key <> f.key)",
+            schema = self.schema
         );
         let rows = client.query(&sql, &[&self.sink]).await;
         let rows = rows.map_err(|error| classify("reading the decisions", &error))?;
@@ -313,7 +241,7 @@ impl ParkedEvents<'_> {
         let rows = client.query(&sql, &[&self.sink]).await;
         let rows = rows.map_err(|error| classify("reading the decisions", &error))?;
         let decided = rows.iter().filter_map(|row| {
-            let decision = Decision::read(row, 1, 2)?;
+            let decision = decision(row, 1, 2)?;
             Some((row.get(0), decision))
         });
         Ok(decided.collect())
@@ -413,6 +341,11 @@ impl ParkedEvents<'_> {
     }
 }
 
+fn decision(row: &Row, decision: usize, edited_body: usize) -> Option<Decision> {
+    let name: Option<&str> = row.get(decision);
+    Some(Decision::of(name?, row.get(edited_body)))
+}
+
 fn read(row: &Row) -> Parked {
     let names: Vec<String> = row.get(5);
     let values: Vec<Option<Vec<u8>>> = row.get(6);
@@ -438,9 +371,13 @@ fn read(row: &Row) -> Parked {
     Parked {
         record,
         event_id: row.get(4),
+        key: key.to_vec(),
         failure,
-        decision: Decision::read(row, 14, 15),
-        halts: row.get(16),
+        decision: decision(row, 14, 15),
+        holds: match row.get(16) {
+            true => Holds::Sink,
+            false => Holds::Key,
+        },
         behind: row.get(17),
     }
 }

@@ -1,0 +1,69 @@
+//! The refused events of a history, in its database.
+
+use std::collections::HashMap;
+
+use super::event::{Action, Decider, Decision, Holds, Parked};
+use crate::error::Result;
+use crate::sink::mongo_history::parked::ParkedEvents;
+
+/// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason. Without their values.
+pub async fn refused(events: &ParkedEvents, id: &str, reason: Option<&str>) -> Result<Vec<Parked>> {
+    // First the decisions: an event that is settled in between is in neither.
+    let mut open: HashMap<String, Decision> = HashMap::new();
+    for action in events.actions.open().await? {
+        open.insert(action.event_id, action.decision);
+    }
+    let mut refused = Vec::new();
+    for head in events.refused().await? {
+        let is_meant = head.event_id.starts_with(id)
+            && reason.is_none_or(|reason| head.failure.reason == reason);
+        if !is_meant {
+            continue;
+        }
+        let (holds, behind) = match &head.key {
+            Some(key) => (
+                Holds::Key,
+                events.count_behind(&head.record.topic, key).await?,
+            ),
+            None => (Holds::Nothing, 0),
+        };
+        let key = head.key.as_deref().or(head.record.key());
+        refused.push(Parked {
+            key: key.unwrap_or_default().to_vec(),
+            decision: open.remove(&head.event_id),
+            record: head.record,
+            event_id: head.event_id,
+            failure: Some(head.failure),
+            holds,
+            behind,
+        });
+    }
+    Ok(refused)
+}
+
+/// The value of an event; empty for one that is gone.
+pub async fn body(events: &ParkedEvents, event_id: &str) -> Result<Vec<u8>> {
+    Ok(events.value(event_id).await?.unwrap_or_default())
+}
+
+/// What was decided about an event, the oldest first.
+pub async fn actions(events: &ParkedEvents, event_id: &str) -> Result<Vec<Action>> {
+    events.actions.of_event(event_id).await
+}
+
+/// Notes a decision; the active instance looks for it.
+pub async fn decide(
+    events: &ParkedEvents,
+    event_id: &str,
+    decision: &Decision,
+    decider: Decider<'_>,
+) -> Result<()> {
+    let original = match decision {
+        Decision::Edit(_) => events.kept_value(event_id).await?,
+        _ => None,
+    };
+    events
+        .actions
+        .note(event_id, decision, decider, original)
+        .await
+}

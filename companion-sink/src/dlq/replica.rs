@@ -1,0 +1,59 @@
+//! The refused events of a replica, in the state of its target.
+
+use tokio_postgres::Client;
+
+use super::event::{Action, Decider, Decision, Parked};
+use crate::error::Result;
+use crate::sink::postgres;
+use crate::sink::postgres::parked::ParkedEvents;
+
+/// The state of one replica.
+pub struct Replica {
+    /// The sink in the state.
+    state_name: String,
+    /// Quoted.
+    state_schema: String,
+    client: Client,
+}
+
+impl Replica {
+    /// Connects for the sink `name`; none if there is no state yet.
+    pub async fn open(
+        url: &str,
+        name: &str,
+        state_name: &str,
+        state_schema: &str,
+    ) -> Result<Option<Replica>> {
+        let replica = Replica {
+            state_name: state_name.to_owned(),
+            state_schema: postgres::tables::quoted(state_schema),
+            client: postgres::open(url, name, &format!("sink.{name}.url")).await?,
+        };
+        let is_there = replica.events().are_there(&replica.client).await?;
+        Ok(is_there.then_some(replica))
+    }
+
+    fn events(&self) -> ParkedEvents<'_> {
+        ParkedEvents {
+            schema: &self.state_schema,
+            sink: &self.state_name,
+        }
+    }
+
+    /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason.
+    pub async fn refused(&self, id: &str, reason: Option<&str>) -> Result<Vec<Parked>> {
+        self.events().refused(&self.client, id, reason).await
+    }
+
+    /// What was decided about an event, the oldest first.
+    pub async fn actions(&self, id: &str) -> Result<Vec<Action>> {
+        self.events().actions(&self.client, id).await
+    }
+
+    /// Notes a decision, and tells the active instance.
+    pub async fn decide(&self, id: &str, decision: &Decision, decider: Decider<'_>) -> Result<()> {
+        self.events()
+            .decide(&self.client, id, decision, decider)
+            .await
+    }
+}

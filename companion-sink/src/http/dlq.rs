@@ -1,0 +1,198 @@
+//! Refused events over HTTP, and decisions about them: `crate::dlq`, as the command has it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Request, State as Extract};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::parameters::Parameters;
+use super::problem::Problem;
+use super::same_site::{self, IsOpen};
+use crate::dlq::edit::Set;
+use crate::dlq::event::Decider;
+use crate::dlq::{Dlq, Found, Held, Order, Store, find, list};
+use crate::error::Error;
+
+type Answer = Result<Json<Value>, Problem>;
+type Decided = Result<(StatusCode, Json<Value>), Problem>;
+type Asked = Extract<Shared>;
+
+/// What the requests need.
+#[derive(Clone)]
+struct Shared {
+    dlq: Arc<Dlq>,
+    is_open: IsOpen,
+}
+
+/// Everything below `/v1/dlq`. `is_open`: nobody needs a token.
+pub fn router(dlq: Arc<Dlq>, is_open: IsOpen) -> Router {
+    Router::new()
+        .route("/v1/dlq", get(listed))
+        .route("/v1/dlq/{id}", get(shown))
+        .route("/v1/dlq/{id}/retry", post(retry))
+        .route("/v1/dlq/{id}/edit", post(edit))
+        .route("/v1/dlq/{id}/skip", post(skip))
+        .with_state(Shared { dlq, is_open })
+}
+
+/// Which events are meant.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Filter {
+    sink: Option<String>,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Of {
+    sink: Option<String>,
+}
+
+async fn listed(Extract(shared): Asked, Parameters(filter): Parameters<Filter>) -> Answer {
+    let stores = shared.dlq.open(filter.sink.as_deref()).await?;
+    let held = list(&stores, filter.reason.as_deref()).await?;
+    let events: Vec<Value> = held
+        .iter()
+        .map(|held| held.event.json(&held.store.sink))
+        .collect();
+    Ok(Json(json!({ "events": events })))
+}
+
+async fn shown(
+    Extract(shared): Asked,
+    Path(id): Path<String>,
+    Parameters(of): Parameters<Of>,
+) -> Answer {
+    let stores = shared.dlq.open(of.sink.as_deref()).await?;
+    let held = one(&stores, &id).await?;
+    let sink = &held.store.sink;
+    Ok(Json(held.whole().await?.json(sink)))
+}
+
+/// The body of a decision.
+struct Body<T>(T);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Retry {
+    by: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Edit {
+    /// Values by `after.COLUMN`.
+    set: BTreeMap<String, Box<RawValue>>,
+    by: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skip {
+    reason: String,
+    by: Option<String>,
+}
+
+impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &Shared) -> Result<Self, Problem> {
+        same_site::check(request.headers(), state.is_open)?;
+        let bytes = Bytes::from_request(request, state).await;
+        let bytes = bytes.map_err(|wrong| wrong_body(wrong.body_text()))?;
+        let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        let body = serde_json::from_slice(json);
+        // The text would quote what was sent.
+        body.map(Body).map_err(|error| {
+            let what = match error.is_data() {
+                true => "has other fields than it should, or lacks one",
+                false => "is not JSON",
+            };
+            wrong_body(format!("the body {what}, at column {}", error.column()))
+        })
+    }
+}
+
+fn wrong_body(what: String) -> Problem {
+    let hint = "Send {\"set\":{\"after.COLUMN\":VALUE}} to edit, {\"reason\":\"…\"} to skip, {} to retry; \"by\" may say who decides.";
+    Error::configuration(what, hint).into()
+}
+
+/// A request to decide: about which event, and who asks.
+struct Wish {
+    id: String,
+    sink: Option<String>,
+    client: SocketAddr,
+    dlq: Arc<Dlq>,
+}
+
+impl FromRequestParts<Shared> for Wish {
+    type Rejection = Problem;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        state: &Shared,
+    ) -> Result<Self, Problem> {
+        let Parameters(of) = Parameters::<Of>::from_request_parts(parts, state).await?;
+        let id = Path::<String>::from_request_parts(parts, state).await;
+        let Path(id) = id.map_err(|wrong| wrong_body(wrong.body_text()))?;
+        let client = ConnectInfo::<SocketAddr>::from_request_parts(parts, state).await;
+        let ConnectInfo(client) = client.map_err(|wrong| wrong_body(wrong.body_text()))?;
+        Ok(Wish {
+            id,
+            sink: of.sink,
+            client,
+            dlq: Arc::clone(&state.dlq),
+        })
+    }
+}
+
+async fn retry(wish: Wish, Body(body): Body<Retry>) -> Decided {
+    decide(wish, Order::Retry, body.by, None).await
+}
+
+async fn edit(wish: Wish, Body(body): Body<Edit>) -> Decided {
+    let set = body.set.iter();
+    let set: Result<Vec<Set>, Error> = set
+        .map(|(path, value)| Set::new(path, value.get().to_owned()))
+        .collect();
+    let set = set?;
+    if set.is_empty() {
+        return Err(wrong_body("\"set\" names no column".to_owned()));
+    }
+    decide(wish, Order::Edit(&set), body.by, None).await
+}
+
+async fn skip(wish: Wish, Body(body): Body<Skip>) -> Decided {
+    decide(wish, Order::Skip, body.by, Some(&body.reason)).await
+}
+
+async fn decide(wish: Wish, order: Order<'_>, by: Option<String>, reason: Option<&str>) -> Decided {
+    let stores = wish.dlq.open(wish.sink.as_deref()).await?;
+    let mut held = one(&stores, &wish.id).await?;
+    let decision = held.decision(order).await?;
+    let by = by.unwrap_or_else(|| format!("http {}", wish.client.ip()));
+    let decider = Decider { by: &by, reason };
+    held.decide(decision, decider).await?;
+    // The active instance carries it out.
+    let body = Json(held.event.json(&held.store.sink));
+    Ok((StatusCode::ACCEPTED, body))
+}
+
+async fn one<'s>(stores: &'s [Store], id: &str) -> Result<Held<'s>, Problem> {
+    match find(stores, id).await? {
+        Found::One(held) => Ok(*held),
+        Found::Several(error) => Err(Problem::conflict(error)),
+        Found::None => Err(Problem::no_event(id)),
+    }
+}

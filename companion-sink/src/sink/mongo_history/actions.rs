@@ -1,0 +1,143 @@
+//! What people decided about refused events, in the collection `companion_actions`. A decision is one document: it is open
+//! until the active instance has carried it out, and stays as the record of it.
+
+use futures_util::TryStreamExt;
+use mongodb::bson::oid::ObjectId;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::{Collection, Database};
+
+use super::bodies::Bodies;
+use super::failure::classify;
+use crate::civil_time::{now_us, rfc3339};
+use crate::dlq::event::{Action, Decider, Decision};
+use crate::error::Result;
+
+const COLLECTION: &str = "companion_actions";
+
+/// The actions of one sink.
+pub struct Actions {
+    collection: Collection<Document>,
+    bodies: Bodies,
+    sink: String,
+}
+
+/// A decision that is not carried out yet.
+pub struct Open {
+    id: ObjectId,
+    /// About which event.
+    pub event_id: String,
+    /// What is to be done.
+    pub decision: Decision,
+}
+
+impl Actions {
+    /// The actions of `sink` (`<name>.<sink>`, as its offsets), kept in `database`.
+    pub fn new(database: &Database, sink: &str) -> Self {
+        Actions {
+            collection: database.collection(COLLECTION),
+            bodies: Bodies::new(database),
+            sink: sink.to_owned(),
+        }
+    }
+
+    /// Notes a decision about an event; of an edit with the `original` value, as a document holds it.
+    pub async fn note(
+        &self,
+        event_id: &str,
+        decision: &Decision,
+        decider: Decider<'_>,
+        original: Option<Bson>,
+    ) -> Result<()> {
+        let id = ObjectId::new();
+        let edited = match decision {
+            Decision::Edit(body) => Some(body.as_slice()),
+            Decision::Retry | Decision::Skip => None,
+        };
+        let edited = self.bodies.keep(&id.to_hex(), edited).await?;
+        let document = doc! {
+            "_id": id, "sink": &self.sink, "event": event_id, "action": decision.name(), "by": decider.by,
+            "at": rfc3339(now_us()), "reason": decider.reason, "value": original, "edited_value": edited,
+            "open": true, "outcome": Bson::Null,
+        };
+        let noted = self.collection.insert_one(document).await;
+        noted
+            .map(drop)
+            .map_err(|error| classify("noting a decision", &error))
+    }
+
+    /// The decisions that are not carried out yet, the oldest first.
+    pub async fn open(&self) -> Result<Vec<Open>> {
+        let mut open = Vec::new();
+        for found in self.find(doc! { "sink": &self.sink, "open": true }).await? {
+            let edited = self
+                .bodies
+                .load(found.get("edited_value").unwrap_or(&Bson::Null));
+            let text = |name: &str| found.get_str(name).unwrap_or_default();
+            open.push(Open {
+                id: found.get_object_id("_id").unwrap_or_default(),
+                event_id: text("event").to_owned(),
+                decision: Decision::of(text("action"), edited.await?),
+            });
+        }
+        Ok(open)
+    }
+
+    /// What was decided about an event, the oldest first.
+    pub async fn of_event(&self, event_id: &str) -> Result<Vec<Action>> {
+        let found = self.find(self.about(event_id)).await?;
+        let action = |found: &Document| {
+            let text = |name: &str| found.get_str(name).unwrap_or_default().to_owned();
+            Action {
+                action: text("action"),
+                by: text("by"),
+                at: text("at"),
+                reason: found.get_str("reason").ok().map(str::to_owned),
+            }
+        };
+        Ok(found.iter().map(action).collect())
+    }
+
+    /// Whether the record of an edit needs the event's value.
+    pub async fn need_value_of(&self, event_id: &str) -> Result<bool> {
+        let mut edits = self.about(event_id);
+        edits.insert("action", "edit");
+        let found = self.collection.find_one(edits).await;
+        found
+            .map(|found| found.is_some())
+            .map_err(|error| classify("reading the actions", &error))
+    }
+
+    /// These decisions are carried out: `done`, or `refused` once more.
+    pub async fn close(&self, open: &[&Open], outcome: &str) -> Result<()> {
+        for action in open {
+            let closed = self
+                .collection
+                .update_one(
+                    doc! { "_id": action.id },
+                    doc! { "$set": { "open": false, "outcome": outcome, "closed_at": rfc3339(now_us()) } },
+                )
+                .await;
+            closed.map_err(|error| classify("noting what became of a decision", &error))?;
+        }
+        Ok(())
+    }
+
+    fn about(&self, event_id: &str) -> Document {
+        doc! { "sink": &self.sink, "event": event_id }
+    }
+
+    /// By their time. Sorted here: they are few, and values of 16 MB are too much for the memory in which servers sort.
+    async fn find(&self, filter: Document) -> Result<Vec<Document>> {
+        let failed = |error| classify("reading the actions", &error);
+        let without_original = doc! { "value": 0 };
+        let found = self
+            .collection
+            .find(filter)
+            .projection(without_original)
+            .await
+            .map_err(failed)?;
+        let mut found: Vec<Document> = found.try_collect().await.map_err(failed)?;
+        found.sort_by(|a, b| a.get_str("at").ok().cmp(&b.get_str("at").ok()));
+        Ok(found)
+    }
+}
