@@ -10,16 +10,22 @@ use crate::event::{Headers, Malformed};
 use crate::record::Record;
 
 impl Postgres {
-    /// Carries out all decisions that are there; how many keys are parked then.
+    /// Carries out all decisions that are there, where instances share partitions those about its own; how many keys are parked
+    /// then.
     pub async fn carry_out_decisions(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
+        let is_shared = self.is_shared();
         let client = &self.connection()?.session.client.clone();
-        for (topic, key) in self.state.parked_events().decided_keys(client).await? {
+        for (at, key) in self.state.parked_events().decided_keys(client).await? {
+            if is_shared && !self.connection()?.sharing.owned.contains(&at) {
+                continue;
+            }
+            let topic = &*at.topic;
             self.connection()?.session.begin("").await?;
-            let is_free = self.carry_out_key(&topic, &key, dead_letters).await?;
+            let is_free = self.carry_out_key(topic, &key, dead_letters).await?;
             self.connection()?.session.execute("COMMIT").await?;
             if is_free {
                 let parked = &mut self.connection()?.parked;
-                parked.remove(&(topic.as_str().into(), key.clone().into_boxed_slice()));
+                parked.remove(&(at.topic.clone(), key.clone().into_boxed_slice()));
             }
             tracing::info!(
                 sink = self.name,
