@@ -12,6 +12,9 @@ use serde_json::value::RawValue;
 
 use crate::record::Record;
 
+/// On the create of a changed key: the key before.
+pub const OLD_KEY_HEADER: &str = "__debezium.oldkey";
+
 /// What happened, from the header `cdc.op`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {

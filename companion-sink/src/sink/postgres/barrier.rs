@@ -10,6 +10,7 @@ use super::apply::execute;
 use super::connection::Session;
 use super::failure::classify;
 use super::sharing::{lock_name, tell_others};
+use super::tables::Tables;
 use super::{Postgres, not_connected, unreadable};
 use crate::consumer::TopicPartition;
 use crate::error::Result;
@@ -145,6 +146,10 @@ impl Postgres {
     ) -> Result<Met> {
         execute(&self.connection()?.session, "BEGIN").await?;
         let met = self.meet_in_transaction(record, moves, partitions).await?;
+        if met == Met::Moved {
+            // Another instance may have followed a change of the definition.
+            self.connection()?.tables = Tables::default();
+        }
         let end = match met {
             Met::Waiting | Met::Done => "COMMIT",
             Met::Busy | Met::Moved => "ROLLBACK",

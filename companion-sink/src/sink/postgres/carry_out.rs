@@ -3,6 +3,7 @@
 use super::apply::{Mode, apply};
 use super::failure::Fault;
 use super::parked::{Decision, Parked};
+use super::sharing::stay_awake;
 use super::{Connection, Postgres, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::Result;
@@ -22,6 +23,10 @@ impl Postgres {
             let topic = &*at.topic;
             self.connection()?.session.begin("").await?;
             let is_free = self.carry_out_key(topic, &key, dead_letters).await?;
+            if is_free {
+                let parked_events = self.state.parked_events();
+                parked_events.retry_renamed(client, topic, &key).await?;
+            }
             self.connection()?.session.execute("COMMIT").await?;
             if is_free {
                 let parked = &mut self.connection()?.parked;
@@ -72,7 +77,8 @@ impl Postgres {
                 continue;
             };
             if failure.is_none() {
-                dead_letters.send(&self.name, &[(record, &refused)]).await?;
+                let letters = [(record, &refused)];
+                stay_awake(&client, dead_letters.send(&self.name, &letters)).await??;
             }
             self.state
                 .parked_events()

@@ -113,16 +113,6 @@ impl Postgres {
         self.settings.consistency == Consistency::Row
     }
 
-    /// Partitions are another instance's now, and with them their parked keys.
-    async fn read_parked_keys_again(&mut self) -> Result<()> {
-        let state = &self.state;
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        let owned: Vec<TopicPartition> = connection.sharing.owned.iter().cloned().collect();
-        let client = &connection.session.client;
-        connection.parked = state.parked_events().keys_of(client, &owned).await?;
-        Ok(())
-    }
-
     /// Makes the batch's row events ready.
     async fn changes<'b>(
         &mut self,
@@ -290,9 +280,6 @@ impl Postgres {
             .iter()
             .filter_map(|park| park.failure.as_ref().map(|failure| (park.record, failure)))
             .collect();
-        if !letters.is_empty() {
-            dead_letters.send(&self.name, &letters).await?;
-        }
         let state = &self.state;
         let Some(Connection {
             session, parked, ..
@@ -300,6 +287,10 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
+        if !letters.is_empty() {
+            let sent = dead_letters.send(&self.name, &letters);
+            sharing::stay_awake(&session.client, sent).await??;
+        }
         for park in parks {
             state
                 .parked_events()
@@ -369,18 +360,8 @@ impl Sink for Postgres {
     }
 
     async fn positions(&mut self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
-        let is_shared = self.is_shared();
-        let state = &self.state;
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        let client = &connection.session.client;
-        let positions = state.positions(client, wanted).await?;
-        if is_shared {
-            // Another instance may have parked keys of theirs, and followed changes of definitions.
-            let keys = state.parked_events().keys_of(client, wanted).await?;
-            connection.parked.extend(keys);
-            connection.tables = Tables::default();
-        }
-        Ok(positions)
+        let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
+        self.state.positions(&session.client, wanted).await
     }
 
     async fn begin(&mut self, starts: &[(TopicPartition, i64)]) -> Result<()> {

@@ -11,7 +11,7 @@ use super::failure::classify;
 use crate::consumer::TopicPartition;
 use crate::dead_letter::Failure;
 use crate::error::Result;
-use crate::event::is_version;
+use crate::event::{OLD_KEY_HEADER, is_version};
 use crate::record::Record;
 use crate::sink::Move;
 
@@ -334,6 +334,24 @@ impl ParkedEvents<'_> {
             (at, row.get(2))
         };
         Ok(rows.iter().map(decided).collect())
+    }
+
+    /// Nothing is parked of a key any more, inside the open transaction: rows that got another key while it was are tried again,
+    /// by whoever has the partition of that.
+    pub async fn retry_renamed(&self, client: &Client, topic: &str, key: &[u8]) -> Result<()> {
+        let sql = format!(
+            "WITH freed AS (
+                 UPDATE {}.parked SET decision = 'retry'
+                 WHERE sink = $1 AND topic = $2 AND NOT halts AND code IS NULL
+                   AND header_values[array_position(header_names, '{OLD_KEY_HEADER}')] = $3
+                 RETURNING 1)
+             SELECT pg_notify('{CHANNEL}', $1) FROM freed LIMIT 1",
+            self.schema
+        );
+        let noted = client.query(&sql, &[&self.sink, &topic, &key]).await;
+        noted
+            .map(drop)
+            .map_err(|error| classify("freeing keys", &error))
     }
 
     /// What was decided about events that stop the sink, by their ids.

@@ -3,7 +3,8 @@
 //! others, and alone the one of each partition that it has. They go with its session, whatever ends it. One that sleeps (SIGSTOP,
 //! a host that is gone) keeps its session; the others end it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use super::failure::classify;
+use super::tables::Tables;
 use super::{Connection, Postgres, not_connected};
 use crate::consumer::TopicPartition;
 use crate::discovery::Topics;
@@ -22,6 +24,8 @@ pub const INSTANCES_CHANNEL: &str = "companion_sink_instances";
 
 /// An instance asks who is there once a second: one whose session waited for so many seconds for a statement is asleep.
 const ASLEEP_AFTER_SECONDS: i32 = 5;
+/// How often it shows that it is awake while it waits for something else.
+const AWAKE_EVERY: Duration = Duration::from_secs(1);
 /// How long leaving may take where the server does not answer.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -59,20 +63,23 @@ impl Postgres {
         let place = self.place_among_instances().await?;
         let sink = self.state.sink();
         let Connection {
-            session, sharing, ..
+            session,
+            sharing,
+            parked,
+            tables,
+            ..
         } = self.connection.as_mut().ok_or_else(not_connected)?;
+        let mut fresh = Vec::new();
         let is_wanted = |at: &&TopicPartition| wanted.contains_key(&*at.topic);
         let unwanted = sharing.owned.iter().filter(|at| !is_wanted(at));
         let mut excess: Vec<TopicPartition> = unwanted.cloned().collect();
+        let mut owned_of: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
+        for at in &sharing.owned {
+            owned_of.entry(&at.topic).or_default().insert(at.partition);
+        }
         for (topic, partitions) in wanted {
             let quota = place.quota(topic, *partitions);
-            let owned = |at: &&TopicPartition| *at.topic == **topic;
-            let owned: BTreeSet<i32> = sharing
-                .owned
-                .iter()
-                .filter(owned)
-                .map(|at| at.partition)
-                .collect();
+            let owned = owned_of.remove(topic.as_str()).unwrap_or_default();
             let topic: Arc<str> = topic.as_str().into();
             let of_topic = |partition: i32| TopicPartition {
                 topic: Arc::clone(&topic),
@@ -82,20 +89,27 @@ impl Postgres {
                 let others: Vec<i32> = (0..*partitions).filter(|p| !owned.contains(p)).collect();
                 let free = quota - owned.len();
                 let taken = take(&session.client, &lock_name(sink, &topic), &others, free).await?;
-                sharing.owned.extend(taken.into_iter().map(of_topic));
+                fresh.extend(taken.into_iter().map(of_topic));
             } else {
                 excess.extend(owned.into_iter().skip(quota).map(of_topic));
             }
         }
+        let parked_events = self.state.parked_events();
         if !excess.is_empty() {
-            for at in &excess {
-                sharing.owned.remove(at);
-            }
+            sharing.owned.retain(|at| !excess.contains(at));
             give_up(&session.client, sink, &excess).await?;
             tell_others(&session.client, sink).await?;
-            self.read_parked_keys_again().await?;
+            let left: Vec<TopicPartition> = sharing.owned.iter().cloned().collect();
+            *parked = parked_events.keys_of(&session.client, &left).await?;
         }
-        Ok(self.connection()?.sharing.owned.clone())
+        if !fresh.is_empty() {
+            // Who had them may have parked keys, and followed changes of definitions.
+            let keys = parked_events.keys_of(&session.client, &fresh).await?;
+            parked.extend(keys);
+            *tables = Tables::default();
+            sharing.owned.extend(fresh);
+        }
+        Ok(sharing.owned.clone())
     }
 
     /// Leaves the others, who may have everything of this one. The session goes on to listen for decisions.
@@ -187,6 +201,20 @@ pub async fn tell_others(client: &Client, sink: &str) -> Result<()> {
         .await;
     told.map(drop)
         .map_err(|error| classify("telling other instances", &error))
+}
+
+/// Waits for something other than the target in a way that the other instances see.
+pub async fn stay_awake<T>(client: &Client, waiting: impl Future<Output = T>) -> Result<T> {
+    let mut waiting = pin!(waiting);
+    loop {
+        match timeout(AWAKE_EVERY, &mut waiting).await {
+            Ok(done) => return Ok(done),
+            Err(_) => {
+                let answered = client.batch_execute("").await;
+                answered.map_err(|error| classify("waiting", &error))?;
+            }
+        }
+    }
 }
 
 /// The name, to be hashed, of what instances of a sink lock of a topic.
