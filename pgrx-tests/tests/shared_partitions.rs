@@ -346,6 +346,8 @@ fn prepare(database: &Database<'_>) {
 
 #[test]
 fn whoever_comes_and_goes_under_load_the_replica_equals_its_source() {
+    // The sender waits for it.
+    bed().kafka();
     let database = bed().database("shared_load");
     prepare(&database);
     let plan = Plan {
