@@ -105,7 +105,7 @@ impl<'a> Headers<'a> {
             "cdc.table",
             "cdc.schema",
             "cdc.identity",
-            "__debezium.oldkey",
+            OLD_KEY_HEADER,
         ];
         let [id, version, op, table, schema, identity, old_key] = record.headers_of(&NAMES);
         let missing = |name: &str| Malformed(format!("header {name} is missing"));

@@ -6,7 +6,6 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::apply::execute;
 use super::connection::Session;
 use super::failure::classify;
 use super::sharing::{lock_name, tell_others};
@@ -144,7 +143,7 @@ impl Postgres {
         moves: &[Move],
         partitions: i32,
     ) -> Result<Met> {
-        execute(&self.connection()?.session, "BEGIN").await?;
+        self.connection()?.session.begin("").await?;
         let met = self.meet_in_transaction(record, moves, partitions).await?;
         if met == Met::Moved {
             // Another instance may have followed a change of the definition.
@@ -154,7 +153,7 @@ impl Postgres {
             Met::Waiting | Met::Done => "COMMIT",
             Met::Busy | Met::Moved => "ROLLBACK",
         };
-        execute(&self.connection()?.session, end).await?;
+        self.connection()?.session.execute(end).await?;
         Ok(met)
     }
 
