@@ -78,6 +78,9 @@ impl<S: Sink> Course for ByPartition<S> {
         let ended = run.run(stop).await;
         // Whatever ended it: the others need not wait for this one.
         self.sink.leave().await;
+        if S::SHARED {
+            context.status.figures().partitions = Some(0);
+        }
         ended
     }
 

@@ -102,7 +102,7 @@ pub trait Sink: Send + Sync {
         std::future::pending()
     }
 
-    /// Gives all partitions up, where others could have them. Only `connect` may follow.
+    /// Gives all partitions up, where others could have them; `connect` takes part again.
     fn leave(&mut self) -> impl Future<Output = ()> + Send {
         async {}
     }

@@ -3,7 +3,6 @@
 use super::apply::{Mode, apply};
 use super::failure::Fault;
 use super::parked::{Decision, Parked};
-use super::sharing::stay_awake;
 use super::{Connection, Postgres, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::Result;
@@ -77,8 +76,7 @@ impl Postgres {
                 continue;
             };
             if failure.is_none() {
-                let letters = [(record, &refused)];
-                stay_awake(&client, dead_letters.send(&self.name, &letters)).await??;
+                dead_letters.send(&self.name, &[(record, &refused)]).await?;
             }
             self.state
                 .parked_events()

@@ -288,8 +288,7 @@ impl Postgres {
             return Err(not_connected());
         };
         if !letters.is_empty() {
-            let sent = dead_letters.send(&self.name, &letters);
-            sharing::stay_awake(&session.client, sent).await??;
+            dead_letters.send(&self.name, &letters).await?;
         }
         for park in parks {
             state
@@ -332,11 +331,12 @@ impl Sink for Postgres {
         };
         let halted_before = self.state.parked_events().has_poison(&client).await?;
         let decided = self.state.parked_events().decided(&client).await?;
+        let session = Session::new(client);
         if self.is_shared() {
-            sharing::join_instances(&client, self.state.sink()).await?;
+            sharing::join_instances(&session.client, self.state.sink()).await?;
         }
         self.connection = Some(Connection {
-            session: Session::new(client),
+            session,
             tables: Tables::default(),
             parked,
             sharing: Sharing::default(),

@@ -4,12 +4,11 @@
 //! a host that is gone) keeps its session; the others end it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use change::partition::partition_of;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
 use super::failure::classify;
@@ -22,9 +21,9 @@ use crate::error::Result;
 /// Where instances tell each other that there is something to look at; the payload is the sink.
 pub const INSTANCES_CHANNEL: &str = "companion_sink_instances";
 
-/// An instance asks who is there once a second: one whose session waited for so many seconds for a statement is asleep.
+/// An instance whose session waited for so many seconds for a statement is asleep.
 const ASLEEP_AFTER_SECONDS: i32 = 5;
-/// How often it shows that it is awake while it waits for something else.
+/// How often an instance shows that it is awake.
 const AWAKE_EVERY: Duration = Duration::from_secs(1);
 /// How long leaving may take where the server does not answer.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -185,8 +184,9 @@ impl Postgres {
     }
 }
 
-/// Says that this instance is there now.
-pub async fn join_instances(client: &Client, sink: &str) -> Result<()> {
+/// Says that this instance is there now, and awake.
+pub async fn join_instances(client: &Arc<Client>, sink: &str) -> Result<()> {
+    tokio::spawn(stay_awake(Arc::downgrade(client)));
     client
         .batch_execute(&format!("LISTEN {INSTANCES_CHANNEL}"))
         .await
@@ -203,16 +203,17 @@ pub async fn tell_others(client: &Client, sink: &str) -> Result<()> {
         .map_err(|error| classify("telling other instances", &error))
 }
 
-/// Waits for something other than the target in a way that the other instances see.
-pub async fn stay_awake<T>(client: &Client, waiting: impl Future<Output = T>) -> Result<T> {
-    let mut waiting = pin!(waiting);
+/// Shows once a second that this process is awake, whatever it waits for, as long as the connection is in use. It stands in
+/// line behind the statement that is executed.
+async fn stay_awake(client: Weak<Client>) {
     loop {
-        match timeout(AWAKE_EVERY, &mut waiting).await {
-            Ok(done) => return Ok(done),
-            Err(_) => {
-                let answered = client.batch_execute("").await;
-                answered.map_err(|error| classify("waiting", &error))?;
-            }
+        sleep(AWAKE_EVERY).await;
+        let Some(client) = client.upgrade() else {
+            return;
+        };
+        if client.batch_execute("").await.is_err() {
+            // Whoever uses the connection is told as well.
+            return;
         }
     }
 }
