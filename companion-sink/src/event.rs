@@ -12,6 +12,9 @@ use serde_json::value::RawValue;
 
 use crate::record::Record;
 
+/// On the create of a changed key: the key before.
+pub const OLD_KEY_HEADER: &str = "__debezium.oldkey";
+
 /// What happened, from the header `cdc.op`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
@@ -102,7 +105,7 @@ impl<'a> Headers<'a> {
             "cdc.table",
             "cdc.schema",
             "cdc.identity",
-            "__debezium.oldkey",
+            OLD_KEY_HEADER,
         ];
         let [id, version, op, table, schema, identity, old_key] = record.headers_of(&NAMES);
         let missing = |name: &str| Malformed(format!("header {name} is missing"));

@@ -72,6 +72,8 @@ pub struct LastError {
 pub struct Figures {
     /// What the sink does at present.
     pub state: State,
+    /// Partitions that this instance has; none where instances do not share them.
+    pub partitions: Option<usize>,
     /// Events in Kafka that are not applied.
     pub lag_events: u64,
     /// Seconds from the commit of the last applied event to its application, while there is lag; else 0.
@@ -225,6 +227,7 @@ impl SinkStatus {
             kind,
             figures: Arc::new(Mutex::new(Figures {
                 state: State::Starting,
+                partitions: None,
                 lag_events: 0,
                 lag_seconds: 0.0,
                 applied: BTreeMap::new(),

@@ -144,10 +144,16 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
         (Some(code), Some(message)) => format!("{code} {message}"),
         _ => "-".to_owned(),
     };
+    // Where instances share them.
+    let state = match sink["partitions"].as_u64() {
+        Some(1) => format!("{}, 1 partition", text("state")),
+        Some(partitions) => format!("{}, {partitions} partitions", text("state")),
+        None => text("state"),
+    };
     vec![
         name,
         text("kind"),
-        text("state"),
+        state,
         count("lag_events"),
         format!("{:.1} s", sink["lag_seconds"].as_f64().unwrap_or_default()),
         format!(
@@ -228,6 +234,11 @@ mod tests {
                 "1",
                 "CDC1007 numeric field overflow"
             ]
+        );
+        let shared = json!({ "kind": "postgres", "state": "running", "partitions": 2 });
+        assert_eq!(
+            cells("replica".to_owned(), &shared)[2],
+            "running, 2 partitions"
         );
         let instance = json!({
             "position": { "source": "pg", "generation": 1, "timeline": 2, "lsn": "0/15A3098", "age_seconds": 0.41 },

@@ -1,8 +1,10 @@
 //! The course of a sink that applies each partition by itself: finds the partitions, gathers batches, drops later copies,
 //! and holds events together that are for all partitions.
 
+mod held;
+mod shared;
+
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -13,15 +15,15 @@ use super::runner::{Context, Course, Ended, Shared, ended, stopped};
 use super::{BATCH_BYTES, Batch, Move, Sink};
 use crate::config;
 use crate::consumer::{Fetched, Reader, TopicPartition};
-use crate::discovery::{Cluster, follows};
-use crate::error::{Code, Error, Result};
+use crate::discovery::{Cluster, Topics, follows};
+use crate::error::Result;
 use crate::event::{SnapshotBody, commit_time_us, is_for_others, is_version};
 use crate::record::Record;
 use crate::status::{SinkStatus, State};
 use crate::watermark::Watermark;
 
 /// How soon a new partition is asked again that has no leader yet.
-const LEADER_RETRY: Duration = Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(100);
 /// From so many records on in one go, more is on its way and worth waiting for.
 const BURST_RECORDS: usize = 32;
 
@@ -36,15 +38,8 @@ struct Lane {
     epoch: u32,
     /// The event for all partitions that this one waits at.
     held: Option<Record>,
-}
-
-/// How the partitions of a topic have reached an event for all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reached {
-    /// All are at it.
-    Together,
-    /// Some are past it.
-    Apart,
+    /// The other instances know that it waits there.
+    is_noted: bool,
 }
 
 /// Applies each partition's events in their order, partitions independently.
@@ -73,12 +68,20 @@ impl<S: Sink> Course for ByPartition<S> {
             shared: &context.shared,
             status: &context.status,
             reader,
+            wanted: Topics::new(),
             lanes: HashMap::new(),
+            epoch: 0,
             incomplete: false,
             committed: HashMap::new(),
             watermark: Watermark::default(),
         };
-        run.run(stop).await
+        let ended = run.run(stop).await;
+        // Whatever ended it: the others need not wait for this one.
+        self.sink.leave().await;
+        if S::SHARED {
+            context.status.figures().partitions = Some(0);
+        }
+        ended
     }
 
     async fn resumed(&self) {
@@ -93,8 +96,12 @@ struct Run<'r, S> {
     shared: &'r Shared,
     status: &'r SinkStatus,
     reader: Reader,
+    /// The topics to follow, with their numbers of partitions.
+    wanted: Topics,
     lanes: HashMap<TopicPartition, Lane>,
-    /// Partitions that have no leader yet are waiting to be assigned.
+    /// That of the newest assignment of a partition.
+    epoch: u32,
+    /// Something waits that nobody tells about: a leader of a new partition, or another instance.
     incomplete: bool,
     /// Offsets that were copied into the consumer group.
     committed: HashMap<TopicPartition, i64>,
@@ -122,7 +129,7 @@ impl<S: Sink> Run<'_, S> {
                     let known = cluster.borrow_and_update().clone();
                     self.follow(known).await?;
                 }
-                () = sleep(LEADER_RETRY), if self.incomplete => {
+                () = sleep(RETRY), if self.incomplete => {
                     let known = cluster.borrow().clone();
                     self.follow(known).await?;
                 }
@@ -130,8 +137,10 @@ impl<S: Sink> Run<'_, S> {
                     self.copy_offsets();
                     self.measure_lag();
                     self.note_complete().await?;
+                    self.look_at_others().await?;
                 }
                 () = self.sink.decided() => self.carry_out().await?,
+                () = self.sink.others_acted() => self.look_at_others().await?,
                 fetched = self.reader.next() => match fetched {
                     None => return Err(ended("the reading thread")),
                     Some(fetched) => self.gather_and_apply(fetched).await?,
@@ -156,35 +165,69 @@ impl<S: Sink> Run<'_, S> {
             }
             return Ok(());
         };
-        let mut fresh = Vec::new();
+        // What is read already is read on, whatever became of the topic.
+        let lanes = &self.lanes;
+        self.wanted
+            .retain(|topic, _| lanes.keys().any(|at| *at.topic == **topic));
         for (topic, partitions) in topics.iter() {
-            if !follows(&self.config.topics, topic) {
-                continue;
-            }
-            let topic: Arc<str> = topic.as_str().into();
-            for partition in 0..*partitions {
-                let at = TopicPartition {
-                    topic: Arc::clone(&topic),
-                    partition,
-                };
-                if !self.lanes.contains_key(&at) {
-                    fresh.push(at);
-                }
+            if follows(&self.config.topics, topic) {
+                let known = self.wanted.entry(topic.clone()).or_default();
+                *known = (*partitions).max(*known);
             }
         }
+        self.share().await?;
+        self.release_held().await?;
+        self.tell_state(cluster.error.is_some());
+        Ok(())
+    }
+
+    fn tell_state(&self, is_kafka_away: bool) {
+        let others_have_all = self.lanes.is_empty() && !self.incomplete && !self.wanted.is_empty();
+        self.status.set_state(match is_kafka_away {
+            true => State::Retrying,
+            false if others_have_all => State::Standby,
+            false => State::Running,
+        });
+    }
+
+    /// Has the partitions that are this instance's now, and no others.
+    async fn share(&mut self) -> Result<()> {
+        let mine = self.sink.share(&self.wanted).await?;
+        let given_up: Vec<TopicPartition> = self
+            .lanes
+            .keys()
+            .filter(|at| !mine.contains(at))
+            .cloned()
+            .collect();
+        for at in &given_up {
+            let lane = self.lanes.remove(at);
+            // Where it was held, it is not read.
+            if lane.is_some_and(|lane| lane.held.is_none()) {
+                self.reader.unassign(at.clone());
+            }
+        }
+        if !given_up.is_empty() {
+            tracing::info!(sink = %self.status.name, partitions = given_up.len(), "partitions given up to other instances");
+        }
+        let fresh: Vec<TopicPartition> = mine
+            .into_iter()
+            .filter(|at| !self.lanes.contains_key(at))
+            .collect();
+        self.incomplete = false;
         if !fresh.is_empty() {
             self.assign(fresh).await?;
-            self.release_held().await?;
+            if S::SHARED {
+                // Of their keys as well.
+                self.carry_out().await?;
+            }
         }
-        self.status.set_state(match cluster.error {
-            Some(_) => State::Retrying,
-            None => State::Running,
-        });
+        if S::SHARED {
+            self.status.figures().partitions = Some(self.lanes.len());
+        }
         Ok(())
     }
 
     async fn assign(&mut self, fresh: Vec<TopicPartition>) -> Result<()> {
-        self.incomplete = false;
         let stored = self.sink.positions(&fresh).await?;
         let mut lanes = Vec::with_capacity(fresh.len());
         let mut starts = Vec::new();
@@ -208,24 +251,31 @@ impl<S: Sink> Run<'_, S> {
                     (bounds.0, String::new())
                 }
             };
-            let lane = Lane {
-                stored_next: next,
-                next,
-                version,
-                epoch: 0,
-                held: None,
-            };
-            lanes.push((at, lane));
+            lanes.push((at, next, version));
         }
         if !starts.is_empty() {
             self.sink.begin(&starts).await?;
         }
         tracing::info!(sink = %self.status.name, partitions = lanes.len(), new = starts.len(), "partitions assigned");
-        for (at, lane) in lanes {
-            self.reader.assign(at.clone(), lane.next, lane.epoch);
-            self.lanes.insert(at, lane);
+        for (at, next, version) in lanes {
+            self.go_on(at, next, version);
         }
         Ok(())
+    }
+
+    /// Reads a partition from a position that the target has.
+    fn go_on(&mut self, at: TopicPartition, next: i64, version: String) {
+        self.epoch += 1;
+        let lane = Lane {
+            stored_next: next,
+            next,
+            version,
+            epoch: self.epoch,
+            held: None,
+            is_noted: false,
+        };
+        self.reader.assign(at.clone(), next, lane.epoch);
+        self.lanes.insert(at, lane);
     }
 
     /// Gathers what has arrived, and what is arriving, up to a batch; applies it.
@@ -291,6 +341,7 @@ impl<S: Sink> Run<'_, S> {
         if held && self.sink.waits_together(&record) {
             self.reader.unassign(at);
             lane.held = Some(record);
+            lane.is_noted = false;
             return;
         }
         lane.next = record.offset + 1;
@@ -341,96 +392,6 @@ impl<S: Sink> Run<'_, S> {
         let mut figures = self.status.figures();
         figures.duplicates += gathered.duplicates;
         figures.count(&gathered.batch.records, applied);
-    }
-
-    /// Applies the held events that all partitions of their topic have reached.
-    async fn release_held(&mut self) -> Result<()> {
-        while let Some((record, reached)) = self.reached_by_all()? {
-            let mut moves = Vec::new();
-            for (at, lane) in &self.lanes {
-                if let Some(held) = &lane.held
-                    && at.topic == record.topic
-                    && version_of(held) == version_of(&record)
-                {
-                    moves.push(Move {
-                        at: at.clone(),
-                        begin: lane.stored_next,
-                        end: held.offset + 1,
-                        version: version_of(held).to_owned(),
-                    });
-                }
-            }
-            moves.sort_by(|a, b| a.at.cmp(&b.at));
-            match reached {
-                // A definition that is followed already is found so.
-                _ if record.header("cdc.op") == Some("schema") => {
-                    self.sink.apply_together(&record, &moves).await?;
-                }
-                Reached::Together => self.sink.apply_together(&record, &moves).await?,
-                Reached::Apart => {
-                    tracing::warn!(
-                        sink = %self.status.name,
-                        topic = %record.topic,
-                        "partitions are past the beginning or end of a snapshot: if it was not done before a restart, nothing is taken for gone"
-                    );
-                    let batch = Batch {
-                        records: Vec::new(),
-                        moves: moves.clone(),
-                    };
-                    self.sink.apply(&batch, &self.shared.dead_letters).await?;
-                }
-            }
-            for moved in moves {
-                if let Some(lane) = self.lanes.get_mut(&moved.at) {
-                    lane.held = None;
-                    lane.stored_next = moved.end;
-                    lane.next = moved.end;
-                    lane.version = moved.version;
-                    lane.epoch += 1;
-                    self.reader.assign(moved.at, lane.next, lane.epoch);
-                }
-            }
-            self.status.figures().count_event(&record);
-        }
-        Ok(())
-    }
-
-    /// The earliest held event that no partition of its topic has before it. A partition may be past it: its log was cut, or
-    /// the process ended between the writing of two positions, where the target does not write them as one.
-    fn reached_by_all(&self) -> Result<Option<(Record, Reached)>> {
-        // One that has no leader yet may have what comes before.
-        if self.incomplete {
-            return Ok(None);
-        }
-        let mut earliest: Option<(&TopicPartition, &Record, Reached)> = None;
-        for (holder, lane) in &self.lanes {
-            let Some(held) = &lane.held else { continue };
-            let version = version_of(held);
-            let mut waits = false;
-            let mut reached = Reached::Together;
-            for (at, lane) in self.lanes.iter().filter(|(at, _)| at.topic == holder.topic) {
-                let (at_version, is_at) = match &lane.held {
-                    Some(held) => (version_of(held), true),
-                    None => (lane.version.as_str(), false),
-                };
-                if at_version > version || (at_version == version && !is_at) {
-                    if held.header("cdc.op") == Some("t") {
-                        return Err(missing_copy(held, at));
-                    }
-                    reached = Reached::Apart;
-                } else {
-                    waits |= !is_at;
-                }
-            }
-            // Of several copies the one of the first partition: what is made of it is the same each time.
-            let is_earlier = earliest.is_none_or(|(other, earliest, _)| {
-                (version, holder) < (version_of(earliest), other)
-            });
-            if !waits && is_earlier {
-                earliest = Some((holder, held, reached));
-            }
-        }
-        Ok(earliest.map(|(_, held, reached)| (held.clone(), reached)))
     }
 
     /// Copies the applied offsets into the consumer group, for lag tools only.
@@ -498,10 +459,6 @@ impl Gathered {
     }
 }
 
-fn version_of(record: &Record) -> &str {
-    record.header("cdc.version").unwrap_or_default()
-}
-
 /// Truncates, changes of definitions, and the beginnings and ends of snapshots.
 fn is_for_all_partitions(op: &str, record: &Record) -> bool {
     match op {
@@ -510,16 +467,4 @@ fn is_for_all_partitions(op: &str, record: &Record) -> bool {
             .is_ok_and(|snapshot| snapshot.is_beginning() || snapshot.is_end()),
         _ => false,
     }
-}
-
-/// A partition whose log was cut before the sink read it: what the event says would be done to its newer rows as well.
-fn missing_copy(held: &Record, at: &TopicPartition) -> Error {
-    Error::new(
-        Code::LogTruncated,
-        format!(
-            "topic {}: partition {} is at a truncate that partition {} went past without seeing it",
-            at.topic, held.partition, at.partition
-        ),
-        "Its log was cut before it was read: repair the table by a snapshot, set the stored offsets, restart.",
-    )
 }

@@ -7,14 +7,18 @@ mod merge;
 pub mod mongo_history;
 mod partition_queues;
 pub mod postgres;
+mod reached;
 pub mod refusal_limit;
 pub mod runner;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 
 use crate::consumer::TopicPartition;
 use crate::dead_letter::DeadLetters;
+use crate::discovery::Topics;
 use crate::error::{Code, Error, Result};
 use crate::event::Malformed;
 use crate::record::Record;
@@ -63,10 +67,46 @@ pub struct Applied {
     pub parked_keys: u64,
 }
 
+/// What came of telling the other instances that partitions have reached an event about the whole table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Met {
+    /// Partitions are missing; the others know of those that are there.
+    Waiting,
+    /// Another instance is at it: to be asked again in a moment.
+    Busy,
+    /// It was done.
+    Done,
+    /// It was done before: the target has other positions.
+    Moved,
+}
+
 /// A target. After an error nothing of the sink's connection is trusted: `connect` comes next, then `positions`.
 pub trait Sink: Send + Sync {
+    /// Whether several instances share the partitions. Else one is active, and has them all.
+    const SHARED: bool = false;
+
     /// Connects and makes what the sink keeps there for itself.
     fn connect(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// The partitions of `wanted` that are this instance's now. Those that it had and that are not among them it may no longer
+    /// apply.
+    fn share(
+        &mut self,
+        wanted: &Topics,
+    ) -> impl Future<Output = Result<BTreeSet<TopicPartition>>> + Send {
+        let all = all_partitions(wanted);
+        async { Ok(all) }
+    }
+
+    /// Waits until another instance came, went, or did an event about a whole table.
+    fn others_acted(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Gives all partitions up, where others could have them; `connect` takes part again.
+    fn leave(&mut self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 
     /// How far the partitions are, `None` for one that the target does not know.
     fn positions(
@@ -113,13 +153,38 @@ pub trait Sink: Send + Sync {
     /// Whether an event about the whole table waits until every partition of its topic has reached it.
     fn waits_together(&self, record: &Record) -> bool;
 
-    /// Does what the event `record` about the whole table says, a truncate, or the beginning or end of a snapshot. All
-    /// partitions of `moves` have reached it.
+    /// Where one instance has all partitions: does what the event `record` about the whole table says, a truncate, or the
+    /// beginning or end of a snapshot. All partitions of `moves` have reached it.
     fn apply_together(
         &mut self,
-        record: &Record,
-        moves: &[Move],
-    ) -> impl Future<Output = Result<()>> + Send;
+        _record: &Record,
+        _moves: &[Move],
+    ) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Where instances share partitions: notes that those of `moves` have reached the event `record`, and does it if all
+    /// `partitions` of its topic have, also those of other instances.
+    fn meet(
+        &mut self,
+        _record: &Record,
+        _moves: &[Move],
+        _partitions: i32,
+    ) -> impl Future<Output = Result<Met>> + Send {
+        async { Ok(Met::Waiting) }
+    }
+}
+
+/// All partitions of `topics`.
+fn all_partitions(topics: &Topics) -> BTreeSet<TopicPartition> {
+    let of_topic = |(topic, partitions): (&String, &i32)| {
+        let topic: Arc<str> = topic.as_str().into();
+        (0..*partitions).map(move |partition| TopicPartition {
+            topic: Arc::clone(&topic),
+            partition,
+        })
+    };
+    topics.iter().flat_map(of_topic).collect()
 }
 
 /// The beginning or end of a snapshot that cannot be followed.

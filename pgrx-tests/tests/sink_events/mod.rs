@@ -403,6 +403,12 @@ impl Source {
         self.flush();
         sink.wait_until_applied(bed().kafka(), &[self.topic(table)]);
     }
+
+    /// Waits until the replica has everything of `table`, whichever instance applied it.
+    pub fn wait_until_replica_applied(&self, sink: &CompanionSink, table: &str) {
+        self.flush();
+        sink.wait_until_sink_applied("replica", bed().kafka(), &[self.topic(table)]);
+    }
 }
 
 /// The JSON key `{"id":…}`.

@@ -348,7 +348,8 @@ fn changed(headers: &Headers<'_>, body: &SnapshotBody<'_>) -> impl Iterator<Item
 impl Sink for MongoHistory {
     async fn connect(&mut self) -> Result<()> {
         self.connection = None;
-        let database = connect_to_primary(&self.live.url(&self.name), &self.settings.database).await?;
+        let database =
+            connect_to_primary(&self.live.url(&self.name), &self.settings.database).await?;
         let names = schemas::accepted_names(&database)
             .await
             .map_err(|error| classify("writing a schema", &error))?;

@@ -11,31 +11,32 @@ use crate::event::Headers;
 use crate::record::Record;
 
 impl Postgres {
-    /// Carries out all decisions that are there; how many keys are parked then.
+    /// Carries out all decisions that are there, where instances share partitions those about its own; how many keys are parked
+    /// then.
     pub async fn carry_out_decisions(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
-        // A key that becomes free may free another one, which the row had later.
-        while self.carry_out_due_keys(dead_letters).await? {}
-        Ok(self.connection()?.parked.len() as u64)
-    }
-
-    /// Once; whether a key became free.
-    async fn carry_out_due_keys(&mut self, dead_letters: &DeadLetters) -> Result<bool> {
+        let is_shared = self.is_shared();
         let client = &self.connection()?.session.client.clone();
-        let mut has_freed = false;
-        let due = self.state.parked_events().due_keys(client).await?;
-        if !due.is_empty() {
+        let decided = self.state.parked_events().decided_keys(client).await?;
+        if !decided.is_empty() {
             // The target may have been corrected since its tables were looked at.
             self.connection()?.tables = Tables::default();
         }
-        for (topic, key) in due {
+        for (at, key) in decided {
+            if is_shared && !self.connection()?.sharing.owned.contains(&at) {
+                continue;
+            }
+            let topic = &*at.topic;
             self.connection()?.session.begin("").await?;
-            let is_free = self.carry_out_key(&topic, &key, dead_letters).await?;
+            let is_free = self.carry_out_key(topic, &key, dead_letters).await?;
+            if is_free {
+                let parked_events = self.state.parked_events();
+                parked_events.retry_renamed(client, topic, &key).await?;
+            }
             self.connection()?.session.execute("COMMIT").await?;
             if is_free {
                 let parked = &mut self.connection()?.parked;
-                parked.remove(&(topic.as_str().into(), key.into_boxed_slice()));
+                parked.remove(&(at.topic.clone(), key.into_boxed_slice()));
             }
-            has_freed |= is_free;
             tracing::info!(
                 sink = self.name,
                 topic,
@@ -43,7 +44,7 @@ impl Postgres {
                 "parked events were tried again"
             );
         }
-        Ok(has_freed)
+        Ok(self.connection()?.parked.len() as u64)
     }
 
     /// Applies the events of a key in the open transaction; whether none is left.

@@ -9,10 +9,11 @@ use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use postgres_openssl::MakeTlsConnector;
 use tokio::sync::Notify;
 use tokio_postgres::types::Type;
-use tokio_postgres::{AsyncMessage, Client, Config, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, Notification, Statement};
 
 use super::failure::classify;
 use super::parked::CHANNEL;
+use super::sharing::INSTANCES_CHANNEL;
 use crate::error::{Code, Error, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -110,11 +111,24 @@ impl Session {
     }
 }
 
-/// Connects as the sink `name`. `notified` is told when somebody decided about a parked event, and when the connection ends.
-pub async fn connect(url: &str, name: &str, notified: &Arc<Notify>) -> Result<Client> {
-    let notified = Arc::clone(notified);
+/// What a connection tells beside the answers.
+#[derive(Default)]
+pub struct News {
+    /// Somebody decided about a parked event, or the connection ended.
+    pub decided: Notify,
+    /// An instance of a sink did something that may concern others.
+    pub others_acted: Notify,
+}
+
+/// Connects as the sink `name`; `news` is told what comes.
+pub async fn connect(url: &str, name: &str, news: &Arc<News>) -> Result<Client> {
+    let news = Arc::clone(news);
     let key = format!("sink.{name}.url");
-    let client = open_listening(url, name, &key, move || notified.notify_one()).await?;
+    let tell = move |told: Option<&Notification>| match told {
+        Some(told) if told.channel() == INSTANCES_CHANNEL => news.others_acted.notify_one(),
+        _ => news.decided.notify_one(),
+    };
+    let client = open_listening(url, name, &key, tell).await?;
     client
         .batch_execute(&format!("{SESSION}; LISTEN {CHANNEL}"))
         .await
@@ -124,15 +138,15 @@ pub async fn connect(url: &str, name: &str, notified: &Arc<Notify>) -> Result<Cl
 
 /// Connects to the server that the configuration's `key` names, for `name`; the session is as the server has it.
 pub async fn open(url: &str, name: &str, key: &str) -> Result<Client> {
-    open_listening(url, name, key, || {}).await
+    open_listening(url, name, key, |_| {}).await
 }
 
-/// As [`open`]; `notify` is called for each notification, and when the connection ends.
+/// As [`open`]; `notify` is called with each notification, and with none when the connection ends.
 async fn open_listening(
     url: &str,
     name: &str,
     key: &str,
-    notify: impl Fn() + Send + 'static,
+    notify: impl Fn(Option<&Notification>) + Send + 'static,
 ) -> Result<Client> {
     let (url, verification) = Verification::split(url);
     let mut config: Config = url.parse().map_err(|_| {
@@ -158,7 +172,7 @@ async fn open_listening(
     tokio::spawn(async move {
         loop {
             match poll_fn(|context| connection.poll_message(context)).await {
-                Some(Ok(AsyncMessage::Notification(_))) => notify(),
+                Some(Ok(AsyncMessage::Notification(told))) => notify(Some(&told)),
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
                     // Every statement reports the broken connection as well.
@@ -168,7 +182,7 @@ async fn open_listening(
                 None => break,
             }
         }
-        notify();
+        notify(None);
     });
     Ok(client)
 }
@@ -186,11 +200,16 @@ pub async fn become_replica(client: &Client) -> Result<bool> {
     }
 }
 
-/// Makes sure that this is the only active instance of the sink, for as long as the connection lives (CDC1009).
-pub async fn become_active(client: &Client, state_name: &str) -> Result<()> {
+/// Makes sure that this is the only active instance of the sink, for as long as the connection lives, or one of those that
+/// share its partitions (CDC1009).
+pub async fn become_active(client: &Client, state_name: &str, is_shared: bool) -> Result<()> {
+    let function = match is_shared {
+        true => "pg_try_advisory_lock_shared",
+        false => "pg_try_advisory_lock",
+    };
     let row = client
         .query_one(
-            "SELECT pg_try_advisory_lock(hashtext('companion-sink'), hashtext($1))",
+            &format!("SELECT {function}(hashtext('companion-sink'), hashtext($1))"),
             &[&state_name],
         )
         .await

@@ -1,6 +1,7 @@
 //! The replica: the tables of the source, kept row by row, with the offsets in the same transaction.
 
 mod apply;
+mod barrier;
 mod carry_out;
 mod change;
 mod connection;
@@ -9,6 +10,7 @@ mod follow;
 mod ordered;
 pub mod parked;
 pub mod pg_text;
+mod sharing;
 mod snapshot;
 mod state;
 mod statements;
@@ -17,26 +19,26 @@ pub mod tables;
 mod text_array;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-
-use tokio::sync::Notify;
 
 use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use self::change::{Change, identity_of};
-use self::connection::Session;
 pub use self::connection::open;
+use self::connection::{News, Session};
 use self::failure::Fault;
 use self::follow::{Follower, SchemaBody};
 pub use self::ordered::{Commit, Outcome, Poison};
 use self::parked::ParkedKeys;
+use self::sharing::Sharing;
 use self::state::State;
 use self::tables::{Tables, missing_column};
 use super::refusal_limit::RefusalLimit;
-use super::{Applied, Batch, Move, Position, Sink, unreadable_snapshot};
-use crate::config;
+use super::{Applied, Batch, Met, Move, Position, Sink, unreadable_snapshot};
+use crate::config::{self, Consistency};
 use crate::consumer::TopicPartition;
 use crate::dead_letter::{DeadLetters, Failure};
+use crate::discovery::Topics;
 use crate::dlq::event::Decision;
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody};
@@ -53,8 +55,8 @@ pub struct Postgres {
     state: State,
     connection: Option<Connection>,
     refusals: RefusalLimit,
-    /// Somebody decided about an event, or the connection ended.
-    notified: Arc<Notify>,
+    /// What the connection tells.
+    news: Arc<News>,
     /// Reasons of the events that the open transaction parks.
     parked_in_transaction: Vec<Cow<'static, str>>,
 }
@@ -62,7 +64,9 @@ pub struct Postgres {
 struct Connection {
     session: Session,
     tables: Tables,
+    /// Where instances share the partitions: the keys of those that this one has.
     parked: ParkedKeys,
+    sharing: Sharing,
     /// An event stopped the sink, and was not passed since.
     halted_before: bool,
     /// What was decided about such events, by their ids.
@@ -91,7 +95,7 @@ impl<'b> Park<'b> {
 
 /// Connects, sets the session and says whether the role may set `session_replication_role`, for `check`.
 pub async fn try_connect(url: &str, name: &str) -> Result<bool> {
-    let client = connection::connect(url, name, &Arc::new(Notify::new())).await?;
+    let client = connection::connect(url, name, &Arc::default()).await?;
     connection::become_replica(&client).await
 }
 
@@ -112,13 +116,18 @@ impl Postgres {
             settings,
             connection: None,
             refusals,
-            notified: Arc::new(Notify::new()),
+            news: Arc::default(),
             parked_in_transaction: Vec::new(),
         }
     }
 
     fn connection(&mut self) -> Result<&mut Connection> {
         self.connection.as_mut().ok_or_else(not_connected)
+    }
+
+    /// Whether instances share the partitions.
+    fn is_shared(&self) -> bool {
+        self.settings.consistency == Consistency::Row
     }
 
     /// Makes the batch's row events ready, but those that are set aside or wait behind such a one.
@@ -234,9 +243,18 @@ impl Postgres {
         };
         session.begin("").await?;
         state.advance(session, &batch.moves).await?;
+        let old_keys: Vec<&[u8]> = changes.iter().filter_map(|change| change.old_key).collect();
+        let parked_elsewhere = match old_keys.is_empty() {
+            true => ParkedKeys::default(),
+            // They may lie in partitions of other instances.
+            false => {
+                let parked_events = state.parked_events();
+                parked_events.among(&session.client, &old_keys).await?
+            }
+        };
         let mut to_apply = Vec::with_capacity(changes.len());
         for change in changes {
-            if is_parked(change, parked) {
+            if is_parked(change, parked) || is_parked(change, &parked_elsewhere) {
                 park_key(change, parked);
                 parks.push(change.park(None));
             } else {
@@ -265,14 +283,17 @@ impl Postgres {
     async fn note_chunks(&mut self, batch: &Batch) -> Result<()> {
         let state = &self.state;
         let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
-        for record in &batch.records {
-            if record.header("cdc.op") == Some("snapshot") {
-                let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
-                state
-                    .snapshots()
-                    .keep(&session.client, record, &body)
-                    .await?;
-            }
+        let ends = batch.records.iter();
+        let ends = ends.filter(|record| record.header("cdc.op") == Some("snapshot"));
+        let mut ends: Vec<&Record> = ends.collect();
+        // One order for all instances, as of the moves.
+        ends.sort_by(|a, b| a.topic.cmp(&b.topic));
+        for record in ends {
+            let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
+            state
+                .snapshots()
+                .keep(&session.client, record, &body)
+                .await?;
         }
         Ok(())
     }
@@ -285,9 +306,6 @@ impl Postgres {
             .iter()
             .filter_map(|park| park.failure.as_ref().map(|failure| (park.record, failure)))
             .collect();
-        if !letters.is_empty() {
-            dead_letters.send(&self.name, &letters).await?;
-        }
         let state = &self.state;
         let Some(Connection {
             session, parked, ..
@@ -295,6 +313,9 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
+        if !letters.is_empty() {
+            dead_letters.send(&self.name, &letters).await?;
+        }
         for park in parks {
             state
                 .parked_events()
@@ -312,13 +333,16 @@ impl Postgres {
 }
 
 impl Sink for Postgres {
+    /// As by partitions it is run with `consistency = "row"` only.
+    const SHARED: bool = true;
+
     async fn connect(&mut self) -> Result<()> {
         self.connection = None;
         // What the connection before still tells is of no interest.
-        self.notified = Arc::new(Notify::new());
+        self.news = Arc::default();
         let client =
-            connection::connect(&self.live.url(&self.name), &self.name, &self.notified).await?;
-        connection::become_active(&client, self.state.sink()).await?;
+            connection::connect(&self.live.url(&self.name), &self.name, &self.news).await?;
+        connection::become_active(&client, self.state.sink(), self.is_shared()).await?;
         if !connection::become_replica(&client).await? {
             tracing::info!(
                 sink = self.name,
@@ -327,18 +351,39 @@ impl Sink for Postgres {
             );
         }
         self.state.create(&client).await?;
-        let parked = self.state.parked_events().keys(&client).await?;
+        let parked = match self.is_shared() {
+            // They come with the partitions.
+            true => ParkedKeys::default(),
+            false => self.state.parked_events().keys(&client).await?,
+        };
         let halted_before = self.state.parked_events().has_poison(&client).await?;
         let decided = self.state.parked_events().decided(&client).await?;
+        let session = Session::new(client);
+        if self.is_shared() {
+            sharing::join_instances(&session.client, self.state.sink()).await?;
+        }
         self.connection = Some(Connection {
-            session: Session::new(client),
+            session,
             tables: Tables::default(),
             parked,
+            sharing: Sharing::default(),
             halted_before,
             decided,
             in_transaction: false,
         });
         Ok(())
+    }
+
+    async fn share(&mut self, wanted: &Topics) -> Result<BTreeSet<TopicPartition>> {
+        self.share_partitions(wanted).await
+    }
+
+    async fn others_acted(&self) {
+        self.news.others_acted.notified().await;
+    }
+
+    async fn leave(&mut self) {
+        self.leave_instances().await;
     }
 
     async fn positions(&mut self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
@@ -372,7 +417,7 @@ impl Sink for Postgres {
     }
 
     async fn decided(&self) {
-        self.notified.notified().await;
+        self.news.decided.notified().await;
     }
 
     async fn carry_out(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
@@ -383,15 +428,8 @@ impl Sink for Postgres {
         true
     }
 
-    async fn apply_together(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
-        let headers = Headers::read(record).map_err(unreadable)?;
-        let state = &self.state;
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        connection.session.begin("").await?;
-        state.advance(&mut connection.session, moves).await?;
-        self.apply_to_table(record, &headers).await?;
-        let connection = self.connection()?;
-        connection.session.execute("COMMIT").await
+    async fn meet(&mut self, record: &Record, moves: &[Move], partitions: i32) -> Result<Met> {
+        self.meet_at(record, moves, partitions).await
     }
 }
 
@@ -435,7 +473,12 @@ impl Postgres {
             .find(&session.client, &self.settings, headers.table, &body.source)
             .await?;
         let table = tables.get(table);
-        let gone = snapshots.end(session, record, &body, table, parked).await?;
+        // Those of other instances' partitions, and those that the open transaction parks.
+        let mut waiting = self.state.parked_events().keys(&session.client).await?;
+        waiting.extend(parked.iter().cloned());
+        let gone = snapshots
+            .end(session, record, &body, table, &waiting)
+            .await?;
         self.state
             .note_loaded(&session.client, &record.topic)
             .await?;

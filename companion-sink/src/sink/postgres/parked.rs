@@ -1,5 +1,5 @@
-//! Events that were put aside, in the target's state, and what people decided about them. The instance that is active carries
-//! it out, in its own order: a notification tells it.
+//! Events that were put aside, in the target's state, and what people decided about them. The instance that has the partition
+//! carries it out, in its own order: a notification tells it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,10 +8,11 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::failure::classify;
+use crate::consumer::TopicPartition;
 use crate::dead_letter::Failure;
 use crate::dlq::event::{Action, Decider, Decision, Holds, Parked, Refused};
 use crate::error::Result;
-use crate::event::is_version;
+use crate::event::{OLD_KEY_HEADER, is_version};
 use crate::record::Record;
 use crate::sink::Move;
 
@@ -61,12 +62,36 @@ impl ParkedEvents<'_> {
             .query(&sql, &[&self.sink])
             .await
             .map_err(|error| classify("reading the parked events", &error))?;
-        let key = |row: &Row| {
-            let topic: String = row.get(0);
-            let key: Vec<u8> = row.get(1);
-            (topic.into(), key.into_boxed_slice())
-        };
-        Ok(rows.iter().map(key).collect())
+        Ok(rows.iter().map(key_of).collect())
+    }
+
+    /// The keys of some partitions that are parked.
+    pub async fn keys_of(
+        &self,
+        client: &Client,
+        partitions: &[TopicPartition],
+    ) -> Result<ParkedKeys> {
+        let topics: Vec<&str> = partitions.iter().map(|at| &*at.topic).collect();
+        let numbers: Vec<i32> = partitions.iter().map(|at| at.partition).collect();
+        let sql = format!(
+            "SELECT DISTINCT p.topic, p.key FROM unnest($2::text[], $3::int[]) AS u(topic, partition)
+             JOIN {}.parked p ON p.sink = $1 AND p.topic = u.topic AND p.partition = u.partition AND NOT p.halts",
+            self.schema
+        );
+        let rows = client.query(&sql, &[&self.sink, &topics, &numbers]).await;
+        let rows = rows.map_err(|error| classify("reading the parked events", &error))?;
+        Ok(rows.iter().map(key_of).collect())
+    }
+
+    /// Those of `keys` that are parked, in whatever topic and partition.
+    pub async fn among(&self, client: &Client, keys: &[&[u8]]) -> Result<ParkedKeys> {
+        let sql = format!(
+            "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1 AND NOT halts AND key = ANY ($2)",
+            self.schema
+        );
+        let rows = client.query(&sql, &[&self.sink, &keys]).await;
+        let rows = rows.map_err(|error| classify("reading the parked events", &error))?;
+        Ok(rows.iter().map(key_of).collect())
     }
 
     /// Parks an event inside the open transaction: a refused one with its failure, a later one of its key without.
@@ -214,22 +239,40 @@ impl ParkedEvents<'_> {
         Ok(rows.iter().map(read).collect())
     }
 
-    /// The keys whose first event was decided about, or waits for nothing any more, as that of a new key whose old one is no
-    /// longer parked; with their topics.
-    pub async fn due_keys(&self, client: &Client) -> Result<Vec<(String, Vec<u8>)>> {
+    /// The keys of which an event was decided about, and not carried out, with the partition of that.
+    pub async fn decided_keys(&self, client: &Client) -> Result<Vec<(TopicPartition, Vec<u8>)>> {
         let sql = format!(
-            "SELECT f.topic, f.key FROM (
-                 SELECT DISTINCT ON (topic, key) topic, key, code, decision,
-                     header_values[array_position(header_names, '__debezium.oldkey')] AS old_key
-                 FROM {schema}.parked WHERE sink = $1 AND NOT halts ORDER BY topic, key, partition, \"offset\") AS f
-             WHERE f.decision IS NOT NULL OR f.code IS NULL AND NOT EXISTS (
-                 SELECT FROM {schema}.parked o
-                 WHERE o.sink = $1 AND NOT o.halts AND o.topic = f.topic AND o.key = f.old_key AND o.key <> f.key)",
-            schema = self.schema
+            "SELECT DISTINCT topic, partition, key FROM {}.parked WHERE sink = $1 AND NOT halts AND decision IS NOT NULL",
+            self.schema
         );
         let rows = client.query(&sql, &[&self.sink]).await;
         let rows = rows.map_err(|error| classify("reading the decisions", &error))?;
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        let decided = |row: &Row| {
+            let at = TopicPartition {
+                topic: row.get::<_, &str>(0).into(),
+                partition: row.get(1),
+            };
+            (at, row.get(2))
+        };
+        Ok(rows.iter().map(decided).collect())
+    }
+
+    /// Nothing is parked of a key any more, inside the open transaction: rows that got another key while it was are tried again,
+    /// by whoever has the partition of that.
+    pub async fn retry_renamed(&self, client: &Client, topic: &str, key: &[u8]) -> Result<()> {
+        let sql = format!(
+            "WITH freed AS (
+                 UPDATE {}.parked SET decision = 'retry'
+                 WHERE sink = $1 AND topic = $2 AND NOT halts AND code IS NULL
+                   AND header_values[array_position(header_names, '{OLD_KEY_HEADER}')] = $3
+                 RETURNING 1)
+             SELECT pg_notify('{CHANNEL}', $1) FROM freed LIMIT 1",
+            self.schema
+        );
+        let noted = client.query(&sql, &[&self.sink, &topic, &key]).await;
+        noted
+            .map(drop)
+            .map_err(|error| classify("freeing keys", &error))
     }
 
     /// What was decided about events that stop the sink, by their ids.
@@ -247,7 +290,7 @@ impl ParkedEvents<'_> {
         Ok(decided.collect())
     }
 
-    /// Notes a decision, and tells the active instance.
+    /// Notes a decision, and tells the instances.
     pub async fn decide(
         &self,
         client: &Client,
@@ -344,6 +387,11 @@ impl ParkedEvents<'_> {
 fn decision(row: &Row, decision: usize, edited_body: usize) -> Option<Decision> {
     let name: Option<&str> = row.get(decision);
     Some(Decision::of(name?, row.get(edited_body)))
+}
+
+fn key_of(row: &Row) -> (Arc<str>, Box<[u8]>) {
+    let (topic, key): (&str, &[u8]) = (row.get(0), row.get(1));
+    (topic.into(), key.into())
 }
 
 fn read(row: &Row) -> Parked {

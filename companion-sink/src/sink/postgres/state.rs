@@ -4,6 +4,7 @@ use change::version::Place;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use super::barrier::Barriers;
 use super::connection::Session;
 use super::failure::classify;
 use super::follow::Followed;
@@ -43,6 +44,14 @@ impl State {
         }
     }
 
+    /// The partitions that wait at events about whole tables.
+    pub fn barriers(&self) -> Barriers<'_> {
+        Barriers {
+            schema: &self.schema,
+            sink: &self.sink,
+        }
+    }
+
     /// The snapshots that are under way.
     pub fn snapshots(&self) -> Snapshots<'_> {
         Snapshots {
@@ -66,6 +75,7 @@ impl State {
                     "definitions",
                     "loading",
                     "replica",
+                    "barriers",
                 ]
                 .map(|name| format!("{schema}.{name}"))
                 .to_vec()],
@@ -76,8 +86,10 @@ impl State {
         if there.get(0) {
             return Ok(());
         }
+        // Instances that start together would be in each other's way.
         let sql = format!(
-            "CREATE SCHEMA IF NOT EXISTS {schema};
+            "SELECT pg_advisory_xact_lock(hashtext('companion-sink'), 0);
+             CREATE SCHEMA IF NOT EXISTS {schema};
              CREATE TABLE IF NOT EXISTS {schema}.offsets (
                  sink text NOT NULL, topic text NOT NULL, partition integer NOT NULL,
                  next_offset bigint NOT NULL, version text NOT NULL, updated_at timestamptz NOT NULL DEFAULT now(),
@@ -95,6 +107,7 @@ impl State {
                  sink text NOT NULL, topic text NOT NULL, since timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (sink, topic));
              COMMENT ON TABLE {schema}.loading IS 'companion-sink: topics whose rows a snapshot of the source still brings';
              {snapshots};
+             {barriers};
              CREATE OR REPLACE VIEW {schema}.replica AS
                  SELECT p.sink,
                      CASE WHEN EXISTS (SELECT FROM {schema}.loading l WHERE l.sink = p.sink) THEN 'loading'
@@ -105,7 +118,8 @@ impl State {
                  CROSS JOIN LATERAL (SELECT count(DISTINCT (q.topic, q.key)) FROM {schema}.parked q WHERE q.sink = p.sink AND NOT q.halts) AS k(keys);
              COMMENT ON VIEW {schema}.replica IS 'companion-sink: whether readers see the source as it was after the commit that is named'",
             parked = ParkedEvents::create(schema),
-            snapshots = Snapshots::create(schema)
+            snapshots = Snapshots::create(schema),
+            barriers = Barriers::create(schema)
         );
         client
             .batch_execute(&sql)
@@ -294,7 +308,7 @@ impl State {
                 "postgres: another instance moved the offsets of sink {}",
                 self.sink
             ),
-            "Nothing is lost; this one reads them again. Run one instance of a sink, or let the others stand by.",
+            "Nothing is lost; this one reads them again.",
         ))
     }
 }

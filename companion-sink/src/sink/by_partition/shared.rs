@@ -1,0 +1,83 @@
+//! Where several instances share the partitions: they meet, in the target, at events about whole tables, and go on where it
+//! says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Run;
+use crate::consumer::TopicPartition;
+use crate::error::Result;
+use crate::record::Record;
+use crate::sink::reached::version_of;
+use crate::sink::{Met, Sink};
+
+impl<S: Sink> Run<'_, S> {
+    /// Other instances came, went, or met at an event that partitions of this one wait at; or a second has passed.
+    pub(super) async fn look_at_others(&mut self) -> Result<()> {
+        if !S::SHARED {
+            return Ok(());
+        }
+        self.share().await?;
+        for lane in self.lanes.values_mut() {
+            lane.is_noted = false;
+        }
+        self.meet_others().await?;
+        let cluster = self.shared.discovery.cluster();
+        self.tell_state(cluster.borrow().error.is_some());
+        Ok(())
+    }
+
+    /// Notes for the others which events partitions are held at; what all have reached is done then.
+    pub(super) async fn meet_others(&mut self) -> Result<()> {
+        for record in self.events_to_meet_at() {
+            let moves = self.moves_past(&record);
+            if moves.is_empty() {
+                continue;
+            }
+            let partitions = self.wanted.get(&*record.topic).copied().unwrap_or_default();
+            let held: Vec<TopicPartition> = moves.iter().map(|moved| moved.at.clone()).collect();
+            match self.sink.meet(&record, &moves, partitions).await? {
+                Met::Waiting => {
+                    for at in &held {
+                        if let Some(lane) = self.lanes.get_mut(at) {
+                            lane.is_noted = true;
+                        }
+                    }
+                }
+                Met::Busy => self.incomplete = true,
+                Met::Done => {
+                    self.status.figures().count_event(&record);
+                    self.go_on_where_target_is(&held).await?;
+                }
+                Met::Moved => self.go_on_where_target_is(&held).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The events that partitions are held at, of each topic the earliest first, but for those that the others know of.
+    fn events_to_meet_at(&self) -> Vec<Record> {
+        let mut events: BTreeMap<(Arc<str>, &str), &Record> = BTreeMap::new();
+        for (at, lane) in &self.lanes {
+            if let Some(held) = lane.held.as_ref().filter(|_| !lane.is_noted) {
+                events.insert((Arc::clone(&at.topic), version_of(held)), held);
+            }
+        }
+        events.into_values().cloned().collect()
+    }
+
+    /// Takes over positions of held partitions that were moved when the event was done, here or by another instance.
+    async fn go_on_where_target_is(&mut self, held: &[TopicPartition]) -> Result<()> {
+        let stored = self.sink.positions(held).await?;
+        for (at, position) in held.iter().zip(stored) {
+            let is_moved = |next: i64| {
+                let lane = self.lanes.get(at);
+                lane.is_some_and(|lane| lane.stored_next != next)
+            };
+            if let Some(position) = position.filter(|position| is_moved(position.next_offset)) {
+                self.go_on(at.clone(), position.next_offset, position.version);
+            }
+        }
+        Ok(())
+    }
+}
