@@ -266,7 +266,7 @@ impl Postgres {
                 Ok(Some(Ok(())))
             }
             Err(Fault::Event(why)) => {
-                tracing::debug!(code = %why.code, reason = why.reason, "rows are applied the careful way");
+                tracing::debug!(code = %why.code, reason = &*why.reason, "rows are applied the careful way");
                 session.undo_part().await?;
                 Ok(None)
             }
