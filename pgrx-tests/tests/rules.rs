@@ -127,7 +127,7 @@ fn a_wrong_rule_is_told_without_a_connection() {
 
 #[test]
 fn a_rejected_event_goes_aside_with_its_key_until_it_is_mended() {
-    for mut source in Source::of_each_consistency("rules") {
+    for mut source in Source::of_each_consistency("rules_park") {
         source.more_toml = format!("on_error = \"park\"\n{RULES}").leak();
         reject_and_mend(source);
     }
@@ -221,7 +221,7 @@ fn reject_and_mend(mut source: Source) {
 
 #[test]
 fn a_consistent_replica_halts_and_goes_on_with_an_edit_or_another_rule() {
-    let mut source = Source::consistent("rules_transactions");
+    let mut source = Source::consistent("rules_halt");
     source.more_toml = RULES;
     source.track("employees", &COLUMNS, &["emp_id"]);
     hire(&mut source, &paid(1, "1000.00"));

@@ -243,7 +243,7 @@ mod tests {
     const TOPIC: &str = "hr.public.employees";
     const BEFORE: &str = r#"{"emp_id":7,"salary":"9000.00","name":"Eva"}"#;
     const AFTER: &str = r#"{"emp_id":7,"salary":"10000.50","born":"2007-12-31Z","seen":"2026-11-21T10:40:00.5Z",
-        "name":"Eva","city":null,"big":9223372036854775807,"ratio":0.5,"tags":["a","b"],"raises":["1.5",null],
+        "name":"Eva","nick":"Nan","zip":"8001","city":null,"big":9223372036854775807,"ratio":0.5,"tags":["a","b"],"raises":["1.5",null],
         "digest":"hmac:9f","limit":"NaN","opens":"08:00:00Z","odd name":1,"home":{"since":"2000-01-01Z"}}"#;
 
     fn rules(toml: &str) -> Rules {
@@ -334,6 +334,7 @@ mod tests {
             "after.big == 9223372036854775807",
             "after.ratio < 1",
             "after.limit > 1000000000",
+            "after.zip >= 8000 && after.zip == \"8001\"",
             "after.born > \"2007-12-30\"",
             "after.born == \"2007-12-31\"",
             "after.born in [\"2007-12-31\"]",
@@ -387,6 +388,7 @@ mod tests {
             "after.tags[5] == \"x\"",
             // Types that do not fit, and no bool.
             "after.name > 5",
+            "after.nick > 5",
             "after.born > \"Eva\"",
             "after.digest > 5",
             "after.salary",

@@ -12,7 +12,6 @@ use cel::common::value::{CowVal, Val};
 use cel::{DeclarationError, Env, ExecutionError};
 
 use super::moment::Moment;
-use super::value::number_of_text;
 
 /// The language's name of an operator, our function's name, and the function.
 const REPLACED: [(&str, &str, Function); 12] = [
@@ -87,6 +86,13 @@ impl Number {
         }
     }
 
+    /// The number that a text is. `Nan` is a name.
+    fn of_text(text: &str) -> Option<Number> {
+        let is_plain = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
+        let number = text.bytes().all(is_plain).then(|| text.parse().ok());
+        number.flatten().map(Number::Double)
+    }
+
     fn double(self) -> f64 {
         match self {
             Number::Whole(whole) => whole as f64,
@@ -123,7 +129,7 @@ fn our_order(a: &dyn Val, b: &dyn Val) -> Option<Ordering> {
     }
     if Number::of(a).is_some() || Number::of(b).is_some() {
         let read = |value: &dyn Val| {
-            let of_text = || Number::of(&number_of_text(text(value)?)?);
+            let of_text = || Number::of_text(text(value)?);
             Number::of(value).or_else(of_text)
         };
         return Some(read(a)?.order(read(b)?));

@@ -68,7 +68,10 @@ pub fn map<'v>(
 fn text<'v>(raw: &'v str, of: &PgType) -> Result<Boxed<'v>, Malformed> {
     let Text(text) = parse(raw)?;
     let typed: Option<Boxed<'v>> = match of {
-        PgType::Number => number_of_text(&text).map(|number| Box::new(number) as _),
+        PgType::Number => {
+            let number = text.parse::<f64>().ok();
+            number.map(|number| Box::new(CelDouble::from(number)) as _)
+        }
         PgType::Date | PgType::Timestamp | PgType::TimestampTz => {
             Moment::parse(&text).map(|moment| Box::new(moment) as _)
         }
@@ -87,11 +90,6 @@ fn number<'v>(raw: &str) -> Boxed<'v> {
         // JSON's numbers are Rust's.
         Err(_) => Box::new(CelDouble::from(raw.parse::<f64>().unwrap_or(f64::NAN))),
     }
-}
-
-/// The number that a text is, as `numeric` arrives: `10000.50`, `NaN`, `-Infinity`.
-pub fn number_of_text(text: &str) -> Option<CelDouble> {
-    text.parse::<f64>().ok().map(CelDouble::from)
 }
 
 fn parse<'v, T: serde::Deserialize<'v>>(raw: &'v str) -> Result<T, Malformed> {

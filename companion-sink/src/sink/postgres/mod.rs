@@ -83,6 +83,22 @@ struct Park<'b> {
 }
 
 impl<'b> Park<'b> {
+    /// A row event that goes aside, and its key to those that are `parked`.
+    fn aside(
+        record: &'b Record,
+        headers: &Headers<'b>,
+        failure: Option<Failure>,
+        parked: &mut ParkedKeys,
+    ) -> Self {
+        let key = identity_of(record, headers);
+        parked.insert((record.topic.clone(), key.into()));
+        Park {
+            record,
+            key,
+            failure,
+        }
+    }
+
     /// An event that is refused.
     fn refused(record: &'b Record, key: &'b [u8], failure: Failure) -> Self {
         Park {
@@ -160,13 +176,8 @@ impl Postgres {
                 Err(failure) => {
                     let parked = &self.connection()?.parked;
                     let waits = waits(record, &headers, parked) || waits(record, &headers, &aside);
-                    let key = identity_of(record, &headers);
-                    aside.insert((record.topic.clone(), key.into()));
-                    parks.push(Park {
-                        record,
-                        key,
-                        failure: (!waits).then_some(failure),
-                    });
+                    let failure = (!waits).then_some(failure);
+                    parks.push(Park::aside(record, &headers, failure, &mut aside));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use change::version::{Place, Version};
 
 use super::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
-use super::change::{Change, identity_of};
+use super::change::Change;
 use super::failure::Fault;
 use super::stream::{STATEMENT_ROWS, Stream, fits};
 use super::{Connection, Park, Postgres, not_connected};
@@ -302,14 +302,8 @@ impl Postgres {
                 }
                 Ok(change) => changes.push(change),
                 Err(failure) => {
-                    let waits = waits(record, headers, parked);
-                    let key = identity_of(record, headers);
-                    parked.insert((record.topic.clone(), key.into()));
-                    parks.push(Park {
-                        record,
-                        key,
-                        failure: (!waits).then_some(failure),
-                    });
+                    let failure = (!waits(record, headers, parked)).then_some(failure);
+                    parks.push(Park::aside(record, headers, failure, parked));
                 }
             }
         }
