@@ -40,12 +40,12 @@ impl MongoHistory {
     /// Looks for decisions and carries them out as far as one go reaches; how many keys are parked then.
     pub(super) async fn carry_out_decisions(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
         let began = Instant::now();
-        let mut pause = Duration::ZERO;
+        let mut pause = LOOK_PAUSE;
         if !self.parked.is_empty() && !self.assigned.is_empty() {
-            let went_on = self.look(dead_letters).await?;
-            if !went_on {
-                pause = LOOK_PAUSE.max(began.elapsed() * LOOK_SHARE);
-            }
+            pause = match self.look(dead_letters).await? {
+                true => Duration::ZERO,
+                false => LOOK_PAUSE.max(began.elapsed() * LOOK_SHARE),
+            };
         }
         self.next_look = Instant::now() + pause;
         Ok(self.parked.len())

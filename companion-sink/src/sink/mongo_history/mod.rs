@@ -386,11 +386,10 @@ impl Sink for MongoHistory {
         let mut asides = Vec::new();
         let documents = self.documents(batch, &mut asides).await?;
         let mut inserted = self.insert_all(documents).await?;
-        let failures = asides.iter().filter_map(|aside| aside.failure.as_ref());
-        self.refusals
-            .count(failures.chain(inserted.refused.values()))?;
         self.put_refused_aside(batch, &mut inserted, &mut asides)
             .await?;
+        let failures = asides.iter().filter_map(|aside| aside.failure.as_ref());
+        self.refusals.count(failures)?;
         self.note(batch, inserted.left_out, &asides).await?;
         self.park(batch, &asides, dead_letters).await?;
         self.connection()?.offsets.advance(&batch.moves).await?;
