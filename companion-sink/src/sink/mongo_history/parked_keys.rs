@@ -155,7 +155,8 @@ mod tests {
 
     fn record(key: &str, number: u32, headers: &[(&str, &str)]) -> Record {
         let version = version(number);
-        let headers = headers.iter().chain([&("cdc.version", version.as_str())]);
+        let version = ("cdc.version", version.as_str());
+        let headers = headers.iter().chain([&version]);
         let headers = headers.map(|(name, value)| (*name, Some(value.as_bytes())));
         Record::new("t".into(), 0, 0, Some(key.as_bytes()), None, headers)
     }
