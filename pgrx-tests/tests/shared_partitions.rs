@@ -9,7 +9,7 @@ use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, pgbench, port, replica, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
-use sink_events::{Source, TIMEOUT, bed, id_key, one_text};
+use sink_events::{Source, TIMEOUT, bed, id_key, one_text, wait_for_log};
 
 const COLUMNS: [(&str, &str); 3] = [("id", "bigint"), ("city", "varchar(5)"), ("n", "integer")];
 /// Notes every step back of an offset, and of a number that only rises at the source.
@@ -145,6 +145,12 @@ fn each_instance_applies_its_share() {
     second.kill();
     wait_for_shares(&[&first], &[3]);
     wait_for_text(&mut replica, content, &all(2));
+    // A consistent replica of the same name would write beside them.
+    let consistent = start_instance(&Plan {
+        consistency: "transaction",
+        ..plan
+    });
+    wait_for_log(&consistent, "CDC1009");
     let told = first.run_command(&["status"]);
     assert!(told.contains("\"partitions\":3"), "{told}");
 }
