@@ -51,6 +51,7 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
             client,
             shared: Arc::clone(&shared),
             status,
+            goal: None,
         };
         let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
         match &sink.kind {
@@ -114,7 +115,7 @@ pub async fn run(config: &Config, names: &[String]) -> Result<()> {
 }
 
 /// The enabled sinks, or those named.
-fn choose<'c>(
+pub fn choose<'c>(
     config: &'c Config,
     names: &[String],
 ) -> Result<Vec<(&'c str, &'c crate::config::Sink)>> {
@@ -141,7 +142,8 @@ fn choose<'c>(
     Ok(chosen)
 }
 
-async fn wait_for_signal() -> Result<()> {
+/// Waits for SIGTERM or SIGINT.
+pub async fn wait_for_signal() -> Result<()> {
     let failed = |error: std::io::Error| {
         Error::configuration(
             format!("cannot wait for signals: {error}"),

@@ -77,6 +77,7 @@ impl<S: Sink> Course for ByPartition<S> {
             incomplete: false,
             committed: HashMap::new(),
             watermark: Watermark::default(),
+            goal: context.goal.as_ref(),
         };
         run.run(stop).await
     }
@@ -99,6 +100,8 @@ struct Run<'r, S> {
     /// Offsets that were copied into the consumer group.
     committed: HashMap<TopicPartition, i64>,
     watermark: Watermark,
+    /// The run ends when these offsets come next.
+    goal: Option<&'r HashMap<TopicPartition, i64>>,
 }
 
 impl<S: Sink> Run<'_, S> {
@@ -109,6 +112,9 @@ impl<S: Sink> Run<'_, S> {
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if self.is_at_goal() {
+                return Ok(Ended::Reached);
+            }
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => {
@@ -138,6 +144,16 @@ impl<S: Sink> Run<'_, S> {
                 },
             }
         }
+    }
+
+    fn is_at_goal(&self) -> bool {
+        let is_passed = |at: &TopicPartition, end: i64| {
+            self.lanes.get(at).is_some_and(|lane| {
+                lane.stored_next >= end || self.reader.is_read_to(at, end, lane.stored_next)
+            })
+        };
+        self.goal
+            .is_some_and(|goal| goal.iter().all(|(at, end)| is_passed(at, *end)))
     }
 
     /// Carries out what people decided about parked events.

@@ -7,13 +7,15 @@ pub mod document;
 pub mod failure;
 mod gone;
 mod insert;
+pub mod mend;
 pub mod newest;
-mod offsets;
+pub mod offsets;
 pub mod schemas;
-mod snapshots;
+pub mod snapshots;
 mod unchanged;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
@@ -28,6 +30,7 @@ use self::document::{Body, entity, entity_of};
 use self::failure::classify;
 use self::gone::End;
 use self::insert::insert_new;
+use self::mend::Mending;
 use self::offsets::Offsets;
 use self::schemas::Schemas;
 use self::snapshots::Snapshots;
@@ -57,6 +60,8 @@ pub struct MongoHistory {
     connection: Option<Connection>,
     /// Which table each collection belongs to.
     tables: HashMap<String, String>,
+    /// Of a replay: documents that are there are compared.
+    mending: Option<Arc<Mending>>,
 }
 
 struct Connection {
@@ -142,7 +147,28 @@ impl MongoHistory {
             state_name: format!("{instance}.{name}"),
             connection: None,
             tables: HashMap::new(),
+            mending: None,
         }
+    }
+
+    /// The same for a replay, which has offsets of its own.
+    pub fn mending(self, mending: Arc<Mending>) -> Self {
+        MongoHistory {
+            state_name: MongoHistory::replay_state(&self.state_name),
+            mending: Some(mending),
+            ..self
+        }
+    }
+
+    /// The name in the state of a replay of `sink`.
+    pub fn replay_state(sink: &str) -> String {
+        format!("{sink}/replay")
+    }
+
+    /// Whether a record is left to the sink that runs, for it has not come there.
+    fn is_beyond(&self, record: &Record) -> bool {
+        let mending = self.mending.as_ref();
+        mending.is_some_and(|mending| !mending.covers(record))
     }
 
     fn connection(&mut self) -> Result<&mut Connection> {
@@ -157,6 +183,9 @@ impl MongoHistory {
     ) -> Result<BTreeMap<String, Vec<Pending>>> {
         let mut documents: BTreeMap<String, Vec<Pending>> = BTreeMap::new();
         for (place, record) in batch.records.iter().enumerate() {
+            if self.is_beyond(record) {
+                continue;
+            }
             match self.document(record).await? {
                 Ok(None) => {}
                 Ok(Some((_, document))) if document.as_bytes().len() > DOCUMENT_BYTES_MAX => {
@@ -254,7 +283,15 @@ impl MongoHistory {
             return Ok(left_out);
         }
         let documents = kept.iter().map(|pending| &pending.document);
-        for refused in insert_new(&collection, documents).await? {
+        let refused = match &self.mending {
+            Some(mending) => {
+                mending
+                    .write(&collection, &documents.collect::<Vec<_>>())
+                    .await?
+            }
+            None => insert_new(&collection, documents).await?,
+        };
+        for refused in refused {
             let why = format!("mongodb refused the document (code {})", refused.code);
             let pending = kept.get(refused.place).ok_or_else(not_connected)?;
             aside.push((&batch.records[pending.place], Failure::refused(why)));
@@ -347,6 +384,7 @@ impl MongoHistory {
                 body: &event,
                 source_name: &self.source_name,
                 names: connection.names,
+                mending: self.mending.as_deref(),
             };
             let gone = end.write_inferred_deletes().await?;
             tracing::info!(
@@ -411,7 +449,8 @@ impl Sink for MongoHistory {
             .iter()
             .map(|(record, failure)| (*record, failure))
             .collect();
-        if !letters.is_empty() {
+        // What a replay meets was sent there when the sink met it.
+        if !letters.is_empty() && self.mending.is_none() {
             self.refusals
                 .count(aside.iter().map(|(_, failure)| failure))?;
             dead_letters.send(&self.name, &letters).await?;
@@ -424,6 +463,9 @@ impl Sink for MongoHistory {
     }
 
     async fn note_complete(&mut self, complete: &Complete) -> Result<()> {
+        if self.mending.is_some() {
+            return Ok(());
+        }
         let name = self.state_name.clone();
         complete::write(&self.connection()?.database, &name, complete).await
     }
@@ -436,6 +478,9 @@ impl Sink for MongoHistory {
     async fn apply_together(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
         let headers = Headers::read(record).map_err(unreadable_snapshot)?;
         let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
+        if self.is_beyond(record) {
+            return self.connection()?.offsets.advance(moves).await;
+        }
         let connection = self.connection()?;
         if body.is_beginning() {
             connection

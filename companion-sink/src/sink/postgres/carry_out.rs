@@ -14,7 +14,8 @@ impl Postgres {
     pub async fn carry_out_decisions(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
         let client = &self.connection()?.session.client.clone();
         for (topic, key) in self.state.parked_events().decided_keys(client).await? {
-            self.connection()?.session.begin("").await?;
+            let session = &mut self.connection.as_mut().ok_or_else(not_connected)?.session;
+            self.state.begin_transaction(session, "").await?;
             let is_free = self.carry_out_key(&topic, &key, dead_letters).await?;
             self.connection()?.session.execute("COMMIT").await?;
             if is_free {

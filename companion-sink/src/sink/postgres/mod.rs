@@ -4,15 +4,18 @@ mod apply;
 mod carry_out;
 mod change;
 mod connection;
+mod difference;
 mod failure;
-mod follow;
+pub mod follow;
 mod ordered;
 pub mod parked;
 pub mod pg_text;
+pub mod shadow;
 mod snapshot;
 mod state;
 mod statements;
 mod stream;
+pub mod switch;
 pub mod tables;
 mod text_array;
 
@@ -91,7 +94,10 @@ impl Postgres {
         Postgres {
             name: name.to_owned(),
             url: url.to_owned(),
-            state: State::new(&settings.state_schema, &format!("{instance}.{name}")),
+            state: State::new(
+                &settings.state_schema,
+                &state_name(instance, name, &settings),
+            ),
             settings,
             connection: None,
             refusals,
@@ -206,7 +212,7 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
-        session.begin("").await?;
+        state.begin_transaction(session, "").await?;
         state.advance(session, &batch.moves).await?;
         let mut to_apply = Vec::with_capacity(changes.len());
         for change in changes {
@@ -223,7 +229,7 @@ impl Postgres {
             Err(Fault::Event(_)) => {}
         }
         session.execute("ROLLBACK").await?;
-        session.begin("").await?;
+        state.begin_transaction(session, "").await?;
         state.advance(session, &batch.moves).await?;
         let Aside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
         for (change, failure) in refused {
@@ -300,9 +306,13 @@ impl Sink for Postgres {
             );
         }
         self.state.create(&client).await?;
+        self.state.connected(&client).await?;
         let parked = self.state.parked_events().keys(&client).await?;
         let halted_before = self.state.parked_events().has_poison(&client).await?;
-        let decided = self.state.parked_events().decided(&client).await?;
+        let decided = match &self.settings.shadow {
+            Some(shadow) => shadow.decided.clone(),
+            None => self.state.parked_events().decided(&client).await?,
+        };
         self.connection = Some(Connection {
             session: Session::new(client),
             tables: Tables::default(),
@@ -326,6 +336,8 @@ impl Sink for Postgres {
 
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
         let mut parks = Vec::new();
+        let decided = self.decided_batch(batch)?;
+        let batch = decided.as_ref().unwrap_or(batch);
         let changes = self.changes(batch, &mut parks).await?;
         let behind_malformed = |change: &Change<'_>| {
             parks.iter().any(|park: &Park<'_>| {
@@ -370,7 +382,9 @@ impl Sink for Postgres {
         let headers = Headers::read(record).map_err(unreadable)?;
         let state = &self.state;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        connection.session.begin("").await?;
+        state
+            .begin_transaction(&mut connection.session, "")
+            .await?;
         state.advance(&mut connection.session, moves).await?;
         self.apply_to_table(record, &headers).await?;
         let connection = self.connection()?;
@@ -489,6 +503,14 @@ impl Postgres {
                 .await?;
         }
         Ok(())
+    }
+}
+
+/// The sink in its state; the generation that a replay builds is another one.
+fn state_name(instance: &str, name: &str, settings: &config::Postgres) -> String {
+    match settings.shadow {
+        Some(_) => format!("{instance}.{name}/replay"),
+        None => format!("{instance}.{name}"),
     }
 }
 

@@ -1,0 +1,150 @@
+//! The tables that a replay builds beside those that readers use: in a schema of their own, together with the replay's state,
+//! so that dropping the schema leaves nothing of it.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use tokio_postgres::Client;
+
+use super::failure::classify;
+use super::follow::Definition;
+use super::parked::Decision;
+use super::tables::{Target, quoted};
+use crate::config;
+use crate::error::Result;
+use crate::event::TableName;
+
+/// Bytes of a name in PostgreSQL.
+const NAME_BYTES_MAX: usize = 63;
+const HASH_DIGITS: usize = 16;
+
+/// Where a replay builds, and what it has to know of the sink whose place it takes.
+#[derive(Debug, Default)]
+pub struct Shadow {
+    /// The schema, not quoted.
+    pub schema: String,
+    /// What the sink follows, by the tables that readers use.
+    pub definitions: HashMap<Target, Definition>,
+    /// What people decided about refused events, by their ids.
+    pub decided: HashMap<String, Decision>,
+}
+
+impl Shadow {
+    /// The schema for a replay of the sink `sink` of the instance `instance`.
+    pub fn schema_name(instance: &str, sink: &str) -> String {
+        shortened(format!("{instance}_replay_{sink}"))
+    }
+
+    /// The shadow of a table that readers use.
+    pub fn of(&self, target: &Target) -> Target {
+        Target {
+            schema: self.schema.clone(),
+            table: shortened(format!("{}.{}", target.schema, target.table)),
+        }
+    }
+
+    /// The statement that makes the list of the tables that the replay has met, with the names that they have elsewhere.
+    pub fn create(schema: &str) -> String {
+        format!(
+            "CREATE TABLE {schema}.targets (
+                 shadow_table text PRIMARY KEY, source_schema text NOT NULL, source_table text NOT NULL,
+                 target_schema text NOT NULL, target_table text NOT NULL)"
+        )
+    }
+
+    /// Notes that the replay has met a table.
+    pub async fn note(
+        &self,
+        client: &Client,
+        settings: &config::Postgres,
+        header: &str,
+        source: &TableName<'_>,
+    ) -> Result<()> {
+        let target = Target::for_readers(settings, header, source);
+        let shadow = self.of(&target);
+        let sql = format!(
+            "INSERT INTO {}.targets VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+            quoted(&self.schema)
+        );
+        let noted = client
+            .execute(
+                &sql,
+                &[
+                    &shadow.table,
+                    &&*source.schema,
+                    &&*source.table,
+                    &target.schema,
+                    &target.table,
+                ],
+            )
+            .await;
+        noted
+            .map(drop)
+            .map_err(|error| classify("noting a table of the replay", &error))
+    }
+
+    /// Makes the shadow of a table like the one that readers use, so that it refuses what that would; false if there is none.
+    pub async fn make_like(
+        &self,
+        client: &Client,
+        settings: &config::Postgres,
+        header: &str,
+        source: &TableName<'_>,
+    ) -> Result<bool> {
+        let target = Target::for_readers(settings, header, source);
+        let is_there = client
+            .query_one("SELECT to_regclass($1) IS NOT NULL", &[&target.quoted()])
+            .await
+            .map_err(|error| classify("reading the catalog", &error))?;
+        if !is_there.get::<_, bool>(0) {
+            return Ok(false);
+        }
+        self.make_shadow(client, &target).await?;
+        Ok(true)
+    }
+
+    /// Makes the shadow of a table that is there, empty.
+    pub async fn make_shadow(&self, client: &Client, target: &Target) -> Result<()> {
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL)",
+            self.of(target).quoted(),
+            target.quoted()
+        );
+        let made = client.batch_execute(&sql).await;
+        made.map_err(|error| classify("making a table of the replay", &error))
+    }
+}
+
+/// A name that PostgreSQL does not cut, told apart by a hash where it would be too long.
+fn shortened(name: String) -> String {
+    if name.len() <= NAME_BYTES_MAX {
+        return name;
+    }
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    let mut end = NAME_BYTES_MAX - HASH_DIGITS - 1;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}_{:016x}", &name[..end], hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_fit_and_stay_apart() {
+        let shadow = Shadow::default();
+        let of = |table: &str| {
+            let target = Target {
+                schema: "s".into(),
+                table: table.into(),
+            };
+            shadow.of(&target).table
+        };
+        assert_eq!(of("t"), "s.t");
+        let (one, other) = ("ä".repeat(31) + "1", "ä".repeat(31) + "2");
+        assert!(of(&one).len() <= NAME_BYTES_MAX && of(&one) != of(&other));
+    }
+}
