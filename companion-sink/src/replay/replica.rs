@@ -140,13 +140,15 @@ impl<'b> Build<'b> {
             Consistency::Row => None,
         };
         let partitions = partitions(&context, newest.as_mut()).await?;
+        control.prepare().await?;
+        // Before the ends of the topics, beyond which it cannot be then.
+        let live = control.live_positions(&partitions).await?;
         let mut bounds = Vec::with_capacity(partitions.len());
         for at in &partitions {
             let of_partition = context.shared.discovery.bounds(&at.topic, at.partition);
             bounds.push((at.clone(), of_partition.await?));
         }
-        control.prepare().await?;
-        check_live(control, &bounds, order).await?;
+        check_reach(&bounds, &live, order)?;
         let begun_at = match order.from {
             From::Beginning => order.from.to_string(),
             _ => begin_in_the_middle(order, control, progress, &bounds).await?,
@@ -375,7 +377,7 @@ async fn partitions(
 }
 
 /// Refuses what would lose rows: the topics must reach from the beginning, or from what the sink has, to their ends.
-async fn check_live(control: &Control, bounds: &[Bounds], order: &Order<'_>) -> Result<()> {
+fn check_reach(bounds: &[Bounds], live: &[Option<Position>], order: &Order<'_>) -> Result<()> {
     if order.from == From::Beginning {
         let cut = bounds.iter().filter(|(_, (low, _))| *low > 0);
         let cut: Vec<String> = cut
@@ -392,8 +394,6 @@ async fn check_live(control: &Control, bounds: &[Bounds], order: &Order<'_>) -> 
             ));
         }
     }
-    let partitions: Vec<TopicPartition> = bounds.iter().map(|(at, _)| at.clone()).collect();
-    let live = control.live_positions(&partitions).await?;
     for ((at, bounds), live) in bounds.iter().zip(live) {
         if let Some(live) = live {
             check_bounds(at, live.next_offset, *bounds)?;

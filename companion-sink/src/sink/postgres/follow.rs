@@ -154,9 +154,7 @@ impl Follower<'_> {
             .refresh(client, settings, self.header, &body.source)
             .await?;
         if let Some(shadow) = &settings.shadow {
-            shadow
-                .note(client, settings, self.header, &body.source)
-                .await?;
+            shadow.note(settings, self.header, &body.source);
         }
         Ok(Some(Followed {
             target,

@@ -1,15 +1,16 @@
 //! The tables that a replay builds beside those that readers use: in a schema of their own, together with the replay's state,
 //! so that dropping the schema leaves nothing of it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
 
 use tokio_postgres::Client;
 
 use super::failure::classify;
 use super::follow::Definition;
 use super::parked::Decision;
-use super::tables::{Target, quoted};
+use super::tables::Target;
 use crate::config;
 use crate::error::Result;
 use crate::event::TableName;
@@ -27,6 +28,17 @@ pub struct Shadow {
     pub definitions: HashMap<Target, Definition>,
     /// What people decided about refused events, by their ids.
     pub decided: HashMap<String, Decision>,
+    /// The tables that the replay has met, by the names of their shadows.
+    met: Mutex<BTreeMap<String, Met>>,
+}
+
+/// A table that the replay has met.
+#[derive(Debug, Clone)]
+pub struct Met {
+    /// The source's.
+    pub source: TableName<'static>,
+    /// The one that readers use.
+    pub target: Target,
 }
 
 impl Shadow {
@@ -43,44 +55,39 @@ impl Shadow {
         }
     }
 
-    /// The statement that makes the list of the tables that the replay has met, with the names that they have elsewhere.
-    pub fn create(schema: &str) -> String {
-        format!(
-            "CREATE TABLE {schema}.targets (
-                 shadow_table text PRIMARY KEY, source_schema text NOT NULL, source_table text NOT NULL,
-                 target_schema text NOT NULL, target_table text NOT NULL)"
-        )
+    /// Of a replay that has met nothing.
+    pub fn new(
+        schema: String,
+        definitions: HashMap<Target, Definition>,
+        decided: HashMap<String, Decision>,
+    ) -> Shadow {
+        Shadow {
+            schema,
+            definitions,
+            decided,
+            met: Mutex::default(),
+        }
     }
 
     /// Notes that the replay has met a table.
-    pub async fn note(
-        &self,
-        client: &Client,
-        settings: &config::Postgres,
-        header: &str,
-        source: &TableName<'_>,
-    ) -> Result<()> {
+    pub fn note(&self, settings: &config::Postgres, header: &str, source: &TableName<'_>) {
         let target = Target::for_readers(settings, header, source);
-        let shadow = self.of(&target);
-        let sql = format!(
-            "INSERT INTO {}.targets VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-            quoted(&self.schema)
-        );
-        let noted = client
-            .execute(
-                &sql,
-                &[
-                    &shadow.table,
-                    &&*source.schema,
-                    &&*source.table,
-                    &target.schema,
-                    &target.table,
-                ],
-            )
-            .await;
-        noted
-            .map(drop)
-            .map_err(|error| classify("noting a table of the replay", &error))
+        let source = TableName {
+            schema: source.schema.clone().into_owned().into(),
+            table: source.table.clone().into_owned().into(),
+        };
+        self.met
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(self.of(&target).table, Met { source, target });
+    }
+
+    /// The tables that the replay has met, by the names of their shadows; one that was renamed since is there under both.
+    pub fn met(&self) -> BTreeMap<String, Met> {
+        self.met
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Makes the shadow of a table like the one that readers use, so that it refuses what that would; false if there is none.

@@ -12,7 +12,7 @@ use super::connection;
 use super::difference::Pair;
 use super::failure::classify;
 use super::follow::{Definition, Followed};
-use super::shadow::Shadow;
+use super::shadow::{Met, Shadow};
 use super::state::{GATE, State};
 use super::tables::{
     Column, Table, Tables, Target, literal, missing_column, missing_table, quoted,
@@ -113,10 +113,7 @@ impl Control {
             live_schema: quoted(&settings.state_schema),
             replay_schema: quoted(&schema),
             settings: settings.clone(),
-            shadow: Arc::new(Shadow {
-                schema,
-                ..Shadow::default()
-            }),
+            shadow: Arc::new(Shadow::new(schema, HashMap::new(), HashMap::new())),
         })
     }
 
@@ -124,22 +121,18 @@ impl Control {
     pub async fn prepare(&mut self) -> Result<()> {
         self.live.create(&self.client).await?;
         self.drop_shadow().await?;
-        let sql = format!(
-            "CREATE SCHEMA {schema}; {}",
-            Shadow::create(&self.replay_schema),
-            schema = self.replay_schema
-        );
+        let sql = format!("CREATE SCHEMA {}", self.replay_schema);
         self.execute("making the replay's schema", &sql).await?;
         self.replay.create(&self.client).await?;
         let followed = self.followed().await?;
         let definitions = followed.into_values();
-        self.shadow = Arc::new(Shadow {
-            schema: self.shadow.schema.clone(),
-            definitions: definitions
+        self.shadow = Arc::new(Shadow::new(
+            self.shadow.schema.clone(),
+            definitions
                 .map(|followed| (followed.target, followed.definition))
                 .collect(),
-            decided: self.live.parked_events().decided_ever(&self.client).await?,
-        });
+            self.live.parked_events().decided_ever(&self.client).await?,
+        ));
         Ok(())
     }
 
@@ -373,16 +366,20 @@ impl Control {
              DELETE FROM {live}.snapshots WHERE {of_topics};
              INSERT INTO {live}.snapshots (sink, topic, snapshot_id, begun_at, partial, kept)
                  SELECT {sink}, topic, snapshot_id, pg_current_xact_id()::xid::text, partial, kept FROM {replay}.snapshots WHERE sink = {built};
-             INSERT INTO {live}.definitions (sink, topic, target_schema, target_table, definition)
-                 SELECT {sink}, d.topic, t.target_schema, t.target_table, d.definition FROM {replay}.definitions d
-                 JOIN {replay}.targets t ON t.shadow_table = d.target_table WHERE d.sink = {built}
-                 ON CONFLICT (sink, topic) DO UPDATE SET target_schema = EXCLUDED.target_schema,
-                     target_table = EXCLUDED.target_table, definition = EXCLUDED.definition;
              INSERT INTO {live}.replays AS r (sink, generation, begun_at) VALUES ({sink}, 1, {})
                  ON CONFLICT (sink) DO UPDATE SET generation = r.generation + 1, begun_at = EXCLUDED.begun_at, at = now();
              COMMIT",
             literal(begun_at)
         );
+        for built in self.built().await? {
+            if let Some(definition) = built.definition {
+                let now = Followed {
+                    target: built.target,
+                    definition,
+                };
+                self.live.follow(&self.client, &built.topic, &now).await?;
+            }
+        }
         self.execute("taking the sink's place", &sql).await
     }
 
@@ -411,48 +408,50 @@ impl Control {
     async fn built(&self) -> Result<Vec<Built>> {
         let (live, replay) = (&self.live_schema, &self.replay_schema);
         let sql = format!(
-            "SELECT t.shadow_table, t.source_schema, t.source_table, t.target_schema, t.target_table, d.topic, d.definition,
-                    s.begun_at, l.definition IS NOT NULL AND l.definition IS DISTINCT FROM d.definition
-             FROM {replay}.targets t
-             JOIN pg_catalog.pg_class c ON c.relname = t.shadow_table AND c.relnamespace = to_regnamespace({})
-             LEFT JOIN {replay}.definitions d ON d.target_table = t.shadow_table
+            "SELECT c.relname::text, d.topic, d.definition, s.begun_at, l.definition IS NOT NULL AND l.definition IS DISTINCT FROM d.definition
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             LEFT JOIN {replay}.definitions d ON d.target_table = c.relname
              LEFT JOIN {replay}.snapshots s ON s.topic = d.topic
-             LEFT JOIN {live}.definitions l ON l.sink = {} AND l.topic = d.topic
-             ORDER BY t.target_schema, t.target_table",
-            literal(&self.replay_schema),
-            literal(self.live.sink())
+             LEFT JOIN {live}.definitions l ON l.sink = $2 AND l.topic = d.topic
+             WHERE n.nspname = $1"
         );
-        let rows = self.client.query(&sql, &[]).await;
-        let rows = rows.map_err(|error| classify("reading what was built", &error))?;
-        rows.iter().map(|row| self.read_built(row)).collect()
+        let rows = self
+            .client
+            .query(&sql, &[&self.shadow.schema, &self.live.sink()])
+            .await
+            .map_err(|error| classify("reading what was built", &error))?;
+        let mut met = self.shadow.met();
+        let mut built = Vec::new();
+        for row in rows {
+            let table: String = row.get(0);
+            if let Some(met) = met.remove(&table) {
+                built.push(self.read_built(&row, table, met)?);
+            }
+        }
+        built.sort_by(|one, other| one.target.quoted().cmp(&other.target.quoted()));
+        Ok(built)
     }
 
-    fn read_built(&self, row: &Row) -> Result<Built> {
-        let definition: Option<String> = row.get(6);
-        let definition = definition.map(|definition| serde_json::from_str(&definition));
+    fn read_built(&self, row: &Row, table: String, met: Met) -> Result<Built> {
+        let definition: Option<&str> = row.get(2);
+        let definition = definition.map(serde_json::from_str).transpose();
         Ok(Built {
             shadow: Target {
                 schema: self.shadow.schema.clone(),
-                table: row.get(0),
+                table,
             },
-            source: TableName {
-                schema: row.get::<_, String>(1).into(),
-                table: row.get::<_, String>(2).into(),
-            },
-            target: Target {
-                schema: row.get(3),
-                table: row.get(4),
-            },
-            topic: row.get::<_, Option<String>>(5).unwrap_or_default(),
-            definition: definition.transpose().map_err(|error| {
+            source: met.source,
+            target: met.target,
+            topic: row.get::<_, Option<String>>(1).unwrap_or_default(),
+            definition: definition.map_err(|error| {
                 Error::new(
                     Code::TargetRefuses,
                     format!("postgres: a definition in the replay's state cannot be read: {error}"),
                     "Replay again; report it if it happens once more.",
                 )
             })?,
-            snapshot_since: row.get(7),
-            is_behind: row.get(8),
+            snapshot_since: row.get(3),
+            is_behind: row.get(4),
         })
     }
 

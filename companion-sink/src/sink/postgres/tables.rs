@@ -166,7 +166,7 @@ impl Tables {
             return Err(missing_table(&target));
         };
         if let Some(shadow) = &settings.shadow {
-            shadow.note(client, settings, header, source).await?;
+            shadow.note(settings, header, source);
         }
         self.known.push(table);
         let place = self.known.len() - 1;
