@@ -140,7 +140,7 @@ impl<'b> Build<'b> {
             Consistency::Row => None,
         };
         let partitions = partitions(&context, newest.as_mut()).await?;
-        control.prepare().await?;
+        control.prepare(order.from != From::Beginning).await?;
         // Before the ends of the topics, beyond which it cannot be then.
         let live = control.live_positions(&partitions).await?;
         let mut bounds = Vec::with_capacity(partitions.len());

@@ -174,7 +174,7 @@ impl Postgres {
                     .await?
             }
         };
-        let change = match Change::new(record, headers, body, table) {
+        let mut change = match Change::new(record, headers, body, table) {
             Ok(change) => change,
             Err(malformed) => return Ok(Err(malformed)),
         };
@@ -191,6 +191,10 @@ impl Postgres {
             if let Some(column) = change.unknown_column(table) {
                 return Err(missing_column(table, column));
             }
+        }
+        let shadow = self.settings.shadow.as_ref();
+        if shadow.is_some_and(|shadow| shadow.writes_whole_rows) {
+            change.become_whole();
         }
         Ok(Ok(change))
     }
@@ -382,9 +386,7 @@ impl Sink for Postgres {
         let headers = Headers::read(record).map_err(unreadable)?;
         let state = &self.state;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        state
-            .begin_transaction(&mut connection.session, "")
-            .await?;
+        state.begin_transaction(&mut connection.session, "").await?;
         state.advance(&mut connection.session, moves).await?;
         self.apply_to_table(record, &headers).await?;
         let connection = self.connection()?;

@@ -28,6 +28,8 @@ pub struct Shadow {
     pub definitions: HashMap<Target, Definition>,
     /// What people decided about refused events, by their ids.
     pub decided: HashMap<String, Decision>,
+    /// The rows that were there were copied: whole images are written, whatever a change has changed.
+    pub writes_whole_rows: bool,
     /// The tables that the replay has met, by the names of their shadows.
     met: Mutex<BTreeMap<String, Met>>,
 }
@@ -55,16 +57,18 @@ impl Shadow {
         }
     }
 
-    /// Of a replay that has met nothing.
+    /// Of a replay that has met nothing yet.
     pub fn new(
         schema: String,
         definitions: HashMap<Target, Definition>,
         decided: HashMap<String, Decision>,
+        writes_whole_rows: bool,
     ) -> Shadow {
         Shadow {
             schema,
             definitions,
             decided,
+            writes_whole_rows,
             met: Mutex::default(),
         }
     }

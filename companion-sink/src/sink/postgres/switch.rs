@@ -113,12 +113,12 @@ impl Control {
             live_schema: quoted(&settings.state_schema),
             replay_schema: quoted(&schema),
             settings: settings.clone(),
-            shadow: Arc::new(Shadow::new(schema, HashMap::new(), HashMap::new())),
+            shadow: Arc::new(Shadow::new(schema, HashMap::new(), HashMap::new(), false)),
         })
     }
 
-    /// Makes the place where the replay builds; what an earlier one left there goes.
-    pub async fn prepare(&mut self) -> Result<()> {
+    /// Makes the place where the replay builds, on a copy of what is there if `is_copy`; what an earlier one left there goes.
+    pub async fn prepare(&mut self, is_copy: bool) -> Result<()> {
         self.live.create(&self.client).await?;
         self.drop_shadow().await?;
         let sql = format!("CREATE SCHEMA {}", self.replay_schema);
@@ -132,6 +132,7 @@ impl Control {
                 .map(|followed| (followed.target, followed.definition))
                 .collect(),
             self.live.parked_events().decided_ever(&self.client).await?,
+            is_copy,
         ));
         Ok(())
     }
