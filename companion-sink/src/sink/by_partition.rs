@@ -22,6 +22,8 @@ use crate::watermark::Watermark;
 
 /// How soon a new partition is asked again that has no leader yet.
 const LEADER_RETRY: Duration = Duration::from_millis(100);
+/// What the reader says of a partition's end is of the last second: before, it may be of what was assigned earlier.
+const TOLD_AFTER: Duration = Duration::from_secs(3);
 /// From so many records on in one go, more is on its way and worth waiting for.
 const BURST_RECORDS: usize = 32;
 
@@ -34,6 +36,8 @@ struct Lane {
     /// Highest version seen, empty for none.
     version: String,
     epoch: u32,
+    /// When the reader was told to read it.
+    assigned: Instant,
     /// The event for all partitions that this one waits at.
     held: Option<Record>,
 }
@@ -149,7 +153,9 @@ impl<S: Sink> Run<'_, S> {
     fn is_at_goal(&self) -> bool {
         let is_passed = |at: &TopicPartition, end: i64| {
             self.lanes.get(at).is_some_and(|lane| {
-                lane.stored_next >= end || self.reader.is_read_to(at, end, lane.stored_next)
+                let is_told = lane.held.is_none() && lane.assigned.elapsed() > TOLD_AFTER;
+                let is_read_to = || self.reader.is_read_to(at, end, lane.stored_next);
+                lane.stored_next >= end || (is_told && is_read_to())
             })
         };
         self.goal
@@ -229,6 +235,7 @@ impl<S: Sink> Run<'_, S> {
                 next,
                 version,
                 epoch: 0,
+                assigned: Instant::now(),
                 held: None,
             };
             lanes.push((at, lane));
@@ -403,6 +410,7 @@ impl<S: Sink> Run<'_, S> {
                     lane.next = moved.end;
                     lane.version = moved.version;
                     lane.epoch += 1;
+                    lane.assigned = Instant::now();
                     self.reader.assign(moved.at, lane.next, lane.epoch);
                 }
             }
