@@ -131,6 +131,12 @@ impl Reader {
         self.ends.lag(at, next_offset)
     }
 
+    /// Whether nothing before `end` is left of a partition, as of the last second, when `next_offset` comes next: behind the
+    /// last record there may be markers of Kafka's transactions, and records that were aborted or compacted away.
+    pub fn is_read_to(&self, at: &TopicPartition, end: i64, next_offset: i64) -> bool {
+        self.ends.is_handed_over(at, end) && self.ends.is_applied(at, next_offset)
+    }
+
     fn send(&self, command: Command) {
         // The thread only ends with this reader, or after it closed `fetched`, which `next` reports.
         let _ = self.commands.send(command);
@@ -309,6 +315,14 @@ impl Ends {
         ends.get(&*at.topic)
             .and_then(|topic| topic.get(&at.partition))
             .is_some_and(|end| end.next_offset >= offset && end.fetchq_cnt == 0)
+    }
+
+    /// Whether all that was handed over is applied, as of the last second, when `next_offset` comes next.
+    fn is_applied(&self, at: &TopicPartition, next_offset: i64) -> bool {
+        let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.get(&*at.topic)
+            .and_then(|topic| topic.get(&at.partition))
+            .is_some_and(|end| next_offset >= end.app_offset)
     }
 
     /// Events that are not applied yet, as of the last second, when `next_offset` comes next.

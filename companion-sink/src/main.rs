@@ -20,6 +20,7 @@ mod live;
 mod positions;
 mod prometheus;
 mod record;
+mod replay;
 mod rule;
 mod sink;
 mod source;
@@ -33,6 +34,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use cli::check::Verdict;
+use cli::replay::Outcome;
 use cli::{Arguments, Command};
 use config::Config;
 use error::{Code, Error, Result};
@@ -43,6 +45,7 @@ const WRONG_CONFIGURATION: u8 = 2;
 const CHECK_FOUND_ERROR: u8 = 3;
 const NOT_FOUND: u8 = 4;
 const OUT_OF_REACH: u8 = 5;
+const INTERRUPTED: u8 = 130;
 
 /// glibc keeps a heap for each thread that ever allocated, and gives none of them back: with our batches, which one
 /// thread makes and another drops, that is most of the memory.
@@ -109,6 +112,14 @@ fn execute(arguments: &Arguments) -> Result<u8> {
                 let found = dlq.run(&config, arguments.json, arguments.color).await?;
                 Ok(if found { 0 } else { NOT_FOUND })
             }
+            Command::Replay(replay) => {
+                let outcome = replay.run(&config, arguments.json, arguments.color).await?;
+                Ok(match outcome {
+                    Outcome::Done => 0,
+                    Outcome::Different => CHECK_FOUND_ERROR,
+                    Outcome::Interrupted => INTERRUPTED,
+                })
+            }
             Command::History(query) => {
                 let found = query.run(&config, arguments.json, arguments.color).await?;
                 Ok(if found { 0 } else { NOT_FOUND })
@@ -125,6 +136,10 @@ fn start_log(arguments: &Arguments, log: &config::Log) {
     let level = match (arguments.verbose, arguments.quiet) {
         (true, _) => "debug",
         (_, true) => "error",
+        // A bar is drawn where the log goes.
+        _ if matches!(arguments.command, Command::Replay(_)) && std::io::stderr().is_terminal() => {
+            "warn"
+        }
         _ => &log.level,
     };
     let filter = EnvFilter::new(format!(

@@ -49,6 +49,7 @@ pub fn follow(config: &Config) -> Result<Newest> {
     let group = format!("{}.positions", config.name);
     let mut client = kafka_client::consumer(config, &group, MEMORY_BYTES)?;
     client.set("statistics.interval.ms", "0");
+    client.set("enable.partition.eof", "true");
     let consumer: BaseConsumer = client
         .create()
         .map_err(|error| configuration_error(&error))?;
@@ -100,11 +101,21 @@ fn read(
         consumer.assign(&assignment)
     };
     assign((high - window).max(low))?;
+    // Older ones than the newest are no news to anybody.
+    let mut held_back = None;
+    let mut is_at_end = false;
     while !sender.is_closed() {
-        let Some(message) = consumer.poll(POLL) else {
-            continue;
+        let message = match consumer.poll(POLL) {
+            None => continue,
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                is_at_end = true;
+                if held_back.is_some() {
+                    sender.send_replace(held_back.take());
+                }
+                continue;
+            }
+            Some(message) => message?,
         };
-        let message = message?;
         let position = message
             .payload()
             .and_then(|bytes| serde_json::from_slice::<Position>(bytes).ok());
@@ -117,7 +128,8 @@ fn read(
             continue;
         };
         match known.take(position) {
-            Taken::Newer(position) => drop(sender.send_replace(Some(position))),
+            Taken::Newer(position) if is_at_end => drop(sender.send_replace(Some(position))),
+            Taken::Newer(position) => held_back = Some(position),
             Taken::Nothing => {}
             Taken::FullIsMissing if high - window > low => {
                 window *= WIDER;

@@ -1,7 +1,7 @@
 //! The real companion-sink binary, with the history in FerretDB and the replica in a PostgreSQL database.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -177,6 +177,35 @@ impl CompanionSink {
         let mut command = self.command();
         command.args(arguments);
         process::run(command, None)
+    }
+
+    /// As [`CompanionSink::run_command`], whether it succeeds or not.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn try_command(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command();
+        command.args(arguments).stdin(Stdio::null());
+        command
+            .output()
+            .unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"))
+    }
+
+    /// Starts another of its commands; what it prints goes to the log.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_command(&self, arguments: &[&str]) -> Process {
+        let mut command = self.command();
+        command.args(arguments);
+        let log = self.log_file();
+        Process::start(
+            "companion-sink's command",
+            command,
+            None,
+            &log,
+            libc::SIGKILL,
+        )
     }
 
     /// Its address.

@@ -8,6 +8,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
 
 use crate::kafka::Kafka;
 use crate::topic;
@@ -64,6 +65,22 @@ pub fn set(kafka: &Kafka, name: &str, setting: &str, value: &str) {
     let answers = block_on(client(kafka).alter_configs([&wanted], &AdminOptions::new()));
     for answer in answers.expect("the broker's answer") {
         answer.expect("the topic");
+    }
+}
+
+/// Removes the records of a partition before `offset`, as retention does.
+///
+/// # Panics
+/// When the broker refuses.
+pub fn trim(kafka: &Kafka, name: &str, partition: i32, offset: i64) {
+    let mut before = TopicPartitionList::new();
+    before
+        .add_partition_offset(name, partition, Offset::Offset(offset))
+        .expect("an offset");
+    let answer = block_on(client(kafka).delete_records(&before, &AdminOptions::new()));
+    let answer = answer.expect("the broker's answer");
+    for partition in answer.elements() {
+        partition.error().expect("the partition");
     }
 }
 

@@ -6,6 +6,7 @@ pub mod check;
 pub mod config;
 pub mod dlq;
 pub mod history;
+pub mod replay;
 pub mod run;
 pub mod status;
 
@@ -18,7 +19,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "companion-sink", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error, \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error or replay --dry-run a difference, \
 4 no such entity, 5 Kafka or target out of reach, 130 interrupted."
 )]
 pub struct Arguments {
@@ -113,6 +114,12 @@ pub enum Command {
     /// A decision is noted in the target, with who made it, and carried out by the running instance: at once, or when it
     /// starts. ID is the event id, of which the beginning suffices. A history looks for decisions once a second.
     Dlq(dlq::Dlq),
+    /// Build what a sink has from its topics once more
+    ///
+    /// A replica is built anew beside the tables that readers use; then, in one transaction, the rows that differ are brought to
+    /// what was built. From the middle, only rows that changed since then are. Of a history the documents that are missing or
+    /// different are written. The sink may run meanwhile. What differed is printed: with --dry-run that is all.
+    Replay(replay::Replay),
 }
 
 /// Text for standard output; a reader that went away (`| head`) is no error.

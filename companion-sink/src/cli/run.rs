@@ -52,6 +52,7 @@ pub async fn run(config: &Config, reloader: Reloader, names: &[String]) -> Resul
             client,
             shared: Arc::clone(&shared),
             status,
+            goal: None,
         };
         let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
         match &sink.kind {
@@ -114,7 +115,7 @@ pub async fn run(config: &Config, reloader: Reloader, names: &[String]) -> Resul
 }
 
 /// The enabled sinks, or those named.
-fn choose<'c>(
+pub fn choose<'c>(
     config: &'c Config,
     names: &[String],
 ) -> Result<Vec<(&'c str, &'c crate::config::Sink)>> {
@@ -142,14 +143,15 @@ fn choose<'c>(
 }
 
 /// What people tell the process.
-struct Signals {
+pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    /// From now on they are waited for.
+    pub fn new() -> Result<Self> {
         let listen = |kind| {
             signal(kind).map_err(|error: std::io::Error| {
                 Error::configuration(
@@ -166,7 +168,7 @@ impl Signals {
     }
 
     /// Waits until the process is to end, and has the configuration read again meanwhile.
-    async fn wait_for_end(&mut self, reloader: &Reloader) {
+    pub async fn wait_for_end(&mut self, reloader: &Reloader) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,

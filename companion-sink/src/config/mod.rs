@@ -5,6 +5,7 @@ pub mod units;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use crate::error::{Code, Error, Result};
 use crate::event::TableName;
 use crate::rule::{Rule, check_rules};
+use crate::sink::postgres::shadow::Shadow;
 use units::{parse_duration, parse_size};
 
 /// The file with every key, as `config --defaults` prints it.
@@ -185,6 +187,9 @@ pub struct Postgres {
     pub truncate: String,
     /// The schema of the offsets and the parked events.
     pub state_schema: String,
+    /// Where the tables are while a replay builds them anew; none for those that readers use.
+    #[serde(skip)]
+    pub shadow: Option<Arc<Shadow>>,
 }
 
 /// `consistency`
@@ -337,6 +342,7 @@ impl Default for Postgres {
             on_error: None,
             truncate: "truncate".into(),
             state_schema: "companion".into(),
+            shadow: None,
         }
     }
 }

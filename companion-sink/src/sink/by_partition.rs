@@ -24,6 +24,8 @@ use crate::watermark::Watermark;
 
 /// How soon a new partition is asked again that has no leader yet.
 const RETRY: Duration = Duration::from_millis(100);
+/// What the reader says of a partition's end is of the last second: before, it may be of what was assigned earlier.
+const TOLD_AFTER: Duration = Duration::from_secs(3);
 /// From so many records on in one go, more is on its way and worth waiting for.
 const BURST_RECORDS: usize = 32;
 
@@ -36,6 +38,8 @@ struct Lane {
     /// Highest version seen, empty for none.
     version: String,
     epoch: u32,
+    /// When the reader was told to read it.
+    assigned: Instant,
     /// The event for all partitions that this one waits at.
     held: Option<Record>,
     /// The other instances know that it waits there.
@@ -74,6 +78,7 @@ impl<S: Sink> Course for ByPartition<S> {
             incomplete: false,
             committed: HashMap::new(),
             watermark: Watermark::default(),
+            goal: context.goal.as_ref(),
         };
         let ended = run.run(stop).await;
         // Whatever ended it: the others need not wait for this one.
@@ -106,6 +111,8 @@ struct Run<'r, S> {
     /// Offsets that were copied into the consumer group.
     committed: HashMap<TopicPartition, i64>,
     watermark: Watermark,
+    /// The run ends when these offsets come next.
+    goal: Option<&'r HashMap<TopicPartition, i64>>,
 }
 
 impl<S: Sink> Run<'_, S> {
@@ -116,6 +123,9 @@ impl<S: Sink> Run<'_, S> {
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if self.is_at_goal() {
+                return Ok(Ended::Reached);
+            }
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => {
@@ -147,6 +157,18 @@ impl<S: Sink> Run<'_, S> {
                 },
             }
         }
+    }
+
+    fn is_at_goal(&self) -> bool {
+        let is_passed = |at: &TopicPartition, end: i64| {
+            self.lanes.get(at).is_some_and(|lane| {
+                let is_told = lane.held.is_none() && lane.assigned.elapsed() > TOLD_AFTER;
+                let is_read_to = || self.reader.is_read_to(at, end, lane.stored_next);
+                lane.stored_next >= end || (is_told && is_read_to())
+            })
+        };
+        self.goal
+            .is_some_and(|goal| goal.iter().all(|(at, end)| is_passed(at, *end)))
     }
 
     /// Carries out what people decided about parked events.
@@ -271,6 +293,7 @@ impl<S: Sink> Run<'_, S> {
             next,
             version,
             epoch: self.epoch,
+            assigned: Instant::now(),
             held: None,
             is_noted: false,
         };

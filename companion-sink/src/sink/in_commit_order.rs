@@ -68,7 +68,8 @@ impl Course for InCommitOrder {
             };
             match run.run().await? {
                 Followed::Poisoned(found) => poison = Some(found),
-                Followed::Reached | Followed::Stopped => return Ok(Ended::Stopped),
+                Followed::Reached => return Ok(Ended::Reached),
+                Followed::Stopped => return Ok(Ended::Stopped),
             }
         }
     }
@@ -114,7 +115,7 @@ enum Followed {
 }
 
 impl Run<'_> {
-    /// Until the process stops, or an event is found that cannot be applied.
+    /// Until the process stops, or the goal is reached, or an event is found that cannot be applied.
     async fn run(mut self) -> Result<Followed> {
         let mut position = self.context.shared.position.clone();
         position.mark_changed();
@@ -142,7 +143,7 @@ impl Run<'_> {
                     let newest = position.borrow_and_update().clone();
                     let Some(newest) = newest else { continue };
                     match self.follow(&newest).await? {
-                        Followed::Reached => {}
+                        Followed::Reached if self.context.goal.is_none() => {}
                         end => return Ok(end),
                     }
                 }

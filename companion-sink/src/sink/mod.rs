@@ -1,7 +1,8 @@
 //! What a sink is: it applies batches of events and keeps, with its data, how far it is.
 
-mod bounds;
+pub mod bounds;
 pub mod by_partition;
+pub mod changes;
 pub mod in_commit_order;
 mod merge;
 pub mod mongo_history;

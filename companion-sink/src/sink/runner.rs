@@ -1,6 +1,7 @@
 //! Runs one sink until the process ends, and decides what an error means for it. How events reach the sink is its course:
 //! each partition by itself (`by_partition`), or all of them in the source's order of commits (`in_commit_order`).
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config;
+use crate::consumer::TopicPartition;
 use crate::dead_letter::DeadLetters;
 use crate::discovery::Discovery;
 use crate::error::{Code, Error, Policy, Result, log};
@@ -45,6 +47,9 @@ pub struct Context {
     pub shared: Arc<Shared>,
     /// Its figures.
     pub status: SinkStatus,
+    /// Where the course ends by itself, if it does: a consistent replica at the position that it is given, all others when
+    /// these offsets come next.
+    pub goal: Option<HashMap<TopicPartition, i64>>,
 }
 
 /// How events reach a sink.
@@ -66,6 +71,8 @@ pub struct Runner<C> {
 pub enum Ended {
     /// The process stops.
     Stopped,
+    /// It is at its goal.
+    Reached,
 }
 
 impl<C: Course> Runner<C> {
@@ -82,7 +89,7 @@ impl<C: Course> Runner<C> {
             let started = Instant::now();
             let batches_before = self.context.status.figures().batches;
             let error = match self.course.run(&self.context).await {
-                Ok(Ended::Stopped) => break,
+                Ok(Ended::Stopped | Ended::Reached) => break,
                 Err(error) => error,
             };
             self.context.status.set_error(&error);

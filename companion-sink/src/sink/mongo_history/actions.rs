@@ -1,6 +1,8 @@
 //! What people decided about refused events, in the collection `companion_actions`. A decision is one document: it is open
 //! until the active instance has carried it out, and stays as the record of it.
 
+use std::collections::HashSet;
+
 use futures_util::TryStreamExt;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, Document, doc};
@@ -105,6 +107,14 @@ impl Actions {
         found
             .map(|found| found.is_some())
             .map_err(|error| classify("reading the actions", &error))
+    }
+
+    /// Ids of events that were edited or skipped.
+    pub async fn changed_events(&self) -> Result<HashSet<String>> {
+        let changed = doc! { "sink": &self.sink, "action": { "$in": ["edit", "skip"] } };
+        let found = self.find(changed).await?;
+        let ids = found.iter().filter_map(|found| found.get_str("event").ok());
+        Ok(ids.map(str::to_owned).collect())
     }
 
     /// These decisions are carried out: `done`, or `refused` once more.

@@ -9,6 +9,7 @@ use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 use super::bson_value::Names;
 use super::document::Body;
 use super::insert::insert_new;
+use super::mend::Mending;
 use super::newest::{Newest, truncates};
 use super::snapshots::{Snapshot, Snapshots};
 use crate::error::{Code, Error, Result};
@@ -29,6 +30,8 @@ pub struct End<'a> {
     pub body: &'a Body<'a>,
     pub source_name: &'a str,
     pub names: Names,
+    /// Of a replay.
+    pub mending: Option<&'a Mending>,
 }
 
 impl End<'_> {
@@ -126,7 +129,14 @@ impl End<'_> {
         }
         let topic = &self.record.topic;
         self.snapshots.check_running(topic, self.snapshot).await?;
-        match insert_new(self.collection, &documents).await?.first() {
+        let refused = match self.mending {
+            Some(mending) => {
+                let documents: Vec<_> = documents.iter().collect();
+                mending.write(self.collection, &documents).await?
+            }
+            None => insert_new(self.collection, &documents).await?,
+        };
+        match refused.first() {
             None => Ok(()),
             Some(refused) => Err(Error::new(
                 Code::TargetRefuses,

@@ -11,17 +11,19 @@ pub mod document;
 pub mod failure;
 mod gone;
 mod insert;
+pub mod mend;
 pub mod newest;
-mod offsets;
+pub mod offsets;
 mod park;
 pub mod parked;
 mod parked_keys;
 pub mod schemas;
-mod snapshots;
+pub mod snapshots;
 mod unchanged;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::future::pending;
+use std::sync::Arc;
 use std::time::Instant;
 
 use mongodb::bson::RawDocumentBuf;
@@ -35,6 +37,7 @@ use self::document::{Body, entity, entity_of};
 use self::failure::classify;
 use self::gone::End;
 use self::insert::insert_new;
+use self::mend::Mending;
 use self::offsets::Offsets;
 use self::park::Inserted;
 use self::parked::{Aside, ParkedEvents};
@@ -73,6 +76,8 @@ pub struct MongoHistory {
     settings: config::MongoHistory,
     refusals: RefusalLimit,
     state_name: String,
+    /// As `state_name`, of the sink itself where this is its replay.
+    sink_name: String,
     connection: Option<Connection>,
     /// Which table each collection belongs to.
     tables: HashMap<String, String>,
@@ -81,6 +86,8 @@ pub struct MongoHistory {
     assigned: HashSet<TopicPartition>,
     /// When decisions are looked for again.
     next_look: Instant,
+    /// Of a replay: documents that are there are compared.
+    mending: Option<Arc<Mending>>,
 }
 
 struct Connection {
@@ -132,13 +139,35 @@ impl MongoHistory {
             source_name: source_name.to_owned(),
             settings,
             refusals,
+            sink_name: format!("{instance}.{name}"),
             state_name: format!("{instance}.{name}"),
             connection: None,
             tables: HashMap::new(),
             parked: ParkedKeys::default(),
             assigned: HashSet::new(),
             next_look: Instant::now(),
+            mending: None,
         }
+    }
+
+    /// The same for a replay, which has offsets of its own.
+    pub fn mending(self, mending: Arc<Mending>) -> Self {
+        MongoHistory {
+            state_name: MongoHistory::replay_state(&self.state_name),
+            mending: Some(mending),
+            ..self
+        }
+    }
+
+    /// The name in the state of a replay of `sink`.
+    pub fn replay_state(sink: &str) -> String {
+        format!("{sink}/replay")
+    }
+
+    /// Whether a record is left to the sink that runs, for it has not come there.
+    fn is_beyond(&self, record: &Record) -> bool {
+        let mending = self.mending.as_ref();
+        mending.is_some_and(|mending| !mending.covers(record))
     }
 
     fn connection(&mut self) -> Result<&mut Connection> {
@@ -228,7 +257,15 @@ impl MongoHistory {
             return Ok(());
         }
         let documents = kept.iter().map(|pending| &pending.document);
-        for refused in insert_new(&collection, documents).await? {
+        let refused = match &self.mending {
+            Some(mending) => {
+                mending
+                    .write(&collection, &documents.collect::<Vec<_>>())
+                    .await?
+            }
+            None => insert_new(&collection, documents).await?,
+        };
+        for refused in refused {
             let why = format!("mongodb refused the document (code {})", refused.code);
             let pending = kept.get(refused.place).ok_or_else(not_connected)?;
             inserted
@@ -326,6 +363,7 @@ impl MongoHistory {
                 body: &event,
                 source_name: &self.source_name,
                 names: connection.names,
+                mending: self.mending.as_deref(),
             };
             let gone = end.write_inferred_deletes().await?;
             tracing::info!(
@@ -353,7 +391,7 @@ impl Sink for MongoHistory {
         let names = schemas::accepted_names(&database)
             .await
             .map_err(|error| classify("writing a schema", &error))?;
-        let parked_events = ParkedEvents::new(&database, &self.state_name);
+        let parked_events = ParkedEvents::new(&database, &self.sink_name);
         self.parked = parked_events.keys().await?;
         self.assigned.clear();
         self.connection = Some(Connection {
@@ -386,12 +424,18 @@ impl Sink for MongoHistory {
         let mut asides = Vec::new();
         let documents = self.documents(batch, &mut asides).await?;
         let mut inserted = self.insert_all(documents).await?;
-        self.put_refused_aside(batch, &mut inserted, &mut asides)
-            .await?;
-        let failures = asides.iter().filter_map(|aside| aside.failure.as_ref());
-        self.refusals.count(failures)?;
+        // What a replay meets was put aside when the sink met it.
+        let is_replay = self.mending.is_some();
+        if !is_replay {
+            self.put_refused_aside(batch, &mut inserted, &mut asides)
+                .await?;
+            let failures = asides.iter().filter_map(|aside| aside.failure.as_ref());
+            self.refusals.count(failures)?;
+        }
         self.note(batch, inserted.left_out, &asides).await?;
-        self.park(batch, &asides, dead_letters).await?;
+        if !is_replay {
+            self.park(batch, &asides, dead_letters).await?;
+        }
         self.connection()?.offsets.advance(&batch.moves).await?;
         Ok(Applied {
             dead_letters: asides
@@ -403,7 +447,8 @@ impl Sink for MongoHistory {
     }
 
     async fn decided(&self) {
-        match self.parked.is_empty() {
+        // A replay leaves what is decided to the sink.
+        match self.parked.is_empty() || self.mending.is_some() {
             true => pending().await,
             false => tokio::time::sleep_until(self.next_look.into()).await,
         }
@@ -415,10 +460,16 @@ impl Sink for MongoHistory {
     }
 
     async fn carry_out(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
-        self.carry_out_decisions(dead_letters).await
+        match self.mending {
+            Some(_) => Ok(self.parked.len()),
+            None => self.carry_out_decisions(dead_letters).await,
+        }
     }
 
     async fn note_complete(&mut self, complete: &Complete) -> Result<()> {
+        if self.mending.is_some() {
+            return Ok(());
+        }
         let name = self.state_name.clone();
         complete::write(&self.connection()?.database, &name, complete).await
     }
@@ -431,6 +482,9 @@ impl Sink for MongoHistory {
     async fn apply_together(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
         let headers = Headers::read(record).map_err(unreadable_snapshot)?;
         let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
+        if self.is_beyond(record) {
+            return self.connection()?.offsets.advance(moves).await;
+        }
         let connection = self.connection()?;
         if body.is_beginning() {
             connection

@@ -57,9 +57,22 @@ impl Offsets {
 
     /// Notes where unknown partitions begin.
     pub async fn begin(&self, starts: &[(TopicPartition, i64)]) -> Result<()> {
-        for (at, offset) in starts {
+        let starts = starts.iter().map(|(at, next_offset)| {
+            let position = Position {
+                next_offset: *next_offset,
+                version: String::new(),
+            };
+            (at.clone(), position)
+        });
+        self.begin_at(&starts.collect::<Vec<_>>()).await
+    }
+
+    /// As [`Offsets::begin`], with the highest versions before.
+    pub async fn begin_at(&self, starts: &[(TopicPartition, Position)]) -> Result<()> {
+        for (at, start) in starts {
             let document = doc! {
-                "_id": self.id(at), "next_offset": offset, "version": "", "updated_at": DateTime::now(),
+                "_id": self.id(at), "next_offset": start.next_offset, "version": &start.version,
+                "updated_at": DateTime::now(),
             };
             match self.collection.insert_one(document).await {
                 Ok(_) => {}
@@ -100,6 +113,17 @@ impl Offsets {
             }
         });
         try_join_all(writes).await.map(|_| ())
+    }
+
+    /// Forgets all of the sink's offsets.
+    pub async fn forget(&self) -> Result<()> {
+        let deleted = self
+            .collection
+            .delete_many(doc! { "_id.sink": &self.sink })
+            .await;
+        deleted
+            .map(drop)
+            .map_err(|error| classify("forgetting the offsets", &error))
     }
 
     fn id(&self, at: &TopicPartition) -> Document {

@@ -49,7 +49,7 @@ impl MongoHistory {
     ) -> Result<Documents> {
         let mut documents = Documents::new();
         for (place, record) in batch.records.iter().enumerate() {
-            if self.put_behind(place, record, asides) {
+            if self.is_beyond(record) || self.put_behind(place, record, asides) {
                 continue;
             }
             match self.made(record).await? {

@@ -105,6 +105,22 @@ impl ParkedEvents {
         Ok(keys)
     }
 
+    /// Ids of events that the history does not have as they were sent: they wait, or people edited or skipped them.
+    pub async fn not_as_sent(&self) -> Result<HashSet<String>> {
+        let failed = |error| classify("reading the parked events", &error);
+        let mut found = self
+            .collection
+            .find(doc! { "sink": &self.sink })
+            .projection(doc! { "event": 1 })
+            .await
+            .map_err(failed)?;
+        let mut ids = self.actions.changed_events().await?;
+        while let Some(found) = found.try_next().await.map_err(failed)? {
+            ids.insert(found.get_str("event").unwrap_or_default().to_owned());
+        }
+        Ok(ids)
+    }
+
     /// Keeps events, in their order.
     pub async fn park(&self, asides: &[Aside<'_>]) -> Result<()> {
         make_indexes(&self.collection, &INDEXES).await?;

@@ -192,6 +192,18 @@ impl Snapshots {
         self.drop_seen(&stored).await
     }
 
+    /// Forgets all snapshots of the sink, with the rows that were noted.
+    pub async fn forget(&self) -> Result<()> {
+        let failed = |error| classify("forgetting the snapshots", &error);
+        let mine = doc! { "_id.sink": &self.sink };
+        let mut found = self.collection.find(mine.clone()).await.map_err(failed)?;
+        while let Some(document) = found.try_next().await.map_err(failed)? {
+            self.drop_seen(&parse(&document)?).await?;
+        }
+        let deleted = self.collection.delete_many(mine).await;
+        deleted.map(drop).map_err(failed)
+    }
+
     async fn stored(&self, topic: &str) -> Result<Option<Snapshot>> {
         let found = self
             .collection

@@ -143,7 +143,8 @@ impl Postgres {
         moves: &[Move],
         partitions: i32,
     ) -> Result<Met> {
-        self.connection()?.session.begin("").await?;
+        let session = &mut self.connection.as_mut().ok_or_else(not_connected)?.session;
+        self.state.begin_transaction(session, "").await?;
         let met = self.meet_in_transaction(record, moves, partitions).await?;
         if met == Met::Moved {
             // Another instance may have followed a change of the definition.

@@ -26,7 +26,8 @@ impl Postgres {
                 continue;
             }
             let topic = &*at.topic;
-            self.connection()?.session.begin("").await?;
+            let session = &mut self.connection.as_mut().ok_or_else(not_connected)?.session;
+            self.state.begin_transaction(session, "").await?;
             let is_free = self.carry_out_key(topic, &key, dead_letters).await?;
             if is_free {
                 let parked_events = self.state.parked_events();

@@ -98,6 +98,13 @@ impl<'b> Change<'b> {
         })
     }
 
+    /// Nothing is taken for granted of the row that is there: it becomes the image after the change, as when a snapshot found it.
+    pub fn become_whole(&mut self) {
+        if self.kind == Kind::Upsert {
+            self.op = Op::Read;
+        }
+    }
+
     /// What goes aside of it.
     pub fn park(&self, failure: Option<Failure>) -> Park<'b> {
         Park {

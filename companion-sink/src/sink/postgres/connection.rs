@@ -9,7 +9,7 @@ use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use postgres_openssl::MakeTlsConnector;
 use tokio::sync::Notify;
 use tokio_postgres::types::Type;
-use tokio_postgres::{AsyncMessage, Client, Config, Notification, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, Notification, SimpleQueryMessage, Statement};
 
 use super::failure::classify;
 use super::parked::CHANNEL;
@@ -64,10 +64,16 @@ impl Session {
         self.statements.contains_key(sql)
     }
 
-    /// Begins a transaction and does `more` in it.
-    pub async fn begin(&mut self, more: &str) -> Result<()> {
+    /// Begins a transaction and does `more` in it; the first value of the last row that came of it.
+    pub async fn begin(&mut self, more: &str) -> Result<Option<String>> {
         self.part_is_kept = false;
-        self.execute(&format!("BEGIN; {more}")).await
+        let answers = self.client.simple_query(&format!("BEGIN; {more}")).await;
+        let answers = answers.map_err(|error| classify("opening a transaction", &error))?;
+        let value = answers.iter().rev().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        Ok(value.map(str::to_owned))
     }
 
     /// The statement that begins a part of the open transaction which can be undone by itself. There is one at a time.

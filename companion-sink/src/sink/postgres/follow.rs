@@ -83,6 +83,11 @@ impl<'a> SchemaBody<'a> {
         matches!(self.schema_change.kind.as_str(), "UNTRACK" | "DROP")
     }
 
+    /// Whether the source begins to send the table.
+    pub fn is_first(&self) -> bool {
+        self.schema_change.kind == "CREATE"
+    }
+
     /// Whether rows came, went or changed without events, and a snapshot follows.
     pub fn awaits_snapshot(&self) -> bool {
         self.schema_change.contents_changed
@@ -131,6 +136,7 @@ impl Follower<'_> {
             .load(client, settings, target.clone(), &body.source)
             .await?;
         match there {
+            None if self.is_made_like(body, definition).await? => {}
             None if settings.create_tables => self.create(&target, body, definition).await?,
             None => return Err(missing_table(&target)),
             Some(table) => {
@@ -147,10 +153,27 @@ impl Follower<'_> {
         tables
             .refresh(client, settings, self.header, &body.source)
             .await?;
+        if let Some(shadow) = &settings.shadow {
+            shadow.note(settings, self.header, &body.source);
+        }
         Ok(Some(Followed {
             target,
             definition: definition.clone(),
         }))
+    }
+
+    /// Makes the shadow of a table that has this definition now.
+    async fn is_made_like(&self, body: &SchemaBody<'_>, definition: &Definition) -> Result<bool> {
+        let Some(shadow) = &self.settings.shadow else {
+            return Ok(false);
+        };
+        let target = Target::for_readers(self.settings, self.header, &body.source);
+        if shadow.definitions.get(&target) != Some(definition) {
+            return Ok(false);
+        }
+        shadow
+            .make_like(self.client, self.settings, self.header, &body.source)
+            .await
     }
 
     /// The source's table has another name, or schema.

@@ -5,16 +5,19 @@ mod barrier;
 mod carry_out;
 mod change;
 mod connection;
+mod difference;
 mod failure;
-mod follow;
+pub mod follow;
 mod ordered;
 pub mod parked;
 pub mod pg_text;
+pub mod shadow;
 mod sharing;
 mod snapshot;
 mod state;
 mod statements;
 mod stream;
+pub mod switch;
 pub mod tables;
 mod text_array;
 
@@ -128,7 +131,10 @@ impl Postgres {
             name: name.to_owned(),
             rules: Rules::new(name, live.clone()),
             live,
-            state: State::new(&settings.state_schema, &format!("{instance}.{name}")),
+            state: State::new(
+                &settings.state_schema,
+                &state_name(instance, name, &settings),
+            ),
             settings,
             connection: None,
             refusals,
@@ -213,7 +219,7 @@ impl Postgres {
                     .await?
             }
         };
-        let change = match Change::new(record, headers, body, table) {
+        let mut change = match Change::new(record, headers, body, table) {
             Ok(change) => change,
             Err(malformed) => return Ok(Err(malformed.into())),
         };
@@ -230,6 +236,10 @@ impl Postgres {
             if let Some(column) = change.unknown_column(table) {
                 return Err(missing_column(table, column));
             }
+        }
+        let shadow = self.settings.shadow.as_ref();
+        if shadow.is_some_and(|shadow| shadow.writes_whole_rows) {
+            change.become_whole();
         }
         let types = |column: &str| tables.get(table).type_of(column);
         Ok(self.rules.check(record, &types).map(|()| change))
@@ -252,7 +262,7 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
-        session.begin("").await?;
+        state.begin_transaction(session, "").await?;
         state.advance(session, &batch.moves).await?;
         let old_keys: Vec<&[u8]> = changes.iter().filter_map(|change| change.old_key).collect();
         let parked_elsewhere = match old_keys.is_empty() {
@@ -278,7 +288,7 @@ impl Postgres {
             Err(Fault::Event(_)) => {}
         }
         session.execute("ROLLBACK").await?;
-        session.begin("").await?;
+        state.begin_transaction(session, "").await?;
         state.advance(session, &batch.moves).await?;
         let Aside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
         for (change, failure) in refused {
@@ -362,13 +372,17 @@ impl Sink for Postgres {
             );
         }
         self.state.create(&client).await?;
+        self.state.connected(&client).await?;
         let parked = match self.is_shared() {
             // They come with the partitions.
             true => ParkedKeys::default(),
             false => self.state.parked_events().keys(&client).await?,
         };
         let halted_before = self.state.parked_events().has_poison(&client).await?;
-        let decided = self.state.parked_events().decided(&client).await?;
+        let decided = match &self.settings.shadow {
+            Some(shadow) => shadow.decided.clone(),
+            None => self.state.parked_events().decided(&client).await?,
+        };
         let session = Session::new(client);
         if self.is_shared() {
             sharing::join_instances(&session.client, self.state.sink()).await?;
@@ -409,6 +423,8 @@ impl Sink for Postgres {
 
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
         let mut parks = Vec::new();
+        let decided = self.decided_batch(batch)?;
+        let batch = decided.as_ref().unwrap_or(batch);
         let changes = self.changes(batch, &mut parks).await?;
         self.apply_in_transaction(batch, &changes, &mut parks)
             .await?;
@@ -560,6 +576,14 @@ impl Postgres {
                 .await?;
         }
         Ok(())
+    }
+}
+
+/// The sink in its state; the generation that a replay builds is another one.
+fn state_name(instance: &str, name: &str, settings: &config::Postgres) -> String {
+    match settings.shadow {
+        Some(_) => format!("{instance}.{name}/replay"),
+        None => format!("{instance}.{name}"),
     }
 }
 

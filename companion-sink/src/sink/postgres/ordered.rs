@@ -15,7 +15,7 @@ use crate::dlq::event::Decision;
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::{Headers, Op};
 use crate::record::Record;
-use crate::sink::{Applied, Move};
+use crate::sink::{Applied, Batch, Move};
 
 /// What a transaction of the target brings to its end.
 pub struct Commit<'c> {
@@ -198,12 +198,32 @@ impl Postgres {
         ))
     }
 
+    /// The batch as people decided about its events, when a replay meets them again; `None` where nobody decided.
+    pub fn decided_batch(&mut self, batch: &Batch) -> Result<Option<Batch>> {
+        if self.settings.shadow.is_none() {
+            return Ok(None);
+        }
+        let decided = &self.connection()?.decided;
+        if decided.is_empty() {
+            return Ok(None);
+        }
+        let records = batch.records.iter();
+        Ok(Some(Batch {
+            records: records
+                .filter_map(|record| as_decided(record, decided))
+                .collect(),
+            moves: batch.moves.clone(),
+        }))
+    }
+
     async fn open_transaction(&mut self) -> Result<()> {
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         if !connection.in_transaction {
             // Where they are active, foreign keys are looked at when the source's transaction is there whole.
-            let deferred = "SET CONSTRAINTS ALL DEFERRED";
-            connection.session.begin(deferred).await?;
+            let deferred = "SET CONSTRAINTS ALL DEFERRED;";
+            self.state
+                .begin_transaction(&mut connection.session, deferred)
+                .await?;
             connection.in_transaction = true;
             self.parked_in_transaction.clear();
         }

@@ -290,6 +290,22 @@ impl ParkedEvents<'_> {
         Ok(decided.collect())
     }
 
+    /// What was decided last about each event that was put aside at some time and is not applied as it is, by their ids.
+    pub async fn decided_ever(&self, client: &Client) -> Result<HashMap<String, Decision>> {
+        let sql = format!(
+            "SELECT DISTINCT ON (event_id) event_id, action, edited_body FROM {}.actions
+             WHERE sink = $1 ORDER BY event_id, at DESC",
+            self.schema
+        );
+        let rows = client.query(&sql, &[&self.sink]).await;
+        let rows = rows.map_err(|error| classify("reading the actions", &error))?;
+        let decided = rows.iter().filter_map(|row| {
+            let decision = decision(row, 1, 2)?;
+            (decision != Decision::Retry).then(|| (row.get(0), decision))
+        });
+        Ok(decided.collect())
+    }
+
     /// Notes a decision, and tells the instances.
     pub async fn decide(
         &self,

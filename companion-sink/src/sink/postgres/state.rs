@@ -10,16 +10,23 @@ use super::failure::classify;
 use super::follow::Followed;
 use super::parked::ParkedEvents;
 use super::snapshot::Snapshots;
-use super::tables::{Target, quoted};
+use super::tables::{Target, literal, quoted};
 use crate::consumer::TopicPartition;
 use crate::error::{Code, Error, Result};
 use crate::sink::{Move, Position};
+
+/// The first key of the lock that transactions share which change a sink's content, and that a replay takes alone.
+pub const GATE: &str = "hashtext('companion-sink gate')";
 
 /// The tables of the state schema, for one sink.
 pub struct State {
     /// Quoted.
     schema: String,
     sink: String,
+    /// What a transaction begins with that changes the content; it says which replay the content is of.
+    gate: String,
+    /// The replay that the content was of when this was connected; 0 for none.
+    generation: i64,
 }
 
 impl State {
@@ -30,9 +37,17 @@ impl State {
 
     /// The state of `sink` (`<name>.<sink>`, as its consumer group) in `schema`.
     pub fn new(schema: &str, sink: &str) -> Self {
+        let schema = quoted(schema);
+        let literal = literal(sink);
+        let gate = format!(
+            "SELECT pg_advisory_xact_lock_shared({GATE}, hashtext({literal}));
+             SELECT coalesce(max(generation), 0) FROM {schema}.replays WHERE sink = {literal}"
+        );
         State {
-            schema: quoted(schema),
+            schema,
             sink: sink.to_owned(),
+            gate,
+            generation: 0,
         }
     }
 
@@ -74,6 +89,7 @@ impl State {
                     "progress",
                     "definitions",
                     "loading",
+                    "replays",
                     "replica",
                     "barriers",
                 ]
@@ -106,6 +122,9 @@ impl State {
              CREATE TABLE IF NOT EXISTS {schema}.loading (
                  sink text NOT NULL, topic text NOT NULL, since timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (sink, topic));
              COMMENT ON TABLE {schema}.loading IS 'companion-sink: topics whose rows a snapshot of the source still brings';
+             CREATE TABLE IF NOT EXISTS {schema}.replays (
+                 sink text PRIMARY KEY, generation bigint NOT NULL, begun_at text NOT NULL, at timestamptz NOT NULL DEFAULT now());
+             COMMENT ON TABLE {schema}.replays IS 'companion-sink: how often the content was replaced by a replay, the last time, and from where on';
              {snapshots};
              {barriers};
              CREATE OR REPLACE VIEW {schema}.replica AS
@@ -125,6 +144,36 @@ impl State {
             .batch_execute(&sql)
             .await
             .map_err(|error| classify("making the state schema", &error))
+    }
+
+    /// Notes which replay the content is of, before anything is read of it.
+    pub async fn connected(&mut self, client: &Client) -> Result<()> {
+        let sql = format!(
+            "SELECT coalesce(max(generation), 0) FROM {}.replays WHERE sink = $1",
+            self.schema
+        );
+        let row = client.query_one(&sql, &[&self.sink]).await;
+        let row = row.map_err(|error| classify("reading the replays", &error))?;
+        self.generation = row.get(0);
+        Ok(())
+    }
+
+    /// Opens a transaction that changes the content, and does `more` in it. While a replay takes the content's place it waits;
+    /// afterwards what this instance knows is no longer true (CDC1009).
+    pub async fn begin_transaction(&self, session: &mut Session, more: &str) -> Result<()> {
+        let generation = session.begin(&format!("{more}{}", self.gate)).await?;
+        let generation = generation.and_then(|generation| generation.parse::<i64>().ok());
+        if generation == Some(self.generation) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::OtherInstance,
+            format!(
+                "postgres: a replay has taken the place of sink {}",
+                self.sink
+            ),
+            "Nothing to do: this one goes on from where the replay has come to.",
+        ))
     }
 
     /// The positions of `wanted`.
@@ -156,17 +205,37 @@ impl State {
 
     /// Notes where unknown partitions begin.
     pub async fn begin(&self, client: &Client, starts: &[(TopicPartition, i64)]) -> Result<()> {
+        let starts = starts.iter().map(|(at, next_offset)| {
+            let position = Position {
+                next_offset: *next_offset,
+                version: String::new(),
+            };
+            (at.clone(), position)
+        });
+        self.begin_at(client, &starts.collect::<Vec<_>>()).await
+    }
+
+    /// As [`State::begin`], with the highest versions before.
+    pub async fn begin_at(
+        &self,
+        client: &Client,
+        starts: &[(TopicPartition, Position)],
+    ) -> Result<()> {
         let topics: Vec<&str> = starts.iter().map(|(at, _)| &*at.topic).collect();
         let partitions: Vec<i32> = starts.iter().map(|(at, _)| at.partition).collect();
-        let offsets: Vec<i64> = starts.iter().map(|(_, offset)| *offset).collect();
+        let offsets: Vec<i64> = starts.iter().map(|(_, start)| start.next_offset).collect();
+        let versions: Vec<&str> = starts.iter().map(|(_, start)| &*start.version).collect();
         let sql = format!(
             "INSERT INTO {}.offsets (sink, topic, partition, next_offset, version)
-             SELECT $1, u.topic, u.partition, u.next_offset, '' FROM unnest($2::text[], $3::int[], $4::bigint[]) AS u(topic, partition, next_offset)
+             SELECT $1, u.* FROM unnest($2::text[], $3::int[], $4::bigint[], $5::text[]) AS u(topic, partition, next_offset, version)
              ON CONFLICT DO NOTHING",
             self.schema
         );
         let inserted = client
-            .execute(&sql, &[&self.sink, &topics, &partitions, &offsets])
+            .execute(
+                &sql,
+                &[&self.sink, &topics, &partitions, &offsets, &versions],
+            )
             .await
             .map_err(|error| classify("writing the offsets", &error))?;
         self.expect(inserted, starts.len())

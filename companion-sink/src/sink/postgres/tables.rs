@@ -68,6 +68,11 @@ impl Table {
         }
     }
 
+    /// The columns of some unique index.
+    pub fn unique_columns(&self) -> Option<&[String]> {
+        self.unique.first().map(Vec::as_slice)
+    }
+
     /// Whether a unique index has exactly these columns.
     pub fn is_unique(&self, names: &[String]) -> bool {
         self.unique.iter().any(|index| {
@@ -77,7 +82,7 @@ impl Table {
 }
 
 /// Where a table of the source lives on the target, not quoted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The schema.
     pub schema: String,
@@ -86,8 +91,21 @@ pub struct Target {
 }
 
 impl Target {
-    /// What the configuration makes of a table of the source; `header` is the event's `cdc.table`.
+    /// What the configuration makes of a table of the source; `header` is the event's `cdc.table`. In a replay its shadow.
     pub fn of(settings: &config::Postgres, header: &str, source: &TableName<'_>) -> Target {
+        let target = Target::for_readers(settings, header, source);
+        match &settings.shadow {
+            Some(shadow) => shadow.of(&target),
+            None => target,
+        }
+    }
+
+    /// The table that readers use, also in a replay.
+    pub fn for_readers(
+        settings: &config::Postgres,
+        header: &str,
+        source: &TableName<'_>,
+    ) -> Target {
         let named = format!("{}.{}", source.schema, source.table);
         if let Some((schema, table)) = settings
             .tables
@@ -146,9 +164,19 @@ impl Tables {
             return Ok(place);
         }
         let target = Target::of(settings, header, source);
-        let Some(table) = self.load(client, settings, target.clone(), source).await? else {
+        let mut table = self.load(client, settings, target.clone(), source).await?;
+        if table.is_none()
+            && let Some(shadow) = &settings.shadow
+            && shadow.make_like(client, settings, header, source).await?
+        {
+            table = self.load(client, settings, target.clone(), source).await?;
+        }
+        let Some(table) = table else {
             return Err(missing_table(&target));
         };
+        if let Some(shadow) = &settings.shadow {
+            shadow.note(settings, header, source);
+        }
         self.known.push(table);
         let place = self.known.len() - 1;
         self.by_header.insert(header.to_owned(), place);
@@ -345,6 +373,15 @@ pub fn missing_column(table: &Table, column: &str) -> Error {
 /// A table in quotes, with its schema.
 pub fn qualified(schema: &str, table: &str) -> String {
     format!("{}.{}", quoted(schema), quoted(table))
+}
+
+/// A text in quotes.
+pub fn literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    match doubled.contains('\\') {
+        true => format!(" E'{}'", doubled.replace('\\', "\\\\")),
+        false => format!("'{doubled}'"),
+    }
 }
 
 /// An identifier in quotes.

@@ -1,0 +1,62 @@
+//! Builds the content of a sink from the topics once more: a replica beside the one that readers use, which then takes its
+//! place; a history in place, for what is missing or different there.
+
+mod changed_definition;
+pub mod course;
+pub mod from;
+pub mod history;
+pub mod progress;
+pub mod replica;
+mod scan;
+mod start;
+
+use std::future::Future;
+use std::pin::pin;
+
+use tokio::sync::watch;
+
+use self::from::From;
+use crate::config::{self, Config};
+use crate::error::Result;
+use crate::sink::changes::Changes;
+use crate::sink::runner::stopped;
+
+/// What is to be replayed.
+pub struct Order<'c> {
+    /// The configuration.
+    pub config: &'c Config,
+    /// The sink's name.
+    pub name: &'c str,
+    /// Its part of the configuration.
+    pub sink: &'c config::Sink,
+    /// Where to begin.
+    pub from: From,
+    /// Nothing is changed, only compared.
+    pub is_dry_run: bool,
+    /// Becomes true when somebody interrupts it.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// What a replay has done.
+pub struct Report {
+    /// Where it began, for people.
+    pub begun_at: String,
+    /// Records that were read.
+    pub records: u64,
+    /// The rows, or documents, that differed, by table or collection.
+    pub changes: Vec<Changes>,
+}
+
+/// The outcome of `work`, or `None` if somebody interrupts it.
+pub async fn unless_stopped<T>(
+    stop: &watch::Receiver<bool>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<Option<T>> {
+    let mut stop = stop.clone();
+    let work = pin!(work);
+    tokio::select! {
+        biased;
+        () = stopped(&mut stop) => Ok(None),
+        done = work => done.map(Some),
+    }
+}

@@ -1,0 +1,167 @@
+//! The tables that a replay builds beside those that readers use: in a schema of their own, together with the replay's state,
+//! so that dropping the schema leaves nothing of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, PoisonError};
+
+use tokio_postgres::Client;
+
+use super::failure::classify;
+use super::follow::Definition;
+use super::tables::Target;
+use crate::config;
+use crate::dlq::event::Decision;
+use crate::error::Result;
+use crate::event::TableName;
+
+/// Bytes of a name in PostgreSQL.
+const NAME_BYTES_MAX: usize = 63;
+const HASH_DIGITS: usize = 16;
+
+/// Where a replay builds, and what it has to know of the sink whose place it takes.
+#[derive(Debug, Default)]
+pub struct Shadow {
+    /// The schema, not quoted.
+    pub schema: String,
+    /// What the sink follows, by the tables that readers use.
+    pub definitions: HashMap<Target, Definition>,
+    /// What people decided about refused events, by their ids.
+    pub decided: HashMap<String, Decision>,
+    /// The rows that were there were copied: whole images are written, whatever a change has changed.
+    pub writes_whole_rows: bool,
+    /// The tables that the replay has met, by the names of their shadows.
+    met: Mutex<BTreeMap<String, Met>>,
+}
+
+/// A table that the replay has met.
+#[derive(Debug, Clone)]
+pub struct Met {
+    /// The source's.
+    pub source: TableName<'static>,
+    /// The one that readers use.
+    pub target: Target,
+}
+
+impl PartialEq for Shadow {
+    fn eq(&self, other: &Shadow) -> bool {
+        self.schema == other.schema
+    }
+}
+
+impl Shadow {
+    /// The schema for a replay of the sink `sink` of the instance `instance`.
+    pub fn schema_name(instance: &str, sink: &str) -> String {
+        shortened(format!("{instance}_replay_{sink}"))
+    }
+
+    /// The shadow of a table that readers use.
+    pub fn of(&self, target: &Target) -> Target {
+        Target {
+            schema: self.schema.clone(),
+            table: shortened(format!("{}.{}", target.schema, target.table)),
+        }
+    }
+
+    /// Of a replay that has met nothing yet.
+    pub fn new(
+        schema: String,
+        definitions: HashMap<Target, Definition>,
+        decided: HashMap<String, Decision>,
+        writes_whole_rows: bool,
+    ) -> Shadow {
+        Shadow {
+            schema,
+            definitions,
+            decided,
+            writes_whole_rows,
+            met: Mutex::default(),
+        }
+    }
+
+    /// Notes that the replay has met a table.
+    pub fn note(&self, settings: &config::Postgres, header: &str, source: &TableName<'_>) {
+        let target = Target::for_readers(settings, header, source);
+        let source = TableName {
+            schema: source.schema.clone().into_owned().into(),
+            table: source.table.clone().into_owned().into(),
+        };
+        self.met
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(self.of(&target).table, Met { source, target });
+    }
+
+    /// The tables that the replay has met, by the names of their shadows; one that was renamed since is there under both.
+    pub fn met(&self) -> BTreeMap<String, Met> {
+        self.met
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Makes the shadow of a table like the one that readers use, so that it refuses what that would; false if there is none.
+    pub async fn make_like(
+        &self,
+        client: &Client,
+        settings: &config::Postgres,
+        header: &str,
+        source: &TableName<'_>,
+    ) -> Result<bool> {
+        let target = Target::for_readers(settings, header, source);
+        let is_there = client
+            .query_one("SELECT to_regclass($1) IS NOT NULL", &[&target.quoted()])
+            .await
+            .map_err(|error| classify("reading the catalog", &error))?;
+        if !is_there.get::<_, bool>(0) {
+            return Ok(false);
+        }
+        self.make_shadow(client, &target).await?;
+        Ok(true)
+    }
+
+    /// Makes the shadow of a table that is there, empty.
+    pub async fn make_shadow(&self, client: &Client, target: &Target) -> Result<()> {
+        let sql = format!(
+            "CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL)",
+            self.of(target).quoted(),
+            target.quoted()
+        );
+        let made = client.batch_execute(&sql).await;
+        made.map_err(|error| classify("making a table of the replay", &error))
+    }
+}
+
+/// A name that PostgreSQL does not cut, told apart by a hash where it would be too long.
+fn shortened(name: String) -> String {
+    if name.len() <= NAME_BYTES_MAX {
+        return name;
+    }
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    let mut end = NAME_BYTES_MAX - HASH_DIGITS - 1;
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}_{:016x}", &name[..end], hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_fit_and_stay_apart() {
+        let shadow = Shadow::default();
+        let of = |table: &str| {
+            let target = Target {
+                schema: "s".into(),
+                table: table.into(),
+            };
+            shadow.of(&target).table
+        };
+        assert_eq!(of("t"), "s.t");
+        let (one, other) = ("ä".repeat(31) + "1", "ä".repeat(31) + "2");
+        assert!(of(&one).len() <= NAME_BYTES_MAX && of(&one) != of(&other));
+    }
+}

@@ -1,0 +1,537 @@
+//! `companion-sink replay`: what was damaged by hand is as the topics say again, and readers see no step of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mongodb::bson::doc;
+use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
+use pg_cdc_tests::history::inferred_deletes;
+use pg_cdc_tests::statements::run;
+use pg_cdc_tests::{Database, TestBed, pgbench, replica, topic_admin, wait_until};
+use postgres::Client;
+use serde_json::Value;
+
+const TIMEOUT: Duration = Duration::from_secs(120);
+const LOAD: &str = "\\set id random(1, 200)
+\\set delta random(-100, 100)
+BEGIN;
+UPDATE account SET balance = balance + :delta WHERE id = :id;
+INSERT INTO ledger (account, delta) VALUES (:id, :delta);
+INSERT INTO log VALUES (:delta);
+COMMIT;
+";
+/// What the load leaves equal, with the newest commit, in one snapshot.
+const SUMS: &str = "SELECT (SELECT sum(balance)::bigint FROM account), (SELECT coalesce(sum(delta), 0)::bigint FROM ledger),
+    (SELECT coalesce(sum(delta), 0)::bigint FROM log), (SELECT version FROM companion.replica)";
+
+fn start(database: &Database<'_>, consistency: &'static str) -> CompanionSink {
+    let plan = Plan {
+        consistency,
+        ..database.plan_companion_sink()
+    };
+    let sink = database.bed().companion_sink(plan);
+    sink.start_only(&["replica"]);
+    sink
+}
+
+fn applied(database: &Database<'_>, sink: &CompanionSink, tables: &[&str]) {
+    database.wait_until_in_kafka();
+    let topics: Vec<String> = tables.iter().map(|table| database.topic(table)).collect();
+    sink.wait_until_sink_applied("replica", database.bed().kafka(), &topics);
+}
+
+/// What a replay printed, line by line.
+fn lines(printed: &str) -> Vec<Value> {
+    let lines = printed.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")))
+        .collect()
+}
+
+/// Rows inserted, updated and deleted in a table, as a replay printed them.
+fn changes(printed: &str, table: &str) -> [u64; 3] {
+    let lines = lines(printed);
+    let line = lines.iter().find(|line| line["table"] == table);
+    let line = line.unwrap_or_else(|| panic!("no {table} in {printed}"));
+    ["inserted", "updated", "deleted"].map(|what| line[what].as_u64().expect("a number"))
+}
+
+/// How many rows differed.
+fn changed(printed: &str) -> u64 {
+    let lines = lines(printed);
+    let done = lines.last().expect("a line");
+    assert_eq!(done["event"], "done", "{printed}");
+    done["changed"].as_u64().expect("a number")
+}
+
+/// Runs a replay that must fail, and returns what it said.
+fn refused(sink: &CompanionSink, from: &str) -> String {
+    let output = sink.try_command(&["replay", "--sink", "replica", "--from", from, "--yes"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    said
+}
+
+fn one<T: for<'a> postgres::types::FromSql<'a>>(client: &mut Client, query: &str) -> T {
+    client.query_one(query, &[]).expect(query).get(0)
+}
+
+/// Stops a thread when its test ends, also by a panic.
+struct Over<'f>(&'f AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Reads until it is over: never half of a transaction, and the newest commit never falls. How many commits were seen.
+fn watch(reader: &mut Client, over: &AtomicBool) -> usize {
+    let (mut newest, mut commits) = (String::new(), 0);
+    while !over.load(Ordering::Relaxed) {
+        let row = reader.query_one(SUMS, &[]).expect("the sums");
+        let sums: [i64; 3] = [row.get(0), row.get(1), row.get(2)];
+        assert!(
+            sums.iter().all(|sum| *sum == sums[0]),
+            "half of a transaction: {sums:?}"
+        );
+        let version: String = row.get(3);
+        assert!(version >= newest, "{newest}, then {version}");
+        commits += usize::from(version > newest);
+        newest = version;
+    }
+    commits
+}
+
+fn make_bank(database: &Database<'_>) {
+    run(
+        &mut database.source(),
+        &[
+            "CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL, note text)",
+            "CREATE TABLE ledger (id bigserial PRIMARY KEY, account int, delta bigint)",
+            "CREATE TABLE log (delta bigint)",
+            "CREATE TABLE item (id int PRIMARY KEY, name text, code text UNIQUE, price numeric)",
+            "SELECT cdc_track('account'), cdc_track('ledger'), cdc_track('log'), cdc_track('item')",
+            "INSERT INTO account SELECT n, 0, 'note ' || n FROM generate_series(1, 200) AS n",
+            "INSERT INTO item SELECT n, 'item ' || n, 'c' || n, n * 1.10 FROM generate_series(1, 300) AS n",
+            "ALTER TABLE item ADD COLUMN more text",
+            "UPDATE item SET more = 'more', name = name || '!' WHERE id % 3 = 0",
+            "UPDATE item SET id = id + 1000 WHERE id > 290",
+            "DELETE FROM item WHERE id BETWEEN 280 AND 290",
+        ],
+    );
+}
+
+const BANK: [&str; 4] = ["account", "ledger", "log", "item"];
+
+/// What the readers' sums do not show.
+fn damage(copy: &mut Client) {
+    run(
+        copy,
+        &[
+            "DELETE FROM item WHERE id BETWEEN 1 AND 10",
+            "UPDATE item SET name = 'wrong', price = price * 10 WHERE id BETWEEN 11 AND 30",
+            "INSERT INTO item VALUES (5000, 'extra', 'extra', 1)",
+            // Unique values that have moved.
+            "UPDATE item SET code = 'x' WHERE id = 41",
+            "UPDATE item SET code = 'c41' WHERE id = 42",
+            "UPDATE item SET code = 'c42' WHERE id = 41",
+            "UPDATE account SET note = 'wrong' WHERE id <= 50",
+        ],
+    );
+}
+
+fn assert_whole(database: &Database<'_>, sink: &CompanionSink) {
+    applied(database, sink, &BANK);
+    let (mut source, mut copy) = (database.source(), database.replica());
+    for table in BANK {
+        replica::assert_equal(&mut source, &mut copy, &format!("public.{table}"));
+    }
+}
+
+#[test]
+fn a_damaged_replica_is_built_anew_under_load_and_readers_see_no_step_of_it() {
+    let database = TestBed::shared().database("bank");
+    make_bank(&database);
+    let sink = start(&database, "transaction");
+    applied(&database, &sink, &BANK);
+    let mut copy = database.replica();
+    run(
+        &mut copy,
+        &[
+            "CREATE ROLE reader_of_items",
+            "GRANT SELECT ON item TO reader_of_items",
+            "CREATE INDEX by_name ON item (name)",
+            "CREATE VIEW cheap AS SELECT * FROM item WHERE price < 100",
+        ],
+    );
+    damage(&mut copy);
+    let load = pgbench::start(&database, LOAD, &["-c", "2", "-R", "200", "-T", "3600"]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch(&mut database.replica(), &over));
+        let ended = Over(&over);
+        let printed = sink.run_command(&[
+            "replay",
+            "--sink",
+            "replica",
+            "--from",
+            "BEGINNING",
+            "--yes",
+        ]);
+        assert_eq!(changes(&printed, "public.item"), [10, 22, 1], "{printed}");
+        assert!(changes(&printed, "public.account")[1] >= 50, "{printed}");
+        assert!(
+            lines(&printed)
+                .iter()
+                .any(|line| line["event"] == "progress"),
+            "{printed}"
+        );
+        // The sink goes on from there.
+        let version = "SELECT version FROM companion.replica";
+        let before: String = one(&mut copy, version);
+        wait_until("the sink to go on", TIMEOUT, || {
+            match one::<String>(&mut copy, version) {
+                now if now > before => Ok(()),
+                now => Err(now),
+            }
+        });
+        drop(ended);
+        assert!(watcher.join().expect("the reader") > 10);
+    });
+    // A killed replay leaves nothing that the next one minds.
+    damage(&mut copy);
+    let schema =
+        "SELECT count(*) FROM pg_namespace WHERE nspname = 'companion_bank_replay_replica'";
+    let killed = sink.start_command(&[
+        "replay",
+        "--sink",
+        "replica",
+        "--from",
+        "BEGINNING",
+        "--yes",
+    ]);
+    wait_until("the replay to begin", TIMEOUT, || {
+        match one::<i64>(&mut copy, schema) {
+            1 => Ok(()),
+            _ => Err("no schema"),
+        }
+    });
+    killed.stop(libc::SIGKILL, TIMEOUT);
+    applied(&database, &sink, &BANK);
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = hashtext('companion-sink replay')::bigint & 4294967295";
+    wait_until("the killed session to end", TIMEOUT, || {
+        match one::<i64>(&mut copy, locks) {
+            0 => Ok(()),
+            _ => Err("it is there"),
+        }
+    });
+    let dry = sink.try_command(&[
+        "replay",
+        "--sink",
+        "replica",
+        "--from",
+        "beginning",
+        "--dry-run",
+    ]);
+    assert_eq!(
+        dry.status.code(),
+        Some(3),
+        "{}",
+        String::from_utf8_lossy(&dry.stderr)
+    );
+    assert_eq!(
+        changes(&String::from_utf8_lossy(&dry.stdout), "public.item"),
+        [10, 22, 1]
+    );
+    assert_eq!(
+        one::<i64>(&mut copy, "SELECT count(*) FROM item WHERE id = 5000"),
+        1,
+        "nothing was changed"
+    );
+    load.stop();
+    sink.run_command(&[
+        "replay",
+        "--sink",
+        "replica",
+        "--from",
+        "BEGINNING",
+        "--yes",
+    ]);
+    assert_whole(&database, &sink);
+    assert_eq!(one::<i64>(&mut copy, schema), 0, "nothing is left behind");
+    let kept = "SELECT has_table_privilege('reader_of_items', 'item', 'SELECT') AND to_regclass('by_name') IS NOT NULL AND EXISTS (SELECT FROM cheap)";
+    assert!(one::<bool>(&mut copy, kept));
+    // As a check of the replica.
+    let printed = sink.run_command(&[
+        "replay",
+        "--sink",
+        "replica",
+        "--from",
+        "BEGINNING",
+        "--dry-run",
+    ]);
+    assert_eq!(changed(&printed), 0, "{printed}");
+    let without_yes = sink.try_command(&["replay", "--sink", "replica", "--from", "BEGINNING"]);
+    assert_eq!(without_yes.status.code(), Some(2));
+}
+
+#[test]
+fn a_replica_of_rows_is_built_anew_with_what_is_parked_there() {
+    let database = TestBed::shared().database("rows");
+    make_bank(&database);
+    run(
+        &mut database.source(),
+        &[
+            "CREATE TABLE narrow (id int PRIMARY KEY, t text)",
+            "SELECT cdc_track('narrow')",
+        ],
+    );
+    let mut copy = {
+        database.plan_companion_sink();
+        database.replica()
+    };
+    run(
+        &mut copy,
+        &["CREATE TABLE narrow (id int PRIMARY KEY, t varchar(3))"],
+    );
+    let sink = start(&database, "row");
+    run(
+        &mut database.source(),
+        &[
+            "INSERT INTO narrow VALUES (1, 'abc'), (2, 'too long')",
+            "UPDATE narrow SET t = 'longer' WHERE id = 2",
+        ],
+    );
+    applied(&database, &sink, &BANK);
+    applied(&database, &sink, &["narrow"]);
+    let parked = "SELECT count(*) FROM companion.parked";
+    assert_eq!(one::<i64>(&mut copy, parked), 2);
+    damage(&mut copy);
+    let load = pgbench::start(&database, LOAD, &["-c", "2", "-R", "100", "-T", "3600"]);
+    let replay = [
+        "replay",
+        "--sink",
+        "replica",
+        "--from",
+        "BEGINNING",
+        "--yes",
+    ];
+    let printed = sink.run_command(&replay);
+    assert_eq!(changes(&printed, "public.item"), [10, 22, 1], "{printed}");
+    assert_eq!(changes(&printed, "public.narrow"), [0, 0, 0], "{printed}");
+    load.stop();
+    assert_whole(&database, &sink);
+    assert_eq!(one::<i64>(&mut copy, parked), 2, "it is refused again");
+    run(&mut copy, &["ALTER TABLE narrow ALTER COLUMN t TYPE text"]);
+    let printed = sink.run_command(&replay);
+    assert_eq!(changes(&printed, "public.narrow"), [1, 0, 0], "{printed}");
+    assert_eq!(one::<i64>(&mut copy, parked), 0);
+    run(&mut database.source(), &["UPDATE narrow SET t = t || '!'"]);
+    applied(&database, &sink, &["narrow"]);
+    replica::assert_equal(&mut database.source(), &mut copy, "public.narrow");
+}
+
+#[test]
+fn from_the_middle_only_what_changed_since_is_mended() {
+    let database = TestBed::shared().database("middle");
+    let mut source = database.source();
+    run(
+        &mut source,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY, v text, u text)",
+            "CREATE TABLE log (n int)",
+            "SELECT cdc_track('t'), cdc_track('log')",
+            "INSERT INTO t SELECT n, 'v' FROM generate_series(1, 100) AS n",
+            "INSERT INTO log VALUES (1), (1), (2)",
+        ],
+    );
+    let now = |source: &mut Client| -> String {
+        one(
+            source,
+            "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+        )
+    };
+    let since = now(&mut source);
+    run(
+        &mut source,
+        &[
+            "UPDATE t SET v = 'new' WHERE id <= 10",
+            "DELETE FROM t WHERE id = 11",
+            "INSERT INTO log VALUES (3)",
+            "INSERT INTO t VALUES (200, 'v')",
+        ],
+    );
+    let sink = start(&database, "transaction");
+    applied(&database, &sink, &["t", "log"]);
+    let mut copy = database.replica();
+    let damage = &[
+        "UPDATE t SET v = 'wrong' WHERE id IN (5, 50)",
+        "DELETE FROM t WHERE id IN (6, 200)",
+        "INSERT INTO t VALUES (11, 'ghost'), (12345, 'ghost')",
+        // A column that no change has changed.
+        "UPDATE t SET u = 'wrong' WHERE id = 4",
+    ];
+    run(&mut copy, damage);
+    let replay =
+        |from: &str| sink.run_command(&["replay", "--sink", "replica", "--from", from, "--yes"]);
+    let printed = replay(&since);
+    assert_eq!(changes(&printed, "public.t"), [2, 2, 1], "{printed}");
+    let left = "SELECT string_agg(id || v, ' ' ORDER BY id) FROM t WHERE v IN ('wrong', 'ghost')";
+    assert_eq!(
+        one::<String>(&mut copy, left),
+        "50wrong 12345ghost",
+        "what was not touched since"
+    );
+    // The offset of the first row: everything that has an event is mended.
+    let topic = database.topic("t");
+    let first = database
+        .records("t")
+        .into_iter()
+        .find(|record| record.op() == "c");
+    let first = first.expect("the first row");
+    let printed = replay(&format!("{topic}:{}:{}", first.partition, first.offset));
+    assert_eq!(changes(&printed, "public.t"), [0, 1, 0], "{printed}");
+    assert_eq!(one::<String>(&mut copy, left), "12345ghost");
+    run(&mut copy, &["DELETE FROM t WHERE id = 12345"]);
+    replica::assert_equal(&mut source, &mut copy, "public.t");
+    replica::assert_equal(&mut source, &mut copy, "public.log");
+    // The table was another one then.
+    run(
+        &mut source,
+        &[
+            "ALTER TABLE t ADD COLUMN w int",
+            "UPDATE t SET w = 1 WHERE id = 1",
+        ],
+    );
+    applied(&database, &sink, &["t", "log"]);
+    let said = refused(&sink, &since);
+    assert!(said.contains("CDC1011") && said.contains(&topic), "{said}");
+    let from = said.split("--from ").nth(1).expect("from when on it works");
+    let from = from.trim_end().trim_end_matches('.');
+    run(&mut copy, &["UPDATE t SET w = 2 WHERE id = 1"]);
+    assert_eq!(changes(&replay(from), "public.t"), [0, 1, 0]);
+    // What the topics no longer have.
+    topic_admin::trim(
+        database.bed().kafka(),
+        &topic,
+        first.partition,
+        first.offset + 1,
+    );
+    let said = refused(&sink, "BEGINNING");
+    let cut = format!("{topic}-{}", first.partition);
+    assert!(
+        said.contains("CDC1008") && said.contains(&cut) && said.contains("cdc_snapshot"),
+        "{said}"
+    );
+    assert_eq!(changed(&replay(from)), 0);
+    applied(&database, &sink, &["t", "log"]);
+    replica::assert_equal(&mut source, &mut copy, "public.t");
+}
+
+#[test]
+fn a_history_gets_back_what_it_lost_and_no_more() {
+    let database = TestBed::shared().database("told");
+    let mut source = database.source();
+    run(
+        &mut source,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY, v text)",
+            "SELECT cdc_track('t')",
+            "INSERT INTO t SELECT n, 'v' FROM generate_series(1, 50) AS n",
+            "UPDATE t SET v = 'new' WHERE id <= 20",
+            "DELETE FROM t WHERE id > 45",
+            "SET session_replication_role = replica",
+            "ALTER TABLE t DISABLE TRIGGER _cdc",
+            "DELETE FROM t WHERE id = 40",
+            "ALTER TABLE t ENABLE ALWAYS TRIGGER _cdc",
+            "RESET session_replication_role",
+        ],
+    );
+    let sink = database
+        .bed()
+        .companion_sink(database.plan_companion_sink());
+    sink.start_only(&["history"]);
+    source
+        .execute("SELECT cdc_snapshot('t')", &[])
+        .expect("cdc_snapshot");
+    let history = database.history("t");
+    wait_until("the snapshot's end", TIMEOUT, || {
+        match inferred_deletes(&history.all()).len() {
+            1 => Ok(()),
+            count => Err(format!("{count} inferred deletes")),
+        }
+    });
+    run(
+        &mut source,
+        &["UPDATE t SET v = 'newer' WHERE id = 7", "TRUNCATE t"],
+    );
+    database.wait_until_in_kafka();
+    let topics = [database.topic("t")];
+    sink.wait_until_sink_applied("history", database.bed().kafka(), &topics);
+    let documents = history.all();
+    let client = database.bed().ferretdb().client();
+    let collection = client
+        .database(&database.history_name())
+        .collection::<mongodb::bson::Document>("t_history");
+    // Every third document is gone, and every seventh is another one.
+    for (place, document) in documents.iter().enumerate() {
+        let id = doc! {"_id": document.get_str("_id").expect("_id")};
+        if place % 3 == 0 || document.get_str("op") == Ok("inferred delete") {
+            collection.delete_one(id).run().expect("delete");
+        } else if place % 7 == 0 {
+            let other = doc! {"$set": {"after": {"id": 1, "v": "forged"}, "who.actor": "nobody"}};
+            collection.update_one(id, other).run().expect("change");
+        }
+    }
+    let damaged = history.count();
+    let dry = sink.try_command(&[
+        "replay",
+        "--sink",
+        "history",
+        "--from",
+        "BEGINNING",
+        "--dry-run",
+    ]);
+    assert_eq!(
+        dry.status.code(),
+        Some(3),
+        "{}",
+        String::from_utf8_lossy(&dry.stderr)
+    );
+    assert_eq!(history.count(), damaged, "nothing was changed");
+    let printed = sink.run_command(&[
+        "replay",
+        "--sink",
+        "history",
+        "--from",
+        "BEGINNING",
+        "--yes",
+    ]);
+    history.assert_is(&documents);
+    let [inserted, updated, deleted] = changes(&printed, "t_history");
+    assert_eq!(inserted, documents.len() as u64 - damaged, "{printed}");
+    assert!(updated > 5 && deleted == 0, "{printed}");
+    let printed = sink.run_command(&[
+        "replay",
+        "--sink",
+        "history",
+        "--from",
+        "BEGINNING",
+        "--yes",
+    ]);
+    assert_eq!(changed(&printed), 0, "{printed}");
+    history.assert_is(&documents);
+    // It has kept no state of the replay, and goes on.
+    run(&mut source, &["INSERT INTO t VALUES (1, 'again')"]);
+    database.wait_until_in_kafka();
+    sink.wait_until_sink_applied("history", database.bed().kafka(), &topics);
+    assert_eq!(history.count(), documents.len() as u64 + 1);
+    let offsets = client
+        .database(&database.history_name())
+        .collection::<mongodb::bson::Document>("companion_offsets");
+    let left = offsets.count_documents(
+        doc! {"_id.sink": {"$ne": format!("companion_{}.history", database.name())}},
+    );
+    assert_eq!(left.run().expect("count"), 0);
+}
