@@ -215,6 +215,22 @@ fn reject_and_mend(mut source: Source) {
     wait_for_refusals(&source, &raised, "CDC1006 salary 2");
     decide(&sink, "edit", &raised, &["--set", "after.salary=9500"]);
     wait_for_employees(&source, "1 Ann 10000.00, 2 Eve 9999.99, 5 Dan, 7 Eva 1.00");
+    let mended = ["--sink", "history", "--set", "after.born=2007-01-01Z"];
+    decide(&sink, "edit", &young, &mended);
+    wait_until("the history", TIMEOUT, || {
+        let documents = source.history("employees").all();
+        let born = |document: &mongodb::bson::Document| {
+            let after = document.get_document("after").ok()?;
+            Some(after.get_str("born").ok()? == "2007-01-01Z")
+        };
+        match documents
+            .iter()
+            .any(|document| born(document) == Some(true))
+        {
+            true => Ok(()),
+            false => Err(format!("{} documents", documents.len())),
+        }
+    });
     let log = std::fs::read_to_string(sink.log_file()).expect("the log");
     assert!(!log.contains("10000.5"), "no line holds a value");
 }
