@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
-use pg_cdc_tests::history::inferred_deletes;
+use pg_cdc_tests::history::{History, inferred_deletes};
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, TestBed, pgbench, replica, topic_admin, wait_until};
 use postgres::Client;
@@ -101,6 +101,22 @@ fn watch(reader: &mut Client, over: &AtomicBool) -> usize {
         newest = version;
     }
     commits
+}
+
+/// The documents of a history.
+fn told(history: &History) -> Vec<Document> {
+    told_by(&history.all())
+}
+
+/// The same without the place of a truncate, of whose copies any may be the one that was read first.
+fn told_by(documents: &[Document]) -> Vec<Document> {
+    let mut documents = documents.to_vec();
+    for document in &mut documents {
+        if document.get_str("op") == Ok("truncate") {
+            document.remove("source");
+        }
+    }
+    documents
 }
 
 fn make_bank(database: &Database<'_>) {
@@ -473,7 +489,7 @@ fn a_history_gets_back_what_it_lost_and_no_more() {
     let client = database.bed().ferretdb().client();
     let collection = client
         .database(&database.history_name())
-        .collection::<mongodb::bson::Document>("t_history");
+        .collection::<Document>("t_history");
     // Every third document is gone, and every seventh is another one.
     for (place, document) in documents.iter().enumerate() {
         let id = doc! {"_id": document.get_str("_id").expect("_id")};
@@ -508,7 +524,7 @@ fn a_history_gets_back_what_it_lost_and_no_more() {
         "BEGINNING",
         "--yes",
     ]);
-    history.assert_is(&documents);
+    assert_eq!(told(&history), told_by(&documents), "{printed}");
     let [inserted, updated, deleted] = changes(&printed, "t_history");
     assert_eq!(inserted, documents.len() as u64 - damaged, "{printed}");
     assert!(updated > 5 && deleted == 0, "{printed}");
@@ -521,7 +537,7 @@ fn a_history_gets_back_what_it_lost_and_no_more() {
         "--yes",
     ]);
     assert_eq!(changed(&printed), 0, "{printed}");
-    history.assert_is(&documents);
+    assert_eq!(told(&history), told_by(&documents), "{printed}");
     // It has kept no state of the replay, and goes on.
     run(&mut source, &["INSERT INTO t VALUES (1, 'again')"]);
     database.wait_until_in_kafka();
@@ -529,7 +545,7 @@ fn a_history_gets_back_what_it_lost_and_no_more() {
     assert_eq!(history.count(), documents.len() as u64 + 1);
     let offsets = client
         .database(&database.history_name())
-        .collection::<mongodb::bson::Document>("companion_offsets");
+        .collection::<Document>("companion_offsets");
     let left = offsets.count_documents(
         doc! {"_id.sink": {"$ne": format!("companion_{}.history", database.name())}},
     );

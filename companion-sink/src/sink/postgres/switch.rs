@@ -428,7 +428,7 @@ impl Control {
                 built.push(self.read_built(&row, table, met)?);
             }
         }
-        built.sort_by(|one, other| one.target.quoted().cmp(&other.target.quoted()));
+        built.sort_by_key(|one| one.target.quoted());
         Ok(built)
     }
 
