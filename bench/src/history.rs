@@ -30,9 +30,18 @@ const DOCUMENTS: &str = "documents";
 /// As companion-sink's default (`batch` of a `mongo-history` sink).
 const DOCUMENTS_PER_CALL: usize = 2000;
 const COLLECTION: &str = "account_history";
-/// How often companion-sink's offsets are asked for: what a measured time may be off by. FerretDB has to work for each answer.
+/// How often companion-sink is asked: what a measured time may be off by.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// Events that a companion-sink has applied, as it says.
+fn applied(sink: &CompanionSink) -> i64 {
+    let answer = sink.get("/v1/status");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    let status: Value = serde_json::from_str(body).expect("JSON");
+    let total = status["sinks"]["history"]["applied_total"].as_i64();
+    total.expect("what is applied")
+}
 
 /// Who writes the documents.
 #[derive(Clone, Copy)]
@@ -257,28 +266,31 @@ impl Bench<'_> {
         assert_eq!(self.count(name), changes(), "documents of companion-sink");
     }
 
-    /// Waits until companion-sink has moved its offsets to the ends of the topic.
+    /// Waits until companion-sink says that all is applied, and its offsets are at the ends of the topic.
     fn wait_until_applied(&self, name: &str, sink: &CompanionSink) {
+        let start = Instant::now();
+        // It is asked itself: each question to FerretDB would take time from what is measured.
+        while applied(sink) < changes() {
+            assert!(
+                process::exists(sink.pid()) && start.elapsed() < TIMEOUT,
+                "companion-sink's log ends:\n{}",
+                process::log_tail(&sink.log_file(), 20)
+            );
+            thread::sleep(LOOK_EVERY);
+        }
         let topic = self.database.topic("account");
         let ends = topic::offsets(self.database.bed().kafka(), &topic).expect("the topic");
         let wanted: i64 = ends.values().map(|offsets| offsets.end).sum();
         let database = self.client.database(name);
         let offsets = database.collection::<Document>("companion_offsets");
-        let start = Instant::now();
-        loop {
+        pg_cdc_tests::wait_until("the offsets", TIMEOUT, || {
             let found = offsets.find(doc! {}).run().expect("the offsets");
             let next = found.map(|document| document.expect("an offset").get_i64("next_offset"));
-            let applied: i64 = next.map(|next| next.expect("next_offset")).sum();
-            if applied == wanted {
-                return;
+            match next.map(|next| next.expect("next_offset")).sum::<i64>() {
+                applied if applied == wanted => Ok(()),
+                applied => Err(format!("{applied} of {wanted} events")),
             }
-            assert!(
-                process::exists(sink.pid()) && start.elapsed() < TIMEOUT,
-                "{applied} of {wanted} events. companion-sink's log ends:\n{}",
-                process::log_tail(&sink.log_file(), 20)
-            );
-            thread::sleep(LOOK_EVERY);
-        }
+        });
     }
 
     /// The documents into a new collection with these indexes, which is gone afterwards.

@@ -116,6 +116,9 @@ fn read(
             }
             Some(message) => message?,
         };
+        // The end of a partition that is always written to is never reached: where it was at the beginning will do. Behind the
+        // last record lies the marker of its transaction.
+        is_at_end |= message.offset() + 2 >= high;
         let position = message
             .payload()
             .and_then(|bytes| serde_json::from_slice::<Position>(bytes).ok());
@@ -128,7 +131,6 @@ fn read(
             continue;
         };
         match known.take(position) {
-            Taken::Newer(position) if is_at_end => drop(sender.send_replace(Some(position))),
             Taken::Newer(position) => held_back = Some(position),
             Taken::Nothing => {}
             Taken::FullIsMissing if high - window > low => {
@@ -138,6 +140,9 @@ fn read(
             }
             // The full record comes: the sender writes one when it starts, and now and then.
             Taken::FullIsMissing => {}
+        }
+        if is_at_end && held_back.is_some() {
+            sender.send_replace(held_back.take());
         }
     }
     Ok(())

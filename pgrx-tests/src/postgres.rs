@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -339,7 +340,10 @@ impl Postgres {
     pub fn write_file(&self, name: &str, content: &[u8], mode: u32) -> String {
         use std::os::unix::fs::PermissionsExt;
         let path = self.data_folder().join(name);
-        let new = self.data_folder().join(format!("{name}.new"));
+        // Two tests may write one file at the same time.
+        static WRITTEN: AtomicU32 = AtomicU32::new(0);
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let new = self.data_folder().join(format!("{name}.{number}.new"));
         let failed = |e| panic!("cannot write {}: {e}", path.display());
         std::fs::write(&new, content)
             .and_then(|()| std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)))

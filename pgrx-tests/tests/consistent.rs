@@ -283,7 +283,8 @@ fn one_of_two_instances_is_active_and_one_that_was_asleep_does_no_harm() {
         let asleep = wait_for_active(&sinks);
         process::send_signal(asleep.pid(), libc::SIGSTOP);
         let ended = reader.query(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
+            "SELECT pg_terminate_backend(pid) FROM pg_locks
+             WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
             &[],
         );

@@ -147,8 +147,13 @@ impl Merge {
         let version = record.header("cdc.version").and_then(Version::parse);
         let is_copy = version.is_some() && version <= lane.seen;
         self.duplicates += u64::from(is_copy);
-        let op = record.header("cdc.op").unwrap_or_default();
-        if is_copy || matches!(op, "tombstone" | "emit") || is_for_others(&record, &self.sink) {
+        let passed_over = match record.header("cdc.op") {
+            Some("tombstone" | "emit") => true,
+            // Only a snapshot's events name sinks.
+            Some("r" | "snapshot") => is_for_others(&record, &self.sink),
+            _ => false,
+        };
+        if is_copy || passed_over {
             return;
         }
         // One without a version is malformed: it stays where it was found.
