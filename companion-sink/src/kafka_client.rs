@@ -24,10 +24,10 @@ pub fn base(config: &Config) -> Result<ClientConfig> {
 
 /// A consumer for `group` that fetches at most about `memory_bytes` ahead and hands a single event over at once.
 pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> Result<ClientConfig> {
-    // What waits is counted unpacked and without librdkafka's own bookkeeping (about as much again for small events), a
-    // fetch comes on top of it, packed (JSON unpacks to ten times its size).
-    let queue_kilobytes = (memory_bytes / 8 / 1024).max(256);
-    let fetch_bytes = (memory_bytes / 64).clamp(64 << 10, 4 << 20);
+    // What waits is counted per partition, unpacked and without librdkafka's own bookkeeping (about as much again for small
+    // events), a fetch comes on top of it, packed (JSON unpacks to ten times its size).
+    let queue_kilobytes = (memory_bytes / 16 / 1024).max(256);
+    let fetch_bytes = (memory_bytes / 128).clamp(64 << 10, 4 << 20);
     let mut client = base(config)?;
     client
         .set("group.id", group)

@@ -52,13 +52,9 @@ const INTERRUPTED: u8 = 130;
 #[cfg(target_env = "gnu")]
 fn share_heaps() {
     const HEAPS_MAX: libc::c_int = 2;
-    /// Larger pieces, as those that Kafka's batches are unpacked into, are the system's again as soon as they are free. Without
-    /// this the limit rises to the largest that was ever freed, and they leave holes in the heap.
-    const MAPPED_BYTES: libc::c_int = 512 << 10;
     // SAFETY: called before any other thread exists; a refused value changes nothing.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, HEAPS_MAX);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES);
     }
 }
 

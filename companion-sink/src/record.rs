@@ -1,11 +1,11 @@
-//! One record as it came from Kafka, owned: key, value and headers in one buffer.
+//! Records as they came from Kafka, owned: keys, values and headers of those that were read together in one buffer.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 
-/// A record of a topic. All its bytes lie in one allocation, whose size bounds what a batch holds.
+/// A record of a topic.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The topic's name.
@@ -16,11 +16,31 @@ pub struct Record {
     pub offset: i64,
     /// Which assignment of the partition brought it: what an earlier one still delivers is stale.
     pub epoch: u32,
-    buffer: Box<[u8]>,
+    block: Arc<Block>,
+    parts: Parts,
+}
+
+/// What records that were read together consist of.
+#[derive(Debug, Default)]
+struct Block {
+    bytes: Vec<u8>,
+    headers: Vec<HeaderSpan>,
+}
+
+/// Where the parts of a record lie in its block.
+#[derive(Debug, Clone)]
+struct Parts {
+    bytes: Range<u32>,
     key: Option<Range<u32>>,
     value: Option<Range<u32>>,
-    headers: Box<[HeaderSpan]>,
+    headers: Range<u32>,
+    /// The places of [`OP_HEADER`] and [`VERSION_HEADER`] in the block: every step asks for them.
+    op: Option<u32>,
+    version: Option<u32>,
 }
+
+const OP_HEADER: &str = "cdc.op";
+const VERSION_HEADER: &str = "cdc.version";
 
 #[derive(Debug, Clone)]
 struct HeaderSpan {
@@ -28,8 +48,112 @@ struct HeaderSpan {
     value: Option<Range<u32>>,
 }
 
+/// Gathers records into one allocation, which lives as long as one of them: for those that are also dropped together.
+#[derive(Debug, Default)]
+pub struct Gathering {
+    block: Block,
+    records: Vec<(Arc<str>, i32, i64, Parts)>,
+    bytes: usize,
+}
+
+impl Gathering {
+    /// Copies a message of `topic`.
+    pub fn add(&mut self, message: &BorrowedMessage<'_>, topic: Arc<str>) {
+        let (key, value) = (message.key(), message.payload());
+        let parts = self.block.put(key, value, headers(message));
+        self.push(topic, message.partition(), message.offset(), parts);
+    }
+
+    fn push(&mut self, topic: Arc<str>, partition: i32, offset: i64, parts: Parts) {
+        self.bytes += parts.size_bytes();
+        self.records.push((topic, partition, offset, parts));
+    }
+
+    /// Memory that the records take, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The records in their order.
+    pub fn finish(mut self) -> Vec<Record> {
+        self.block.bytes.shrink_to_fit();
+        self.block.headers.shrink_to_fit();
+        let block = Arc::new(self.block);
+        let records = self.records.into_iter();
+        let record = |(topic, partition, offset, parts)| Record {
+            topic,
+            partition,
+            offset,
+            epoch: 0,
+            block: Arc::clone(&block),
+            parts,
+        };
+        records.map(record).collect()
+    }
+}
+
+impl Block {
+    fn put<'h>(
+        &mut self,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)>,
+    ) -> Parts {
+        /// The headers of an event take about so much.
+        const HEADER_BYTES: usize = 512;
+        const HEADERS: usize = 16;
+        let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        self.bytes
+            .reserve(length(key) + length(value) + HEADER_BYTES);
+        self.headers.reserve(HEADERS);
+        let (first_byte, first_header) = (self.bytes.len() as u32, self.headers.len() as u32);
+        let key = key.map(|key| self.put_bytes(key));
+        let value = value.map(|value| self.put_bytes(value));
+        let (mut op, mut version) = (None, None);
+        for (name, value) in headers {
+            match name {
+                OP_HEADER => op = op.or(Some(self.headers.len() as u32)),
+                VERSION_HEADER => version = version.or(Some(self.headers.len() as u32)),
+                _ => {}
+            }
+            let header = HeaderSpan {
+                name: self.put_bytes(name.as_bytes()),
+                value: value.map(|value| self.put_bytes(value)),
+            };
+            self.headers.push(header);
+        }
+        Parts {
+            bytes: first_byte..self.bytes.len() as u32,
+            key,
+            value,
+            headers: first_header..self.headers.len() as u32,
+            op,
+            version,
+        }
+    }
+
+    fn put_bytes(&mut self, bytes: &[u8]) -> Range<u32> {
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len() as u32
+    }
+}
+
+impl Parts {
+    fn size_bytes(&self) -> usize {
+        size_of::<Record>() + self.bytes.len() + self.headers.len() * size_of::<HeaderSpan>()
+    }
+}
+
+fn headers<'m>(
+    message: &'m BorrowedMessage<'_>,
+) -> impl Iterator<Item = (&'m str, Option<&'m [u8]>)> {
+    let headers = message.headers().into_iter();
+    headers.flat_map(|headers| headers.iter().map(|header| (header.key, header.value)))
+}
+
 impl Record {
-    /// Copies the parts of a record into one buffer.
+    /// Copies the parts of a record.
     pub fn new<'h>(
         topic: Arc<str>,
         partition: i32,
@@ -38,48 +162,29 @@ impl Record {
         value: Option<&[u8]>,
         headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)>,
     ) -> Self {
-        /// The headers of an event take about so much.
-        const HEADER_BYTES: usize = 320;
-        const HEADERS: usize = 16;
-        let body_bytes = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-        let mut buffer = Vec::with_capacity(body_bytes + HEADER_BYTES);
-        let mut put = |bytes: &[u8]| {
-            let start = buffer.len() as u32;
-            buffer.extend_from_slice(bytes);
-            start..buffer.len() as u32
-        };
-        let key = key.map(&mut put);
-        let value = value.map(&mut put);
-        let mut spans = Vec::with_capacity(HEADERS);
-        spans.extend(headers.map(|(name, value)| HeaderSpan {
-            name: put(name.as_bytes()),
-            value: value.map(&mut put),
-        }));
+        let mut block = Block::default();
+        let parts = block.put(key, value, headers);
+        block.bytes.shrink_to_fit();
+        block.headers.shrink_to_fit();
         Record {
             topic,
             partition,
             offset,
             epoch: 0,
-            buffer: buffer.into_boxed_slice(),
-            key,
-            value,
-            headers: spans.into_boxed_slice(),
+            block: Arc::new(block),
+            parts,
         }
     }
 
     /// Copies a message of `topic`.
     pub fn of(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Self {
-        let headers = message.headers();
-        let headers = headers
-            .into_iter()
-            .flat_map(|headers| headers.iter().map(|header| (header.key, header.value)));
         Record::new(
             topic,
             message.partition(),
             message.offset(),
             message.key(),
             message.payload(),
-            headers,
+            headers(message),
         )
     }
 
@@ -100,17 +205,17 @@ impl Record {
 
     /// The record's key.
     pub fn key(&self) -> Option<&[u8]> {
-        self.key.as_ref().map(|range| self.slice(range))
+        self.parts.key.as_ref().map(|range| self.slice(range))
     }
 
     /// The record's value; `None` is a tombstone.
     pub fn value(&self) -> Option<&[u8]> {
-        self.value.as_ref().map(|range| self.slice(range))
+        self.parts.value.as_ref().map(|range| self.slice(range))
     }
 
     /// All headers in their order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> + Clone {
-        self.headers.iter().map(|header| {
+        self.spans().iter().map(|header| {
             // The name came in as a str, so this never falls back.
             let name = std::str::from_utf8(self.slice(&header.name)).unwrap_or_default();
             (name, header.value.as_ref().map(|range| self.slice(range)))
@@ -119,18 +224,30 @@ impl Record {
 
     /// The value of the first header `name` if it is UTF-8 text.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|header| self.slice(&header.name) == name.as_bytes())
-            .and_then(|header| header.value.as_ref())
-            .and_then(|range| std::str::from_utf8(self.slice(range)).ok())
+        let mut headers = self.spans().iter();
+        self.text(headers.find(|header| self.slice(&header.name) == name.as_bytes()))
+    }
+
+    /// The header `cdc.op`: what happened.
+    pub fn op(&self) -> Option<&str> {
+        self.text(self.block.headers.get(self.parts.op? as usize))
+    }
+
+    /// The header `cdc.version`: the event's place in the order of all.
+    pub fn version(&self) -> Option<&str> {
+        self.text(self.block.headers.get(self.parts.version? as usize))
+    }
+
+    fn text(&self, header: Option<&HeaderSpan>) -> Option<&str> {
+        let range = header?.value.as_ref()?;
+        std::str::from_utf8(self.slice(range)).ok()
     }
 
     /// The values of the first headers with these names, as [`Record::header`] gives them, in one pass.
     pub fn headers_of<const N: usize>(&self, names: &[&str; N]) -> [Option<&str>; N] {
         let mut values = [None; N];
         let mut found = [false; N];
-        for header in &self.headers {
+        for header in self.spans() {
             let name = self.slice(&header.name);
             let Some(place) = names.iter().position(|wanted| wanted.as_bytes() == name) else {
                 continue;
@@ -145,7 +262,7 @@ impl Record {
 
     /// Memory that the record takes, in bytes.
     pub fn size_bytes(&self) -> usize {
-        size_of::<Record>() + self.buffer.len() + self.headers.len() * size_of::<HeaderSpan>()
+        self.parts.size_bytes()
     }
 
     /// The event id: the header `cdc.id`, or the place in Kafka where a malformed record lacks it.
@@ -157,13 +274,65 @@ impl Record {
     }
 
     fn slice(&self, range: &Range<u32>) -> &[u8] {
-        &self.buffer[range.start as usize..range.end as usize]
+        &self.block.bytes[range.start as usize..range.end as usize]
+    }
+
+    fn spans(&self) -> &[HeaderSpan] {
+        let Range { start, end } = self.parts.headers;
+        &self.block.headers[start as usize..end as usize]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_that_are_gathered_are_as_alone() {
+        let bodies: [(Option<&[u8]>, Option<&[u8]>, &[&str]); 4] = [
+            (
+                Some(b"k1"),
+                Some(b"first"),
+                &["cdc.id", "cdc.op", "cdc.version"],
+            ),
+            (None, None, &[]),
+            (None, Some(b""), &["cdc.version", "cdc.op", "cdc.op"]),
+            (Some(b""), None, &["other"]),
+        ];
+        let mut gathering = Gathering::default();
+        let mut alone = Vec::new();
+        for (offset, (key, value, names)) in bodies.into_iter().enumerate() {
+            let texts: Vec<String> = (0..names.len()).map(|n| format!("{offset}.{n}")).collect();
+            let values = texts.iter().map(|text| Some(text.as_bytes()));
+            let headers: Vec<_> = names.iter().copied().zip(values).collect();
+            let parts = gathering.block.put(key, value, headers.iter().copied());
+            gathering.push("t".into(), 3, offset as i64, parts);
+            alone.push(Record::new(
+                "t".into(),
+                3,
+                offset as i64,
+                key,
+                value,
+                headers.into_iter(),
+            ));
+        }
+        let bytes: usize = alone.iter().map(Record::size_bytes).sum();
+        assert_eq!(gathering.size_bytes(), bytes);
+        let together = gathering.finish();
+        assert_eq!(together.len(), alone.len());
+        for (one, other) in together.iter().zip(&alone) {
+            assert_eq!(
+                (one.offset, one.key(), one.value()),
+                (other.offset, other.key(), other.value())
+            );
+            assert!(one.headers().eq(other.headers()));
+            assert_eq!(
+                (one.op(), one.version()),
+                (other.header("cdc.op"), other.header("cdc.version"))
+            );
+        }
+        assert_eq!(together[2].op(), Some("2.1"), "the first of its name");
+    }
 
     #[test]
     fn parts_come_back_as_they_went_in() {

@@ -117,8 +117,9 @@ impl Figures {
 
     /// Counts applied events.
     pub fn count_events(&mut self, records: &[Record]) {
-        for record in records {
-            self.count_event(record);
+        for alike in records.chunk_by(|a, b| a.op() == b.op()) {
+            let op = op_label(alike[0].op());
+            *self.applied.entry(op).or_default() += alike.len() as u64;
         }
     }
 
@@ -132,7 +133,7 @@ impl Figures {
 
     /// Counts one applied event.
     pub fn count_event(&mut self, record: &Record) {
-        let op = op_label(record.header("cdc.op"));
+        let op = op_label(record.op());
         *self.applied.entry(op).or_default() += 1;
     }
 

@@ -67,7 +67,7 @@ pub fn refuse(
 
 /// Whether the columns are others behind this record; `before` is the hash of those before, where it is known.
 fn is_change(record: &Record, before: Option<&str>, now: &Followed) -> bool {
-    if record.header("cdc.op") != Some("schema") {
+    if record.op() != Some("schema") {
         return false;
     }
     let Ok(body) = SchemaBody::parse(record) else {

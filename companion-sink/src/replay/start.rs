@@ -175,7 +175,7 @@ fn position(
                 position.next_offset = record.offset;
                 return ControlFlow::Break(());
             }
-            let version = record.header("cdc.version").unwrap_or_default();
+            let version = record.version().unwrap_or_default();
             if version > position.version.as_str() && place_of(&record).is_some() {
                 version.clone_into(&mut position.version);
             }
@@ -218,7 +218,7 @@ fn is_before(high: i64, record: &Record) -> ControlFlow<()> {
 }
 
 fn place_of(record: &Record) -> Option<Place> {
-    let version = record.header("cdc.version").and_then(Version::parse)?;
+    let version = record.version().and_then(Version::parse)?;
     Some(version.place())
 }
 

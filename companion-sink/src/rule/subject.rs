@@ -40,7 +40,7 @@ impl<'r> Subject<'r> {
     pub fn read(record: &'r Record, types: &Types<'_>, needs: &Needs) -> Result<Self, Malformed> {
         let body: Body<'r> = parse_body(record)?;
         Ok(Subject {
-            op: CelString::from(record.header("cdc.op").unwrap_or_default()),
+            op: CelString::from(record.op().unwrap_or_default()),
             before: part(body.before, types, &needs.before)?,
             after: part(body.after, types, &needs.after)?,
             audit: part(body.audit, &|_| Cow::Owned(PgType::Plain), &needs.audit)?,

@@ -354,11 +354,9 @@ impl<S: Sink> Run<'_, S> {
         if lane.epoch != record.epoch || record.offset < lane.next || lane.held.is_some() {
             return;
         }
-        let version = record
-            .header("cdc.version")
-            .filter(|version| is_version(version));
+        let version = record.version().filter(|version| is_version(version));
         let copy = version.is_some_and(|version| version <= lane.version.as_str());
-        let op = record.header("cdc.op").unwrap_or_default();
+        let op = record.op().unwrap_or_default();
         let for_others = is_for_others(&record, &self.status.name);
         let held = !copy && !for_others && is_for_all_partitions(op, &record);
         if held && self.sink.waits_together(&record) {

@@ -9,12 +9,12 @@ use change::version::Place;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
+use super::Sink;
 use super::bounds::{check_bounds, find_out_of_range};
 use super::merge::{Merge, Next};
 use super::partition_queues::{PartitionQueues, Polled};
 use super::postgres::{Commit, Outcome, Poison, Postgres};
 use super::runner::{Context, Course, Ended, ended, stopped};
-use super::{BATCH_BYTES, Sink};
 use crate::consumer::TopicPartition;
 use crate::discovery::follows;
 use crate::error::{Code, Error, Result};
@@ -22,9 +22,8 @@ use crate::event::commit_time_us;
 use crate::record::Record;
 use crate::status::State;
 
-/// Taken of one partition at once.
-const TAKE_BYTES: usize = 256 << 10;
-const READ_AHEAD_BYTES: usize = 1 << 20;
+/// Events that go to the target at once: it is idle until the first of them are made ready, and that must be little of the whole.
+const PART_BYTES: usize = 6 << 20;
 /// How long Kafka may owe what a position says it has, while the target's transaction is open.
 const OWED_MAX: Duration = Duration::from_secs(15);
 /// How long a new partition may be without a leader before that is an error.
@@ -57,7 +56,7 @@ impl Course for InCommitOrder {
             let run = Run {
                 replica: &mut self.replica,
                 context,
-                queues: PartitionQueues::start(&context.client)?,
+                queues: PartitionQueues::start(&context.client, &context.name)?,
                 merge: Merge::new(&context.name),
                 part: Part::default(),
                 begun: None,
@@ -282,7 +281,7 @@ impl Run<'_> {
         );
         for (at, next, version) in lanes {
             self.queues.assign(at.clone(), next)?;
-            self.merge.add(at, next, version);
+            self.merge.add(at, next, &version);
         }
         self.begun = self.merge.begun();
         Ok(())
@@ -309,10 +308,7 @@ impl Run<'_> {
         let mut owed_since = None;
         loop {
             let merge = &mut self.merge;
-            match self
-                .queues
-                .poll(lane, TAKE_BYTES, |record| merge.offer(lane, record))
-            {
+            match self.queues.poll(lane, |record| merge.offer(lane, record)) {
                 Polled::Records(0) => {}
                 Polled::Records(_) => return Ok(Followed::Reached),
                 Polled::OutOfRange => self.find_out_of_range().await?,
@@ -359,16 +355,8 @@ impl Run<'_> {
         }
         let dead_letters = &self.context.shared.dead_letters;
         let records = &self.part.records;
-        // While the target works the next events are fetched.
-        let (applied, read_ahead) = tokio::join!(
-            self.replica.apply_part(records, dead_letters),
-            read_ahead(&self.queues, &mut self.merge),
-        );
-        if let Outcome::Poisoned(poison) = applied? {
+        if let Outcome::Poisoned(poison) = self.replica.apply_part(records, dead_letters).await? {
             return Ok(Some(poison));
-        }
-        if read_ahead == Polled::OutOfRange {
-            self.find_out_of_range().await?;
         }
         self.context.status.figures().count_events(records);
         self.part.is_begun = true;
@@ -392,20 +380,13 @@ impl Run<'_> {
             time_us,
         };
         let dead_letters = &self.context.shared.dead_letters;
-        // While the target works the next events are fetched.
-        let (committed, read_ahead) = tokio::join!(
-            self.replica
-                .commit_part(&part.records, &commit, dead_letters),
-            read_ahead(&self.queues, &mut self.merge),
-        );
-        let applied = match committed? {
+        let replica = &mut self.replica;
+        let committed = replica.commit_part(&part.records, &commit, dead_letters);
+        let applied = match committed.await? {
             Ok(applied) => applied,
             Err(poison) => return Ok(Some(poison)),
         };
         self.merge.moved(&moves);
-        if read_ahead == Polled::OutOfRange {
-            self.find_out_of_range().await?;
-        }
         self.context.status.applied(began.elapsed(), time_us);
         let mut figures = self.context.status.figures();
         figures.duplicates += self.merge.take_duplicates();
@@ -439,20 +420,6 @@ impl Run<'_> {
     }
 }
 
-/// Takes what the partitions have, up to a batch.
-async fn read_ahead(queues: &PartitionQueues, merge: &mut Merge) -> Polled {
-    let mut records = 0;
-    for lane in merge.short_of(BATCH_BYTES) {
-        match queues.poll(lane, READ_AHEAD_BYTES, |record| merge.offer(lane, record)) {
-            Polled::Records(more) => records += more,
-            Polled::OutOfRange => return Polled::OutOfRange,
-        }
-        // The target's answer goes first.
-        tokio::task::yield_now().await;
-    }
-    Polled::Records(records)
-}
-
 impl Part {
     fn push(&mut self, record: Record, place: Place) {
         self.bytes += record.size_bytes();
@@ -461,7 +428,7 @@ impl Part {
     }
 
     fn is_full(&self, rows: usize) -> bool {
-        self.records.len() >= rows || self.bytes >= BATCH_BYTES
+        self.records.len() >= rows || self.bytes >= PART_BYTES
     }
 
     /// Nothing is gathered, and the target has no open transaction.

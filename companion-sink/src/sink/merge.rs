@@ -12,7 +12,7 @@ use change::version::{Place, Version};
 
 use super::Move;
 use crate::consumer::TopicPartition;
-use crate::event::{is_for_others, is_version};
+use crate::event::is_for_others;
 use crate::record::Record;
 
 /// The merged partitions.
@@ -28,7 +28,6 @@ pub struct Merge {
     goal: Place,
     last: Option<Version>,
     duplicates: u64,
-    waiting_bytes: usize,
 }
 
 /// A partition that is merged.
@@ -42,11 +41,10 @@ struct Lane {
     end: i64,
     /// Highest version fetched.
     seen: Option<Version>,
-    /// Highest version handed out, as text; empty for none.
-    version: String,
+    /// Highest version handed out.
+    version: Option<Version>,
     /// Fetched, not handed out.
     waiting: VecDeque<(Version, Record)>,
-    waiting_bytes: usize,
 }
 
 /// What comes next.
@@ -72,7 +70,6 @@ impl Merge {
             goal: Place::default(),
             last: None,
             duplicates: 0,
-            waiting_bytes: 0,
         }
     }
 
@@ -102,7 +99,7 @@ impl Merge {
     }
 
     /// Merges one more partition, from `next_offset` on; `version` is the highest one before, empty for none. Its place.
-    pub fn add(&mut self, at: TopicPartition, next_offset: i64, version: String) -> usize {
+    pub fn add(&mut self, at: TopicPartition, next_offset: i64, version: &str) -> usize {
         let place = self.lanes.len();
         self.places.insert(at.clone(), place);
         self.lanes.push(Lane {
@@ -110,18 +107,17 @@ impl Merge {
             stored_next: next_offset,
             read_to: next_offset,
             end: next_offset,
-            seen: Version::parse(&version),
-            version,
+            seen: Version::parse(version),
+            version: Version::parse(version),
             waiting: VecDeque::new(),
-            waiting_bytes: 0,
         });
         place
     }
 
     /// The commit up to which the target has something of some partition: what it has of others up to there must come with it.
     pub fn begun(&self) -> Option<Place> {
-        let versions = self.lanes.iter().map(|lane| Version::parse(&lane.version));
-        versions.flatten().map(|version| version.place()).max()
+        let versions = self.lanes.iter().filter_map(|lane| lane.version);
+        versions.map(|version| version.place()).max()
     }
 
     /// Goes on up to the commit `goal`. What is complete up to there ends where `end_of` says of each partition, `None` for one
@@ -144,10 +140,10 @@ impl Merge {
             return;
         }
         lane.read_to = record.offset + 1;
-        let version = record.header("cdc.version").and_then(Version::parse);
+        let version = record.version().and_then(Version::parse);
         let is_copy = version.is_some() && version <= lane.seen;
         self.duplicates += u64::from(is_copy);
-        let passed_over = match record.header("cdc.op") {
+        let passed_over = match record.op() {
             Some("tombstone" | "emit") => true,
             // Only a snapshot's events name sinks.
             Some("r" | "snapshot") => is_for_others(&record, &self.sink),
@@ -162,9 +158,6 @@ impl Merge {
         if lane.waiting.is_empty() {
             self.next.push(Reverse((version, place)));
         }
-        let bytes = record.size_bytes();
-        lane.waiting_bytes += bytes;
-        self.waiting_bytes += bytes;
         lane.waiting.push_back((version, record));
     }
 
@@ -207,16 +200,14 @@ impl Merge {
         let Reverse((version, place)) = self.next.pop()?;
         let lane = &mut self.lanes[place];
         let (_, record) = lane.waiting.pop_front()?;
-        lane.waiting_bytes -= record.size_bytes();
-        self.waiting_bytes -= record.size_bytes();
         match lane.waiting.front() {
             Some((next, _)) => self.next.push(Reverse((*next, place))),
             None if lane.is_hungry() => self.hungry.push(place),
             None => {}
         }
-        if let Some(text) = record.header("cdc.version").filter(|text| is_version(text)) {
-            lane.version.clear();
-            lane.version.push_str(text);
+        // A malformed one without a version, before any that has one, stands at the beginning.
+        if version > Version::default() {
+            lane.version = Some(version);
         }
         self.last = Some(version);
         Some(record)
@@ -232,7 +223,9 @@ impl Merge {
             at: lane.at.clone(),
             begin: lane.stored_next,
             end: lane.next_offset(),
-            version: lane.version.clone(),
+            version: lane
+                .version
+                .map_or_else(String::new, |version| version.to_string()),
         });
         let mut moves: Vec<Move> = moved.collect();
         moves.sort_by(|a, b| a.at.cmp(&b.at));
@@ -246,18 +239,6 @@ impl Merge {
                 self.lanes[place].stored_next = moved.end;
             }
         }
-    }
-
-    /// The partitions, by their places, of which little waits to be handed out, as long as less than `bytes` waits in all.
-    pub fn short_of(&self, bytes: usize) -> Vec<usize> {
-        if self.waiting_bytes >= bytes {
-            return Vec::new();
-        }
-        let lanes = self.lanes.iter().enumerate();
-        lanes
-            .filter(|(_, lane)| lane.waiting_bytes < bytes / self.lanes.len())
-            .map(|(place, _)| place)
-            .collect()
     }
 }
 
@@ -274,10 +255,7 @@ impl Lane {
 }
 
 fn is_for_all_partitions(record: &Record) -> bool {
-    matches!(
-        record.header("cdc.op"),
-        Some("t" | "schema" | "snapshot" | "barrier")
-    )
+    matches!(record.op(), Some("t" | "schema" | "snapshot" | "barrier"))
 }
 
 #[cfg(test)]
@@ -431,7 +409,7 @@ mod tests {
                                 continue;
                             }
                             let record = merge.take().unwrap();
-                            out.push(Version::parse(record.header("cdc.version").unwrap()).unwrap());
+                            out.push(Version::parse(record.version().unwrap()).unwrap());
                         }
                     }
                 }
@@ -448,7 +426,7 @@ mod tests {
     fn fresh(stored: &[(i64, String)]) -> Merge {
         let mut merge = Merge::new("replica");
         for (partition, (next, version)) in stored.iter().enumerate() {
-            merge.add(at(partition), *next, version.clone());
+            merge.add(at(partition), *next, version);
         }
         merge
     }

@@ -42,7 +42,7 @@ pub fn reached<'s>(version: &str, stands: impl Iterator<Item = Stand<'s>>) -> Op
 
 /// The version of an event.
 pub fn version_of(record: &Record) -> &str {
-    record.header("cdc.version").unwrap_or_default()
+    record.version().unwrap_or_default()
 }
 
 /// A partition whose log was cut before the sink read it: what the truncate `held` says would be done to its newer rows as

@@ -17,11 +17,11 @@ impl<S: Sink> Run<'_, S> {
             let moves = self.moves_past(&record);
             match reached {
                 // A definition that is followed already is found so.
-                _ if record.header("cdc.op") == Some("schema") => {
+                _ if record.op() == Some("schema") => {
                     self.sink.apply_together(&record, &moves).await?;
                 }
                 Reached::Together => self.sink.apply_together(&record, &moves).await?,
-                Reached::Apart { past } if record.header("cdc.op") == Some("t") => {
+                Reached::Apart { past } if record.op() == Some("t") => {
                     return Err(missing_copy(&record, past));
                 }
                 Reached::Apart { .. } => {

@@ -308,7 +308,7 @@ impl MongoHistory {
             }
         }
         for record in &batch.records {
-            if record.header("cdc.op") == Some("snapshot")
+            if record.op() == Some("snapshot")
                 && let (Ok(headers), Ok(body)) =
                     (Headers::read(record), SnapshotBody::parse(record))
             {
@@ -476,7 +476,7 @@ impl Sink for MongoHistory {
 
     fn waits_together(&self, record: &Record) -> bool {
         // The copies of a truncate have one id: they are one document anyway.
-        record.header("cdc.op") == Some("snapshot")
+        record.op() == Some("snapshot")
     }
 
     async fn apply_together(&mut self, record: &Record, moves: &[Move]) -> Result<()> {

@@ -125,7 +125,7 @@ impl ParkedKeys {
 
 /// The row that an event is about; none for one that is about a table.
 pub fn key_of(record: &Record) -> Option<&[u8]> {
-    match record.header("cdc.op") {
+    match record.op() {
         Some("t" | "schema" | "snapshot" | "barrier" | "m") => None,
         _ => Some(match record.header("cdc.identity") {
             Some(identity) => identity.as_bytes(),
@@ -136,7 +136,7 @@ pub fn key_of(record: &Record) -> Option<&[u8]> {
 
 /// The version of an event, empty if it has none.
 pub fn version_of(record: &Record) -> &str {
-    let version = record.header("cdc.version");
+    let version = record.version();
     version.filter(|text| is_version(text)).unwrap_or_default()
 }
 

@@ -215,11 +215,9 @@ impl Postgres {
         let session: &mut Session = &mut connection.session;
         state.advance(session, moves).await?;
         match reached {
-            Reached::Apart { past } if record.header("cdc.op") == Some("t") => {
-                Err(missing_copy(record, past))
-            }
+            Reached::Apart { past } if record.op() == Some("t") => Err(missing_copy(record, past)),
             // A definition that is followed already is found so.
-            Reached::Apart { .. } if record.header("cdc.op") != Some("schema") => {
+            Reached::Apart { .. } if record.op() != Some("schema") => {
                 tracing::warn!(
                     sink = self.name,
                     topic = %record.topic,

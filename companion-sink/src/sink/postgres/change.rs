@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::Park;
 use super::pg_text::to_text;
-use super::tables::Table;
+use super::tables::{Column, Table};
 use crate::dead_letter::Failure;
 use crate::event::{Headers, Image, Malformed, Op, RowBody};
 use crate::record::Record;
@@ -31,6 +31,9 @@ pub struct Change<'b> {
     after: Option<Image<'b>>,
     /// The first column whose new value was too large to be shipped: the image has NULL in its place.
     stub: Option<String>,
+    /// The reading of the catalog by which the image after has the table's columns in the table's order, and the target computes
+    /// none of them: so it is nearly always, and then no name has to be looked for.
+    in_order_of: Option<u64>,
 }
 
 /// What a change does to the table.
@@ -95,7 +98,28 @@ impl<'b> Change<'b> {
             before,
             after: body.after,
             stub: body.marks.and_then(|marks| marks.stub().map(str::to_owned)),
+            in_order_of: None,
         })
+    }
+
+    /// Looks at how the images fit the table: the first column of the event that the table does not have.
+    pub fn fit(&mut self, table: &Table) -> Option<&str> {
+        let (after, columns) = (self.after(), &table.columns);
+        let is_in_order = matches!(self.kind, Kind::Upsert | Kind::Append)
+            && after.len() == columns.len()
+            && after
+                .iter()
+                .zip(columns)
+                .all(|((name, _), column)| *name == column.source_name && !column.generated);
+        self.in_order_of = is_in_order.then_some(table.reading);
+        match is_in_order {
+            true => None,
+            false => self.unknown_column(table),
+        }
+    }
+
+    fn is_in_order_of(&self, table: &Table) -> bool {
+        self.in_order_of == Some(table.reading)
     }
 
     /// Nothing is taken for granted of the row that is there: it becomes the image after the change, as when a snapshot found it.
@@ -117,11 +141,26 @@ impl<'b> Change<'b> {
     /// The new image's values for the columns at `layout`; refused where one was too large to be shipped, for the
     /// target would hold a NULL that the source never had.
     pub fn new_values(&self, table: &Table, layout: &[usize]) -> Result<Values<'b>, Failure> {
-        match &self.stub {
-            None => values(table, layout, self.after()),
-            Some(column) => Err(Failure::refused(format!(
+        if let Some(column) = &self.stub {
+            return Err(Failure::refused(format!(
                 "the value of column \"{column}\" was too large to be shipped"
-            ))),
+            )));
+        }
+        let after = self.after();
+        if !self.is_in_order_of(table) {
+            return values(table, layout, after);
+        }
+        let places = layout.iter();
+        places
+            .map(|place| value(&table.columns[*place], after[*place].1))
+            .collect()
+    }
+
+    /// Whether [`layout`] of the image after is `wanted`.
+    pub fn has_layout(&self, table: &Table, wanted: &[usize]) -> bool {
+        match self.is_in_order_of(table) {
+            true => wanted.iter().copied().eq(0..table.columns.len()),
+            false => has_layout(table, wanted, self.after()),
         }
     }
 
@@ -150,11 +189,15 @@ impl<'b> Change<'b> {
             };
             was.is_none_or(|was| was.get() != value)
         };
+        let is_in_order = self.is_in_order_of(table);
         let places = after
             .iter()
             .enumerate()
             .filter_map(|(place, (name, value))| {
-                let column = table.column_near(place, name)?;
+                let column = match is_in_order {
+                    true => place,
+                    false => table.column_near(place, name)?,
+                };
                 let is_written =
                     !table.columns[column].generated && is_changed(place, name, value.get());
                 (is_written || key.contains(&column)).then_some(column)
@@ -162,8 +205,7 @@ impl<'b> Change<'b> {
         places.collect()
     }
 
-    /// The first column of the event that the table does not have.
-    pub fn unknown_column<'c>(&'c self, table: &Table) -> Option<&'c str> {
+    fn unknown_column<'c>(&'c self, table: &Table) -> Option<&'c str> {
         let image = if self.kind == Kind::Delete {
             &self.identity.0[..]
         } else {
@@ -242,12 +284,16 @@ pub fn values<'b>(
                 )));
             };
             next += 1;
-            to_text(json, &column.pg_type).map_err(|why| {
-                Failure::conversion(format!(
-                    "column {} of type {}: {}",
-                    column.name, column.type_name, why.0
-                ))
-            })
+            value(column, json)
         })
         .collect()
+}
+
+fn value<'b>(column: &Column, json: &'b RawValue) -> Result<Option<Cow<'b, str>>, Failure> {
+    to_text(json, &column.pg_type).map_err(|why| {
+        Failure::conversion(format!(
+            "column {} of type {}: {}",
+            column.name, column.type_name, why.0
+        ))
+    })
 }

@@ -223,7 +223,7 @@ impl Postgres {
             Ok(change) => change,
             Err(malformed) => return Ok(Err(malformed.into())),
         };
-        if change.unknown_column(tables.get(table)).is_some() {
+        if change.fit(tables.get(table)).is_some() {
             let source = match source.table_name() {
                 Ok(source) => source,
                 Err(malformed) => return Ok(Err(malformed.into())),
@@ -233,7 +233,7 @@ impl Postgres {
                 .refresh(&session.client, &self.settings, headers.table, &source)
                 .await?;
             let table = tables.get(table);
-            if let Some(column) = change.unknown_column(table) {
+            if let Some(column) = change.fit(table) {
                 return Err(missing_column(table, column));
             }
         }
@@ -305,7 +305,7 @@ impl Postgres {
         let state = &self.state;
         let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
         let ends = batch.records.iter();
-        let ends = ends.filter(|record| record.header("cdc.op") == Some("snapshot"));
+        let ends = ends.filter(|record| record.op() == Some("snapshot"));
         let mut ends: Vec<&Record> = ends.collect();
         // One order for all instances, as of the moves.
         ends.sort_by(|a, b| a.topic.cmp(&b.topic));

@@ -376,6 +376,6 @@ fn first_refused<'p>(parks: impl Iterator<Item = &'p Park<'p>>) -> Option<Box<Po
 }
 
 fn version_of(record: &Record) -> Version {
-    let version = record.header("cdc.version").and_then(Version::parse);
+    let version = record.version().and_then(Version::parse);
     version.unwrap_or_default()
 }

@@ -158,9 +158,7 @@ impl ParkedEvents<'_> {
         let clean = |text: &str| text.replace('\0', "\u{fffd}");
         let names: Vec<String> = record.headers().map(|(name, _)| clean(name)).collect();
         let values: Vec<Option<&[u8]>> = record.headers().map(|(_, value)| value).collect();
-        let version = record
-            .header("cdc.version")
-            .filter(|version| is_version(version));
+        let version = record.version().filter(|version| is_version(version));
         let sql = format!(
             "INSERT INTO {}.parked AS p (sink, topic, partition, \"offset\", key, version, event_id, header_names, header_values, body, code, reason, message, halts)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)

@@ -107,7 +107,7 @@ impl<'c, 'b> Group<'c, 'b> {
             && match way {
                 Way::Delete => true,
                 Way::Update => self.columns == change.changed_columns(table, &self.key, first),
-                _ => has_layout(table, &self.columns, change.after()),
+                _ => change.has_layout(table, &self.columns),
             }
     }
 

@@ -23,6 +23,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// The name of the primary key's constraint.
     pub primary_key: Option<String>,
+    /// Which reading of the catalog it comes from: a later one may have other columns.
+    pub reading: u64,
     /// The columns of each unique index that an upsert can use.
     unique: Vec<Vec<String>>,
 }
@@ -139,6 +141,7 @@ pub struct Tables {
     known: Vec<Table>,
     by_header: HashMap<String, usize>,
     types: HashMap<Oid, PgType>,
+    readings: u64,
 }
 
 impl Tables {
@@ -232,7 +235,9 @@ impl Tables {
         if columns.is_empty() {
             return Ok(None);
         }
+        self.readings += 1;
         let mut loaded = Table {
+            reading: self.readings,
             name: target.quoted(),
             columns: Vec::with_capacity(columns.len()),
             primary_key: None,
