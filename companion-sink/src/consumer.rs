@@ -271,6 +271,9 @@ pub fn report(error: &KafkaError) {
 pub struct Context(pub Arc<Ends>);
 
 impl ClientContext for Context {
+    // Comes out of a poll as well, and is reported there.
+    fn error(&self, _: KafkaError, _: &str) {}
+
     fn stats_raw(&self, statistics: &[u8]) {
         match serde_json::from_slice::<Statistics>(statistics) {
             Ok(statistics) => self.0.replace(statistics),

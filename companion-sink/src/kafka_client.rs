@@ -1,7 +1,10 @@
 //! librdkafka's configuration, the same for every client of this process.
 
 use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
 
 use crate::config::Config;
 use crate::error::Result;
@@ -21,6 +24,15 @@ pub fn base(config: &Config) -> Result<ClientConfig> {
     client.set_log_level(RDKafkaLogLevel::Critical);
     Ok(client)
 }
+
+/// Of a consumer whose polls tell everything, the end of a partition among it.
+pub struct Silent;
+
+impl ClientContext for Silent {
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ConsumerContext for Silent {}
 
 /// A consumer for `group` that fetches at most about `memory_bytes` ahead and hands a single event over at once.
 pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> Result<ClientConfig> {

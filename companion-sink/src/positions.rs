@@ -18,7 +18,7 @@ use crate::civil_time::now_us;
 use crate::config::Config;
 use crate::discovery::configuration_error;
 use crate::error::{Error, Result, log};
-use crate::kafka_client;
+use crate::kafka_client::{self, Silent};
 
 /// Fetched ahead; a position is some hundred bytes and a few for each topic.
 const MEMORY_BYTES: u64 = 4 << 20;
@@ -50,8 +50,8 @@ pub fn follow(config: &Config) -> Result<Newest> {
     let mut client = kafka_client::consumer(config, &group, MEMORY_BYTES)?;
     client.set("statistics.interval.ms", "0");
     client.set("enable.partition.eof", "true");
-    let consumer: BaseConsumer = client
-        .create()
+    let consumer: BaseConsumer<Silent> = client
+        .create_with_context(Silent)
         .map_err(|error| configuration_error(&error))?;
     let topic = topic(config);
     let (sender, newest) = watch::channel(None);
@@ -63,7 +63,7 @@ pub fn follow(config: &Config) -> Result<Newest> {
 }
 
 fn follow_forever(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Silent>,
     topic: &str,
     sender: &watch::Sender<Option<Arc<Position>>>,
 ) {
@@ -88,7 +88,7 @@ fn follow_forever(
 
 /// Until nobody wants positions any more.
 fn read(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Silent>,
     topic: &str,
     sender: &watch::Sender<Option<Arc<Position>>>,
 ) -> std::result::Result<(), KafkaError> {

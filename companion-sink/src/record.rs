@@ -289,7 +289,12 @@ mod tests {
 
     #[test]
     fn records_that_are_gathered_are_as_alone() {
-        let bodies: [(Option<&[u8]>, Option<&[u8]>, &[&str]); 4] = [
+        type Parts = (
+            Option<&'static [u8]>,
+            Option<&'static [u8]>,
+            &'static [&'static str],
+        );
+        let bodies: [Parts; 4] = [
             (
                 Some(b"k1"),
                 Some(b"first"),

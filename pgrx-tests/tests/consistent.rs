@@ -199,6 +199,41 @@ fn a_thousand_reads_under_load_see_no_half_of_a_transaction() {
 }
 
 #[test]
+fn a_table_that_is_met_while_another_one_is_filled_arrives() {
+    let bed = TestBed::start();
+    let database = bed.database("met");
+    let mut source = database.source();
+    for table in ["first", "second"] {
+        run(
+            &mut source,
+            &[
+                &format!("CREATE TABLE {table} (id int PRIMARY KEY, note text)"),
+                &format!("SELECT cdc_track('{table}')"),
+            ],
+        );
+    }
+    let sink = bed.companion_sink(database.plan_companion_sink());
+    sink.start_only(&["replica"]);
+    let insert = |table: &str| {
+        format!("INSERT INTO {table} SELECT n, 'n' || n FROM generate_series(1, 1500) AS n")
+    };
+    run(
+        &mut source,
+        &["BEGIN", &insert("first"), &insert("second"), "COMMIT"],
+    );
+    database.wait_until_in_kafka();
+    let topics = ["first", "second"].map(|table| database.topic(table));
+    sink.wait_until_sink_applied("replica", bed.kafka(), &topics);
+    let mut copy = database.replica();
+    for table in ["first", "second"] {
+        replica::assert_equal(&mut source, &mut copy, table);
+    }
+    let log = std::fs::read_to_string(sink.log_file()).expect("its log");
+    assert!(log.contains("table made"), "{log}");
+    assert!(!log.contains("ERROR"), "nothing went wrong: {log}");
+}
+
+#[test]
 fn rows_that_were_there_arrive_by_a_snapshot_and_until_then_it_says_so() {
     let bed = TestBed::start_with(&[("cdc.snapshot_chunk_rows", "500")]);
     let database = bed.database("filled");

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::consumer::TopicPartition;
 use crate::discovery::configuration_error;
 use crate::error::{Code, Error, Result};
-use crate::kafka_client;
+use crate::kafka_client::{self, Silent};
 use crate::record::Record;
 
 const MEMORY_BYTES: u64 = 8 << 20;
@@ -23,7 +23,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// A client that reads pieces of partitions.
 pub struct Scan {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<Silent>,
 }
 
 impl Scan {
@@ -33,7 +33,7 @@ impl Scan {
         client.set("statistics.interval.ms", "0");
         client.set("enable.partition.eof", "true");
         let consumer = client
-            .create()
+            .create_with_context(Silent)
             .map_err(|error| configuration_error(&error))?;
         Ok(Scan { consumer })
     }

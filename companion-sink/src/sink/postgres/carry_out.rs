@@ -2,6 +2,7 @@
 
 use super::apply::{Mode, apply};
 use super::failure::Fault;
+use super::stream::Stream;
 use super::tables::Tables;
 use super::{Connection, Postgres, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
@@ -99,7 +100,10 @@ impl Postgres {
             Ok(headers) => headers,
             Err(malformed) => return Ok(Some(malformed.into())),
         };
-        let change = match self.change(record, &headers).await? {
+        let change = match self
+            .change(record, &headers, &mut Stream::default())
+            .await?
+        {
             Ok(change) => change,
             Err(failure) => return Ok(Some(failure)),
         };

@@ -3,7 +3,7 @@
 use tokio_postgres::Error as PgError;
 
 use crate::dead_letter::Failure;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Result};
 
 /// A failed statement.
 pub enum Fault {
@@ -11,6 +11,16 @@ pub enum Fault {
     Event(Failure),
     /// Not the event's fault.
     Other(Error),
+}
+
+impl Fault {
+    /// The event's failure by itself, anything else as the error that it is.
+    pub fn refusal<T>(self) -> Result<std::result::Result<T, Failure>> {
+        match self {
+            Fault::Event(failure) => Ok(Err(failure)),
+            Fault::Other(error) => Err(error),
+        }
+    }
 }
 
 impl From<Error> for Fault {

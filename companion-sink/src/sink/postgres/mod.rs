@@ -35,6 +35,7 @@ pub use self::ordered::{Commit, Outcome, Poison};
 use self::parked::ParkedKeys;
 use self::sharing::Sharing;
 use self::state::State;
+use self::stream::Stream;
 use self::tables::{Tables, missing_column};
 use super::refusal_limit::RefusalLimit;
 use super::{Applied, Batch, Met, Move, Position, Sink, unreadable_snapshot};
@@ -173,7 +174,10 @@ impl Postgres {
             if !headers.op.is_row() {
                 continue;
             }
-            match self.change(record, &headers).await? {
+            match self
+                .change(record, &headers, &mut Stream::default())
+                .await?
+            {
                 Ok(change) if is_parked(&change, &aside) => {
                     park_key(&change, &mut aside);
                     parks.push(change.park(None));
@@ -190,11 +194,13 @@ impl Postgres {
         Ok(changes)
     }
 
-    /// Makes a row event ready, or says why it is refused before the target sees it.
+    /// Makes a row event ready, or says why it is refused before the target sees it. Where the catalog has to be asked, what is
+    /// `under_way` comes to its end first: behind an open COPY the question would wait for ever.
     async fn change<'b>(
         &mut self,
         record: &'b Record,
         headers: &Headers<'b>,
+        under_way: &mut Stream,
     ) -> Result<std::result::Result<Change<'b>, Failure>> {
         let body = match RowBody::parse(record) {
             Ok(body) => body,
@@ -214,6 +220,9 @@ impl Postgres {
                     Ok(source) => source,
                     Err(malformed) => return Ok(Err(malformed.into())),
                 };
+                if let Err(fault) = under_way.finish().await {
+                    return fault.refusal();
+                }
                 tables
                     .find(&session.client, &self.settings, headers.table, &source)
                     .await?
@@ -228,6 +237,9 @@ impl Postgres {
                 Ok(source) => source,
                 Err(malformed) => return Ok(Err(malformed.into())),
             };
+            if let Err(fault) = under_way.finish().await {
+                return fault.refusal();
+            }
             // The target may have been changed since.
             tables
                 .refresh(&session.client, &self.settings, headers.table, &source)

@@ -256,7 +256,7 @@ impl Postgres {
             }
             let mut changes: Vec<Change<'b>> = Vec::with_capacity(rows.len());
             for (record, headers) in rows {
-                match self.change(record, headers).await {
+                match self.change(record, headers, &mut stream).await {
                     Err(error) if error.code.policy() == Policy::Halt => {
                         return Ok(Some(Err(Poison::new(record, Why::Target(error)))));
                     }
@@ -308,7 +308,7 @@ impl Postgres {
         }
         let mut changes: Vec<Change<'b>> = Vec::with_capacity(rows.len());
         for (record, headers) in rows {
-            let made = match self.change(record, headers).await {
+            let made = match self.change(record, headers, &mut Stream::default()).await {
                 Err(error) if error.code.policy() == Policy::Halt => {
                     return Ok(Some(Poison::new(record, Why::Target(error))));
                 }
