@@ -61,6 +61,18 @@ pub fn assert_holds(records: &[Record]) -> Vec<&Record> {
     all
 }
 
+/// The ids of the rows that were inserted, in the order of their versions; each has a column `id`.
+///
+/// # Panics
+/// As [`assert_holds`], and where an insert has no id.
+pub fn inserted_ids(records: &[Record]) -> Vec<i64> {
+    let events = assert_holds(records).into_iter();
+    let inserts = events.filter(|event| event.op() == "c");
+    inserts
+        .map(|event| event.json()["after"]["id"].as_i64().expect("id"))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -64,9 +64,22 @@ fn changed(printed: &str) -> u64 {
     done["changed"].as_u64().expect("a number")
 }
 
+/// `companion-sink replay` of a sink, with `--yes` or `--dry-run`.
+fn arguments<'a>(sink: &'a str, from: &'a str, how: &'a str) -> [&'a str; 6] {
+    ["replay", "--sink", sink, "--from", from, how]
+}
+
+/// What a replay would change, where it would change something.
+fn dry_run(sink: &CompanionSink, name: &str, from: &str) -> String {
+    let output = sink.try_command(&arguments(name, from, "--dry-run"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// Runs a replay that must fail, and returns what it said.
 fn refused(sink: &CompanionSink, from: &str) -> String {
-    let output = sink.try_command(&["replay", "--sink", "replica", "--from", from, "--yes"]);
+    let output = sink.try_command(&arguments("replica", from, "--yes"));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     said
@@ -187,14 +200,7 @@ fn a_damaged_replica_is_built_anew_under_load_and_readers_see_no_step_of_it() {
     std::thread::scope(|scope| {
         let watcher = scope.spawn(|| watch(&mut database.replica(), &over));
         let ended = Over(&over);
-        let printed = sink.run_command(&[
-            "replay",
-            "--sink",
-            "replica",
-            "--from",
-            "BEGINNING",
-            "--yes",
-        ]);
+        let printed = sink.run_command(&arguments("replica", "BEGINNING", "--yes"));
         assert_eq!(changes(&printed, "public.item"), [10, 22, 1], "{printed}");
         assert!(changes(&printed, "public.account")[1] >= 50, "{printed}");
         assert!(
@@ -219,14 +225,7 @@ fn a_damaged_replica_is_built_anew_under_load_and_readers_see_no_step_of_it() {
     damage(&mut copy);
     let schema =
         "SELECT count(*) FROM pg_namespace WHERE nspname = 'companion_bank_replay_replica'";
-    let killed = sink.start_command(&[
-        "replay",
-        "--sink",
-        "replica",
-        "--from",
-        "BEGINNING",
-        "--yes",
-    ]);
+    let killed = sink.start_command(&arguments("replica", "BEGINNING", "--yes"));
     wait_until("the replay to begin", TIMEOUT, || {
         match one::<i64>(&mut copy, schema) {
             1 => Ok(()),
@@ -242,51 +241,21 @@ fn a_damaged_replica_is_built_anew_under_load_and_readers_see_no_step_of_it() {
             _ => Err("it is there"),
         }
     });
-    let dry = sink.try_command(&[
-        "replay",
-        "--sink",
-        "replica",
-        "--from",
-        "beginning",
-        "--dry-run",
-    ]);
-    assert_eq!(
-        dry.status.code(),
-        Some(3),
-        "{}",
-        String::from_utf8_lossy(&dry.stderr)
-    );
-    assert_eq!(
-        changes(&String::from_utf8_lossy(&dry.stdout), "public.item"),
-        [10, 22, 1]
-    );
+    let dry = dry_run(&sink, "replica", "beginning");
+    assert_eq!(changes(&dry, "public.item"), [10, 22, 1]);
     assert_eq!(
         one::<i64>(&mut copy, "SELECT count(*) FROM item WHERE id = 5000"),
         1,
         "nothing was changed"
     );
     load.stop();
-    sink.run_command(&[
-        "replay",
-        "--sink",
-        "replica",
-        "--from",
-        "BEGINNING",
-        "--yes",
-    ]);
+    sink.run_command(&arguments("replica", "BEGINNING", "--yes"));
     assert_whole(&database, &sink);
     assert_eq!(one::<i64>(&mut copy, schema), 0, "nothing is left behind");
     let kept = "SELECT has_table_privilege('reader_of_items', 'item', 'SELECT') AND to_regclass('by_name') IS NOT NULL AND EXISTS (SELECT FROM cheap)";
     assert!(one::<bool>(&mut copy, kept));
     // As a check of the replica.
-    let printed = sink.run_command(&[
-        "replay",
-        "--sink",
-        "replica",
-        "--from",
-        "BEGINNING",
-        "--dry-run",
-    ]);
+    let printed = sink.run_command(&arguments("replica", "BEGINNING", "--dry-run"));
     assert_eq!(changed(&printed), 0, "{printed}");
     let without_yes = sink.try_command(&["replay", "--sink", "replica", "--from", "BEGINNING"]);
     assert_eq!(without_yes.status.code(), Some(2));
@@ -325,14 +294,7 @@ fn a_replica_of_rows_is_built_anew_with_what_is_parked_there() {
     assert_eq!(one::<i64>(&mut copy, parked), 2);
     damage(&mut copy);
     let load = pgbench::start(&database, LOAD, &["-c", "2", "-R", "100", "-T", "3600"]);
-    let replay = [
-        "replay",
-        "--sink",
-        "replica",
-        "--from",
-        "BEGINNING",
-        "--yes",
-    ];
+    let replay = arguments("replica", "BEGINNING", "--yes");
     let printed = sink.run_command(&replay);
     assert_eq!(changes(&printed, "public.item"), [10, 22, 1], "{printed}");
     assert_eq!(changes(&printed, "public.narrow"), [0, 0, 0], "{printed}");
@@ -389,8 +351,7 @@ fn from_the_middle_only_what_changed_since_is_mended() {
         "UPDATE t SET u = 'wrong' WHERE id = 4",
     ];
     run(&mut copy, damage);
-    let replay =
-        |from: &str| sink.run_command(&["replay", "--sink", "replica", "--from", from, "--yes"]);
+    let replay = |from: &str| sink.run_command(&arguments("replica", from, "--yes"));
     let printed = replay(&since);
     assert_eq!(changes(&printed, "public.t"), [2, 2, 1], "{printed}");
     let left = "SELECT string_agg(id || v, ' ' ORDER BY id) FROM t WHERE v IN ('wrong', 'ghost')";
@@ -501,41 +462,14 @@ fn a_history_gets_back_what_it_lost_and_no_more() {
         }
     }
     let damaged = history.count();
-    let dry = sink.try_command(&[
-        "replay",
-        "--sink",
-        "history",
-        "--from",
-        "BEGINNING",
-        "--dry-run",
-    ]);
-    assert_eq!(
-        dry.status.code(),
-        Some(3),
-        "{}",
-        String::from_utf8_lossy(&dry.stderr)
-    );
+    let dry = dry_run(&sink, "history", "BEGINNING");
     assert_eq!(history.count(), damaged, "nothing was changed");
-    let printed = sink.run_command(&[
-        "replay",
-        "--sink",
-        "history",
-        "--from",
-        "BEGINNING",
-        "--yes",
-    ]);
+    let printed = sink.run_command(&arguments("history", "BEGINNING", "--yes"));
     assert_eq!(told(&history), told_by(&documents), "{printed}");
     let [inserted, updated, deleted] = changes(&printed, "t_history");
     assert_eq!(inserted, documents.len() as u64 - damaged, "{printed}");
     assert!(updated > 5 && deleted == 0, "{printed}");
-    let printed = sink.run_command(&[
-        "replay",
-        "--sink",
-        "history",
-        "--from",
-        "BEGINNING",
-        "--yes",
-    ]);
+    let printed = sink.run_command(&arguments("history", "BEGINNING", "--yes"));
     assert_eq!(changed(&printed), 0, "{printed}");
     assert_eq!(told(&history), told_by(&documents), "{printed}");
     // It has kept no state of the replay, and goes on.

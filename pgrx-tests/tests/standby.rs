@@ -29,11 +29,7 @@ fn wait_for(client: &mut Client, wanted: &str) -> Option<String> {
 
 fn ids(database: &Database<'_>) -> BTreeSet<i64> {
     let records = topic::read(database.bed().kafka(), &database.topic("t"));
-    prefix_rule::assert_holds(&records)
-        .iter()
-        .filter(|event| event.op() == "c")
-        .map(|event| event.json()["after"]["id"].as_i64().expect("id"))
-        .collect()
+    prefix_rule::inserted_ids(&records).into_iter().collect()
 }
 
 #[test]
