@@ -34,6 +34,35 @@ impl ClientContext for Silent {
 
 impl ConsumerContext for Silent {}
 
+const QUEUE_KILOBYTES: &str = "queued.max.messages.kbytes";
+const PARTITION_FETCH_BYTES: &str = "max.partition.fetch.bytes";
+
+/// The same consumer for `partitions` that have a queue each: librdkafka bounds every queue by itself, so that each gets its share.
+pub fn with_queues(client: &ClientConfig, partitions: usize) -> ClientConfig {
+    /// So many may be full of what the whole memory allows one.
+    const FULL: u64 = 4;
+    if partitions as u64 <= FULL {
+        return client.clone();
+    }
+    let share = |name: &str, least: u64| {
+        let one: u64 = client.get(name).and_then(|text| text.parse().ok())?;
+        let shared = one * FULL / partitions as u64;
+        Some((name.to_owned(), shared.max(least).to_string()))
+    };
+    let shares = [
+        share(QUEUE_KILOBYTES, 64),
+        share(PARTITION_FETCH_BYTES, 16 << 10),
+    ];
+    let mut client = client.clone();
+    // Small queues are soon empty, and what is fetched next waits for a request that may be under way, for partitions that have
+    // nothing new.
+    client.set("fetch.wait.max.ms", "20");
+    for (name, value) in shares.into_iter().flatten() {
+        client.set(name, value);
+    }
+    client
+}
+
 /// A consumer for `group` that fetches at most about `memory_bytes` ahead and hands a single event over at once.
 pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> Result<ClientConfig> {
     // What waits is counted per partition, unpacked and without librdkafka's own bookkeeping (about as much again for small
@@ -48,10 +77,10 @@ pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> Result<Clien
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("queued.min.messages", "5000")
-        .set("queued.max.messages.kbytes", queue_kilobytes.to_string())
+        .set(QUEUE_KILOBYTES, queue_kilobytes.to_string())
         .set("message.max.bytes", fetch_bytes.to_string())
         .set("fetch.max.bytes", fetch_bytes.to_string())
-        .set("max.partition.fetch.bytes", fetch_bytes.to_string())
+        .set(PARTITION_FETCH_BYTES, fetch_bytes.to_string())
         .set("receive.message.max.bytes", "1000000000")
         .set("fetch.min.bytes", "1")
         .set("fetch.wait.max.ms", "100")

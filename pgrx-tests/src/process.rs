@@ -184,6 +184,18 @@ pub fn exists(pid: u32) -> bool {
     status_of(pid).is_some_and(|(_, state)| state != 'Z')
 }
 
+/// A size of a process out of `/proc/PID/status`, in kB: `VmHWM` is the highest that was ever resident.
+///
+/// # Panics
+/// If the process is gone.
+pub fn kilobytes(pid: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process");
+    let mut lines = status.lines();
+    let line = lines.find(|line| line.split(':').next() == Some(name));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    number.expect("a number")
+}
+
 /// The ids of the direct children of a process.
 pub fn children_of(parent: u32) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").expect("/proc");

@@ -1,4 +1,4 @@
-//! Memory: a backend that gets no more of it, and transactions that are far larger than it.
+//! Memory: a backend that gets no more of it, transactions that are far larger than it, and a replica that is far behind.
 
 use std::process::Command;
 
@@ -15,13 +15,7 @@ fn bound_address_space(pid: i32, limit: &str) {
 
 /// What a process has mapped, in bytes.
 fn address_space_bytes(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmSize:"))
-        .expect("VmSize");
-    let kb = line.split_whitespace().nth(1).expect("a number");
-    kb.parse::<u64>().expect("a number") * 1024
+    process::kilobytes(pid as u32, "VmSize") * 1024
 }
 
 #[test]
@@ -104,16 +98,41 @@ fn ten_million_rows_in_one_transaction() {
         .expect("cdc_tables");
     assert_eq!(sent.get::<_, i64>(0), ROWS + 1);
     // cdc.sender_memory is 32 MB; what a process and librdkafka need besides is bounded as well.
-    let status = std::fs::read_to_string(format!("/proc/{sender}/status")).expect("the sender");
-    let peak = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .expect("VmHWM");
-    let peak_kb: u64 = peak
-        .split_whitespace()
-        .nth(1)
-        .expect("a number")
-        .parse()
-        .expect("a number");
+    let peak_kb = process::kilobytes(sender as u32, "VmHWM");
     assert!(peak_kb < 256 * 1024, "the sender grew to {peak_kb} kB");
+}
+
+#[test]
+fn a_replica_of_many_partitions_that_are_all_far_behind_does_not_grow_with_them() {
+    const TABLES: usize = 20;
+    let bed = TestBed::start();
+    let database = bed.database("behind");
+    let mut source = database.source();
+    let tables: Vec<String> = (0..TABLES).map(|n| format!("t{n}")).collect();
+    for table in &tables {
+        run(
+            &mut source,
+            &[
+                &format!("CREATE TABLE {table} (id int PRIMARY KEY, note text)"),
+                &format!("SELECT cdc_track('{table}')"),
+                // Twelve megabytes, in three partitions.
+                &format!(
+                    "INSERT INTO {table} SELECT n, repeat('x', 1000) FROM generate_series(1, 8000) AS n"
+                ),
+            ],
+        );
+    }
+    database.wait_until_in_kafka();
+    let sink = bed.companion_sink(database.plan_companion_sink());
+    sink.start_only(&["replica"]);
+    let topics: Vec<String> = tables.iter().map(|table| database.topic(table)).collect();
+    sink.wait_until_sink_applied("replica", bed.kafka(), &topics);
+    let rows: i64 = database
+        .replica()
+        .query_one("SELECT count(*) FROM t0, t19 WHERE t0.id = t19.id", &[])
+        .expect("the replica")
+        .get(0);
+    assert_eq!(rows, 8000);
+    let peak_kb = process::kilobytes(sink.pid(), "VmHWM");
+    assert!(peak_kb < 128 * 1024, "the sink grew to {peak_kb} kB");
 }

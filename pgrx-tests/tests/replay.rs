@@ -462,7 +462,7 @@ fn a_history_gets_back_what_it_lost_and_no_more() {
         }
     }
     let damaged = history.count();
-    let dry = dry_run(&sink, "history", "BEGINNING");
+    dry_run(&sink, "history", "BEGINNING");
     assert_eq!(history.count(), damaged, "nothing was changed");
     let printed = sink.run_command(&arguments("history", "BEGINNING", "--yes"));
     assert_eq!(told(&history), told_by(&documents), "{printed}");

@@ -51,12 +51,14 @@ impl Course for InCommitOrder {
                 () = stopped(&mut stop) => return Ok(Ended::Stopped),
                 connected = self.replica.connect() => connected?,
             }
+            let position = context.shared.position.borrow().clone();
+            let partitions = position.map_or(0, |position| partitions(context, &position));
             let mut second = interval(Duration::from_secs(1));
             second.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let run = Run {
                 replica: &mut self.replica,
                 context,
-                queues: PartitionQueues::start(&context.client, &context.name)?,
+                queues: PartitionQueues::start(&context.client, &context.name, partitions)?,
                 merge: Merge::new(&context.name),
                 part: Part::default(),
                 begun: None,
@@ -67,6 +69,10 @@ impl Course for InCommitOrder {
             };
             match run.run().await? {
                 Followed::Poisoned(found) => poison = Some(found),
+                Followed::Outgrown => tracing::debug!(
+                    sink = context.name,
+                    "many more partitions: connecting again, with a smaller share of the memory for each"
+                ),
                 Followed::Reached => return Ok(Ended::Reached),
                 Followed::Stopped => return Ok(Ended::Stopped),
             }
@@ -109,6 +115,8 @@ struct Part {
 enum Followed {
     Reached,
     Stopped,
+    /// There are many more partitions than the memory was shared for. Nothing of them was read.
+    Outgrown,
     /// This event cannot be applied. Nothing of the open transaction is left.
     Poisoned(Box<Poison>),
 }
@@ -160,6 +168,12 @@ impl Run<'_> {
 
     /// Applies everything up to a position.
     async fn follow(&mut self, position: &SenderPosition) -> Result<Followed> {
+        if self
+            .queues
+            .are_too_small_for(partitions(self.context, position))
+        {
+            return Ok(Followed::Outgrown);
+        }
         self.merge_all_of(position).await?;
         let goal = position.complete_place();
         if self.begun > Some(goal) {
@@ -418,6 +432,13 @@ impl Run<'_> {
             self.committed.extend(moved);
         }
     }
+}
+
+/// How many partitions the sink follows of those that a position names.
+fn partitions(context: &Context, position: &SenderPosition) -> usize {
+    let ends = position.ends.iter();
+    let followed = ends.filter(|(topic, _)| follows(&context.config.topics, topic));
+    followed.map(|(_, ends)| ends.end.len()).sum()
 }
 
 impl Part {

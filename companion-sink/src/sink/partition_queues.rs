@@ -15,10 +15,13 @@ use tokio::sync::Notify;
 use crate::consumer::{Context, Ends, TopicPartition, is_out_of_range, report};
 use crate::discovery::configuration_error;
 use crate::error::{Error, Result};
+use crate::kafka_client::with_queues;
 use crate::record::{Gathering, Record};
 
 /// What is read and waits to be polled, over all partitions.
 const WAITING_BYTES: usize = 4 << 20;
+/// Partitions for which it does not matter how many there are.
+const FEW: usize = 4;
 /// Records that are handed over together, at most.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -28,6 +31,8 @@ pub struct PartitionQueues {
     consumer: Arc<BaseConsumer<Context>>,
     ends: Arc<Ends>,
     reader: Option<JoinHandle<()>>,
+    /// The memory is shared by so many.
+    planned: usize,
 }
 
 /// What a queue had.
@@ -83,10 +88,10 @@ struct Chunk {
 }
 
 impl PartitionQueues {
-    /// A consumer without partitions, read for the sink `name`.
-    pub fn start(client: &ClientConfig, name: &str) -> Result<Self> {
+    /// A consumer for about so many `partitions`, none of which is assigned yet, read for the sink `name`.
+    pub fn start(client: &ClientConfig, name: &str, partitions: usize) -> Result<Self> {
         let ends = Arc::new(Ends::default());
-        let consumer: BaseConsumer<Context> = client
+        let consumer: BaseConsumer<Context> = with_queues(client, partitions)
             .create_with_context(Context(Arc::clone(&ends)))
             .map_err(|error| configuration_error(&error))?;
         let shared = Arc::new(Shared::default());
@@ -102,7 +107,13 @@ impl PartitionQueues {
             consumer: Arc::new(consumer),
             ends,
             reader: Some(reader),
+            planned: partitions,
         })
+    }
+
+    /// Whether the memory was shared for fewer than so many `partitions`: those that come later may take twice of it.
+    pub fn are_too_small_for(&self, partitions: usize) -> bool {
+        partitions > 2 * self.planned.max(FEW)
     }
 
     /// Reads one more partition, from `offset` on. Its place is the number of those before.
