@@ -17,6 +17,8 @@ const TABLES: [&str; 4] = [
     "pgbench_tellers",
     "pgbench_history",
 ];
+/// In the status of the instance that is active.
+const RUNNING: &str = "\"state\":\"running\"";
 const READS: usize = 1000;
 /// Different commits that they see.
 const COMMITS: usize = 200;
@@ -313,22 +315,46 @@ fn one_of_two_instances_is_active_and_one_that_was_asleep_does_no_harm() {
     }
     let mut reader = database.replica();
     for _ in 0..4 {
-        let before = wait_for_newer(&mut reader, None);
+        wait_for_newer(&mut reader, None);
         // Whoever is active sleeps, and loses its connection, and with it its lock.
         let asleep = wait_for_active(&sinks);
         process::send_signal(asleep.pid(), libc::SIGSTOP);
-        let ended = reader.query(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks
-             WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted
-             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            &[],
-        );
-        assert_eq!(ended.expect("end its session").len(), 1);
+        end_active_session(&mut reader);
+        // A commit that was under way is there now: what is newer comes from the other one.
+        let before = wait_for_newer(&mut reader, None);
         wait_for_newer(&mut reader, Some(before));
         process::send_signal(asleep.pid(), libc::SIGCONT);
+        wait_until("it to see that it is no longer active", TIMEOUT, || {
+            let status = asleep.get("/v1/status");
+            match status.contains(RUNNING) {
+                true => Err(status),
+                false => Ok(()),
+            }
+        });
     }
     load.stop();
     assert_equal(&database, &sinks[0]);
+}
+
+/// Ends the session that has the lock of the active instance, and waits until it is gone.
+fn end_active_session(client: &mut Client) {
+    let ended = client
+        .query(
+            "SELECT pid, pg_terminate_backend(pid) FROM pg_locks
+             WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            &[],
+        )
+        .expect("end the session");
+    assert_eq!(ended.len(), 1, "one is active");
+    let pid: i32 = ended[0].get(0);
+    wait_until("the session to end", TIMEOUT, || {
+        let query = "SELECT FROM pg_stat_activity WHERE pid = $1";
+        match client.query(query, &[&pid]).expect("activity").len() {
+            0 => Ok(()),
+            _ => Err("it is there".to_owned()),
+        }
+    });
 }
 
 /// Waits until the replica is consistent after a commit later than `before`.
@@ -348,9 +374,7 @@ fn wait_for_active(sinks: &[CompanionSink; 2]) -> &CompanionSink {
     let mut active = None;
     wait_until("one instance to be active", TIMEOUT, || {
         let status = |sink: &CompanionSink| sink.get("/v1/status");
-        active = sinks
-            .iter()
-            .find(|sink| status(sink).contains("\"state\":\"running\""));
+        active = sinks.iter().find(|sink| status(sink).contains(RUNNING));
         active.map(|_| ()).ok_or_else(|| status(&sinks[0]))
     });
     active.expect("one of the two")
