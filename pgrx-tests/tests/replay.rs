@@ -1,5 +1,6 @@
 //! `companion-sink replay`: what was damaged by hand is as the topics say again, and readers see no step of it.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use mongodb::bson::{Document, doc};
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
 use pg_cdc_tests::history::{History, inferred_deletes};
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{Database, TestBed, pgbench, replica, topic_admin, wait_until};
+use pg_cdc_tests::{Database, TestBed, parts, pgbench, replica, topic_admin, wait_until};
 use postgres::Client;
 use serde_json::Value;
 
@@ -75,6 +76,27 @@ fn dry_run(sink: &CompanionSink, name: &str, from: &str) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What somebody who runs a command on a terminal sees.
+fn on_a_terminal(sink: &CompanionSink, arguments: &[&str]) -> String {
+    let mut words = vec![
+        parts::companion_sink().display().to_string(),
+        format!("--config={}", sink.config_file().display()),
+    ];
+    words.extend(arguments.iter().map(|word| word.to_string()));
+    let mut script = Command::new("script");
+    script.args([
+        "--quiet",
+        "--return",
+        "--command",
+        &words.join(" "),
+        "/dev/null",
+    ]);
+    let output = script.output().expect("run script");
+    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{seen}");
+    seen
 }
 
 /// Runs a replay that must fail, and returns what it said.
@@ -221,18 +243,28 @@ fn a_damaged_replica_is_built_anew_under_load_and_readers_see_no_step_of_it() {
         drop(ended);
         assert!(watcher.join().expect("the reader") > 10);
     });
-    // A killed replay leaves nothing that the next one minds.
     damage(&mut copy);
     let schema =
         "SELECT count(*) FROM pg_namespace WHERE nspname = 'companion_bank_replay_replica'";
-    let killed = sink.start_command(&arguments("replica", "BEGINNING", "--yes"));
-    wait_until("the replay to begin", TIMEOUT, || {
-        match one::<i64>(&mut copy, schema) {
-            1 => Ok(()),
-            _ => Err("no schema"),
-        }
-    });
-    killed.stop(libc::SIGKILL, TIMEOUT);
+    let mut begin = || {
+        let replay = sink.start_command(&arguments("replica", "BEGINNING", "--yes"));
+        wait_until("the replay to begin", TIMEOUT, || {
+            match one::<i64>(&mut copy, schema) {
+                1 => Ok(()),
+                _ => Err("no schema"),
+            }
+        });
+        replay
+    };
+    let interrupted = begin().stop(libc::SIGINT, TIMEOUT);
+    assert_eq!(interrupted.code(), Some(130));
+    assert_eq!(
+        one::<i64>(&mut database.replica(), schema),
+        0,
+        "an interrupted replay leaves nothing behind"
+    );
+    // Nor does a killed one leave anything that the next one minds.
+    begin().stop(libc::SIGKILL, TIMEOUT);
     applied(&database, &sink, &BANK);
     let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = hashtext('companion-sink replay')::bigint & 4294967295";
     wait_until("the killed session to end", TIMEOUT, || {
@@ -249,7 +281,11 @@ fn a_damaged_replica_is_built_anew_under_load_and_readers_see_no_step_of_it() {
         "nothing was changed"
     );
     load.stop();
-    sink.run_command(&arguments("replica", "BEGINNING", "--yes"));
+    let seen = on_a_terminal(&sink, &arguments("replica", "BEGINNING", "--yes"));
+    assert!(
+        seen.contains("building anew [") && seen.contains(" % ") && seen.contains("public.item"),
+        "{seen}"
+    );
     assert_whole(&database, &sink);
     assert_eq!(one::<i64>(&mut copy, schema), 0, "nothing is left behind");
     let kept = "SELECT has_table_privilege('reader_of_items', 'item', 'SELECT') AND to_regclass('by_name') IS NOT NULL AND EXISTS (SELECT FROM cheap)";
@@ -484,4 +520,66 @@ fn a_history_gets_back_what_it_lost_and_no_more() {
         doc! {"_id.sink": {"$ne": format!("companion_{}.history", database.name())}},
     );
     assert_eq!(left.run().expect("count"), 0);
+}
+
+#[test]
+fn a_snapshot_under_way_goes_on_across_a_replay() {
+    let bed = TestBed::start_with(&[("cdc.snapshot_chunk_rows", "100")]);
+    for consistency in ["transaction", "row"] {
+        let database = bed.database(&format!("under_way_{consistency}"));
+        let mut source = database.source();
+        run(
+            &mut source,
+            &[
+                "CREATE TABLE t (id int PRIMARY KEY, v text)",
+                "INSERT INTO t SELECT n, 'before' FROM generate_series(1, 1000) AS n",
+                "SELECT cdc_track('t')",
+                "INSERT INTO t SELECT n, 'event' FROM generate_series(1001, 1100) AS n",
+                "INSERT INTO t VALUES (-1, 'gone')",
+                // Rows come and go without an event, before and behind the place of the snapshot.
+                "SET session_replication_role = replica",
+                "ALTER TABLE t DISABLE TRIGGER _cdc",
+                "INSERT INTO t VALUES (0, 'unseen')",
+                "DELETE FROM t WHERE id IN (-1, 1001, 1100)",
+                "ALTER TABLE t ENABLE ALWAYS TRIGGER _cdc",
+                "RESET session_replication_role",
+            ],
+        );
+        let sink = start(&database, consistency);
+        applied(&database, &sink, &["t"]);
+        let snapshot = "SELECT cdc_snapshot('t', rows_per_second => 100)";
+        let id: i64 = one(&mut source, snapshot);
+        let mut copy = database.replica();
+        wait_until("the first chunks in the replica", TIMEOUT, || {
+            let count = one::<i64>(&mut copy, "SELECT count(*) FROM t WHERE v = 'before'");
+            if count >= 200 {
+                Ok(())
+            } else {
+                Err(count.to_string())
+            }
+        });
+        run(&mut source, &[&format!("SELECT cdc_snapshot_pause({id})")]);
+        wait_until("the snapshot to pause", TIMEOUT, || {
+            let state = format!("SELECT state FROM cdc_snapshots WHERE snapshot_id = {id}");
+            match one::<String>(&mut source, &state).as_str() {
+                "paused" => Ok(()),
+                state => Err(state.to_owned()),
+            }
+        });
+        applied(&database, &sink, &["t"]);
+        run(&mut copy, &["DELETE FROM t WHERE id <= 10"]);
+        let printed = sink.run_command(&arguments("replica", "BEGINNING", "--yes"));
+        assert_eq!(changes(&printed, "public.t"), [12, 0, 0], "{printed}");
+
+        run(&mut source, &[&format!("SELECT cdc_snapshot_resume({id})")]);
+        wait_until("the snapshot to end", TIMEOUT, || {
+            let state = format!("SELECT state FROM cdc_snapshots WHERE snapshot_id = {id}");
+            match one::<String>(&mut source, &state).as_str() {
+                "done" => Ok(()),
+                state => Err(state.to_owned()),
+            }
+        });
+        applied(&database, &sink, &["t"]);
+        replica::assert_equal(&mut source, &mut copy, "public.t");
+    }
 }

@@ -49,7 +49,7 @@ impl Progress {
         self.stage = stage;
         self.told = None;
         match self.look {
-            Look::Bar => eprint!("{stage} …"),
+            Look::Bar => draw(&format!("{stage} …")),
             Look::Lines => cli::print(&format!("{}\n", json!({"event": "stage", "stage": stage}))),
         }
     }
@@ -73,10 +73,8 @@ impl Progress {
         let seconds_left = (per_second > 0.0).then(|| ((of - done) as f64 / per_second).ceil());
         match self.look {
             Look::Bar => {
-                eprint!(
-                    "\r\x1b[K{}",
-                    bar(self.stage, done, of, per_second, seconds_left)
-                );
+                let bar = bar(self.stage, done, of, per_second, seconds_left);
+                draw(&format!("\r\x1b[K{bar}"));
             }
             Look::Lines => {
                 let line = json!({"event": "progress", "stage": self.stage, "done": done, "of": of,
@@ -84,16 +82,22 @@ impl Progress {
                 cli::print(&format!("{line}\n"));
             }
         }
-        // Whoever looks at a terminal that is gone needs no progress.
-        let _ = io::stderr().flush();
     }
 
     /// Nothing more is told in this place.
     pub fn clear(&mut self) {
         if self.look == Look::Bar {
-            eprint!("\r\x1b[K");
+            draw("\r\x1b[K");
         }
     }
+}
+
+/// To a terminal; when that is gone, nobody needs to see it.
+fn draw(text: &str) {
+    let mut terminal = io::stderr().lock();
+    let _ = terminal
+        .write_all(text.as_bytes())
+        .and_then(|()| terminal.flush());
 }
 
 fn bar(stage: &str, done: u64, of: u64, per_second: f64, seconds_left: Option<f64>) -> String {

@@ -335,6 +335,10 @@ impl Control {
                 break;
             }
         }
+        // Of snapshots under way: what the merge wrote counts as written before their beginning, what is touched now as written
+        // since. The savepoint lasts until the end, and has the transaction id between the two.
+        self.execute("bringing snapshots over", "SAVEPOINT since_snapshots")
+            .await?;
         for (built, table) in &ready {
             if let Some(xid) = &built.snapshot_since {
                 self.pair(built, table)?.touch(&self.client, xid).await?;
@@ -365,7 +369,8 @@ impl Control {
              INSERT INTO {live}.loading (sink, topic, since) SELECT {sink}, topic, since FROM {replay}.loading WHERE sink = {built};
              DELETE FROM {live}.snapshots WHERE {of_topics};
              INSERT INTO {live}.snapshots (sink, topic, snapshot_id, begun_at, partial, kept)
-                 SELECT {sink}, topic, snapshot_id, pg_current_xact_id()::xid::text, partial, kept FROM {replay}.snapshots WHERE sink = {built};
+                 SELECT {sink}, topic, snapshot_id, '', partial, kept FROM {replay}.snapshots WHERE sink = {built};
+             UPDATE {live}.snapshots SET begun_at = xmin::text WHERE {of_topics};
              INSERT INTO {live}.replays AS r (sink, generation, begun_at) VALUES ({sink}, 1, {})
                  ON CONFLICT (sink) DO UPDATE SET generation = r.generation + 1, begun_at = EXCLUDED.begun_at, at = now();
              COMMIT",
