@@ -247,6 +247,7 @@ impl Bench<'_> {
             // The replica does not run.
             replica_url: "postgres://127.0.0.1:1/none".to_owned(),
             http_port: port::free(),
+            kafka_config_file: None,
             http_token_file: None,
             consistency: "transaction",
             more_toml: String::new(),

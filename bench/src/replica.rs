@@ -346,6 +346,7 @@ fn apply_with_companion_sink(
         mongo_url: "mongodb://127.0.0.1:1".to_owned(),
         mongo_database: "none".to_owned(),
         http_port: port::free(),
+        kafka_config_file: None,
         http_token_file: None,
         consistency: CONSISTENCY,
         more_toml: String::new(),

@@ -104,20 +104,20 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     /// Nothing is connected until the first dead letter.
-    pub fn new(config: &Config, cluster: watch::Receiver<Cluster>) -> Result<Self> {
-        let mut client = kafka_client::base(config)?;
+    pub fn new(config: &Config, cluster: watch::Receiver<Cluster>) -> Self {
+        let mut client = kafka_client::base(config);
         client
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("message.timeout.ms", "30000")
             .set("message.max.bytes", "1000000000");
-        Ok(DeadLetters {
+        DeadLetters {
             client,
             retention: config.dead_letters.retention,
             cluster,
             producer: OnceCell::new(),
             topics: Mutex::new(HashSet::new()),
-        })
+        }
     }
 
     /// Sends `records` of `sink` with their reasons and waits until Kafka has them all.
@@ -204,7 +204,7 @@ impl DeadLetters {
                         Code::TargetRefuses,
                         format!("kafka: not allowed to make topic {topic}"),
                         format!(
-                            "Make the topic with {partitions} partitions, or grant CREATE on it; then restart."
+                            "Make the topic with {partitions} partitions, or grant CREATE on it; then send SIGHUP."
                         ),
                     ));
                 }

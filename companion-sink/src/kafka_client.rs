@@ -3,18 +3,19 @@
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
 
 use crate::config::Config;
+use crate::discovery::configuration_error;
 use crate::error::Result;
 
 /// The properties that every client has: brokers, the operator's file, and never a topic made by accident.
-pub fn base(config: &Config) -> Result<ClientConfig> {
+pub fn base(config: &Config) -> ClientConfig {
     let mut client = ClientConfig::new();
     client.set("ssl.endpoint.identification.algorithm", "https");
     client.set("socket.timeout.ms", "10000");
-    for (name, value) in config.kafka_properties()? {
+    for (name, value) in &config.kafka.properties {
         client.set(name, value);
     }
     client.set("bootstrap.servers", &config.kafka.brokers);
@@ -22,7 +23,15 @@ pub fn base(config: &Config) -> Result<ClientConfig> {
     client.set("allow.auto.create.topics", "false");
     // Connection errors are told by us, once and with a remedy; librdkafka repeats them on every attempt.
     client.set_log_level(RDKafkaLogLevel::Critical);
-    Ok(client)
+    client
+}
+
+/// Fails where librdkafka refuses a property, or a file that it names. Asks no broker.
+pub fn try_properties(config: &Config) -> Result<()> {
+    let client: KafkaResult<BaseConsumer> = base(config).create();
+    client
+        .map(drop)
+        .map_err(|error| configuration_error(&error))
 }
 
 /// Of a consumer whose polls tell everything, the end of a partition among it.
@@ -64,12 +73,12 @@ pub fn with_queues(client: &ClientConfig, partitions: usize) -> ClientConfig {
 }
 
 /// A consumer for `group` that fetches at most about `memory_bytes` ahead and hands a single event over at once.
-pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> Result<ClientConfig> {
+pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> ClientConfig {
     // What waits is counted per partition, unpacked and without librdkafka's own bookkeeping (about as much again for small
     // events), a fetch comes on top of it, packed (JSON unpacks to ten times its size).
     let queue_kilobytes = (memory_bytes / 16 / 1024).max(256);
     let fetch_bytes = (memory_bytes / 128).clamp(64 << 10, 4 << 20);
-    let mut client = base(config)?;
+    let mut client = base(config);
     client
         .set("group.id", group)
         .set("isolation.level", "read_committed")
@@ -87,5 +96,5 @@ pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> Result<Clien
         .set("fetch.queue.backoff.ms", "5")
         .set("fetch.error.backoff.ms", "100")
         .set("statistics.interval.ms", "1000");
-    Ok(client)
+    client
 }

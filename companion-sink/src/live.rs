@@ -1,12 +1,15 @@
-//! The configuration of a running process. SIGHUP has it read again: rules and the secrets of sinks take effect at once, all
-//! else with the next start.
+//! The configuration of a running process. SIGHUP has it read again: rules and secrets take effect at once, all else with the
+//! next start.
 
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::error::Result;
+use crate::kafka_client;
 
 /// The configuration as it is now.
 #[derive(Clone)]
@@ -17,6 +20,19 @@ impl Live {
     pub fn has_changed(&self) -> bool {
         // One that nobody reads again stays as it is.
         self.0.has_changed().unwrap_or(false)
+    }
+
+    /// From now on, [`Live::read_again`] waits for the next time.
+    pub fn wait_anew(&mut self) {
+        self.0.mark_unchanged();
+    }
+
+    /// Waits until the configuration is read again, whether it differs or not.
+    pub async fn read_again(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Nobody is left who would.
+            pending().await
+        }
     }
 
     /// The configuration that is valid now.
@@ -50,23 +66,32 @@ impl Reloader {
         Live(self.current.subscribe())
     }
 
-    /// Reads the file again. One that is wrong changes nothing.
-    pub fn reload(&self) {
-        let read = match Config::load(self.file.as_deref()) {
-            Ok(read) => read,
+    /// Reads the file again: the configuration that is valid from now on. One that is wrong changes nothing.
+    pub fn reload(&self) -> Arc<Config> {
+        match self.read() {
+            Ok(next) => {
+                tracing::info!(rules = next.rules.len(), "configuration read again");
+                self.current.send_replace(Arc::new(next));
+            }
             Err(error) => {
                 tracing::error!(code = %error.code, hint = %error.hint, "the configuration stays as it was: {}", error.what);
-                return;
             }
-        };
+        }
+        Arc::clone(&self.current.borrow())
+    }
+
+    fn read(&self) -> Result<Config> {
+        let read = Config::load(self.file.as_deref())?;
         let next = self.current.borrow().with_live_parts_of(&read);
-        tracing::info!(rules = next.rules.len(), "configuration read again");
+        if next.kafka != self.current.borrow().kafka {
+            kafka_client::try_properties(&next)?;
+        }
         if next != read {
             tracing::warn!(
                 hint = "Restart companion-sink to apply them.",
-                "other keys than rules and the secrets of sinks were changed, too"
+                "other keys than rules and files with secrets were changed, too"
             );
         }
-        self.current.send_replace(Arc::new(next));
+        Ok(next)
     }
 }

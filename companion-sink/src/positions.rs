@@ -47,7 +47,7 @@ pub fn topic(config: &Config) -> String {
 /// Follows the positions of the source, on a thread of its own, until the last receiver is gone.
 pub fn follow(config: &Config) -> Result<Newest> {
     let group = format!("{}.positions", config.name);
-    let mut client = kafka_client::consumer(config, &group, MEMORY_BYTES)?;
+    let mut client = kafka_client::consumer(config, &group, MEMORY_BYTES);
     client.set("statistics.interval.ms", "0");
     client.set("enable.partition.eof", "true");
     let consumer: BaseConsumer<Silent> = client

@@ -359,6 +359,7 @@ impl<'a> Database<'a> {
             mongo_database: self.history_name(),
             replica_url: self.bed.target().url(&self.replica_name()),
             http_port: port::free(),
+            kafka_config_file: None,
             http_token_file: None,
             consistency: "transaction",
             more_toml: String::new(),

@@ -23,6 +23,8 @@ pub struct Plan {
     pub name: String,
     /// Kafka's bootstrap servers.
     pub brokers: String,
+    /// The file with librdkafka's properties.
+    pub kafka_config_file: Option<PathBuf>,
     /// `cdc.source_name` of the source server.
     pub source: String,
     /// The topics to apply, with `*` patterns.
@@ -48,19 +50,21 @@ impl Plan {
         // JSON's strings and lists of strings are TOML's.
         let text = |value: &str| serde_json::Value::from(value).to_string();
         let topics = serde_json::Value::from(self.topics.clone());
+        let file = |key: &str, file: &Option<PathBuf>| {
+            file.as_ref().map_or_else(String::new, |file| {
+                format!("{key} = {}\n", text(&file.to_string_lossy()))
+            })
+        };
         format!(
-            "name = {}\n\n[kafka]\nbrokers = {}\nsource = {}\n\n[http]\nlisten = \"127.0.0.1:{}\"\n{}\n\
+            "name = {}\n\n[kafka]\nbrokers = {}\nsource = {}\n{}\n[http]\nlisten = \"127.0.0.1:{}\"\n{}\n\
              [sink.history]\nkind = \"mongo-history\"\ntopics = {topics}\nurl = {}\ndatabase = {}\n\n\
              [sink.replica]\nkind = \"postgres\"\ntopics = {topics}\nurl = {}\nconsistency = {}\n\n{}",
             text(&self.name),
             text(&self.brokers),
             text(&self.source),
+            file("config_file", &self.kafka_config_file),
             self.http_port,
-            self.http_token_file
-                .as_ref()
-                .map_or_else(String::new, |file| {
-                    format!("token_file = {}\n", text(&file.to_string_lossy()))
-                }),
+            file("token_file", &self.http_token_file),
             text(&self.mongo_url),
             text(&self.mongo_database),
             text(&self.replica_url),
@@ -139,6 +143,14 @@ impl CompanionSink {
             .expect("companion-sink's process")
             .take();
         process.map(|process| process.stop(libc::SIGTERM, TIMEOUT))
+    }
+
+    /// Has it read its configuration again (SIGHUP).
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn reload(&self) {
+        process::send_signal(self.pid(), libc::SIGHUP);
     }
 
     /// Kills it with SIGKILL.

@@ -1,6 +1,8 @@
 //! Questions to the history, asked of the real command: every answer is compared with what the source had at that moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -355,6 +357,37 @@ fn the_same_over_http(sink: &CompanionSink, timeline: &[Value], created: &str) {
     }
 }
 
+/// The status of an answer over a connection that stays open; none if it is closed.
+fn ask_again(connection: &mut BufReader<TcpStream>, token: &str) -> Option<u16> {
+    let request = format!(
+        "GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n"
+    );
+    connection.get_mut().write_all(request.as_bytes()).ok()?;
+    let mut status = None;
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if connection.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let line = line.trim().to_lowercase();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(rest) = line.strip_prefix("http/1.1 ") {
+            status = rest
+                .split(' ')
+                .next()
+                .and_then(|status| status.parse().ok());
+        } else if let Some(bytes) = line.strip_prefix("content-length: ") {
+            length = bytes.parse().expect("a length");
+        }
+    }
+    let mut body = vec![0; length];
+    connection.read_exact(&mut body).ok()?;
+    status
+}
+
 #[test]
 fn nobody_asks_without_the_token() {
     let bed = TestBed::start();
@@ -365,7 +398,7 @@ fn nobody_asks_without_the_token() {
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
     std::fs::set_permissions(&file, permissions).expect("chmod");
     let mut plan = database.plan_companion_sink();
-    plan.http_token_file = Some(file);
+    plan.http_token_file = Some(file.clone());
     let sink = bed.companion_sink(plan);
     sink.start();
     for path in ["/metrics", "/v1/status", "/openapi.json", "/v1/actors/ann"] {
@@ -377,6 +410,29 @@ fn nobody_asks_without_the_token() {
     }
     assert_ne!(parse(&sink.get("/healthz")).0, 401);
     assert!(!sink.run_command(&["config"]).contains("s3cret"));
+
+    // Another token, and somebody who has a connection with the old one.
+    let address = sink.http_url();
+    let address = address.strip_prefix("http://").expect("an address");
+    let mut connection = BufReader::new(TcpStream::connect(address).expect("a connection"));
+    assert_eq!(ask_again(&mut connection, "s3cret-t0ken"), Some(200));
+    std::fs::write(&file, "an0ther\n").expect("write the token");
+    sink.reload();
+    wait_until("the new token", TIMEOUT, || {
+        match parse(&sink.get_as("/v1/status", "an0ther")).0 {
+            200 => Ok(()),
+            status => Err(status.to_string()),
+        }
+    });
+    assert_eq!(parse(&sink.get_as("/v1/status", "s3cret-t0ken")).0, 401);
+    wait_until(
+        "the old connection to be closed",
+        TIMEOUT,
+        || match ask_again(&mut connection, "s3cret-t0ken") {
+            None => Ok(()),
+            Some(status) => Err(status.to_string()),
+        },
+    );
 }
 
 /// Rows by id, as text.

@@ -5,7 +5,7 @@ mod sink_events;
 use std::process::Command;
 
 use pg_cdc_tests::companion_sink::CompanionSink;
-use pg_cdc_tests::{parts, process, topic, wait_until};
+use pg_cdc_tests::{parts, topic, wait_until};
 use serde_json::{Value, json};
 use sink_events::{Event, Source, TIMEOUT, bed, one_text, wait_for_log};
 
@@ -97,10 +97,6 @@ fn reconfigure(sink: &CompanionSink, old: &str, new: &str) {
     let config = std::fs::read_to_string(sink.config_file()).expect("the configuration");
     assert!(config.contains(old), "{config}");
     std::fs::write(sink.config_file(), config.replace(old, new)).expect("write the configuration");
-}
-
-fn reload(sink: &CompanionSink) {
-    process::send_signal(sink.pid(), libc::SIGHUP);
 }
 
 #[test]
@@ -276,13 +272,13 @@ fn a_consistent_replica_halts_and_goes_on_with_an_edit_or_another_rule() {
     wait_for_halt(&second);
     // A file that is wrong changes nothing.
     reconfigure(&sink, "after.salary > 10000", "after.salary >");
-    reload(&sink);
+    sink.reload();
     wait_for_log(&sink, "the configuration stays as it was");
     reconfigure(&sink, "\"after.salary >\"", "\"after.salary > 50000\"");
     decide(&sink, "retry", &second, &[]);
     wait_for_refusals(&source, &second, "CDC1006 salary 2");
     wait_for_halt(&second);
-    reload(&sink);
+    sink.reload();
     wait_for_log(&sink, "configuration read again");
     decide(&sink, "retry", &second, &[]);
     wait_for_employees(

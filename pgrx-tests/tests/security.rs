@@ -14,6 +14,7 @@ use pg_cdc_tests::secure_listeners::SecureListeners;
 use pg_cdc_tests::{Database, TestBed, prefix_rule, topic, wait_until};
 use postgres::Client;
 use postgres_openssl::MakeTlsConnector;
+use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 const POSITIONS: &str = "pg.cdc_positions";
@@ -384,6 +385,91 @@ fn a_wrong_password_is_told_without_it_and_put_right_by_a_reload() {
     assert!((2..=4).contains(&told), "told {told} times:\n{log}");
     secure.assert_nowhere(&[wrong, &alice, "carol-s3cret"]);
     secure.bed.source().assert_never_crashed();
+}
+
+/// Writes a file that `mode` says who may read.
+fn write_with_mode(file: &Path, content: &str, mode: u32) {
+    std::fs::write(file, content).expect("write a file");
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+#[test]
+fn companion_sink_takes_another_password_without_a_restart() {
+    let secure = SecureBed::start();
+    let (first, second) = ("f1rst-s3cret", "sec0nd-s3cret");
+    secure.set_scram_password("carol", first);
+    let alice = SecureListeners::password("alice");
+    let brokers = secure.listeners.sasl();
+    let (database, mut client) = secure.database(&brokers, &secure.plain("alice", &alice));
+    secure.bed.wait_until_streaming("shop");
+    let file = secure.bed.path("sink.properties");
+    write_with_mode(&file, &secure.scram("carol", first), 0o600);
+    let mut plan = database.plan_companion_sink();
+    plan.brokers = brokers;
+    plan.kafka_config_file = Some(file.clone());
+    let sink = secure.bed.companion_sink(plan);
+    sink.start_only(&["replica"]);
+    insert(&mut client, 0..100);
+    let count = || {
+        let counted = database.replica().query_one("SELECT count(*) FROM t", &[]);
+        counted
+            .map_err(|error| error.to_string())
+            .map(|row| row.get::<_, i64>(0))
+    };
+    let wait_for_rows = |rows: i64| {
+        wait_until("the rows in the replica", TIMEOUT, || match count() {
+            Ok(found) if found == rows => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    };
+    wait_for_rows(100);
+
+    // Whoever connects now needs the other password.
+    secure.set_scram_password("carol", second);
+    secure.bed.kafka().restart();
+    insert(&mut client, 100..200);
+    database.wait_until_in_kafka();
+    wait_until("the old password to be refused", TIMEOUT, || {
+        let answer = sink.get("/v1/status");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        let status: Value = serde_json::from_str(body).unwrap_or_default();
+        if status["kafka"]["error"].is_string() {
+            Ok(())
+        } else {
+            Err(answer)
+        }
+    });
+    let log = || std::fs::read_to_string(sink.log_file()).expect("the log");
+    let refused = [
+        (secure.scram("carol", second), 0o640, "CDC1002"),
+        (
+            secure.properties("SASL_SSL", "sasl.mechanism=NONE"),
+            0o600,
+            "CDC1001",
+        ),
+    ];
+    for (properties, mode, code) in refused {
+        write_with_mode(&file, &properties, mode);
+        sink.reload();
+        wait_until("the file to be refused", TIMEOUT, || {
+            let log = log();
+            let told = log
+                .lines()
+                .any(|line| line.contains("stays as it was") && line.contains(code));
+            if told { Ok(()) } else { Err(log) }
+        });
+    }
+    assert_eq!(count(), Ok(100), "nobody read with the old password");
+
+    write_with_mode(&file, &secure.scram("carol", second), 0o600);
+    sink.reload();
+    wait_for_rows(200);
+    insert(&mut client, 200..300);
+    wait_for_rows(300);
+    let shown = [log(), sink.run_command(&["config"]), sink.get("/v1/status")].concat();
+    for secret in [first, second] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
 }
 
 #[test]

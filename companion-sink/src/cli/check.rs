@@ -146,7 +146,7 @@ pub async fn check(config: &Config, json: bool, offline: bool) -> Verdict {
 }
 
 async fn ask_kafka(config: &Config) -> Result<Topics, Error> {
-    let client: BaseConsumer = kafka_client::base(config)?
+    let client: BaseConsumer = kafka_client::base(config)
         .create()
         .map_err(|error| configuration_error(&error))?;
     let answer = tokio::task::spawn_blocking(move || topics(&client)).await;

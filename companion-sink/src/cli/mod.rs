@@ -81,7 +81,7 @@ pub enum Command {
     /// Events are applied in batches; the position is kept in the target with the data, so that neither a crash nor a
     /// second instance loses or doubles anything. A target that is out of reach is tried again without end. An event
     /// that cannot be applied goes to the topic <topic>.dlq, and the rest goes on; `dlq` decides what becomes of it. SIGHUP
-    /// has rules and the secrets of sinks read again.
+    /// has rules and the files with secrets read again, and halted sinks try again.
     Run {
         /// Only this sink; may be given more than once
         #[arg(long = "sink", value_name = "NAME")]

@@ -9,10 +9,9 @@ use tokio::sync::watch;
 
 use super::Color;
 use super::answer::{Answer, Format, Look};
-use super::run::{Signals, choose};
+use super::run::{Signals, Told, choose};
 use crate::config::{Config, Kind};
 use crate::error::{Error, Result};
-use crate::live::Reloader;
 use crate::replay::from::From;
 use crate::replay::progress::Progress;
 use crate::replay::{Order, Report, history, replica};
@@ -57,9 +56,9 @@ impl Replay {
         }
         let (interrupt, stop) = watch::channel(false);
         let mut signals = Signals::new()?;
-        let reloader = Reloader::new(config, None);
         tokio::spawn(async move {
-            signals.wait_for_end(&reloader).await;
+            // Its rules and secrets are those with which it began.
+            while signals.next().await == Told::ReadAgain {}
             // The receiver goes with the replay.
             let _ = interrupt.send(true);
         });

@@ -10,7 +10,7 @@ use crate::config::{Config, Consistency, Kind};
 use crate::dead_letter::DeadLetters;
 use crate::discovery::Discovery;
 use crate::error::{Error, Result};
-use crate::http;
+use crate::http::{self, Listener};
 use crate::kafka_client;
 use crate::live::Reloader;
 use crate::positions;
@@ -20,98 +20,177 @@ use crate::sink::mongo_history::MongoHistory;
 use crate::sink::postgres::Postgres;
 use crate::sink::refusal_limit::RefusalLimit;
 use crate::sink::runner::{Context, Runner, Shared};
-use crate::source::Source;
 use crate::status::SinkStatus;
 
 /// Runs the sinks until SIGTERM or SIGINT; each finishes its batch. SIGHUP has the configuration read again.
 pub async fn run(config: &Config, reloader: Reloader, names: &[String]) -> Result<()> {
-    let chosen = choose(config, names)?;
     let mut signals = Signals::new()?;
-    let (stop, stopped) = watch::channel(false);
-    let discovery = Discovery::start(config)?;
-    let dead_letters = DeadLetters::new(config, discovery.cluster())?;
-    let position = positions::follow(config)?;
-    let shared = Arc::new(Shared {
-        discovery,
-        position: position.clone(),
-        dead_letters,
-        stop: stopped.clone(),
-    });
-    let memory_bytes = config.kafka.fetch_memory / chosen.len().max(1) as u64;
-
-    let mut statuses = Vec::new();
-    let mut runs = JoinSet::new();
-    for (name, sink) in chosen {
-        let status = SinkStatus::new(name, sink.kind_name());
-        statuses.push(status.clone());
-        let group = format!("{}.{name}", config.name);
-        let client = kafka_client::consumer(config, &group, memory_bytes)?;
-        let context = Context {
-            name: name.to_owned(),
-            config: sink.clone(),
-            client,
-            shared: Arc::clone(&shared),
-            status,
-            goal: None,
-        };
-        let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
-        match &sink.kind {
-            Kind::MongoHistory(settings) => {
-                let history = MongoHistory::new(
-                    &config.name,
-                    name,
-                    reloader.live(),
-                    &config.kafka.source,
-                    settings.clone(),
-                    refusals,
-                );
-                runs.spawn(Runner::new(context, ByPartition::new(history)).run());
-            }
-            Kind::Postgres(settings) => {
-                let live = reloader.live();
-                let replica = Postgres::new(&config.name, name, live, settings.clone(), refusals);
-                match settings.consistency {
-                    Consistency::Transaction => {
-                        runs.spawn(Runner::new(context, InCommitOrder::new(replica)).run())
-                    }
-                    Consistency::Row => {
-                        runs.spawn(Runner::new(context, ByPartition::new(replica)).run())
-                    }
-                };
-            }
+    let listener = Listener::bind(&config.http).await?;
+    let mut config = Arc::new(config.clone());
+    loop {
+        let running = Running::start(config, &reloader, names, listener.as_ref())?;
+        match running.until_told(&mut signals, &reloader).await? {
+            Some(changed) => config = changed,
+            None => break,
         }
     }
-    let http = http::Server::start(
-        config,
-        statuses,
-        shared.discovery.cluster(),
-        position,
-        Source::new(&config.source.url),
-        stopped,
-    )
-    .await?;
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        sinks = runs.len(),
-        "started"
-    );
-
-    signals.wait_for_end(&reloader).await;
-    tracing::info!("stopping: the current batches are finished");
-    // The receivers live in `shared`, so this reaches every sink.
-    let _ = stop.send(true);
-    while let Some(ended) = runs.join_next().await {
-        if let Err(error) = ended {
-            return Err(Error::new(
-                crate::error::Code::TargetRefuses,
-                format!("a sink ended abnormally: {error}"),
-                "Report this with the log.",
-            ));
-        }
-    }
-    http.finish().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// All that works with one set of Kafka's properties.
+struct Running<'l> {
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    statuses: Vec<SinkStatus>,
+    runs: JoinSet<()>,
+    listener: Option<&'l Listener>,
+    http: Option<http::Server>,
+}
+
+impl<'l> Running<'l> {
+    fn start(
+        config: Arc<Config>,
+        reloader: &Reloader,
+        names: &[String],
+        listener: Option<&'l Listener>,
+    ) -> Result<Self> {
+        let chosen = choose(&config, names)?;
+        let (stop, stopped) = watch::channel(false);
+        let discovery = Discovery::start(&config)?;
+        let shared = Arc::new(Shared {
+            dead_letters: DeadLetters::new(&config, discovery.cluster()),
+            discovery,
+            position: positions::follow(&config)?,
+            stop: stopped,
+        });
+        let memory_bytes = config.kafka.fetch_memory / chosen.len().max(1) as u64;
+
+        let mut statuses = Vec::new();
+        let mut runs = JoinSet::new();
+        for (name, sink) in chosen {
+            let status = SinkStatus::new(name, sink.kind_name());
+            statuses.push(status.clone());
+            let group = format!("{}.{name}", config.name);
+            let context = Context {
+                name: name.to_owned(),
+                config: sink.clone(),
+                client: kafka_client::consumer(&config, &group, memory_bytes),
+                shared: Arc::clone(&shared),
+                status,
+                goal: None,
+            };
+            let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
+            let live = reloader.live();
+            match &sink.kind {
+                Kind::MongoHistory(settings) => {
+                    let history = MongoHistory::new(
+                        &config.name,
+                        name,
+                        live.clone(),
+                        &config.kafka.source,
+                        settings.clone(),
+                        refusals,
+                    );
+                    runs.spawn(Runner::new(context, ByPartition::new(history), live).run());
+                }
+                Kind::Postgres(settings) => {
+                    let replica =
+                        Postgres::new(&config.name, name, live.clone(), settings.clone(), refusals);
+                    match settings.consistency {
+                        Consistency::Transaction => {
+                            let course = InCommitOrder::new(replica);
+                            runs.spawn(Runner::new(context, course, live).run())
+                        }
+                        Consistency::Row => {
+                            let course = ByPartition::new(replica);
+                            runs.spawn(Runner::new(context, course, live).run())
+                        }
+                    };
+                }
+            }
+        }
+        let mut running = Running {
+            config,
+            shared,
+            stop,
+            statuses,
+            runs,
+            listener,
+            http: None,
+        };
+        running.serve()?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            sinks = running.runs.len(),
+            "started"
+        );
+        Ok(running)
+    }
+
+    fn serve(&mut self) -> Result<()> {
+        let serve = |listener| {
+            http::Server::start(
+                listener,
+                &self.config,
+                self.statuses.clone(),
+                self.shared.discovery.cluster(),
+                self.shared.position.clone(),
+            )
+        };
+        self.http = self.listener.map(serve).transpose()?;
+        Ok(())
+    }
+
+    /// Runs until the process is to end, or until Kafka's properties have changed: then with which configuration to go on.
+    async fn until_told(
+        mut self,
+        signals: &mut Signals,
+        reloader: &Reloader,
+    ) -> Result<Option<Arc<Config>>> {
+        let next = loop {
+            if signals.next().await == Told::End {
+                break None;
+            }
+            let read = reloader.reload();
+            if read.kafka != self.config.kafka {
+                break Some(read);
+            }
+            let before = std::mem::replace(&mut self.config, read);
+            let secrets_changed = before.http != self.config.http
+                || before.source != self.config.source
+                || before.sinks != self.config.sinks;
+            if secrets_changed {
+                // The sinks see to theirs, where they connect anew.
+                self.finish_http().await;
+                self.serve()?;
+            }
+        };
+        match next {
+            None => tracing::info!("stopping: the current batches are finished"),
+            Some(_) => tracing::info!("kafka's properties changed: the sinks start anew"),
+        }
+        // The receivers live in `shared`, so this reaches every sink.
+        let _ = self.stop.send(true);
+        while let Some(ended) = self.runs.join_next().await {
+            if let Err(error) = ended {
+                return Err(Error::new(
+                    crate::error::Code::TargetRefuses,
+                    format!("a sink ended abnormally: {error}"),
+                    "Report this with the log.",
+                ));
+            }
+        }
+        self.finish_http().await;
+        Ok(next)
+    }
+
+    async fn finish_http(&mut self) {
+        if let Some(http) = self.http.take() {
+            http.finish().await;
+        }
+    }
 }
 
 /// The enabled sinks, or those named.
@@ -142,6 +221,15 @@ pub fn choose<'c>(
     Ok(chosen)
 }
 
+/// What a signal means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// SIGTERM or SIGINT: finish and end.
+    End,
+    /// SIGHUP: read the configuration again.
+    ReadAgain,
+}
+
 /// What people tell the process.
 pub struct Signals {
     terminate: Signal,
@@ -167,14 +255,12 @@ impl Signals {
         })
     }
 
-    /// Waits until the process is to end, and has the configuration read again meanwhile.
-    pub async fn wait_for_end(&mut self, reloader: &Reloader) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hang_up.recv() => reloader.reload(),
-            }
+    /// Waits for the next one.
+    pub async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+            _ = self.hang_up.recv() => Told::ReadAgain,
         }
     }
 }

@@ -70,6 +70,12 @@ pub struct Kafka {
     pub source: String,
     /// librdkafka properties, mode 0600; empty for none.
     pub config_file: String,
+    /// What it holds, in its order.
+    #[serde(skip)]
+    pub properties: Vec<(String, String)>,
+    /// SHA-256 of the files that the properties name (certificates, keys): one that was renewed is a change.
+    #[serde(skip)]
+    pub named_files: Vec<[u8; 32]>,
     /// Bytes that all sinks together fetch ahead.
     #[serde(deserialize_with = "size")]
     pub fetch_memory: u64,
@@ -296,6 +302,8 @@ impl Default for Kafka {
             brokers: String::new(),
             source: "pg".into(),
             config_file: String::new(),
+            properties: Vec::new(),
+            named_files: Vec::new(),
             fetch_memory: 32 << 20,
         }
     }
@@ -441,6 +449,10 @@ impl Config {
         if self.sinks.is_empty() {
             return Err(missing("[sink.NAME]".into()));
         }
+        if !self.kafka.config_file.is_empty() {
+            self.kafka.properties = kafka_properties(Path::new(&self.kafka.config_file))?;
+            self.kafka.named_files = named_files(&self.kafka.properties);
+        }
         if !self.source.url_file.is_empty() {
             let path = Path::new(&self.source.url_file);
             self.source.url = read_secret(path)?.trim().to_owned();
@@ -489,34 +501,22 @@ impl Config {
         Ok(())
     }
 
-    /// librdkafka's properties from `[kafka] config_file`, in their order.
-    pub fn kafka_properties(&self) -> Result<Vec<(String, String)>> {
-        if self.kafka.config_file.is_empty() {
-            return Ok(Vec::new());
-        }
-        let path = Path::new(&self.kafka.config_file);
-        let mut properties = Vec::new();
-        for (number, line) in read_secret(path)?.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let (name, value) = line.split_once('=').ok_or_else(|| {
-                Error::configuration(
-                    format!("{}:{}: not a property", path.display(), number + 1),
-                    "Write key=value, one on each line.",
-                )
-            })?;
-            properties.push((name.trim().to_owned(), value.trim().to_owned()));
-        }
-        Ok(properties)
-    }
-
-    /// This configuration with the parts of `read` that take effect in a running process: rules, and what the files with the
-    /// secrets of sinks hold.
+    /// This configuration with the parts of `read` that take effect in a running process: rules, and what the files with
+    /// secrets hold.
     pub fn with_live_parts_of(&self, read: &Config) -> Config {
         let mut next = self.clone();
         next.rules.clone_from(&read.rules);
+        if next.kafka.config_file == read.kafka.config_file {
+            next.kafka.properties.clone_from(&read.kafka.properties);
+            next.kafka.named_files.clone_from(&read.kafka.named_files);
+        }
+        if next.http.token_file == read.http.token_file {
+            next.http.token.clone_from(&read.http.token);
+        }
+        let source_file = &next.source.url_file;
+        if !source_file.is_empty() && *source_file == read.source.url_file {
+            next.source.url.clone_from(&read.source.url);
+        }
         for (name, sink) in &mut next.sinks {
             let read = read.sinks.get(name);
             let same_file = read.filter(|read| read.url_file == sink.url_file);
@@ -653,6 +653,35 @@ fn bad_value(file_name: &str, error: &toml::de::Error) -> Error {
 }
 
 /// Reads a file that holds a secret; others must not be able to read it (CDC1002).
+/// librdkafka's properties in a file.
+fn kafka_properties(path: &Path) -> Result<Vec<(String, String)>> {
+    let mut properties = Vec::new();
+    for (number, line) in read_secret(path)?.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) = line.split_once('=').ok_or_else(|| {
+            Error::configuration(
+                format!("{}:{}: not a property", path.display(), number + 1),
+                "Write key=value, one on each line.",
+            )
+        })?;
+        properties.push((name.trim().to_owned(), value.trim().to_owned()));
+    }
+    Ok(properties)
+}
+
+/// What the files are that librdkafka's properties name. One that cannot be read is librdkafka's to complain about.
+fn named_files(properties: &[(String, String)]) -> Vec<[u8; 32]> {
+    properties
+        .iter()
+        .filter(|(name, _)| name.ends_with(".location"))
+        .filter_map(|(_, path)| std::fs::read(path).ok())
+        .map(|content| openssl::sha::sha256(&content))
+        .collect()
+}
+
 fn read_secret(path: &Path) -> Result<String> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |error: std::io::Error| {

@@ -26,7 +26,7 @@ use tokio::task::JoinHandle;
 
 use self::problem::Problem;
 use self::same_site::IsOpen;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::discovery::Cluster;
 use crate::dlq::Dlq;
 use crate::error::{Error, Result};
@@ -36,8 +36,14 @@ use crate::prometheus::Metrics;
 use crate::source::{self, Source};
 use crate::status::{SinkStatus, State};
 
-/// The running server, if there is one.
-pub struct Server(Option<JoinHandle<()>>);
+/// Where a process listens, for as long as it lives.
+pub struct Listener(std::net::TcpListener);
+
+/// Answers what comes to a listener. Another one may follow it there, with other secrets.
+pub struct Server {
+    stop: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+}
 
 #[derive(Clone)]
 struct Shared {
@@ -47,28 +53,16 @@ struct Shared {
     source: Option<Arc<Source>>,
 }
 
-impl Server {
-    /// Listens until `stopped`; an empty address is no HTTP at all.
-    pub async fn start(
-        config: &Config,
-        sinks: Vec<SinkStatus>,
-        cluster: watch::Receiver<Cluster>,
-        position: positions::Newest,
-        source: Option<Source>,
-        mut stopped: watch::Receiver<bool>,
-    ) -> Result<Server> {
-        let settings = &config.http;
+impl Listener {
+    /// Listens; an empty address is no HTTP at all.
+    pub async fn bind(settings: &config::Http) -> Result<Option<Listener>> {
         let listen = settings.listen.as_str();
         if listen.is_empty() {
-            return Ok(Server(None));
+            return Ok(None);
         }
-        let failed = |error: std::io::Error| {
-            Error::configuration(
-                format!("cannot listen on {listen}: {error}"),
-                "Change [http] listen, or set it to \"\" for no HTTP.",
-            )
-        };
+        let failed = |error| cannot_listen(settings, &error);
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let listener = listener.into_std().map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         if !address.ip().is_loopback() && settings.token.is_empty() {
             return Err(Error::configuration(
@@ -79,11 +73,34 @@ impl Server {
             ));
         }
         tracing::info!(%address, "http");
+        Ok(Some(Listener(listener)))
+    }
+}
+
+fn cannot_listen(settings: &config::Http, error: &std::io::Error) -> Error {
+    Error::configuration(
+        format!("cannot listen on {}: {error}", settings.listen),
+        "Change [http] listen, or set it to \"\" for no HTTP.",
+    )
+}
+
+impl Server {
+    /// Serves until [`Server::finish`].
+    pub fn start(
+        listener: &Listener,
+        config: &Config,
+        sinks: Vec<SinkStatus>,
+        cluster: watch::Receiver<Cluster>,
+        position: positions::Newest,
+    ) -> Result<Server> {
+        let settings = &config.http;
+        let listener = listener.0.try_clone().and_then(TcpListener::from_std);
+        let listener = listener.map_err(|error| cannot_listen(settings, &error))?;
         let shared = Shared {
             sinks,
             cluster,
             position,
-            source: source.map(Arc::new),
+            source: Source::new(&config.source.url).map(Arc::new),
         };
         let token: Arc<str> = settings.token.as_str().into();
         let router = Router::new()
@@ -104,6 +121,7 @@ impl Server {
             .with_state(shared)
             .merge(router)
             .into_make_service_with_connect_info::<SocketAddr>();
+        let (stop, mut stopped) = watch::channel(false);
         let serving = tokio::spawn(async move {
             let stop = async move {
                 // A sender that is gone means the end as well.
@@ -116,16 +134,15 @@ impl Server {
                 tracing::error!(%error, "http ended");
             }
         });
-        Ok(Server(Some(serving)))
+        Ok(Server { stop, serving })
     }
 
-    /// Ends the server.
+    /// Takes no more connections, and closes each when its request is answered.
     pub async fn finish(self) {
-        if let Some(serving) = self.0 {
-            // A client that holds its connection must not hold the process.
-            serving.abort();
-            let _ = serving.await;
-        }
+        let _ = self.stop.send(true);
+        // A client that holds its connection must not hold the process.
+        self.serving.abort();
+        let _ = self.serving.await;
     }
 }
 

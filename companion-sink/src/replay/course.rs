@@ -32,7 +32,7 @@ pub fn group(order: &Order<'_>) -> String {
 /// What a course needs; `position` is what it takes for the sender's newest one.
 pub fn context(order: &Order<'_>, position: positions::Newest) -> Result<Context> {
     let discovery = Discovery::start(order.config)?;
-    let dead_letters = DeadLetters::new(order.config, discovery.cluster())?;
+    let dead_letters = DeadLetters::new(order.config, discovery.cluster());
     Ok(Context {
         name: order.name.to_owned(),
         config: order.sink.clone(),
@@ -40,7 +40,7 @@ pub fn context(order: &Order<'_>, position: positions::Newest) -> Result<Context
             order.config,
             &group(order),
             order.config.kafka.fetch_memory,
-        )?,
+        ),
         shared: Arc::new(Shared {
             discovery,
             position,

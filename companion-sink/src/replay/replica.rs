@@ -101,7 +101,7 @@ impl Course for ReplicaCourse {
         }
     }
 
-    async fn resumed(&self) {
+    async fn resumed(&mut self) {
         match self {
             ReplicaCourse::Transaction(course) => course.resumed().await,
             ReplicaCourse::Row(course) => course.resumed().await,

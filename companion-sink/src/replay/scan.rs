@@ -29,7 +29,7 @@ pub struct Scan {
 impl Scan {
     /// A client for the consumer group `group`, in which nothing is committed.
     pub fn new(config: &Config, group: &str) -> Result<Scan> {
-        let mut client = kafka_client::consumer(config, group, MEMORY_BYTES)?;
+        let mut client = kafka_client::consumer(config, group, MEMORY_BYTES);
         client.set("statistics.interval.ms", "0");
         client.set("enable.partition.eof", "true");
         let consumer = client

@@ -11,7 +11,7 @@ pub fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> 
         return Err(Error::new(
             Code::LogTruncated,
             format!("topic {name} no longer reaches back to offset {next}, it begins at {low}"),
-            "Events are lost to this sink: repair the target by a snapshot, set the stored offset, restart.",
+            "Events are lost to this sink: repair the target by a snapshot, set the stored offset, send SIGHUP.",
         ));
     }
     if next > high {
@@ -20,7 +20,7 @@ pub fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> 
             format!(
                 "topic {name} ends at offset {high}, before the stored offset {next}: it was made anew or cut"
             ),
-            "Repair the target by a snapshot, set the stored offset, restart.",
+            "Repair the target by a snapshot, set the stored offset, send SIGHUP.",
         ));
     }
     Ok(())

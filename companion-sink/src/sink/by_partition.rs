@@ -89,7 +89,7 @@ impl<S: Sink> Course for ByPartition<S> {
         ended
     }
 
-    async fn resumed(&self) {
+    async fn resumed(&mut self) {
         self.sink.resumed().await;
     }
 }

@@ -79,7 +79,7 @@ impl Course for InCommitOrder {
         }
     }
 
-    async fn resumed(&self) {
+    async fn resumed(&mut self) {
         self.replica.decided().await;
     }
 }

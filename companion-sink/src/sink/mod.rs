@@ -133,8 +133,8 @@ pub trait Sink: Send + Sync {
         std::future::pending()
     }
 
-    /// Waits until a halted sink is worth another attempt without a restart.
-    fn resumed(&self) -> impl Future<Output = ()> + Send {
+    /// Waits until a person has decided about an event of this sink, which is halted.
+    fn resumed(&mut self) -> impl Future<Output = ()> + Send {
         self.decided()
     }
 
@@ -193,6 +193,6 @@ pub fn unreadable_snapshot(Malformed(why): Malformed) -> Error {
     Error::new(
         Code::SchemaChange,
         format!("a snapshot event: {why}"),
-        "Look at the topic; make another snapshot, set the stored offsets behind this one, restart.",
+        "Look at the topic; make another snapshot, set the stored offsets behind this one, send SIGHUP.",
     )
 }

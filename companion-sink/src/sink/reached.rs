@@ -54,7 +54,7 @@ pub fn missing_copy(held: &Record, past: i32) -> Error {
             "topic {}: partition {} is at a truncate that partition {past} went past without seeing it",
             held.topic, held.partition
         ),
-        "Its log was cut before it was read: repair the table by a snapshot, set the stored offsets, restart.",
+        "Its log was cut before it was read: repair the table by a snapshot, set the stored offsets, send SIGHUP.",
     )
 }
 

@@ -39,7 +39,7 @@ impl RefusalLimit {
                     "the target, or a rule, refused more than {} events within a minute",
                     self.max_per_minute
                 ),
-                "Look at its constraints and types, and at [[rule]]; the last batch was not applied. Correct them and restart, or raise [dead_letters] max_parked_keys_per_minute.",
+                "Look at its constraints and types, and at [[rule]]; the last batch was not applied. Correct them and send SIGHUP a minute later, or raise [dead_letters] max_parked_keys_per_minute and restart.",
             ));
         }
         self.recent

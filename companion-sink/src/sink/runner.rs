@@ -15,6 +15,7 @@ use crate::consumer::TopicPartition;
 use crate::dead_letter::DeadLetters;
 use crate::discovery::Discovery;
 use crate::error::{Code, Error, Policy, Result, log};
+use crate::live::Live;
 use crate::positions;
 use crate::status::{SinkStatus, State};
 
@@ -57,14 +58,15 @@ pub trait Course: Send {
     /// Connects and applies events until the process stops or something fails. Then it may be called again.
     fn run(&mut self, context: &Context) -> impl Future<Output = Result<Ended>> + Send;
 
-    /// Waits until a halted sink is worth another attempt without a restart.
-    fn resumed(&self) -> impl Future<Output = ()> + Send;
+    /// Waits until somebody has decided about an event of a halted sink, which is then worth another attempt.
+    fn resumed(&mut self) -> impl Future<Output = ()> + Send;
 }
 
 /// Runs one sink until the process ends.
 pub struct Runner<C> {
     context: Context,
     course: C,
+    live: Live,
 }
 
 /// Why a course ended without an error.
@@ -77,16 +79,22 @@ pub enum Ended {
 
 impl<C: Course> Runner<C> {
     /// A runner of the sink that `context` describes.
-    pub fn new(context: Context, course: C) -> Self {
-        Runner { context, course }
+    pub fn new(context: Context, course: C, live: Live) -> Self {
+        Runner {
+            context,
+            course,
+            live,
+        }
     }
 
-    /// Runs until the process stops. Errors end in a new attempt, in standing by, or in a halt.
+    /// Runs until the process stops. Errors end in a new attempt, in standing by, or in a halt until somebody has decided about
+    /// an event, or has the configuration read again.
     pub async fn run(mut self) {
         let mut pause = FIRST_RETRY;
         let mut warned: Option<(Code, Instant)> = None;
         loop {
             let started = Instant::now();
+            self.live.wait_anew();
             let batches_before = self.context.status.figures().batches;
             let error = match self.course.run(&self.context).await {
                 Ok(Ended::Stopped | Ended::Reached) => break,
@@ -124,8 +132,10 @@ impl<C: Course> Runner<C> {
                     let mut stop = self.context.shared.stop.clone();
                     tokio::select! {
                         () = stopped(&mut stop) => break,
-                        () = self.course.resumed() => warned = None,
+                        () = self.course.resumed() => {}
+                        () = self.live.read_again() => {}
                     }
+                    warned = None;
                 }
             }
         }

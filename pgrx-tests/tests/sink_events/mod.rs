@@ -373,6 +373,7 @@ impl Source {
             mongo_database: self.history_name(),
             replica_url: bed().target().url(&format!("{}_replica", self.name)),
             http_port: port::free(),
+            kafka_config_file: None,
             http_token_file: None,
             consistency: self.consistency,
             more_toml: self.more_toml.to_owned(),

@@ -25,7 +25,8 @@ pub struct Actions {
 
 /// A decision that is not carried out yet.
 pub struct Open {
-    id: ObjectId,
+    /// Of the decision.
+    pub id: ObjectId,
     /// About which event.
     pub event_id: String,
     /// What is to be done.
@@ -82,6 +83,23 @@ impl Actions {
             });
         }
         Ok(open)
+    }
+
+    /// The decisions that are not carried out yet, without what they say.
+    pub async fn open_ids(&self) -> Result<HashSet<ObjectId>> {
+        let failed = |error| classify("reading the actions", &error);
+        let open = doc! { "sink": &self.sink, "open": true };
+        let found = self.collection.find(open).projection(doc! { "_id": 1 });
+        let found: Vec<Document> = found
+            .await
+            .map_err(failed)?
+            .try_collect()
+            .await
+            .map_err(failed)?;
+        Ok(found
+            .iter()
+            .filter_map(|found| found.get_object_id("_id").ok())
+            .collect())
     }
 
     /// What was decided about an event, the oldest first.

@@ -111,6 +111,6 @@ fn missing(id: &str) -> Error {
     Error::new(
         Code::TargetRefuses,
         format!("mongodb: the piece {id} of a parked event is missing in {COLLECTION}"),
-        "Restore it, or remove the event from companion_parked; then restart.",
+        "Restore it, or remove the event from companion_parked; then send SIGHUP.",
     )
 }

@@ -4,7 +4,10 @@
 //! event is there (inserting it once more changes nothing), then the event is no longer parked, then the decision is closed.
 
 use std::collections::{HashMap, HashSet};
+use std::future::pending;
 use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
 
 use super::actions::Open;
 use super::park::Documents;
@@ -51,12 +54,32 @@ impl MongoHistory {
         Ok(self.parked.len())
     }
 
+    /// Waits until there is a decision that was not there at the last look.
+    pub(super) async fn wait_for_decision(&mut self) {
+        loop {
+            sleep(LOOK_PAUSE).await;
+            let Some(connection) = &self.connection else {
+                // It never came to park anything.
+                return pending().await;
+            };
+            // A server that is away has no decisions either.
+            let Ok(open) = connection.parked_events.actions.open_ids().await else {
+                continue;
+            };
+            if !open.is_subset(&self.known) {
+                self.known = open;
+                return;
+            }
+        }
+    }
+
     /// One look; whether something came of it.
     async fn look(&mut self, dead_letters: &DeadLetters) -> Result<bool> {
         let assigned: Vec<TopicPartition> = self.assigned.iter().cloned().collect();
         let connection = self.connection.as_ref().ok_or_else(not_connected)?;
         // In this order: an event that was decided about and is not refused any more is settled.
         let open = connection.parked_events.actions.open().await?;
+        self.known = open.iter().map(|open| open.id).collect();
         let heads = connection.parked_events.refused().await?;
         let refused: HashSet<&str> = heads.iter().map(|head| head.event_id.as_str()).collect();
         let (decided, settled): (Vec<&Open>, Vec<&Open>) = open

@@ -78,7 +78,7 @@ pub fn classify(doing: &str, error: &MongoError) -> Error {
         return Error::new(
             Code::TargetRefuses,
             format!("mongodb: {doing}: {}", brief(error)),
-            "Grant readWrite on the sink's database to its user, or correct the user in url; then restart.",
+            "Grant readWrite on the sink's database to its user, then send SIGHUP; or correct the user in url, and restart.",
         );
     }
     Error::new(

@@ -144,7 +144,7 @@ impl End<'_> {
                     "mongodb refused the inferred delete of a row of {topic} (code {})",
                     refused.code
                 ),
-                "Look at the collection's validation rules, then restart.",
+                "Look at the collection's validation rules, then send SIGHUP.",
             )),
         }
     }

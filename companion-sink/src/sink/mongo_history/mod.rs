@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mongodb::bson::RawDocumentBuf;
+use mongodb::bson::oid::ObjectId;
 use mongodb::options::CollectionOptions;
 use mongodb::{Collection, Database};
 
@@ -86,6 +87,8 @@ pub struct MongoHistory {
     assigned: HashSet<TopicPartition>,
     /// When decisions are looked for again.
     next_look: Instant,
+    /// The open decisions that were found there.
+    known: HashSet<ObjectId>,
     /// Of a replay: documents that are there are compared.
     mending: Option<Arc<Mending>>,
 }
@@ -146,6 +149,7 @@ impl MongoHistory {
             parked: ParkedKeys::default(),
             assigned: HashSet::new(),
             next_look: Instant::now(),
+            known: HashSet::new(),
             mending: None,
         }
     }
@@ -454,9 +458,8 @@ impl Sink for MongoHistory {
         }
     }
 
-    async fn resumed(&self) {
-        // Nobody tells it of a decision, and whether one is there it cannot see without its connection.
-        pending().await
+    async fn resumed(&mut self) {
+        self.wait_for_decision().await;
     }
 
     async fn carry_out(&mut self, dead_letters: &DeadLetters) -> Result<u64> {

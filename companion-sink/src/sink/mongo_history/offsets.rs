@@ -42,7 +42,7 @@ impl Offsets {
                 return Err(Error::new(
                     Code::TargetRefuses,
                     format!("mongodb: a document of {COLLECTION} has an unknown form"),
-                    "Restore or remove it, then restart.",
+                    "Restore or remove it, then send SIGHUP.",
                 ));
             };
             let place = wanted

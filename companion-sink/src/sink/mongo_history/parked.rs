@@ -133,7 +133,7 @@ impl ParkedEvents {
             Some(refused) => Err(Error::new(
                 Code::TargetRefuses,
                 format!("mongodb refused to keep an event (code {})", refused.code),
-                format!("Look at the validation rules of {COLLECTION}, then restart."),
+                format!("Look at the validation rules of {COLLECTION}, then send SIGHUP."),
             )),
         }
     }

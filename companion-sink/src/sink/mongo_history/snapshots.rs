@@ -123,7 +123,7 @@ impl Snapshots {
                     "mongodb refused a note of a snapshot (code {})",
                     refused.code
                 ),
-                "Allow the sink's user to write every collection of its database, then restart.",
+                "Allow the sink's user to write every collection of its database, then send SIGHUP.",
             )),
         }
     }
@@ -243,7 +243,7 @@ impl Notes {
             return Err(Error::new(
                 Code::TargetRefuses,
                 "mongodb: the collection of a history does not sort texts by their bytes",
-                "Make it without a collation, and copy the documents; then restart.",
+                "Make it without a collation, and copy the documents; then send SIGHUP.",
             ));
         }
         entity.clone_into(&mut self.asked);
@@ -291,7 +291,7 @@ fn parse(document: &Document) -> Result<Snapshot> {
         Error::new(
             Code::TargetRefuses,
             format!("mongodb: a document of {COLLECTION} has an unknown form"),
-            "Remove it, and make another snapshot of its table; then restart.",
+            "Remove it, and make another snapshot of its table; then send SIGHUP.",
         )
     })
 }

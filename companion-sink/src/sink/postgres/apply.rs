@@ -263,7 +263,7 @@ pub fn check_unique(table: &Table, key: &[usize]) -> Result<(), Error> {
             names.join(", ")
         ),
         format!(
-            "CREATE UNIQUE INDEX ON {} ({}); on the target, then restart.",
+            "CREATE UNIQUE INDEX ON {} ({}); on the target, then send SIGHUP.",
             table.name,
             names.join(", ")
         ),

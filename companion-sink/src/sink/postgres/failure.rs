@@ -40,16 +40,18 @@ pub fn sort(doing: &str, error: &PgError) -> Fault {
         // Disk full, and a file that cannot be written: more of the same does not help.
         (_, "53100" | "58030") | ("42" | "28" | "3D" | "3F" | "0A" | "0L" | "0P", _) => {
             let hint = match state {
-                "53100" | "58030" => "Free or add disk space on the target, then restart.",
-                "42501" => "Grant the sink's role what the message names, then restart.",
+                "53100" | "58030" => "Free or add disk space on the target, then send SIGHUP.",
+                "42501" => "Grant the sink's role what the message names, then send SIGHUP.",
                 "42P01" | "42703" | "3F000" => {
-                    "Create what the message names, or set create_tables = true; then restart."
+                    "Create what the message names, then send SIGHUP; or set create_tables = true and restart."
                 }
-                "42P10" => "Create a unique index on the key's columns, then restart.",
+                "42P10" => "Create a unique index on the key's columns, then send SIGHUP.",
                 "0A000" => {
-                    "Change the target so that it is possible (for TRUNCATE: truncate = \"delete\"), then restart."
+                    "Change the target so that it is possible, then send SIGHUP; for TRUNCATE set truncate = \"delete\" and restart."
                 }
-                _ => "Correct the sink's url, its role or the target, then restart.",
+                _ => {
+                    "Correct the sink's role or the target, then send SIGHUP; or its url, and restart."
+                }
             };
             Fault::Other(Error::new(
                 Code::TargetRefuses,
@@ -72,7 +74,7 @@ pub fn classify(doing: &str, error: &PgError) -> Error {
         Fault::Event(failure) => Error::new(
             Code::TargetRefuses,
             format!("postgres: {doing}: {}", failure.message),
-            "Look at the target's state schema, then restart.",
+            "Look at the target's state schema, then send SIGHUP.",
         ),
     }
 }

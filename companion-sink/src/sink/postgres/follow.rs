@@ -372,7 +372,7 @@ impl Follower<'_> {
                 "postgres: table {} was changed at the source, and follow_schema is \"{name}\"",
                 self.header
             ),
-            format!("On the target: {}; then restart.", steps.join("; ")),
+            format!("On the target: {}; then send SIGHUP.", steps.join("; ")),
         )
     }
 
@@ -396,7 +396,7 @@ impl Follower<'_> {
                 "postgres: the target has no type {expression}, which {} needs",
                 target.quoted()
             ),
-            "Create the type (CREATE TYPE or CREATE EXTENSION) on the target, then restart.",
+            "Create the type (CREATE TYPE or CREATE EXTENSION) on the target, then send SIGHUP.",
         ))
     }
 }
@@ -409,7 +409,7 @@ fn not_possible(step: &str, error: Error) -> Error {
     Error::new(
         Code::SchemaChange,
         error.what,
-        format!("Do on the target by hand what this was to do, then restart: {step}"),
+        format!("Do on the target by hand what this was to do, then send SIGHUP: {step}"),
     )
 }
 

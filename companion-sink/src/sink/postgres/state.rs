@@ -337,7 +337,7 @@ impl State {
                 Code::TargetRefuses,
                 format!("postgres: the definition of {topic} in the state cannot be read: {error}"),
                 format!(
-                    "DELETE FROM {}.definitions for the topic, then restart.",
+                    "DELETE FROM {}.definitions for the topic, then send SIGHUP.",
                     self.schema
                 ),
             )

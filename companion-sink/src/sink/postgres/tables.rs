@@ -354,7 +354,7 @@ pub fn missing_table(target: &Target) -> Error {
             "postgres: table {} does not exist on the target",
             target.quoted()
         ),
-        "Create it there with the source's columns, then restart. (With create_tables = true it is made when the table is tracked.)",
+        "Create it there with the source's columns, then send SIGHUP. (With create_tables = true it is made when the table is tracked.)",
     )
 }
 
@@ -368,7 +368,7 @@ pub fn missing_column(table: &Table, column: &str) -> Error {
             quoted(column)
         ),
         format!(
-            "ALTER TABLE {} ADD COLUMN {} TYPE; on the target, then restart.",
+            "ALTER TABLE {} ADD COLUMN {} TYPE; on the target, then send SIGHUP.",
             table.name,
             quoted(column)
         ),

@@ -135,6 +135,6 @@ pub(super) fn unreadable(Malformed(why): Malformed) -> Error {
     Error::new(
         Code::SchemaChange,
         format!("an event about a whole table: {why}"),
-        "Look at the topic; do by hand what the event says, set the stored offsets behind it, restart.",
+        "Look at the topic; do by hand what the event says, set the stored offsets behind it, send SIGHUP.",
     )
 }
