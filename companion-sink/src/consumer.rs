@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::consumer::{CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use crate::closing_consumer::ClosingConsumer;
 use crate::error::{Error, Result};
 use crate::record::Record;
 
@@ -73,9 +74,7 @@ impl Reader {
     /// Starts a reader for the sink `name`; nothing is assigned yet.
     pub fn start(client: &ClientConfig, name: &str) -> Result<Reader> {
         let ends = Arc::new(Ends::default());
-        let consumer: BaseConsumer<Context> = client
-            .create_with_context(Context(Arc::clone(&ends)))
-            .map_err(|error| crate::discovery::configuration_error(&error))?;
+        let consumer = ClosingConsumer::start(client, Context(Arc::clone(&ends)))?;
         let (commands, receiver) = commands::channel();
         let (sender, fetched) = mpsc::channel(CHUNKS_WAITING);
         let thread = thread::Builder::new()
@@ -156,7 +155,7 @@ impl Drop for Reader {
 }
 
 struct Loop {
-    consumer: BaseConsumer<Context>,
+    consumer: ClosingConsumer<Context>,
     commands: commands::Receiver<Command>,
     fetched: mpsc::Sender<Fetched>,
     /// Topic names as shared text, with the epoch of each assigned partition.

@@ -6,6 +6,7 @@
 
 mod civil_time;
 mod cli;
+mod closing_consumer;
 mod config;
 mod consumer;
 mod dead_letter;

@@ -439,6 +439,9 @@ fn companion_sink_takes_another_password_without_a_restart() {
             Err(answer)
         }
     });
+    // It ends, and begins, with Kafka out of reach.
+    assert!(sink.stop().expect("it ran").success());
+    sink.start_only(&["replica"]);
     let log = || std::fs::read_to_string(sink.log_file()).expect("the log");
     let refused = [
         (secure.scram("carol", second), 0o640, "CDC1002"),
@@ -470,6 +473,7 @@ fn companion_sink_takes_another_password_without_a_restart() {
     for secret in [first, second] {
         assert!(!shown.contains(secret), "{shown}");
     }
+    assert!(sink.stop().expect("it ran").success());
 }
 
 #[test]

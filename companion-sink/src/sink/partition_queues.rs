@@ -7,13 +7,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rdkafka::consumer::base_consumer::PartitionQueue;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
+use crate::closing_consumer::ClosingConsumer;
 use crate::consumer::{Context, Ends, TopicPartition, is_out_of_range, report};
-use crate::discovery::configuration_error;
 use crate::error::{Error, Result};
 use crate::kafka_client::with_queues;
 use crate::record::{Gathering, Record};
@@ -28,7 +28,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// The queues of the assigned partitions. Dropping them ends the thread.
 pub struct PartitionQueues {
     shared: Arc<Shared>,
-    consumer: Arc<BaseConsumer<Context>>,
+    consumer: ClosingConsumer<Context>,
     ends: Arc<Ends>,
     reader: Option<JoinHandle<()>>,
     /// The memory is shared by so many.
@@ -91,9 +91,8 @@ impl PartitionQueues {
     /// A consumer for about so many `partitions`, none of which is assigned yet, read for the sink `name`.
     pub fn start(client: &ClientConfig, name: &str, partitions: usize) -> Result<Self> {
         let ends = Arc::new(Ends::default());
-        let consumer: BaseConsumer<Context> = with_queues(client, partitions)
-            .create_with_context(Context(Arc::clone(&ends)))
-            .map_err(|error| configuration_error(&error))?;
+        let client = with_queues(client, partitions);
+        let consumer = ClosingConsumer::start(&client, Context(Arc::clone(&ends)))?;
         let shared = Arc::new(Shared::default());
         let reading = Arc::clone(&shared);
         let reader = thread::Builder::new()
@@ -104,7 +103,7 @@ impl PartitionQueues {
             })?;
         Ok(PartitionQueues {
             shared,
-            consumer: Arc::new(consumer),
+            consumer,
             ends,
             reader: Some(reader),
             planned: partitions,
