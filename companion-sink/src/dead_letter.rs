@@ -120,7 +120,8 @@ impl DeadLetters {
         }
     }
 
-    /// Sends `records` of `sink` with their reasons and waits until Kafka has them all.
+    /// Sends `letters` of `sink` and waits until Kafka has them all. One that is too large for its topic goes without its value,
+    /// which the sink's state has.
     pub async fn send(&self, sink: &str, letters: &[(&Record, &Failure)]) -> Result<()> {
         let mut deliveries = Vec::with_capacity(letters.len());
         for (record, failure) in letters {
@@ -131,39 +132,53 @@ impl DeadLetters {
                 topic = &*record.topic, partition = record.partition, offset = record.offset,
                 "put aside: {}", failure.message
             );
-            deliveries.push(self.produce(sink, &topic, record, failure).await?);
+            let letter = Letter {
+                sink,
+                topic,
+                record,
+                failure,
+            };
+            let delivery = self.produce(&letter, record.value()).await?;
+            deliveries.push((letter, delivery));
         }
-        for delivery in deliveries {
-            match delivery.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return Err(Error::kafka("sending a dead letter", &error)),
-                Err(_) => return Err(Error::kafka("sending a dead letter", &KafkaError::Canceled)),
+        let mut too_large = Vec::new();
+        for (letter, delivery) in deliveries {
+            if !is_delivered(delivery).await? {
+                too_large.push(letter);
+            }
+        }
+        for letter in too_large {
+            // Perhaps it was only too much together with others.
+            let alone = self.produce(&letter, letter.record.value()).await?;
+            if !is_delivered(alone).await? {
+                let without_value = self.produce(&letter, None).await?;
+                if !is_delivered(without_value).await? {
+                    return Err(Error::kafka("sending a dead letter", &TOO_LARGE));
+                }
             }
         }
         Ok(())
     }
 
-    async fn produce(
-        &self,
-        sink: &str,
-        topic: &str,
-        record: &Record,
-        failure: &Failure,
-    ) -> Result<oneshot::Receiver<std::result::Result<(), KafkaError>>> {
+    async fn produce(&self, letter: &Letter<'_>, value: Option<&[u8]>) -> Result<Delivered> {
         let producer = self
             .producer
             .get_or_try_init(|| async { self.client.create_with_context(Delivery) })
             .await
             .map_err(|error| configuration_error(&error))?;
         let (done, delivery) = oneshot::channel();
-        let mut message = BaseRecord::<[u8], [u8], _>::with_opaque_to(topic, Box::new(done))
-            .partition(record.partition)
-            .headers(headers(sink, record, failure));
+        let record = letter.record;
+        let is_stored = value.is_none() && record.value().is_some();
+        let mut message =
+            BaseRecord::<[u8], [u8], _>::with_opaque_to(&letter.topic, Box::new(done))
+                .partition(record.partition)
+                .headers(headers(letter, is_stored));
         message.key = record.key();
-        message.payload = record.value();
-        producer
-            .send(message)
-            .map_err(|(error, _)| Error::kafka("sending a dead letter", &error))?;
+        message.payload = value;
+        if let Err((error, message)) = producer.send(message) {
+            // As if the broker had said so; the waiting side is here.
+            let _ = message.delivery_opaque.send(Err(error));
+        }
         Ok(delivery)
     }
 
@@ -221,8 +236,36 @@ impl DeadLetters {
     }
 }
 
+/// An event for the dead letters.
+struct Letter<'l> {
+    sink: &'l str,
+    topic: String,
+    record: &'l Record,
+    failure: &'l Failure,
+}
+
+/// What became of a letter, once it is known.
+type Delivered = oneshot::Receiver<std::result::Result<(), KafkaError>>;
+
+const TOO_LARGE: KafkaError = KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge);
+
+/// Whether Kafka has a letter; not if it, or the batch that it was in, is too large for its topic.
+async fn is_delivered(delivery: Delivered) -> Result<bool> {
+    match delivery.await.unwrap_or(Err(KafkaError::Canceled)) {
+        Ok(()) => Ok(true),
+        Err(error) if error == TOO_LARGE => Ok(false),
+        Err(error) => Err(Error::kafka("sending a dead letter", &error)),
+    }
+}
+
 /// The event's own headers, then Kafka Connect's and ours; those of an earlier failure are replaced.
-fn headers(sink: &str, record: &Record, failure: &Failure) -> OwnedHeaders {
+fn headers(letter: &Letter<'_>, is_stored: bool) -> OwnedHeaders {
+    let Letter {
+        sink,
+        record,
+        failure,
+        ..
+    } = *letter;
     let mut headers = OwnedHeaders::new();
     for (name, value) in record.headers() {
         if !name.starts_with("__connect.errors.") && !name.starts_with("cdc.dlq.") {
@@ -259,7 +302,8 @@ fn headers(sink: &str, record: &Record, failure: &Failure) -> OwnedHeaders {
         ("cdc.dlq.first_failed", now.clone()),
         ("cdc.dlq.last_failed", now),
     ];
-    for (name, value) in &ours {
+    let stored = is_stored.then(|| ("cdc.dlq.stored", "true".to_owned()));
+    for (name, value) in ours.iter().chain(&stored) {
         headers = headers.insert(Header {
             key: name,
             value: Some(value.as_bytes()),

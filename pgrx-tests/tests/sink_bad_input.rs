@@ -5,9 +5,9 @@ mod sink_events;
 use std::process::{Command, Output};
 
 use pg_cdc_tests::companion_sink::CompanionSink;
-use pg_cdc_tests::{parts, topic, wait_until};
+use pg_cdc_tests::{parts, topic, topic_admin, wait_until};
 use serde_json::{Value, json};
-use sink_events::{Source, TIMEOUT, bed, id_key, one_text};
+use sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text};
 
 const COLUMNS: [(&str, &str); 3] = [
     ("id", "bigint"),
@@ -325,6 +325,55 @@ fn a_missing_column_halts_one_sink_and_not_the_other() {
         topic::offsets(bed().kafka(), &format!("{}.dlq", source.topic("t"))).is_none(),
         "no dead letter"
     );
+}
+
+#[test]
+fn an_event_too_large_for_the_dead_letters_goes_there_without_its_value() {
+    let mut source = Source::new("large_letter");
+    source.track("t", &COLUMNS, &["id"]);
+    let dead_letters = format!("{}.dlq", source.topic("t"));
+    topic_admin::create(bed().kafka(), &dead_letters, 3);
+    topic_admin::set(bed().kafka(), &dead_letters, "max.message.bytes", "20000");
+    // Each is small; a batch of them is not.
+    let small: Vec<Event> = (1..=60)
+        .map(|id| source.create("t", Some(&id_key(id)), &row(id, &"small ".repeat(300), 0)))
+        .collect();
+    let large = source.create(
+        "t",
+        Some(&id_key(100)),
+        &row(100, &"large".repeat(10_000), 0),
+    );
+    for event in small.iter().chain([&large]) {
+        source.send(event);
+    }
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
+    let dead = topic::read(bed().kafka(), &dead_letters);
+    let of = |event: &Event| -> Vec<_> {
+        let is_it = |record: &&topic::Record| record.header("cdc.id") == Some(&event.id());
+        dead.iter().filter(is_it).collect()
+    };
+    for event in &small {
+        let [letter] = of(event)[..] else {
+            panic!("one letter")
+        };
+        assert_eq!(letter.header("cdc.dlq.stored"), None);
+        assert_eq!(letter.value, event.value);
+    }
+    let [letter] = of(&large)[..] else {
+        panic!("one letter")
+    };
+    assert_eq!(letter.header("cdc.dlq.stored"), Some("true"));
+    assert_eq!(letter.header("cdc.dlq.code"), Some("CDC1007"));
+    assert_eq!(letter.value, None);
+    // The value is in the store.
+    sink.run_command(&["dlq", "edit", &large.id(), "--set", "after.city=short"]);
+    wait_until("the edited row", TIMEOUT, || {
+        match one_text(&mut source.replica(), "SELECT string_agg(city, ' ') FROM t").as_str() {
+            "short" => Ok(()),
+            other => Err(other.to_owned()),
+        }
+    });
 }
 
 #[test]
