@@ -522,6 +522,18 @@ fn a_history_gets_back_what_it_lost_and_no_more() {
     assert_eq!(left.run().expect("count"), 0);
 }
 
+fn wait_for_snapshot(source: &mut Client, id: i64, wanted: &str) {
+    let state = format!("SELECT state FROM cdc_snapshots WHERE snapshot_id = {id}");
+    wait_until(
+        &format!("the snapshot to be {wanted}"),
+        TIMEOUT,
+        || match one::<String>(source, &state) {
+            state if state == wanted => Ok(()),
+            state => Err(state),
+        },
+    );
+}
+
 #[test]
 fn a_snapshot_under_way_goes_on_across_a_replay() {
     let bed = TestBed::start_with(&[("cdc.snapshot_chunk_rows", "100")]);
@@ -559,26 +571,14 @@ fn a_snapshot_under_way_goes_on_across_a_replay() {
             }
         });
         run(&mut source, &[&format!("SELECT cdc_snapshot_pause({id})")]);
-        wait_until("the snapshot to pause", TIMEOUT, || {
-            let state = format!("SELECT state FROM cdc_snapshots WHERE snapshot_id = {id}");
-            match one::<String>(&mut source, &state).as_str() {
-                "paused" => Ok(()),
-                state => Err(state.to_owned()),
-            }
-        });
+        wait_for_snapshot(&mut source, id, "paused");
         applied(&database, &sink, &["t"]);
         run(&mut copy, &["DELETE FROM t WHERE id <= 10"]);
         let printed = sink.run_command(&arguments("replica", "BEGINNING", "--yes"));
         assert_eq!(changes(&printed, "public.t"), [12, 0, 0], "{printed}");
 
         run(&mut source, &[&format!("SELECT cdc_snapshot_resume({id})")]);
-        wait_until("the snapshot to end", TIMEOUT, || {
-            let state = format!("SELECT state FROM cdc_snapshots WHERE snapshot_id = {id}");
-            match one::<String>(&mut source, &state).as_str() {
-                "done" => Ok(()),
-                state => Err(state.to_owned()),
-            }
-        });
+        wait_for_snapshot(&mut source, id, "done");
         applied(&database, &sink, &["t"]);
         replica::assert_equal(&mut source, &mut copy, "public.t");
     }
