@@ -32,6 +32,9 @@ pub enum Stage {
     TaskPut,
 }
 
+/// The reason of [`Failure::unique`].
+pub const UNIQUE: &str = "unique";
+
 /// Why an event is put aside.
 #[derive(Debug, Clone)]
 pub struct Failure {
@@ -73,6 +76,14 @@ impl Failure {
             reason: Cow::Owned(name.to_owned()),
             stage: Stage::Transformation,
             message: format!("the rule \"{name}\" rejects it"),
+        }
+    }
+
+    /// Another row of the target has a value that only one may have.
+    pub fn unique(message: String) -> Self {
+        Failure {
+            reason: UNIQUE.into(),
+            ..Failure::refused(message)
         }
     }
 

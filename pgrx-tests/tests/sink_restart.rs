@@ -2,7 +2,7 @@
 
 mod sink_events;
 
-use pg_cdc_tests::wait_until;
+use pg_cdc_tests::{topic, wait_until};
 use serde_json::{Value, json};
 use sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_log};
 
@@ -341,6 +341,53 @@ fn unique_values_move_between_rows() {
             "0"
         );
     }
+}
+
+#[test]
+fn a_unique_value_that_another_partition_gives_up_later_is_waited_for() {
+    let mut source = Source::new("given_up");
+    source.track("t", &COLUMNS, &["id"]);
+    for id in 1..=2 {
+        let event = source.create("t", Some(&id_key(id)), &row(id, id));
+        source.send(&event.in_partition(0));
+    }
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
+    let mut replica = source.replica();
+    replica
+        .batch_execute("CREATE UNIQUE INDEX ON t (n)")
+        .expect("a unique index");
+    let given_up = source.update("t", Some(&id_key(1)), &row(1, 1), &row(1, 10));
+    let taken = source.create("t", Some(&id_key(3)), &row(3, 1));
+    let later = source.update("t", Some(&id_key(3)), &row(3, 1), &row(3, 11));
+    for event in [&taken, &later] {
+        source.send(&event.clone().in_partition(1));
+        source.flush();
+    }
+    let mut wait_for = |what: &str, query: &str, wanted: &str| {
+        wait_until(what, TIMEOUT, || match one_text(&mut replica, query) {
+            found if found == wanted => Ok(()),
+            found => Err(found),
+        });
+    };
+    let parked = "SELECT count(*) FROM companion.parked";
+    wait_for("both events to be parked", parked, "2");
+    source.send(&given_up.in_partition(0));
+    let rows = "SELECT string_agg(concat(id, ' ', n), ', ' ORDER BY id) FROM t";
+    wait_for("all rows", rows, "1 10, 2 2, 3 11");
+    wait_for("nothing to be parked", parked, "0");
+    let letters = topic::read(bed().kafka(), &format!("{}.dlq", source.topic("t")));
+    let reasons = letters.iter().map(|letter| letter.header("cdc.dlq.reason"));
+    assert_eq!(reasons.collect::<Vec<_>>(), [Some("unique")]);
+
+    // One that nobody gives up is there for people.
+    let kept = source.create("t", Some(&id_key(4)), &row(4, 2));
+    source.send(&kept.clone().in_partition(1));
+    let tried = "SELECT coalesce(bool_and(attempts > 3), false) FROM companion.parked";
+    wait_for("more attempts", tried, "true");
+    sink.run_command(&["dlq", "skip", &kept.id(), "--reason", "a test row"]);
+    wait_for("nothing to be parked", parked, "0");
+    wait_for("the rows", rows, "1 10, 2 2, 3 11");
 }
 
 #[test]

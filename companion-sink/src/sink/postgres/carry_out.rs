@@ -1,5 +1,7 @@
 //! Carries out what people decided about parked events, between two batches: of each key in order, until one is refused again.
 
+use std::time::Instant;
+
 use super::apply::{Mode, apply};
 use super::failure::Fault;
 use super::stream::Stream;
@@ -17,6 +19,9 @@ impl Postgres {
     pub async fn carry_out_decisions(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
         let is_shared = self.is_shared();
         let client = &self.connection()?.session.client.clone();
+        if is_shared && !self.connection()?.parked.is_empty() {
+            self.state.parked_events().retry_unique(client).await?;
+        }
         let decided = self.state.parked_events().decided_keys(client).await?;
         if !decided.is_empty() {
             // The target may have been corrected since its tables were looked at.
@@ -46,7 +51,13 @@ impl Postgres {
                 "parked events were tried again"
             );
         }
-        Ok(self.connection()?.parked.len() as u64)
+        let parked_keys = self.connection()?.parked.len();
+        self.retry_at = match is_shared && parked_keys > 0 {
+            true => self.state.parked_events().until_retry(client).await?,
+            false => None,
+        }
+        .map(|pause| Instant::now() + pause);
+        Ok(parked_keys as u64)
     }
 
     /// Applies the events of a key in the open transaction; whether none is left.

@@ -95,7 +95,10 @@ fn refused(state: &str, db: &tokio_postgres::error::DbError) -> Failure {
         }
     }
     what.push(')');
-    Failure::refused(what)
+    match state {
+        "23505" | "23P01" => Failure::unique(what),
+        _ => Failure::refused(what),
+    }
 }
 
 fn unreachable(doing: &str, why: &str) -> Error {

@@ -24,7 +24,11 @@ mod whole_table;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
+use std::future::pending;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep_until;
 
 use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use self::change::{Change, identity_of};
@@ -41,7 +45,7 @@ use super::refusal_limit::RefusalLimit;
 use super::{Applied, Batch, Met, Move, Position, Sink, unreadable_snapshot};
 use crate::config::{self, Consistency};
 use crate::consumer::TopicPartition;
-use crate::dead_letter::{DeadLetters, Failure};
+use crate::dead_letter::{DeadLetters, Failure, UNIQUE};
 use crate::discovery::Topics;
 use crate::dlq::event::Decision;
 use crate::error::{Code, Error, Result};
@@ -49,6 +53,9 @@ use crate::event::{Headers, RowBody, SnapshotBody};
 use crate::live::Live;
 use crate::record::Record;
 use crate::rule::Rules;
+
+/// When an event that a unique value keeps back is tried again for the first time.
+const RETRY_UNIQUE: Duration = Duration::from_millis(200);
 
 /// The sink of kind `postgres`.
 pub struct Postgres {
@@ -61,6 +68,8 @@ pub struct Postgres {
     refusals: RefusalLimit,
     /// What the connection tells.
     news: Arc<News>,
+    /// When parked events are tried again that nobody has decided about.
+    retry_at: Option<Instant>,
     /// Reasons of the events that the open transaction parks.
     parked_in_transaction: Vec<Cow<'static, str>>,
 }
@@ -140,6 +149,7 @@ impl Postgres {
             connection: None,
             refusals,
             news: Arc::default(),
+            retry_at: None,
             parked_in_transaction: Vec::new(),
         }
     }
@@ -361,6 +371,12 @@ impl Postgres {
                 .await?;
             parked.insert((park.record.topic.clone(), park.key.into()));
         }
+        let reasons = letters.iter().map(|(_, failure)| &failure.reason);
+        if self.settings.consistency == Consistency::Row && reasons.into_iter().any(|r| r == UNIQUE)
+        {
+            let soon = Instant::now() + RETRY_UNIQUE;
+            self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
+        }
         Ok(())
     }
 }
@@ -456,6 +472,19 @@ impl Sink for Postgres {
     }
 
     async fn decided(&self) {
+        let retry = async {
+            match self.retry_at {
+                Some(at) => sleep_until(at.into()).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.news.decided.notified() => {}
+            () = retry => {}
+        }
+    }
+
+    async fn resumed(&mut self) {
         self.news.decided.notified().await;
     }
 

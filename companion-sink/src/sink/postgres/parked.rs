@@ -3,13 +3,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::failure::classify;
 use crate::consumer::TopicPartition;
-use crate::dead_letter::Failure;
+use crate::dead_letter::{Failure, UNIQUE};
 use crate::dlq::event::{Action, Decider, Decision, Holds, Parked, Refused};
 use crate::error::Result;
 use crate::event::{OLD_KEY_HEADER, is_version};
@@ -30,6 +31,12 @@ pub struct ParkedEvents<'s> {
     pub sink: &'s str,
 }
 
+/// Refused events (`code`) that a unique value of another row keeps back (the reason `$2`), and about which nobody has decided.
+const OF_UNIQUE: &str =
+    "sink = $1 AND NOT halts AND code IS NOT NULL AND reason = $2 AND decision IS NULL";
+/// When such an event is tried again: after a fifth of a second, then after pauses that double up to a minute.
+const NEXT_TRY: &str =
+    "(last_failed + make_interval(secs => least(60, 0.1 * 2 ^ least(attempts, 10))))";
 const TIME: &str = "YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"";
 
 impl ParkedEvents<'_> {
@@ -253,6 +260,31 @@ impl ParkedEvents<'_> {
             (at, row.get(2))
         };
         Ok(rows.iter().map(decided).collect())
+    }
+
+    /// Has events tried again whose turn has come and that another row kept back by a unique value: that row's events may lie in
+    /// another partition, and give the value up.
+    pub async fn retry_unique(&self, client: &Client) -> Result<()> {
+        let sql = format!(
+            "UPDATE {}.parked SET decision = 'retry' WHERE {OF_UNIQUE} AND {NEXT_TRY} <= now()",
+            self.schema
+        );
+        let noted = client.execute(&sql, &[&self.sink, &UNIQUE]).await;
+        noted
+            .map(drop)
+            .map_err(|error| classify("trying parked events again", &error))
+    }
+
+    /// How long it is until [`ParkedEvents::retry_unique`] has something to do; `None` if nothing waits for that.
+    pub async fn until_retry(&self, client: &Client) -> Result<Option<Duration>> {
+        let sql = format!(
+            "SELECT extract(epoch FROM min({NEXT_TRY}) - now())::float8 FROM {}.parked WHERE {OF_UNIQUE}",
+            self.schema
+        );
+        let row = client.query_one(&sql, &[&self.sink, &UNIQUE]).await;
+        let row = row.map_err(|error| classify("reading the parked events", &error))?;
+        let seconds: Option<f64> = row.get(0);
+        Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))))
     }
 
     /// Nothing is parked of a key any more, inside the open transaction: rows that got another key while it was are tried again,
