@@ -87,6 +87,11 @@ impl Failure {
         }
     }
 
+    /// Whether another row may give up what keeps the event back. A rule may have the name of the reason.
+    pub fn is_unique(&self) -> bool {
+        self.code == Code::ValueRefused && self.reason == UNIQUE
+    }
+
     /// The target refused the event.
     pub fn refused(message: String) -> Self {
         Failure {

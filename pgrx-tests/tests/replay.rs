@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mongodb::bson::{Document, doc};
+use pg_cdc_tests::bed::Ports;
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
 use pg_cdc_tests::history::{History, inferred_deletes};
 use pg_cdc_tests::statements::run;
+use pg_cdc_tests::topic::Record;
 use pg_cdc_tests::{Database, TestBed, parts, pgbench, replica, topic_admin, wait_until};
 use postgres::Client;
 use serde_json::Value;
@@ -582,4 +584,83 @@ fn a_snapshot_under_way_goes_on_across_a_replay() {
         applied(&database, &sink, &["t"]);
         replica::assert_equal(&mut source, &mut copy, "public.t");
     }
+}
+
+#[test]
+fn what_compaction_has_left_is_enough_for_a_replay() {
+    let compacting = [
+        ("log.cleaner.backoff.ms", "100"),
+        ("log.cleaner.min.cleanable.ratio", "0.01"),
+        ("log.roll.ms", "500"),
+    ];
+    let bed = TestBed::prepare(Ports::free(), &[], &compacting);
+    bed.kafka();
+    let database = bed.database("compacted");
+    let mut source = database.source();
+    run(
+        &mut source,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY, v int, w text)",
+            "SELECT cdc_track('t')",
+        ],
+    );
+    let topic = database.topic("t");
+    topic_admin::set(bed.kafka(), &topic, "cleanup.policy", "compact");
+    run(
+        &mut source,
+        &[
+            "INSERT INTO t SELECT n, 0, 'w' FROM generate_series(1, 100) AS n",
+            "UPDATE t SET v = 1 WHERE id > 10",
+            "UPDATE t SET v = 2 WHERE id > 10",
+            "DELETE FROM t WHERE id > 90",
+        ],
+    );
+    let sink = start(&database, "transaction");
+    applied(&database, &sink, &["t"]);
+    // A segment that is written to is not compacted; the next record begins another one.
+    let wait_for_compaction = |source: &mut Client, first: &str, of_key: &str| {
+        wait_until("the topic to be compacted", TIMEOUT, || {
+            run(source, &["UPDATE t SET v = v + 1 WHERE id <= 10"]);
+            database.wait_until_in_kafka();
+            let records = database.records("t");
+            let is_there = |record: &Record| record.op() == first && record.key_text() == of_key;
+            if records.iter().any(is_there) {
+                Err(records.len().to_string())
+            } else {
+                Ok(())
+            }
+        });
+    };
+    wait_for_compaction(&mut source, "c", "{\"id\":50}");
+    applied(&database, &sink, &["t"]);
+    let mut copy = database.replica();
+    let damage = "DELETE FROM t WHERE id IN (5, 50)";
+    run(&mut copy, &[damage, "INSERT INTO t VALUES (95, 1)"]);
+    let printed = sink.run_command(&arguments("replica", "BEGINNING", "--yes"));
+    assert_eq!(changes(&printed, "public.t"), [2, 0, 1], "{printed}");
+    replica::assert_equal(&mut source, &mut copy, "public.t");
+
+    // Of the table's definitions only the newest is there, behind rows that were before it.
+    run(
+        &mut source,
+        &[
+            "ALTER TABLE t ADD COLUMN x int",
+            "UPDATE t SET x = 1 WHERE id = 1",
+        ],
+    );
+    database.wait_until_in_kafka();
+    let definitions = |records: &[Record]| records.iter().filter(|r| r.op() == "schema").count();
+    wait_until("the first definition to be gone", TIMEOUT, || {
+        run(&mut source, &["UPDATE t SET v = v + 1 WHERE id <= 30"]);
+        database.wait_until_in_kafka();
+        match definitions(&database.records("t")) {
+            3 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    });
+    applied(&database, &sink, &["t"]);
+    run(&mut copy, &[damage]);
+    let printed = sink.run_command(&arguments("replica", "BEGINNING", "--yes"));
+    assert_eq!(changes(&printed, "public.t"), [2, 0, 0], "{printed}");
+    replica::assert_equal(&mut source, &mut copy, "public.t");
 }

@@ -45,7 +45,7 @@ use super::refusal_limit::RefusalLimit;
 use super::{Applied, Batch, Met, Move, Position, Sink, unreadable_snapshot};
 use crate::config::{self, Consistency};
 use crate::consumer::TopicPartition;
-use crate::dead_letter::{DeadLetters, Failure, UNIQUE};
+use crate::dead_letter::{DeadLetters, Failure};
 use crate::discovery::Topics;
 use crate::dlq::event::Decision;
 use crate::error::{Code, Error, Result};
@@ -371,9 +371,8 @@ impl Postgres {
                 .await?;
             parked.insert((park.record.topic.clone(), park.key.into()));
         }
-        let reasons = letters.iter().map(|(_, failure)| &failure.reason);
-        if self.settings.consistency == Consistency::Row && reasons.into_iter().any(|r| r == UNIQUE)
-        {
+        let is_unique = letters.iter().any(|(_, failure)| failure.is_unique());
+        if is_unique && self.is_shared() {
             let soon = Instant::now() + RETRY_UNIQUE;
             self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
         }

@@ -8,6 +8,7 @@ use super::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use super::change::Change;
 use super::failure::Fault;
 use super::stream::{STATEMENT_ROWS, Stream, fits};
+use super::tables::Tables;
 use super::{Connection, Park, Postgres, not_connected};
 use crate::config::OnError;
 use crate::dead_letter::{DeadLetters, Failure};
@@ -288,6 +289,8 @@ impl Postgres {
             Err(Fault::Event(why)) => {
                 tracing::debug!(code = %why.code, reason = %why.reason, "rows are applied the careful way");
                 session.undo_part().await?;
+                // A replay may have made some of them meanwhile, which is undone as well.
+                self.connection()?.tables = Tables::default();
                 Ok(None)
             }
             Err(Fault::Other(error)) => Err(error),

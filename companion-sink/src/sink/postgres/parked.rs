@@ -31,9 +31,9 @@ pub struct ParkedEvents<'s> {
     pub sink: &'s str,
 }
 
-/// Refused events (`code`) that a unique value of another row keeps back (the reason `$2`), and about which nobody has decided.
+/// Events that a unique value of another row keeps back (the reason `$2`), and about which nobody has decided.
 const OF_UNIQUE: &str =
-    "sink = $1 AND NOT halts AND code IS NOT NULL AND reason = $2 AND decision IS NULL";
+    "sink = $1 AND NOT halts AND code = 'CDC1007' AND reason = $2 AND decision IS NULL";
 /// When such an event is tried again: after a fifth of a second, then after pauses that double up to a minute.
 const NEXT_TRY: &str =
     "(last_failed + make_interval(secs => least(60, 0.1 * 2 ^ least(attempts, 10))))";
