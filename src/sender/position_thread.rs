@@ -13,10 +13,11 @@ use super::position::{Context, Owner, Unwritten, Writer};
 use super::progress::{Progress, Progresses};
 use super::queue_wake::QueueWake;
 
-/// Consistent readers wait for positions, but brokers write four records for each: a few transactions have one soon, many share
-/// one.
+/// Consistent readers wait for positions, but brokers write four records for each: few transactions have one soon, many share one.
 const MIN_INTERVAL: Duration = Duration::from_millis(5);
-const FEW_TRANSACTIONS: u64 = 5;
+/// Few are so many in each millisecond, over all the time since the last position: those that a pause of a disk or of a broker
+/// has gathered are no more than those that come one by one.
+const FEW_PER_MS: u128 = 1;
 const SHARED_INTERVAL: Duration = Duration::from_millis(50);
 /// A transaction here has one record.
 const TRANSACTION_TIMEOUT_MS: &str = "10000";
@@ -143,7 +144,8 @@ impl PositionThread<'_> {
         };
         wait(MIN_INTERVAL);
         let acknowledged = self.board.read(|facts| facts.acknowledged);
-        if acknowledged.saturating_sub(before) > FEW_TRANSACTIONS {
+        let few = last_write.elapsed().as_millis() * FEW_PER_MS;
+        if u128::from(acknowledged.saturating_sub(before)) > few {
             wait(SHARED_INTERVAL);
         }
     }
