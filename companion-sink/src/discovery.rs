@@ -38,10 +38,7 @@ pub struct Discovery {
 impl Discovery {
     /// Starts asking, on a thread of its own, until the last receiver and this are gone.
     pub fn start(config: &Config) -> Result<Discovery> {
-        let client: BaseConsumer = kafka_client::base(config)
-            .create()
-            .map_err(|error| configuration_error(&error))?;
-        let client = Arc::new(client);
+        let client = Arc::new(kafka_client::asking(config)?);
         let (sender, cluster) = watch::channel(Cluster::default());
         let asking = Arc::clone(&client);
         thread::Builder::new()

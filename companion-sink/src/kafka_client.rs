@@ -26,12 +26,10 @@ pub fn base(config: &Config) -> ClientConfig {
     client
 }
 
-/// Fails where librdkafka refuses a property, or a file that it names. Asks no broker.
-pub fn try_properties(config: &Config) -> Result<()> {
+/// A client that only asks. Fails where librdkafka refuses a property, or a file that it names; no broker is asked for that.
+pub fn asking(config: &Config) -> Result<BaseConsumer> {
     let client: KafkaResult<BaseConsumer> = base(config).create();
-    client
-        .map(drop)
-        .map_err(|error| configuration_error(&error))
+    client.map_err(|error| configuration_error(&error))
 }
 
 /// Of a consumer whose polls tell everything, the end of a partition among it.

@@ -84,7 +84,7 @@ impl Reloader {
         let read = Config::load(self.file.as_deref())?;
         let next = self.current.borrow().with_live_parts_of(&read);
         if next.kafka != self.current.borrow().kafka {
-            kafka_client::try_properties(&next)?;
+            kafka_client::asking(&next)?;
         }
         if next != read {
             tracing::warn!(

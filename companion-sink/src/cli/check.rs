@@ -1,10 +1,8 @@
 //! `companion-sink check`
 
-use rdkafka::consumer::BaseConsumer;
-
 use super::print;
 use crate::config::{Config, Kind};
-use crate::discovery::{Topics, configuration_error, follows, topics};
+use crate::discovery::{Topics, follows, topics};
 use crate::error::{Code, Error};
 use crate::kafka_client;
 use crate::positions;
@@ -146,9 +144,7 @@ pub async fn check(config: &Config, json: bool, offline: bool) -> Verdict {
 }
 
 async fn ask_kafka(config: &Config) -> Result<Topics, Error> {
-    let client: BaseConsumer = kafka_client::base(config)
-        .create()
-        .map_err(|error| configuration_error(&error))?;
+    let client = kafka_client::asking(config)?;
     let answer = tokio::task::spawn_blocking(move || topics(&client)).await;
     answer.unwrap_or_else(|error| {
         Err(Error::new(

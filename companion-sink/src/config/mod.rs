@@ -652,7 +652,6 @@ fn bad_value(file_name: &str, error: &toml::de::Error) -> Error {
     )
 }
 
-/// Reads a file that holds a secret; others must not be able to read it (CDC1002).
 /// librdkafka's properties in a file.
 fn kafka_properties(path: &Path) -> Result<Vec<(String, String)>> {
     let mut properties = Vec::new();
@@ -682,6 +681,7 @@ fn named_files(properties: &[(String, String)]) -> Vec<[u8; 32]> {
         .collect()
 }
 
+/// Reads a file that holds a secret; others must not be able to read it (CDC1002).
 fn read_secret(path: &Path) -> Result<String> {
     use std::os::unix::fs::PermissionsExt;
     let failed = |error: std::io::Error| {

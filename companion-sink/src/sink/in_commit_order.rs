@@ -80,7 +80,7 @@ impl Course for InCommitOrder {
     }
 
     async fn resumed(&mut self) {
-        self.replica.decided().await;
+        self.replica.resumed().await;
     }
 }
 

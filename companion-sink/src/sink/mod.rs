@@ -134,9 +134,7 @@ pub trait Sink: Send + Sync {
     }
 
     /// Waits until a person has decided about an event of this sink, which is halted.
-    fn resumed(&mut self) -> impl Future<Output = ()> + Send {
-        self.decided()
-    }
+    fn resumed(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Carries such decisions out; how many keys are parked then.
     fn carry_out(

@@ -26,7 +26,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::time::sleep_until;
 
@@ -54,9 +54,6 @@ use crate::live::Live;
 use crate::record::Record;
 use crate::rule::Rules;
 
-/// When an event that a unique value keeps back is tried again for the first time.
-const RETRY_UNIQUE: Duration = Duration::from_millis(200);
-
 /// The sink of kind `postgres`.
 pub struct Postgres {
     name: String,
@@ -68,7 +65,7 @@ pub struct Postgres {
     refusals: RefusalLimit,
     /// What the connection tells.
     news: Arc<News>,
-    /// When parked events are tried again that nobody has decided about.
+    /// When to look for parked events that are tried again though nobody has decided about them.
     retry_at: Option<Instant>,
     /// Reasons of the events that the open transaction parks.
     parked_in_transaction: Vec<Cow<'static, str>>,
@@ -373,8 +370,8 @@ impl Postgres {
         }
         let is_unique = letters.iter().any(|(_, failure)| failure.is_unique());
         if is_unique && self.is_shared() {
-            let soon = Instant::now() + RETRY_UNIQUE;
-            self.retry_at = Some(self.retry_at.map_or(soon, |at| at.min(soon)));
+            // The state says when.
+            self.retry_at = Some(Instant::now());
         }
         Ok(())
     }

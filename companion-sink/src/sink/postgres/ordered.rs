@@ -289,8 +289,10 @@ impl Postgres {
             Err(Fault::Event(why)) => {
                 tracing::debug!(code = %why.code, reason = %why.reason, "rows are applied the careful way");
                 session.undo_part().await?;
-                // A replay may have made some of them meanwhile, which is undone as well.
-                self.connection()?.tables = Tables::default();
+                if self.settings.shadow.is_some() {
+                    // A replay may have made some of them meanwhile, which is undone as well.
+                    self.connection()?.tables = Tables::default();
+                }
                 Ok(None)
             }
             Err(Fault::Other(error)) => Err(error),
