@@ -12,6 +12,9 @@ CREATE FUNCTION cdc_track_schema(schema regnamespace, new_tables boolean = false
 RETURNS TABLE (relation regclass, topic text, result text)
 LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    problem text;
+    reason text;
 BEGIN
     IF new_tables THEN
         INSERT INTO @extschema@.cdc_schemas
@@ -34,7 +37,18 @@ BEGIN
                 topic := @extschema@.cdc_track(relation, snapshot => cdc_track_schema.snapshot);
                 result := 'tracked';
             EXCEPTION WHEN OTHERS THEN
-                result := 'skipped: ' || SQLERRM;
+                GET STACKED DIAGNOSTICS problem = MESSAGE_TEXT, reason = PG_EXCEPTION_DETAIL;
+                problem := concat_ws(': ', problem, NULLIF(rtrim(reason, '.'), ''));
+                result := 'skipped: ' || problem;
+                -- What cannot be read as a whole can still be captured from now on.
+                IF cdc_track_schema.snapshot THEN
+                    BEGIN
+                        topic := @extschema@.cdc_track(relation);
+                        result := 'tracked without a snapshot: ' || problem;
+                    EXCEPTION WHEN OTHERS THEN
+                        NULL; -- for the same reason, which the result has
+                    END;
+                END IF;
             END;
         END IF;
         RETURN NEXT;
@@ -80,13 +94,16 @@ BEGIN
     LOOP
         BEGIN
             PERFORM @extschema@.cdc_track(made);
+            IF tg_tag IN ('CREATE TABLE AS', 'SELECT INTO') THEN
+                PERFORM @extschema@._cdc_insert_rows(made);
+            END IF;
         EXCEPTION WHEN OTHERS THEN
             RAISE WARNING 'changes of "%" are not captured', made
                 USING DETAIL = SQLERRM, HINT = format('Call cdc_track(%L) when the cause is gone. [CDC0203]', made), ERRCODE = '01000';
         END;
     END LOOP;
 END $$;
-REVOKE ALL ON FUNCTION cdc_new_tables() FROM PUBLIC;
+REVOKE ALL ON FUNCTION cdc_new_tables(), _cdc_insert_rows(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION cdc_new_tables() IS 'event trigger: new tables of the schemas in cdc_schemas are tracked';
 
 CREATE EVENT TRIGGER cdc_new_tables ON ddl_command_end

@@ -128,13 +128,64 @@ pub unsafe fn walk_expression(
 /// # Safety
 /// On the main thread, inside a transaction; `relid` is a partition.
 pub unsafe fn partition_root(relid: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: as the caller promises.
+    let ancestors = unsafe { partition_ancestors(relid) };
+    ancestors.last().copied().unwrap_or(relid)
+}
+
+/// Every table that a partition is a part of, the root last.
+///
+/// # Safety
+/// As for [`partition_root`].
+pub unsafe fn partition_ancestors(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     // SAFETY: as the caller promises; an ERROR inside becomes a panic at the boundary. The list is one of oids.
     unsafe {
         let ancestors = pg_guard_ffi_boundary(|| get_partition_ancestors(relid));
-        if ancestors.is_null() || (*ancestors).length == 0 {
-            return relid;
+        if ancestors.is_null() {
+            return Vec::new();
         }
-        (*(*ancestors).elements.add((*ancestors).length as usize - 1)).oid_value
+        (0..(*ancestors).length as usize)
+            .map(|place| (*(*ancestors).elements.add(place)).oid_value)
+            .collect()
+    }
+}
+
+/// Reads a table from end to end under a snapshot, row by row into `slot` (table_beginscan and what follows in
+/// access/tableam.h, inline functions there).
+///
+/// # Safety
+/// On the main thread, inside a transaction; the relation is open and has storage, the snapshot is registered, the slot is
+/// one of the relation's.
+pub unsafe fn scan_table(
+    relation: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    slot: *mut pg_sys::TupleTableSlot,
+    mut row: impl FnMut(*mut pg_sys::TupleTableSlot),
+) {
+    use pg_sys::ScanOptions as Scan;
+    let flags = Scan::SO_TYPE_SEQSCAN
+        | Scan::SO_ALLOW_STRAT
+        | Scan::SO_ALLOW_SYNC
+        | Scan::SO_ALLOW_PAGEMODE;
+    // SAFETY: as the caller promises; an ERROR inside becomes a panic at the boundary, and the transaction's end releases
+    // the scan.
+    unsafe {
+        let access = &*(*relation).rd_tableam;
+        let (Some(begin), Some(next), Some(end)) =
+            (access.scan_begin, access.scan_getnextslot, access.scan_end)
+        else {
+            return;
+        };
+        let none = std::ptr::null_mut();
+        let scan = pg_guard_ffi_boundary(|| {
+            begin(relation, snapshot, 0, none, std::ptr::null_mut(), flags)
+        });
+        let forward = pg_sys::ScanDirection::ForwardScanDirection;
+        (*slot).tts_tableOid = (*relation).rd_id;
+        while pg_guard_ffi_boundary(|| next(scan, forward, slot)) {
+            row(slot);
+        }
+        pg_guard_ffi_boundary(|| end(scan));
     }
 }
 

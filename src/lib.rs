@@ -30,6 +30,7 @@ pub extern "C-unwind" fn _PG_init() {
         shared::request();
         capture::commit::register();
         ddl::drop_hook::install();
+        ddl::touched::register();
         sender::worker::register();
     }
 }

@@ -43,6 +43,8 @@ pub static CONTEXT_SETTINGS: Text = Text::new(Some(c""));
 pub static SNAPSHOT_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(1);
 pub static SNAPSHOT_CHUNK_ROWS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 pub static SNAPSHOT_ROWS_PER_SECOND: GucSetting<i32> = GucSetting::<i32>::new(0);
+pub static DROPPED_PARTITIONS: GucSetting<PartitionRows> =
+    GucSetting::<PartitionRows>::new(PartitionRows::Delete);
 /// Milliseconds.
 pub static HEARTBEAT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
@@ -83,6 +85,15 @@ pub enum WaitForStandby {
     On,
     #[name = c"off"]
     Off,
+}
+
+/// `cdc.dropped_partitions`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum PartitionRows {
+    #[name = c"delete"]
+    Delete,
+    #[name = c"keep"]
+    Keep,
 }
 
 /// The longest actor, reason or request id, in bytes.
@@ -375,6 +386,14 @@ pub fn define(preloading: bool) {
         none,
         None,
         Some(context_assigned),
+    );
+    GucRegistry::define_enum_guc(
+        c"cdc.dropped_partitions",
+        c"What readers are told of the rows of a partition that is dropped or detached.",
+        c"delete: each row as deleted, for which the partition is read once; keep: nothing, the rows stay with them.",
+        &DROPPED_PARTITIONS,
+        GucContext::Userset,
+        none,
     );
     GucRegistry::define_int_guc(
         c"cdc.snapshot_workers",

@@ -255,3 +255,308 @@ fn what_would_lose_changes_is_refused_or_said() {
     run(&mut client, &["ALTER TABLE t ENABLE ALWAYS TRIGGER _cdc"]);
     assert!(notices().is_empty());
 }
+
+/// Columns that identify a row, in the newest definition.
+fn key(event: &Record) -> Value {
+    change(event)["tableChanges"][0]["table"]["primaryKeyColumnNames"].clone()
+}
+
+/// A session of a role that may make tables and nothing else.
+fn owner(database: &Database<'_>, role: &str) -> postgres::Client {
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            &format!("CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}"),
+            &format!("GRANT CREATE ON DATABASE {} TO {role}", database.name()),
+            &format!("SET SESSION AUTHORIZATION {role}"),
+        ],
+    );
+    client
+}
+
+#[test]
+fn options_follow_their_columns_by_every_road() {
+    let database = database("followed");
+    let mut client = owner(&database, "follower");
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY, name text, iban text, photo bytea, email text, country varchar(2))",
+            r#"SELECT cdc_track('t', key => '{email}', exclude => '{photo}', mask => '{"iban": "redact", "name": "truncate:1"}',
+                 filter => $$t.country = 'CH' AND email LIKE '%@%'$$)"#,
+            "INSERT INTO t VALUES (1, 'ann SECRET', 'SECRET', 'SECRET', 'a@x', 'CH')",
+            r#"ALTER TABLE t RENAME iban TO "i,b:a\n""#,
+            "ALTER TABLE t RENAME photo TO pic",
+            "ALTER TABLE t RENAME email TO mail",
+            "ALTER TABLE t RENAME country TO land",
+            "DO $$ BEGIN ALTER TABLE t RENAME name TO called; END $$",
+            "INSERT INTO t VALUES (2, 'bob SECRET', 'SECRET', 'SECRET', 'b@x', 'CH'), (3, 'c', 'SECRET', 'SECRET', 'c@x', 'DE')",
+            "UPDATE t SET called = 'eve SECRET' WHERE id = 1",
+            // Two columns that take each other's name, once for nothing.
+            "BEGIN; ALTER TABLE t RENAME pic TO u; SAVEPOINT s; ALTER TABLE t RENAME called TO pic; ROLLBACK TO s;
+             INSERT INTO t VALUES (4, 'dan SECRET', 'SECRET', 'SECRET', 'd@x', 'CH');
+             ALTER TABLE t RENAME called TO pic; ALTER TABLE t RENAME u TO called; COMMIT",
+            "INSERT INTO t VALUES (5, 'fay SECRET', 'SECRET', 'SECRET', 'f@x', 'CH')",
+            // The filter names the table.
+            "ALTER TABLE t RENAME TO renamed",
+            "DELETE FROM renamed WHERE id = 2",
+            // A mask and an exclusion go with their columns.
+            r#"ALTER TABLE renamed DROP called, DROP "i,b:a\n""#,
+            "INSERT INTO renamed VALUES (6, 'gil SECRET', 'g@x', 'CH')",
+        ],
+    );
+    let shown = |table: &str| -> Vec<String> {
+        let events = database.events(table);
+        for event in &events {
+            let text = event.value_text().replace(" SECRET", "");
+            assert!(
+                !text.contains("SECRET") && !text.contains("U0VDUkVU"),
+                "{event:?}"
+            );
+            let name = &event.json()["after"];
+            assert!(!name.to_string().contains("SECRET"), "{event:?}");
+        }
+        let rows = events.iter().filter(|event| event.is_row_change());
+        rows.map(|event| format!("{} {}", event.op(), event.key_text()))
+            .collect()
+    };
+    assert_eq!(
+        shown("t"),
+        [
+            r#"c {"email":"a@x"}"#,
+            r#"c {"mail":"b@x"}"#,
+            r#"u {"mail":"a@x"}"#,
+            r#"c {"mail":"d@x"}"#,
+            r#"c {"mail":"f@x"}"#,
+            r#"d {"mail":"b@x"}"#,
+            r#"c {"mail":"g@x"}"#,
+        ]
+    );
+    refusal::coded(
+        &mut client,
+        "ALTER TABLE renamed DROP mail",
+        "2BP01",
+        "CDC0119",
+    );
+    refusal::coded(
+        &mut client,
+        "ALTER TABLE renamed DROP land",
+        "55000",
+        "CDC0120",
+    );
+    refusal::coded(
+        &mut client,
+        "ALTER TABLE renamed ALTER mail TYPE int USING 1",
+        "55000",
+        "CDC0120",
+    );
+
+    // Names that come from a parent, a type, or the root of partitions.
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE p (n int, secret text); CREATE TABLE c (PRIMARY KEY (n)) INHERITS (p)",
+            "CREATE TYPE ty AS (n int, secret text, other text); CREATE TABLE o OF ty (PRIMARY KEY (n))",
+            "CREATE TABLE r (n int PRIMARY KEY, secret text) PARTITION BY RANGE (n)",
+            "CREATE TABLE r_1 PARTITION OF r FOR VALUES FROM (0) TO (9)",
+            r#"SELECT cdc_track('c', mask => '{"secret": "redact"}', filter => 'secret IS NOT NULL')"#,
+            r#"SELECT cdc_track('o', include => '{n, other}')"#,
+            r#"SELECT cdc_track('r', exclude => '{secret}', filter => $$secret <> 'x'$$)"#,
+            "ALTER TABLE p RENAME secret TO hidden",
+            "ALTER TYPE ty RENAME ATTRIBUTE other TO shown CASCADE",
+            "ALTER TABLE r RENAME secret TO hidden",
+            "INSERT INTO c VALUES (1, 'SECRET'); INSERT INTO o VALUES (1, 'SECRET', 'x'); INSERT INTO r VALUES (1, 'SECRET'), (2, 'x')",
+        ],
+    );
+    for (table, row) in [
+        ("c", json!({"n": 1, "hidden": null})),
+        ("o", json!({"n": 1, "shown": "x"})),
+        ("r", json!({"n": 1})),
+    ] {
+        let events = database.events(table);
+        assert_eq!(kinds(&events), ["CREATE", "ALTER", "c"], "{table}");
+        assert_eq!(events[2].json()["after"], row, "{table}");
+    }
+    assert_eq!(
+        change(&database.events("c")[1])["renames"],
+        json!({"secret": "hidden"})
+    );
+    // The last column of a list that says what is shipped: without it all would be.
+    refusal::coded(
+        &mut client,
+        "ALTER TYPE ty DROP ATTRIBUTE shown CASCADE, DROP ATTRIBUTE n CASCADE",
+        "2BP01",
+        "CDC0119",
+    );
+
+    // Where nobody told us of a new name, rows are refused until somebody says what shall hold.
+    run(
+        &mut database.source(),
+        &["ALTER EVENT TRIGGER cdc_ddl_end DISABLE"],
+    );
+    run(&mut client, &["ALTER TABLE p RENAME hidden TO open"]);
+    run(
+        &mut database.source(),
+        &["ALTER EVENT TRIGGER cdc_ddl_end ENABLE ALWAYS"],
+    );
+    refusal::coded(
+        &mut client,
+        "INSERT INTO c VALUES (2, 'SECRET')",
+        "55000",
+        "CDC0118",
+    );
+    run(
+        &mut client,
+        &[
+            r#"SELECT cdc_track('c', mask => '{"open": "redact"}', filter => '')"#,
+            "INSERT INTO c VALUES (2, 'SECRET')",
+        ],
+    );
+    let events = database.events("c");
+    assert_eq!(
+        events.last().expect("a row").json()["after"],
+        json!({"n": 2, "open": null})
+    );
+}
+
+#[test]
+fn whatever_changes_a_definition_says_so() {
+    let database = database("roads");
+    let mut client = owner(&database, "builder");
+    run(
+        &mut client,
+        &[
+            "CREATE SCHEMA things; CREATE SCHEMA elsewhere",
+            "CREATE DOMAIN d AS int; CREATE DOMAIN key AS int; CREATE TYPE mood AS ENUM ('low', 'high')",
+            "CREATE TYPE things.part AS ENUM ('a'); CREATE TYPE pair AS (one int, two int); CREATE TYPE ty AS (n int, x int)",
+            "CREATE DOMAIN filtered AS int",
+            "CREATE TABLE a (id int PRIMARY KEY, m d NOT NULL)",
+            "CREATE TABLE b (id key PRIMARY KEY, n int)",
+            "CREATE TABLE c (id int PRIMARY KEY, p things.part, q things.part[])",
+            "CREATE TABLE parent (n int); CREATE TABLE child (PRIMARY KEY (n)) INHERITS (parent)",
+            "CREATE TABLE typed OF ty (PRIMARY KEY (n))",
+            "CREATE TABLE felt (id int PRIMARY KEY, m mood, p pair)",
+            "CREATE TABLE f (id int PRIMARY KEY, c filtered)",
+            "CREATE TABLE moved (id int PRIMARY KEY, v varchar(50))",
+            "SELECT cdc_track('a'), cdc_track('b'), cdc_track('c'), cdc_track('child'), cdc_track('typed'), cdc_track('felt')",
+            "SELECT cdc_track('f', filter => 'c > 0'), cdc_track('moved')",
+            "INSERT INTO a VALUES (1, 1); INSERT INTO b VALUES (1, 1); INSERT INTO child VALUES (1); INSERT INTO typed VALUES (1)",
+            "INSERT INTO felt VALUES (1, 'low', (1, 2)); INSERT INTO moved VALUES (1, 'x')",
+            "DROP DOMAIN d CASCADE",
+            "INSERT INTO a VALUES (2)",
+            "DROP DOMAIN key CASCADE",
+            "DROP SCHEMA things CASCADE",
+            "ALTER TABLE parent ADD x int",
+            "ALTER TABLE parent ALTER x TYPE text",
+            "ALTER TABLE parent RENAME x TO y",
+            "ALTER TABLE parent ALTER n TYPE bigint",
+            "ALTER TABLE parent DROP y",
+            "ALTER TABLE child NO INHERIT parent",
+            "ALTER TABLE parent ADD z int",
+            "ALTER TYPE ty ADD ATTRIBUTE z int CASCADE",
+            "ALTER TYPE ty ALTER ATTRIBUTE x TYPE text CASCADE",
+            "ALTER TYPE ty DROP ATTRIBUTE x CASCADE",
+            "ALTER TYPE mood ADD VALUE 'middle'",
+            "ALTER TYPE mood RENAME TO feeling",
+            "ALTER TYPE feeling SET SCHEMA elsewhere",
+            "ALTER TYPE elsewhere.feeling RENAME VALUE 'low' TO 'down'",
+            "ALTER TYPE pair ADD ATTRIBUTE three int",
+            "ALTER SCHEMA elsewhere RENAME TO there",
+            // Nothing is written anew: nothing is to be read again.
+            "ALTER TABLE moved ALTER v TYPE varchar(100)",
+            "ALTER TABLE moved ALTER v TYPE text",
+            "ALTER TABLE moved ALTER v SET NOT NULL",
+            "ALTER TABLE moved ADD w int",
+            "ALTER TABLE moved ALTER v TYPE text USING upper(v)",
+            "ALTER TABLE moved DROP CONSTRAINT moved_pkey",
+            "ALTER TABLE moved ADD PRIMARY KEY (v)",
+            "ALTER TABLE moved SET SCHEMA there",
+        ],
+    );
+    let of = |table: &str| -> Vec<String> {
+        let events = database.events(table);
+        let shown = events.iter().map(|event| {
+            let again = event.op() == "schema" && change(event)["contents_changed"] == true;
+            let again = if again { "!" } else { "" };
+            format!("{}{again}", kinds(std::slice::from_ref(event))[0])
+        });
+        // Snapshots follow, whenever their worker gets to them.
+        shown
+            .filter(|kind| !matches!(kind.as_str(), "r" | "snapshot"))
+            .collect()
+    };
+    assert_eq!(of("a"), ["CREATE", "c", "ALTER", "c"]);
+    assert_eq!(columns(&database.events("a")[2]), ["id integer"]);
+    assert_eq!(of("b"), ["CREATE", "c", "ALTER"]);
+    assert_eq!(key(&database.events("b")[2]), json!([]));
+    assert_eq!(of("c"), ["CREATE", "ALTER"]);
+    assert_eq!(columns(&database.events("c")[1]), ["id integer"]);
+    let altered = |table: &str, count: usize| -> Vec<Vec<String>> {
+        let mut events = database.events(table);
+        events.retain(|event| event.op() == "schema" && change(event)["type"] != "CREATE");
+        assert_eq!(events.len(), count, "{table}: {:?}", of(table));
+        events.iter().map(columns).collect()
+    };
+    assert_eq!(
+        of("child"),
+        ["CREATE", "c", "ALTER", "ALTER!", "ALTER", "ALTER!", "ALTER"]
+    );
+    let child = altered("child", 5);
+    assert_eq!(child[1], ["n integer", "x text"]);
+    assert_eq!(child[4], ["n bigint"]);
+    assert_eq!(of("typed"), ["CREATE", "c", "ALTER", "ALTER!", "ALTER"]);
+    assert_eq!(altered("typed", 3)[2], ["n integer", "z integer"]);
+    assert_eq!(
+        of("felt"),
+        ["CREATE", "c", "ALTER", "ALTER", "ALTER!", "ALTER", "ALTER"]
+    );
+    let felt: Vec<String> = altered("felt", 5)
+        .iter()
+        .map(|columns| columns[1].clone())
+        .collect();
+    assert_eq!(
+        felt,
+        [
+            "m feeling",
+            "m elsewhere.feeling",
+            "m elsewhere.feeling",
+            "m elsewhere.feeling",
+            "m there.feeling"
+        ]
+        .map(|text| text.replace("m feeling", "m public.feeling"))
+    );
+    assert_eq!(
+        of("moved"),
+        [
+            "CREATE", "c", "ALTER", "ALTER", "ALTER", "ALTER", "ALTER!", "ALTER", "ALTER", "RENAME"
+        ]
+    );
+    let mut moved = database.events("moved");
+    moved.retain(|event| event.op() == "schema");
+    assert_eq!(key(moved.last().expect("the move")), json!(["v"]));
+    let snapshots: Vec<String> = client
+        .query(
+            "SELECT DISTINCT relation::text FROM cdc_snapshots ORDER BY 1",
+            &[],
+        )
+        .expect("snapshots")
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(snapshots, ["child", "felt", "there.moved", "typed"]);
+
+    // What would make every write fail is refused, and writes go on.
+    refusal::coded(
+        &mut client,
+        "DROP DOMAIN filtered CASCADE",
+        "55000",
+        "CDC0120",
+    );
+    run(
+        &mut client,
+        &["INSERT INTO f VALUES (1, 1)", "DROP TABLE f"],
+    );
+    assert_eq!(of("f"), ["CREATE", "c", "UNTRACK", "DROP"]);
+    database.bed().source().assert_never_crashed();
+}

@@ -59,6 +59,17 @@ pub fn ask(table: &Table, wanted: &Wanted) -> i64 {
     id
 }
 
+/// Asks for a snapshot of a whole table, unless one that has not begun will do. The caller has locked the table against
+/// everybody.
+pub fn ask_unless_pending(table: &Table) {
+    let wanted = Wanted::default();
+    let is_pending =
+        as_superuser(|| Jobs::find().is_some_and(|jobs| jobs.has_pending(table.oid, &wanted)));
+    if !is_pending {
+        ask(table, &wanted);
+    }
+}
+
 /// After the job is written: the note that this database has work survives a crash, the flag wakes the sender.
 fn note() {
     // SAFETY: set for the life of a backend.

@@ -30,8 +30,6 @@ pub struct ColumnDefinition {
     pub type_expression: String,
     pub not_null: bool,
     pub generated: bool,
-    /// Rows that were there before the column have a value in it.
-    pub fills_itself: bool,
 }
 
 impl Table {
@@ -58,6 +56,20 @@ impl Table {
         let table = Table::at(oid);
         table.refuse_others();
         table
+    }
+
+    /// The table, locked so that it stays; none if it is gone.
+    pub fn if_there(oid: pg_sys::Oid) -> Option<Table> {
+        // SAFETY: in a transaction; the lock stays until its end.
+        unsafe {
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            let relation = pg_sys::try_relation_open(oid, lock);
+            if relation.is_null() {
+                return None;
+            }
+            pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        }
+        Some(Table::at(oid))
     }
 
     /// The table that a running command has locked.
@@ -191,9 +203,6 @@ impl Table {
                             type_expression: text(type_modified),
                             not_null: form.attnotnull,
                             generated: form.attgenerated != 0,
-                            fills_itself: form.atthasdef
-                                || form.atthasmissing
-                                || form.attidentity != 0,
                         }
                     })
                     .collect()
@@ -293,16 +302,6 @@ impl Table {
             )));
             let function = name(pg_sys::get_func_name(trigger.tgfoid));
             Some((format!("{schema}.{function}"), arguments_of(trigger)))
-        })
-    }
-
-    /// Whether our row trigger fires in every session_replication_role.
-    pub fn captures_always(&self) -> bool {
-        // SAFETY: the relation is open while it is read.
-        self.read(|relation| unsafe {
-            row_trigger(relation).is_some_and(|trigger| {
-                (*trigger).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as std::ffi::c_char
-            })
         })
     }
 

@@ -8,13 +8,14 @@ use std::sync::atomic::Ordering;
 
 use super::statement;
 use super::status::timestamp;
+use super::unsound_triggers::{Unsound, unsound};
 use crate::capture::relation_plan::place;
 use crate::capture::utf8;
 use crate::shared::{self, Shared};
 
 /// Row triggers of tables that the caller may read (a partition's is its root's), and the table's own key.
 const TRIGGERS: &str = "
-    SELECT t.tgrelid, t.tgargs, t.tgenabled::text, (
+    SELECT t.tgrelid, t.tgargs, (
         SELECT pg_catalog.string_agg(pg_catalog.convert_to(a.attname::text, 'UTF8'), '\\x00'::bytea ORDER BY k.place)
         FROM (SELECT i.indrelid, i.indkey, i.indnkeyatts FROM pg_catalog.pg_index i
               WHERE i.indrelid = t.tgrelid AND i.indimmediate AND (i.indisprimary OR i.indisreplident)
@@ -47,14 +48,8 @@ pub fn tables() -> Vec<Value> {
                 .map(|row| {
                     let relation = row.get::<pg_sys::Oid>(1)?;
                     let arguments = row.get::<Vec<u8>>(2)?.unwrap_or_default();
-                    let enabled = row.get::<String>(3)?.unwrap_or_default();
-                    let key = row.get::<Vec<u8>>(4)?;
-                    Ok((
-                        relation.unwrap_or(pg_sys::InvalidOid),
-                        arguments,
-                        enabled,
-                        key,
-                    ))
+                    let key = row.get::<Vec<u8>>(3)?;
+                    Ok((relation.unwrap_or(pg_sys::InvalidOid), arguments, key))
                 })
                 .collect::<Result<Vec<_>, pgrx::spi::Error>>()
         })
@@ -63,8 +58,9 @@ pub fn tables() -> Vec<Value> {
         Ok(rows) => rows,
         Err(error) => pgrx::error!("pg_cdc could not read its triggers: {error}"),
     };
+    let unsound = unsound(None);
     rows.iter()
-        .map(|(relation, arguments, enabled, key)| {
+        .map(|(relation, arguments, key)| {
             let arguments: Vec<String> = arguments.split(|byte| *byte == 0).map(utf8).collect();
             let mut options = Options::parse(arguments.iter().map(String::as_str));
             if let (true, Some(key)) = (options.key.is_empty(), key) {
@@ -77,7 +73,7 @@ pub fn tables() -> Vec<Value> {
                 shared,
                 *relation,
                 &options,
-                enabled == "A",
+                &unsound,
                 options.source == place,
             )
         })
@@ -88,7 +84,7 @@ fn table(
     shared: Option<&Shared>,
     relation: pg_sys::Oid,
     options: &Options,
-    fires_always: bool,
+    unsound: &[Unsound],
     is_here: bool,
 ) -> Value {
     let list = |names: &[String]| {
@@ -115,23 +111,38 @@ fn table(
             Value::Object(map)
         }
     };
+    let parts = || unsound.iter().filter(|part| part.root == relation);
+    let missed = parts().find(|part| part.misses(options));
+    let unlogged = parts().find(|part| part.unlogged);
     let (state, warning) = if shared.is_none() {
         (
             "not covered",
-            "CDC0202: the library is not loaded; add pg_cdc to shared_preload_libraries and restart",
+            "CDC0202: the library is not loaded; add pg_cdc to shared_preload_libraries and restart".to_owned(),
         )
     } else if !is_here {
         (
             "copied",
-            "CDC0107: made in another database or on another server; call cdc_track again",
+            "CDC0107: made in another database or on another server; call cdc_track again"
+                .to_owned(),
         )
-    } else if !fires_always {
+    } else if let Some(part) = missed {
         (
             "trigger disabled",
-            "CDC0203: changes go by; ALTER TABLE … ENABLE ALWAYS TRIGGER _cdc, and repair what was missed",
+            format!(
+                "CDC0203: changes of {} go by; call cdc_track again, and cdc_snapshot to repair what was missed",
+                part.name
+            ),
+        )
+    } else if let Some(part) = unlogged {
+        (
+            "capturing",
+            format!(
+                "CDC0207: a crash empties {} without an event; ALTER TABLE {0} SET LOGGED",
+                part.name
+            ),
         )
     } else {
-        ("capturing", "")
+        ("capturing", String::new())
     };
     let mut counted = Default::default();
     if let Some(shared) = shared {

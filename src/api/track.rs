@@ -11,11 +11,14 @@ use super::snapshot;
 use super::statement::{self, run};
 use super::table::{ROW_TRIGGER, TRUNCATE_TRIGGER, Table, as_superuser};
 use super::track_request::{Request, check_shipped};
+use super::unsound_triggers::unsound;
+use crate::ddl::partition_rows::{self, Moved};
 use crate::ddl::schema_change::SchemaChange;
 use crate::ddl::{event_trigger, partitions};
 use crate::report::{Report, not_loaded, notice};
 use crate::settings;
 use crate::shared::{self, Shared};
+use crate::snapshot::chunk::no_key as snapshot_needs_key;
 use crate::snapshot::job::Wanted;
 
 /// How long a server that has just started may take until its sender holds the slot.
@@ -48,10 +51,25 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
         &wanted.key
     };
     check_shipped(&table, &wanted, shown_key);
+    if with_snapshot && table.identity(false).is_empty() {
+        // Before a warning that would read as if it were tracked.
+        snapshot_needs_key(&table.name).raise();
+    }
     if shown_key.is_empty() {
         no_key(&table).warn();
     }
     if before.as_ref() == Some(&wanted) {
+        if unsound(Some(table.oid))
+            .iter()
+            .any(|part| part.misses(&wanted))
+        {
+            make_triggers(&table, &wanted, true);
+            partitions::follow(&table);
+            notice(format!(
+                "triggers of table \"{}\" were disabled or gone, and capture again",
+                table.name
+            ));
+        }
         notice(format!(
             "table \"{}\" is already tracked: its changes go to topic \"{}\"",
             table.name, wanted.topic
@@ -83,6 +101,15 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
     wanted.topic
 }
 
+/// Captures the rows that a table was made with, as inserted by the transaction that made it. `cdc_new_tables` in
+/// `sql/schemas.sql` calls it.
+#[pg_extern(
+    sql = "CREATE FUNCTION _cdc_insert_rows(relation regclass) RETURNS void LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+)]
+fn insert_rows(relation: pg_sys::Oid) {
+    partition_rows::capture(&Table::open(relation), relation, Moved::In);
+}
+
 /// Stops shipping `relation`; false, with a NOTICE, if it was not tracked.
 #[pg_extern(
     sql = "CREATE FUNCTION cdc_untrack(relation regclass) RETURNS boolean LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
@@ -110,7 +137,8 @@ fn cdc_untrack(relation: pg_sys::Oid) -> bool {
     true
 }
 
-fn make_triggers(table: &Table, options: &Options, replace: bool) {
+/// Makes the triggers that are a table's configuration, in place of those that it has.
+pub fn make_triggers(table: &Table, options: &Options, replace: bool) {
     let arguments: Vec<String> = options.arguments().iter().map(quote_literal).collect();
     let arguments = arguments.join(", ");
     let name = table.sql_name();

@@ -4,6 +4,7 @@ pub mod buffer;
 pub mod commit;
 pub mod context;
 pub mod datum;
+pub mod filter_names;
 pub mod image;
 pub mod mask;
 pub mod nonce;

@@ -16,8 +16,9 @@ use pgrx::prelude::*;
 
 use super::datum::{Encode, encoding_of, masked_encoding_of};
 use super::row_expression::RowExpression;
-use super::row_filter;
 use super::utf8;
+use super::{filter_names, row_filter};
+use crate::ddl::drop_hook;
 use crate::report::Report;
 use crate::{ffi, shared};
 
@@ -177,7 +178,11 @@ impl Plans {
         VALIDITY.with_borrow_mut(|validity| validity.insert(oid, Rc::clone(&valid)));
         self.next_id += 1;
         // SAFETY: as the caller promises.
-        let plan = unsafe { build_plan(self.next_id, valid, trigger) };
+        let plan = unsafe { build_plan(self.next_id, Rc::clone(&valid), trigger) };
+        if drop_hook::is_dropping() {
+            // Of what is left of the table, for the event that says so, and for nothing else.
+            valid.set(false);
+        }
         self.plans.insert(oid, Box::new(plan));
     }
 }
@@ -367,6 +372,12 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         let silent = options.source != place();
         if silent {
             copied_table(&table).warn();
+        } else if !drop_hook::is_dropping() {
+            let live = live_attributes(relation);
+            let live = live
+                .iter()
+                .map(|attribute| tuple_attribute(descriptor, *attribute));
+            refuse_missing(&table, &options, &live.map(name_of).collect::<Vec<_>>());
         }
         Plan {
             id,
@@ -378,10 +389,33 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             silent,
             local_only: options.local_only,
             skip_unchanged: options.skip_unchanged,
-            filter: (!options.filter.is_empty())
-                .then(|| row_filter::prepare(relation, &options.filter)),
+            filter: (!options.filter.is_empty() && !silent && !drop_hook::is_dropping()).then(
+                || filter_names::coded(&table, || row_filter::prepare(relation, &options.filter)),
+            ),
             computed,
             valid,
+        }
+    }
+}
+
+/// CDC0118: an option names a column that is not there. Without it a value could leave in clear, or a record without its
+/// key: rows are refused until somebody says what shall hold.
+fn refuse_missing(table: &str, options: &Options, columns: &[String]) {
+    let masked: Vec<String> = options.mask.keys().cloned().collect();
+    for (option, names) in [
+        ("key", &options.key),
+        ("include", &options.include),
+        ("exclude", &options.exclude),
+        ("mask", &masked),
+    ] {
+        if let Some(missing) = names.iter().find(|name| !columns.contains(name)) {
+            Report::new(
+                "CDC0118",
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("option {option} of tracked table \"{table}\" names column \"{missing}\", which is not there"),
+                format!("Call cdc_track('{table}', {option} => …) with the columns of today."),
+            )
+            .raise();
         }
     }
 }

@@ -95,7 +95,7 @@ unsafe fn condition(relation: pg_sys::Relation, text: &str) -> *mut pg_sys::Node
 }
 
 /// The expression of `SELECT (…)`; refuses whatever closes the bracket and goes on.
-unsafe fn only_expression(statements: *mut pg_sys::List) -> *mut pg_sys::Node {
+pub unsafe fn only_expression(statements: *mut pg_sys::List) -> *mut pg_sys::Node {
     let not_one = || refused("It is not one condition.").raise();
     // SAFETY: a parse tree of PostgreSQL's own, whose node tags are looked at before it is read as what they say.
     unsafe {

@@ -155,7 +155,7 @@ fn not_a_trigger(function: &str) -> ! {
 }
 
 /// Whether the running transaction applies what another server did.
-fn is_applied() -> bool {
+pub fn is_applied() -> bool {
     // SAFETY: a plain read of this backend's own variable.
     unsafe { u32::from(pg_sys::replorigin_session_origin) != pg_sys::InvalidRepOriginId }
 }

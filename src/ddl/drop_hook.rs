@@ -3,7 +3,7 @@
 //! PostgreSQL tells of every object just before it goes, what depends on a table before the table itself. So our trigger
 //! is told first, while the table can still be read: no more events come. Then the table, if it goes too.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 
@@ -22,6 +22,29 @@ static mut PREVIOUS_HOOK: pg_sys::object_access_hook_type = None;
 thread_local! {
     /// The transaction in which triggers were dropped, and the events for their tables, should these go as well.
     static DROPPED: RefCell<(u32, HashMap<pg_sys::Oid, String>)> = RefCell::default();
+    static DROPPING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a table is just told to be untracked because its trigger goes: columns that its options name may be gone
+/// already.
+pub fn is_dropping() -> bool {
+    DROPPING.get()
+}
+
+/// Ends [`is_dropping`], also by an error.
+struct Dropping(());
+
+impl Dropping {
+    fn begin() -> Dropping {
+        DROPPING.set(true);
+        Dropping(())
+    }
+}
+
+impl Drop for Dropping {
+    fn drop(&mut self) {
+        DROPPING.set(false);
+    }
 }
 
 /// Installs the hook; only at server start.
@@ -76,7 +99,10 @@ fn trigger_goes(trigger: pg_sys::Oid) {
         return;
     };
     let goes = SchemaChange::new("DROP").json(&table, &options);
-    SchemaChange::new("UNTRACK").capture(&table);
+    {
+        let _dropping = Dropping::begin();
+        SchemaChange::new("UNTRACK").capture(&table);
+    }
     DROPPED.with_borrow_mut(|(transaction, tables)| {
         let now = ffi::local_transaction_id();
         if *transaction != now {

@@ -1,4 +1,5 @@
-//! The event trigger at the end of every DDL command: ALTER TABLE and renames of tracked tables become schema events.
+//! The event triggers at the beginning and at the end of every DDL command: what it makes of tracked tables becomes schema
+//! events.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -8,13 +9,13 @@ use pgrx::pg_sys::AlterTableType as Alter;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::partitions;
 use super::schema_change::SchemaChange;
+use super::table_changes::{self, Command};
+use super::{changed_types, dropped_partitions};
 use crate::api::statement;
 use crate::api::table::Table;
 use crate::capture::utf8;
 use crate::ffi;
-use crate::report::Report;
 use crate::shared;
 
 thread_local! {
@@ -41,65 +42,140 @@ pub fn is_quiet() -> bool {
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_cdc_ddl_start() -> &'static pg_sys::Pg_finfo_record {
+    &ffi::VERSION_1
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_cdc_ddl_end() -> &'static pg_sys::Pg_finfo_record {
     &ffi::VERSION_1
 }
 
-/// The event trigger's function. Bound in `sql/triggers.sql`.
+/// The function of the event trigger at the beginning. Bound in `sql/triggers.sql`.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn cdc_ddl_start(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: what calls the function is looked at before anything is read.
+    unsafe {
+        if let Some(command) = command_of(fcinfo, "cdc_ddl_start") {
+            table_changes::command_begins();
+            dropped_partitions::forget();
+            if (*command).type_ == pg_sys::NodeTag::T_DropStmt {
+                dropped_partitions::before(&*command.cast::<pg_sys::DropStmt>());
+            }
+        }
+    }
+    pg_sys::Datum::from(0)
+}
+
+/// The function of the event trigger at the end. Bound in `sql/triggers.sql`.
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub extern "C-unwind" fn cdc_ddl_end(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: what calls the function is looked at before anything is read.
+    unsafe {
+        if let Some(command) = command_of(fcinfo, "cdc_ddl_end") {
+            command_ended(command);
+        }
+    }
+    pg_sys::Datum::from(0)
+}
+
+/// The command that an event trigger is called for; none if it is one of our own.
+unsafe fn command_of(fcinfo: pg_sys::FunctionCallInfo, name: &str) -> Option<*mut pg_sys::Node> {
     // SAFETY: PostgreSQL passes event trigger data to a function that an event trigger calls; anything else is refused.
     unsafe {
         let context = (*fcinfo).context;
         if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_EventTriggerData {
             ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED,
-                "cdc_ddl_end() must be called by an event trigger",
+                format!("{name}() must be called by an event trigger"),
                 "pg_cdc",
             )
             .report(PgLogLevel::ERROR);
         }
         let data = &*context.cast::<pg_sys::EventTriggerData>();
-        if !is_quiet() && shared::shared().is_some() && !data.parsetree.is_null() {
-            command_ended(data.parsetree);
-        }
+        let ours = is_quiet() || shared::shared().is_none() || data.parsetree.is_null();
+        (!ours).then_some(data.parsetree)
     }
-    pg_sys::Datum::from(0)
 }
 
 unsafe fn command_ended(command: *mut pg_sys::Node) {
     // SAFETY: the tag says which statement it is.
     unsafe {
+        let ddl = statement_of((*command).type_);
+        let alters = (*command).type_ == pg_sys::NodeTag::T_AlterTableStmt;
+        let commands = if alters {
+            commands_of(&*command.cast::<pg_sys::AlterTableStmt>())
+        } else {
+            Vec::new()
+        };
+        let told = table_changes::tell(&Command {
+            ddl: ddl.clone(),
+            computes: commands.iter().any(|kind| !MOVES.contains(kind)),
+        });
+        // About the definition, though an event has no place for it: a default, a constraint.
+        if commands.iter().any(|kind| DEFINES.contains(kind)) {
+            for table in changed_tables() {
+                if !told.contains(&table.oid) {
+                    SchemaChange {
+                        ddl: ddl.clone(),
+                        ..SchemaChange::new("ALTER")
+                    }
+                    .capture(&table);
+                }
+            }
+        }
+        names_changed(command, ddl, &told);
+    }
+}
+
+/// Types, and schemas: no table was touched, and yet they are called something else.
+unsafe fn names_changed(command: *mut pg_sys::Node, ddl: Option<String>, told: &[pg_sys::Oid]) {
+    use pg_sys::ObjectType::{OBJECT_DOMAIN, OBJECT_EXTENSION, OBJECT_SCHEMA, OBJECT_TYPE};
+    // SAFETY: the tag says which statement it is.
+    let (kind, labels) = unsafe {
         match (*command).type_ {
-            pg_sys::NodeTag::T_AlterTableStmt => {
-                altered(&*command.cast::<pg_sys::AlterTableStmt>())
+            pg_sys::NodeTag::T_RenameStmt => {
+                ((*command.cast::<pg_sys::RenameStmt>()).renameType, false)
             }
-            pg_sys::NodeTag::T_CreateStmt
-                if !(*command.cast::<pg_sys::CreateStmt>()).partbound.is_null() =>
-            {
-                new_tables()
-                    .into_iter()
-                    .for_each(|table| partitions::came(table, None, false));
+            pg_sys::NodeTag::T_AlterObjectSchemaStmt => {
+                let statement = &*command.cast::<pg_sys::AlterObjectSchemaStmt>();
+                (statement.objectType, false)
             }
-            pg_sys::NodeTag::T_RenameStmt => renamed(&*command.cast::<pg_sys::RenameStmt>()),
-            pg_sys::NodeTag::T_AlterObjectSchemaStmt => capture_each(&SchemaChange {
-                ddl: statement_of(pg_sys::NodeTag::T_AlterObjectSchemaStmt),
-                ..SchemaChange::new("RENAME")
-            }),
-            _ => {}
+            pg_sys::NodeTag::T_AlterEnumStmt => {
+                let statement = &*command.cast::<pg_sys::AlterEnumStmt>();
+                (OBJECT_TYPE, !statement.oldVal.is_null())
+            }
+            _ => return,
+        }
+    };
+    // SAFETY: as above.
+    let is_new_label = unsafe { (*command).type_ } == pg_sys::NodeTag::T_AlterEnumStmt && !labels;
+    let mut told = told.to_vec();
+    if kind == OBJECT_SCHEMA {
+        let change = SchemaChange {
+            ddl: ddl.clone(),
+            ..SchemaChange::new("RENAME")
+        };
+        for table in changed_tables() {
+            change.capture(&table);
+            told.push(table.oid);
         }
     }
-}
-
-/// Captures the event for every tracked table that the command changed.
-fn capture_each(change: &SchemaChange) {
-    for table in changed_tables() {
-        change.capture(&table);
+    let of_types = [OBJECT_TYPE, OBJECT_DOMAIN, OBJECT_SCHEMA, OBJECT_EXTENSION].contains(&kind);
+    if of_types && !is_new_label {
+        let change = SchemaChange {
+            ddl,
+            // Rows have another text where a label of an enum does.
+            contents_changed: labels,
+            ..SchemaChange::new("ALTER")
+        };
+        changed_types::capture(Vec::new(), true, &change, &told);
     }
 }
 
-/// The tables that the command that has just ended was about; after the renaming of a schema, all that lie in it.
+/// The tracked tables that the command that has just ended was about; after the renaming of a schema, all that lie in it.
 fn changed_tables() -> Vec<Table> {
     statement::oids(
         "what a command changed",
@@ -112,162 +188,51 @@ fn changed_tables() -> Vec<Table> {
         &[],
     )
     .into_iter()
-    .map(Table::at)
+    // Of a schema's tables the command has locked none: another session may just have dropped one.
+    .filter_map(Table::if_there)
     .collect()
 }
 
-/// The tables that the command that has just ended made.
-fn new_tables() -> Vec<pg_sys::Oid> {
-    statement::oids(
-        "what a command made",
-        "SELECT objid FROM pg_catalog.pg_event_trigger_ddl_commands()
-             WHERE classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND command_tag = 'CREATE TABLE'",
-        &[],
-    )
-}
+/// What rewrites a table and leaves every value as it is.
+const MOVES: [Alter::Type; 4] = [
+    Alter::AT_SetLogged,
+    Alter::AT_SetUnLogged,
+    Alter::AT_SetTableSpace,
+    Alter::AT_SetAccessMethod,
+];
 
-/// The partition that ATTACH or DETACH names.
-unsafe fn partition_of(command: &pg_sys::AlterTableCmd) -> pg_sys::Oid {
-    // SAFETY: the definition of these commands is a PartitionCmd; the command that has just ended holds the lock.
-    unsafe {
-        let definition = command.def.cast::<pg_sys::PartitionCmd>();
-        pg_sys::RangeVarGetRelidExtended(
-            (*definition).name,
-            pg_sys::NoLock as pg_sys::LOCKMODE,
-            0,
-            None,
-            std::ptr::null_mut(),
-        )
+/// What is told even where an event about the definition says the same as before.
+const DEFINES: [Alter::Type; 14] = [
+    Alter::AT_AddColumn,
+    Alter::AT_DropColumn,
+    Alter::AT_AlterColumnType,
+    Alter::AT_ColumnDefault,
+    Alter::AT_SetNotNull,
+    Alter::AT_DropNotNull,
+    Alter::AT_AddIndex,
+    Alter::AT_AddConstraint,
+    Alter::AT_AddIndexConstraint,
+    Alter::AT_DropConstraint,
+    Alter::AT_ReplicaIdentity,
+    Alter::AT_AddIdentity,
+    Alter::AT_DropIdentity,
+    Alter::AT_DropExpression,
+];
+
+/// The kinds of commands of an ALTER TABLE.
+unsafe fn commands_of(statement: &pg_sys::AlterTableStmt) -> Vec<Alter::Type> {
+    let list = statement.cmds;
+    if list.is_null() {
+        return Vec::new();
     }
-}
-
-unsafe fn altered(statement: &pg_sys::AlterTableStmt) {
     // SAFETY: the commands of an ALTER TABLE are a list of AlterTableCmd.
-    let commands: Vec<&pg_sys::AlterTableCmd> = unsafe {
-        let list = statement.cmds;
-        let count = if list.is_null() {
-            0
-        } else {
-            (*list).length as usize
-        };
-        (0..count)
+    unsafe {
+        (0..(*list).length as usize)
             .map(|index| {
-                &*(*(*list).elements.add(index))
-                    .ptr_value
-                    .cast::<pg_sys::AlterTableCmd>()
+                let command = (*(*list).elements.add(index)).ptr_value;
+                (*command.cast::<pg_sys::AlterTableCmd>()).subtype
             })
             .collect()
-    };
-    let any = |kinds: &[Alter::Type]| {
-        commands
-            .iter()
-            .any(|command| kinds.contains(&command.subtype))
-    };
-    let unlogged = any(&[Alter::AT_SetUnLogged]);
-    let triggers = any(&[
-        Alter::AT_EnableTrig,
-        Alter::AT_EnableReplicaTrig,
-        Alter::AT_DisableTrig,
-        Alter::AT_DisableTrigAll,
-        Alter::AT_DisableTrigUser,
-        Alter::AT_EnableTrigAll,
-        Alter::AT_EnableTrigUser,
-    ]);
-    let defines = any(&[
-        Alter::AT_AddColumn,
-        Alter::AT_DropColumn,
-        Alter::AT_AlterColumnType,
-        Alter::AT_ColumnDefault,
-        Alter::AT_SetNotNull,
-        Alter::AT_DropNotNull,
-        Alter::AT_AddIndex,
-        Alter::AT_AddConstraint,
-        Alter::AT_AddIndexConstraint,
-        Alter::AT_DropConstraint,
-        Alter::AT_ReplicaIdentity,
-        Alter::AT_AddIdentity,
-        Alter::AT_DropIdentity,
-        Alter::AT_DropExpression,
-    ]);
-    let ddl = || statement_of(pg_sys::NodeTag::T_AlterTableStmt);
-    for command in &commands {
-        // SAFETY: as above.
-        unsafe {
-            match command.subtype {
-                Alter::AT_AttachPartition => partitions::came(partition_of(command), ddl(), true),
-                Alter::AT_DetachPartition => {
-                    for root in changed_tables() {
-                        partitions::went(&root, partition_of(command), ddl());
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    if !unlogged && !triggers && !defines {
-        return;
-    }
-    for table in changed_tables() {
-        if unlogged {
-            refuse_unlogged(&table);
-        }
-        if triggers && !table.captures_always() {
-            not_captured(&table).warn();
-        }
-        if defines {
-            let change = SchemaChange {
-                ddl: ddl(),
-                // SAFETY: as above.
-                contents_changed: commands
-                    .iter()
-                    .any(|command| unsafe { changes_contents(&table, command) }),
-                ..SchemaChange::new("ALTER")
-            };
-            change.capture(&table);
-        }
-    }
-}
-
-/// Whether rows have other values after the command, though no row trigger fired.
-unsafe fn changes_contents(table: &Table, command: &pg_sys::AlterTableCmd) -> bool {
-    match command.subtype {
-        Alter::AT_AlterColumnType => true,
-        Alter::AT_AddColumn => {
-            // SAFETY: the definition of an added column is a ColumnDef.
-            let name = unsafe {
-                let definition = command.def.cast::<pg_sys::ColumnDef>();
-                utf8(CStr::from_ptr((*definition).colname).to_bytes())
-            };
-            table
-                .columns()
-                .iter()
-                .any(|column| column.name == name && column.fills_itself)
-        }
-        _ => false,
-    }
-}
-
-unsafe fn renamed(statement: &pg_sys::RenameStmt) {
-    use pg_sys::ObjectType::{OBJECT_COLUMN, OBJECT_SCHEMA, OBJECT_TABLE};
-    let text = |pointer: *mut std::ffi::c_char| {
-        // SAFETY: names of a statement are zero-ended; null for none.
-        unsafe { (!pointer.is_null()).then(|| utf8(CStr::from_ptr(pointer).to_bytes())) }
-    };
-    let ddl = statement_of(pg_sys::NodeTag::T_RenameStmt);
-    match statement.renameType {
-        OBJECT_TABLE | OBJECT_SCHEMA => capture_each(&SchemaChange {
-            ddl,
-            ..SchemaChange::new("RENAME")
-        }),
-        OBJECT_COLUMN => {
-            let names = text(statement.subname).zip(text(statement.newname));
-            capture_each(&SchemaChange {
-                ddl,
-                renames: names.into_iter().collect(),
-                ..SchemaChange::new("ALTER")
-            });
-        }
-        _ => {}
     }
 }
 
@@ -290,30 +255,4 @@ fn statement_of(kind: pg_sys::NodeTag) -> Option<String> {
             text.trim().trim_end_matches(';').to_owned()
         })
     }
-}
-
-/// CDC0101: a crash empties an unlogged table without an event.
-fn refuse_unlogged(table: &Table) {
-    Report::new(
-        "CDC0101",
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        format!("cannot make tracked table \"{}\" unlogged", table.name),
-        format!("Call cdc_untrack('{}') first.", table.name),
-    )
-    .detail("A crash empties an unlogged table without a trace.")
-    .raise()
-}
-
-/// CDC0203: our trigger does not fire for everybody any more.
-fn not_captured(table: &Table) -> Report {
-    Report::new(
-        "CDC0203",
-        PgSqlErrorCode::ERRCODE_WARNING,
-        format!("changes of \"{}\" are not captured", table.name),
-        format!(
-            "ALTER TABLE {} ENABLE ALWAYS TRIGGER _cdc, and repair what was missed.",
-            table.sql_name()
-        ),
-    )
-    .detail("Its trigger _cdc is disabled, or does not fire for rows that a subscription applies.")
 }

@@ -2,13 +2,17 @@
 //! and go, and what changes rows of the table without row events is said in an event about the table.
 
 use pgrx::pg_sys;
+use pgrx::prelude::PgSqlErrorCode;
 use pgrx::spi::{quote_identifier, quote_literal};
 
-use super::event_trigger;
+use super::partition_rows::{self, Moved};
 use super::schema_change::SchemaChange;
+use super::{dropped_partitions, event_trigger};
 use crate::api::statement::{self, run};
 use crate::api::table::{TRUNCATE_TRIGGER, Table, as_superuser};
 use crate::capture::relation_plan::root_of;
+use crate::report::{Report, notice};
+use crate::settings::{self, PartitionRows};
 
 /// Gives every partition below `table` its TRUNCATE trigger, anew where it is there; takes it away if the table does not
 /// ship TRUNCATE, or is not tracked.
@@ -29,6 +33,16 @@ fn definition(root: &Table) -> Option<String> {
 fn give_triggers(partitions: &[Table], definition: Option<&str>) {
     let _ours = event_trigger::quiet();
     for partition in partitions {
+        // SAFETY: a catalog look-up inside the running transaction.
+        if unsafe { pg_sys::get_rel_relkind(partition.oid) } as u8 == b'f' {
+            if definition.is_some() {
+                notice(format!(
+                    "partition \"{}\" is a foreign table: what is changed on its own server, and TRUNCATE, is not captured",
+                    partition.name
+                ));
+            }
+            continue;
+        }
         replace_trigger(partition, definition);
     }
 }
@@ -63,16 +77,43 @@ pub fn below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     )
 }
 
-/// A partition was made, or attached with the rows that it has.
+/// A partition was made, or attached with the rows that it has: for readers they are inserted now.
 pub fn came(partition: pg_sys::Oid, ddl: Option<String>, with_rows: bool) {
     let table = Table::at(root(partition));
     if table.options().is_none() {
         return;
     }
-    give_triggers(&with_all_below(partition), definition(&table).as_deref());
-    if with_rows {
-        contents_changed("ATTACH", ddl).capture(&table);
+    let parts = with_all_below(partition);
+    give_triggers(&parts, definition(&table).as_deref());
+    for part in &parts {
+        // SAFETY: a catalog look-up inside the running transaction.
+        let persistence = unsafe { pg_sys::get_rel_persistence(part.oid) } as u8;
+        if persistence == b'u' {
+            not_durable(part, &table).warn();
+        }
     }
+    if with_rows {
+        SchemaChange {
+            ddl,
+            ..SchemaChange::new("ATTACH")
+        }
+        .capture(&table);
+        partition_rows::capture(&table, partition, Moved::In);
+    }
+}
+
+/// CDC0207: a crash empties the partition.
+fn not_durable(partition: &Table, table: &Table) -> Report {
+    Report::new(
+        "CDC0207",
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!(
+            "partition \"{}\" of tracked table \"{}\" is unlogged",
+            partition.name, table.name
+        ),
+        format!("ALTER TABLE {} SET LOGGED.", partition.sql_name()),
+    )
+    .detail("A crash empties an unlogged partition without an event.")
 }
 
 /// The partition and everything below it.
@@ -82,20 +123,36 @@ fn with_all_below(partition: pg_sys::Oid) -> Vec<Table> {
     tables
 }
 
-/// A partition was detached, with its rows.
+/// A partition was detached, with its rows: for readers they are deleted now, or stay, as `cdc.dropped_partitions` says.
 pub fn went(root: &Table, partition: pg_sys::Oid, ddl: Option<String>) {
-    if root.options().is_some() {
-        give_triggers(&with_all_below(partition), None);
-        contents_changed("DETACH", ddl).capture(root);
+    if root.options().is_none() {
+        return;
+    }
+    give_triggers(&with_all_below(partition), None);
+    SchemaChange {
+        ddl,
+        ..SchemaChange::new("DETACH")
+    }
+    .capture(root);
+    if settings::DROPPED_PARTITIONS.get() == PartitionRows::Delete {
+        partition_rows::capture(root, partition, Moved::Out);
     }
 }
 
-/// A partition is about to be dropped, with its rows.
+/// A partition is about to be dropped. Its rows are captured already, but where it goes with something else, by CASCADE:
+/// then they cannot be read any more, and only a snapshot says which are left.
 pub fn dropped(partition: pg_sys::Oid) {
     let root = root(partition);
-    if root != partition {
-        contents_changed("DETACH", None).capture(&Table::at(root));
+    if root == partition {
+        return;
     }
+    let keep = settings::DROPPED_PARTITIONS.get() == PartitionRows::Keep;
+    let change = if keep || dropped_partitions::is_captured(partition) {
+        SchemaChange::new("DETACH")
+    } else {
+        contents_changed("DETACH", None)
+    };
+    change.capture(&Table::at(root));
 }
 
 /// A partition was emptied, and the rest of the table was not.

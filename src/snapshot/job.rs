@@ -89,6 +89,19 @@ impl Jobs {
         }
     }
 
+    /// Whether the same is asked for and has not begun, and will not before the transaction ends.
+    pub fn has_pending(&self, relation: pg_sys::Oid, wanted: &Wanted) -> bool {
+        // One that the worker just looks at may begin now.
+        let query = "SELECT snapshot_id FROM JOBS WHERE relation = $1 AND request = $2
+            AND state = 'waiting for writers' AND started IS NULL LIMIT 1 FOR UPDATE SKIP LOCKED"
+            .replace("JOBS", &self.table);
+        let found = Spi::connect_mut(|client| {
+            let rows = client.update(&query, Some(1), &[relation.into(), json(wanted).into()])?;
+            Ok(!rows.is_empty())
+        });
+        found.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
+    }
+
     /// The first that is to be gone on with.
     pub fn next(&self) -> Option<Job> {
         let query = "SELECT snapshot_id, relation, request, chunk, place, rows_done FROM JOBS

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
-use super::job::Wanted;
 use crate::api::snapshot;
 use crate::api::table::Table;
 
@@ -40,7 +39,7 @@ pub fn pre_commit() {
             let table = Table::at(oid);
             // Without a key the event alone says it.
             if table.options().is_some() && !table.identity(false).is_empty() {
-                snapshot::ask(&table, &Wanted::default());
+                snapshot::ask_unless_pending(&table);
             }
         }
         pg_sys::PopActiveSnapshot();

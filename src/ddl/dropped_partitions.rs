@@ -1,0 +1,127 @@
+//! DROP TABLE of partitions: their rows are captured as deleted before the command begins, while they can still be read.
+
+use std::cell::RefCell;
+
+use pgrx::pg_sys;
+
+use super::definition::Catalogs;
+use super::partition_rows::{self, Moved};
+use super::partitions;
+use crate::api::table::Table;
+use crate::ffi;
+use crate::settings::{self, PartitionRows};
+
+thread_local! {
+    /// Partitions that the running command drops and whose rows are captured already.
+    static CAPTURED: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether the rows of a partition that is just dropped are captured already.
+pub fn is_captured(partition: pg_sys::Oid) -> bool {
+    CAPTURED.with_borrow(|captured| captured.contains(&partition))
+}
+
+/// A command begins.
+pub fn forget() {
+    CAPTURED.take();
+}
+
+/// DROP TABLE is about to begin. Whatever cannot be dropped is left for PostgreSQL to say.
+///
+/// # Safety
+/// Inside a transaction.
+pub unsafe fn before(statement: &pg_sys::DropStmt) {
+    if statement.removeType != pg_sys::ObjectType::OBJECT_TABLE {
+        return;
+    }
+    // SAFETY: the names of a DROP TABLE are a list of lists of texts.
+    let named: Vec<pg_sys::Oid> = unsafe {
+        let objects = statement.objects;
+        (0..(*objects).length as usize)
+            .map(|place| {
+                let names = (*(*objects).elements.add(place)).ptr_value;
+                find(pg_sys::makeRangeVarFromNameList(names.cast()))
+            })
+            .collect()
+    };
+    for partition in &named {
+        // SAFETY: catalog look-ups inside the running transaction.
+        let ancestors = unsafe {
+            if !pg_sys::get_rel_relispartition(*partition) {
+                continue;
+            }
+            ffi::partition_ancestors(*partition)
+        };
+        let goes_with_more = ancestors.iter().any(|ancestor| named.contains(ancestor));
+        if !goes_with_more && may_drop(*partition) {
+            drop_rows(*partition, &ancestors);
+        }
+    }
+}
+
+/// The relation of this name; none is InvalidOid.
+unsafe fn find(name: *mut pg_sys::RangeVar) -> pg_sys::Oid {
+    // SAFETY: a look-up by name inside the running transaction; nothing is locked.
+    unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            name,
+            pg_sys::NoLock as pg_sys::LOCKMODE,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
+    }
+}
+
+/// As RangeVarCallbackForDropRelation asks: nobody's lock waits for who may not drop the table.
+fn may_drop(relation: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups inside the running transaction.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        let schema = pg_sys::get_rel_namespace(relation);
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_class_ownercheck(relation, user)
+            || pg_sys::pg_namespace_ownercheck(schema, user);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user)
+            || pg_sys::object_ownercheck(pg_sys::NamespaceRelationId, schema, user);
+    }
+}
+
+fn drop_rows(partition: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
+    let (Some(parent), Some(root)) = (ancestors.first(), ancestors.last()) else {
+        return;
+    };
+    let is_tracked = |root: pg_sys::Oid| {
+        Catalogs::today(|catalogs| {
+            catalogs
+                .definition(root)
+                .is_some_and(|definition| definition.has_row_trigger())
+        })
+    };
+    if !is_tracked(*root) {
+        return;
+    }
+    // The locks that DROP TABLE takes, in its order. SAFETY: inside a transaction, released with it.
+    let is_the_same = unsafe {
+        let exclusive = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
+        pg_sys::LockRelationOid(*root, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        pg_sys::LockRelationOid(*parent, exclusive);
+        pg_sys::LockRelationOid(partition, exclusive);
+        for part in partitions::below(partition) {
+            pg_sys::LockRelationOid(part, exclusive);
+        }
+        pg_sys::get_rel_relispartition(partition)
+            && ffi::partition_ancestors(partition) == ancestors
+    };
+    if !is_the_same || !is_tracked(*root) {
+        return;
+    }
+    if settings::DROPPED_PARTITIONS.get() == PartitionRows::Delete {
+        partition_rows::capture(&Table::at(*root), partition, Moved::Out);
+    }
+    CAPTURED.with_borrow_mut(|captured| {
+        captured.push(partition);
+        captured.extend(partitions::below(partition));
+    });
+}

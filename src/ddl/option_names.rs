@@ -1,0 +1,113 @@
+//! Options name columns: they follow their columns when these are renamed, and know when one is gone.
+
+use change::options::Options;
+use pgrx::prelude::*;
+
+use super::definition::Definition;
+use super::partitions;
+use crate::api::table::Table;
+use crate::api::track::make_triggers;
+use crate::capture::filter_names::{self, FormerNames};
+use crate::capture::relation_plan::place;
+use crate::report::{Report, notice};
+
+/// Gives the table's triggers the names of today, in the transaction of the command that changed them: no row is captured
+/// in between. A copy is left as it is: nothing is captured of it.
+pub fn follow(table: &Table, before: &Definition, now: &Definition) {
+    let Some(options) = table.options() else {
+        return;
+    };
+    if options.source != place() {
+        return;
+    }
+    let renamed = before.renamed(now);
+    let dropped: Vec<String> = before
+        .dropped(now)
+        .into_iter()
+        .map(|(_, name)| name)
+        .collect();
+    let mut wanted = options.clone();
+    drop_names(table, &mut wanted, &dropped);
+    rename(&mut wanted, &renamed);
+    if !wanted.filter.is_empty() {
+        let former = FormerNames {
+            table: (before.name != now.name).then_some(before.name.as_str()),
+            columns: &renamed,
+        };
+        if former.table.is_some() || !renamed.is_empty() {
+            follow_filter(table, &mut wanted, &former);
+        }
+    }
+    if wanted != options {
+        make_triggers(table, &wanted, true);
+        partitions::follow(table);
+    }
+}
+
+/// All at once, for two columns may have changed their names.
+fn rename(options: &mut Options, renamed: &[(i16, String, String)]) {
+    let new_name = |name: &String| {
+        let found = renamed.iter().find(|(_, old, _)| old == name);
+        found.map_or_else(|| name.clone(), |(_, _, new)| new.clone())
+    };
+    for names in [&mut options.key, &mut options.include, &mut options.exclude] {
+        *names = names.iter().map(new_name).collect();
+    }
+    options.mask = std::mem::take(&mut options.mask)
+        .into_iter()
+        .map(|(name, mask)| (new_name(&name), mask))
+        .collect();
+}
+
+/// What is not shipped, or not as it is, goes with its column; what readers rely on must be chosen anew before.
+fn drop_names(table: &Table, options: &mut Options, dropped: &[String]) {
+    if let Some(column) = options.key.iter().find(|name| dropped.contains(name)) {
+        needed(table, column, "key").raise();
+    }
+    let included = options.include.len();
+    options.include.retain(|name| !dropped.contains(name));
+    if included > 0 && options.include.is_empty() {
+        // An empty list would ship every column.
+        needed(table, &dropped.join(", "), "include").raise();
+    }
+    options.exclude.retain(|name| !dropped.contains(name));
+    options.mask.retain(|name, mask| {
+        let goes = dropped.contains(name);
+        if goes {
+            notice(format!(
+                "mask \"{mask}\" of column \"{name}\" of table \"{}\" went with the column",
+                table.name
+            ));
+        }
+        !goes
+    });
+}
+
+fn follow_filter(table: &Table, options: &mut Options, former: &FormerNames<'_>) {
+    // SAFETY: the relation is open while it is read, and the command that has just ended has locked it.
+    let text = filter_names::coded(&table.name, || {
+        table.read(|relation| unsafe {
+            let relation = std::ptr::from_ref(relation).cast_mut();
+            filter_names::follow(relation, &options.filter, former)
+        })
+    });
+    if let Some(text) = text {
+        options.filter = text;
+    }
+}
+
+/// CDC0119.
+fn needed(table: &Table, column: &str, option: &str) -> Report {
+    Report::new(
+        "CDC0119",
+        PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+        format!(
+            "cannot drop column \"{column}\" of tracked table \"{}\": its option {option} needs it",
+            table.name
+        ),
+        format!(
+            "Call cdc_track('{}', {option} => …) with other columns first, or '{{}}' for none.",
+            table.sql_name()
+        ),
+    )
+}

@@ -1,0 +1,274 @@
+//! At the end of every command: what it made of tracked tables, by whatever road. The catalogs as they are now are compared
+//! with the catalogs as they were when this was done last in the transaction, for the relations that the relation cache was
+//! told about. So nobody has to know which statement changes which table: ALTER TABLE of a parent, CASCADE, a dropped type.
+//!
+//! "As they were" is a snapshot with an older command id, so a savepoint that is rolled back takes its changes out of both.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::definition::{Catalogs, Column, Definition};
+use super::partition_rows::is_empty;
+use super::schema_change::SchemaChange;
+use super::{changed_types, option_names, partitions, touched};
+use crate::api::statement;
+use crate::api::table::{ROW_TRIGGER, TRUNCATE_TRIGGER, Table};
+use crate::capture::relation_plan::root_of;
+use crate::ffi;
+use crate::report::Report;
+
+thread_local! {
+    /// The transaction in which tables were looked at last, and its command id then.
+    static LOOKED_AT: Cell<(u32, pg_sys::CommandId)> = const { Cell::new((0, 0)) };
+}
+
+/// What is known of the command that has just ended.
+pub struct Command {
+    /// Its text, where it is one alone.
+    pub ddl: Option<String>,
+    /// It may have given rows other values where it rewrote a table.
+    pub computes: bool,
+}
+
+/// A relation that was touched.
+struct Touched {
+    oid: pg_sys::Oid,
+    /// None: made since.
+    before: Option<Definition>,
+    now: Definition,
+    /// The table that it was a part of.
+    parent_before: Option<pg_sys::Oid>,
+}
+
+/// A command begins: in a new transaction, what was told before is no longer of interest.
+pub fn command_begins() {
+    let transaction = ffi::local_transaction_id();
+    if LOOKED_AT.get().0 != transaction {
+        LOOKED_AT.set((transaction, 0));
+        touched::forget();
+    }
+}
+
+/// Tells of every tracked table that is another one now; returns these.
+pub fn tell(command: &Command) -> Vec<pg_sys::Oid> {
+    let transaction = ffi::local_transaction_id();
+    let (looked_in, looked_at) = LOOKED_AT.get();
+    let since = if looked_in == transaction {
+        looked_at
+    } else {
+        0
+    };
+    let relations = touched::take().unwrap_or_else(everything);
+    let found: Vec<Touched> = Catalogs::before_and_now(since, |before, now| {
+        let found = relations.into_iter().filter_map(|oid| {
+            let definition = now.definition(oid)?;
+            let before_it = before.definition(oid);
+            let was_partition = before_it.as_ref().is_some_and(|it| it.is_partition);
+            Some(Touched {
+                oid,
+                parent_before: was_partition.then(|| before.parent(oid)).flatten(),
+                before: before_it,
+                now: definition,
+            })
+        });
+        found.collect()
+    });
+    let told = tell_of(&found, command);
+    // SAFETY: inside a transaction.
+    LOOKED_AT.set((transaction, unsafe { pg_sys::GetCurrentCommandId(false) }));
+    told
+}
+
+/// Whatever may be of interest, where too much was touched to be remembered.
+fn everything() -> Vec<pg_sys::Oid> {
+    statement::oids(
+        "what is tracked",
+        "SELECT tgrelid FROM pg_catalog.pg_trigger WHERE tgname IN ('_cdc', '_cdc_truncate')
+         UNION SELECT oid FROM pg_catalog.pg_class WHERE relkind = 'c' OR relispartition ORDER BY 1",
+        &[],
+    )
+}
+
+fn tell_of(found: &[Touched], command: &Command) -> Vec<pg_sys::Oid> {
+    let mut told = Vec::new();
+    let mut types = Vec::new();
+    let mut disabled = Vec::new();
+    let rewritten: Vec<pg_sys::Oid> = found
+        .iter()
+        .filter(|one| {
+            one.before
+                .as_ref()
+                .is_some_and(|before| before.file != one.now.file)
+        })
+        .map(|one| one.oid)
+        .collect();
+    for one in found {
+        let was_partition = one
+            .before
+            .as_ref()
+            .is_some_and(|before| before.is_partition);
+        if one.now.is_partition && !was_partition {
+            partitions::came(one.oid, command.ddl.clone(), one.before.is_some());
+        } else if let Some(parent) = one.parent_before.filter(|_| !one.now.is_partition) {
+            // SAFETY: inside a transaction; the command has locked the table that the partition belonged to.
+            let root = Table::at(unsafe { root_of(parent) });
+            partitions::went(&root, one.oid, command.ddl.clone());
+        }
+        let Some(before) = &one.before else {
+            continue;
+        };
+        if one.now.kind == b'c' {
+            if is_renamed(before, &one.now) || before.differs(&one.now) {
+                types.push(one.now.row_type);
+            }
+        } else if one.now.has_row_trigger() {
+            let table = Table::at(one.oid);
+            if before.persistence != b'u' && one.now.persistence == b'u' {
+                refuse_unlogged(&table);
+            }
+            if stopped(before, &one.now) {
+                disabled.push(one.oid);
+            }
+            if !one.now.is_partition && tell_of_table(&table, before, &one.now, &rewritten, command)
+            {
+                told.push(one.oid);
+            }
+        }
+    }
+    warn_of(&disabled);
+    let change = SchemaChange {
+        ddl: command.ddl.clone(),
+        ..SchemaChange::new("ALTER")
+    };
+    changed_types::capture(types, false, &change, &told);
+    told
+}
+
+fn is_renamed(before: &Definition, now: &Definition) -> bool {
+    (&before.name, before.schema) != (&now.name, now.schema)
+}
+
+/// Captures the event, if there is something to say.
+fn tell_of_table(
+    table: &Table,
+    before: &Definition,
+    now: &Definition,
+    rewritten: &[pg_sys::Oid],
+    command: &Command,
+) -> bool {
+    let renamed = is_renamed(before, now);
+    let differs = before.differs(now);
+    if renamed || differs {
+        option_names::follow(table, before, now);
+    }
+    let contents_changed = contents_changed(table.oid, before, now, rewritten, command);
+    if !renamed && !differs && !contents_changed {
+        return false;
+    }
+    let renames: BTreeMap<String, String> = before
+        .renamed(now)
+        .into_iter()
+        .map(|(_, old, new)| (old, new))
+        .collect();
+    SchemaChange {
+        ddl: command.ddl.clone(),
+        contents_changed,
+        renames,
+        ..SchemaChange::new(if renamed { "RENAME" } else { "ALTER" })
+    }
+    .capture(table);
+    true
+}
+
+/// Whether rows have other values than before, though no row trigger fired.
+fn contents_changed(
+    table: pg_sys::Oid,
+    before: &Definition,
+    now: &Definition,
+    rewritten: &[pg_sys::Oid],
+    command: &Command,
+) -> bool {
+    let is_rewritten = !rewritten.is_empty()
+        && std::iter::once(table)
+            .chain(partitions::below(table))
+            .any(|part| rewritten.contains(&part));
+    let changed = (command.computes && is_rewritten)
+        || before.added(now).any(|column| column.fills_itself)
+        || before
+            .retyped(now)
+            .any(|(old, new)| is_rewritten || !reads_the_same(old, new));
+    changed && !is_empty(table)
+}
+
+/// Whether values that were not written anew have the same text in the new type.
+fn reads_the_same(old: &Column, new: &Column) -> bool {
+    let category = |type_id| {
+        let (mut category, mut preferred) = (0, false);
+        // SAFETY: catalog look-ups inside the running transaction; a type that is gone has no category.
+        unsafe {
+            if pg_sys::get_typisdefined(type_id) {
+                pg_sys::get_type_category_preferred(type_id, &mut category, &mut preferred);
+            }
+        }
+        category as u8
+    };
+    // SAFETY: as above; what is no domain is its own base.
+    old.type_id == new.type_id
+        || unsafe { pg_sys::getBaseType(new.type_id) } == old.type_id
+        || (category(old.type_id) == b'S' && category(new.type_id) == b'S')
+}
+
+/// Whether one of our triggers fires no longer for everybody since, or is gone.
+fn stopped(before: &Definition, now: &Definition) -> bool {
+    before.triggers.iter().any(|(name, state)| {
+        let state_now = now.triggers.iter().find(|(other, _)| other == name);
+        match state_now {
+            None => *name == TRUNCATE_TRIGGER,
+            Some((_, now)) => now != state && *now != pg_sys::TRIGGER_FIRES_ALWAYS,
+        }
+    })
+}
+
+/// One warning for a table and its partitions.
+fn warn_of(tables: &[pg_sys::Oid]) {
+    for oid in tables {
+        // SAFETY: inside a transaction; the command has locked the partition.
+        let root = unsafe { root_of(*oid) };
+        if root == *oid || !tables.contains(&root) {
+            not_captured(&Table::at(*oid), &Table::at(root)).warn();
+        }
+    }
+}
+
+/// CDC0101: a crash empties an unlogged table without an event.
+fn refuse_unlogged(table: &Table) {
+    // SAFETY: inside a transaction; the command has locked the table.
+    let root = Table::at(unsafe { root_of(table.oid) });
+    Report::new(
+        "CDC0101",
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("cannot make tracked table \"{}\" unlogged", table.name),
+        format!("Call cdc_untrack('{}') first.", root.name),
+    )
+    .detail("A crash empties an unlogged table without a trace.")
+    .raise()
+}
+
+/// CDC0203: our triggers do not fire for everybody any more, on a table or on one of its partitions.
+fn not_captured(table: &Table, root: &Table) -> Report {
+    Report::new(
+        "CDC0203",
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!("changes of \"{}\" are not captured", table.name),
+        format!(
+            "SELECT cdc_track('{name}') to capture again, then cdc_snapshot('{name}') to repair what was missed.",
+            name = root.sql_name()
+        ),
+    )
+    .detail(format!(
+        "Its trigger {ROW_TRIGGER} or {TRUNCATE_TRIGGER} is disabled or gone, or does not fire for rows that a subscription applies."
+    ))
+}
