@@ -163,10 +163,12 @@ fn what_empties_or_moves_partitions_is_said() {
             "t",
             r#"c {"id":6,"region":"CH"}"#,
             "ALTER!",
-            "DETACH!",
-            "ATTACH!",
+            "DETACH",
+            "ATTACH",
+            // A row that comes with its partition is inserted for readers.
+            r#"c {"id":8,"region":"AT"}"#,
             "ALTER!",
-            "DETACH!",
+            "DETACH",
             r#"c {"id":9,"region":"CH"}"#,
         ]
     );
@@ -251,4 +253,203 @@ fn the_replica_of_a_partitioned_table_equals_it() {
     sink.wait_until_sink_applied("replica", database.bed().kafka(), &[database.topic("t")]);
     let rows = replica::assert_equal(&mut client, &mut database.replica(), "public.t");
     assert_eq!(rows, 85);
+}
+
+/// The newest state of each row, as somebody has it who applies every event.
+fn folded(events: &[Record]) -> Vec<String> {
+    let mut rows = std::collections::BTreeSet::new();
+    for event in events.iter().filter(|event| event.is_row_change()) {
+        match event.op() {
+            "d" => rows.remove(event.key_text()),
+            "t" => {
+                rows.clear();
+                true
+            }
+            _ => rows.insert(event.key_text().to_owned()),
+        };
+    }
+    rows.into_iter().collect()
+}
+
+#[test]
+fn rows_that_come_and_go_with_a_partition_are_events_and_nothing_else_is_read() {
+    let database = database("moving");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE t (id int, at int, note text, PRIMARY KEY (id, at)) PARTITION BY RANGE (at)",
+            "CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM (0) TO (10)",
+            "CREATE TABLE t_2 PARTITION OF t FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (id)",
+            "CREATE TABLE t_2a PARTITION OF t_2 FOR VALUES FROM (0) TO (100)",
+            "SELECT cdc_track('t', mask => '{\"note\": \"truncate:5\"}')",
+            // Long values that lie outside of the table are read as well.
+            "ALTER TABLE t_1 ALTER note SET STORAGE EXTERNAL",
+            "INSERT INTO t SELECT n, 5, repeat(md5(n::text), 200) FROM generate_series(1, 3) AS n",
+            "INSERT INTO t SELECT n, 15, 'x' FROM generate_series(1, 3) AS n",
+            // Another order of columns, a fast default, and rows of before.
+            "CREATE TABLE t_3 (gone int, note text, at int NOT NULL); INSERT INTO t_3 VALUES (0, 'y', 25)",
+            "ALTER TABLE t_3 DROP gone, ADD id int NOT NULL DEFAULT 7",
+            "CREATE TABLE t_4 (LIKE t)",
+            "ALTER TABLE t ATTACH PARTITION t_3 FOR VALUES FROM (20) TO (30)",
+            "ALTER TABLE t ATTACH PARTITION t_4 FOR VALUES FROM (30) TO (40)",
+            "BEGIN; DROP TABLE t_1; ROLLBACK",
+            "BEGIN; SAVEPOINT s; ALTER TABLE t DETACH PARTITION t_2; ROLLBACK TO s; COMMIT",
+            "UPDATE t SET note = 'z' WHERE at = 25",
+            "ALTER TABLE t DETACH PARTITION t_4 CONCURRENTLY",
+            "DO $$ BEGIN DROP TABLE IF EXISTS t_4, t_1; END $$",
+            "ALTER TABLE t DETACH PARTITION t_2",
+            "INSERT INTO t_2 VALUES (9, 15, 'not shipped')",
+        ],
+    );
+    let events = database.events("t");
+    assert_eq!(
+        shown(&events)[7..],
+        [
+            "ATTACH".to_owned(),
+            r#"c {"id":7,"at":25}"#.to_owned(),
+            "ATTACH".to_owned(),
+            r#"u {"id":7,"at":25}"#.to_owned(),
+            "DETACH".to_owned(),
+            r#"d {"id":1,"at":5}"#.to_owned(),
+            r#"d {"id":2,"at":5}"#.to_owned(),
+            r#"d {"id":3,"at":5}"#.to_owned(),
+            "DETACH".to_owned(),
+            "DETACH".to_owned(),
+            r#"d {"id":1,"at":15}"#.to_owned(),
+            r#"d {"id":2,"at":15}"#.to_owned(),
+            r#"d {"id":3,"at":15}"#.to_owned(),
+        ]
+    );
+    assert_eq!(
+        events[8].json()["after"],
+        json!({"id": 7, "at": 25, "note": "y"})
+    );
+    let deleted = events[12].json();
+    let before = &deleted["before"];
+    assert_eq!(before["note"].as_str().map(str::len), Some(5), "{before}");
+    run(
+        &mut client,
+        &[
+            "INSERT INTO t VALUES (8, 25, 'kept')",
+            "SET cdc.dropped_partitions = keep; DROP TABLE t_3; RESET cdc.dropped_partitions",
+            // What goes with all of it is not read.
+            "CREATE TABLE t_5 PARTITION OF t FOR VALUES FROM (40) TO (50); INSERT INTO t VALUES (1, 45, '')",
+            "DROP TABLE t, t_5",
+        ],
+    );
+    let events = database.events("t");
+    assert_eq!(
+        shown(&events)[20..],
+        [
+            r#"c {"id":8,"at":25}"#,
+            "DETACH",
+            r#"c {"id":1,"at":45}"#,
+            "UNTRACK",
+            "DROP"
+        ]
+        .map(str::to_owned)
+    );
+    assert_eq!(
+        folded(&events),
+        [r#"{"id":1,"at":45}"#, r#"{"id":7,"at":25}"#, r#"{"id":8,"at":25}"#]
+    );
+    let snapshots: i64 = client
+        .query_one("SELECT count(*) FROM cdc_snapshots", &[])
+        .expect("snapshots")
+        .get(0);
+    assert_eq!(snapshots, 0);
+}
+
+#[test]
+fn what_stops_triggers_of_a_partition_is_said_and_healed() {
+    let database = database("partition_triggers");
+    let (mut client, heard) = database
+        .bed()
+        .source()
+        .connect_with_notices(database.name());
+    run(&mut client, &[TABLE, "SELECT cdc_track('t')"]);
+    let states = |client: &mut Client| -> String {
+        let query = "SELECT string_agg(DISTINCT tgenabled::text, '') FROM pg_trigger WHERE tgname LIKE '\\_cdc%'";
+        client.query_one(query, &[]).expect("triggers").get(0)
+    };
+    let told = |client: &mut Client| -> (String, Option<String>, i64) {
+        let query = "SELECT state, warning, (SELECT count(*) FROM cdc_check() WHERE code = 'CDC0203') FROM cdc_tables";
+        let row = client.query_one(query, &[]).expect("cdc_tables");
+        (row.get(0), row.get(1), row.get(2))
+    };
+    for (stop, part) in [
+        ("ALTER TABLE t_ch DISABLE TRIGGER USER", "public.t_ch"),
+        ("ALTER TABLE t_eu_low DISABLE TRIGGER _cdc", "public.t_eu_low"),
+        ("ALTER TABLE t_eu_low DISABLE TRIGGER _cdc_truncate", "public.t_eu_low"),
+        ("ALTER TABLE t_ch ENABLE TRIGGER USER", "public.t_ch"),
+        ("ALTER TABLE t_ch ENABLE REPLICA TRIGGER _cdc", "public.t_ch"),
+        ("DROP TRIGGER _cdc_truncate ON t_other", "public.t_other"),
+        ("DO $$ BEGIN ALTER TABLE t DISABLE TRIGGER ALL; END $$", "public.t"),
+    ] {
+        heard.lock().expect("the notices").clear();
+        run(&mut client, &[stop]);
+        let warnings = std::mem::take(&mut *heard.lock().expect("the notices"));
+        let [warning] = warnings.as_slice() else {
+            panic!("{stop}: {warnings:?}")
+        };
+        refusal::assert_coded(warning, "01000", "CDC0203");
+        let name = part.trim_start_matches("public.");
+        assert!(warning.message().contains(&format!("\"{name}\"")), "{warning:?}");
+        let (state, warning, checks) = told(&mut client);
+        assert_eq!((state.as_str(), checks), ("trigger disabled", 1), "{stop}");
+        let warning = warning.expect("a warning");
+        assert!(warning.starts_with("CDC0203: ") && warning.contains(part), "{warning}");
+        run(&mut client, &["SELECT cdc_track('t')"]);
+        assert_eq!(states(&mut client), "A", "{stop}");
+        assert_eq!(told(&mut client), ("capturing".to_owned(), None, 0), "{stop}");
+    }
+    refusal::coded(&mut client, "ALTER TABLE t_ch SET UNLOGGED", "22023", "CDC0101");
+    heard.lock().expect("the notices").clear();
+    run(&mut client, &["CREATE UNLOGGED TABLE t_at PARTITION OF t FOR VALUES IN ('AT')"]);
+    let warnings = std::mem::take(&mut *heard.lock().expect("the notices"));
+    let warning = warnings.iter().find(|one| one.code().code() == "01000");
+    refusal::assert_coded(warning.expect("a warning"), "01000", "CDC0207");
+    assert_eq!(told(&mut client).0, "capturing");
+    assert!(told(&mut client).1.is_some_and(|warning| warning.starts_with("CDC0207: ")));
+    run(&mut client, &["ALTER TABLE t_at SET LOGGED"]);
+    assert_eq!(told(&mut client).1, None);
+}
+
+#[test]
+fn partitions_on_other_servers_are_passed_over() {
+    let database = database("foreign_parts");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER s FOREIGN DATA WRAPPER nothing",
+            "CREATE TABLE q (id int, n int) PARTITION BY RANGE (id)",
+            "CREATE FOREIGN TABLE q_1 PARTITION OF q FOR VALUES FROM (0) TO (9) SERVER s",
+            "CREATE TABLE q_2 PARTITION OF q FOR VALUES FROM (10) TO (20)",
+            "SELECT cdc_track('q', key => '{id}')",
+            "CREATE FOREIGN TABLE q_3 PARTITION OF q FOR VALUES FROM (30) TO (40) SERVER s",
+            "CREATE FOREIGN TABLE q_4 (id int, n int) SERVER s",
+            "ALTER TABLE q ATTACH PARTITION q_4 FOR VALUES FROM (40) TO (50)",
+            "INSERT INTO q VALUES (10, 1)",
+            "SELECT cdc_track('q', key => '{id}')",
+            "ALTER TABLE q DETACH PARTITION q_4",
+            "DROP FOREIGN TABLE q_1, q_3",
+            "DELETE FROM q",
+            "SELECT cdc_untrack('q')",
+        ],
+    );
+    assert_eq!(
+        shown(&database.events("q")),
+        [
+            "CREATE",
+            "ATTACH",
+            r#"c {"id":10}"#,
+            "DETACH",
+            "DETACH",
+            "DETACH",
+            r#"d {"id":10}"#,
+            "UNTRACK"
+        ]
+    );
 }

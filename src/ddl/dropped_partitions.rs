@@ -14,6 +14,13 @@ use crate::settings::{self, PartitionRows};
 thread_local! {
     /// Partitions that the running command drops and whose rows are captured already.
     static CAPTURED: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
+    /// What the running DROP TABLE names.
+    static NAMED: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether the running command drops a table itself, so that nobody need know of its partitions.
+pub fn goes(table: pg_sys::Oid) -> bool {
+    NAMED.with_borrow(|named| named.contains(&table))
 }
 
 /// Whether the rows of a partition that is just dropped are captured already.
@@ -24,6 +31,7 @@ pub fn is_captured(partition: pg_sys::Oid) -> bool {
 /// A command begins.
 pub fn forget() {
     CAPTURED.take();
+    NAMED.take();
 }
 
 /// DROP TABLE is about to begin. Whatever cannot be dropped is left for PostgreSQL to say.
@@ -44,6 +52,7 @@ pub unsafe fn before(statement: &pg_sys::DropStmt) {
             })
             .collect()
     };
+    NAMED.set(named.clone());
     for partition in &named {
         // SAFETY: catalog look-ups inside the running transaction.
         let ancestors = unsafe {

@@ -33,8 +33,7 @@ fn definition(root: &Table) -> Option<String> {
 fn give_triggers(partitions: &[Table], definition: Option<&str>) {
     let _ours = event_trigger::quiet();
     for partition in partitions {
-        // SAFETY: a catalog look-up inside the running transaction.
-        if unsafe { pg_sys::get_rel_relkind(partition.oid) } as u8 == b'f' {
+        if is_foreign(partition.oid) {
             if definition.is_some() {
                 notice(format!(
                     "partition \"{}\" is a foreign table: what is changed on its own server, and TRUNCATE, is not captured",
@@ -45,6 +44,12 @@ fn give_triggers(partitions: &[Table], definition: Option<&str>) {
         }
         replace_trigger(partition, definition);
     }
+}
+
+/// Rows on another server are not the table's own: they are passed over.
+fn is_foreign(partition: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside the running transaction.
+    unsafe { pg_sys::get_rel_relkind(partition) as u8 == b'f' }
 }
 
 fn replace_trigger(partition: &Table, definition: Option<&str>) {
@@ -143,10 +148,10 @@ pub fn went(root: &Table, partition: pg_sys::Oid, ddl: Option<String>) {
 /// then they cannot be read any more, and only a snapshot says which are left.
 pub fn dropped(partition: pg_sys::Oid) {
     let root = root(partition);
-    if root == partition {
+    if root == partition || dropped_partitions::goes(root) {
         return;
     }
-    let keep = settings::DROPPED_PARTITIONS.get() == PartitionRows::Keep;
+    let keep = settings::DROPPED_PARTITIONS.get() == PartitionRows::Keep || is_foreign(partition);
     let change = if keep || dropped_partitions::is_captured(partition) {
         SchemaChange::new("DETACH")
     } else {
