@@ -107,6 +107,6 @@ REVOKE ALL ON FUNCTION cdc_new_tables(), _cdc_insert_rows(regclass) FROM PUBLIC;
 COMMENT ON FUNCTION cdc_new_tables() IS 'event trigger: new tables of the schemas in cdc_schemas are tracked';
 
 CREATE EVENT TRIGGER cdc_new_tables ON ddl_command_end
-    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO') EXECUTE FUNCTION cdc_new_tables();
+    WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'CREATE SCHEMA') EXECUTE FUNCTION cdc_new_tables();
 ALTER EVENT TRIGGER cdc_new_tables ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER cdc_new_tables IS 'pg_cdc: new tables of tracked schemas are tracked';

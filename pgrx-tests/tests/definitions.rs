@@ -1,5 +1,7 @@
 //! Changes of a table's definition arrive as events, in order with the rows, and die with what is rolled back.
 
+use std::time::Duration;
+
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
 use pg_cdc_tests::{Database, TestBed, refusal};
@@ -545,6 +547,27 @@ fn whatever_changes_a_definition_says_so() {
         .map(|row| row.get(0))
         .collect();
     assert_eq!(snapshots, ["child", "felt", "there.moved", "typed"]);
+
+    // A table that another session just drops stands in nobody's way.
+    let mut other = database.source();
+    run(&mut other, &["BEGIN", "DROP TABLE there.moved"]);
+    std::thread::scope(|scope| {
+        let renaming = scope.spawn(|| run(&mut client, &["ALTER SCHEMA there RENAME TO here"]));
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'there.moved'::regclass";
+        let mut watcher = database.source();
+        pg_cdc_tests::wait_until("the lock to be waited for", Duration::from_secs(30), || {
+            match watcher
+                .query_one(waiting, &[])
+                .expect("locks")
+                .get::<_, i64>(0)
+            {
+                1 => Ok(()),
+                others => Err(others),
+            }
+        });
+        run(&mut other, &["COMMIT"]);
+        renaming.join().expect("renamed");
+    });
 
     // What would make every write fail is refused, and writes go on.
     refusal::coded(

@@ -564,14 +564,14 @@ fn a_whole_schema_is_tracked_and_what_it_gets_later() {
         "GRANT ALL ON SCHEMA app TO not_an_admin; SET ROLE not_an_admin",
         "CREATE TABLE app.later (id int PRIMARY KEY)",
         "CREATE TABLE app.selected AS SELECT 1 AS id",
-        "SELECT 1 AS id INTO app.into",
+        "SELECT 1 AS id INTO app.taken",
         "CREATE TABLE public_like (id int)",
     ] {
         // The last one fails: this role may not create in public.
         let _ = other.batch_execute(statement);
     }
     other
-        .batch_execute("INSERT INTO app.later VALUES (1); INSERT INTO app.selected VALUES (2); ALTER TABLE app.into ADD PRIMARY KEY (id)")
+        .batch_execute("INSERT INTO app.later VALUES (1); INSERT INTO app.selected VALUES (2); ALTER TABLE app.taken ADD PRIMARY KEY (id)")
         .expect("rows");
     heard.lock().expect("the notices").clear();
     other
@@ -586,7 +586,7 @@ fn a_whole_schema_is_tracked_and_what_it_gets_later() {
     }
     database.wait_until_in_kafka();
     // A table that is made with rows has them inserted.
-    for (table, ids) in [("later", &[1][..]), ("selected", &[1, 2]), ("into", &[1])] {
+    for (table, ids) in [("later", &[1][..]), ("selected", &[1, 2]), ("taken", &[1])] {
         let records = topic::read(database.bed().kafka(), &format!("whole_schema.app.{table}"));
         let expected = ids
             .iter()
@@ -600,18 +600,21 @@ fn a_whole_schema_is_tracked_and_what_it_gets_later() {
     let call = "cdc_track_schema('app', new_tables => true, exclude => '{app.left_out}', snapshot => true)";
     let found = results(&mut client, call);
     let keyless = "app.keyless tracked without a snapshot: table \"keyless\" has no key to snapshot by: A snapshot is read";
-    assert!(found.iter().any(|result| result.starts_with(keyless)), "{found:?}");
+    assert!(
+        found.iter().any(|result| result.starts_with(keyless)),
+        "{found:?}"
+    );
     let error = refusal::of(&mut other, "SELECT cdc_track_schema('app')");
     assert_eq!(error.code().code(), "42501");
     assert_eq!(
         results(&mut client, "cdc_untrack_schema('app')"),
         [
-            "app.into untracked",
             "app.keyless untracked",
             "app.later untracked",
             "app.one untracked",
             "app.parts untracked",
-            "app.selected untracked"
+            "app.selected untracked",
+            "app.taken untracked"
         ]
     );
     other

@@ -247,12 +247,27 @@ fn the_replica_of_a_partitioned_table_equals_it() {
             "UPDATE t SET region = (ARRAY['US', 'CH', 'DE', 'FR'])[1 + id % 4] WHERE id % 3 = 0",
             "UPDATE t SET note = note || '!' WHERE id % 2 = 0",
             "DELETE FROM t WHERE id % 7 = 0",
+            "CREATE TABLE t_at (note text, region text NOT NULL, id int NOT NULL); INSERT INTO t_at SELECT n, 'AT', n FROM generate_series(1, 50) AS n",
+            "ALTER TABLE t ATTACH PARTITION t_at FOR VALUES IN ('AT')",
+            "CREATE TABLE t_it PARTITION OF t FOR VALUES IN ('IT')",
+            "INSERT INTO t SELECT n, 'IT', 'x' FROM generate_series(1, 50) AS n",
+            "DROP TABLE t_it",
         ],
     );
-    database.wait_until_in_kafka();
-    sink.wait_until_sink_applied("replica", database.bed().kafka(), &[database.topic("t")]);
-    let rows = replica::assert_equal(&mut client, &mut database.replica(), "public.t");
-    assert_eq!(rows, 85);
+    let equal = |client: &mut Client| {
+        database.wait_until_in_kafka();
+        sink.wait_until_sink_applied("replica", database.bed().kafka(), &[database.topic("t")]);
+        replica::assert_equal(client, &mut database.replica(), "public.t")
+    };
+    assert_eq!(equal(&mut client), 135);
+    run(
+        &mut client,
+        &[
+            "ALTER TABLE t DETACH PARTITION t_at",
+            "ALTER TABLE t ALTER note TYPE varchar",
+        ],
+    );
+    assert_eq!(equal(&mut client), 85);
 }
 
 /// The newest state of each row, as somebody has it who applies every event.
@@ -352,7 +367,11 @@ fn rows_that_come_and_go_with_a_partition_are_events_and_nothing_else_is_read() 
     );
     assert_eq!(
         folded(&events),
-        [r#"{"id":1,"at":45}"#, r#"{"id":7,"at":25}"#, r#"{"id":8,"at":25}"#]
+        [
+            r#"{"id":1,"at":45}"#,
+            r#"{"id":7,"at":25}"#,
+            r#"{"id":8,"at":25}"#
+        ]
     );
     let snapshots: i64 = client
         .query_one("SELECT count(*) FROM cdc_snapshots", &[])
@@ -380,12 +399,24 @@ fn what_stops_triggers_of_a_partition_is_said_and_healed() {
     };
     for (stop, part) in [
         ("ALTER TABLE t_ch DISABLE TRIGGER USER", "public.t_ch"),
-        ("ALTER TABLE t_eu_low DISABLE TRIGGER _cdc", "public.t_eu_low"),
-        ("ALTER TABLE t_eu_low DISABLE TRIGGER _cdc_truncate", "public.t_eu_low"),
+        (
+            "ALTER TABLE t_eu_low DISABLE TRIGGER _cdc",
+            "public.t_eu_low",
+        ),
+        (
+            "ALTER TABLE t_eu_low DISABLE TRIGGER _cdc_truncate",
+            "public.t_eu_low",
+        ),
         ("ALTER TABLE t_ch ENABLE TRIGGER USER", "public.t_ch"),
-        ("ALTER TABLE t_ch ENABLE REPLICA TRIGGER _cdc", "public.t_ch"),
+        (
+            "ALTER TABLE t_ch ENABLE REPLICA TRIGGER _cdc",
+            "public.t_ch",
+        ),
         ("DROP TRIGGER _cdc_truncate ON t_other", "public.t_other"),
-        ("DO $$ BEGIN ALTER TABLE t DISABLE TRIGGER ALL; END $$", "public.t"),
+        (
+            "DO $$ BEGIN ALTER TABLE t DISABLE TRIGGER ALL; END $$",
+            "public.t",
+        ),
     ] {
         heard.lock().expect("the notices").clear();
         run(&mut client, &[stop]);
@@ -395,23 +426,45 @@ fn what_stops_triggers_of_a_partition_is_said_and_healed() {
         };
         refusal::assert_coded(warning, "01000", "CDC0203");
         let name = part.trim_start_matches("public.");
-        assert!(warning.message().contains(&format!("\"{name}\"")), "{warning:?}");
+        assert!(
+            warning.message().contains(&format!("\"{name}\"")),
+            "{warning:?}"
+        );
         let (state, warning, checks) = told(&mut client);
         assert_eq!((state.as_str(), checks), ("trigger disabled", 1), "{stop}");
         let warning = warning.expect("a warning");
-        assert!(warning.starts_with("CDC0203: ") && warning.contains(part), "{warning}");
+        assert!(
+            warning.starts_with("CDC0203: ") && warning.contains(part),
+            "{warning}"
+        );
         run(&mut client, &["SELECT cdc_track('t')"]);
         assert_eq!(states(&mut client), "A", "{stop}");
-        assert_eq!(told(&mut client), ("capturing".to_owned(), None, 0), "{stop}");
+        assert_eq!(
+            told(&mut client),
+            ("capturing".to_owned(), None, 0),
+            "{stop}"
+        );
     }
-    refusal::coded(&mut client, "ALTER TABLE t_ch SET UNLOGGED", "22023", "CDC0101");
+    refusal::coded(
+        &mut client,
+        "ALTER TABLE t_ch SET UNLOGGED",
+        "22023",
+        "CDC0101",
+    );
     heard.lock().expect("the notices").clear();
-    run(&mut client, &["CREATE UNLOGGED TABLE t_at PARTITION OF t FOR VALUES IN ('AT')"]);
+    run(
+        &mut client,
+        &["CREATE UNLOGGED TABLE t_at PARTITION OF t FOR VALUES IN ('AT')"],
+    );
     let warnings = std::mem::take(&mut *heard.lock().expect("the notices"));
     let warning = warnings.iter().find(|one| one.code().code() == "01000");
     refusal::assert_coded(warning.expect("a warning"), "01000", "CDC0207");
     assert_eq!(told(&mut client).0, "capturing");
-    assert!(told(&mut client).1.is_some_and(|warning| warning.starts_with("CDC0207: ")));
+    assert!(
+        told(&mut client)
+            .1
+            .is_some_and(|warning| warning.starts_with("CDC0207: "))
+    );
     run(&mut client, &["ALTER TABLE t_at SET LOGGED"]);
     assert_eq!(told(&mut client).1, None);
 }

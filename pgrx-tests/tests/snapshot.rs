@@ -549,6 +549,27 @@ fn tracking_with_a_snapshot_and_rewritten_and_attached_rows() {
         .query_one("SELECT count(*) FROM cdc_snapshots", &[])
         .expect("the view");
     assert_eq!(jobs.get::<_, i64>(0), 3);
+    // Changes that come while a snapshot has not begun need no other one.
+    run(
+        &mut client,
+        &["SELECT cdc_snapshot('p', rows_per_second => 1)"],
+    );
+    wait_for_state(&mut client, 4, "running");
+    run(
+        &mut client,
+        &[
+            "ALTER TABLE t ALTER n TYPE text",
+            "ALTER TABLE t ALTER n TYPE bytea USING n::bytea",
+            "ALTER TABLE t ADD more int DEFAULT 1",
+            "SELECT cdc_snapshot_cancel(4)",
+        ],
+    );
+    wait_for_state(&mut client, 5, "done");
+    let jobs = client
+        .query_one("SELECT count(*) FROM cdc_snapshots", &[])
+        .expect("the view");
+    assert_eq!(jobs.get::<_, i64>(0), 5);
+    assert_eq!(fold(&database.records("t"))["{\"id\":7}"]["more"], 1);
     let rows = fold(&database.records("p"));
     assert_eq!(rows.len(), 1000);
     assert_eq!(

@@ -123,7 +123,7 @@ impl Catalogs {
         }
     }
 
-    /// What a relation is; none where there is no such relation.
+    /// What a table or row type is; none where there is no such relation, or one of another kind.
     pub fn definition(&self, oid: pg_sys::Oid) -> Option<Definition> {
         let mut found = None;
         let mut identity_kind = 0;
@@ -151,7 +151,7 @@ impl Catalogs {
                 },
             );
         }
-        let mut found = found?;
+        let mut found = found.filter(|found| matches!(found.kind, b'r' | b'p' | b'f' | b'c'))?;
         found.columns = self.columns(oid);
         found.identity = self.identity(oid, identity_kind == b'i');
         found.triggers = self.triggers(oid);

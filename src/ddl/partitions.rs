@@ -84,10 +84,11 @@ pub fn below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
 
 /// A partition was made, or attached with the rows that it has: for readers they are inserted now.
 pub fn came(partition: pg_sys::Oid, ddl: Option<String>, with_rows: bool) {
-    let table = Table::at(root(partition));
-    if table.options().is_none() {
+    // The command has locked the table above, which need not be the root.
+    let Some(table) = Table::if_there(root(partition)).filter(|table| table.options().is_some())
+    else {
         return;
-    }
+    };
     let parts = with_all_below(partition);
     give_triggers(&parts, definition(&table).as_deref());
     for part in &parts {

@@ -114,8 +114,9 @@ fn tell_of(found: &[Touched], command: &Command) -> Vec<pg_sys::Oid> {
             partitions::came(one.oid, command.ddl.clone(), one.before.is_some());
         } else if let Some(parent) = one.parent_before.filter(|_| !one.now.is_partition) {
             // SAFETY: inside a transaction; the command has locked the table that the partition belonged to.
-            let root = Table::at(unsafe { root_of(parent) });
-            partitions::went(&root, one.oid, command.ddl.clone());
+            if let Some(root) = Table::if_there(unsafe { root_of(parent) }) {
+                partitions::went(&root, one.oid, command.ddl.clone());
+            }
         }
         let Some(before) = &one.before else {
             continue;
@@ -164,7 +165,7 @@ fn tell_of_table(
     if renamed || differs {
         option_names::follow(table, before, now);
     }
-    let contents_changed = contents_changed(table.oid, before, now, rewritten, command);
+    let contents_changed = contents_changed(table, before, now, rewritten, command);
     if !renamed && !differs && !contents_changed {
         return false;
     }
@@ -183,24 +184,27 @@ fn tell_of_table(
     true
 }
 
-/// Whether rows have other values than before, though no row trigger fired.
+/// Whether rows have other values than before in what is shipped, though no row trigger fired.
 fn contents_changed(
-    table: pg_sys::Oid,
+    table: &Table,
     before: &Definition,
     now: &Definition,
     rewritten: &[pg_sys::Oid],
     command: &Command,
 ) -> bool {
+    let ships = |name: &str| table.options().is_some_and(|options| options.ships(name));
     let is_rewritten = !rewritten.is_empty()
-        && std::iter::once(table)
-            .chain(partitions::below(table))
+        && std::iter::once(table.oid)
+            .chain(partitions::below(table.oid))
             .any(|part| rewritten.contains(&part));
     let changed = (command.computes && is_rewritten)
-        || before.added(now).any(|column| column.fills_itself)
+        || before
+            .added(now)
+            .any(|column| column.fills_itself && ships(&column.name))
         || before
             .retyped(now)
-            .any(|(old, new)| is_rewritten || !reads_the_same(old, new));
-    changed && !is_empty(table)
+            .any(|(old, new)| !reads_the_same(old, new) && ships(&new.name));
+    changed && !is_empty(table.oid)
 }
 
 /// Whether values that were not written anew have the same text in the new type.
