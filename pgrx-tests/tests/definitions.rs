@@ -384,6 +384,27 @@ fn options_follow_their_columns_by_every_road() {
         change(&database.events("c")[1])["renames"],
         json!({"secret": "hidden"})
     );
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE late (n int PRIMARY KEY, c int REFERENCES c DEFERRABLE INITIALLY DEFERRED, secret text)",
+            r#"SELECT cdc_track('late', mask => '{"secret": "redact"}')"#,
+            "BEGIN; INSERT INTO late VALUES (1, 1, 'SECRET')",
+        ],
+    );
+    refusal::coded(
+        &mut client,
+        "ALTER TABLE late RENAME secret TO open",
+        "55006",
+        "CDC0121",
+    );
+    run(
+        &mut client,
+        &[
+            "ROLLBACK",
+            "BEGIN; INSERT INTO late VALUES (1, 1, 'SECRET'); SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE late RENAME secret TO open; COMMIT",
+        ],
+    );
     // The last column of a list that says what is shipped: without it all would be.
     refusal::coded(
         &mut client,

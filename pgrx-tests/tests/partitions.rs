@@ -142,6 +142,10 @@ fn what_empties_or_moves_partitions_is_said() {
             "TRUNCATE t_new",
             "DROP TABLE t_new",
             "INSERT INTO t VALUES (9, 'CH', 'x')",
+            // What goes with its schema cannot be read any more.
+            "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.t_new PARTITION OF t FOR VALUES IN ('AT')",
+            "INSERT INTO t VALUES (10, 'AT', 'x')",
+            "DROP SCHEMA elsewhere CASCADE",
         ],
     );
     // Snapshots follow, whenever their worker gets to them.
@@ -170,6 +174,8 @@ fn what_empties_or_moves_partitions_is_said() {
             "ALTER!",
             "DETACH",
             r#"c {"id":9,"region":"CH"}"#,
+            r#"c {"id":10,"region":"AT"}"#,
+            "DETACH!",
         ]
     );
     assert_eq!(

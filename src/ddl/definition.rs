@@ -123,8 +123,9 @@ impl Catalogs {
         }
     }
 
-    /// What a table or row type is; none where there is no such relation, or one of another kind.
-    pub fn definition(&self, oid: pg_sys::Oid) -> Option<Definition> {
+    /// What a table or row type is; none where there is no such relation, or one of another kind. The columns of a table that
+    /// is not tracked are of no interest, unless `whole`.
+    pub fn definition(&self, oid: pg_sys::Oid, whole: bool) -> Option<Definition> {
         let mut found = None;
         let mut identity_kind = 0;
         // SAFETY: pg_class has this struct.
@@ -152,9 +153,11 @@ impl Catalogs {
             );
         }
         let mut found = found.filter(|found| matches!(found.kind, b'r' | b'p' | b'f' | b'c'))?;
-        found.columns = self.columns(oid);
-        found.identity = self.identity(oid, identity_kind == b'i');
         found.triggers = self.triggers(oid);
+        if whole || found.is_of_interest() {
+            found.columns = self.columns(oid);
+            found.identity = self.identity(oid, identity_kind == b'i');
+        }
         Some(found)
     }
 
@@ -264,6 +267,11 @@ impl Catalogs {
 const INHERITS_RELATION: u32 = 2611;
 
 impl Definition {
+    /// Whether a change of its columns has to be told of.
+    pub fn is_of_interest(&self) -> bool {
+        self.kind == b'c' || self.has_row_trigger()
+    }
+
     pub fn has_row_trigger(&self) -> bool {
         self.triggers.iter().any(|(name, _)| *name == ROW_TRIGGER)
     }

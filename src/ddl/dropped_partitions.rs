@@ -104,7 +104,7 @@ fn drop_rows(partition: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
     let is_tracked = |root: pg_sys::Oid| {
         Catalogs::today(|catalogs| {
             catalogs
-                .definition(root)
+                .definition(root, false)
                 .is_some_and(|definition| definition.has_row_trigger())
         })
     };

@@ -115,9 +115,9 @@ unsafe fn command_ended(command: *mut pg_sys::Node) {
             computes: commands.iter().any(|kind| !MOVES.contains(kind)),
         });
         // About the definition, though an event has no place for it: a default, a constraint.
-        if commands.iter().any(|kind| DEFINES.contains(kind)) {
+        if told.others && commands.iter().any(|kind| DEFINES.contains(kind)) {
             for table in changed_tables() {
-                if !told.contains(&table.oid) {
+                if !told.tables.contains(&table.oid) {
                     SchemaChange {
                         ddl: ddl.clone(),
                         ..SchemaChange::new("ALTER")
@@ -126,7 +126,7 @@ unsafe fn command_ended(command: *mut pg_sys::Node) {
                 }
             }
         }
-        names_changed(command, ddl, &told);
+        names_changed(command, ddl, &told.tables);
     }
 }
 

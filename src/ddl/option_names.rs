@@ -1,6 +1,7 @@
 //! Options name columns: they follow their columns when these are renamed, and know when one is gone.
 
 use change::options::Options;
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::definition::Definition;
@@ -39,6 +40,7 @@ pub fn follow(table: &Table, before: &Definition, now: &Definition) {
         }
     }
     if wanted != options {
+        refuse_pending(table);
         make_triggers(table, &wanted, true);
         partitions::follow(table);
     }
@@ -84,8 +86,8 @@ fn drop_names(table: &Table, options: &mut Options, dropped: &[String]) {
 }
 
 fn follow_filter(table: &Table, options: &mut Options, former: &FormerNames<'_>) {
-    // SAFETY: the relation is open while it is read, and the command that has just ended has locked it.
     let text = filter_names::coded(&table.name, || {
+        // SAFETY: the relation is open while it is read, and the command that has just ended has locked it.
         table.read(|relation| unsafe {
             let relation = std::ptr::from_ref(relation).cast_mut();
             filter_names::follow(relation, &options.filter, former)
@@ -93,6 +95,26 @@ fn follow_filter(table: &Table, options: &mut Options, former: &FormerNames<'_>)
     });
     if let Some(text) = text {
         options.filter = text;
+    }
+}
+
+/// CDC0121: PostgreSQL makes no trigger anew on a table whose triggers have yet to fire.
+fn refuse_pending(table: &Table) {
+    let mut parts = partitions::below(table.oid);
+    parts.push(table.oid);
+    // SAFETY: inside a transaction; reads the backend's own list of events.
+    let is_pending = |part| unsafe { pg_sys::AfterTriggerPendingOnRel(part) };
+    if parts.into_iter().any(is_pending) {
+        Report::new(
+            "CDC0121",
+            PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            format!(
+                "options of tracked table \"{}\" cannot follow their columns while deferred triggers are pending",
+                table.name
+            ),
+            "SET CONSTRAINTS ALL IMMEDIATE first, or rename in a transaction of its own.",
+        )
+        .raise();
     }
 }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use change::options::{Mask, Options};
+use pgrx::prelude::PgSqlErrorCode;
 use serde_json::{Value, json};
 
 use crate::api::table::{ColumnDefinition, Table};
 use crate::capture::database_name;
+use crate::report::Report;
 use crate::snapshot::repair;
 
 /// What happened to a table's definition.
@@ -40,6 +42,9 @@ impl SchemaChange {
         if let Some(options) = table.options() {
             table.capture_schema_change(&self.json(table, &options));
             if self.contents_changed && self.kind != Self::TRACKED {
+                if table.identity(false).is_empty() {
+                    not_repaired(table).log();
+                }
                 repair::note(table.oid);
             }
         }
@@ -78,6 +83,20 @@ impl SchemaChange {
         })
         .to_string()
     }
+}
+
+/// CDC0208: without a key no snapshot brings what changed without row events.
+fn not_repaired(table: &Table) -> Report {
+    Report::new(
+        "CDC0208",
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!(
+            "rows of tracked table \"{}.{}\" changed without events, and no snapshot can follow",
+            table.schema, table.name
+        ),
+        "Write the rows once more (UPDATE … SET a = a), or add a primary key and call cdc_snapshot.",
+    )
+    .detail("The table has no key to snapshot by.")
 }
 
 /// A digest or the beginning of a text is text, whatever the column is.

@@ -52,8 +52,16 @@ pub fn command_begins() {
     }
 }
 
-/// Tells of every tracked table that is another one now; returns these.
-pub fn tell(command: &Command) -> Vec<pg_sys::Oid> {
+/// What came of it.
+pub struct Told {
+    /// Tables of which an event tells.
+    pub tables: Vec<pg_sys::Oid>,
+    /// Tracked tables were touched and are what they were.
+    pub others: bool,
+}
+
+/// Tells of every tracked table that is another one now.
+pub fn tell(command: &Command) -> Told {
     let transaction = ffi::local_transaction_id();
     let (looked_in, looked_at) = LOOKED_AT.get();
     let since = if looked_in == transaction {
@@ -64,8 +72,8 @@ pub fn tell(command: &Command) -> Vec<pg_sys::Oid> {
     let relations = touched::take().unwrap_or_else(everything);
     let found: Vec<Touched> = Catalogs::before_and_now(since, |before, now| {
         let found = relations.into_iter().filter_map(|oid| {
-            let definition = now.definition(oid)?;
-            let before_it = before.definition(oid);
+            let definition = now.definition(oid, false)?;
+            let before_it = before.definition(oid, definition.is_of_interest());
             let was_partition = before_it.as_ref().is_some_and(|it| it.is_partition);
             Some(Touched {
                 oid,
@@ -76,10 +84,13 @@ pub fn tell(command: &Command) -> Vec<pg_sys::Oid> {
         });
         found.collect()
     });
-    let told = tell_of(&found, command);
+    let tables = tell_of(&found, command);
     // SAFETY: inside a transaction.
     LOOKED_AT.set((transaction, unsafe { pg_sys::GetCurrentCommandId(false) }));
-    told
+    let others = found
+        .iter()
+        .any(|one| one.now.has_row_trigger() && !tables.contains(&one.oid));
+    Told { tables, others }
 }
 
 /// Whatever may be of interest, where too much was touched to be remembered.
