@@ -314,7 +314,7 @@ pub fn refuse_taken_topic(table: pg_sys::Oid, topic: &str) {
     let others = statement::pinned(|| {
         Spi::connect(|client| {
             let rows = client.select(
-                &format!("SELECT {COLUMNS} FROM pg_catalog.pg_trigger t WHERE {IS_ROW_TRIGGER} AND t.tgparentid = 0 AND t.tgrelid <> $1"),
+                &format!("SELECT {COLUMNS} FROM pg_catalog.pg_trigger t WHERE {IS_ROW_TRIGGER} AND t.tgparentid = 0 AND t.tgrelid IS DISTINCT FROM $1"),
                 None,
                 &[table.into()],
             )?;
