@@ -28,7 +28,7 @@ GRANT SELECT ON pg_stat_cdc TO pg_monitor, cdc_admin;
 CREATE VIEW @extschema@.cdc_tables AS
 SELECT o.relation::pg_catalog.regclass AS relation, o.topic, o.topics, o.key, o.operations, o.include, o.exclude, o.mask, o.filter,
        o.skip_unchanged, o.origin, o.state, o.since, o.events, o.bytes, o.last_event, o.warning
-FROM pg_catalog.jsonb_to_recordset(pg_catalog.convert_from(@extschema@._cdc_tables(), 'UTF8')::pg_catalog.jsonb) AS o(
+FROM pg_catalog.jsonb_to_recordset(pg_catalog.convert_from(@extschema@._cdc_tables(), 'UTF8'::name)::pg_catalog.jsonb) AS o(
     relation oid, topic text, topics jsonb, key text[], operations text, include text[], exclude text[], mask jsonb,
     filter text, skip_unchanged boolean, origin text, state text, since timestamptz, events bigint, bytes bigint,
     last_event timestamptz, warning text);

@@ -390,6 +390,21 @@ fn only_administrators_give_orders() {
         &mut client,
         &["SELECT cdc_pause('by role')", "SELECT cdc_resume()"],
     );
+    // Who it was and when, the server knows; what the call says of it does not count.
+    let mut anybody = database.bed().source().connect_as("anybody", "orders");
+    let forged = r#"SELECT _cdc_order(convert_to(
+        '{"order": "pause", "role": "somebody else", "at": "1999-01-01T00:00:00Z", "reason": "first\nLOG:  second"}', 'UTF8'))"#;
+    run(&mut anybody, &[forged]);
+    let waiting = text(&mut anybody, "SELECT waiting_for FROM cdc_status()").expect("a reason");
+    run(&mut anybody, &["SELECT cdc_resume()"]);
+    assert!(
+        waiting.contains("anybody") && waiting.contains("first LOG:  second"),
+        "{waiting}"
+    );
+    assert!(
+        !waiting.contains("somebody else") && !waiting.contains("1999"),
+        "{waiting}"
+    );
 }
 
 #[test]

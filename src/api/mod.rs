@@ -13,6 +13,7 @@ pub mod table;
 pub mod tables;
 pub mod track;
 pub mod track_request;
+pub mod unseen;
 pub mod wait;
 
 pgrx::extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);
@@ -35,7 +36,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../../sql/schemas.sql",
     name = "schemas",
-    requires = ["roles", "functions", track::cdc_untrack]
+    requires = ["roles", "functions", "status", track::cdc_untrack]
 );
 pgrx::extension_sql_file!(
     "../../sql/snapshots.sql",

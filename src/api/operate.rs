@@ -6,13 +6,16 @@
 use std::sync::atomic::Ordering;
 
 use change::position::{lsn_as_text, lsn_text};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::request;
+use super::status::timestamp;
 use super::tables::tables;
 use super::wait::refuse_own_changes;
+use crate::capture::utf8;
 use crate::report::{Report, not_loaded, notice};
 use crate::sender::orders::{Adoption, By, Gap, Hold, Orders, Skip};
 use crate::sender::wal_reader::end_of_wal;
@@ -20,16 +23,46 @@ use crate::shared::{self, Shared, State};
 
 /// How long an order may take until the sender has taken it up; it counts later just as well.
 const TAKEN_UP_MS: i64 = 15_000;
+const MAX_REASON_CHARACTERS: usize = 1000;
 /// How long giving up events may take.
 const SKIPPED_MS: i64 = 60_000;
 
 /// One call of a function of `sql/operate.sql`.
 #[derive(Deserialize)]
 struct Request {
-    #[serde(flatten)]
-    by: By,
+    reason: Option<String>,
     #[serde(flatten)]
     order: Order,
+}
+
+/// Who gives the order, and when: as the server knows it, whatever the call says. A reason is one line.
+fn by(reason: Option<String>) -> By {
+    // SAFETY: catalog look-ups inside the running transaction; the name is copied.
+    let role = unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetSessionUserId(), false);
+        utf8(std::ffi::CStr::from_ptr(name).to_bytes())
+    };
+    // SAFETY: reads the clock.
+    let now = timestamp(unsafe { pg_sys::GetCurrentTimestamp() });
+    By {
+        role: one_line(&role),
+        at: now.as_str().unwrap_or_default().to_owned(),
+        reason: reason.map(|reason| one_line(&reason)),
+    }
+}
+
+/// The text without control characters, and no longer than a line may be.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .take(MAX_REASON_CHARACTERS)
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
+        .collect()
 }
 
 #[derive(Deserialize)]
@@ -64,7 +97,8 @@ fn give_order(request: &[u8]) -> Vec<u8> {
     let Some(shared) = shared::shared() else {
         not_loaded().raise()
     };
-    let Request { by, order } = request::read(request);
+    let Request { reason, order } = request::read(request);
+    let by = by(reason);
     let answer = match order {
         Order::Pause => pause(shared, by),
         Order::Resume => resume(shared),

@@ -8,11 +8,10 @@ use serde_json::{Value, json};
 
 use super::request;
 use super::table::{Table, as_superuser};
-use crate::capture::relation_plan::place;
 use crate::capture::row_filter;
 use crate::report::{Report, not_loaded};
 use crate::shared;
-use crate::snapshot::chunk::{no_key, not_tracked, refuse_copy};
+use crate::snapshot::chunk::{no_key, refuse_untracked};
 use crate::snapshot::job::{Jobs, Place, Wanted};
 use crate::snapshot::launcher;
 
@@ -43,11 +42,7 @@ pub fn ask(table: &Table, wanted: &Wanted) -> i64 {
     if shared::shared().is_none() {
         not_loaded().raise();
     }
-    match table.options() {
-        None => not_tracked(&table.name).raise(),
-        Some(options) if options.source != place() => refuse_copy(&table.name),
-        Some(_) => {}
-    }
+    refuse_untracked(table);
     if table.identity(false).is_empty() {
         no_key(&table.name).raise();
     }
@@ -90,10 +85,10 @@ pub fn ended(committed: bool) {
 fn snapshot_set(snapshot_id: i64, wanted: &str) {
     let found = as_superuser(|| {
         let jobs = Jobs::find()?;
-        let (relation, state) = jobs.look_up(snapshot_id)?;
-        Some((jobs, relation, state))
+        let relation = jobs.relation_of(snapshot_id)?;
+        Some((jobs, relation))
     });
-    let Some((jobs, relation, state)) = found else {
+    let none = || -> ! {
         Report::new(
             "CDC0503",
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
@@ -102,7 +97,14 @@ fn snapshot_set(snapshot_id: i64, wanted: &str) {
         )
         .raise()
     };
+    let Some((jobs, relation)) = found else {
+        none()
+    };
+    // Before the job is locked: somebody without rights must not have the worker wait.
     Table::look(relation);
+    let Some(state) = as_superuser(|| jobs.lock(snapshot_id)) else {
+        none()
+    };
     let unfinished = matches!(
         state.as_str(),
         "waiting for writers" | "running" | "paused" | "failed"
