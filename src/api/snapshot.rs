@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::request;
 use super::table::{Table, as_superuser};
-use crate::capture::relation_plan::place;
+use crate::capture::relation_plan::is_copy;
 use crate::capture::row_filter;
 use crate::report::{Report, not_loaded};
 use crate::shared;
-use crate::snapshot::chunk::{no_key, not_tracked, refuse_copy};
+use crate::snapshot::chunk::{has_key, no_key, not_tracked, refuse_copy};
 use crate::snapshot::job::{Jobs, Place, Wanted};
 use crate::snapshot::launcher;
 
@@ -45,11 +45,9 @@ pub fn ask(table: &Table, wanted: &Wanted) -> i64 {
     }
     match table.options() {
         None => not_tracked(&table.name).raise(),
-        Some(options) if options.source != place() => refuse_copy(&table.name),
+        Some(options) if is_copy(&options.source) => refuse_copy(&table.name),
+        Some(options) if !has_key(table, &options) => no_key(&table.name).raise(),
         Some(_) => {}
-    }
-    if table.identity(false).is_empty() {
-        no_key(&table.name).raise();
     }
     let id = as_superuser(|| match Jobs::find() {
         Some(jobs) => jobs.add(table.oid, wanted),

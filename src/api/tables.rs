@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::statement;
 use super::status::timestamp;
-use crate::capture::relation_plan::place;
+use crate::capture::relation_plan::is_copy;
 use crate::capture::utf8;
 use crate::shared::{self, Shared};
 
@@ -39,7 +39,6 @@ pub fn tables_json() -> Vec<u8> {
 /// The tables that the caller may read; `warning` is a code, a colon and what to do.
 pub fn tables() -> Vec<Value> {
     let shared = shared::shared();
-    let place = place();
     let rows = statement::pinned(|| {
         Spi::connect(|client| {
             let found = client.select(TRIGGERS, None, &[])?;
@@ -78,7 +77,7 @@ pub fn tables() -> Vec<Value> {
                 *relation,
                 &options,
                 enabled == "A",
-                options.source == place,
+                !is_copy(&options.source),
             )
         })
         .collect()

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::statement;
 use super::table::{Table, is_admin};
-use crate::capture::relation_plan::place;
+use crate::capture::relation_plan::{is_copy, place};
 use crate::capture::{database_name, mask, row_filter};
 use crate::report::Report;
 use crate::settings;
@@ -78,7 +78,7 @@ impl Request {
             // A copied trigger names the original's topic; here it holds only if it is one of this database's.
             None if self.topic.is_none()
                 && !so_far.topic.is_empty()
-                && (so_far.source == place()
+                && (!is_copy(&so_far.source)
                     || so_far.topic.starts_with(&format!("{prefix}."))) =>
             {
                 so_far.topic
@@ -108,7 +108,7 @@ impl Request {
             local_only: self
                 .origin
                 .map_or(so_far.local_only, |origin| read_origin(&origin)),
-            source: place(),
+            source: place().unwrap_or_else(|| no_identity().raise()),
         };
         check_topic(table, &options.topic, &prefix);
         options
@@ -221,6 +221,16 @@ fn members<'a>(option: &str, object: &'a Value) -> impl Iterator<Item = (&'a Str
 
 fn one_of<T: Display, const N: usize>(names: [T; N]) -> String {
     names.map(|name| name.to_string()).join(", ")
+}
+
+/// CDC0007: the sender has an identity before it is ready; so this is the moment in between.
+fn no_identity() -> Report {
+    Report::new(
+        "CDC0007",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "the identity of this server is not known",
+        "See cdc_status().",
+    )
 }
 
 /// CDC0110.

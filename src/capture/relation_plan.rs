@@ -14,7 +14,7 @@ use change::options::{Mask, Operation, Options};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::datum::{Encode, encoding_of, masked_encoding_of};
+use super::datum::{Describing, Encode, encoding_of, masked_encoding_of};
 use super::row_expression::RowExpression;
 use super::row_filter;
 use super::utf8;
@@ -43,6 +43,8 @@ pub struct Plan {
     pub attributes: usize,
     /// Rows of this table are not captured: it is a copy, and a warning said so.
     pub silent: bool,
+    /// The server's identity when `silent` was decided (`shared::identity_number`).
+    identity_number: u32,
     /// What a subscription applies is not captured.
     pub local_only: bool,
     /// An UPDATE that changes nothing of what is shipped makes no event.
@@ -115,7 +117,10 @@ impl Plans {
     pub unsafe fn plan(&mut self, trigger: &pg_sys::TriggerData) -> &Plan {
         // SAFETY: the relation of a running trigger is open.
         let oid = unsafe { (*trigger.tg_relation).rd_id };
-        if !self.plans.get(&oid).is_some_and(|plan| plan.valid.get()) {
+        let is_right = |plan: &Box<Plan>| {
+            plan.valid.get() && plan.identity_number == shared::identity_number()
+        };
+        if !self.plans.get(&oid).is_some_and(is_right) {
             // SAFETY: as the caller promises.
             unsafe { self.build(oid, trigger) };
         }
@@ -153,6 +158,7 @@ impl Plans {
                 key_columns: Vec::new(),
                 attributes: 0,
                 silent: false,
+                identity_number: 0,
                 local_only: false,
                 skip_unchanged: false,
                 filter: None,
@@ -234,14 +240,26 @@ unsafe extern "C-unwind" fn name_changed(_arg: pg_sys::Datum, _cache: i32, _hash
     VALIDITY.with_borrow(|validity| validity.values().for_each(|valid| valid.set(false)));
 }
 
-/// The source and database that a trigger made here and now belongs to.
-pub fn place() -> String {
-    let source_id = shared::shared()
-        .map(|shared| shared.described().source_id)
-        .unwrap_or_default();
+/// The source and database that a trigger made here and now belongs to; none while the server's identity is not known.
+pub fn place() -> Option<String> {
+    let source_id = shared::shared()?.source_id();
+    (!source_id.is_empty()).then(|| format!("{source_id}/{}", database_oid()))
+}
+
+/// Whether a trigger with this `source=` was made in another database or on another server. While the server's identity is
+/// not known its own tables are none: what they capture must not be lost.
+pub fn is_copy(source: &str) -> bool {
+    match place() {
+        Some(place) => source != place,
+        None => source
+            .rsplit_once('/')
+            .is_none_or(|(_, database)| database != database_oid().to_string()),
+    }
+}
+
+fn database_oid() -> u32 {
     // SAFETY: set for the life of a backend.
-    let database = unsafe { pg_sys::MyDatabaseId };
-    format!("{source_id}/{}", database.to_u32())
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
 unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerData) -> Plan {
@@ -266,6 +284,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         let mut columns = Vec::new();
         let mut names = Vec::new();
         let mut computed = Vec::new();
+        let mut describing = Describing::default();
         let mut hash = blake3::Hasher::new();
         for attribute in attributes_in_order {
             let form = tuple_attribute(descriptor, attribute);
@@ -276,9 +295,11 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             let mask = options.mask.get(&name).copied();
             let (kind, encode) = match mask {
                 None => {
-                    let mut row_types = Vec::new();
-                    let found = encoding_of(form.atttypid, form.atttypmod, &mut row_types);
-                    also_depends_on(&valid, &row_types);
+                    let found = encoding_of(form.atttypid, form.atttypmod, &mut describing);
+                    let row_types = std::mem::take(&mut describing.row_types);
+                    if !row_types.is_empty() {
+                        also_depends_on(&valid, &row_types);
+                    }
                     found
                 }
                 Some(mask) => masked_encoding_of(form.atttypid, mask),
@@ -364,7 +385,9 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         };
         entry.put(&mut blob);
 
-        let silent = options.source != place();
+        // Read before the identity itself: should it change in between, the plan is made anew.
+        let identity_number = shared::identity_number();
+        let silent = is_copy(&options.source);
         if silent {
             copied_table(&table).warn();
         }
@@ -376,6 +399,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             key_columns,
             attributes: (*descriptor).natts as usize,
             silent,
+            identity_number,
             local_only: options.local_only,
             skip_unchanged: options.skip_unchanged,
             filter: (!options.filter.is_empty())
