@@ -496,14 +496,25 @@ impl Sender {
             let held = self.slot.take();
             match held.map_or_else(|| Slot::hold(&source_name), Ok) {
                 Ok(mut slot) => {
+                    let (timeline, _) = flushed();
+                    let begin = timeline_start(timeline);
+                    let is_promoted = self
+                        .remembered
+                        .as_ref()
+                        .is_none_or(|known| known.timeline != timeline);
+                    // A promoted server takes changes before there is a slot, and the checkpoint with which a new slot
+                    // begins may be younger than they are.
+                    if is_promoted && begin != 0 && is_there(timeline, begin) {
+                        slot.hold_from(self.shared, begin);
+                    }
                     match &self.remembered {
-                        Some(known) if is_there(flushed().0, known.restart_lsn) => {
+                        Some(known) if is_there(timeline, known.restart_lsn) => {
                             slot.hold_from(self.shared, known.restart_lsn);
                         }
                         Some(_) => {}
                         // From here on nothing may be missed, whatever becomes of the slot.
                         None => {
-                            let known = LocalPosition::first(flushed().0, slot.restart_lsn());
+                            let known = LocalPosition::first(timeline, slot.restart_lsn());
                             if let Err(error) = known.write() {
                                 // It stays held.
                                 self.slot = Some(slot);
