@@ -22,6 +22,15 @@ unsafe extern "C-unwind" {
     fn RequestCheckpoint(flags: c_int);
     /// utils/bytea.h
     pub static mut bytea_output: c_int;
+    /// utils/pg_locale.h
+    pub static mut locale_monetary: *mut c_char;
+    /// nodes/nodeFuncs.h
+    #[cfg(feature = "pg15")]
+    fn raw_expression_tree_walker(
+        node: *mut pg_sys::Node,
+        walker: unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool,
+        context: *mut std::ffi::c_void,
+    ) -> bool;
     /// replication/message.h
     #[cfg(any(feature = "pg15", feature = "pg16"))]
     fn LogLogicalMessage(
@@ -123,7 +132,25 @@ pub unsafe fn walk_expression(
     }
 }
 
-/// Every table above a partition, the root last.
+/// As [`walk_expression`], for a tree that the grammar made.
+///
+/// # Safety
+/// As for [`walk_expression`].
+pub unsafe fn walk_raw_expression(
+    node: *mut pg_sys::Node,
+    walker: unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool,
+    context: *mut std::ffi::c_void,
+) -> bool {
+    // SAFETY: as the caller promises; an ERROR inside becomes a panic at the boundary.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_guard_ffi_boundary(|| raw_expression_tree_walker(node, walker, context));
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::raw_expression_tree_walker_impl(node, Some(walker), context);
+    }
+}
+
+/// The root of a partition.
 ///
 /// # Safety
 /// On the main thread, inside a transaction; `relid` is a partition.

@@ -163,6 +163,8 @@ impl Postgres {
         );
         let mut postmaster = Command::new(parts::postgres_bin().join("postgres"));
         postmaster.arg("-D").arg(self.data_folder());
+        // What an operator may have set for other programs: messages must be the same.
+        postmaster.env("RUST_BACKTRACE", "full");
         // The death signal is an immediate shutdown: the server's own children end as well.
         let mut process = Process::start(
             "PostgreSQL",

@@ -300,6 +300,154 @@ fn a_filter_means_the_same_for_every_writer() {
     );
 }
 
+/// What a filter would run is PostgreSQL's own, whoever made the types; refused before anything of them is called.
+#[test]
+fn a_filter_runs_nothing_of_others() {
+    let database = database("filter_rights");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE EXTENSION citext;
+             CREATE ROLE filtering LOGIN;
+             CREATE SCHEMA me AUTHORIZATION filtering;
+             CREATE TABLE calls (n int);
+             GRANT INSERT ON calls TO filtering;",
+        )
+        .expect("a role");
+    let url = database.bed().source().url(database.name());
+    let mut owner = Client::connect(&url.replace("postgres@", "filtering@"), postgres::NoTls)
+        .expect("the owner");
+    owner
+        .batch_execute(
+            "SET search_path = me, public;
+             CREATE FUNCTION f(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+                 'BEGIN RAISE WARNING ''called''; RAISE EXCEPTION ''called''; END';
+             CREATE FUNCTION same(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT f($1)';
+             CREATE OPERATOR = (LEFTARG = int, RIGHTARG = int, FUNCTION = same);
+             CREATE DOMAIN d AS int CHECK (f(VALUE));
+             CREATE FUNCTION differ(d[], d[]) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
+             CREATE OPERATOR <> (LEFTARG = d[], RIGHTARG = d[], FUNCTION = differ);
+             CREATE DOMAIN name_of AS text;
+             CREATE TYPE color AS ENUM ('red', 'green');
+             CREATE TYPE comp AS (a d);
+             CREATE TYPE rng AS RANGE (subtype = d);
+             CREATE TABLE t (id int PRIMARY KEY, c citext, dom d, doms d[], comp comp, rng rng, named name_of, color color,
+                             colors color[], tags text[], x xml, v varchar(9));",
+        )
+        .expect("types");
+    for filter in [
+        "id::me.d IS NOT NULL",
+        "CAST(id AS me.d) > 0",
+        "'{1}'::me.d[] IS NOT NULL",
+        "me._d('{1}') IS NOT NULL",
+        "doms = '{1}'",
+        "'{1}' = doms",
+        "doms OPERATOR(me.<>) '{1}'",
+        "'{1}' OPERATOR(me.<>) '{1}'",
+        "doms(t) = '{1}'",
+        "(t).doms = '{1}'",
+        "t.doms = '{1}'",
+        "comp = '(1)'",
+        "(comp).a = 1",
+        "ROW(1)::me.comp IS NOT NULL",
+        "'(1)'::me.comp IS NOT NULL",
+        "rng = '[1,2]'",
+        "'[1,2]'::me.rng IS NOT NULL",
+        "me.rng(1, 2) IS NOT NULL",
+        "c = 'x'",
+        "c::text = 'x'",
+        "lower(c) = 'x'",
+        "id OPERATOR(me.=) 1",
+        "me.f(id)",
+        "NULLIF(id, 1::me.d) = 2",
+        "COALESCE(id, 1::me.d) = 2",
+        "id IN (1::me.d)",
+        "t IS NOT NULL",
+        "t.* IS NOT NULL",
+        "xmlserialize(content x as me.name_of) = 'a'",
+        "true) OR (true",
+        "true) OR (id = 1",
+        "id = 1 AS a",
+        "(SELECT true)",
+        "EXISTS (TABLE me.t)",
+        "color::text = 'red'",
+        "'[1,2]'::me.rng @> 1",
+    ] {
+        for call in [
+            "cdc_track('t', filter => $1)",
+            "cdc_snapshot('t', filter => $1)",
+        ] {
+            let statement = call.replace("$1", &format!("$filter${filter}$filter$"));
+            if call.starts_with("cdc_snapshot") {
+                owner.batch_execute("SELECT cdc_track('t')").expect("track");
+            }
+            let error = refusal::coded(
+                &mut owner,
+                &format!("SELECT {statement}"),
+                "0A000",
+                "CDC0111",
+            );
+            assert!(
+                !format!("{error:?}").contains("called"),
+                "{filter}: {error:?}"
+            );
+        }
+        owner
+            .batch_execute("SELECT cdc_untrack('t')")
+            .expect("untrack");
+    }
+    let log = database.bed().source().log();
+    assert!(!log.contains("WARNING:  called"), "a function was called");
+
+    // What every writer means is taken.
+    for filter in [
+        "named = 'x' OR named IS NULL",
+        "color = 'red'",
+        "color IN ('red', 'green')",
+        "color < 'green' AND 'red' = ANY (colors)",
+        "dom > 0 AND dom IN (1, 2)",
+        "tags @> '{a}' AND tags[1] = 'a'",
+        "id::text LIKE '1%'",
+        "v = 'x' AND length(v) < 3",
+        "CASE WHEN id > 1 THEN v ~ 'a' ELSE COALESCE(id, 3) = 3 END",
+        "(id, v) > (1, 'a')",
+        "t.id BETWEEN 1 AND 5 -- so",
+        "NOT (id IS DISTINCT FROM GREATEST(1, 2))",
+    ] {
+        let statement = format!("SELECT cdc_track('t', filter => $filter${filter}$filter$)");
+        owner
+            .batch_execute(&statement)
+            .unwrap_or_else(|error| panic!("{filter}: {error:?}"));
+    }
+}
+
+#[test]
+fn a_filter_sees_what_rows_have_in_younger_columns() {
+    let database = database("filter_default");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3);
+             ALTER TABLE t ADD country text NOT NULL DEFAULT 'CH';
+             SELECT cdc_track('t', filter => $$country = 'CH'$$);
+             DELETE FROM t WHERE id = 1;
+             UPDATE t SET country = 'CH' WHERE id = 2;
+             DELETE FROM t WHERE id = 2;
+             UPDATE t SET country = 'DE' WHERE id = 3;",
+        )
+        .expect("the changes");
+    let row = |id: i32| json!({"id": id, "country": "CH"});
+    assert_eq!(
+        changes(&database.records("t")),
+        [
+            change("d", row(1), Value::Null),
+            change("u", row(2), row(2)),
+            change("d", row(2), Value::Null),
+            change("d", row(3), Value::Null),
+        ]
+    );
+}
+
 #[test]
 fn an_update_that_changes_nothing_shipped_can_be_left_out() {
     let database = database("unchanged");

@@ -11,7 +11,7 @@ use super::table::{Table, as_superuser};
 use crate::capture::row_filter;
 use crate::report::{Report, not_loaded};
 use crate::shared;
-use crate::snapshot::chunk::{no_key, refuse_untracked};
+use crate::snapshot::chunk::{has_key, no_key, refuse_untracked};
 use crate::snapshot::job::{Jobs, Place, Wanted};
 use crate::snapshot::launcher;
 
@@ -43,7 +43,7 @@ pub fn ask(table: &Table, wanted: &Wanted) -> i64 {
         not_loaded().raise();
     }
     refuse_untracked(table);
-    if table.identity(false).is_empty() {
+    if !table.options().is_some_and(|options| has_key(table, &options)) {
         no_key(&table.name).raise();
     }
     let id = as_superuser(|| match Jobs::find() {

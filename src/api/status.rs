@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
+use super::track;
 use crate::sender::wal_bound::limit_bytes;
 use crate::settings;
 use crate::shared::{self, Described};
@@ -26,9 +27,9 @@ pub fn status_json() -> JsonB {
     let Described {
         source_id,
         waiting_for,
-        error_code,
-        error,
-        remedy,
+        mut error_code,
+        mut error,
+        mut remedy,
         oldest_gid,
     } = shared.described();
     let text = |text: String| {
@@ -60,6 +61,13 @@ pub fn status_json() -> JsonB {
     let lag_since = shared.lag_since.load(Ordering::Relaxed);
     let oldest = shared.oldest_transaction.load(Ordering::Relaxed);
     let pid = shared.sender_pid.load(Ordering::Relaxed);
+    let since = shared.state_since.load(Ordering::Relaxed);
+    if pid == 0 && flush_lsn != 0 && now_us - since > track::SENDER_START_MS * 1000 {
+        // Nobody is there to say so.
+        let report = track::no_worker();
+        error_code = report.code.to_owned();
+        (error, remedy) = (report.message, report.hint);
+    }
     let lag_bytes = if lag_since == 0 {
         0
     } else {
@@ -68,7 +76,7 @@ pub fn status_json() -> JsonB {
     JsonB(json!({
         "state": shared.state().name(),
         "waiting_for": text(waiting_for),
-        "since": timestamp(shared.state_since.load(Ordering::Relaxed)),
+        "since": timestamp(since),
         "version": env!("CARGO_PKG_VERSION"),
         "source_id": text(source_id),
         "generation": shared.generation.load(Ordering::Relaxed),

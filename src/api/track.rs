@@ -23,7 +23,7 @@ use crate::shared::{self, Shared};
 use crate::snapshot::job::Wanted;
 
 /// How long a server that has just started may take until its sender holds the slot.
-const SENDER_START_MS: i64 = 10_000;
+pub const SENDER_START_MS: i64 = 10_000;
 
 /// Ships every committed change of `relation` from now on; a second call changes what is given. Returns the topic.
 /// `cdc_track` in `sql/functions.sql` calls it.

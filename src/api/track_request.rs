@@ -120,7 +120,7 @@ impl Request {
             local_only: self
                 .origin
                 .map_or(so_far.local_only, |origin| read_origin(&origin)),
-            source: place(),
+            source: place().unwrap_or_else(|| no_identity().raise()),
         };
         check_topic(table, &options.topic, &prefix);
         options
@@ -233,6 +233,16 @@ fn members<'a>(option: &str, object: &'a Value) -> impl Iterator<Item = (&'a Str
 
 fn one_of<T: Display, const N: usize>(names: [T; N]) -> String {
     names.map(|name| name.to_string()).join(", ")
+}
+
+/// CDC0007: the sender has an identity before it is ready; so this is the moment in between.
+fn no_identity() -> Report {
+    Report::new(
+        "CDC0007",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        "the identity of this server is not known",
+        "See cdc_status().",
+    )
 }
 
 /// CDC0110.

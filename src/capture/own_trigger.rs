@@ -7,7 +7,7 @@ use change::options::{Operation, Options};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::relation_plan::place;
+use super::relation_plan::is_copy;
 use super::{seal, utf8};
 use crate::report::Report;
 
@@ -139,7 +139,7 @@ impl Tracked {
         is_plain: bool,
     ) -> Tracked {
         let options = Options::parse(arguments.iter().map(String::as_str));
-        let standing = if options.source != place() {
+        let standing = if is_copy(&options.source) {
             Standing::Copy
         } else if is_plain && kind == kind_of(&options) && seal::holds(table, trigger, &arguments) {
             Standing::Here

@@ -14,7 +14,7 @@ use change::body::{Column, Masked, Relation as RelationEntry};
 use change::options::{Mask, Operation};
 use pgrx::pg_sys;
 
-use super::datum::{Encode, encoding_of, masked_encoding_of};
+use super::datum::{Describing, Encode, encoding_of, masked_encoding_of};
 use super::own_trigger::{Own, Standing, Tracked, copied_table, unsealed_table};
 use super::row_expression::RowExpression;
 use super::row_filter;
@@ -43,6 +43,8 @@ pub struct Plan {
     pub attributes: usize,
     /// Rows of this table are not captured: it is a copy, or the trigger is not ours, and a warning said so.
     pub silent: bool,
+    /// The server's identity when `silent` was decided (`shared::identity_number`).
+    identity_number: u32,
     /// What a subscription applies is not captured.
     pub local_only: bool,
     /// An UPDATE that changes nothing of what is shipped makes no event.
@@ -116,7 +118,10 @@ impl Plans {
     pub unsafe fn plan(&mut self, trigger: &pg_sys::TriggerData) -> &Plan {
         // SAFETY: the relation of a running trigger is open.
         let oid = unsafe { (*trigger.tg_trigger).tgoid };
-        if !self.plans.get(&oid).is_some_and(|plan| plan.valid.get()) {
+        let is_right = |plan: &Box<Plan>| {
+            plan.valid.get() && plan.identity_number == shared::identity_number()
+        };
+        if !self.plans.get(&oid).is_some_and(is_right) {
             // SAFETY: as the caller promises.
             unsafe { self.build(oid, trigger) };
         }
@@ -154,6 +159,7 @@ impl Plans {
                 key_columns: Vec::new(),
                 attributes: 0,
                 silent: false,
+                identity_number: 0,
                 local_only: false,
                 skip_unchanged: false,
                 filter: None,
@@ -183,8 +189,14 @@ impl Plans {
             plans.push(Rc::clone(&valid));
         });
         self.next_id += 1;
+        // Read before what depends on it: should it change in between, the plan is made anew.
+        let identity_number = shared::identity_number();
         // SAFETY: as the caller promises.
         let plan = unsafe { build_plan(self.next_id, valid, trigger) };
+        let plan = Plan {
+            identity_number,
+            ..plan
+        };
         self.plans.insert(oid, Box::new(plan));
     }
 }
@@ -248,14 +260,26 @@ fn invalidate_all(validity: &HashMap<pg_sys::Oid, Vec<Rc<Cell<bool>>>>) {
         .for_each(|valid| valid.set(false));
 }
 
-/// The source and database that a trigger made here and now belongs to.
-pub fn place() -> String {
-    let source_id = shared::shared()
-        .map(|shared| shared.described().source_id)
-        .unwrap_or_default();
+/// The source and database that a trigger made here and now belongs to; none while the server's identity is not known.
+pub fn place() -> Option<String> {
+    let source_id = shared::shared()?.source_id();
+    (!source_id.is_empty()).then(|| format!("{source_id}/{}", database_oid()))
+}
+
+/// Whether a trigger with this `source=` was made in another database or on another server. While the server's identity is
+/// not known its own tables are none: what they capture must not be lost.
+pub fn is_copy(source: &str) -> bool {
+    match place() {
+        Some(place) => source != place,
+        None => source
+            .rsplit_once('/')
+            .is_none_or(|(_, database)| database != database_oid().to_string()),
+    }
+}
+
+fn database_oid() -> u32 {
     // SAFETY: set for the life of a backend.
-    let database = unsafe { pg_sys::MyDatabaseId };
-    format!("{source_id}/{}", database.to_u32())
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
 /// The table whose row trigger says what the running trigger captures, and that trigger, judged; none if the running one
@@ -301,6 +325,7 @@ fn silent_plan(id: u64, valid: Rc<Cell<bool>>, name: String) -> Plan {
         key_columns: Vec::new(),
         attributes: 0,
         silent: true,
+        identity_number: 0,
         local_only: false,
         skip_unchanged: false,
         filter: None,
@@ -334,6 +359,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         let mut columns = Vec::new();
         let mut names = Vec::new();
         let mut computed = Vec::new();
+        let mut describing = Describing::default();
         let mut hash = blake3::Hasher::new();
         for attribute in attributes_in_order {
             let form = tuple_attribute(descriptor, attribute);
@@ -344,9 +370,11 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             let mask = options.mask.get(&name).copied();
             let (kind, encode) = match mask {
                 None => {
-                    let mut row_types = Vec::new();
-                    let found = encoding_of(form.atttypid, form.atttypmod, &mut row_types);
-                    also_depends_on(&valid, &row_types);
+                    let found = encoding_of(form.atttypid, form.atttypmod, &mut describing);
+                    let row_types = std::mem::take(&mut describing.row_types);
+                    if !row_types.is_empty() {
+                        also_depends_on(&valid, &row_types);
+                    }
                     found
                 }
                 Some(mask) => masked_encoding_of(form.atttypid, mask),
@@ -439,6 +467,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             key_columns,
             attributes: (*descriptor).natts as usize,
             silent: false,
+            identity_number: 0,
             local_only: options.local_only,
             skip_unchanged: options.skip_unchanged,
             filter: (!options.filter.is_empty())

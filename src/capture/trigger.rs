@@ -5,8 +5,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::buffer::Captured;
-use super::own_trigger::Own;
+use super::buffer::{self, Captured};
 use super::relation_plan::root_of;
 use super::with_capture;
 use crate::api::table::Table;
@@ -49,7 +48,11 @@ pub extern "C-unwind" fn cdc_capture(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
         }
         with_capture(|capture| {
             let plan = capture.plans.plan(trigger);
-            if plan.silent || (plan.local_only && is_applied()) {
+            if plan.silent {
+                buffer::count_uncovered(1);
+                return;
+            }
+            if plan.local_only && is_applied() {
                 return;
             }
             let old = trigger.tg_trigtuple;

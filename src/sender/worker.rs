@@ -44,6 +44,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Between a failed delivery and the next try.
 const REWIND_PAUSE: Duration = Duration::from_millis(200);
+/// What goes through values is recursive, and bounded (`change::kind::MOST_LEVELS`): this is many times what it takes.
+const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
 /// Work items in the channel; bytes are bounded apart.
 const CHANNEL_ITEMS: usize = 4096;
 
@@ -139,6 +141,7 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
         shared,
         described: Described::default(),
         slot: None,
+        is_placed: false,
         counted: Counted::so_far(shared),
         launcher: Launcher::new(),
         bound: WalBound::new(),
@@ -174,6 +177,8 @@ pub struct Sender {
     pub shared: &'static Shared,
     described: Described,
     pub slot: Option<Slot>,
+    /// The slot holds the WAL from where reading goes on.
+    is_placed: bool,
     pub counted: Counted,
     pub launcher: Launcher,
     bound: WalBound,
@@ -211,7 +216,7 @@ impl Sender {
         loop {
             interrupts();
             reload_if_asked();
-            self.described.source_id.clone_from(&source.source_id);
+            self.shared.set_source_id(&source.source_id);
             let generation = u32::from(source.generation);
             self.shared.generation.store(generation, Ordering::Relaxed);
             match self.begin(&mut source) {
@@ -374,20 +379,18 @@ impl Sender {
         shared.slot_ready.store(1, Ordering::Release);
     }
 
-    fn load_source(&self) -> Result<Source, Trouble> {
-        let mut random = [0; 16];
-        // SAFETY: fills the array; a failure is told below.
-        let random_is_there =
-            unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) };
-        let loaded = if random_is_there {
-            source::load_or_create(random)
-        } else {
-            Err(std::io::Error::other("no random bytes could be had"))
-        };
+    /// Who this source is; everybody is told. Until that is known nothing can be sent, but nothing is let go either.
+    fn load_source(&mut self) -> Result<Source, Trouble> {
+        let loaded = source::load_or_create();
+        if let Ok(source) = &loaded {
+            self.shared.set_source_id(&source.source_id);
+        } else if self.slot.is_none() && !settings::text(&settings::BROKERS).is_empty() {
+            self.slot = Slot::hold(&settings::text(&settings::SOURCE_NAME)).ok();
+        }
         loaded.map_err(|error| Trouble {
             code: "CDC0405",
             message: format!("the source's identity cannot be read or made: {error}"),
-            remedy: "See that the server can write the folder pg_cdc in its data directory, and restart it.".to_owned(),
+            remedy: source::remedy(&error),
         })
     }
 
@@ -489,24 +492,39 @@ impl Sender {
             return End::Again;
         }
         let source_name = settings::text(&settings::SOURCE_NAME);
-        if self.slot.is_none() {
-            match Slot::hold(&source_name) {
+        if !self.is_placed {
+            let held = self.slot.take();
+            match held.map_or_else(|| Slot::hold(&source_name), Ok) {
                 Ok(mut slot) => {
+                    let (timeline, _) = flushed();
+                    let begin = timeline_start(timeline);
+                    let is_promoted = self
+                        .remembered
+                        .as_ref()
+                        .is_none_or(|known| known.timeline != timeline);
+                    // A promoted server takes changes before there is a slot, and the checkpoint with which a new slot
+                    // begins may be younger than they are.
+                    if is_promoted && begin != 0 && is_there(timeline, begin) {
+                        slot.hold_from(self.shared, begin);
+                    }
                     match &self.remembered {
-                        Some(known) if is_there(flushed().0, known.restart_lsn) => {
+                        Some(known) if is_there(timeline, known.restart_lsn) => {
                             slot.hold_from(self.shared, known.restart_lsn);
                         }
                         Some(_) => {}
                         // From here on nothing may be missed, whatever becomes of the slot.
                         None => {
-                            let known = LocalPosition::first(flushed().0, slot.restart_lsn());
+                            let known = LocalPosition::first(timeline, slot.restart_lsn());
                             if let Err(error) = known.write() {
+                                // It stays held.
+                                self.slot = Some(slot);
                                 return End::Stay(State::Halted, unreadable_file(&error));
                             }
                             self.remembered = Some(known);
                         }
                     }
                     self.slot = Some(slot);
+                    self.is_placed = true;
                 }
                 Err(trouble) => return End::Stay(State::Halted, trouble),
             }
@@ -521,6 +539,7 @@ impl Sender {
                 if let Some(slot) = self.slot.take() {
                     slot.drop_it(self.shared);
                 }
+                self.is_placed = false;
                 return End::Held;
             }
             Some(Hold::Pause { .. } | Hold::Drain { done: true, .. }) => {
@@ -704,7 +723,7 @@ fn spawn(
     board: Arc<Board>,
     body: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(THREAD_STACK_BYTES).spawn(move || {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
             board.fail(Failure::Rewind(Trouble {
                 code: "CDC0301",

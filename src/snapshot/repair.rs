@@ -4,9 +4,11 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
+use super::chunk::has_key;
 use super::job::Wanted;
 use crate::api::snapshot;
 use crate::api::table::Table;
+use crate::capture::relation_plan::is_copy;
 
 thread_local! {
     static NOTED: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
@@ -39,7 +41,10 @@ pub fn pre_commit() {
             }
             let table = Table::at(oid);
             // Without a key the event alone says it.
-            if table.options().is_some() && !table.identity(false).is_empty() {
+            if table
+                .options()
+                .is_some_and(|options| !is_copy(&options.source) && has_key(&table, &options))
+            {
                 snapshot::ask(&table, &Wanted::default());
             }
         }
