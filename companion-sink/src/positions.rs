@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use change::position::{FORMAT, Position, Record};
+use change::position::{FORMAT, Parts, Position, Record};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -95,6 +95,7 @@ fn read(
     let (low, high) = consumer.fetch_watermarks(topic, 0, WATERMARKS_TIMEOUT)?;
     let mut window = FIRST_WINDOW;
     let mut known = Known::default();
+    let mut parts = Parts::default();
     let assign = |from: i64| {
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(topic, 0, Offset::Offset(from))?;
@@ -130,12 +131,20 @@ fn read(
             );
             continue;
         };
-        match known.take(position) {
+        // A part of a position whose beginning lies before the window adds to nothing, as a tip does without its full record.
+        let is_rest = position.part.is_some_and(|part| part.number > 0) && parts.is_empty();
+        let taken = match parts.take(position) {
+            Some(whole) => known.take(whole),
+            None if is_rest => Taken::FullIsMissing,
+            None => Taken::Nothing,
+        };
+        match taken {
             Taken::Newer(position) => held_back = Some(position),
             Taken::Nothing => {}
             Taken::FullIsMissing if high - window > low => {
                 window *= WIDER;
                 known = Known::default();
+                parts = Parts::default();
                 assign((high - window).max(low))?;
             }
             // The full record comes: the sender writes one when it starts, and now and then.
