@@ -3,6 +3,7 @@
 //! Read from the end of `<source>.cdc_positions`, for most of it is older than the newest full record. Only a server of the
 //! source can check the seal of a record; whoever may write the topic is trusted here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -162,6 +163,8 @@ fn read(
 struct Known {
     full: Option<Position>,
     newest_rank: (u64, u32, u64),
+    /// Topics that were put aside when that was last said.
+    aside: BTreeMap<String, String>,
 }
 
 enum Taken {
@@ -174,6 +177,28 @@ enum Taken {
 }
 
 impl Known {
+    /// Says which topics have nothing more though the position goes on: their tables are as of that commit.
+    fn tell_asides(&mut self, position: &Position) {
+        if self.aside == position.aside {
+            return;
+        }
+        for (topic, from) in &position.aside {
+            if !self.aside.contains_key(topic) {
+                tracing::warn!(
+                    topic,
+                    from,
+                    "the sender has put the topic aside: its events are missing from this commit on, see cdc_aside at the source"
+                );
+            }
+        }
+        for topic in self.aside.keys() {
+            if !position.aside.contains_key(topic) {
+                tracing::info!(topic, "the topic goes on; a snapshot repairs it");
+            }
+        }
+        self.aside.clone_from(&position.aside);
+    }
+
     fn take(&mut self, position: Position) -> Taken {
         if position.record == Record::Claim || position.rank() < self.newest_rank {
             return Taken::Nothing;
@@ -191,6 +216,7 @@ impl Known {
             }
         };
         self.newest_rank = whole.rank();
+        self.tell_asides(&whole);
         Taken::Newer(Arc::new(whole))
     }
 }

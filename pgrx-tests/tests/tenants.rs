@@ -83,7 +83,7 @@ fn what_an_event_brings_along_is_limited_where_it_is_captured() {
         ],
     );
     ann.batch_execute(&format!(
-        "ALTER TABLE t ADD c text DEFAULT '{}'",
+        "ALTER TABLE t ALTER body SET DEFAULT '{}'",
         "d".repeat(2_000_000)
     ))
     .expect("a long definition");

@@ -193,24 +193,57 @@ fn drain(shared: &Shared, by: By, timeout_ms: i64, drop_slot: bool) -> Value {
             by,
         });
     });
+    let mut call = DrainCall {
+        shared,
+        up_to: Some(up_to),
+    };
     let is_done = || is_obeyed(shared, number) && shared.state() == State::Drained;
     shared.wait_until(timeout_ms, || {
         is_done() || (is_obeyed(shared, number) && !shared.state().goes_on())
     });
-    if !is_done() {
+    if is_done() {
+        call.up_to = None;
+    } else {
         let report = super::wait::timed_out(shared, up_to);
-        // Not drained is not stopped: nobody must find the sender at rest later on, when the cause is gone.
-        let mut is_done = false;
-        change(shared, |orders| match &orders.hold {
-            Some(Hold::Drain { done: true, .. }) => is_done = true,
-            Some(Hold::Drain { .. }) if orders.number == number => orders.hold = None,
-            _ => {}
-        });
-        if !is_done {
+        if !call.take_back() {
             report.raise();
         }
     }
     json!(lsn_text(up_to))
+}
+
+/// A call that drains. Not drained is not stopped: should it fail, be cancelled or take too long, nobody must find the sender at
+/// rest later on, when the cause is gone.
+struct DrainCall<'a> {
+    shared: &'a Shared,
+    up_to: Option<u64>,
+}
+
+impl DrainCall<'_> {
+    /// Takes the order back, unless it is another one by now; whether it was carried out after all.
+    fn take_back(&mut self) -> bool {
+        let Some(ours) = self.up_to.take() else {
+            return true;
+        };
+        let mut is_done = false;
+        let taken_back = Orders::change(self.shared, |orders| match &orders.hold {
+            Some(Hold::Drain { up_to, done, .. }) if *up_to == ours => match done {
+                true => is_done = true,
+                false => orders.hold = None,
+            },
+            _ => {}
+        });
+        if let Err(error) = taken_back {
+            pgrx::log!("pg_cdc: the order to drain cannot be taken back: {error}");
+        }
+        is_done
+    }
+}
+
+impl Drop for DrainCall<'_> {
+    fn drop(&mut self) {
+        self.take_back();
+    }
 }
 
 fn accept_gap(shared: &Shared, mut gap: Gap) -> Value {

@@ -92,8 +92,11 @@ const ITEMS_PER_ROUND: usize = 512;
 pub const MAX_RECORD_BYTES: usize = 268_000_000;
 /// What is taken to be the limit of a topic that does not tell it and has refused an event: brokers take 1 MB by default.
 const UNTOLD_BYTES: usize = 1_000_000;
-/// An event that is not sent is rendered up to this at most.
-const WITHHELD_BYTES: usize = 1024 * 1024;
+/// An event that is not sent need not be rendered whole.
+const UNSENT_ROOM: Sent = Sent::Room {
+    limit_bytes: 1024 * 1024,
+    stubs: true,
+};
 /// Room for what a batch has besides keys, values and headers.
 const BATCH_OVERHEAD_BYTES: usize = 512;
 /// A buffer that one large row made larger is given back to this.
@@ -733,7 +736,10 @@ impl Shipper<'_> {
     fn send(&mut self, event: &Event<'_>, transaction: u64) -> Result<Sent, Stop> {
         if event.sequence <= self.left_out {
             self.sequence = event.sequence;
-            return Ok(Sent::Taken);
+            return Ok(match event.stage {
+                Stage::Asked => UNSENT_ROOM,
+                Stage::Sent | Stage::Unsendable { .. } => Sent::Taken,
+            });
         }
         if event.sequence != self.sequence {
             if self.exact.as_ref().is_some_and(ExactlyOnce::is_due) {
@@ -804,10 +810,7 @@ impl Shipper<'_> {
     /// Counts an event that is not sent. It need not be rendered whole for that.
     fn withhold(&self, event: &Event<'_>) -> Sent {
         if event.stage == Stage::Asked {
-            return Sent::Room {
-                limit_bytes: WITHHELD_BYTES,
-                stubs: true,
-            };
+            return UNSENT_ROOM;
         }
         let Some(shared) = shared::shared().filter(|_| event.value.is_some()) else {
             return Sent::Taken;

@@ -308,6 +308,49 @@ mod tests {
     }
 
     #[test]
+    fn what_becomes_too_long_is_not_rendered() {
+        const MOST: usize = 1 << 20;
+        let wide = Kind::Composite(
+            (0..100)
+                .map(|number| (format!("a_name_of_many_characters_{number}"), Kind::Bool))
+                .collect(),
+        );
+        let many = |count: u64, element: &[u8], nulls: u8| {
+            let mut bytes = vec![ARRAY_ITEMS, 1];
+            crate::wire::put_varint(&mut bytes, count);
+            bytes.resize(bytes.len() + (count as usize).div_ceil(8), nulls);
+            for _ in 0..count {
+                bytes.extend_from_slice(element);
+            }
+            bytes
+        };
+        let composite = {
+            let mut bytes = vec![13];
+            bytes.extend_from_slice(&[0xff; 13]);
+            bytes
+        };
+        for (kind, bytes) in [
+            (Kind::Text, vec![1; 200_000]),
+            (Kind::Bytea, vec![1; 800_000]),
+            (Kind::Array(Box::new(Kind::Int4)), many(400_000, b"", 0xff)),
+            (Kind::Array(Box::new(wide)), many(1_000, &composite, 0)),
+        ] {
+            let mut out = Vec::new();
+            assert_eq!(
+                put_large_value(&mut out, &kind, &bytes, MOST),
+                Err(WireError::TooLong),
+                "{kind:?}"
+            );
+            assert!(out.capacity() < 4 * MOST, "{kind:?}: {}", out.capacity());
+            // With room for it, it is what it is without a bound.
+            out.clear();
+            put_large_value(&mut out, &kind, &bytes, usize::MAX).unwrap();
+            assert!(out.len() > MOST);
+            assert_eq!(String::from_utf8(out).unwrap(), shown(kind, &bytes).0);
+        }
+    }
+
+    #[test]
     fn arrays_and_composites_nest() {
         let numbers = Kind::Array(Box::new(Kind::Int2));
         // Two dimensions of two, the last one NULL.
