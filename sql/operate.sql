@@ -41,6 +41,23 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION cdc_skip_topic(text, pg_lsn, text) IS 'gives up the events of a topic that are not sent yet, up to an LSN; returns how many';
 
+CREATE FUNCTION cdc_unskip_topic(topic text) RETURNS bigint LANGUAGE sql VOLATILE PARALLEL UNSAFE STRICT
+BEGIN ATOMIC
+    SELECT (pg_catalog.convert_from(@extschema@._cdc_order(@extschema@._cdc_request('unskip_topic'::text, NULL::text, pg_catalog.jsonb_build_object(
+        'topic', topic))), 'UTF8')::jsonb OPERATOR(pg_catalog.#>>) '{}'::text[])::bigint;
+END;
+COMMENT ON FUNCTION cdc_unskip_topic(text) IS 'takes back what cdc_skip_topic() gives up, as far as it is not given up yet; returns how many orders';
+
+CREATE FUNCTION cdc_resume_topic(topic text, reason text = NULL) RETURNS TABLE (relation regclass, remedy text)
+LANGUAGE sql VOLATILE PARALLEL UNSAFE
+BEGIN ATOMIC
+    SELECT o.relation::regclass, CASE WHEN o.has_key THEN 'a snapshot of it was asked for; see cdc_snapshots'::text
+            ELSE 'it has no key: write its rows once more, or copy it to the targets'::text END
+    FROM pg_catalog.jsonb_to_recordset(pg_catalog.convert_from(@extschema@._cdc_order(@extschema@._cdc_request('resume_topic'::text, reason,
+        pg_catalog.jsonb_build_object('topic', topic))), 'UTF8')::jsonb) AS o(relation oid, has_key boolean);
+END;
+COMMENT ON FUNCTION cdc_resume_topic(text, text) IS 'lets a topic go on that was put aside, and asks for snapshots of its tables';
+
 CREATE FUNCTION cdc_adopt(source_id text) RETURNS void LANGUAGE sql VOLATILE PARALLEL UNSAFE STRICT
 BEGIN ATOMIC
     SELECT @extschema@._cdc_order(@extschema@._cdc_request('adopt'::text, NULL::text,
@@ -50,9 +67,11 @@ COMMENT ON FUNCTION cdc_adopt(text) IS 'says that this server is the source it s
 COMMENT ON FUNCTION cdc_stat_reset() IS 'sets the counters of cdc_status() and cdc_tables to zero';
 
 REVOKE ALL ON FUNCTION _cdc_request(text, text, jsonb), _cdc_order(bytea), cdc_pause(text), cdc_resume(), cdc_drain(interval, boolean),
-    cdc_accept_gap(pg_lsn, pg_lsn, text), cdc_skip_topic(text, pg_lsn, text), cdc_adopt(text), cdc_stat_reset() FROM PUBLIC;
+    cdc_accept_gap(pg_lsn, pg_lsn, text), cdc_skip_topic(text, pg_lsn, text), cdc_adopt(text), cdc_stat_reset(),
+    cdc_unskip_topic(text), cdc_resume_topic(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION _cdc_request(text, text, jsonb), _cdc_order(bytea), cdc_pause(text), cdc_resume(), cdc_drain(interval, boolean),
-    cdc_accept_gap(pg_lsn, pg_lsn, text), cdc_skip_topic(text, pg_lsn, text), cdc_adopt(text), cdc_stat_reset() TO cdc_admin;
+    cdc_accept_gap(pg_lsn, pg_lsn, text), cdc_skip_topic(text, pg_lsn, text), cdc_adopt(text), cdc_stat_reset(),
+    cdc_unskip_topic(text), cdc_resume_topic(text, text) TO cdc_admin;
 
 -- A procedure: what untracking sends must be committed before everything is drained.
 CREATE PROCEDURE cdc_uninstall(timeout interval = '5 min') LANGUAGE plpgsql

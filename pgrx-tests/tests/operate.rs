@@ -371,6 +371,8 @@ fn only_administrators_give_orders() {
         "cdc_drain()",
         "cdc_accept_gap('0/1', '0/2')",
         "cdc_skip_topic('t')",
+        "cdc_unskip_topic('t')",
+        "cdc_resume_topic('t')",
         "cdc_adopt('x')",
         "cdc_stat_reset()",
         "_cdc_order('{}')",
@@ -437,7 +439,11 @@ fn what_makes_a_topic_unsafe_is_told() {
     let warning = |code: &str| ("warning".to_owned(), code.to_owned());
     assert_eq!(
         lines(&mut client, &topic),
-        [warning("CDC0308"), warning("CDC0311")]
+        [
+            warning("CDC0308"),
+            warning("CDC0311"),
+            warning("CDC0314")
+        ]
     );
     // One line for all that have it.
     run(
@@ -449,7 +455,10 @@ fn what_makes_a_topic_unsafe_is_told() {
         ],
     );
     database.wait_until_in_kafka();
-    assert_eq!(lines(&mut client, &topic), [warning("CDC0311")]);
+    assert_eq!(
+        lines(&mut client, &topic),
+        [warning("CDC0311"), warning("CDC0314")]
+    );
     assert_eq!(
         lines(&mut client, &format!("{topic} and 1 more")),
         [warning("CDC0308")]

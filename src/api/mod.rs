@@ -11,6 +11,7 @@ pub mod statement;
 pub mod status;
 pub mod table;
 pub mod tables;
+pub mod topic_rights;
 pub mod track;
 pub mod track_request;
 pub mod unseen;
@@ -24,6 +25,7 @@ pgrx::extension_sql_file!(
     requires = [
         "roles",
         status::status_json,
+        status::aside_json,
         tables::tables_json,
         check::cdc_check
     ]

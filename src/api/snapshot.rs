@@ -20,6 +20,9 @@ thread_local! {
     static ASKED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// What the names of the sinks may have together.
+const MAX_SINKS_BYTES: usize = 4096;
+
 /// `cdc_snapshot` in `sql/snapshots.sql` calls it. Returns the snapshot's id.
 #[pg_extern(
     sql = "CREATE FUNCTION _cdc_snapshot(relation regclass, request bytea) RETURNS bigint LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
@@ -28,6 +31,20 @@ fn snapshot_by_request(relation: pg_sys::Oid, request: &[u8]) -> i64 {
     let wanted: Wanted = request::read(request);
     let table = Table::look(relation);
     table.refuse_unsupported();
+    let names = wanted.sinks.iter().flatten();
+    if names.map(|name| name.len() + 4).sum::<usize>() > MAX_SINKS_BYTES {
+        // Every row of the snapshot names them.
+        Report::new(
+            "CDC0110",
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "options contradict each other or are unknown",
+            "Name fewer sinks.",
+        )
+        .detail(format!(
+            "Names of sinks may have {MAX_SINKS_BYTES} bytes together."
+        ))
+        .raise();
+    }
     if let Some(filter) = wanted.filter.as_deref().filter(|filter| !filter.is_empty()) {
         // SAFETY: the relation is open while it is read, and locked.
         table.read(|relation| unsafe {

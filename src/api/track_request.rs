@@ -9,8 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::statement;
-use super::table::{Table, is_admin};
 use crate::capture::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Tracked};
+use super::table::Table;
+use super::topic_rights;
 use crate::capture::relation_plan::place;
 use crate::capture::{database_name, mask, row_filter};
 use crate::report::{Report, notice};
@@ -122,11 +123,13 @@ impl Request {
                 .map_or(so_far.local_only, |origin| read_origin(&origin)),
             source: place().unwrap_or_else(|| no_identity().raise()),
         };
-        check_topic(table, &options.topic, &prefix);
+        check_topic(table, &options.topic);
         options
             .topics
             .values()
-            .for_each(|topic| check_topic(table, topic, &prefix));
+            .for_each(|topic| check_topic(table, topic));
+        let topics = [&options.topic].into_iter().chain(options.topics.values());
+        topic_rights::admit(&topics.map(String::as_str).collect::<Vec<_>>());
         if !options.filter.is_empty() {
             // SAFETY: the relation is open and locked while the filter is prepared.
             table.read(|relation| unsafe {
@@ -291,17 +294,9 @@ fn distance(one: &str, other: &str) -> usize {
 
 /// A topic has a legal name, belongs to one table, and only an administrator may choose one outside the database's
 /// prefix (CDC0102).
-fn check_topic(table: &Table, topic: &str, prefix: &str) {
+fn check_topic(table: &Table, topic: &str) {
     refuse_illegal(topic);
-    if !topic.starts_with(&format!("{prefix}.")) && !is_admin() {
-        Report::new(
-            "CDC0102",
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be cdc_admin to use topic \"{topic}\""),
-            format!("Choose a topic that begins with \"{prefix}.\", or let an administrator GRANT cdc_admin to you."),
-        )
-        .raise();
-    }
+    topic_rights::refuse_others_topic(topic);
     refuse_taken_topic(table.oid, topic);
 }
 
