@@ -44,7 +44,7 @@ COMMENT ON FUNCTION cdc_skip_topic(text, pg_lsn, text) IS 'gives up the events o
 CREATE FUNCTION cdc_unskip_topic(topic text) RETURNS bigint LANGUAGE sql VOLATILE PARALLEL UNSAFE STRICT
 BEGIN ATOMIC
     SELECT (pg_catalog.convert_from(@extschema@._cdc_order(@extschema@._cdc_request('unskip_topic'::text, NULL::text, pg_catalog.jsonb_build_object(
-        'topic', topic))), 'UTF8')::jsonb OPERATOR(pg_catalog.#>>) '{}'::text[])::bigint;
+        'topic'::text, topic))), 'UTF8'::name)::jsonb OPERATOR(pg_catalog.#>>) '{}'::text[])::bigint;
 END;
 COMMENT ON FUNCTION cdc_unskip_topic(text) IS 'takes back what cdc_skip_topic() gives up, as far as it is not given up yet; returns how many orders';
 
@@ -54,7 +54,7 @@ BEGIN ATOMIC
     SELECT o.relation::regclass, CASE WHEN o.has_key THEN 'a snapshot of it was asked for; see cdc_snapshots'::text
             ELSE 'it has no key: write its rows once more, or copy it to the targets'::text END
     FROM pg_catalog.jsonb_to_recordset(pg_catalog.convert_from(@extschema@._cdc_order(@extschema@._cdc_request('resume_topic'::text, reason,
-        pg_catalog.jsonb_build_object('topic', topic))), 'UTF8')::jsonb) AS o(relation oid, has_key boolean);
+        pg_catalog.jsonb_build_object('topic'::text, topic))), 'UTF8'::name)::jsonb) AS o(relation oid, has_key boolean);
 END;
 COMMENT ON FUNCTION cdc_resume_topic(text, text) IS 'lets a topic go on that was put aside, and asks for snapshots of its tables';
 

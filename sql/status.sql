@@ -28,7 +28,7 @@ GRANT SELECT ON pg_stat_cdc TO pg_monitor, cdc_admin;
 
 CREATE VIEW @extschema@.cdc_aside AS
 SELECT o.topic, d.datname AS database, o.since, o.from_lsn, o.events, o.error_code, o.error, o.remedy
-FROM pg_catalog.jsonb_to_recordset(pg_catalog.convert_from(@extschema@._cdc_aside(), 'UTF8')::pg_catalog.jsonb) AS o(
+FROM pg_catalog.jsonb_to_recordset(pg_catalog.convert_from(@extschema@._cdc_aside(), 'UTF8'::name)::pg_catalog.jsonb) AS o(
     topic text, database oid, since timestamptz, from_lsn pg_lsn, events bigint, error_code text, error text, remedy text)
 LEFT JOIN pg_catalog.pg_database d ON d.oid OPERATOR(pg_catalog.=) o.database;
 COMMENT ON VIEW @extschema@.cdc_aside IS 'topics that are put aside: nothing more of them is sent until cdc_resume_topic()';
