@@ -6,6 +6,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::buffer::{self, Captured};
+use super::own_trigger::Own;
 use super::relation_plan::root_of;
 use super::with_capture;
 use crate::api::table::Table;
