@@ -93,6 +93,8 @@ pub struct Figures {
     pub dead_letters: BTreeMap<Cow<'static, str>, u64>,
     /// Keys whose events are parked behind a refused one.
     pub parked_keys: u64,
+    /// Changes of rows, of tables without a key, that the target did not have.
+    pub unknown_rows: u64,
     /// The last error, also when it is over.
     pub last_error: Option<LastError>,
     /// Seconds that applying a batch took.
@@ -111,6 +113,7 @@ impl Figures {
             *self.dead_letters.entry(reason.clone()).or_default() += 1;
         }
         self.parked_keys = applied.parked_keys;
+        self.unknown_rows += applied.unknown_rows;
         let total = self.applied_total();
         self.rate.note(Instant::now(), total);
     }
@@ -238,6 +241,7 @@ impl SinkStatus {
                 retries: 0,
                 dead_letters: BTreeMap::new(),
                 parked_keys: 0,
+                unknown_rows: 0,
                 last_error: None,
                 apply_seconds: Histogram::default(),
                 latency_seconds: Histogram::default(),

@@ -16,7 +16,7 @@ use super::{BATCH_BYTES, Batch, Move, Sink};
 use crate::config;
 use crate::consumer::{Fetched, Reader, TopicPartition};
 use crate::discovery::{Cluster, Topics, follows};
-use crate::error::Result;
+use crate::error::{Policy, Result};
 use crate::event::{SnapshotBody, commit_time_us, is_for_others, is_version};
 use crate::record::Record;
 use crate::status::{SinkStatus, State};
@@ -81,6 +81,9 @@ impl<S: Sink> Course for ByPartition<S> {
             goal: context.goal.as_ref(),
         };
         let ended = run.run(stop).await;
+        if let Err(error) = &ended {
+            self.sink.rest(error.code.policy() != Policy::Halt).await;
+        }
         // Whatever ended it: the others need not wait for this one.
         self.sink.leave().await;
         if S::SHARED {

@@ -17,7 +17,7 @@ use super::postgres::{Commit, Outcome, Poison, Postgres};
 use super::runner::{Context, Course, Ended, ended, stopped};
 use crate::consumer::TopicPartition;
 use crate::discovery::follows;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Policy, Result};
 use crate::event::commit_time_us;
 use crate::record::Record;
 use crate::status::State;
@@ -44,6 +44,22 @@ impl InCommitOrder {
 
 impl Course for InCommitOrder {
     async fn run(&mut self, context: &Context) -> Result<Ended> {
+        let ended = self.follow_all(context).await;
+        if let Err(error) = &ended {
+            let is_over = error.code.policy() != Policy::Halt;
+            self.replica.hold_nothing(is_over).await;
+        }
+        ended
+    }
+
+    async fn resumed(&mut self) {
+        self.replica.resumed().await;
+    }
+}
+
+impl InCommitOrder {
+    /// Until the process stops, or the goal is reached, or something fails.
+    async fn follow_all(&mut self, context: &Context) -> Result<Ended> {
         let mut poison: Option<Box<Poison>> = None;
         loop {
             let mut stop = context.shared.stop.clone();
@@ -77,10 +93,6 @@ impl Course for InCommitOrder {
                 Followed::Stopped => return Ok(Ended::Stopped),
             }
         }
-    }
-
-    async fn resumed(&mut self) {
-        self.replica.resumed().await;
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use super::apply::{Mode, apply};
 use super::failure::Fault;
+use super::newest;
+use super::refusal;
 use super::stream::Stream;
 use super::tables::Tables;
 use super::{Connection, Postgres, not_connected};
@@ -124,6 +126,7 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
+        newest::make_ready(session, tables, std::slice::from_ref(&change)).await?;
         let begin = session.begin_part();
         session.execute(begin).await?;
         match apply(session, tables, &[&change], Mode::Upsert).await {
@@ -132,9 +135,11 @@ impl Postgres {
                 Ok(None)
             }
             Err(Fault::Other(error)) => Err(error),
-            Err(Fault::Event(failure)) => {
+            Err(fault) => {
                 session.undo_part().await?;
-                Ok(Some(failure))
+                let table = tables.get(change.table);
+                let told = refusal::told(&session.client, table, &change, fault).await?;
+                Ok(Some(told))
             }
         }
     }

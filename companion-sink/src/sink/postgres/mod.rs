@@ -8,9 +8,11 @@ mod connection;
 mod difference;
 mod failure;
 pub mod follow;
+mod newest;
 mod ordered;
 pub mod parked;
 pub mod pg_text;
+mod refusal;
 pub mod shadow;
 mod sharing;
 mod snapshot;
@@ -26,9 +28,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use self::change::{Change, identity_of};
@@ -53,6 +55,10 @@ use crate::event::{Headers, RowBody, SnapshotBody};
 use crate::live::Live;
 use crate::record::Record;
 use crate::rule::Rules;
+use crate::watermark::Complete;
+
+/// A target that does not even undo what is open so long is not waited for.
+const REST_MAX: Duration = Duration::from_secs(5);
 
 /// The sink of kind `postgres`.
 pub struct Postgres {
@@ -153,6 +159,20 @@ impl Postgres {
 
     fn connection(&mut self) -> Result<&mut Connection> {
         self.connection.as_mut().ok_or_else(not_connected)
+    }
+
+    /// Nothing of the target is held any more: no open transaction and no lock on its rows and tables. A sink that `is_over` for
+    /// now connects again; another one keeps its session, which tells it when somebody has decided about an event.
+    pub async fn hold_nothing(&mut self, is_over: bool) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        connection.in_transaction = false;
+        let undone = timeout(REST_MAX, connection.session.execute("ROLLBACK"));
+        let is_undone = matches!(undone.await, Ok(Ok(())));
+        if is_over || !is_undone {
+            self.connection = None;
+        }
     }
 
     /// Whether instances share the partitions.
@@ -304,7 +324,7 @@ impl Postgres {
         match apply(session, tables, &to_apply, Mode::Upsert).await {
             Ok(()) => return Ok(()),
             Err(Fault::Other(error)) => return Err(error),
-            Err(Fault::Event(_)) => {}
+            Err(Fault::Event(_) | Fault::Doubtful { .. }) => {}
         }
         session.execute("ROLLBACK").await?;
         state.begin_transaction(session, "").await?;
@@ -407,8 +427,9 @@ impl Sink for Postgres {
             Some(shadow) => shadow.decided.clone(),
             None => self.state.parked_events().decided(&client).await?,
         };
-        let session = Session::new(client);
+        let mut session = Session::new(client);
         if self.is_shared() {
+            session.newest_schema = Some(self.state.schema().to_owned());
             sharing::join_instances(&session.client, self.state.sink()).await?;
         }
         self.connection = Some(Connection {
@@ -450,6 +471,8 @@ impl Sink for Postgres {
         let decided = self.decided_batch(batch)?;
         let batch = decided.as_ref().unwrap_or(batch);
         let changes = self.changes(batch, &mut parks).await?;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        newest::make_ready(&mut connection.session, &connection.tables, &changes).await?;
         self.apply_in_transaction(batch, &changes, &mut parks)
             .await?;
         if !parks.is_empty() {
@@ -464,7 +487,17 @@ impl Sink for Postgres {
                 .filter_map(|park| Some(park.failure.as_ref()?.reason.clone()))
                 .collect(),
             parked_keys: connection.parked.len() as u64,
+            unknown_rows: std::mem::take(&mut connection.session.unknown_rows),
         })
+    }
+
+    async fn note_complete(&mut self, complete: &Complete) -> Result<()> {
+        let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
+        self.state.forget_newest(session, &complete.version).await
+    }
+
+    async fn rest(&mut self, is_over: bool) {
+        self.hold_nothing(is_over).await;
     }
 
     async fn decided(&self) {
