@@ -148,7 +148,7 @@ impl<S: Sink> Run<'_, S> {
                 }
                 _ = second.tick() => {
                     self.copy_offsets();
-                    self.measure_lag();
+                    self.pass_markers();
                     self.note_complete().await?;
                     self.look_at_others().await?;
                 }
@@ -226,6 +226,7 @@ impl<S: Sink> Run<'_, S> {
             .collect();
         for at in &given_up {
             let lane = self.lanes.remove(at);
+            self.status.gives_up(at);
             // Where it was held, it is not read.
             if lane.is_some_and(|lane| lane.held.is_none()) {
                 self.reader.unassign(at.clone());
@@ -301,6 +302,7 @@ impl<S: Sink> Run<'_, S> {
             is_noted: false,
         };
         self.reader.assign(at.clone(), next, lane.epoch);
+        self.status.is_at(&at, next);
         self.lanes.insert(at, lane);
     }
 
@@ -405,6 +407,7 @@ impl<S: Sink> Run<'_, S> {
         let applied = self.sink.apply(batch, &self.shared.dead_letters).await?;
         let last_commit_us = batch.records.last().and_then(commit_time_us);
         self.status.applied(began.elapsed(), last_commit_us);
+        self.status.moved(&batch.moves);
         self.count(&gathered, &applied);
         for lane in self.lanes.values_mut() {
             lane.stored_next = lane.next;
@@ -452,13 +455,14 @@ impl<S: Sink> Run<'_, S> {
         }
     }
 
-    fn measure_lag(&self) {
-        let lag = self
-            .lanes
-            .iter()
-            .map(|(at, lane)| self.reader.lag(at, lane.stored_next))
-            .sum();
-        self.status.figures().set_lag(lag);
+    /// Tells of what lies behind the last events that nothing of it is one.
+    fn pass_markers(&self) {
+        for (at, lane) in &self.lanes {
+            let next = self.reader.nothing_before(at, lane.stored_next);
+            if next > lane.stored_next && lane.held.is_none() {
+                self.status.has_nothing_before(at, next);
+            }
+        }
     }
 
     /// Kafka refused an offset: finds out which one.

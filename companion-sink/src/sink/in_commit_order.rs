@@ -307,6 +307,7 @@ impl Run<'_> {
         );
         for (at, next, version) in lanes {
             self.queues.assign(at.clone(), next)?;
+            self.context.status.is_at(&at, next);
             self.merge.add(at, next, &version);
         }
         self.begun = self.merge.begun();
@@ -385,6 +386,7 @@ impl Run<'_> {
             return Ok(Some(poison));
         }
         self.context.status.figures().count_events(records);
+        self.context.status.works();
         self.part.is_begun = true;
         self.part.records.clear();
         self.part.bytes = 0;
@@ -413,6 +415,7 @@ impl Run<'_> {
             Err(poison) => return Ok(Some(poison)),
         };
         self.merge.moved(&moves);
+        self.context.status.moved(&moves);
         self.context.status.applied(began.elapsed(), time_us);
         let mut figures = self.context.status.figures();
         figures.duplicates += self.merge.take_duplicates();
@@ -423,12 +426,12 @@ impl Run<'_> {
     fn every_second(&mut self) {
         self.queues.serve();
         self.copy_offsets();
-        let lag = self
-            .merge
-            .stored()
-            .map(|(at, next)| self.queues.lag(at, next))
-            .sum();
-        self.context.status.figures().set_lag(lag);
+        for (at, next) in self.merge.stored() {
+            let passed = self.queues.nothing_before(at, next);
+            if passed > next {
+                self.context.status.has_nothing_before(at, passed);
+            }
+        }
     }
 
     /// Copies the applied offsets into the consumer group, for lag tools only.
