@@ -166,7 +166,6 @@ impl Measuring {
         };
         let mut events = 0;
         let mut oldest_us: Option<i64> = None;
-        let mut is_time_known = true;
         for (at, next) in next {
             let Some(end) = self.ends.end(&at) else {
                 return Lag::Unknown;
@@ -188,7 +187,6 @@ impl Measuring {
                 }
             };
             events += u64::try_from(end - next).unwrap_or_default();
-            is_time_known &= seen_us.is_some();
             oldest_us = match (oldest_us, seen_us) {
                 (Some(oldest), Some(seen)) => Some(oldest.min(seen)),
                 (oldest, seen) => oldest.or(seen),
@@ -200,8 +198,8 @@ impl Measuring {
         let seconds = |since: i64| (now_us() - since).max(0) as f64 / 1e6;
         Lag::Some {
             events,
-            // Of some partitions it may not be known; the oldest that is known is a lower bound, and worth more than nothing.
-            seconds: oldest_us.filter(|_| is_time_known || events > 0).map(seconds),
+            // Of some partitions it may not be known: what is known is a lower bound, and worth more than nothing.
+            seconds: oldest_us.map(seconds),
         }
     }
 

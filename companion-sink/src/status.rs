@@ -365,9 +365,7 @@ impl SinkStatus {
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The target has everything of a partition before `next`.

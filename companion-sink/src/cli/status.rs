@@ -159,7 +159,10 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
         Some(partitions) => format!("{}, {partitions} partitions", text("state")),
         None => text("state"),
     };
-    let state = match (sink["retrying_since"].as_str(), sink["stuck_because"].as_str()) {
+    let state = match (
+        sink["retrying_since"].as_str(),
+        sink["stuck_because"].as_str(),
+    ) {
         (_, Some(because)) => format!("{state}, STUCK: {because}"),
         (Some(since), None) => format!("{state}, retrying since {since}"),
         (None, None) => state,

@@ -318,9 +318,7 @@ fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
                 "gauge",
                 $help,
                 all.iter()
-                    .filter_map(|(sink, figures)| {
-                        Some((labelled("", sink, ""), $value(figures)?))
-                    })
+                    .filter_map(|(sink, figures)| Some((labelled("", sink, ""), $value(figures)?)))
                     .collect(),
             )
         };

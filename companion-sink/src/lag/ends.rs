@@ -59,7 +59,8 @@ impl Ends {
         let Some(beginnings) = offsets(client, fresh.into_iter(), Offset::Beginning) else {
             return false;
         };
-        self.partitions.retain(|at, _| topics.contains_key(&*at.topic));
+        self.partitions
+            .retain(|at, _| topics.contains_key(&*at.topic));
         for (at, beginning) in beginnings {
             if let Some(end) = ends.get(&at) {
                 let partition = Partition {
@@ -127,7 +128,8 @@ fn offsets(
     let mut list = TopicPartitionList::new();
     for at in partitions {
         // Kafka takes these in the place of a time, too.
-        list.add_partition_offset(&at.topic, at.partition, which).ok()?;
+        list.add_partition_offset(&at.topic, at.partition, which)
+            .ok()?;
     }
     if list.count() == 0 {
         return Some(HashMap::new());

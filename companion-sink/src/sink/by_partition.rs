@@ -66,6 +66,7 @@ impl<S: Sink> Course for ByPartition<S> {
             connected = self.sink.connect() => connected?,
         }
         let reader = Reader::start(&context.client, &context.name)?;
+        let no_answer = self.sink.no_answer(&context.status);
         let run = Run {
             sink: &mut self.sink,
             config: &context.config,
@@ -80,7 +81,10 @@ impl<S: Sink> Course for ByPartition<S> {
             watermark: Watermark::default(),
             goal: context.goal.as_ref(),
         };
-        let ended = run.run(stop).await;
+        let ended = tokio::select! {
+            ended = run.run(stop) => ended,
+            error = no_answer => Err(error),
+        };
         if let Err(error) = &ended {
             self.sink.rest(error.code.policy() != Policy::Halt).await;
         }

@@ -44,7 +44,11 @@ impl InCommitOrder {
 
 impl Course for InCommitOrder {
     async fn run(&mut self, context: &Context) -> Result<Ended> {
-        let ended = self.follow_all(context).await;
+        let no_answer = self.replica.no_answer(&context.status);
+        let ended = tokio::select! {
+            ended = self.follow_all(context) => ended,
+            error = no_answer => Err(error),
+        };
         if let Err(error) = &ended {
             let is_over = error.code.policy() != Policy::Halt;
             self.replica.hold_nothing(is_over).await;

@@ -23,6 +23,7 @@ use crate::discovery::Topics;
 use crate::error::{Code, Error, Result};
 use crate::event::Malformed;
 use crate::record::Record;
+use crate::status::SinkStatus;
 use crate::watermark::Complete;
 
 /// Length of a batch in bytes at most, but for a single larger event.
@@ -149,6 +150,12 @@ pub trait Sink: Send + Sync {
     /// Notes up to which commit everything is there.
     fn note_complete(&mut self, _complete: &Complete) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
+    }
+
+    /// Waits until the target does not answer, of a sink that has had events to apply for long; the error that says so. It asks
+    /// by itself, beside what the sink is at.
+    fn no_answer(&self, _status: &SinkStatus) -> impl Future<Output = Error> + Send + 'static {
+        std::future::pending()
     }
 
     /// The sink works no more until it connects again, or, if it is not `is_over` for now, until a person has acted: it holds

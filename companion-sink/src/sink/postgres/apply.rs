@@ -60,6 +60,9 @@ pub async fn apply(
         let change = changes[place];
         keyed.entry(change.table).or_default().push(change);
     }
+    // One order for all instances, so that those that meet at keys with several spellings queue up.
+    let mut keyed: Vec<(usize, Vec<&Change<'_>>)> = keyed.into_iter().collect();
+    keyed.sort_by(|(a, _), (b, _)| tables.get(*a).name.cmp(&tables.get(*b).name));
     for (table, changes) in keyed {
         apply_keyed(session, tables.get(table), &changes, mode).await?;
     }
@@ -240,7 +243,15 @@ async fn change_one(
         ))));
     }
     if change.kind != Kind::UpdateOne {
-        if run_one(session, table, &statements::delete_one(table, &before), &old_values).await? == 0 {
+        if run_one(
+            session,
+            table,
+            &statements::delete_one(table, &before),
+            &old_values,
+        )
+        .await?
+            == 0
+        {
             note_unknown(session, table);
         }
         return Ok(());
@@ -284,7 +295,10 @@ async fn change_one(
 /// A row of a table without a key was changed or deleted at the source, and the target has none that equals it.
 fn note_unknown(session: &mut Session, table: &Table) {
     session.unknown_rows += 1;
-    tracing::debug!(table = table.name, "no row equals the image before the change");
+    tracing::debug!(
+        table = table.name,
+        "no row equals the image before the change"
+    );
 }
 
 /// Runs a statement about one row; how many rows it touched.

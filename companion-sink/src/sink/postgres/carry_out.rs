@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::apply::{Mode, apply};
+use super::connection::IMMEDIATE;
 use super::failure::Fault;
 use super::newest;
 use super::refusal;
@@ -35,7 +36,7 @@ impl Postgres {
             }
             let topic = &*at.topic;
             let session = &mut self.connection.as_mut().ok_or_else(not_connected)?.session;
-            self.state.begin_transaction(session, "").await?;
+            self.state.begin_transaction(session, IMMEDIATE).await?;
             let is_free = self.carry_out_key(topic, &key, dead_letters).await?;
             if is_free {
                 let parked_events = self.state.parked_events();

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification, SimpleQueryMessage, Statement};
 
-use super::failure::classify;
+use super::failure::{Fault, classify, sort};
 use super::parked::CHANNEL;
 use super::sharing::INSTANCES_CHANNEL;
 use crate::error::{Code, Error, Result};
@@ -41,6 +41,9 @@ const SESSION: &str = "
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
     SET jit = off";
+
+/// From now on in a transaction, every statement is checked by itself.
+pub const IMMEDIATE: &str = "SET CONSTRAINTS ALL IMMEDIATE;";
 
 /// A connection with its prepared statements.
 pub struct Session {
@@ -111,6 +114,12 @@ impl Session {
         self.unknown_rows = self.unknown_before_part;
         self.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")
             .await
+    }
+
+    /// Has the deferred constraints of the target checked now, of what the open transaction has done.
+    pub async fn check_constraints(&self) -> std::result::Result<(), Fault> {
+        let checked = self.client.batch_execute(IMMEDIATE).await;
+        checked.map_err(|error| sort("checking deferred constraints", &error))
     }
 
     /// Runs statements that concern the transaction.

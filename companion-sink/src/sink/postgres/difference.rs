@@ -134,7 +134,13 @@ impl Pair<'_> {
     fn delete_otherwise_fixed(&self) -> Option<String> {
         let fixed = self.columns.iter().filter(|column| column.fixed);
         let different: Vec<String> = fixed
-            .map(|column| format!("t.{} IS DISTINCT FROM {}", quoted(&column.name), value(column)))
+            .map(|column| {
+                format!(
+                    "t.{} IS DISTINCT FROM {}",
+                    quoted(&column.name),
+                    value(column)
+                )
+            })
             .collect();
         (!different.is_empty()).then(|| {
             format!(

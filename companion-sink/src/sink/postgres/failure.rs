@@ -296,12 +296,18 @@ mod tests {
                 "value \"99999999999\" is out of range for type integer",
                 "value \"…\" is out of range for type integer",
             ),
-            ("relation \"secret\" does not exist", "relation \"…\" does not exist"),
+            (
+                "relation \"secret\" does not exist",
+                "relation \"…\" does not exist",
+            ),
             (
                 "improper qualified name (too many dotted names): a.b.c.d",
                 "improper qualified name (too many dotted names): …",
             ),
-            ("ungültige Eingabe für Typ integer: »x«", "ungültige Eingabe für Typ integer: …"),
+            (
+                "ungültige Eingabe für Typ integer: »x«",
+                "ungültige Eingabe für Typ integer: …",
+            ),
             (
                 "value too long for type character varying(5)",
                 "value too long for type character varying(5)",
@@ -322,7 +328,9 @@ mod tests {
         for state in ["21000", "27000", "XX000", "38000", "55000"] {
             assert!(matches!(Kind::of(state), Kind::Unknown), "{state}");
         }
-        for state in ["42P01", "42704", "42883", "3F000", "428C9", "0A000", "42501"] {
+        for state in [
+            "42P01", "42704", "42883", "3F000", "428C9", "0A000", "42501",
+        ] {
             assert!(matches!(Kind::of(state), Kind::Doubtful), "{state}");
         }
         for state in ["40001", "40P01", "55P03", "57014"] {

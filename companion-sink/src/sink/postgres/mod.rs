@@ -22,11 +22,12 @@ mod stream;
 pub mod switch;
 pub mod tables;
 mod text_array;
+mod watchdog;
 mod whole_table;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::future::pending;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ use tokio::time::{sleep_until, timeout};
 use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use self::change::{Change, identity_of};
 pub use self::connection::open;
-use self::connection::{News, Session};
+use self::connection::{IMMEDIATE, News, Session};
 use self::failure::Fault;
 pub use self::ordered::{Commit, Outcome, Poison};
 use self::parked::ParkedKeys;
@@ -55,6 +56,7 @@ use crate::event::{Headers, RowBody, SnapshotBody};
 use crate::live::Live;
 use crate::record::Record;
 use crate::rule::Rules;
+use crate::status::SinkStatus;
 use crate::watermark::Complete;
 
 /// A target that does not even undo what is open so long is not waited for.
@@ -89,6 +91,8 @@ struct Connection {
     decided: HashMap<String, Decision>,
     /// A transaction is open that takes more events (`ordered`).
     in_transaction: bool,
+    /// Foreign keys and triggers of the target are out of the way.
+    is_replica: bool,
 }
 
 /// Something that goes aside: parked, and with a failure to the dead letters as well.
@@ -296,6 +300,7 @@ impl Postgres {
             session,
             tables,
             parked,
+            is_replica,
             ..
         }) = self.connection.as_mut()
         else {
@@ -321,13 +326,18 @@ impl Postgres {
                 to_apply.push(change);
             }
         }
-        match apply(session, tables, &to_apply, Mode::Upsert).await {
+        let mut applied = apply(session, tables, &to_apply, Mode::Upsert).await;
+        if applied.is_ok() && !*is_replica {
+            // At the end of the transaction nobody could tell which event it is.
+            applied = session.check_constraints().await;
+        }
+        match applied {
             Ok(()) => return Ok(()),
             Err(Fault::Other(error)) => return Err(error),
             Err(Fault::Event(_) | Fault::Doubtful { .. }) => {}
         }
         session.execute("ROLLBACK").await?;
-        state.begin_transaction(session, "").await?;
+        state.begin_transaction(session, IMMEDIATE).await?;
         state.advance(session, &batch.moves).await?;
         let Aside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
         for (change, failure) in refused {
@@ -408,7 +418,8 @@ impl Sink for Postgres {
         let client =
             connection::connect(&self.live.url(&self.name), &self.name, &self.news).await?;
         connection::become_active(&client, self.state.sink(), self.is_shared()).await?;
-        if !connection::become_replica(&client).await? {
+        let is_replica = connection::become_replica(&client).await?;
+        if !is_replica {
             tracing::info!(
                 sink = self.name,
                 hint = "GRANT SET ON PARAMETER session_replication_role TO the sink's role (PostgreSQL 15 on), or have no foreign keys on the target.",
@@ -440,6 +451,7 @@ impl Sink for Postgres {
             halted_before,
             decided,
             in_transaction: false,
+            is_replica,
         });
         Ok(())
     }
@@ -494,6 +506,10 @@ impl Sink for Postgres {
     async fn note_complete(&mut self, complete: &Complete) -> Result<()> {
         let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
         self.state.forget_newest(session, &complete.version).await
+    }
+
+    fn no_answer(&self, status: &SinkStatus) -> impl Future<Output = Error> + Send + 'static {
+        watchdog::no_answer(self.live.clone(), status.clone())
     }
 
     async fn rest(&mut self, is_over: bool) {

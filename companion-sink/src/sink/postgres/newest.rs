@@ -64,8 +64,10 @@ pub async fn claim<'c, 'b>(
     let types = vec![Type::TEXT_ARRAY; key.len() + 1];
     let statement = session.prepared(&sql(table, &key, &name), &types).await;
     let statement = statement.map_err(|error| failed(error).of_target())?;
-    let mut parameters: Vec<&(dyn ToSql + Sync)> =
-        arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+    let mut parameters: Vec<&(dyn ToSql + Sync)> = arrays
+        .iter()
+        .map(|array| array as &(dyn ToSql + Sync))
+        .collect();
     parameters.push(&versions);
     let rows = session.client.query(&statement, &parameters).await;
     let rows = rows.map_err(failed)?;

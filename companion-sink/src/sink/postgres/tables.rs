@@ -235,11 +235,14 @@ impl Tables {
         let columns = client
             .query(
                 "SELECT a.attname::text, a.atttypid, pg_catalog.format_type(a.atttypid, -1),
-                        a.attgenerated <> '', a.attidentity = 'a', k.collation IS NULL
-                            AND (CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END)
-                            IN ('bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+                        a.attgenerated <> '', a.attidentity = 'a', k.collation IS NULL AND (t.typtype = 'e' OR
+                            (CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END)
+                            IN ('name'::regtype, 'bit'::regtype, 'varbit'::regtype, 'time'::regtype,
+                            'timetz'::regtype, 'inet'::regtype, 'cidr'::regtype, 'macaddr'::regtype, 'macaddr8'::regtype,
+                            'money'::regtype, 'pg_lsn'::regtype,
+                            'bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype,
                             'oid'::regtype, 'text'::regtype, 'varchar'::regtype, 'uuid'::regtype,
-                            'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'bytea'::regtype),
+                            'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'bytea'::regtype)),
                         k.collation, c.oid
                  FROM pg_catalog.pg_attribute a
                  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid

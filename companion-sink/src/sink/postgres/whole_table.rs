@@ -72,7 +72,10 @@ impl Postgres {
     }
 
     /// Empties the tables that one statement of the source emptied, together: each may reference another one.
-    pub(super) async fn empty_tables(&mut self, truncates: &[(&Record, Headers<'_>)]) -> Result<()> {
+    pub(super) async fn empty_tables(
+        &mut self,
+        truncates: &[(&Record, Headers<'_>)],
+    ) -> Result<()> {
         let Some(Connection {
             session, tables, ..
         }) = self.connection.as_mut()
@@ -123,6 +126,8 @@ impl Postgres {
             header: headers.table,
         };
         let now = follower.follow(tables, &body, before.as_ref()).await?;
+        // A key may have another type now.
+        session.newest_tables.clear();
         if let Some(now) = now.filter(|now| Some(now) != before.as_ref()) {
             self.state
                 .follow(&session.client, &record.topic, &now)
