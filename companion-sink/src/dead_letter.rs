@@ -46,6 +46,8 @@ pub struct Failure {
     pub stage: Stage,
     /// What happened, without any value of the row.
     pub message: String,
+    /// The server's SQLSTATE, where it did not say which column it is about.
+    pub state: Option<Box<str>>,
 }
 
 impl Failure {
@@ -56,6 +58,7 @@ impl Failure {
             reason: "undecodable".into(),
             stage: Stage::ValueConverter,
             message,
+            state: None,
         }
     }
 
@@ -66,6 +69,7 @@ impl Failure {
             reason: "conversion".into(),
             stage: Stage::ValueConverter,
             message,
+            state: None,
         }
     }
 
@@ -76,6 +80,7 @@ impl Failure {
             reason: Cow::Owned(name.to_owned()),
             stage: Stage::Transformation,
             message: format!("the rule \"{name}\" rejects it"),
+            state: None,
         }
     }
 
@@ -99,6 +104,7 @@ impl Failure {
             reason: "refused".into(),
             stage: Stage::TaskPut,
             message,
+            state: None,
         }
     }
 }

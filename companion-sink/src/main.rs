@@ -17,6 +17,7 @@ mod event;
 mod history;
 mod http;
 mod kafka_client;
+mod lag;
 mod live;
 mod positions;
 mod prometheus;
@@ -107,10 +108,10 @@ fn execute(arguments: &Arguments) -> Result<u8> {
                 cli::config::effective(&config);
                 Ok(0)
             }
-            Command::Status(status) => status
-                .run(&config, arguments.json, arguments.color)
-                .await
-                .map(|()| 0),
+            Command::Status(status) => {
+                let all_work = status.run(&config, arguments.json, arguments.color).await?;
+                Ok(if all_work { 0 } else { CHECK_FOUND_ERROR })
+            }
             Command::Dlq(dlq) => {
                 let found = dlq.run(&config, arguments.json, arguments.color).await?;
                 Ok(if found { 0 } else { NOT_FOUND })

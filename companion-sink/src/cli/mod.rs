@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "companion-sink", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error or replay --dry-run a difference, \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error, replay --dry-run a difference or status a halted sink, \
 4 no such entity, 5 Kafka or target out of reach, 130 interrupted."
 )]
 pub struct Arguments {

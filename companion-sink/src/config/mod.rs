@@ -129,6 +129,9 @@ pub struct Sink {
     /// How events are gathered.
     #[serde(default)]
     pub batch: Batch,
+    /// After what time without progress the sink is shown as stuck.
+    #[serde(default, deserialize_with = "optional_duration")]
+    pub stuck_after: Option<Duration>,
     /// Where the target is.
     #[serde(default)]
     pub url: String,
@@ -372,6 +375,11 @@ impl Sink {
         })
     }
 
+    /// After what time without progress the sink is shown as stuck.
+    pub fn stuck_after(&self) -> Duration {
+        self.stuck_after.unwrap_or(Duration::from_secs(60))
+    }
+
     /// How long a batch waits for more while more is arriving.
     pub fn batch_wait(&self) -> Duration {
         self.batch.wait.unwrap_or(Duration::from_millis(20))
@@ -564,13 +572,14 @@ impl Config {
         for (name, sink) in &self.sinks {
             let topics: Vec<_> = sink.topics.iter().map(|topic| quote(topic)).collect();
             out += &format!(
-                "\n[sink.{}]\nkind = \"{}\"\nenabled = {}\ntopics = [{}]\nbatch = {{ rows = {}, wait = \"{}ms\" }}\nurl = {}\n",
+                "\n[sink.{}]\nkind = \"{}\"\nenabled = {}\ntopics = [{}]\nbatch = {{ rows = {}, wait = \"{}ms\" }}\nstuck_after = \"{}ms\"\nurl = {}\n",
                 quote(name),
                 sink.kind_name(),
                 sink.enabled,
                 topics.join(", "),
                 sink.batch_rows(),
                 sink.batch_wait().as_millis(),
+                sink.stuck_after().as_millis(),
                 quote(&without_password(&sink.url)),
             );
             out += &match &sink.kind {

@@ -310,17 +310,45 @@ fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
         "Later copies that were dropped.",
         |f: &F| f.duplicates as f64
     );
-    per_sink!(
+    // No sample where the value is not known.
+    macro_rules! known {
+        ($name:literal, $help:literal, $value:expr) => {
+            family(
+                $name,
+                "gauge",
+                $help,
+                all.iter()
+                    .filter_map(|(sink, figures)| Some((labelled("", sink, ""), $value(figures)?)))
+                    .collect(),
+            )
+        };
+    }
+    known!(
         "lag_events",
-        "gauge",
-        "Events in Kafka that are not applied.",
-        |f: &F| f.lag_events as f64
+        "Events in Kafka that are not applied, in every state; no sample where that is not known.",
+        |f: &F| f.lag_events.map(|events| events as f64)
+    );
+    known!(
+        "lag_seconds",
+        "Since the first of these events came to Kafka; 0 where there is none.",
+        |f: &F| f.lag_seconds
+    );
+    known!(
+        "unmoved_seconds",
+        "Since something was applied, while something waits.",
+        |f: &F| f.unmoved_seconds
     );
     per_sink!(
-        "lag_seconds",
+        "stuck",
         "gauge",
-        "Age of the last applied event while there is lag.",
-        |f: &F| f.lag_seconds
+        "1 if the sink has been halted, tried again, or has applied nothing though something waits, for longer than stuck_after.",
+        |f: &F| f64::from(u8::from(f.stuck))
+    );
+    per_sink!(
+        "unknown_rows_total",
+        "counter",
+        "Changes of rows, of tables without a key, that the target did not have.",
+        |f: &F| f.unknown_rows as f64
     );
     per_sink!(
         "parked_keys",

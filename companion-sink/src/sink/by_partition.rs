@@ -16,7 +16,7 @@ use super::{BATCH_BYTES, Batch, Move, Sink};
 use crate::config;
 use crate::consumer::{Fetched, Reader, TopicPartition};
 use crate::discovery::{Cluster, Topics, follows};
-use crate::error::Result;
+use crate::error::{Policy, Result};
 use crate::event::{SnapshotBody, commit_time_us, is_for_others, is_version};
 use crate::record::Record;
 use crate::status::{SinkStatus, State};
@@ -66,6 +66,7 @@ impl<S: Sink> Course for ByPartition<S> {
             connected = self.sink.connect() => connected?,
         }
         let reader = Reader::start(&context.client, &context.name)?;
+        let no_answer = self.sink.no_answer(&context.status);
         let run = Run {
             sink: &mut self.sink,
             config: &context.config,
@@ -80,7 +81,13 @@ impl<S: Sink> Course for ByPartition<S> {
             watermark: Watermark::default(),
             goal: context.goal.as_ref(),
         };
-        let ended = run.run(stop).await;
+        let ended = tokio::select! {
+            ended = run.run(stop) => ended,
+            error = no_answer => Err(error),
+        };
+        if let Err(error) = &ended {
+            self.sink.rest(error.code.policy() != Policy::Halt).await;
+        }
         // Whatever ended it: the others need not wait for this one.
         self.sink.leave().await;
         if S::SHARED {
@@ -145,7 +152,7 @@ impl<S: Sink> Run<'_, S> {
                 }
                 _ = second.tick() => {
                     self.copy_offsets();
-                    self.measure_lag();
+                    self.pass_markers();
                     self.note_complete().await?;
                     self.look_at_others().await?;
                 }
@@ -223,6 +230,7 @@ impl<S: Sink> Run<'_, S> {
             .collect();
         for at in &given_up {
             let lane = self.lanes.remove(at);
+            self.status.gives_up(at);
             // Where it was held, it is not read.
             if lane.is_some_and(|lane| lane.held.is_none()) {
                 self.reader.unassign(at.clone());
@@ -298,6 +306,7 @@ impl<S: Sink> Run<'_, S> {
             is_noted: false,
         };
         self.reader.assign(at.clone(), next, lane.epoch);
+        self.status.is_at(&at, next);
         self.lanes.insert(at, lane);
     }
 
@@ -402,6 +411,7 @@ impl<S: Sink> Run<'_, S> {
         let applied = self.sink.apply(batch, &self.shared.dead_letters).await?;
         let last_commit_us = batch.records.last().and_then(commit_time_us);
         self.status.applied(began.elapsed(), last_commit_us);
+        self.status.moved(&batch.moves);
         self.count(&gathered, &applied);
         for lane in self.lanes.values_mut() {
             lane.stored_next = lane.next;
@@ -449,13 +459,14 @@ impl<S: Sink> Run<'_, S> {
         }
     }
 
-    fn measure_lag(&self) {
-        let lag = self
-            .lanes
-            .iter()
-            .map(|(at, lane)| self.reader.lag(at, lane.stored_next))
-            .sum();
-        self.status.figures().set_lag(lag);
+    /// Tells of what lies behind the last events that nothing of it is one.
+    fn pass_markers(&self) {
+        for (at, lane) in &self.lanes {
+            let next = self.reader.nothing_before(at, lane.stored_next);
+            if next > lane.stored_next && lane.held.is_none() {
+                self.status.has_nothing_before(at, next);
+            }
+        }
     }
 
     /// Kafka refused an offset: finds out which one.

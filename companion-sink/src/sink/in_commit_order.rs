@@ -17,7 +17,7 @@ use super::postgres::{Commit, Outcome, Poison, Postgres};
 use super::runner::{Context, Course, Ended, ended, stopped};
 use crate::consumer::TopicPartition;
 use crate::discovery::follows;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Policy, Result};
 use crate::event::commit_time_us;
 use crate::record::Record;
 use crate::status::State;
@@ -44,6 +44,26 @@ impl InCommitOrder {
 
 impl Course for InCommitOrder {
     async fn run(&mut self, context: &Context) -> Result<Ended> {
+        let no_answer = self.replica.no_answer(&context.status);
+        let ended = tokio::select! {
+            ended = self.follow_all(context) => ended,
+            error = no_answer => Err(error),
+        };
+        if let Err(error) = &ended {
+            let is_over = error.code.policy() != Policy::Halt;
+            self.replica.hold_nothing(is_over).await;
+        }
+        ended
+    }
+
+    async fn resumed(&mut self) {
+        self.replica.resumed().await;
+    }
+}
+
+impl InCommitOrder {
+    /// Until the process stops, or the goal is reached, or something fails.
+    async fn follow_all(&mut self, context: &Context) -> Result<Ended> {
         let mut poison: Option<Box<Poison>> = None;
         loop {
             let mut stop = context.shared.stop.clone();
@@ -77,10 +97,6 @@ impl Course for InCommitOrder {
                 Followed::Stopped => return Ok(Ended::Stopped),
             }
         }
-    }
-
-    async fn resumed(&mut self) {
-        self.replica.resumed().await;
     }
 }
 
@@ -295,6 +311,7 @@ impl Run<'_> {
         );
         for (at, next, version) in lanes {
             self.queues.assign(at.clone(), next)?;
+            self.context.status.is_at(&at, next);
             self.merge.add(at, next, &version);
         }
         self.begun = self.merge.begun();
@@ -373,6 +390,7 @@ impl Run<'_> {
             return Ok(Some(poison));
         }
         self.context.status.figures().count_events(records);
+        self.context.status.works();
         self.part.is_begun = true;
         self.part.records.clear();
         self.part.bytes = 0;
@@ -401,6 +419,7 @@ impl Run<'_> {
             Err(poison) => return Ok(Some(poison)),
         };
         self.merge.moved(&moves);
+        self.context.status.moved(&moves);
         self.context.status.applied(began.elapsed(), time_us);
         let mut figures = self.context.status.figures();
         figures.duplicates += self.merge.take_duplicates();
@@ -411,12 +430,12 @@ impl Run<'_> {
     fn every_second(&mut self) {
         self.queues.serve();
         self.copy_offsets();
-        let lag = self
-            .merge
-            .stored()
-            .map(|(at, next)| self.queues.lag(at, next))
-            .sum();
-        self.context.status.figures().set_lag(lag);
+        for (at, next) in self.merge.stored() {
+            let passed = self.queues.nothing_before(at, next);
+            if passed > next {
+                self.context.status.has_nothing_before(at, passed);
+            }
+        }
     }
 
     /// Copies the applied offsets into the consumer group, for lag tools only.

@@ -23,6 +23,7 @@ use crate::discovery::Topics;
 use crate::error::{Code, Error, Result};
 use crate::event::Malformed;
 use crate::record::Record;
+use crate::status::SinkStatus;
 use crate::watermark::Complete;
 
 /// Length of a batch in bytes at most, but for a single larger event.
@@ -66,6 +67,8 @@ pub struct Applied {
     pub dead_letters: Vec<Cow<'static, str>>,
     /// Keys that are parked now, of all partitions.
     pub parked_keys: u64,
+    /// Changes of rows, of tables without a key, that the target did not have.
+    pub unknown_rows: u64,
 }
 
 /// What came of telling the other instances that partitions have reached an event about the whole table.
@@ -147,6 +150,18 @@ pub trait Sink: Send + Sync {
     /// Notes up to which commit everything is there.
     fn note_complete(&mut self, _complete: &Complete) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
+    }
+
+    /// Waits until the target does not answer, of a sink that has had events to apply for long; the error that says so. It asks
+    /// by itself, beside what the sink is at.
+    fn no_answer(&self, _status: &SinkStatus) -> impl Future<Output = Error> + Send + 'static {
+        std::future::pending()
+    }
+
+    /// The sink works no more until it connects again, or, if it is not `is_over` for now, until a person has acted: it holds
+    /// nothing of the target meanwhile.
+    fn rest(&mut self, _is_over: bool) -> impl Future<Output = ()> + Send {
+        async {}
     }
 
     /// Whether an event about the whole table waits until every partition of its topic has reached it.

@@ -447,6 +447,7 @@ impl Sink for MongoHistory {
                 .filter_map(|aside| Some(aside.failure.as_ref()?.reason.clone()))
                 .collect(),
             parked_keys: self.parked.len(),
+            unknown_rows: 0,
         })
     }
 

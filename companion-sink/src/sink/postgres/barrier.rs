@@ -149,7 +149,9 @@ impl Postgres {
         let met = self.meet_in_transaction(record, moves, partitions).await?;
         if met == Met::Moved {
             // Another instance may have followed a change of the definition.
-            self.connection()?.tables = Tables::default();
+            let connection = self.connection()?;
+            connection.tables = Tables::default();
+            connection.session.newest_tables.clear();
         }
         let end = match met {
             Met::Waiting | Met::Done => "COMMIT",

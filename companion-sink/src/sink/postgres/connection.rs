@@ -1,6 +1,6 @@
 //! The connection to the target, and how its session is set.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +8,17 @@ use std::time::Duration;
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 use postgres_openssl::MakeTlsConnector;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification, SimpleQueryMessage, Statement};
 
-use super::failure::classify;
+use super::failure::{Fault, classify, sort};
 use super::parked::CHANNEL;
 use super::sharing::INSTANCES_CHANNEL;
 use crate::error::{Code, Error, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const DEAD_AFTER: Duration = Duration::from_secs(30);
 
@@ -40,6 +42,9 @@ const SESSION: &str = "
     SET enable_mergejoin = off;
     SET jit = off";
 
+/// From now on in a transaction, every statement is checked by itself.
+pub const IMMEDIATE: &str = "SET CONSTRAINTS ALL IMMEDIATE;";
+
 /// A connection with its prepared statements.
 pub struct Session {
     /// The connection.
@@ -47,6 +52,14 @@ pub struct Session {
     statements: HashMap<String, Statement>,
     /// A part of the open transaction was kept, and its savepoint is still there.
     part_is_kept: bool,
+    /// Changes of rows, of tables without a key, that the target does not have: those of the open transaction.
+    pub unknown_rows: u64,
+    /// Those of them from before its last part.
+    unknown_before_part: u64,
+    /// The state's schema, quoted, where the newest events of keys are noted (`newest`).
+    pub newest_schema: Option<String>,
+    /// The tables that are there for that.
+    pub newest_tables: HashSet<String>,
 }
 
 impl Session {
@@ -56,6 +69,10 @@ impl Session {
             client: Arc::new(client),
             statements: HashMap::new(),
             part_is_kept: false,
+            unknown_rows: 0,
+            unknown_before_part: 0,
+            newest_schema: None,
+            newest_tables: HashSet::new(),
         }
     }
 
@@ -67,6 +84,7 @@ impl Session {
     /// Begins a transaction and does `more` in it; the first value of the last row that came of it.
     pub async fn begin(&mut self, more: &str) -> Result<Option<String>> {
         self.part_is_kept = false;
+        self.unknown_rows = 0;
         let answers = self.client.simple_query(&format!("BEGIN; {more}")).await;
         let answers = answers.map_err(|error| classify("opening a transaction", &error))?;
         let value = answers.iter().rev().find_map(|answer| match answer {
@@ -78,6 +96,7 @@ impl Session {
 
     /// The statement that begins a part of the open transaction which can be undone by itself. There is one at a time.
     pub fn begin_part(&mut self) -> &'static str {
+        self.unknown_before_part = self.unknown_rows;
         match std::mem::take(&mut self.part_is_kept) {
             true => "RELEASE SAVEPOINT part; SAVEPOINT part",
             false => "SAVEPOINT part",
@@ -92,8 +111,15 @@ impl Session {
 
     /// Undoes what was done since the part began.
     pub async fn undo_part(&mut self) -> Result<()> {
+        self.unknown_rows = self.unknown_before_part;
         self.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")
             .await
+    }
+
+    /// Has the deferred constraints of the target checked now, of what the open transaction has done.
+    pub async fn check_constraints(&self) -> std::result::Result<(), Fault> {
+        let checked = self.client.batch_execute(IMMEDIATE).await;
+        checked.map_err(|error| sort("checking deferred constraints", &error))
     }
 
     /// Runs statements that concern the transaction.
@@ -170,10 +196,19 @@ async fn open_listening(
     if config.get_application_name().is_none() {
         config.application_name(format!("companion-sink {name}"));
     }
-    let (client, mut connection) = config
-        .connect(verification.connector()?)
-        .await
-        .map_err(|error| classify("connecting", &error))?;
+    // A server that hangs takes the connection and says nothing.
+    let connected = timeout(GREETING_TIMEOUT, config.connect(verification.connector()?));
+    let connected = connected.await.map_err(|_| {
+        Error::new(
+            Code::Unreachable,
+            format!(
+                "postgres: connecting: no answer within {} s",
+                GREETING_TIMEOUT.as_secs()
+            ),
+            "See whether the target's server is overloaded or stopped; it is tried again.",
+        )
+    })?;
+    let (client, mut connection) = connected.map_err(|error| classify("connecting", &error))?;
     let user = name.to_owned();
     tokio::spawn(async move {
         loop {

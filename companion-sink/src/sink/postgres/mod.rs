@@ -8,9 +8,11 @@ mod connection;
 mod difference;
 mod failure;
 pub mod follow;
+mod newest;
 mod ordered;
 pub mod parked;
 pub mod pg_text;
+mod refusal;
 pub mod shadow;
 mod sharing;
 mod snapshot;
@@ -20,20 +22,21 @@ mod stream;
 pub mod switch;
 pub mod tables;
 mod text_array;
+mod watchdog;
 mod whole_table;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::future::pending;
+use std::future::{Future, pending};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use self::change::{Change, identity_of};
 pub use self::connection::open;
-use self::connection::{News, Session};
+use self::connection::{IMMEDIATE, News, Session};
 use self::failure::Fault;
 pub use self::ordered::{Commit, Outcome, Poison};
 use self::parked::ParkedKeys;
@@ -53,6 +56,11 @@ use crate::event::{Headers, RowBody, SnapshotBody};
 use crate::live::Live;
 use crate::record::Record;
 use crate::rule::Rules;
+use crate::status::SinkStatus;
+use crate::watermark::Complete;
+
+/// A target that does not even undo what is open so long is not waited for.
+const REST_MAX: Duration = Duration::from_secs(5);
 
 /// The sink of kind `postgres`.
 pub struct Postgres {
@@ -83,6 +91,8 @@ struct Connection {
     decided: HashMap<String, Decision>,
     /// A transaction is open that takes more events (`ordered`).
     in_transaction: bool,
+    /// Foreign keys and triggers of the target are out of the way.
+    is_replica: bool,
 }
 
 /// Something that goes aside: parked, and with a failure to the dead letters as well.
@@ -153,6 +163,20 @@ impl Postgres {
 
     fn connection(&mut self) -> Result<&mut Connection> {
         self.connection.as_mut().ok_or_else(not_connected)
+    }
+
+    /// Nothing of the target is held any more: no open transaction and no lock on its rows and tables. A sink that `is_over` for
+    /// now connects again; another one keeps its session, which tells it when somebody has decided about an event.
+    pub async fn hold_nothing(&mut self, is_over: bool) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        connection.in_transaction = false;
+        let undone = timeout(REST_MAX, connection.session.execute("ROLLBACK"));
+        let is_undone = matches!(undone.await, Ok(Ok(())));
+        if is_over || !is_undone {
+            self.connection = None;
+        }
     }
 
     /// Whether instances share the partitions.
@@ -276,6 +300,7 @@ impl Postgres {
             session,
             tables,
             parked,
+            is_replica,
             ..
         }) = self.connection.as_mut()
         else {
@@ -301,13 +326,18 @@ impl Postgres {
                 to_apply.push(change);
             }
         }
-        match apply(session, tables, &to_apply, Mode::Upsert).await {
+        let mut applied = apply(session, tables, &to_apply, Mode::Upsert).await;
+        if applied.is_ok() && !*is_replica {
+            // At the end of the transaction nobody could tell which event it is.
+            applied = session.check_constraints().await;
+        }
+        match applied {
             Ok(()) => return Ok(()),
             Err(Fault::Other(error)) => return Err(error),
-            Err(Fault::Event(_)) => {}
+            Err(Fault::Event(_) | Fault::Doubtful { .. }) => {}
         }
         session.execute("ROLLBACK").await?;
-        state.begin_transaction(session, "").await?;
+        state.begin_transaction(session, IMMEDIATE).await?;
         state.advance(session, &batch.moves).await?;
         let Aside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
         for (change, failure) in refused {
@@ -388,7 +418,8 @@ impl Sink for Postgres {
         let client =
             connection::connect(&self.live.url(&self.name), &self.name, &self.news).await?;
         connection::become_active(&client, self.state.sink(), self.is_shared()).await?;
-        if !connection::become_replica(&client).await? {
+        let is_replica = connection::become_replica(&client).await?;
+        if !is_replica {
             tracing::info!(
                 sink = self.name,
                 hint = "GRANT SET ON PARAMETER session_replication_role TO the sink's role (PostgreSQL 15 on), or have no foreign keys on the target.",
@@ -407,8 +438,9 @@ impl Sink for Postgres {
             Some(shadow) => shadow.decided.clone(),
             None => self.state.parked_events().decided(&client).await?,
         };
-        let session = Session::new(client);
+        let mut session = Session::new(client);
         if self.is_shared() {
+            session.newest_schema = Some(self.state.schema().to_owned());
             sharing::join_instances(&session.client, self.state.sink()).await?;
         }
         self.connection = Some(Connection {
@@ -419,6 +451,7 @@ impl Sink for Postgres {
             halted_before,
             decided,
             in_transaction: false,
+            is_replica,
         });
         Ok(())
     }
@@ -450,6 +483,8 @@ impl Sink for Postgres {
         let decided = self.decided_batch(batch)?;
         let batch = decided.as_ref().unwrap_or(batch);
         let changes = self.changes(batch, &mut parks).await?;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        newest::make_ready(&mut connection.session, &connection.tables, &changes).await?;
         self.apply_in_transaction(batch, &changes, &mut parks)
             .await?;
         if !parks.is_empty() {
@@ -464,7 +499,21 @@ impl Sink for Postgres {
                 .filter_map(|park| Some(park.failure.as_ref()?.reason.clone()))
                 .collect(),
             parked_keys: connection.parked.len() as u64,
+            unknown_rows: std::mem::take(&mut connection.session.unknown_rows),
         })
+    }
+
+    async fn note_complete(&mut self, complete: &Complete) -> Result<()> {
+        let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
+        self.state.forget_newest(session, &complete.version).await
+    }
+
+    fn no_answer(&self, status: &SinkStatus) -> impl Future<Output = Error> + Send + 'static {
+        watchdog::no_answer(self.live.clone(), status.clone())
+    }
+
+    async fn rest(&mut self, is_over: bool) {
+        self.hold_nothing(is_over).await;
     }
 
     async fn decided(&self) {

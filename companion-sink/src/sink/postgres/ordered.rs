@@ -90,6 +90,7 @@ impl Postgres {
     ) -> Result<Outcome> {
         let mut parks = Vec::new();
         let mut rows: Vec<(&Record, Headers<'_>)> = Vec::with_capacity(records.len());
+        let mut truncates: Vec<(&Record, Headers<'_>)> = Vec::new();
         for record in records {
             let headers = match Headers::read(record) {
                 Ok(headers) => headers,
@@ -99,10 +100,27 @@ impl Postgres {
                     continue;
                 }
             };
+            let is_next = |(first, _): &(&Record, Headers<'_>)| {
+                headers.op == Op::Truncate
+                    && version_of(first).place() == version_of(record).place()
+            };
+            if !truncates.first().is_none_or(is_next)
+                && let Some(poison) = self.truncate_together(&mut truncates).await?
+            {
+                return self.stopped(poison).await;
+            }
             match headers.op {
                 op if op.is_row() => rows.push((record, headers)),
+                Op::Truncate => {
+                    let refused = self.apply_rows(&rows, &mut parks).await?;
+                    rows.clear();
+                    if let Some(poison) = refused {
+                        return self.stopped(poison).await;
+                    }
+                    truncates.push((record, headers));
+                }
                 // These cut the rows: what is before must be there, what comes after must not.
-                Op::Schema | Op::Truncate | Op::Snapshot => {
+                Op::Schema | Op::Snapshot => {
                     let refused = self.apply_rows(&rows, &mut parks).await?;
                     rows.clear();
                     if let Some(poison) = refused {
@@ -117,6 +135,9 @@ impl Postgres {
                 }
                 _ => {}
             }
+        }
+        if let Some(poison) = self.truncate_together(&mut truncates).await? {
+            return self.stopped(poison).await;
         }
         if let Some(poison) = self.apply_rows(&rows, &mut parks).await? {
             return self.stopped(poison).await;
@@ -136,6 +157,23 @@ impl Postgres {
             self.parked_in_transaction.extend(reasons);
         }
         Ok(Outcome::Applied)
+    }
+
+    /// Empties the tables of truncates that one transaction of the source has one after the other.
+    async fn truncate_together(
+        &mut self,
+        truncates: &mut Vec<(&Record, Headers<'_>)>,
+    ) -> Result<Option<Box<Poison>>> {
+        let truncates = std::mem::take(truncates);
+        let Some((first, _)) = truncates.first() else {
+            return Ok(None);
+        };
+        match self.empty_tables(&truncates).await {
+            Err(error) if error.code.policy() == Policy::Halt => {
+                Ok(Some(Poison::new(first, Why::Target(error))))
+            }
+            done => done.map(|()| None),
+        }
     }
 
     /// Applies the last events of a transaction, moves the positions and commits.
@@ -167,6 +205,7 @@ impl Postgres {
         Ok(Ok(Applied {
             dead_letters: std::mem::take(&mut self.parked_in_transaction),
             parked_keys: connection.parked.len() as u64,
+            unknown_rows: std::mem::take(&mut connection.session.unknown_rows),
         }))
     }
 
@@ -286,7 +325,7 @@ impl Postgres {
                 session.keep_part();
                 Ok(Some(Ok(())))
             }
-            Err(Fault::Event(why)) => {
+            Err(Fault::Event(why) | Fault::Doubtful { failure: why, .. }) => {
                 tracing::debug!(code = %why.code, reason = %why.reason, "rows are applied the careful way");
                 session.undo_part().await?;
                 if self.settings.shadow.is_some() {
@@ -348,7 +387,7 @@ impl Postgres {
                     return Ok(None);
                 }
                 Err(Fault::Other(error)) => return Err(error),
-                Err(Fault::Event(_)) => {
+                Err(Fault::Event(_) | Fault::Doubtful { .. }) => {
                     session.undo_part().await?;
                 }
             }

@@ -8,6 +8,7 @@ use super::barrier::Barriers;
 use super::connection::Session;
 use super::failure::classify;
 use super::follow::Followed;
+use super::newest;
 use super::parked::ParkedEvents;
 use super::snapshot::Snapshots;
 use super::tables::{Target, literal, quoted};
@@ -33,6 +34,16 @@ impl State {
     /// The sink with its instance's name, as the state has it.
     pub fn sink(&self) -> &str {
         &self.sink
+    }
+
+    /// The state's schema, quoted.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// Everything up to a commit is applied: of keys with several spellings nothing older has to be known (`newest`).
+    pub async fn forget_newest(&self, session: &Session, version: &str) -> Result<()> {
+        newest::forget(session, &self.schema, &self.sink, version).await
     }
 
     /// The state of `sink` (`<name>.<sink>`, as its consumer group) in `schema`.

@@ -21,6 +21,8 @@ pub struct Table {
     pub target: Target,
     /// The columns in their order.
     pub columns: Vec<Column>,
+    /// The relation's number in the catalog.
+    pub oid: Oid,
     /// The name of the primary key's constraint.
     pub primary_key: Option<String>,
     /// Which reading of the catalog it comes from: a later one may have other columns.
@@ -42,8 +44,12 @@ pub struct Column {
     pub pg_type: PgType,
     /// Whether the target computes it itself.
     pub generated: bool,
+    /// GENERATED ALWAYS AS IDENTITY: can be given a value when a row is inserted, and none later.
+    pub fixed: bool,
     /// Whether equality of the type means the same value; else its text is compared.
     pub exact_equality: bool,
+    /// The collation, quoted, where it takes different texts for the same.
+    pub collation: Option<String>,
 }
 
 impl Table {
@@ -68,6 +74,17 @@ impl Table {
             Some(place) => Cow::Borrowed(&self.columns[place].pg_type),
             None => Cow::Owned(PgType::Plain),
         }
+    }
+
+    /// A column that a row can be written with without changing it.
+    pub fn writable(&self) -> Option<&Column> {
+        let mut columns = self.columns.iter();
+        columns.find(|column| !column.generated && !column.fixed)
+    }
+
+    /// Whether equal keys with these columns may be written differently, as 1.0 and 1.00 of `numeric`.
+    pub fn has_spellings(&self, key: &[usize]) -> bool {
+        key.iter().any(|place| !self.columns[*place].exact_equality)
     }
 
     /// The columns of some unique index.
@@ -218,13 +235,23 @@ impl Tables {
         let columns = client
             .query(
                 "SELECT a.attname::text, a.atttypid, pg_catalog.format_type(a.atttypid, -1),
-                        a.attgenerated <> '',
-                        a.atttypid IN ('bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+                        a.attgenerated <> '', a.attidentity = 'a', k.collation IS NULL AND (t.typtype = 'e' OR
+                            (CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END)
+                            IN ('name'::regtype, 'bit'::regtype, 'varbit'::regtype, 'time'::regtype,
+                            'timetz'::regtype, 'inet'::regtype, 'cidr'::regtype, 'macaddr'::regtype, 'macaddr8'::regtype,
+                            'money'::regtype, 'pg_lsn'::regtype,
+                            'bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype,
                             'oid'::regtype, 'text'::regtype, 'varchar'::regtype, 'uuid'::regtype,
-                            'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'bytea'::regtype)
+                            'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'bytea'::regtype)),
+                        k.collation, c.oid
                  FROM pg_catalog.pg_attribute a
                  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+                 LEFT JOIN LATERAL (
+                     SELECT pg_catalog.format('%I.%I', kn.nspname, k.collname) AS collation
+                     FROM pg_catalog.pg_collation k JOIN pg_catalog.pg_namespace kn ON kn.oid = k.collnamespace
+                     WHERE k.oid = a.attcollation AND NOT k.collisdeterministic) k ON true
                  WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
                    AND a.attnum > 0 AND NOT a.attisdropped
                  ORDER BY a.attnum",
@@ -232,13 +259,14 @@ impl Tables {
             )
             .await
             .map_err(failed)?;
-        if columns.is_empty() {
+        let Some(first) = columns.first() else {
             return Ok(None);
-        }
+        };
         self.readings += 1;
         let mut loaded = Table {
             reading: self.readings,
             name: target.quoted(),
+            oid: first.get(7),
             columns: Vec::with_capacity(columns.len()),
             primary_key: None,
             unique: Vec::new(),
@@ -252,7 +280,9 @@ impl Tables {
                 pg_type: self.pg_type(client, column.get(1)).await?,
                 type_name: column.get(2),
                 generated: column.get(3),
-                exact_equality: column.get(4),
+                fixed: column.get(4),
+                exact_equality: column.get(5),
+                collation: column.get(6),
             });
         }
         let indexes = client

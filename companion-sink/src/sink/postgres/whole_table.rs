@@ -1,5 +1,7 @@
 //! What is said of a whole table: a truncate, another definition, the beginnings and ends of a snapshot.
 
+use super::connection::Session;
+use super::failure::{classify, state_of};
 use super::follow::{Follower, SchemaBody};
 use super::{Connection, Postgres, not_connected};
 use crate::error::{Code, Error, Result};
@@ -16,7 +18,7 @@ impl Postgres {
     ) -> Result<()> {
         match headers.op {
             Op::Schema => self.follow_schema(record, headers).await,
-            Op::Truncate => self.empty_table(record, headers).await,
+            Op::Truncate => self.empty_tables(&[(record, *headers)]).await,
             Op::Snapshot => self.note_snapshot(record, headers).await,
             _ => Ok(()),
         }
@@ -69,27 +71,35 @@ impl Postgres {
         Ok(())
     }
 
-    /// Empties a table.
-    async fn empty_table(&mut self, record: &Record, headers: &Headers<'_>) -> Result<()> {
-        let body = RowBody::parse(record).map_err(unreadable)?;
-        let source = body.source.table_name().map_err(unreadable)?;
+    /// Empties the tables that one statement of the source emptied, together: each may reference another one.
+    pub(super) async fn empty_tables(
+        &mut self,
+        truncates: &[(&Record, Headers<'_>)],
+    ) -> Result<()> {
         let Some(Connection {
             session, tables, ..
         }) = self.connection.as_mut()
         else {
             return Err(not_connected());
         };
-        let table = tables
-            .find(&session.client, &self.settings, headers.table, &source)
-            .await?;
-        let name = &tables.get(table).name;
-        let verb = if self.settings.truncate == "delete" {
-            "DELETE FROM"
-        } else {
-            "TRUNCATE"
-        };
-        session.execute(&format!("{verb} {name}")).await?;
-        tracing::info!(sink = self.name, table = name, "emptied, as at the source");
+        let mut names: Vec<String> = Vec::with_capacity(truncates.len());
+        for (record, headers) in truncates {
+            let body = RowBody::parse(record).map_err(unreadable)?;
+            let source = body.source.table_name().map_err(unreadable)?;
+            let table = tables
+                .find(&session.client, &self.settings, headers.table, &source)
+                .await?;
+            let name = &tables.get(table).name;
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        empty(session, &names, self.settings.truncate == "delete").await?;
+        tracing::info!(
+            sink = self.name,
+            tables = names.join(", "),
+            "emptied, as at the source"
+        );
         Ok(())
     }
 
@@ -116,6 +126,8 @@ impl Postgres {
             header: headers.table,
         };
         let now = follower.follow(tables, &body, before.as_ref()).await?;
+        // A key may have another type now.
+        session.newest_tables.clear();
         if let Some(now) = now.filter(|now| Some(now) != before.as_ref()) {
             self.state
                 .follow(&session.client, &record.topic, &now)
@@ -128,6 +140,55 @@ impl Postgres {
         }
         Ok(())
     }
+}
+
+/// Empties tables. Where a foreign key of another table, or row-level security, or a table of another server forbids TRUNCATE,
+/// the rows are deleted, those that reference others first where the server says so.
+async fn empty(session: &mut Session, names: &[String], by_delete: bool) -> Result<()> {
+    if !by_delete {
+        let sql = format!("TRUNCATE {}", names.join(", "));
+        session.execute("SAVEPOINT emptying").await?;
+        match session.client.batch_execute(&sql).await {
+            Ok(()) => return session.execute("RELEASE SAVEPOINT emptying").await,
+            Err(error) if may_be_deleted(&error) => {
+                tracing::info!(
+                    statement = sql,
+                    "not possible here: the rows are deleted instead"
+                );
+                let undo = "ROLLBACK TO SAVEPOINT emptying; RELEASE SAVEPOINT emptying";
+                session.execute(undo).await?;
+            }
+            Err(error) => return Err(classify(&sql, &error)),
+        }
+    }
+    // In one statement for all: a foreign key is looked at when it is over, and cannot tell then who was first.
+    let deletes = names.iter().enumerate().map(|(place, name)| {
+        let last = place + 1 == names.len();
+        match last {
+            true => format!("DELETE FROM {name}"),
+            false => format!("e{place} AS (DELETE FROM {name})"),
+        }
+    });
+    let mut deletes: Vec<String> = deletes.collect();
+    let last = deletes.pop().unwrap_or_default();
+    let sql = match deletes.is_empty() {
+        true => last,
+        false => format!("WITH {} {last}", deletes.join(", ")),
+    };
+    let done = session.client.batch_execute(&sql).await;
+    done.map_err(|error| match state_of(&error) {
+        Some("23503") => Error::new(
+            Code::TargetRefuses,
+            classify(&sql, &error).what,
+            "Rows of a table that the source does not empty reference these: let the sink's role set session_replication_role (GRANT SET ON PARAMETER), or drop the foreign key, or delete the rows; then send SIGHUP.",
+        ),
+        _ => classify(&sql, &error),
+    })
+}
+
+/// Whether TRUNCATE is forbidden where DELETE may not be.
+fn may_be_deleted(error: &tokio_postgres::Error) -> bool {
+    matches!(state_of(error), Some("0A000" | "42501" | "42809" | "55006"))
 }
 
 /// An event about a whole table that cannot be read.
