@@ -38,7 +38,7 @@ pub const UNIQUE: &str = "unique";
 /// Why an event is put aside.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// CDC1005, CDC1006 or CDC1007.
+    /// CDC1005 to CDC1007, CDC1012 to CDC1014.
     pub code: Code,
     /// The reason in one word, or the rule's name.
     pub reason: Cow<'static, str>,
@@ -90,6 +90,45 @@ impl Failure {
     /// Whether another row may give up what keeps the event back. A rule may have the name of the reason.
     pub fn is_unique(&self) -> bool {
         self.code == Code::ValueRefused && self.reason == UNIQUE
+    }
+
+    /// The event is of a table that its topic does not belong to.
+    pub fn foreign(message: String) -> Self {
+        Failure {
+            code: Code::Foreign,
+            reason: "foreign".into(),
+            stage: Stage::ValueConverter,
+            message,
+        }
+    }
+
+    /// The event is for a table that the sink may not write.
+    pub fn not_allowed(message: String) -> Self {
+        Failure {
+            code: Code::NotAllowed,
+            reason: "not_allowed".into(),
+            stage: Stage::ValueConverter,
+            message,
+        }
+    }
+
+    /// The event claims a place which its source has not come to.
+    pub fn unbelievable() -> Self {
+        Failure {
+            code: Code::Unbelievable,
+            reason: "unbelievable".into(),
+            stage: Stage::ValueConverter,
+            message: "header cdc.version names a commit that the source has not come to".into(),
+        }
+    }
+
+    /// Whether the event cannot come from the table that it stands with. Nothing waits for such a one, and it halts nobody: else
+    /// whoever may write somewhere could stop what others write.
+    pub fn is_forged(&self) -> bool {
+        matches!(
+            self.code,
+            Code::Foreign | Code::NotAllowed | Code::Unbelievable
+        )
     }
 
     /// The target refused the event.

@@ -27,6 +27,12 @@ pub enum Code {
     Poison = 1010,
     /// A change of the table's definition that the target does not have.
     SchemaChange = 1011,
+    /// An event of a table that its topic does not belong to.
+    Foreign = 1012,
+    /// An event for a table that the sink may not write.
+    NotAllowed = 1013,
+    /// An event that claims a place which its source has not come to.
+    Unbelievable = 1014,
 }
 
 /// What the sink does about an error.
@@ -48,7 +54,12 @@ impl Code {
         match self {
             Code::Unreachable => Policy::Retry,
             Code::OtherInstance => Policy::StandBy,
-            Code::Undecodable | Code::Rejected | Code::ValueRefused => Policy::SetAside,
+            Code::Undecodable
+            | Code::Rejected
+            | Code::ValueRefused
+            | Code::Foreign
+            | Code::NotAllowed
+            | Code::Unbelievable => Policy::SetAside,
             Code::Configuration
             | Code::SecretFile
             | Code::TargetRefuses

@@ -107,6 +107,7 @@ const MONGO_HISTORY: &[Key] = &[
     key("url_file", Text),
     key("database", Text),
     key("collection", Text),
+    key("several_topics", List),
 ];
 
 const POSTGRES: &[Key] = &[
@@ -125,6 +126,8 @@ const POSTGRES: &[Key] = &[
     key("on_error", OneOf(&["halt", "park"])),
     key("truncate", OneOf(&["truncate", "delete"])),
     key("state_schema", Text),
+    key("schemas", List),
+    key("several_topics", List),
 ];
 
 /// The keys of a sink of `kind`.

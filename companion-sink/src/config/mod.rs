@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::discovery::matches;
 use crate::error::{Code, Error, Result};
 use crate::event::TableName;
 use crate::rule::{Rule, check_rules};
@@ -169,6 +170,8 @@ pub struct MongoHistory {
     pub database: String,
     /// The collection's name, made of {database}, {schema} and {table}.
     pub collection: String,
+    /// Names or `*` patterns of the source's tables (`schema.table`) that may come in more than one topic.
+    pub several_topics: Vec<String>,
 }
 
 /// What a `postgres` sink has of its own.
@@ -193,6 +196,13 @@ pub struct Postgres {
     pub truncate: String,
     /// The schema of the offsets and the parked events.
     pub state_schema: String,
+    /// Names or `*` patterns of the target's schemas that may be written; empty for all but those that are nobody's.
+    pub schemas: Vec<String>,
+    /// Names or `*` patterns of the source's tables (`schema.table`) that may come in more than one topic.
+    pub several_topics: Vec<String>,
+    /// Schemas where sinks of this configuration keep their state, and where replays build.
+    #[serde(skip)]
+    pub kept_schemas: Vec<String>,
     /// Where the tables are while a replay builds them anew; none for those that readers use.
     #[serde(skip)]
     pub shadow: Option<Arc<Shadow>>,
@@ -270,6 +280,18 @@ impl Postgres {
         })
     }
 
+    /// Why no event may write to a schema of the target.
+    pub fn refuses_schema(&self, schema: &str) -> Option<&'static str> {
+        if schema.starts_with("pg_") || schema == "information_schema" {
+            return Some("the schema is PostgreSQL's own");
+        }
+        if self.state_schema == schema || self.kept_schemas.iter().any(|kept| kept == schema) {
+            return Some("the schema holds companion-sink's state");
+        }
+        let is_listed = self.schemas.iter().any(|pattern| matches(pattern, schema));
+        (!self.schemas.is_empty() && !is_listed).then_some("the schema is not among the sink's schemas")
+    }
+
     /// The target's name for a column of the source.
     pub fn target_column<'n>(&'n self, source: &TableName<'_>, column: &'n str) -> &'n str {
         let named = format!("{}.{}.{column}", source.schema, source.table);
@@ -334,6 +356,7 @@ impl Default for MongoHistory {
         MongoHistory {
             database: "history".into(),
             collection: "{table}_history".into(),
+            several_topics: Vec::new(),
         }
     }
 }
@@ -350,6 +373,9 @@ impl Default for Postgres {
             on_error: None,
             truncate: "truncate".into(),
             state_schema: "companion".into(),
+            schemas: Vec::new(),
+            several_topics: Vec::new(),
+            kept_schemas: Vec::new(),
             shadow: None,
         }
     }
@@ -473,7 +499,11 @@ impl Config {
                 "Change that [[rule]]; `companion-sink config --defaults` shows its keys.",
             )
         })?;
+        let kept_schemas = self.kept_schemas();
         for (name, sink) in &mut self.sinks {
+            if let Kind::Postgres(postgres) = &mut sink.kind {
+                postgres.kept_schemas.clone_from(&kept_schemas);
+            }
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().to_owned();
             }
@@ -499,6 +529,19 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The schemas of the sinks' states and of their replays.
+    fn kept_schemas(&self) -> Vec<String> {
+        let sinks = self.sinks.iter();
+        let kept = sinks.filter_map(|(name, sink)| match &sink.kind {
+            Kind::Postgres(postgres) => Some([
+                postgres.state_schema.clone(),
+                Shadow::schema_name(&self.name, name),
+            ]),
+            Kind::MongoHistory(_) => None,
+        });
+        kept.flatten().collect()
     }
 
     /// This configuration with the parts of `read` that take effect in a running process: rules, and what the files with
@@ -575,12 +618,13 @@ impl Config {
             );
             out += &match &sink.kind {
                 Kind::MongoHistory(mongo) => format!(
-                    "database = {}\ncollection = {}\n",
+                    "database = {}\ncollection = {}\nseveral_topics = {}\n",
                     quote(&mongo.database),
-                    quote(&mongo.collection)
+                    quote(&mongo.collection),
+                    quoted_list(&mongo.several_topics)
                 ),
                 Kind::Postgres(postgres) => format!(
-                    "consistency = {}\nschema = {}\ntables = {}\ncolumns = {}\ncreate_tables = {}\nfollow_schema = {}\non_error = {}\ntruncate = {}\nstate_schema = {}\n",
+                    "consistency = {}\nschema = {}\ntables = {}\ncolumns = {}\ncreate_tables = {}\nfollow_schema = {}\non_error = {}\ntruncate = {}\nstate_schema = {}\nschemas = {}\nseveral_topics = {}\n",
                     quote(postgres.consistency.name()),
                     quote(&postgres.schema),
                     quoted_map(&postgres.tables),
@@ -589,12 +633,19 @@ impl Config {
                     quote(postgres.follow_schema.name()),
                     quote(postgres.on_error().name()),
                     quote(&postgres.truncate),
-                    quote(&postgres.state_schema)
+                    quote(&postgres.state_schema),
+                    quoted_list(&postgres.schemas),
+                    quoted_list(&postgres.several_topics)
                 ),
             };
         }
         out
     }
+}
+
+/// A list of texts.
+fn quoted_list(list: &[String]) -> String {
+    toml::Value::from(list.to_vec()).to_string()
 }
 
 /// An inline table of texts.
@@ -844,6 +895,7 @@ mod tests {
             panic!("a replica")
         };
         let table = |table: &'static str| TableName {
+            db: "d".into(),
             schema: "public".into(),
             table: table.into(),
         };

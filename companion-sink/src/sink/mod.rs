@@ -3,9 +3,12 @@
 pub mod bounds;
 pub mod by_partition;
 pub mod changes;
+mod doubt;
+mod endless_copies;
 pub mod in_commit_order;
 mod merge;
 pub mod mongo_history;
+pub mod origin;
 mod partition_queues;
 pub mod postgres;
 mod reached;
@@ -169,6 +172,7 @@ pub trait Sink: Send + Sync {
         _record: &Record,
         _moves: &[Move],
         _partitions: i32,
+        _dead_letters: &DeadLetters,
     ) -> impl Future<Output = Result<Met>> + Send {
         async { Ok(Met::Waiting) }
     }

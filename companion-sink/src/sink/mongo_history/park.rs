@@ -150,7 +150,9 @@ impl MongoHistory {
         failure: Failure,
         asides: &mut Vec<Aside<'b>>,
     ) {
-        let key: Option<Box<[u8]>> = key_of(record).map(Box::from);
+        // Nothing waits behind what cannot come from the topic's table.
+        let key = key_of(record).filter(|_| !failure.is_forged());
+        let key: Option<Box<[u8]>> = key.map(Box::from);
         self.parked
             .add(&record.topic, version_of(record), key.clone(), None);
         asides.push(Aside {

@@ -34,6 +34,8 @@ pub struct ParkedEvents<'s> {
 /// Events that a unique value of another row keeps back (the reason `$2`), and about which nobody has decided.
 const OF_UNIQUE: &str =
     "sink = $1 AND NOT halts AND code = 'CDC1007' AND reason = $2 AND decision IS NULL";
+/// Events that rows wait behind: those that cannot come from their topic's table are kept as well, and hold nothing.
+pub const HOLDS_ROWS: &str = "NOT starts_with(encode(key, 'escape'), 'apart ')";
 /// When such an event is tried again: after a fifth of a second, then after pauses that double up to a minute.
 const NEXT_TRY: &str =
     "(last_failed + make_interval(secs => least(60, 0.1 * 2 ^ least(attempts, 10))))";
@@ -62,7 +64,7 @@ impl ParkedEvents<'_> {
     /// The keys that are parked.
     pub async fn keys(&self, client: &Client) -> Result<ParkedKeys> {
         let sql = format!(
-            "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1 AND NOT halts",
+            "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1 AND NOT halts AND {HOLDS_ROWS}",
             self.schema
         );
         let rows = client
@@ -82,7 +84,7 @@ impl ParkedEvents<'_> {
         let numbers: Vec<i32> = partitions.iter().map(|at| at.partition).collect();
         let sql = format!(
             "SELECT DISTINCT p.topic, p.key FROM unnest($2::text[], $3::int[]) AS u(topic, partition)
-             JOIN {}.parked p ON p.sink = $1 AND p.topic = u.topic AND p.partition = u.partition AND NOT p.halts",
+             JOIN {}.parked p ON p.sink = $1 AND p.topic = u.topic AND p.partition = u.partition AND NOT p.halts AND {HOLDS_ROWS}",
             self.schema
         );
         let rows = client.query(&sql, &[&self.sink, &topics, &numbers]).await;
