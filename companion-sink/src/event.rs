@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use change::version::Version;
 use serde::Deserialize;
@@ -155,8 +156,10 @@ pub fn commit_time_us(record: &Record) -> Option<i64> {
     struct Source {
         ts_us: i64,
     }
+    /// The years 1 to 9999, which every target knows.
+    const POSSIBLE: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
     let body: Body = serde_json::from_slice(record.value()?).ok()?;
-    Some(body.source.ts_us)
+    Some(body.source.ts_us).filter(|us| POSSIBLE.contains(us))
 }
 
 /// Whether `text` is a version: the form, digits of which those of sequence and sub are decimal, and a commit that can be.
@@ -500,7 +503,10 @@ mod tests {
             assert!(image(100) && !image(101) && !image(100_000));
         }
         let text = format!("{{\"a\":\"\\\"{}\"}}", "[".repeat(1000));
-        assert!(Image::parse(text.as_bytes()).is_ok(), "a text is not nested");
+        assert!(
+            Image::parse(text.as_bytes()).is_ok(),
+            "a text is not nested"
+        );
     }
 
     #[test]

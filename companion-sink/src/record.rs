@@ -196,8 +196,8 @@ impl<'m> Iterator for MessageHeaders<'m> {
         // SAFETY: librdkafka ends names by a zero and gives the length of a value, null for none; both live with the message.
         unsafe {
             let name: &'m [u8] = CStr::from_ptr(name).to_bytes();
-            let value = (!value.is_null())
-                .then(|| std::slice::from_raw_parts(value.cast::<u8>(), length));
+            let value =
+                (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), length));
             Some((name, value))
         }
     }
@@ -379,7 +379,9 @@ mod tests {
             let texts: Vec<String> = (0..names.len()).map(|n| format!("{offset}.{n}")).collect();
             let values = texts.iter().map(|text| Some(text.as_bytes()));
             let headers: Vec<_> = names.iter().copied().zip(values).collect();
-            let as_bytes = headers.iter().map(|(name, value)| (name.as_bytes(), *value));
+            let as_bytes = headers
+                .iter()
+                .map(|(name, value)| (name.as_bytes(), *value));
             let parts = gathering.block.put(key, value, as_bytes);
             gathering.push("t".into(), 3, offset as i64, parts);
             alone.push(Record::new(

@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, any key of which the environment can override.
 
 pub mod keys;
+pub mod shown_url;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,9 @@ const ENVIRONMENT_PREFIX: &str = "COMPANION_SINK__";
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
+    /// Where it was read.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
     /// Consumer groups are `<name>.<sink>`.
     #[serde(default = "default_name")]
     pub name: String,
@@ -105,6 +109,9 @@ pub struct Http {
     pub token: String,
     /// Addresses of other instances, for `status`.
     pub peers: Vec<String>,
+    /// A sink that has not moved for so long, though there is more, is not ready.
+    #[serde(deserialize_with = "duration")]
+    pub stalled_after: Duration,
 }
 
 /// `[dead_letters]`
@@ -289,7 +296,8 @@ impl Postgres {
             return Some("the schema holds companion-sink's state");
         }
         let is_listed = self.schemas.iter().any(|pattern| matches(pattern, schema));
-        (!self.schemas.is_empty() && !is_listed).then_some("the schema is not among the sink's schemas")
+        (!self.schemas.is_empty() && !is_listed)
+            .then_some("the schema is not among the sink's schemas")
     }
 
     /// The target's name for a column of the source.
@@ -338,6 +346,7 @@ impl Default for Http {
             token_file: String::new(),
             token: String::new(),
             peers: Vec::new(),
+            stalled_after: Duration::from_secs(60),
         }
     }
 }
@@ -421,7 +430,9 @@ impl Config {
                 value.to_string_lossy().into_owned(),
             ))
         });
-        Config::parse(&path.display().to_string(), &text, environment)
+        let mut config = Config::parse(&path.display().to_string(), &text, environment)?;
+        config.file = Some(path);
+        Ok(config)
     }
 
     /// Parses the content of a file and the overrides `(A__B, value)`.
@@ -570,11 +581,11 @@ impl Config {
         next
     }
 
-    /// The configuration as TOML, secrets as `***`.
+    /// The configuration as TOML; of connection strings only where they lead.
     pub fn to_toml(&self) -> String {
         let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let mut out = format!(
-            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[source]\nurl = {}\n\n[http]\nlisten = {}\ntoken_file = {}\npeers = [{}]\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
+            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[source]\nurl = {}\n\n[http]\nlisten = {}\ntoken_file = {}\npeers = [{}]\nstalled_after = \"{}ms\"\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
             quote(&self.name),
             quote(&self.log.level),
             quote(&self.log.format),
@@ -582,7 +593,7 @@ impl Config {
             quote(&self.kafka.source),
             quote(&self.kafka.config_file),
             self.kafka.fetch_memory,
-            quote(&without_password(&self.source.url)),
+            quote(&shown_url::shown(&self.source.url)),
             quote(&self.http.listen),
             quote(&self.http.token_file),
             self.http
@@ -591,6 +602,7 @@ impl Config {
                 .map(|peer| quote(peer))
                 .collect::<Vec<_>>()
                 .join(", "),
+            self.http.stalled_after.as_millis(),
             self.dead_letters.retention.as_millis(),
             self.dead_letters.max_parked_keys_per_minute,
         );
@@ -614,7 +626,7 @@ impl Config {
                 topics.join(", "),
                 sink.batch_rows(),
                 sink.batch_wait().as_millis(),
-                quote(&without_password(&sink.url)),
+                quote(&shown_url::shown(&sink.url)),
             );
             out += &match &sink.kind {
                 Kind::MongoHistory(mongo) => format!(
@@ -655,29 +667,6 @@ fn quoted_map(map: &BTreeMap<String, String>) -> String {
         .iter()
         .map(|(name, value)| format!("{} = {}", quote(name), quote(value)));
     format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
-}
-
-/// `url` with its password as `***`: both `scheme://user:password@host` and `password=...` as libpq has it.
-pub fn without_password(url: &str) -> String {
-    let mut out = match url.split_once("://") {
-        None => url.to_owned(),
-        Some((scheme, rest)) => {
-            let authority = rest.find(['/', '?']).unwrap_or(rest.len());
-            match rest[..authority].rfind('@') {
-                None => url.to_owned(),
-                Some(at) => {
-                    let user = rest[..at].split(':').next().unwrap_or_default();
-                    let mask = if rest[..at].contains(':') { ":***" } else { "" };
-                    format!("{scheme}://{user}{mask}{}", &rest[at..])
-                }
-            }
-        }
-    };
-    if let Some(start) = out.find("password=").map(|at| at + "password=".len()) {
-        let length = out[start..].find(['&', ' ']).unwrap_or(out.len() - start);
-        out.replace_range(start..start + length, "***");
-    }
-    out
 }
 
 fn find(given: Option<&Path>) -> Result<PathBuf> {
@@ -732,31 +721,60 @@ fn named_files(properties: &[(String, String)]) -> Vec<[u8; 32]> {
         .collect()
 }
 
-/// Reads a file that holds a secret; others must not be able to read it (CDC1002).
-fn read_secret(path: &Path) -> Result<String> {
-    use std::os::unix::fs::PermissionsExt;
+/// Reads a file that holds a secret; it must be this user's, or root's, and others must not be able to read it (CDC1002). What is
+/// looked at is what is read, whatever the path leads to meanwhile.
+pub fn read_secret(path: &Path) -> Result<String> {
+    use std::io::Read;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+    const LONGEST_BYTES: u64 = 1 << 20;
     let failed = |error: std::io::Error| {
         Error::configuration(
             format!("cannot read {}: {error}", path.display()),
             "Make the file readable for this user, or change the path.",
         )
     };
-    let mode = std::fs::metadata(path)
-        .map_err(failed)?
-        .permissions()
-        .mode();
+    let refused = |why: String, remedy: String| Err(Error::new(Code::SecretFile, why, remedy));
+    let mut options = std::fs::OpenOptions::new();
+    // A pipe that nobody writes would be waited for.
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return refused(
+            format!("{} is no ordinary file", path.display()),
+            "Write the secret into a file of mode 0600.".to_owned(),
+        );
+    }
+    let mode = metadata.mode();
     if mode & 0o077 != 0 {
-        return Err(Error::new(
-            Code::SecretFile,
+        return refused(
             format!(
                 "{} can be read by others (mode {:04o})",
                 path.display(),
                 mode & 0o7777
             ),
             format!("chmod 0600 {}", path.display()),
-        ));
+        );
     }
-    std::fs::read_to_string(path).map_err(failed)
+    // SAFETY: it takes nothing and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    if metadata.uid() != user && metadata.uid() != 0 {
+        return refused(
+            format!(
+                "{} belongs to user {}, who can change it, and this process runs as {user}",
+                path.display(),
+                metadata.uid()
+            ),
+            format!("chown {user} {}", path.display()),
+        );
+    }
+    let mut text = String::new();
+    let read = file.take(LONGEST_BYTES).read_to_string(&mut text);
+    read.map_err(failed)?;
+    Ok(text)
 }
 
 /// Sets the key `A__B__C` of the environment to `value`.
@@ -983,20 +1001,29 @@ mod tests {
     fn no_password_is_printed() {
         let source = ("SOURCE__URL", "postgres://u:secret@h/d");
         let printed = parse(SMALL, &[source]).unwrap().to_toml();
-        assert!(printed.contains("u:***@h/d"), "{printed}");
+        assert!(printed.contains("url = \"postgres://h/d\""), "{printed}");
         assert!(!printed.contains("secret"), "{printed}");
+    }
+
+    #[test]
+    fn a_secret_is_read_only_where_nobody_else_can() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = std::env::temp_dir().join(format!("secret-{}", std::process::id()));
+        std::fs::write(&file, "hunter2").unwrap();
+        for (mode, is_read) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&file, permissions).unwrap();
+            let read = read_secret(&file);
+            assert_eq!(read.is_ok(), is_read, "{mode:o}");
+            if let Err(error) = read {
+                assert_eq!(error.code, Code::SecretFile);
+            }
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(read_secret(&file).unwrap_err().code, Code::Configuration);
         assert_eq!(
-            without_password("mongodb://u:p@h:1/d?x=1"),
-            "mongodb://u:***@h:1/d?x=1"
+            read_secret(&std::env::temp_dir()).unwrap_err().code,
+            Code::SecretFile
         );
-        assert_eq!(
-            without_password("host=h password=p user=u"),
-            "host=h password=*** user=u"
-        );
-        assert_eq!(
-            without_password("postgres://h/d?password=p&x=1"),
-            "postgres://h/d?password=***&x=1"
-        );
-        assert_eq!(without_password("postgres://u@h/d"), "postgres://u@h/d");
     }
 }

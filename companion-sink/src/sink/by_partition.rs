@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::bounds::{check_bounds, find_out_of_range};
-use super::runner::{Context, Course, Ended, Shared, ended, stopped};
 use super::doubt::{Doubts, is_far_beyond};
 use super::endless_copies::{self, EndlessCopies};
+use super::runner::{Context, Course, Ended, Shared, ended, stopped};
 use super::{BATCH_BYTES, Batch, Move, Sink};
 use crate::config;
 use crate::consumer::{Fetched, Reader, TopicPartition};
@@ -365,6 +365,7 @@ impl<S: Sink> Run<'_, S> {
     fn clear_doubts(&mut self) {
         let position = self.shared.position.borrow().clone();
         let Some(position) = position else { return };
+        self.doubts.look_at(&position);
         let mut clear = Vec::new();
         for (at, lane) in &self.lanes {
             let Some((place, offset)) = lane.doubted else {
@@ -404,7 +405,9 @@ impl<S: Sink> Run<'_, S> {
             let version = version.unwrap_or_default();
             endless_copies::tell(&self.status.name, &at.topic, at.partition, version);
         }
-        if let Some(place) = version.and_then(Version::parse).map(|version| version.place())
+        if let Some(place) = version
+            .and_then(Version::parse)
+            .map(|version| version.place())
             && let Some(position) = self.shared.position.borrow().as_deref()
             && is_far_beyond(place, &at, position)
         {
@@ -414,7 +417,8 @@ impl<S: Sink> Run<'_, S> {
         }
         let op = record.op().unwrap_or_default();
         let for_others = is_for_others(&record, &self.status.name);
-        let held = !copy && !for_others && !record.is_disbelieved && is_for_all_partitions(op, &record);
+        let held =
+            !copy && !for_others && !record.is_disbelieved && is_for_all_partitions(op, &record);
         if held && self.sink.waits_together(&record) {
             self.reader.unassign(at);
             lane.held = Some(record);

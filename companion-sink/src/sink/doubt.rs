@@ -2,6 +2,7 @@
 //! would make a later copy of everything that the source sends.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use change::position::Position;
@@ -18,7 +19,8 @@ const NEAR_BYTES: u64 = 1 << 30;
 #[derive(Debug, Default)]
 pub struct Doubts {
     of: HashMap<TopicPartition, Doubt>,
-    /// Positions that were seen.
+    /// The newest position, and how many there have been.
+    newest: Option<Arc<Position>>,
     positions: u64,
 }
 
@@ -55,9 +57,13 @@ pub fn is_far_beyond(place: Place, at: &TopicPartition, position: &Position) -> 
 }
 
 impl Doubts {
-    /// Another position came.
-    pub fn position_came(&mut self) {
-        self.positions += 1;
+    /// The newest position: perhaps another one came.
+    pub fn look_at(&mut self, position: &Arc<Position>) {
+        let is_known = |known: &Arc<Position>| Arc::ptr_eq(known, position);
+        if !self.newest.as_ref().is_some_and(is_known) {
+            self.positions += 1;
+            self.newest = Some(Arc::clone(position));
+        }
     }
 
     /// Whether the event at `offset` of a partition, which is beyond `position`, has been there for so long that it is none.

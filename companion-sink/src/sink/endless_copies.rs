@@ -29,7 +29,11 @@ impl EndlessCopies {
 /// Says that a partition brings nothing but copies.
 pub fn tell(sink: &str, topic: &str, partition: i32, version: &str) {
     tracing::error!(
-        sink, topic, partition, version, code = "CDC1014",
+        sink,
+        topic,
+        partition,
+        version,
+        code = "CDC1014",
         hint = "If the sender has not started again, look who writes to the topic; SELECT cdc_snapshot('TABLE', sinks => ARRAY['SINK']) on the source brings what is missing.",
         "for a minute there have been nothing but later copies: none has a higher version than the stored one"
     );

@@ -164,7 +164,7 @@ impl Run<'_> {
                     }
                     let newest = position.borrow_and_update().clone();
                     let Some(newest) = newest else { continue };
-                    self.doubts.position_came();
+                    self.doubts.look_at(&newest);
                     match self.follow(&newest).await? {
                         Followed::Reached if self.context.goal.is_none() => {}
                         end => return Ok(end),

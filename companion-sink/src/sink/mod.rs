@@ -5,6 +5,7 @@ pub mod by_partition;
 pub mod changes;
 mod doubt;
 mod endless_copies;
+mod guarded;
 pub mod in_commit_order;
 mod merge;
 pub mod mongo_history;

@@ -157,7 +157,9 @@ impl Admission {
     ) -> Result<Option<Failure>> {
         let topic = &*record.topic;
         let header = headers.table;
-        if !told.is_rename && !told.is_first && !told.is_farewell
+        if !told.is_rename
+            && !told.is_first
+            && !told.is_farewell
             && let Some(bound) = self.topics.get(topic)
             && bound.tables.last().is_some_and(|newest| newest == header)
             && bound.agreed.as_ref() == Some(&told.source)
@@ -251,7 +253,14 @@ mod tests {
 
     #[test]
     fn collections_of_nobody_are_not_written() {
-        for name in ["companion_offsets", "companion_x", "system.users", "", "a$b", "a\0"] {
+        for name in [
+            "companion_offsets",
+            "companion_x",
+            "system.users",
+            "",
+            "a$b",
+            "a\0",
+        ] {
             assert!(!may_be_written(name), "{name}");
         }
         for name in ["customer_history", "companion", "x_companion_offsets"] {

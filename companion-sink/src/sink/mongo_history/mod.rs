@@ -32,8 +32,8 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::options::CollectionOptions;
 use mongodb::{Collection, Database};
 
-use self::bson_value::Names;
 use self::admission::{Admission, Told, may_be_written};
+use self::bson_value::Names;
 pub use self::connection::{connect, connect_to_primary};
 use self::connection::{durable, make_indexes};
 use self::document::{Body, entity, entity_of};

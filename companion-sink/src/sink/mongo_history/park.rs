@@ -12,6 +12,7 @@ use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::Result;
 use crate::record::Record;
 use crate::sink::Batch;
+use crate::sink::guarded::guarded;
 
 /// Documents by collection.
 pub type Documents = BTreeMap<String, Vec<Pending>>;
@@ -33,7 +34,11 @@ impl MongoHistory {
         &mut self,
         record: &Record,
     ) -> Result<std::result::Result<Option<(String, RawDocumentBuf)>, Failure>> {
-        Ok(match self.document(record).await? {
+        let made = match guarded(self.document(record)).await {
+            Ok(made) => made?,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        Ok(match made {
             Ok(Some((_, document))) if document.as_bytes().len() > DOCUMENT_BYTES_MAX => {
                 Err(Failure::refused("the document is larger than 16 MB".into()))
             }

@@ -200,7 +200,10 @@ impl Postgres {
             Some(reached) => {
                 let all = rows.iter().filter_map(|row| row.moved(record, version));
                 let all: Vec<Move> = all.collect();
-                if !self.do_together(record, &all, reached, dead_letters).await? {
+                if !self
+                    .do_together(record, &all, reached, dead_letters)
+                    .await?
+                {
                     return Ok(Met::Busy);
                 }
             }

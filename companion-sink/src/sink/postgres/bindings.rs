@@ -162,11 +162,15 @@ impl Bindings {
         if let Some(failure) = self.not_allowed(client, settings, &target).await? {
             return Ok(Err(Refusal::Final(failure)));
         }
-        let mut refused = self.refused(client, topics, settings, wish, &target).await?;
+        let mut refused = self
+            .refused(client, topics, settings, wish, &target)
+            .await?;
         if refused.is_some() {
             // Another instance may have seen what this one has not.
             self.of_topics = None;
-            refused = self.refused(client, topics, settings, wish, &target).await?;
+            refused = self
+                .refused(client, topics, settings, wish, &target)
+                .await?;
         }
         if let Some(refusal) = refused {
             return Ok(Err(refusal));

@@ -21,6 +21,7 @@ mod stream;
 pub mod switch;
 pub mod tables;
 mod text_array;
+pub mod verification;
 mod whole_table;
 
 use std::borrow::Cow;
@@ -31,18 +32,19 @@ use std::time::Instant;
 
 use tokio::time::sleep_until;
 
-use self::bindings::{Bindings, Refusal, Wish};
 use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
+use self::bindings::{Bindings, Refusal, Wish};
 use self::change::{Change, identity_of};
 pub use self::connection::open;
 use self::connection::{News, Session};
-use self::failure::Fault;
+use self::failure::{Fault, classify};
 pub use self::ordered::{Commit, Outcome, Poison};
 use self::parked::ParkedKeys;
 use self::sharing::Sharing;
 use self::state::State;
 use self::stream::Stream;
 use self::tables::{Tables, missing_column};
+use super::guarded::guarded;
 use super::refusal_limit::RefusalLimit;
 use super::{Applied, Batch, Met, Move, Position, Sink, origin, unreadable_snapshot};
 use crate::config::{self, Consistency};
@@ -137,22 +139,32 @@ impl<'b> Park<'b> {
     /// An event that cannot come from its topic's table, or that is of no row: under a key that no row has, so that none waits
     /// behind it.
     fn apart(record: &'b Record, failure: Failure) -> Self {
-        let key = format!("{APART}{}-{}", record.partition, record.offset);
         Park {
             record,
-            key: key.into_bytes().into(),
+            key: parked::apart(record).into(),
             failure: Some(failure),
         }
     }
 }
 
-/// What the keys begin with of events behind which nothing waits; that of a row is an object, or empty.
-pub const APART: &str = "apart ";
+/// What `check` wants to know of a role.
+pub struct Role {
+    /// It may set `session_replication_role`.
+    pub is_replica: bool,
+    /// It may do everything.
+    pub is_superuser: bool,
+}
 
-/// Connects, sets the session and says whether the role may set `session_replication_role`, for `check`.
-pub async fn try_connect(url: &str, name: &str) -> Result<bool> {
+/// Connects and sets the session, for `check`.
+pub async fn try_connect(url: &str, name: &str) -> Result<Role> {
     let client = connection::connect(url, name, &Arc::default()).await?;
-    connection::become_replica(&client).await
+    let sql = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
+    let row = client.query_opt(sql, &[]).await;
+    let row = row.map_err(|error| classify("asking for the role", &error))?;
+    Ok(Role {
+        is_superuser: row.is_some_and(|row| row.get(0)),
+        is_replica: connection::become_replica(&client).await?,
+    })
 }
 
 impl Postgres {
@@ -241,6 +253,17 @@ impl Postgres {
     /// Makes a row event ready, or says why it is refused before the target sees it. Where the catalog has to be asked, what is
     /// `under_way` comes to its end first: behind an open COPY the question would wait for ever.
     async fn change<'b>(
+        &mut self,
+        record: &'b Record,
+        headers: &Headers<'b>,
+        under_way: &mut Stream,
+    ) -> Result<std::result::Result<Change<'b>, Failure>> {
+        guarded(self.make_change(record, headers, under_way))
+            .await
+            .unwrap_or_else(|failure| Ok(Err(failure)))
+    }
+
+    async fn make_change<'b>(
         &mut self,
         record: &'b Record,
         headers: &Headers<'b>,
@@ -458,7 +481,7 @@ impl Postgres {
                     park.failure.as_ref(),
                 )
                 .await?;
-            if !park.key.starts_with(APART.as_bytes()) {
+            if !parked::is_apart(&park.key) {
                 parked.insert((park.record.topic.clone(), (*park.key).into()));
             }
         }

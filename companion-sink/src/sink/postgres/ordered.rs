@@ -15,6 +15,7 @@ use crate::dlq::event::Decision;
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::{Headers, Op};
 use crate::record::Record;
+use crate::sink::guarded::guarded;
 use crate::sink::{Applied, Batch, Move};
 
 /// What a transaction of the target brings to its end.
@@ -282,7 +283,9 @@ impl Postgres {
             let Connection {
                 session, tables, ..
             } = self.connection.as_mut().ok_or_else(not_connected)?;
-            done = stream.send(session, tables, &changes).await;
+            done = guarded(stream.send(session, tables, &changes))
+                .await
+                .unwrap_or_else(|failure| Err(Fault::Event(failure)));
         }
         let finished = stream.finish().await;
         let session = &mut self.connection()?.session;
