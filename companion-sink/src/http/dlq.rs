@@ -80,7 +80,11 @@ async fn listed(Extract(shared): Asked, Parameters(filter): Parameters<Filter>) 
         .iter()
         .map(|held| held.event.json(&held.store.sink))
         .collect();
-    Ok(Json(json!({ "events": events, "next": next })))
+    let mut answer = json!({ "events": events });
+    if let Some(next) = next {
+        answer["next"] = next.into();
+    }
+    Ok(Json(answer))
 }
 
 async fn shown(

@@ -15,6 +15,8 @@ pub mod postgres;
 mod reached;
 pub mod refusal_limit;
 pub mod runner;
+#[cfg(test)]
+mod strange_records;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

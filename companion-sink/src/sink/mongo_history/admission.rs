@@ -3,6 +3,7 @@
 //! nothing to another table's history.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
@@ -11,7 +12,7 @@ use mongodb::{Collection, Database};
 use super::failure::classify;
 use crate::dead_letter::Failure;
 use crate::discovery::matches;
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Op, SnapshotBody, TableName};
 use crate::record::Record;
 use crate::sink::origin;
@@ -24,6 +25,8 @@ pub struct Admission {
     collection: Collection<Document>,
     sink: String,
     topics: HashMap<String, Bound>,
+    /// Topics that begin with a table which another one still has, and since when they wait for that.
+    waiting: HashMap<String, Instant>,
     /// A replay changes nothing.
     is_replay: bool,
 }
@@ -100,12 +103,18 @@ pub fn may_be_written(collection: &str) -> bool {
 }
 
 impl Admission {
-    /// What `sink` has noted in `database`.
-    pub async fn read(database: &Database, sink: &str, is_replay: bool) -> Result<Self> {
+    /// What `sink` has noted in `database`; `before` is what was known until the connection was lost.
+    pub async fn read(
+        database: &Database,
+        sink: &str,
+        is_replay: bool,
+        before: Option<Admission>,
+    ) -> Result<Self> {
         let mut admission = Admission {
             collection: database.collection(COLLECTION),
             sink: sink.to_owned(),
             topics: HashMap::new(),
+            waiting: before.map_or_else(HashMap::new, |before| before.waiting),
             is_replay,
         };
         admission.read_again().await?;
@@ -175,9 +184,17 @@ impl Admission {
             self.read_again().await?;
             failure = self.why(topic, headers, told, several_topics);
         }
+        if failure.is_some() && told.is_first && self.may_still_be_free(topic) {
+            return Err(Error::new(
+                Code::Unreachable,
+                format!("topic {topic} waits until another topic has given its table up"),
+                "Nothing to do: it is looked at again.",
+            ));
+        }
         if failure.is_some() {
             return Ok(failure);
         }
+        self.waiting.remove(topic);
         let bound = self.topics.entry(topic.to_owned()).or_default();
         let is_known = bound.tables.iter().any(|table| table == header);
         let mut is_changed = !is_known;
@@ -198,6 +215,13 @@ impl Admission {
             self.write(topic).await?;
         }
         Ok(None)
+    }
+
+    /// Whether another topic may still give the table up: topics are read independently.
+    fn may_still_be_free(&mut self, topic: &str) -> bool {
+        const LONGEST: Duration = Duration::from_secs(20);
+        let since = self.waiting.entry(topic.to_owned());
+        since.or_insert_with(Instant::now).elapsed() < LONGEST
     }
 
     fn why(

@@ -444,7 +444,7 @@ fn changed(headers: &Headers<'_>, body: &SnapshotBody<'_>) -> impl Iterator<Item
 
 impl Sink for MongoHistory {
     async fn connect(&mut self) -> Result<()> {
-        self.connection = None;
+        let before = self.connection.take();
         let database =
             connect_to_primary(&self.live.url(&self.name), &self.settings.database).await?;
         let names = schemas::accepted_names(&database)
@@ -457,7 +457,13 @@ impl Sink for MongoHistory {
             names,
             offsets: Offsets::new(&database, &self.state_name),
             parked_events,
-            admission: Admission::read(&database, &self.sink_name, self.mending.is_some()).await?,
+            admission: Admission::read(
+                &database,
+                &self.sink_name,
+                self.mending.is_some(),
+                before.map(|before| before.admission),
+            )
+            .await?,
             snapshots: Snapshots::read(&database, &self.state_name).await?,
             database,
             schemas: Schemas::default(),

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use mongodb::bson::{RawDocumentBuf, doc};
 
+use super::admission::Told;
 use super::failure::classify;
 use super::parked::Aside;
 use super::parked_keys::{key_of, version_of};
 use super::{DOCUMENT_BYTES_MAX, MongoHistory, Pending, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::Result;
+use crate::event::Headers;
 use crate::record::Record;
 use crate::sink::Batch;
 use crate::sink::guarded::guarded;
@@ -53,6 +55,7 @@ impl MongoHistory {
         asides: &mut Vec<Aside<'b>>,
     ) -> Result<Documents> {
         let mut documents = Documents::new();
+        self.let_topics_go(batch).await?;
         for (place, record) in batch.records.iter().enumerate() {
             if self.is_beyond(record) || self.put_behind(place, record, asides) {
                 continue;
@@ -67,6 +70,25 @@ impl MongoHistory {
             }
         }
         Ok(documents)
+    }
+
+    /// Looks first at what gives a table up: the topic that has it from now on may stand before it in the batch.
+    async fn let_topics_go(&mut self, batch: &Batch) -> Result<()> {
+        let definitions = batch.records.iter();
+        for record in definitions.filter(|record| record.op() == Some("schema")) {
+            let Ok(headers) = Headers::read(record) else {
+                continue;
+            };
+            if let Ok(Some(told)) = Told::by(record, &headers)
+                && told.is_farewell
+                && !record.is_disbelieved
+            {
+                let admission = &mut self.connection()?.admission;
+                // What is refused is so once more in its turn.
+                let _ = admission.refused(record, &headers, &told, &[]).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Inserts documents, whatever their order.
