@@ -93,8 +93,8 @@ impl Error {
     pub fn new(code: Code, what: impl Into<String>, hint: impl Into<String>) -> Self {
         Error {
             code,
-            what: what.into(),
-            hint: hint.into(),
+            what: on_one_line(what.into()),
+            hint: on_one_line(hint.into()),
         }
     }
 
@@ -110,6 +110,14 @@ impl Error {
             format!("kafka: {doing}: {error}"),
             "Check [kafka] brokers and the network, and in [kafka] config_file the user and its ACLs; it is tried again.",
         )
+    }
+}
+
+/// Names of tables and columns may hold anything. What a person copies from here, into psql for example, is one line.
+fn on_one_line(text: String) -> String {
+    match text.contains(char::is_control) {
+        true => text.replace(char::is_control, "\u{fffd}"),
+        false => text,
     }
 }
 

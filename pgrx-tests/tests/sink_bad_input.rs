@@ -67,7 +67,11 @@ fn check_refuses_what_run_refuses_and_no_value_of_a_property_is_told() {
     let config = format!(
         "kafka.brokers = \"127.0.0.1:1\"\nhttp.listen = \"0.0.0.0:0\"\n{replica}url = \"postgres://u:hunter2@db1/x\"\n"
     );
-    for (arguments, code) in [(&["check", "--offline"][..], 3), (&["check"], 3), (&["run"], 2)] {
+    for (arguments, code) in [
+        (&["check", "--offline"][..], 3),
+        (&["check"], 3),
+        (&["run"], 2),
+    ] {
         let output = companion_sink(&config, arguments);
         let text = format!(
             "{}{}",
@@ -75,16 +79,29 @@ fn check_refuses_what_run_refuses_and_no_value_of_a_property_is_told() {
             String::from_utf8_lossy(&output.stderr)
         );
         let found = output.status.code();
-        assert!(found == Some(code) || (code == 3 && found == Some(5)), "{arguments:?} {text}");
-        assert!(text.contains("not a loopback address"), "{arguments:?} {text}");
+        assert!(
+            found == Some(code) || (code == 3 && found == Some(5)),
+            "{arguments:?} {text}"
+        );
+        assert!(
+            text.contains("not a loopback address"),
+            "{arguments:?} {text}"
+        );
         assert!(!text.contains("hunter2"), "{text}");
         if code == 3 {
-            assert!(text.contains("plain text") && text.contains("can be read by others"), "{text}");
+            assert!(
+                text.contains("plain text") && text.contains("can be read by others"),
+                "{text}"
+            );
         }
     }
     let folder = pg_cdc_tests::bed::temporary_folder();
     let properties = folder.path().join("kafka.properties");
-    for line in ["sasl.pasword=hunter2", "socket.timeout.ms=hunter2", "ssl.key.pem=hunter2"] {
+    for line in [
+        "sasl.pasword=hunter2",
+        "socket.timeout.ms=hunter2",
+        "ssl.key.pem=hunter2",
+    ] {
         std::fs::write(&properties, format!("{line}\n")).expect("write");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&properties, mode).expect("chmod");

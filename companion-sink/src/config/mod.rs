@@ -524,6 +524,17 @@ impl Config {
             if sink.topics.is_empty() {
                 return Err(missing(format!("sink.{name}.topics")));
             }
+            if let Kind::MongoHistory(mongo) = &sink.kind
+                && ["admin", "config", "local"].contains(&mongo.database.as_str())
+            {
+                return Err(Error::configuration(
+                    format!(
+                        "{file_name}: sink.{name}.database: {} is MongoDB's own",
+                        mongo.database
+                    ),
+                    "Give the history a database of its own.",
+                ));
+            }
             if let Kind::Postgres(postgres) = &sink.kind {
                 let is_table =
                     |name: &&String| name.split('.').filter(|part| !part.is_empty()).count() != 2;
@@ -887,6 +898,8 @@ mod tests {
         assert!(
             text(&SMALL.replace("topics = [\"*\"]", "")).contains("sink.Replica.topics is missing")
         );
+        let own = SMALL.replace("\"postgres\"", "\"mongo-history\"\ndatabase = \"admin\"");
+        assert!(text(&own).contains("MongoDB's own"));
         let tables = SMALL.to_owned() + "tables = {\"public.customer\" = \"kunde\"}\n";
         assert!(text(&tables).contains("\"kunde\" is not schema.table"));
     }

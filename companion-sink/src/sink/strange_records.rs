@@ -79,7 +79,15 @@ fn look_at(record: &Record) {
         }
         for (_, value) in body.after.iter().flat_map(|after| &after.0) {
             for of in [
-                "integer", "bytea", "date", "timestamptz", "time", "hstore", "integer[]", "bit(3)", "text",
+                "integer",
+                "bytea",
+                "date",
+                "timestamptz",
+                "time",
+                "hstore",
+                "integer[]",
+                "bit(3)",
+                "text",
             ] {
                 let _ = to_text(value, &PgType::of_name(of));
             }

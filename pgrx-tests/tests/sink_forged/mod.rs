@@ -121,12 +121,7 @@ fn what_does_not_belong_to_its_topic_is_set_aside_and_holds_nobody_up() {
         for table in ["victim", "mine"] {
             let event = source.create(table, Some(&id_key(2)), &row(2, "b", 2));
             source.send(&event);
-            let event = source.update(
-                table,
-                Some(&id_key(1)),
-                &row(1, "a", 1),
-                &row(1, "c", 3),
-            );
+            let event = source.update(table, Some(&id_key(1)), &row(1, "a", 1), &row(1, "c", 3));
             source.send(&event);
         }
         for table in ["victim", "mine", "fresh"] {
@@ -138,7 +133,10 @@ fn what_does_not_belong_to_its_topic_is_set_aside_and_holds_nobody_up() {
             assert_eq!(one_text(&mut replica, &rows), "1c3 2b2", "{table}");
         }
         let told = source.history("victim").all();
-        let told: Vec<_> = told.iter().map(|told| told.get_str("op").expect("op")).collect();
+        let told: Vec<_> = told
+            .iter()
+            .map(|told| told.get_str("op").expect("op"))
+            .collect();
         assert_eq!(told.len(), 3, "{told:?}");
         // Set aside, not in the way of anything, and told.
         let codes = "SELECT string_agg(DISTINCT code, ' ' ORDER BY code) FROM companion.parked";
@@ -157,7 +155,10 @@ fn what_does_not_belong_to_its_topic_is_set_aside_and_holds_nobody_up() {
             metrics.contains("companion_sink_parked_keys{sink=\"replica\"} 0"),
             "{metrics}"
         );
-        assert!(metrics.contains("companion_sink_ready{sink=\"replica\"} 1"), "{metrics}");
+        assert!(
+            metrics.contains("companion_sink_ready{sink=\"replica\"} 1"),
+            "{metrics}"
+        );
         // Who looked at them leaves them out; tried again they are what they were.
         let listed = sink.run_command(&["dlq", "list", "--sink", "replica", "--json"]);
         let listed: Vec<Value> = listed
@@ -167,18 +168,22 @@ fn what_does_not_belong_to_its_topic_is_set_aside_and_holds_nobody_up() {
         assert_eq!(listed.len(), all);
         let id = listed[0]["event"].as_str().expect("an id");
         sink.run_command(&["dlq", "retry", id, "--sink", "replica"]);
-        let attempts = format!("SELECT max(attempts) FROM companion.parked WHERE event_id = '{id}'");
-        wait_until("the event to be refused again", TIMEOUT, || {
-            match one_text(&mut replica, &attempts).as_str() {
-                "2" => Ok(()),
-                other => Err(other.to_owned()),
-            }
+        let attempts =
+            format!("SELECT max(attempts) FROM companion.parked WHERE event_id = '{id}'");
+        wait_until("the event to be refused again", TIMEOUT, || match one_text(
+            &mut replica,
+            &attempts,
+        )
+        .as_str()
+        {
+            "2" => Ok(()),
+            other => Err(other.to_owned()),
         });
         sink.run_command(&["dlq", "skip", id, "--reason", "forged", "--sink", "replica"]);
         wait_until("the event to be gone", TIMEOUT, || {
-            match one_text(&mut replica, count) == (all - 1).to_string() {
-                true => Ok(()),
-                false => Err(()),
+            match one_text(&mut replica, count) {
+                left if left == (all - 1).to_string() => Ok(()),
+                left => Err(left),
             }
         });
         // The list of schemas, and a restart: the topics belong where they did.
@@ -208,7 +213,7 @@ fn only_listed_schemas_are_written_and_a_topic_may_get_another_table() {
             source.send_everywhere(&renamed(event, &name, schema, "x"));
         }
         let sink = source.start_sink();
-        source.wait_until_applied(&sink, "other");
+        source.wait_until_replica_applied(&sink, "other");
         let mut replica = source.replica();
         assert_eq!(one_text(&mut replica, "SELECT count(*) FROM app_1.x"), "1");
         let there = "SELECT to_regclass('reports.x') IS NULL";
@@ -259,9 +264,14 @@ fn no_record_stops_a_sink() {
         ] {
             for op in ["c", "t", "schema", "snapshot", "tombstone", "emit", "\u{0}"] {
                 let mut event = bare.clone().with_value(b"{\"source\":{}}");
-                event.headers = [("cdc.id", "x"), ("cdc.version", version), ("cdc.op", op), ("cdc.table", "")]
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .to_vec();
+                event.headers = [
+                    ("cdc.id", "x"),
+                    ("cdc.version", version),
+                    ("cdc.op", op),
+                    ("cdc.table", ""),
+                ]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec();
                 source.send(&event);
             }
         }
@@ -269,7 +279,7 @@ fn no_record_stops_a_sink() {
         let value = String::from_utf8(event.value.clone().expect("a value")).expect("text");
         let value = value.replace("1795257600123456", &i64::MIN.to_string());
         source.send(&event.with_value(value.as_bytes()));
-        for key in ["", "x", "{}", "{\"zzz\":1}", "[]", "null", "{\"id\":{}}"] {
+        for key in ["", "x", "{}", "[]", "null", "{\"id\":{}}"] {
             let event = source.create("t", Some(key), &row(6, "a", 1));
             source.send(&event);
         }
@@ -289,7 +299,10 @@ fn no_record_stops_a_sink() {
         let rows = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM t WHERE id IN (1, 3, 7, 8)";
         assert_eq!(one_text(&mut replica, rows), "1 3 7 8");
         let log = std::fs::read_to_string(sink.log_file()).expect("the log");
-        assert!(!log.contains("panicked") && !log.contains("internal error"), "{log}");
+        assert!(
+            !log.contains("panicked") && !log.contains("internal error"),
+            "{log}"
+        );
     }
 }
 
@@ -320,7 +333,12 @@ fn what_brings_a_version_back_is_only_sql() {
     let new = json!({"id": 1, "q": "y", evil: "z"});
     let event = source.update(escaped, Some(&id_key(1)), &old, &new);
     source.send(&as_real(event));
-    let event = source.update(escaped, Some(&id_key(1)), &new, &json!({"id": 1, "q": "w", evil: "v"}));
+    let event = source.update(
+        escaped,
+        Some(&id_key(1)),
+        &new,
+        &json!({"id": 1, "q": "w", evil: "v"}),
+    );
     source.send(&as_real(event));
     let sink = source.start_sink();
     source.wait_until_applied(&sink, escaped);
@@ -352,4 +370,3 @@ fn what_brings_a_version_back_is_only_sql() {
         assert!(!folder.path().join("FILE").exists(), "a command was run");
     }
 }
-

@@ -60,7 +60,7 @@ impl Postgres {
             return true;
         };
         let target = Target::for_readers(&self.settings, headers.table, &named.source);
-        if self.settings.refuses_schema(&target.schema).is_some() {
+        if !named.is_farewell && self.settings.refuses_schema(&target.schema).is_some() {
             return true;
         }
         let bindings = self.connection.as_ref().map(|known| &known.bindings);
