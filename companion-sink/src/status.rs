@@ -440,7 +440,7 @@ impl SinkStatus {
         figures.recover();
         figures.apply_seconds.observe(took.as_secs_f64());
         if let Some(commit_us) = last_commit_us {
-            let seconds = (civil_time::now_us() - commit_us).max(0) as f64 / 1e6;
+            let seconds = civil_time::now_us().saturating_sub(commit_us).max(0) as f64 / 1e6;
             figures.latency_seconds.observe(seconds);
         }
     }

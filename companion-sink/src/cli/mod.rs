@@ -9,6 +9,9 @@ pub mod history;
 pub mod replay;
 pub mod run;
 pub mod status;
+mod weaknesses;
+
+pub use answer::printable;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -93,7 +96,7 @@ pub enum Command {
         #[arg(long)]
         offline: bool,
     },
-    /// Print the effective configuration, secrets as ***
+    /// Print the effective configuration; of connection strings only where they lead
     Config {
         /// Print a file with every key and its default instead
         #[arg(long)]

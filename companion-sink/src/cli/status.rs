@@ -17,6 +17,7 @@ use super::answer::{Answer, Format, Look};
 use super::{Color, print};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
+use crate::http::own_token;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const HEADER: &[&str] = &[
@@ -72,8 +73,12 @@ impl Status {
         let mut title = Vec::new();
         let mut failed = None;
         let mut all_work = true;
+        let token = match config.http.token.is_empty() {
+            true => own_token::read(config).unwrap_or_default(),
+            false => config.http.token.clone(),
+        };
         for address in &addresses {
-            let instance = match get(address, "/v1/status", &config.http.token).await {
+            let instance = match get(address, "/v1/status", &token).await {
                 Ok(instance) => instance,
                 Err(error) => {
                     title.push(error.to_string());
@@ -189,7 +194,7 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
 }
 
 /// What an instance answers.
-async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
+pub async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
     let failed = |why: String| {
         Error::new(
             Code::Unreachable,

@@ -7,10 +7,13 @@ mod shared;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use change::version::{Place, Version};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::bounds::{check_bounds, find_out_of_range};
+use super::doubt::{Doubts, is_far_beyond};
+use super::endless_copies::{self, EndlessCopies};
 use super::runner::{Context, Course, Ended, Shared, ended, stopped};
 use super::{BATCH_BYTES, Batch, Move, Sink};
 use crate::config;
@@ -44,6 +47,11 @@ struct Lane {
     held: Option<Record>,
     /// The other instances know that it waits there.
     is_noted: bool,
+    /// The event, with its commit, that is beyond what the sender has come to: it is read again when that is clear.
+    doubted: Option<(Place, i64)>,
+    /// The offset of one that turned out to be none.
+    disbelieved: Option<i64>,
+    copies: EndlessCopies,
 }
 
 /// Applies each partition's events in their order, partitions independently.
@@ -79,6 +87,7 @@ impl<S: Sink> Course for ByPartition<S> {
             incomplete: false,
             committed: HashMap::new(),
             watermark: Watermark::default(),
+            doubts: Doubts::default(),
             goal: context.goal.as_ref(),
         };
         let ended = tokio::select! {
@@ -118,6 +127,8 @@ struct Run<'r, S> {
     /// Offsets that were copied into the consumer group.
     committed: HashMap<TopicPartition, i64>,
     watermark: Watermark,
+    /// Events beyond what the sender has come to.
+    doubts: Doubts,
     /// The run ends when these offsets come next.
     goal: Option<&'r HashMap<TopicPartition, i64>>,
 }
@@ -153,6 +164,8 @@ impl<S: Sink> Run<'_, S> {
                 _ = second.tick() => {
                     self.copy_offsets();
                     self.pass_markers();
+                    self.measure_lag();
+                    self.clear_doubts();
                     self.note_complete().await?;
                     self.look_at_others().await?;
                 }
@@ -232,7 +245,7 @@ impl<S: Sink> Run<'_, S> {
             let lane = self.lanes.remove(at);
             self.status.gives_up(at);
             // Where it was held, it is not read.
-            if lane.is_some_and(|lane| lane.held.is_none()) {
+            if lane.is_some_and(|lane| lane.held.is_none() && lane.doubted.is_none()) {
                 self.reader.unassign(at.clone());
             }
         }
@@ -304,6 +317,9 @@ impl<S: Sink> Run<'_, S> {
             assigned: Instant::now(),
             held: None,
             is_noted: false,
+            doubted: None,
+            disbelieved: None,
+            copies: EndlessCopies::default(),
         };
         self.reader.assign(at.clone(), next, lane.epoch);
         self.status.is_at(&at, next);
@@ -355,19 +371,64 @@ impl<S: Sink> Run<'_, S> {
         Ok(looked_at)
     }
 
-    fn sort(&mut self, record: Record, gathered: &mut Gathered) {
+    /// Reads on where it has become clear whether an event is the source's.
+    fn clear_doubts(&mut self) {
+        let position = self.shared.position.borrow().clone();
+        let Some(position) = position else { return };
+        self.doubts.look_at(&position);
+        let mut clear = Vec::new();
+        for (at, lane) in &self.lanes {
+            let Some((place, offset)) = lane.doubted else {
+                continue;
+            };
+            let is_over = self.doubts.is_over(at, offset, &position);
+            if is_over || !is_far_beyond(place, at, &position) {
+                let version = lane.version.clone();
+                clear.push((at.clone(), offset, version, is_over.then_some(offset)));
+            }
+        }
+        for (at, offset, version, disbelieved) in clear {
+            let stored_next = self.lanes.get(&at).map(|lane| lane.stored_next);
+            self.doubts.forget(&at);
+            self.go_on(at.clone(), offset, version);
+            if let Some(lane) = self.lanes.get_mut(&at) {
+                lane.stored_next = stored_next.unwrap_or(offset);
+                lane.disbelieved = disbelieved;
+            }
+        }
+    }
+
+    fn sort(&mut self, mut record: Record, gathered: &mut Gathered) {
         let at = TopicPartition::of(&record);
         let Some(lane) = self.lanes.get_mut(&at) else {
             return;
         };
-        if lane.epoch != record.epoch || record.offset < lane.next || lane.held.is_some() {
+        let waits = lane.held.is_some() || lane.doubted.is_some();
+        if lane.epoch != record.epoch || record.offset < lane.next || waits {
             return;
         }
+        record.is_disbelieved = lane.disbelieved == Some(record.offset);
         let version = record.version().filter(|version| is_version(version));
+        let version = version.filter(|_| !record.is_disbelieved);
         let copy = version.is_some_and(|version| version <= lane.version.as_str());
+        if lane.copies.note(copy) {
+            let version = version.unwrap_or_default();
+            endless_copies::tell(&self.status.name, &at.topic, at.partition, version);
+        }
+        if let Some(place) = version
+            .and_then(Version::parse)
+            .map(|version| version.place())
+            && let Some(position) = self.shared.position.borrow().as_deref()
+            && is_far_beyond(place, &at, position)
+        {
+            self.reader.unassign(at.clone());
+            lane.doubted = Some((place, record.offset));
+            return;
+        }
         let op = record.op().unwrap_or_default();
         let for_others = is_for_others(&record, &self.status.name);
-        let held = !copy && !for_others && is_for_all_partitions(op, &record);
+        let held =
+            !copy && !for_others && !record.is_disbelieved && is_for_all_partitions(op, &record);
         if held && self.sink.waits_together(&record) {
             self.reader.unassign(at);
             lane.held = Some(record);

@@ -11,6 +11,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::Sink;
 use super::bounds::{check_bounds, find_out_of_range};
+use super::doubt::{self, Doubts};
 use super::merge::{Merge, Next};
 use super::partition_queues::{PartitionQueues, Polled};
 use super::postgres::{Commit, Outcome, Poison, Postgres};
@@ -84,6 +85,7 @@ impl InCommitOrder {
                 begun: None,
                 poison: poison.take(),
                 committed: HashMap::new(),
+                doubts: Doubts::default(),
                 second,
                 stop,
             };
@@ -113,6 +115,8 @@ struct Run<'r> {
     poison: Option<Box<Poison>>,
     /// Offsets that were copied into the consumer group.
     committed: HashMap<TopicPartition, i64>,
+    /// Events beyond what the sender has come to.
+    doubts: Doubts,
     second: Interval,
     stop: watch::Receiver<bool>,
 }
@@ -157,7 +161,18 @@ impl Run<'_> {
                     self.copy_offsets();
                     return Ok(Followed::Stopped);
                 }
-                _ = self.second.tick() => self.every_second(),
+                _ = self.second.tick() => {
+                    self.every_second();
+                    let newest = position.borrow().clone();
+                    if let Some(newest) = newest
+                        && self.disbelieve(&newest)
+                    {
+                        match self.follow(&newest).await? {
+                            Followed::Reached if self.context.goal.is_none() => {}
+                            end => return Ok(end),
+                        }
+                    }
+                }
                 () = self.replica.decided() => self.carry_out().await?,
                 changed = position.changed() => {
                     if changed.is_err() {
@@ -165,6 +180,7 @@ impl Run<'_> {
                     }
                     let newest = position.borrow_and_update().clone();
                     let Some(newest) = newest else { continue };
+                    self.doubts.look_at(&newest);
                     match self.follow(&newest).await? {
                         Followed::Reached if self.context.goal.is_none() => {}
                         end => return Ok(end),
@@ -197,10 +213,7 @@ impl Run<'_> {
             return Ok(Followed::Reached);
         }
         self.context.status.set_state(State::Running);
-        self.merge.set_goal(goal, |at| {
-            let ends = position.ends.get(&*at.topic)?;
-            ends.end.get(usize::try_from(at.partition).ok()?).copied()
-        });
+        self.merge.set_goal(goal, |at| end_of(position, at));
         loop {
             match self.merge.next() {
                 Next::Event(place) => {
@@ -235,6 +248,18 @@ impl Run<'_> {
             Some(poison) => Followed::Poisoned(poison),
             None => Followed::Reached,
         })
+    }
+
+    /// Marks the events that have claimed for long enough a commit which the sender has not come to; whether there are any.
+    fn disbelieve(&mut self, position: &SenderPosition) -> bool {
+        let mut any = false;
+        for (place, offset) in self.merge.beyond(doubt::newest(position)) {
+            if self.doubts.is_over(self.merge.at(place), offset, position) {
+                self.merge.disbelieve(place);
+                any = true;
+            }
+        }
+        any
     }
 
     /// Commits what comes before the event that cannot be applied, and halts there.
@@ -345,10 +370,8 @@ impl Run<'_> {
                 Polled::OutOfRange => self.find_out_of_range().await?,
             }
             let at = self.merge.at(lane).clone();
-            let end = position
-                .ends
-                .get(&*at.topic)
-                .map_or(0, |ends| ends.end[at.partition as usize]);
+            // A topic that was made anew may have fewer partitions.
+            let end = end_of(position, &at).unwrap_or_default();
             if self.queues.is_read_to(lane, end) {
                 self.merge.offer_end(lane, end);
                 return Ok(Followed::Reached);
@@ -451,6 +474,12 @@ impl Run<'_> {
             self.committed.extend(moved);
         }
     }
+}
+
+/// Where a partition ends by a position; `None` where that does not name it.
+fn end_of(position: &SenderPosition, at: &TopicPartition) -> Option<i64> {
+    let ends = position.ends.get(&*at.topic)?;
+    ends.end.get(usize::try_from(at.partition).ok()?).copied()
 }
 
 /// How many partitions the sink follows of those that a position names.

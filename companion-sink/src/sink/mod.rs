@@ -3,14 +3,20 @@
 pub mod bounds;
 pub mod by_partition;
 pub mod changes;
+mod doubt;
+mod endless_copies;
+mod guarded;
 pub mod in_commit_order;
 mod merge;
 pub mod mongo_history;
+pub mod origin;
 mod partition_queues;
 pub mod postgres;
 mod reached;
 pub mod refusal_limit;
 pub mod runner;
+#[cfg(test)]
+mod strange_records;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -184,6 +190,7 @@ pub trait Sink: Send + Sync {
         _record: &Record,
         _moves: &[Move],
         _partitions: i32,
+        _dead_letters: &DeadLetters,
     ) -> impl Future<Output = Result<Met>> + Send {
         async { Ok(Met::Waiting) }
     }

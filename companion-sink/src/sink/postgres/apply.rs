@@ -17,6 +17,7 @@ use crate::dead_letter::Failure;
 use crate::error::{Code, Error};
 use crate::event::Headers;
 use crate::record::Record;
+use crate::sink::guarded::guarded;
 
 /// Whether rows are upserted, or deleted and inserted, so that unique values can move between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,17 @@ pub struct Aside<'c, 'b> {
 
 /// Applies all changes or fails at the first that the target refuses.
 pub async fn apply(
+    session: &mut Session,
+    tables: &Tables,
+    changes: &[&Change<'_>],
+    mode: Mode,
+) -> Result<(), Fault> {
+    guarded(apply_all(session, tables, changes, mode))
+        .await
+        .unwrap_or_else(|failure| Err(Fault::Event(failure)))
+}
+
+async fn apply_all(
     session: &mut Session,
     tables: &Tables,
     changes: &[&Change<'_>],

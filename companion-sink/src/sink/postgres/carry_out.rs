@@ -8,7 +8,6 @@ use super::failure::Fault;
 use super::newest;
 use super::refusal;
 use super::stream::Stream;
-use super::tables::Tables;
 use super::{Connection, Postgres, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::dlq::event::{Decision, Parked};
@@ -28,7 +27,7 @@ impl Postgres {
         let decided = self.state.parked_events().decided_keys(client).await?;
         if !decided.is_empty() {
             // The target may have been corrected since its tables were looked at.
-            self.connection()?.tables = Tables::default();
+            self.connection()?.forget_tables();
         }
         for (at, key) in decided {
             if is_shared && !self.connection()?.sharing.owned.contains(&at) {

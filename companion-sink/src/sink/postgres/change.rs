@@ -133,7 +133,7 @@ impl<'b> Change<'b> {
     pub fn park(&self, failure: Option<Failure>) -> Park<'b> {
         Park {
             record: self.record,
-            key: self.key,
+            key: self.key.into(),
             failure,
         }
     }

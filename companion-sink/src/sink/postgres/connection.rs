@@ -5,8 +5,6 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
-use postgres_openssl::MakeTlsConnector;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_postgres::types::Type;
@@ -15,6 +13,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Notification, SimpleQueryMess
 use super::failure::{Fault, classify, sort};
 use super::parked::CHANNEL;
 use super::sharing::INSTANCES_CHANNEL;
+use super::verification::Verification;
 use crate::error::{Code, Error, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -180,7 +179,7 @@ async fn open_listening(
     key: &str,
     notify: impl Fn(Option<&Notification>) + Send + 'static,
 ) -> Result<Client> {
-    let (url, verification) = Verification::split(url);
+    let (url, verification) = Verification::split(url)?;
     let mut config: Config = url.parse().map_err(|_| {
         // The driver's text may quote the URL, and with it the password.
         Error::configuration(
@@ -263,77 +262,4 @@ pub async fn become_active(client: &Client, state_name: &str, is_shared: bool) -
         format!("postgres: another instance of sink {state_name} is active"),
         "Nothing to do: this one takes over when that is gone.",
     ))
-}
-
-/// libpq's `sslmode=verify-*` and `sslrootcert`, which the driver leaves to its TLS connector.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Verification {
-    certificate: bool,
-    host: bool,
-    root_certificate: Option<String>,
-}
-
-impl Verification {
-    fn split(url: &str) -> (String, Self) {
-        let mut verification = Verification::default();
-        let Some((base, query)) = url.split_once('?') else {
-            return (url.to_owned(), verification);
-        };
-        let mut kept = Vec::new();
-        for parameter in query.split('&') {
-            match parameter.split_once('=') {
-                Some(("sslmode", mode @ ("verify-ca" | "verify-full"))) => {
-                    verification.certificate = true;
-                    verification.host = mode == "verify-full";
-                    kept.push("sslmode=require");
-                }
-                Some(("sslrootcert", path)) => {
-                    verification.root_certificate = Some(path.to_owned());
-                }
-                _ => kept.push(parameter),
-            }
-        }
-        (format!("{base}?{}", kept.join("&")), verification)
-    }
-
-    fn connector(&self) -> Result<MakeTlsConnector> {
-        let failed = |error: openssl::error::ErrorStack| {
-            Error::configuration(
-                format!("postgres: TLS: {error}"),
-                "Correct sslrootcert in the sink's url.",
-            )
-        };
-        let mut builder = SslConnector::builder(SslMethod::tls()).map_err(failed)?;
-        if let Some(path) = &self.root_certificate {
-            builder.set_ca_file(path).map_err(failed)?;
-        }
-        if !self.certificate {
-            builder.set_verify(SslVerifyMode::NONE);
-        }
-        let mut connector = MakeTlsConnector::new(builder.build());
-        let verify_host = self.host;
-        connector.set_callback(move |config, _| {
-            config.set_verify_hostname(verify_host);
-            Ok(())
-        });
-        Ok(connector)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libpqs_verification_is_understood() {
-        let (url, verification) =
-            Verification::split("postgres://h/d?sslmode=verify-full&sslrootcert=/ca.pem&options=x");
-        assert_eq!(url, "postgres://h/d?sslmode=require&options=x");
-        assert!(verification.host && verification.certificate);
-        assert_eq!(verification.root_certificate.as_deref(), Some("/ca.pem"));
-        assert_eq!(
-            Verification::split("postgres://h/d").1,
-            Verification::default()
-        );
-    }
 }

@@ -29,6 +29,8 @@ pub struct Table {
     pub reading: u64,
     /// The columns of each unique index that an upsert can use.
     unique: Vec<Vec<String>>,
+    /// What the `source` of its events holds, as the sender writes it.
+    named: String,
 }
 
 /// A column of the target.
@@ -85,6 +87,11 @@ impl Table {
     /// Whether equal keys with these columns may be written differently, as 1.0 and 1.00 of `numeric`.
     pub fn has_spellings(&self, key: &[usize]) -> bool {
         key.iter().any(|place| !self.columns[*place].exact_equality)
+    }
+
+    /// Whether the `source` of an event names the source's table of this one, as far as that is seen without parsing it.
+    pub fn is_named_in(&self, source: &str) -> bool {
+        source.contains(&self.named)
     }
 
     /// The columns of some unique index.
@@ -157,6 +164,8 @@ impl Target {
 pub struct Tables {
     known: Vec<Table>,
     by_header: HashMap<String, usize>,
+    /// What was admitted: the one `cdc.table` of each topic, and its place.
+    by_topic: HashMap<String, (String, usize)>,
     types: HashMap<Oid, PgType>,
     readings: u64,
 }
@@ -167,20 +176,29 @@ impl Tables {
         &self.known[place]
     }
 
-    /// The place of a table that is known already.
-    pub fn known(&self, header: &str) -> Option<usize> {
-        self.by_header.get(header).copied()
+    /// The place of a table whose events were admitted to this topic already.
+    pub fn known(&self, topic: &str, header: &str) -> Option<usize> {
+        let (known, place) = self.by_topic.get(topic)?;
+        (known == header).then_some(*place)
     }
 
-    /// Finds the table of an event; missing is an error that halts.
+    /// The events of a topic are looked at anew: they may be of another table from now on.
+    pub fn forget_topic(&mut self, topic: &str) {
+        self.by_topic.remove(topic);
+    }
+
+    /// Finds the table of an event that was admitted to its topic; missing is an error that halts.
     pub async fn find(
         &mut self,
         client: &Client,
         settings: &config::Postgres,
+        topic: &str,
         header: &str,
         source: &TableName<'_>,
     ) -> Result<usize> {
-        if let Some(place) = self.known(header) {
+        if let Some(place) = self.by_header.get(header).copied() {
+            let known = (header.to_owned(), place);
+            self.by_topic.insert(topic.to_owned(), known);
             return Ok(place);
         }
         let target = Target::of(settings, header, source);
@@ -200,6 +218,8 @@ impl Tables {
         self.known.push(table);
         let place = self.known.len() - 1;
         self.by_header.insert(header.to_owned(), place);
+        let known = (header.to_owned(), place);
+        self.by_topic.insert(topic.to_owned(), known);
         Ok(place)
     }
 
@@ -211,7 +231,7 @@ impl Tables {
         header: &str,
         source: &TableName<'_>,
     ) -> Result<()> {
-        let Some(place) = self.known(header) else {
+        let Some(place) = self.by_header.get(header).copied() else {
             return Ok(());
         };
         let target = Target::of(settings, header, source);
@@ -270,6 +290,7 @@ impl Tables {
             columns: Vec::with_capacity(columns.len()),
             primary_key: None,
             unique: Vec::new(),
+            named: named(source),
             target: Target::default(),
         };
         for column in &columns {
@@ -374,6 +395,16 @@ impl Tables {
         self.types.insert(oid, pg_type.clone());
         Ok(pg_type)
     }
+}
+
+/// How the sender writes the name of a table. One that it writes otherwise, for its characters, is parsed each time.
+fn named(source: &TableName<'_>) -> String {
+    let json = |name: &str| serde_json::Value::from(name).to_string();
+    format!(
+        "\"schema\":{},\"table\":{}",
+        json(&source.schema),
+        json(&source.table)
+    )
 }
 
 /// A table that events have and the target has not.

@@ -1,15 +1,120 @@
 //! What is said of a whole table: a truncate, another definition, the beginnings and ends of a snapshot.
 
+use super::bindings::Refusal;
 use super::connection::Session;
 use super::failure::{classify, state_of};
 use super::follow::{Follower, SchemaBody};
+use super::tables::Target;
 use super::{Connection, Postgres, not_connected};
+use crate::dead_letter::Failure;
 use crate::error::{Code, Error, Result};
-use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody};
+use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody, TableName};
 use crate::record::Record;
-use crate::sink::unreadable_snapshot;
+use crate::sink::{origin, unreadable_snapshot};
+
+/// What an event about a whole table names.
+struct Named<'b> {
+    source: TableName<'b>,
+    is_rename: bool,
+    is_farewell: bool,
+}
+
+impl<'b> Named<'b> {
+    /// Refused where it cannot be read, or its header and its body do not agree.
+    fn of(record: &'b Record, headers: &Headers<'_>) -> std::result::Result<Self, Failure> {
+        let named = match headers.op {
+            Op::Schema => {
+                let body = SchemaBody::parse(record)?;
+                Named {
+                    is_rename: body.is_rename(),
+                    is_farewell: body.is_farewell(),
+                    source: body.source,
+                }
+            }
+            Op::Snapshot => Named::only(SnapshotBody::parse(record)?.source),
+            _ => Named::only(RowBody::parse(record)?.source.table_name()?),
+        };
+        origin::check(headers.table, &named.source)?;
+        Ok(named)
+    }
+
+    fn only(source: TableName<'b>) -> Self {
+        Named {
+            source,
+            is_rename: false,
+            is_farewell: false,
+        }
+    }
+}
+
+fn is_about_table(op: Op) -> bool {
+    matches!(op, Op::Schema | Op::Truncate | Op::Snapshot)
+}
 
 impl Postgres {
+    /// Whether an event about a whole table is refused whatever comes: the partitions need not wait for each other at it, of which
+    /// perhaps only one has a copy.
+    pub(super) fn is_refused_before_it_waits(&self, record: &Record) -> bool {
+        let Ok(headers) = Headers::read(record) else {
+            return true;
+        };
+        let Ok(named) = Named::of(record, &headers) else {
+            return true;
+        };
+        let target = Target::for_readers(&self.settings, headers.table, &named.source);
+        if !named.is_farewell && self.settings.refuses_schema(&target.schema).is_some() {
+            return true;
+        }
+        let bindings = self.connection.as_ref().map(|known| &known.bindings);
+        let bound = bindings.and_then(|bindings| bindings.known(&record.topic));
+        let owner = bound.and_then(|bound| bound.header.as_deref());
+        owner.is_some_and(|owner| owner != headers.table && !named.is_rename)
+    }
+
+    /// Why an event of a batch is refused that is no row's, and that no partition waited at.
+    pub(super) async fn refused_apart(
+        &mut self,
+        record: &Record,
+        headers: &Headers<'_>,
+    ) -> Result<Option<Failure>> {
+        let refusal = self.refused_whole(record, headers).await?;
+        if refusal.is_none() && matches!(headers.op, Op::Schema | Op::Truncate) {
+            // Another instance has noted meanwhile that it is right: the partitions have to wait for each other.
+            return Err(Error::new(
+                Code::OtherInstance,
+                format!("topic {} belongs to another table now", record.topic),
+                "Nothing to do: what is known of it is read again.",
+            ));
+        }
+        Ok(refusal.map(Refusal::failure))
+    }
+
+    /// Why an event about a whole table is refused. One that is admitted binds its topic.
+    pub(super) async fn refused_whole(
+        &mut self,
+        record: &Record,
+        headers: &Headers<'_>,
+    ) -> Result<Option<Refusal>> {
+        if !is_about_table(headers.op) {
+            return Ok(None);
+        }
+        let named = match Named::of(record, headers) {
+            Ok(named) => named,
+            Err(failure) => return Ok(Some(Refusal::Final(failure))),
+        };
+        if named.is_farewell {
+            let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+            connection.tables.forget_topic(&record.topic);
+            let client = &connection.session.client;
+            let bindings = &mut connection.bindings;
+            let topics = self.state.topics();
+            let refused = bindings.release(client, &topics, &record.topic, headers.table);
+            return Ok(refused.await?.map(Refusal::Final));
+        }
+        let admitted = self.admit(record, headers, &named.source, named.is_rename);
+        Ok(admitted.await?.err())
+    }
+
     /// Does what an event about a whole table says, in the open transaction.
     pub(super) async fn apply_to_table(
         &mut self,
@@ -50,7 +155,13 @@ impl Postgres {
             };
         }
         let table = tables
-            .find(&session.client, &self.settings, headers.table, &body.source)
+            .find(
+                &session.client,
+                &self.settings,
+                &record.topic,
+                headers.table,
+                &body.source,
+            )
             .await?;
         let table = tables.get(table);
         // Those of other instances' partitions, and those that the open transaction parks.
@@ -87,7 +198,13 @@ impl Postgres {
             let body = RowBody::parse(record).map_err(unreadable)?;
             let source = body.source.table_name().map_err(unreadable)?;
             let table = tables
-                .find(&session.client, &self.settings, headers.table, &source)
+                .find(
+                    &session.client,
+                    &self.settings,
+                    &record.topic,
+                    headers.table,
+                    &source,
+                )
                 .await?;
             let name = &tables.get(table).name;
             if !names.contains(name) {
@@ -120,6 +237,10 @@ impl Postgres {
             return Err(not_connected());
         };
         let before = self.state.followed(&session.client, &record.topic).await?;
+        // A topic may get another table when its own is no longer sent: that is no other name.
+        let target = Target::of(&self.settings, headers.table, &body.source);
+        let before = before.filter(|before| before.target == target || !body.is_first());
+        tables.forget_topic(&record.topic);
         let follower = Follower {
             client: &session.client,
             settings: &self.settings,
