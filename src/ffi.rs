@@ -22,6 +22,15 @@ unsafe extern "C-unwind" {
     fn RequestCheckpoint(flags: c_int);
     /// utils/bytea.h
     pub static mut bytea_output: c_int;
+    /// utils/pg_locale.h
+    pub static mut locale_monetary: *mut c_char;
+    /// nodes/nodeFuncs.h
+    #[cfg(feature = "pg15")]
+    fn raw_expression_tree_walker(
+        node: *mut pg_sys::Node,
+        walker: unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool,
+        context: *mut std::ffi::c_void,
+    ) -> bool;
     /// replication/message.h
     #[cfg(any(feature = "pg15", feature = "pg16"))]
     fn LogLogicalMessage(
@@ -123,20 +132,28 @@ pub unsafe fn walk_expression(
     }
 }
 
-/// The root of a partition.
+/// As [`walk_expression`], for a tree that the grammar made.
 ///
 /// # Safety
-/// On the main thread, inside a transaction; `relid` is a partition.
-pub unsafe fn partition_root(relid: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: as the caller promises.
-    let ancestors = unsafe { partition_ancestors(relid) };
-    ancestors.last().copied().unwrap_or(relid)
+/// As for [`walk_expression`].
+pub unsafe fn walk_raw_expression(
+    node: *mut pg_sys::Node,
+    walker: unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool,
+    context: *mut std::ffi::c_void,
+) -> bool {
+    // SAFETY: as the caller promises; an ERROR inside becomes a panic at the boundary.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_guard_ffi_boundary(|| raw_expression_tree_walker(node, walker, context));
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::raw_expression_tree_walker_impl(node, Some(walker), context);
+    }
 }
 
 /// Every table that a partition is a part of, the root last.
 ///
 /// # Safety
-/// As for [`partition_root`].
+/// On the main thread, inside a transaction; `relid` is a partition.
 pub unsafe fn partition_ancestors(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     // SAFETY: as the caller promises; an ERROR inside becomes a panic at the boundary. The list is one of oids.
     unsafe {

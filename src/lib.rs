@@ -7,6 +7,7 @@
 pgrx::pg_module_magic!();
 
 mod api;
+mod backtrace;
 mod capture;
 mod ddl;
 mod ffi;
@@ -25,6 +26,7 @@ mod wait_event;
 pub extern "C-unwind" fn _PG_init() {
     // SAFETY: a plain read, on the only thread.
     let preloading = unsafe { pgrx::pg_sys::process_shared_preload_libraries_in_progress };
+    backtrace::settle();
     settings::define(preloading);
     if preloading {
         shared::request();

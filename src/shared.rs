@@ -10,6 +10,7 @@ use std::sync::atomic::{
 
 use pgrx::pg_sys;
 
+use crate::sender::source;
 use crate::snapshot::slots::Slots;
 use crate::topic_counters::TopicCounters;
 use crate::wait_event::WaitEvent;
@@ -135,6 +136,8 @@ pub struct Shared {
     pub ordered: AtomicU64,
     pub obeyed: AtomicU64,
     texts: UnsafeCell<Texts>,
+    /// Rises when the source's id becomes known or another one: what was decided by it is decided anew.
+    identity: AtomicU32,
     /// The sender's latch, null while there is no sender.
     sender_latch: AtomicPtr<pg_sys::Latch>,
     pub sender_pid: AtomicI32,
@@ -173,6 +176,12 @@ pub struct Shared {
     pub open_transactions: AtomicU32,
     pub oldest_transaction: AtomicI64,
     pub topics: AtomicU32,
+    /// Topics that are put aside.
+    pub topics_aside: AtomicU32,
+    /// The sender reads the WAL: it knows what is not acknowledged.
+    pub is_reading: AtomicBool,
+    /// When the first commit was announced of which the sender has not said that Kafka has it, 0 for none that is known.
+    pub unsent_since: AtomicI64,
     pub brokers_up: AtomicU32,
     pub brokers_down: AtomicU32,
     pub resent: AtomicU64,
@@ -246,6 +255,14 @@ unsafe extern "C-unwind" fn startup_hook() {
             (*shared)
                 .state_since
                 .store(pg_sys::GetCurrentTimestamp(), Ordering::Relaxed);
+            // Whoever writes a tracked table must know whether it is this server's own: from the first moment on.
+            match source::at_server_start() {
+                Ok(Some(source)) => {
+                    (*(*shared).texts.get()).source_id.set(&source.source_id);
+                }
+                Ok(None) => {}
+                Err(error) => source::unreadable(&error).log(),
+            }
         }
         SHARED = shared;
     }
@@ -259,12 +276,44 @@ pub fn shared() -> Option<&'static Shared> {
     unsafe { SHARED.as_ref() }
 }
 
+/// Another number whenever the source's id became another one.
+#[inline]
+pub fn identity_number() -> u32 {
+    shared().map_or(0, |shared| shared.identity.load(Ordering::Acquire))
+}
+
 impl Shared {
     pub fn state(&self) -> State {
         State::from_code(self.state.load(Ordering::Acquire))
     }
 
-    /// Sets state and texts in one step; wakes those who wait. Called by the sender only, on its main thread.
+    /// The source's id; empty while it is not known.
+    pub fn source_id(&self) -> String {
+        // SAFETY: as in `describe`, with the lock shared.
+        unsafe {
+            pg_sys::LWLockAcquire(self.lock, pg_sys::LWLockMode::LW_SHARED);
+            let source_id = (*self.texts.get()).source_id.get();
+            pg_sys::LWLockRelease(self.lock);
+            source_id
+        }
+    }
+
+    /// Says who this source is. Called by the sender only, on its main thread.
+    pub fn set_source_id(&self, source_id: &str) {
+        if self.source_id() == source_id {
+            return;
+        }
+        // SAFETY: as in `describe`.
+        unsafe {
+            pg_sys::LWLockAcquire(self.lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+            (*self.texts.get()).source_id.set(source_id);
+            pg_sys::LWLockRelease(self.lock);
+        }
+        // After the text: whoever sees the number sees the id.
+        self.identity.fetch_add(1, Ordering::Release);
+    }
+
+    /// Sets state and texts (but the source's id) in one step; wakes those who wait. Called by the sender only, on its main thread.
     pub fn describe(&self, state: State, described: &Described) {
         if self.state.swap(state as u32, Ordering::AcqRel) != state as u32 {
             // SAFETY: reads the clock.
@@ -276,7 +325,6 @@ impl Shared {
         unsafe {
             pg_sys::LWLockAcquire(self.lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
             let texts = &mut *self.texts.get();
-            texts.source_id.set(&described.source_id);
             texts.waiting_for.set(&described.waiting_for);
             texts.oldest_gid.set(&described.oldest_gid);
             texts.error_code.set(&described.error_code);
@@ -352,11 +400,25 @@ impl Shared {
         }
     }
 
+    /// Up to where nothing is left to send, or to give up.
+    pub fn passed_lsn(&self) -> u64 {
+        let sent_lsn = self.sent_lsn.load(Ordering::Acquire);
+        sent_lsn.max(self.done_lsn.load(Ordering::Acquire))
+    }
+
     /// Tells the sender that a commit record ends at `lsn`.
     #[inline]
     pub fn announce_commit(&self, lsn: u64) {
         self.wake_lsn.fetch_max(lsn, Ordering::SeqCst);
         self.wake_sender();
+    }
+
+    /// Notes when the first commit was that Kafka has not got, should the sender not be there to know.
+    #[inline]
+    pub fn note_unsent(&self, commit_us: impl FnOnce() -> i64) {
+        if self.unsent_since.load(Ordering::Relaxed) == 0 {
+            self.unsent_since.store(commit_us(), Ordering::Relaxed);
+        }
     }
 
     /// Tells the sender, now and then, that the WAL grows.

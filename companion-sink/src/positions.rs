@@ -3,11 +3,12 @@
 //! Read from the end of `<source>.cdc_positions`, for most of it is older than the newest full record. Only a server of the
 //! source can check the seal of a record; whoever may write the topic is trusted here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use change::position::{FORMAT, Position, Record};
+use change::position::{FORMAT, Parts, Position, Record};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -36,7 +37,7 @@ pub type Newest = watch::Receiver<Option<Arc<Position>>>;
 
 /// Seconds since the sender wrote a position.
 pub fn age_seconds(position: &Position) -> f64 {
-    (now_us() - position.sent_ts_us).max(0) as f64 / 1e6
+    now_us().saturating_sub(position.sent_ts_us).max(0) as f64 / 1e6
 }
 
 /// The topic that has them.
@@ -95,6 +96,7 @@ fn read(
     let (low, high) = consumer.fetch_watermarks(topic, 0, WATERMARKS_TIMEOUT)?;
     let mut window = FIRST_WINDOW;
     let mut known = Known::default();
+    let mut parts = Parts::default();
     let assign = |from: i64| {
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(topic, 0, Offset::Offset(from))?;
@@ -104,6 +106,7 @@ fn read(
     // Older ones than the newest are no news to anybody.
     let mut held_back = None;
     let mut is_at_end = false;
+    let mut strange: Option<Instant> = None;
     while !sender.is_closed() {
         let message = match consumer.poll(POLL) {
             None => continue,
@@ -122,20 +125,32 @@ fn read(
         let position = message
             .payload()
             .and_then(|bytes| serde_json::from_slice::<Position>(bytes).ok());
-        let Some(position) = position.filter(|position| position.format == FORMAT) else {
-            tracing::warn!(
-                topic,
-                offset = message.offset(),
-                "a record is not a position and is ignored"
-            );
+        let Some(position) = position.filter(is_position) else {
+            // Whoever may write the topic must not fill the log.
+            if strange.is_none_or(|at| at.elapsed() > REPEAT_WARNING) {
+                tracing::warn!(
+                    topic,
+                    offset = message.offset(),
+                    "a record is not a position and is ignored"
+                );
+                strange = Some(Instant::now());
+            }
             continue;
         };
-        match known.take(position) {
+        // A part of a position whose beginning lies before the window adds to nothing, as a tip does without its full record.
+        let is_rest = position.part.is_some_and(|part| part.number > 0) && parts.is_empty();
+        let taken = match parts.take(position) {
+            Some(whole) => known.take(whole),
+            None if is_rest => Taken::FullIsMissing,
+            None => Taken::Nothing,
+        };
+        match taken {
             Taken::Newer(position) => held_back = Some(position),
             Taken::Nothing => {}
             Taken::FullIsMissing if high - window > low => {
                 window *= WIDER;
                 known = Known::default();
+                parts = Parts::default();
                 assign((high - window).max(low))?;
             }
             // The full record comes: the sender writes one when it starts, and now and then.
@@ -148,11 +163,22 @@ fn read(
     Ok(())
 }
 
+/// Whether a record says what a sender can say.
+fn is_position(position: &Position) -> bool {
+    let are_ends = position.ends.values().all(|ends| {
+        usize::try_from(ends.partitions).is_ok_and(|partitions| partitions == ends.end.len())
+            && ends.end.iter().all(|end| *end >= 0)
+    });
+    position.format == FORMAT && position.timeline > 0 && position.effective_ts_us >= 0 && are_ends
+}
+
 /// What was read so far.
 #[derive(Default)]
 struct Known {
     full: Option<Position>,
     newest_rank: (u64, u32, u64),
+    /// Topics that were put aside when that was last said.
+    aside: BTreeMap<String, String>,
 }
 
 enum Taken {
@@ -165,6 +191,28 @@ enum Taken {
 }
 
 impl Known {
+    /// Says which topics have nothing more though the position goes on: their tables are as of that commit.
+    fn tell_asides(&mut self, position: &Position) {
+        if self.aside == position.aside {
+            return;
+        }
+        for (topic, from) in &position.aside {
+            if !self.aside.contains_key(topic) {
+                tracing::warn!(
+                    topic,
+                    from,
+                    "the sender has put the topic aside: its events are missing from this commit on, see cdc_aside at the source"
+                );
+            }
+        }
+        for topic in self.aside.keys() {
+            if !position.aside.contains_key(topic) {
+                tracing::info!(topic, "the topic goes on; a snapshot repairs it");
+            }
+        }
+        self.aside.clone_from(&position.aside);
+    }
+
     fn take(&mut self, position: Position) -> Taken {
         if position.record == Record::Claim || position.rank() < self.newest_rank {
             return Taken::Nothing;
@@ -182,6 +230,7 @@ impl Known {
             }
         };
         self.newest_rank = whole.rank();
+        self.tell_asides(&whole);
         Taken::Newer(Arc::new(whole))
     }
 }
@@ -215,6 +264,32 @@ mod tests {
             ((*topic).to_owned(), ends)
         });
         serde_json::Value::Object(ends.collect())
+    }
+
+    #[test]
+    fn what_no_sender_says_is_no_position() {
+        let good = || record("full", 2, "0/20", None, ends(&[("a", 1)]));
+        assert!(is_position(&good()));
+        let wrong = |change: fn(&mut Position)| {
+            let mut position = good();
+            change(&mut position);
+            !is_position(&position)
+        };
+        assert!(wrong(|position| position.format = 9));
+        assert!(wrong(|position| position.timeline = 0));
+        assert!(wrong(|position| position.effective_ts_us = i64::MIN));
+        assert!(wrong(
+            |position| position.ends.get_mut("a").unwrap().end = vec![]
+        ));
+        assert!(wrong(
+            |position| position.ends.get_mut("a").unwrap().end = vec![-1]
+        ));
+        let mut known = Known::default();
+        let mut newest = good();
+        newest.epoch = u64::MAX;
+        newest.sent_ts_us = i64::MIN;
+        assert!(age_seconds(&newest) > 0.0);
+        assert!(matches!(known.take(newest), Taken::Newer(_)));
     }
 
     #[test]

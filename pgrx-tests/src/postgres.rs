@@ -163,6 +163,8 @@ impl Postgres {
         );
         let mut postmaster = Command::new(parts::postgres_bin().join("postgres"));
         postmaster.arg("-D").arg(self.data_folder());
+        // What an operator may have set for other programs: messages must be the same.
+        postmaster.env("RUST_BACKTRACE", "full");
         // The death signal is an immediate shutdown: the server's own children end as well.
         let mut process = Process::start(
             "PostgreSQL",
@@ -270,6 +272,15 @@ impl Postgres {
     pub fn try_connect(&self, database: &str) -> Result<Client, String> {
         Client::connect(&format!("{}?connect_timeout=10", self.url(database)), NoTls)
             .map_err(|e| format!("cannot connect to {database} on port {}: {e:?}", self.port))
+    }
+
+    /// A new connection of a role that may log in.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn connect_as(&self, role: &str, database: &str) -> Client {
+        let place = format!("postgres://{role}@127.0.0.1:{}/{database}", self.port);
+        Client::connect(&place, NoTls).unwrap_or_else(|e| panic!("cannot connect as {role}: {e:?}"))
     }
 
     /// As [`Postgres::connect`], and the notices and warnings that the connection gets.

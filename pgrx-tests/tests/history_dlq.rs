@@ -462,7 +462,7 @@ fn too_many_refused_events_halt_the_history() {
     wait_for_parked_keys(&sink, 5);
     create(&mut source, &nested(6, 0));
     source.flush();
-    let halted = || match sink.get("/healthz") {
+    let halted = || match sink.get("/readyz") {
         answer if answer.contains("CDC1004") => Ok(()),
         answer => Err(answer),
     };
@@ -505,9 +505,25 @@ fn people_decide_over_http() {
     source.send(&broken.clone().with_value(b"{\"op\":\"c\",\"after\":{"));
     create(&mut source, &row(6, 0));
     let sink = source.start_sink();
+    let mut idle = std::net::TcpStream::connect(sink.http_url().trim_start_matches("http://"))
+        .expect("a connection");
     source.wait_until_applied(&sink, "t");
+    refuses_who_may_not_ask(&sink, &of_replica[0]);
 
     let get = |path: &str| parse(&sink.get(path));
+    let (mut pages, mut path) = (0, "/v1/dlq?limit=4".to_owned());
+    let mut listed = 0;
+    loop {
+        let (status, page) = get(&path);
+        assert_eq!(status, 200, "{page}");
+        pages += 1;
+        listed += page["events"].as_array().map_or(0, Vec::len);
+        match page["next"].as_str() {
+            Some(next) => path = format!("/v1/dlq?limit=4&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!((pages, listed), (2, 6));
     let count = |path: &str| {
         let (status, body) = get(path);
         assert_eq!(status, 200, "{path}: {body}");
@@ -590,6 +606,49 @@ fn people_decide_over_http() {
             .iter()
             .all(|action| action.get_str("by") == Ok("http 127.0.0.1"))
     );
+    // Who asks nothing does not keep a connection.
+    idle.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut idle, &mut rest).expect("it is closed");
+}
+
+/// Rows and decisions are for those who can read the file with the token, and a page of another site gets nothing at all.
+fn refuses_who_may_not_ask(sink: &CompanionSink, id: &str) {
+    let file = sink.config_file().with_extension("token");
+    let mode = std::fs::metadata(file).expect("the token").permissions();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&mode);
+    assert_eq!(mode & 0o777, 0o600);
+    for path in [
+        "/v1/dlq",
+        &format!("/v1/dlq/{id}"),
+        "/v1/history/t",
+        "/v1/history/t/1",
+        "/v1/transactions/1",
+        "/v1/actors/ann",
+        "/v1/requests/r-17",
+    ] {
+        for wrong in ["", "x"] {
+            assert_eq!(parse(&sink.get_as(path, wrong)).0, 401, "{path}");
+        }
+        assert_ne!(parse(&sink.get(path)).0, 401, "{path}");
+    }
+    let skip = format!(
+        "POST /v1/dlq/{id}/skip HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{JSON}\r\nContent-Length: 2\r\n\r\n{{}}"
+    );
+    assert_eq!(parse(&sink.ask(&skip)).0, 401);
+    for (host, status) in [
+        ("127.0.0.1:8480", 200),
+        ("localhost", 200),
+        ("[::1]:1", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example:8480", 403),
+    ] {
+        for path in ["/v1/status", "/metrics", "/healthz", "/openapi.json"] {
+            let request =
+                format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            assert_eq!(parse(&sink.ask(&request)).0, status, "{host} {path}");
+        }
+    }
 }
 
 /// Wrong requests have problems, and change nothing.

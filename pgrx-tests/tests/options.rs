@@ -178,6 +178,23 @@ fn masked_values_never_leave_the_server() {
         "{email}"
     );
     assert_eq!(email, logins[0]["after"]["email"], "joins survive");
+    // Another database has another key: nobody there can try out what stands here.
+    let elsewhere = self::database("masked_elsewhere");
+    elsewhere
+        .source()
+        .batch_execute(
+            r#"CREATE TABLE guess (email text PRIMARY KEY); SELECT cdc_track('guess', mask => '{"email": "hash"}');
+               INSERT INTO guess VALUES ('ann@example.org')"#,
+        )
+        .expect("the same value");
+    let guesses = elsewhere.records("guess");
+    let guess = guesses.iter().find(|record| record.is_row_change());
+    let guess = guess.expect("the row").json()["after"]["email"].clone();
+    assert!(
+        guess
+            .as_str()
+            .is_some_and(|guess| guess.starts_with("hmac:") && guess != email)
+    );
     assert_eq!(people[0]["after"]["iban"], Value::Null);
     assert_eq!(people[0]["after"]["notes"], "Züri");
     assert_eq!(
@@ -280,6 +297,154 @@ fn a_filter_means_the_same_for_every_writer() {
         "SELECT public.cdc_track('t', filter => $$country OPERATOR(evil.=) 'CH'$$)",
         "0A000",
         "CDC0111",
+    );
+}
+
+/// What a filter would run is PostgreSQL's own, whoever made the types; refused before anything of them is called.
+#[test]
+fn a_filter_runs_nothing_of_others() {
+    let database = database("filter_rights");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE EXTENSION citext;
+             CREATE ROLE filtering LOGIN;
+             CREATE SCHEMA me AUTHORIZATION filtering;
+             CREATE TABLE calls (n int);
+             GRANT INSERT ON calls TO filtering;",
+        )
+        .expect("a role");
+    let url = database.bed().source().url(database.name());
+    let mut owner = Client::connect(&url.replace("postgres@", "filtering@"), postgres::NoTls)
+        .expect("the owner");
+    owner
+        .batch_execute(
+            "SET search_path = me, public;
+             CREATE FUNCTION f(int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+                 'BEGIN RAISE WARNING ''called''; RAISE EXCEPTION ''called''; END';
+             CREATE FUNCTION same(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT f($1)';
+             CREATE OPERATOR = (LEFTARG = int, RIGHTARG = int, FUNCTION = same);
+             CREATE DOMAIN d AS int CHECK (f(VALUE));
+             CREATE FUNCTION differ(d[], d[]) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
+             CREATE OPERATOR <> (LEFTARG = d[], RIGHTARG = d[], FUNCTION = differ);
+             CREATE DOMAIN name_of AS text;
+             CREATE TYPE color AS ENUM ('red', 'green');
+             CREATE TYPE comp AS (a d);
+             CREATE TYPE rng AS RANGE (subtype = d);
+             CREATE TABLE t (id int PRIMARY KEY, c citext, dom d, doms d[], comp comp, rng rng, named name_of, color color,
+                             colors color[], tags text[], x xml, v varchar(9));",
+        )
+        .expect("types");
+    for filter in [
+        "id::me.d IS NOT NULL",
+        "CAST(id AS me.d) > 0",
+        "'{1}'::me.d[] IS NOT NULL",
+        "me._d('{1}') IS NOT NULL",
+        "doms = '{1}'",
+        "'{1}' = doms",
+        "doms OPERATOR(me.<>) '{1}'",
+        "'{1}' OPERATOR(me.<>) '{1}'",
+        "doms(t) = '{1}'",
+        "(t).doms = '{1}'",
+        "t.doms = '{1}'",
+        "comp = '(1)'",
+        "(comp).a = 1",
+        "ROW(1)::me.comp IS NOT NULL",
+        "'(1)'::me.comp IS NOT NULL",
+        "rng = '[1,2]'",
+        "'[1,2]'::me.rng IS NOT NULL",
+        "me.rng(1, 2) IS NOT NULL",
+        "c = 'x'",
+        "c::text = 'x'",
+        "lower(c) = 'x'",
+        "id OPERATOR(me.=) 1",
+        "me.f(id)",
+        "NULLIF(id, 1::me.d) = 2",
+        "COALESCE(id, 1::me.d) = 2",
+        "id IN (1::me.d)",
+        "t IS NOT NULL",
+        "t.* IS NOT NULL",
+        "xmlserialize(content x as me.name_of) = 'a'",
+        "true) OR (true",
+        "true) OR (id = 1",
+        "id = 1 AS a",
+        "(SELECT true)",
+        "EXISTS (TABLE me.t)",
+        "color::text = 'red'",
+        "'[1,2]'::me.rng @> 1",
+    ] {
+        for call in [
+            "cdc_track('t', filter => $1)",
+            "cdc_snapshot('t', filter => $1)",
+        ] {
+            let statement = call.replace("$1", &format!("$filter${filter}$filter$"));
+            if call.starts_with("cdc_snapshot") {
+                owner.batch_execute("SELECT cdc_track('t')").expect("track");
+            }
+            let error = refusal::coded(
+                &mut owner,
+                &format!("SELECT {statement}"),
+                "0A000",
+                "CDC0111",
+            );
+            assert!(
+                !format!("{error:?}").contains("called"),
+                "{filter}: {error:?}"
+            );
+        }
+        owner
+            .batch_execute("SELECT cdc_untrack('t')")
+            .expect("untrack");
+    }
+    let log = database.bed().source().log();
+    assert!(!log.contains("WARNING:  called"), "a function was called");
+
+    // What every writer means is taken.
+    for filter in [
+        "named = 'x' OR named IS NULL",
+        "color = 'red'",
+        "color IN ('red', 'green')",
+        "color < 'green' AND 'red' = ANY (colors)",
+        "dom > 0 AND dom IN (1, 2)",
+        "tags @> '{a}' AND tags[1] = 'a'",
+        "id::text LIKE '1%'",
+        "v = 'x' AND length(v) < 3",
+        "CASE WHEN id > 1 THEN v ~ 'a' ELSE COALESCE(id, 3) = 3 END",
+        "(id, v) > (1, 'a')",
+        "t.id BETWEEN 1 AND 5 -- so",
+        "NOT (id IS DISTINCT FROM GREATEST(1, 2))",
+    ] {
+        let statement = format!("SELECT cdc_track('t', filter => $filter${filter}$filter$)");
+        owner
+            .batch_execute(&statement)
+            .unwrap_or_else(|error| panic!("{filter}: {error:?}"));
+    }
+}
+
+#[test]
+fn a_filter_sees_what_rows_have_in_younger_columns() {
+    let database = database("filter_default");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3);
+             ALTER TABLE t ADD country text NOT NULL DEFAULT 'CH';
+             SELECT cdc_track('t', filter => $$country = 'CH'$$);
+             DELETE FROM t WHERE id = 1;
+             UPDATE t SET country = 'CH' WHERE id = 2;
+             DELETE FROM t WHERE id = 2;
+             UPDATE t SET country = 'DE' WHERE id = 3;",
+        )
+        .expect("the changes");
+    let row = |id: i32| json!({"id": id, "country": "CH"});
+    assert_eq!(
+        changes(&database.records("t")),
+        [
+            change("d", row(1), Value::Null),
+            change("u", row(2), row(2)),
+            change("d", row(2), Value::Null),
+            change("d", row(3), Value::Null),
+        ]
     );
 }
 
@@ -405,8 +570,11 @@ fn options_that_make_no_sense_are_refused() {
     let database = database("senseless");
     let mut client = database.source();
     client
-        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text); CREATE TABLE other (id int PRIMARY KEY); SELECT cdc_track('other')")
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text); CREATE TABLE other (id int PRIMARY KEY); SELECT cdc_track('other');
+             CREATE TABLE bare (a int, b int)")
         .expect("tables");
+    let nothing_left = "SELECT cdc_track('bare', exclude => '{a, b}')";
+    refusal::coded(&mut client, nothing_left, "22023", "CDC0110");
     for (arguments, sqlstate, code) in [
         ("exclude => '{nam}'", "42703", "CDC0103"),
         (r#"mask => '{"nam": "redact"}'"#, "42703", "CDC0103"),
@@ -522,6 +690,18 @@ fn a_hash_needs_its_key() {
             .is_some_and(|detail| detail.contains("less than 32 bytes")),
         "{error:?}"
     );
+    // Where the file is, is for those who may see the setting, and in the log.
+    client
+        .batch_execute("CREATE ROLE ordinary LOGIN; ALTER TABLE t OWNER TO ordinary")
+        .expect("a role");
+    let mut ordinary = bed.source().connect_as("ordinary", "no_key");
+    let error = refusal::coded(&mut ordinary, track, "F0000", "CDC0113");
+    assert!(!format!("{error:?}").contains("mask.key"), "{error:?}");
+    assert!(
+        bed.source()
+            .log()
+            .contains("mask.key\" has less than 32 bytes")
+    );
     bed.stop();
 }
 
@@ -578,11 +758,17 @@ fn a_whole_schema_is_tracked_and_what_it_gets_later() {
         .batch_execute("CREATE UNLOGGED TABLE app.more_volatile (id int PRIMARY KEY)")
         .expect("made all the same");
     {
-        let warnings = heard.lock().expect("the notices");
-        let [warning] = warnings.as_slice() else {
-            panic!("{warnings:?}")
+        let notices = heard.lock().expect("the notices");
+        let [notice] = notices.as_slice() else {
+            panic!("{notices:?}")
         };
-        refusal::assert_coded(warning, "01000", "CDC0203");
+        assert_eq!(
+            (notice.severity(), notice.message()),
+            (
+                "NOTICE",
+                "table \"app.more_volatile\" is not tracked: it is unlogged"
+            )
+        );
     }
     database.wait_until_in_kafka();
     // A table that is made with rows has them inserted.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use pg_cdc_tests::postgres::Postgres;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, TestBed, port, prefix_rule, topic, wait_until};
 use postgres::Client;
@@ -104,5 +105,217 @@ fn nothing_is_sent_before_the_synchronous_standby_has_it() {
         "{waiting_for}"
     );
     assert_eq!(ids(&database).len(), 200);
+    bed.source().assert_never_crashed();
+}
+
+/// Writers that never wait: each keeps a connection, opens another at once when it is lost, and writes one row after the
+/// other. What was committed is known to the client, or at the end to the table.
+struct Pool {
+    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Pool {
+    fn start(urls: &[String], writers: i64) -> Pool {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let threads = (0..writers)
+            .map(|writer| {
+                let (stop, urls) = (std::sync::Arc::clone(&stop), urls.to_vec());
+                std::thread::spawn(move || {
+                    let mut next = writer * 10_000_000 + 1;
+                    let mut clients: Vec<Option<Client>> = urls.iter().map(|_| None).collect();
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        for (client, url) in clients.iter_mut().zip(&urls) {
+                            if client.as_ref().is_none_or(Client::is_closed) {
+                                *client = Client::connect(url, postgres::NoTls).ok();
+                            }
+                            next += 1;
+                            // A standby refuses it, on a connection that stays.
+                            let written = client.as_mut().map(|client| {
+                                client.execute("INSERT INTO t VALUES ($1)", &[&next])
+                            });
+                            if !matches!(written, Some(Ok(_))) {
+                                std::thread::sleep(Duration::from_millis(1));
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        Pool { stop, threads }
+    }
+
+    fn stop(self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.threads
+            .into_iter()
+            .for_each(|thread| thread.join().expect("a writer"));
+    }
+}
+
+fn number(client: &mut Client, query: &str) -> i64 {
+    client.query_one(query, &[]).expect(query).get(0)
+}
+
+fn assert_every_row_is_there(database: &Database<'_>, client: &mut Client) -> usize {
+    let rows = client.query("SELECT id FROM t", &[]).expect("the rows");
+    let rows: BTreeSet<i64> = rows.iter().map(|row| row.get(0)).collect();
+    client
+        .query("SELECT cdc_wait('1 min')", &[])
+        .expect("everything is sent");
+    let sent = ids(database);
+    let missing: Vec<i64> = rows.difference(&sent).copied().collect();
+    assert!(
+        missing.is_empty(),
+        "{} of {} rows have no event, such as {}",
+        missing.len(),
+        rows.len(),
+        missing[0]
+    );
+    assert_eq!(
+        number(client, "SELECT uncovered_rows FROM cdc_status()"),
+        0,
+        "rows that were not captured"
+    );
+    rows.len()
+}
+
+/// How often each kind of restart is tried; more by hand.
+fn rounds() -> usize {
+    std::env::var("PG_CDC_ROUNDS").map_or(1, |rounds| rounds.parse().expect("a number"))
+}
+
+/// From the first moment after a start of any kind on, and after a promotion in sessions that were there before, also while
+/// the sender cannot start at all, whatever is committed has its event in the end.
+#[test]
+fn no_row_is_without_an_event_however_the_server_came_up() {
+    // The workers of PostgreSQL itself take what is left of the processes.
+    let bed = TestBed::start();
+    let database = bed.database("shop");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE t (id bigint PRIMARY KEY)",
+            "SELECT cdc_track('t')",
+        ],
+    );
+    let source = bed.source();
+    let pool = Pool::start(&[source.url("shop")], 4);
+    for _ in 0..rounds() {
+        for kind in ["fast", "immediate", "kill"] {
+            let before = number(&mut source.connect("shop"), "SELECT count(*) FROM t");
+            match kind {
+                "fast" => source.stop(),
+                "immediate" => source.stop_immediately(),
+                _ => source.kill(),
+            }
+            source.start();
+            wait_until("rows to be written", TIMEOUT, || {
+                let now = number(&mut source.connect("shop"), "SELECT count(*) FROM t");
+                if now > before + 100 {
+                    Ok(())
+                } else {
+                    Err(format!("{now} rows"))
+                }
+            });
+        }
+    }
+    pool.stop();
+    let mut client = source.connect("shop");
+    let rows = assert_every_row_is_there(&database, &mut client);
+    eprintln!("{rows} rows over {} restarts", 3 * rounds());
+
+    // No sender at all: no process is free for it, and the slot holds what is written.
+    source.set("max_worker_processes", "1");
+    source.restart();
+    let mut client = source.connect("shop");
+    run(
+        &mut client,
+        &["INSERT INTO t SELECT -n FROM generate_series(1, 100) AS n"],
+    );
+    wait_until("the missing process to be told", TIMEOUT, || {
+        let row = client
+            .query_one("SELECT error_code FROM cdc_status()", &[])
+            .expect("cdc_status");
+        match row.get::<_, Option<String>>(0).as_deref() {
+            Some("CDC0005") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    source.set("max_worker_processes", "8");
+
+    // The identity cannot be read: a folder in its place, then garbage, then nothing at all.
+    let identity = source.data_folder().join("pg_cdc/source.json");
+    let kept = std::fs::read(&identity).expect("the identity");
+    for (round, broken) in ["garbage", "missing"].into_iter().enumerate() {
+        source.stop();
+        std::fs::remove_file(&identity).expect("take the identity away");
+        if broken == "garbage" {
+            source.write_file("pg_cdc/source.json", b"{\"source_id\"", 0o600);
+        }
+        source.start();
+        let mut client = source.connect("shop");
+        let insert =
+            format!("INSERT INTO t SELECT -{round}1000 - n FROM generate_series(1, 100) AS n");
+        run(
+            &mut client,
+            &[
+                &insert,
+                "CHECKPOINT",
+                "SELECT pg_switch_wal()",
+                "CHECKPOINT",
+            ],
+        );
+        wait_for(&mut client, "halted");
+        let code = client.query_one("SELECT error_code FROM cdc_status()", &[]);
+        assert_eq!(code.expect("cdc_status").get::<_, &str>(0), "CDC0405");
+        source.write_file("pg_cdc/source.json", &kept, 0o600);
+        source.reload();
+        wait_for(&mut client, "streaming");
+        // The session from before goes on.
+        run(&mut client, &[&insert.replace("1000", "2000")]);
+        assert_every_row_is_there(&database, &mut client);
+    }
+
+    // A promotion: sessions of the standby become writers before its sender runs.
+    let mut promoted: Vec<Postgres> = Vec::new();
+    for round in 0..rounds() {
+        let primary = promoted.last().unwrap_or(source);
+        let folder = bed.path(&format!("standby{round}"));
+        let standby = primary.standby(&folder, port::free(), "second");
+        standby.start();
+        let pool = Pool::start(&[standby.url("shop")], 4);
+        let mut client = standby.connect("shop");
+        let source_id = |client: &mut Client| -> Option<String> {
+            let row = client.query_one("SELECT source_id FROM cdc_status()", &[]);
+            row.expect("cdc_status").get(0)
+        };
+        let id = source_id(&mut primary.connect("shop"));
+        assert!(id.is_some());
+        assert_eq!(source_id(&mut client), id);
+        primary.stop();
+        let before = number(&mut client, "SELECT count(*) FROM t");
+        run(&mut client, &["SELECT pg_promote()"]);
+        wait_until("rows to be written", TIMEOUT, || {
+            let now = number(&mut client, "SELECT count(*) FROM t");
+            if now > before + 100 {
+                Ok(())
+            } else {
+                Err(format!("{now} rows"))
+            }
+        });
+        wait_for(&mut client, "halted");
+        run(
+            &mut client,
+            &["SELECT cdc_adopt(source_id) FROM cdc_status()"],
+        );
+        wait_for(&mut client, "streaming");
+        pool.stop();
+        let now = assert_every_row_is_there(&database, &mut client);
+        eprintln!("{} rows of a promoted standby", now as i64 - before);
+        standby.assert_never_crashed();
+        promoted.push(standby);
+    }
     bed.source().assert_never_crashed();
 }

@@ -239,6 +239,49 @@ fn every_value_is_in_the_event_as_the_table_of_types_says() {
     }
 }
 
+/// Names of objects are qualified the same way, and money has the same digits, whatever the writer has set.
+#[test]
+fn text_does_not_depend_on_the_writers_settings() {
+    let database = TestBed::shared().database("same_text");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE SCHEMA s; CREATE TABLE s.x (a int); CREATE TYPE s.ty AS (a int, b regclass);
+             CREATE FUNCTION s.fx(s.ty) RETURNS int LANGUAGE sql AS 'SELECT 1';
+             CREATE OPERATOR s.@#@ (LEFTARG = int, RIGHTARG = int, FUNCTION = int4pl);
+             CREATE TEXT SEARCH CONFIGURATION s.cfg (COPY = simple);
+             CREATE TEXT SEARCH DICTIONARY s.dict (TEMPLATE = simple);
+             CREATE COLLATION s.coll FROM \"C\";
+             CREATE DOMAIN s.dom AS regclass;
+             CREATE TABLE t (id int PRIMARY KEY, a regclass, b regtype, c regproc, d regprocedure, e regoper,
+                 f regoperator, g regconfig, h regdictionary, i regcollation, j regnamespace, k regclass[],
+                 l s.ty, m s.dom, n money, o s.ty[], p regrole);
+             SELECT cdc_track('t');
+             SET search_path = s, public; SET quote_all_identifiers = on; SET lc_monetary = 'C';
+             INSERT INTO public.t VALUES (1, 'x', 'ty', 'fx', 'fx(ty)', '@#@', '@#@(int,int)', 'cfg', 'dict', 'coll', 's',
+                 '[0:1]={x,t}', '(1,x)', 'x', 1234.56, '{\"(1,x)\"}', 'postgres');
+             RESET search_path; RESET quote_all_identifiers; SET lc_monetary = 'C.UTF-8';
+             UPDATE t SET id = 2;",
+        )
+        .expect("one row under two settings");
+    let records = database.records("t");
+    let mut images: Vec<serde_json::Value> = records
+        .iter()
+        .filter(|record| record.op() == "c")
+        .map(|record| record.json()["after"].clone())
+        .collect();
+    assert_eq!(images.len(), 2, "{images:?}");
+    for image in &mut images {
+        image["id"] = 0.into();
+    }
+    assert_eq!(images[0], images[1]);
+    assert_eq!(images[0]["a"], "s.x");
+    assert_eq!(images[0]["d"], "s.fx(s.ty)");
+    assert_eq!(images[0]["k"], "[0:1]={s.x,public.t}");
+    assert_eq!(images[0]["l"], json!({"a": 1, "b": "s.x"}));
+    assert_eq!(images[0]["n"], "1234.56");
+}
+
 /// Type, and an expression for a random value of it, over the row's number `n`.
 const RANDOM: [(&str, &str); 60] = [
     ("boolean", "random() < 0.5"),

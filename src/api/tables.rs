@@ -9,13 +9,12 @@ use std::sync::atomic::Ordering;
 use super::statement;
 use super::status::timestamp;
 use super::unsound_triggers::{Unsound, unsound};
-use crate::capture::relation_plan::place;
-use crate::capture::utf8;
+use crate::capture::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Standing, Tracked};
 use crate::shared::{self, Shared};
 
 /// Row triggers of tables that the caller may read (a partition's is its root's), and the table's own key.
 const TRIGGERS: &str = "
-    SELECT t.tgrelid, t.tgargs, (
+    SELECT COLUMNS, (
         SELECT pg_catalog.string_agg(pg_catalog.convert_to(a.attname::text, 'UTF8'), '\\x00'::bytea ORDER BY k.place)
         FROM (SELECT i.indrelid, i.indkey, i.indnkeyatts FROM pg_catalog.pg_index i
               WHERE i.indrelid = t.tgrelid AND i.indimmediate AND (i.indisprimary OR i.indisreplident)
@@ -24,8 +23,7 @@ const TRIGGERS: &str = "
         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
         WHERE k.place <= i.indnkeyatts)
     FROM pg_catalog.pg_trigger t
-    JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid AND p.proname = 'cdc_capture'
-    WHERE t.tgname = '_cdc' AND t.tgparentid = 0
+    WHERE IS_ROW_TRIGGER AND t.tgparentid = 0
       AND (pg_catalog.pg_has_role('pg_monitor', 'USAGE') OR pg_catalog.pg_has_role('cdc_admin', 'USAGE')
            OR pg_catalog.has_table_privilege(t.tgrelid, 'SELECT'))";
 
@@ -40,16 +38,17 @@ pub fn tables_json() -> Vec<u8> {
 /// The tables that the caller may read; `warning` is a code, a colon and what to do.
 pub fn tables() -> Vec<Value> {
     let shared = shared::shared();
-    let place = place();
+    let query = TRIGGERS
+        .replace("COLUMNS", COLUMNS)
+        .replace("IS_ROW_TRIGGER", IS_ROW_TRIGGER);
     let rows = statement::pinned(|| {
         Spi::connect(|client| {
-            let found = client.select(TRIGGERS, None, &[])?;
+            let found = client.select(&query, None, &[])?;
             found
                 .map(|row| {
-                    let relation = row.get::<pg_sys::Oid>(1)?;
-                    let arguments = row.get::<Vec<u8>>(2)?.unwrap_or_default();
-                    let key = row.get::<Vec<u8>>(3)?;
-                    Ok((relation.unwrap_or(pg_sys::InvalidOid), arguments, key))
+                    let (relation, tracked) = Tracked::from_row(&row)?;
+                    let key = row.get::<Vec<u8>>(6)?;
+                    Ok((relation, tracked, key))
                 })
                 .collect::<Result<Vec<_>, pgrx::spi::Error>>()
         })
@@ -60,22 +59,15 @@ pub fn tables() -> Vec<Value> {
     };
     let unsound = unsound(None);
     rows.iter()
-        .map(|(relation, arguments, key)| {
-            let arguments: Vec<String> = arguments.split(|byte| *byte == 0).map(utf8).collect();
-            let mut options = Options::parse(arguments.iter().map(String::as_str));
+        .map(|(relation, tracked, key)| {
+            let mut options = tracked.options.clone();
             if let (true, Some(key)) = (options.key.is_empty(), key) {
                 let names = key.split(|byte| *byte == 0);
                 options.key = names
                     .map(|name| String::from_utf8_lossy(name).into_owned())
                     .collect();
             }
-            table(
-                shared,
-                *relation,
-                &options,
-                &unsound,
-                options.source == place,
-            )
+            table(shared, *relation, &options, &unsound, tracked.standing)
         })
         .collect()
 }
@@ -85,7 +77,7 @@ fn table(
     relation: pg_sys::Oid,
     options: &Options,
     unsound: &[Unsound],
-    is_here: bool,
+    standing: Standing,
 ) -> Value {
     let list = |names: &[String]| {
         if names.is_empty() {
@@ -119,7 +111,12 @@ fn table(
             "not covered",
             "CDC0202: the library is not loaded; add pg_cdc to shared_preload_libraries and restart".to_owned(),
         )
-    } else if !is_here {
+    } else if standing == Standing::Unsealed {
+        (
+            "not sealed",
+            "CDC0114: not made by cdc_track; call it again, or drop the trigger".to_owned(),
+        )
+    } else if standing == Standing::Copy {
         (
             "copied",
             "CDC0107: made in another database or on another server; call cdc_track again"

@@ -6,20 +6,21 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::statement;
+use crate::capture::own_trigger::{IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER};
 
 /// `$1`: of this table alone, NULL for all.
 const UNSOUND: &str = "
     WITH RECURSIVE parts(root, oid) AS (
         SELECT t.tgrelid, t.tgrelid FROM pg_catalog.pg_trigger t
-            WHERE t.tgname = '_cdc' AND t.tgparentid = 0 AND ($1 IS NULL OR t.tgrelid = $1)
+            WHERE IS_ROW_TRIGGER AND t.tgparentid = 0 AND ($1 IS NULL OR t.tgrelid = $1)
         UNION ALL SELECT p.root, i.inhrelid FROM parts p JOIN pg_catalog.pg_inherits i ON i.inhparent = p.oid
             JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid WHERE c.relispartition)
     SELECT p.root, pg_catalog.convert_to(pg_catalog.format('%I.%I', n.nspname, c.relname), 'UTF8'),
            f.rows, f.truncates, c.relpersistence = 'u'
     FROM parts p JOIN pg_catalog.pg_class c ON c.oid = p.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     CROSS JOIN LATERAL (
-        SELECT COALESCE(pg_catalog.bool_or(t.tgname = '_cdc'), false) AS rows,
-               COALESCE(pg_catalog.bool_or(t.tgname = '_cdc_truncate'), false) AS truncates
+        SELECT COALESCE(pg_catalog.bool_or(IS_ROW_TRIGGER), false) AS rows,
+               COALESCE(pg_catalog.bool_or(IS_TRUNCATE_TRIGGER), false) AS truncates
         FROM pg_catalog.pg_trigger t WHERE t.tgrelid = p.oid AND t.tgenabled = 'A') f
     WHERE c.relkind IN ('r', 'p') AND NOT (f.rows AND f.truncates AND c.relpersistence = 'p')
     ORDER BY p.root, p.oid";
@@ -43,9 +44,12 @@ impl Unsound {
 
 /// Everything of the kind, of one table or of all.
 pub fn unsound(root: Option<pg_sys::Oid>) -> Vec<Unsound> {
+    let query = UNSOUND
+        .replace("IS_ROW_TRIGGER", IS_ROW_TRIGGER)
+        .replace("IS_TRUNCATE_TRIGGER", IS_TRUNCATE_TRIGGER);
     let found = statement::pinned(|| {
         Spi::connect(|client| {
-            let rows = client.select(UNSOUND, None, &[root.into()])?;
+            let rows = client.select(&query, None, &[root.into()])?;
             rows.map(|row| {
                 let name = row.get::<Vec<u8>>(2)?.unwrap_or_default();
                 Ok(Unsound {

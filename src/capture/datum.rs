@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int};
 
-use change::kind::{ARRAY_ITEMS, ARRAY_TEXT, Kind};
+use change::kind::{ARRAY_ITEMS, ARRAY_TEXT, Kind, MOST_LEVELS};
 use change::options::Mask;
 use change::wire::put_varint;
 use pgrx::pg_sys;
@@ -31,7 +31,7 @@ pub enum Encode {
     /// An enum: its labels, as they were met. A renamed label makes the plan invalid.
     Enum {
         labels: RefCell<HashMap<pg_sys::Oid, Vec<u8>>>,
-        function: Box<pg_sys::FmgrInfo>,
+        output: Box<Output>,
     },
     /// money, by way of numeric: its text depends on a setting.
     Money(Box<pg_sys::FmgrInfo>),
@@ -49,6 +49,7 @@ pub enum Encode {
 /// A type's output function; length and passing are the type's (pg_type.typlen, typbyval).
 pub struct Output {
     function: Box<pg_sys::FmgrInfo>,
+    depends_on: DependsOn,
     length: i16,
     by_value: bool,
 }
@@ -61,18 +62,60 @@ pub struct ArrayEncode {
     by_value: bool,
     align: c_char,
     /// For lower bounds that are not 1.
-    function: Box<pg_sys::FmgrInfo>,
+    output: Output,
 }
 
-/// Kind and encoder of a type (of a domain: its base type). Adds the relations of composite types to `row_types`: when
-/// one changes, the answer does.
+/// Settings that change a type's text, and cost too much to be pinned for types that they do not change.
+#[derive(Clone, Copy, Default)]
+struct DependsOn {
+    /// The text names objects of the database.
+    search_path: bool,
+    /// It has money in it.
+    lc_monetary: bool,
+}
+
+/// What the types of one table may take, and what they are made of.
+pub struct Describing {
+    /// The relations of composite types that were met: when one changes, the answer does.
+    pub row_types: Vec<pg_sys::Oid>,
+    /// Levels that may still follow.
+    levels: u32,
+    /// Attributes that may still be described. Types that hold each other twice on each level would make 2^32 of them.
+    attributes: usize,
+}
+
+/// Of all types of a table together.
+const MOST_ATTRIBUTES: usize = 20_000;
+
+impl Default for Describing {
+    fn default() -> Self {
+        Describing {
+            row_types: Vec::new(),
+            levels: MOST_LEVELS,
+            attributes: MOST_ATTRIBUTES,
+        }
+    }
+}
+
+impl Describing {
+    /// Runs `body` one level deeper; none where that is too deep.
+    fn below<R>(&mut self, body: impl FnOnce(&mut Describing) -> R) -> Option<R> {
+        self.levels = self.levels.checked_sub(1)?;
+        let described = body(self);
+        self.levels += 1;
+        Some(described)
+    }
+}
+
+/// Kind and encoder of a type (of a domain: its base type). What lies too deep, or in too many attributes, is the text of
+/// the type that it lies in.
 ///
 /// # Safety
 /// In a transaction; the type exists.
 pub unsafe fn encoding_of(
     type_id: pg_sys::Oid,
     typmod: i32,
-    row_types: &mut Vec<pg_sys::Oid>,
+    describing: &mut Describing,
 ) -> (Kind, Encode) {
     use pg_sys::BuiltinOid::*;
     // SAFETY: catalog look-ups inside the running transaction.
@@ -115,7 +158,7 @@ pub unsafe fn encoding_of(
             Encode::Money(function(pg_sys::Oid::from(pg_sys::F_NUMERIC_MONEY))),
         ),
         // SAFETY: as the caller promises.
-        _ => unsafe { other_encoding_of(base, typmod, row_types) },
+        _ => unsafe { other_encoding_of(base, typmod, describing) },
     }
 }
 
@@ -123,7 +166,7 @@ pub unsafe fn encoding_of(
 unsafe fn other_encoding_of(
     type_id: pg_sys::Oid,
     typmod: i32,
-    row_types: &mut Vec<pg_sys::Oid>,
+    describing: &mut Describing,
 ) -> (Kind, Encode) {
     // SAFETY: catalog look-ups inside the running transaction.
     unsafe {
@@ -131,18 +174,26 @@ unsafe fn other_encoding_of(
         let mut is_varlena = false;
         pg_sys::getTypeOutputInfo(type_id, &mut output, &mut is_varlena);
         match output.to_u32() {
-            pg_sys::F_ARRAY_OUT => return array_of(type_id, typmod, row_types),
+            pg_sys::F_ARRAY_OUT => {
+                let array = describing.below(|below| array_of(type_id, typmod, below));
+                if let Some(described) = array {
+                    return described;
+                }
+            }
             pg_sys::F_RECORD_OUT => {
                 let relation = pg_sys::get_typ_typrelid(type_id);
                 if relation != pg_sys::InvalidOid {
-                    row_types.push(relation);
-                    return composite_of(type_id, row_types);
+                    describing.row_types.push(relation);
+                    let composite = describing.below(|below| composite_of(type_id, below));
+                    if let Some(described) = composite.flatten() {
+                        return described;
+                    }
                 }
             }
             pg_sys::F_ENUM_OUT => {
                 let labels = RefCell::default();
-                let function = function(output);
-                return (Kind::Text, Encode::Enum { labels, function });
+                let output = Box::new(output_of(type_id));
+                return (Kind::Text, Encode::Enum { labels, output });
             }
             _ => {}
         }
@@ -179,8 +230,10 @@ unsafe fn output_of(type_id: pg_sys::Oid) -> Output {
         pg_sys::getTypeOutputInfo(type_id, &mut output, &mut is_varlena);
         let (mut length, mut by_value) = (0, false);
         pg_sys::get_typlenbyval(type_id, &mut length, &mut by_value);
+        let function = function(output);
         Output {
-            function: function(output),
+            depends_on: depends_on(type_id, &function, MOST_LEVELS),
+            function,
             length,
             by_value,
         }
@@ -190,41 +243,48 @@ unsafe fn output_of(type_id: pg_sys::Oid) -> Output {
 unsafe fn array_of(
     type_id: pg_sys::Oid,
     typmod: i32,
-    row_types: &mut Vec<pg_sys::Oid>,
+    describing: &mut Describing,
 ) -> (Kind, Encode) {
     // SAFETY: catalog look-ups inside the running transaction; a type with array_out has an element type.
     unsafe {
         let element_type = pg_sys::get_element_type(type_id);
         let (mut length, mut by_value, mut align) = (0, false, 0);
         pg_sys::get_typlenbyvalalign(element_type, &mut length, &mut by_value, &mut align);
-        let (kind, element) = encoding_of(element_type, typmod, row_types);
+        let (kind, element) = encoding_of(element_type, typmod, describing);
         let array = ArrayEncode {
             element,
             element_type,
             length,
             by_value,
             align,
-            function: function(pg_sys::Oid::from(pg_sys::F_ARRAY_OUT)),
+            output: output_of(type_id),
         };
         (Kind::Array(Box::new(kind)), Encode::Array(Box::new(array)))
     }
 }
 
-unsafe fn composite_of(type_id: pg_sys::Oid, row_types: &mut Vec<pg_sys::Oid>) -> (Kind, Encode) {
+/// None where there are too many attributes.
+unsafe fn composite_of(
+    type_id: pg_sys::Oid,
+    describing: &mut Describing,
+) -> Option<(Kind, Encode)> {
     // SAFETY: the descriptor is held while it is read.
     unsafe {
+        pg_sys::check_stack_depth();
         let descriptor = RowType::look_up(type_id, -1);
+        let count = (*descriptor.0).natts as usize;
+        describing.attributes = describing.attributes.checked_sub(count)?;
         let mut kinds = Vec::new();
         let mut attributes = Vec::new();
-        for attribute in 0..(*descriptor.0).natts as usize {
+        for attribute in 0..count {
             let form = tuple_attribute(descriptor.0, attribute);
             if !form.attisdropped {
-                let (kind, encode) = encoding_of(form.atttypid, form.atttypmod, row_types);
+                let (kind, encode) = encoding_of(form.atttypid, form.atttypmod, describing);
                 kinds.push((name_of(form), kind));
                 attributes.push((attribute, encode));
             }
         }
-        (Kind::Composite(kinds), Encode::Composite(attributes))
+        Some((Kind::Composite(kinds), Encode::Composite(attributes)))
     }
 }
 
@@ -251,6 +311,88 @@ impl Drop for RowType {
         }
     }
 }
+
+/// What a type's text depends on, itself or by what lies in it.
+unsafe fn depends_on(type_id: pg_sys::Oid, output: &pg_sys::FmgrInfo, levels: u32) -> DependsOn {
+    let everything = DependsOn {
+        search_path: true,
+        lc_monetary: true,
+    };
+    // SAFETY: catalog look-ups inside the running transaction.
+    unsafe {
+        let Some(levels) = levels.checked_sub(1) else {
+            return everything;
+        };
+        let within = |inner: pg_sys::Oid| {
+            let base = pg_sys::getBaseType(inner);
+            let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
+            pg_sys::getTypeOutputInfo(base, &mut output, &mut is_varlena);
+            depends_on(base, &function(output), levels)
+        };
+        match output.fn_oid.to_u32() {
+            pg_sys::F_ARRAY_OUT => within(pg_sys::get_element_type(type_id)),
+            pg_sys::F_RANGE_OUT => within(pg_sys::get_range_subtype(type_id)),
+            pg_sys::F_MULTIRANGE_OUT => within(pg_sys::get_multirange_range(type_id)),
+            pg_sys::F_RECORD_OUT => everything,
+            // A type of somebody's own may have the same C function under another oid.
+            _ => DependsOn {
+                search_path: NAMING.iter().any(|naming| is_same(*naming, output)),
+                lc_monetary: is_same(pg_sys::F_CASH_OUT, output),
+            },
+        }
+    }
+}
+
+fn is_same(builtin: u32, other: &pg_sys::FmgrInfo) -> bool {
+    let address = |info: &pg_sys::FmgrInfo| info.fn_addr.map(|address| address as usize);
+    address(&function(pg_sys::Oid::from(builtin))) == address(other)
+}
+
+/// Runs `body` with money as the server's own configuration has it, whatever the session has set: how many of its digits
+/// are behind the point depends on that.
+unsafe fn with_money_of_the_server<R>(body: impl FnOnce() -> R) -> R {
+    const NAME: &CStr = c"lc_monetary";
+    // SAFETY: inside a transaction, which restores the setting if `body` ends in an ERROR; both texts are zero-ended, and
+    // PostgreSQL copies the one that it is given.
+    unsafe {
+        let configured = pg_sys::GetConfigOptionResetString(NAME.as_ptr());
+        if configured.is_null()
+            || ffi::locale_monetary.is_null()
+            || CStr::from_ptr(configured) == CStr::from_ptr(ffi::locale_monetary)
+        {
+            return body();
+        }
+        let level = pg_sys::NewGUCNestLevel();
+        pg_sys::set_config_option(
+            NAME.as_ptr(),
+            configured,
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+        let result = body();
+        pg_sys::AtEOXact_GUC(true, level);
+        result
+    }
+}
+
+/// Output functions that name objects: qualified only where search_path does not find them.
+const NAMING: [u32; 11] = [
+    pg_sys::F_REGCLASSOUT,
+    pg_sys::F_REGCOLLATIONOUT,
+    pg_sys::F_REGCONFIGOUT,
+    pg_sys::F_REGDICTIONARYOUT,
+    pg_sys::F_REGNAMESPACEOUT,
+    pg_sys::F_REGOPEROUT,
+    pg_sys::F_REGOPERATOROUT,
+    pg_sys::F_REGPROCOUT,
+    pg_sys::F_REGPROCEDUREOUT,
+    pg_sys::F_REGROLEOUT,
+    pg_sys::F_REGTYPEOUT,
+];
 
 fn is_named(function: pg_sys::Oid, name: &CStr) -> bool {
     // SAFETY: a catalog look-up inside the running transaction; null or a zero-ended text.
@@ -339,21 +481,20 @@ pub unsafe fn put_datum(out: &mut Vec<u8>, encode: &Encode, datum: pg_sys::Datum
             Encode::Varlena => put_varlena(out, datum, false),
             Encode::VarlenaText => put_varlena(out, datum, true),
             Encode::Name => put_counted(out, CStr::from_ptr(datum.cast_mut_ptr()).to_bytes()),
-            Encode::Output(output) => {
-                with_output(&output.function, datum, |text| put_counted(out, text))
-            }
+            Encode::Output(output) => with_output(output, datum, |text| put_counted(out, text)),
             // Images have NULL for it.
             Encode::Redacted => {}
-            Encode::Hashed(hashed) => with_output(&hashed.0.function, datum, |text| {
+            Encode::Hashed(hashed) => with_output(&hashed.0, datum, |text| {
                 put_counted(out, &hashed.1.hash(text))
             }),
-            Encode::Truncated(output, characters) => with_output(&output.function, datum, |text| {
+            Encode::Truncated(output, characters) => with_output(output, datum, |text| {
                 put_counted(out, mask::truncate(text, *characters));
             }),
-            Encode::Enum { labels, function } => put_enum(out, labels, function, datum),
+            Encode::Enum { labels, output } => put_enum(out, labels, output, datum),
             Encode::Money(to_numeric) => {
-                let numeric =
-                    pg_sys::FunctionCall1Coll(as_mut(to_numeric), pg_sys::InvalidOid, datum);
+                let numeric = with_money_of_the_server(|| {
+                    pg_sys::FunctionCall1Coll(as_mut(to_numeric), pg_sys::InvalidOid, datum)
+                });
                 put_varlena(out, numeric, false);
             }
             Encode::Array(array) => put_array(out, array, datum),
@@ -456,11 +597,24 @@ fn as_mut(info: &pg_sys::FmgrInfo) -> *mut pg_sys::FmgrInfo {
 }
 
 /// Gives `put` the text of a value, in UTF-8.
-unsafe fn with_output(info: &pg_sys::FmgrInfo, datum: pg_sys::Datum, put: impl FnOnce(&[u8])) {
+unsafe fn with_output(output: &Output, datum: pg_sys::Datum, put: impl FnOnce(&[u8])) {
     // SAFETY: the function is the output function of the datum's type; what it returns lies in per-tuple memory.
     unsafe {
         let _pinned = PinnedStyle::set();
-        let text = pg_sys::OutputFunctionCall(as_mut(info), datum);
+        let call = || pg_sys::OutputFunctionCall(as_mut(&output.function), datum);
+        let text = match output.depends_on {
+            DependsOn {
+                search_path: false,
+                lc_monetary: false,
+            } => call(),
+            DependsOn {
+                search_path: false,
+                lc_monetary: true,
+            } => with_money_of_the_server(call),
+            DependsOn {
+                search_path: true, ..
+            } => ffi::with_pinned_search_path(|| with_money_of_the_server(call)),
+        };
         let bytes = CStr::from_ptr(text).to_bytes();
         if pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 {
             put(bytes);
@@ -473,7 +627,7 @@ unsafe fn with_output(info: &pg_sys::FmgrInfo, datum: pg_sys::Datum, put: impl F
 unsafe fn put_enum(
     out: &mut Vec<u8>,
     labels: &RefCell<HashMap<pg_sys::Oid, Vec<u8>>>,
-    info: &pg_sys::FmgrInfo,
+    output: &Output,
     datum: pg_sys::Datum,
 ) {
     let value = pg_sys::Oid::from(datum.value() as u32);
@@ -482,7 +636,7 @@ unsafe fn put_enum(
     }
     // SAFETY: the output function of the datum's type.
     unsafe {
-        with_output(info, datum, |label| {
+        with_output(output, datum, |label| {
             labels.borrow_mut().insert(value, label.to_vec());
             put_counted(out, label);
         });
@@ -540,7 +694,7 @@ unsafe fn put_array(out: &mut Vec<u8>, encode: &ArrayEncode, datum: pg_sys::Datu
         if lower_bounds.iter().any(|bound| *bound != 1) {
             reserve(out, 1);
             out.push(ARRAY_TEXT);
-            with_output(&encode.function, pg_sys::Datum::from(array), |text| {
+            with_output(&encode.output, pg_sys::Datum::from(array), |text| {
                 reserve(out, text.len());
                 out.extend_from_slice(text);
             });
@@ -614,6 +768,7 @@ struct PinnedStyle {
     interval_style: c_int,
     extra_float_digits: c_int,
     bytea_output: c_int,
+    quote_all_identifiers: bool,
     time_zone: *mut pg_sys::pg_tz,
 }
 
@@ -636,6 +791,7 @@ impl PinnedStyle {
                 interval_style: pg_sys::IntervalStyle,
                 extra_float_digits: pg_sys::extra_float_digits,
                 bytea_output: ffi::bytea_output,
+                quote_all_identifiers: pg_sys::quote_all_identifiers,
                 time_zone: pg_sys::session_timezone,
             };
             pg_sys::DateStyle = pg_sys::USE_ISO_DATES as c_int;
@@ -643,6 +799,7 @@ impl PinnedStyle {
             pg_sys::IntervalStyle = pg_sys::INTSTYLE_POSTGRES as c_int;
             pg_sys::extra_float_digits = 1;
             ffi::bytea_output = 1;
+            pg_sys::quote_all_identifiers = false;
             if !utc.is_null() {
                 pg_sys::session_timezone = utc;
             }
@@ -660,6 +817,7 @@ impl Drop for PinnedStyle {
             pg_sys::IntervalStyle = self.interval_style;
             pg_sys::extra_float_digits = self.extra_float_digits;
             ffi::bytea_output = self.bytea_output;
+            pg_sys::quote_all_identifiers = self.quote_all_identifiers;
             pg_sys::session_timezone = self.time_zone;
         }
     }

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
-use super::row_filter::only_expression;
+use super::row_filter::{only_expression, refuse_text};
 use super::{server_text, utf8};
 use crate::ffi;
 use crate::report::Report;
@@ -20,11 +20,15 @@ pub fn coded<R>(table: &str, body: impl FnOnce() -> R) -> R {
     PgTryBuilder::new(AssertUnwindSafe(body))
         .catch_others(|error| match error {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-                let ours = report.hint().is_some_and(|hint| hint.ends_with(']'));
-                if ours {
-                    CaughtError::ErrorReport(report).rethrow()
+                match report.hint() {
+                    // It was allowed once: the table is another one since.
+                    Some(hint) if hint.ends_with("[CDC0111]") => {
+                        let why = report.detail().unwrap_or_default();
+                        unfit(table, why.trim_end_matches('.')).raise()
+                    }
+                    Some(hint) if hint.ends_with(']') => CaughtError::ErrorReport(report).rethrow(),
+                    _ => unfit(table, report.message()).raise(),
                 }
-                unfit(table, report.message()).raise()
             }
             panic => panic.rethrow(),
         })
@@ -96,6 +100,7 @@ unsafe fn parsed(
             statement.as_ptr(),
             pg_sys::RawParseMode::RAW_PARSE_DEFAULT,
         ));
+        refuse_text(raw, relation, former.columns);
         let state = pg_sys::make_parsestate(std::ptr::null_mut());
         (*state).p_sourcetext = statement.as_ptr();
         let item = pg_sys::addRangeTableEntryForRelation(

@@ -8,9 +8,11 @@ pub mod filter_names;
 pub mod image;
 pub mod mask;
 pub mod nonce;
+pub mod own_trigger;
 pub mod relation_plan;
 pub mod row_expression;
 pub mod row_filter;
+pub mod seal;
 pub mod trigger;
 
 use std::cell::RefCell;

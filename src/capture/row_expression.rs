@@ -36,7 +36,8 @@ impl RowExpression {
             let expression = pg_sys::expression_planner(make().cast());
             let state = pg_sys::ExecInitExpr(expression, std::ptr::null_mut());
             let context = pg_sys::CreateStandaloneExprContext();
-            let descriptor = pg_sys::CreateTupleDescCopy((*relation).rd_att);
+            // With what rows have in a column that is younger than they are (its missing value).
+            let descriptor = pg_sys::CreateTupleDescCopyConstr((*relation).rd_att);
             let slot = pg_sys::MakeSingleTupleTableSlot(descriptor, &pg_sys::TTSOpsHeapTuple);
             pg_sys::MemoryContextSwitchTo(before);
             pg_sys::MemoryContextSetParent(memory, pg_sys::TopMemoryContext);

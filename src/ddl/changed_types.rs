@@ -6,6 +6,7 @@ use pgrx::pg_sys;
 use super::schema_change::SchemaChange;
 use crate::api::statement;
 use crate::api::table::Table;
+use crate::capture::own_trigger::IS_ROW_TRIGGER;
 
 /// Tracked tables with a column of these types, or of arrays, domains and row types made of them. `$1` are types, and the
 /// objects of the command that has just ended may be types, schemas with types, and extensions with types.
@@ -27,7 +28,7 @@ const TABLES: &str = "
             UNION ALL SELECT c.reltype FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
                 WHERE a.atttypid = m.oid AND NOT a.attisdropped AND c.reltype <> 0) made)
     SELECT DISTINCT a.attrelid FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_attribute a ON a.attrelid = t.tgrelid
-    WHERE t.tgname = '_cdc' AND t.tgparentid = 0 AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE IS_ROW_TRIGGER AND t.tgparentid = 0 AND a.attnum > 0 AND NOT a.attisdropped
       AND a.atttypid IN (SELECT oid FROM made_of)";
 
 /// Captures an event for every tracked table that has a column of such a type; not for those in `told`. `of_command`: also
@@ -43,7 +44,7 @@ pub fn capture(
     }
     let tables = statement::oids(
         "which tables have columns of a changed type",
-        TABLES,
+        &TABLES.replace("IS_ROW_TRIGGER", IS_ROW_TRIGGER),
         &[types.into(), of_command.into()],
     );
     for table in tables.into_iter().filter(|table| !told.contains(table)) {

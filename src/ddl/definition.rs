@@ -5,7 +5,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use crate::api::table::{ROW_TRIGGER, TRUNCATE_TRIGGER};
+use crate::capture::own_trigger::Own;
 use crate::capture::relation_plan::name_of;
 use crate::capture::utf8;
 
@@ -45,8 +45,8 @@ pub struct Definition {
     pub columns: Vec<Column>,
     /// Columns of the primary key, else of the replica identity index.
     pub identity: Vec<i16>,
-    /// Our triggers: name, and when they fire.
-    pub triggers: Vec<(&'static str, u8)>,
+    /// Our triggers, whatever they are worth, and when they fire.
+    pub triggers: Vec<(Own, u8)>,
 }
 
 /// Which state of the catalogs is read.
@@ -222,7 +222,7 @@ impl Catalogs {
         primary.or(chosen).unwrap_or_default()
     }
 
-    fn triggers(&self, oid: pg_sys::Oid) -> Vec<(&'static str, u8)> {
+    fn triggers(&self, oid: pg_sys::Oid) -> Vec<(Own, u8)> {
         let mut triggers = Vec::new();
         // SAFETY: pg_trigger has this struct.
         unsafe {
@@ -233,9 +233,9 @@ impl Catalogs {
                 oid,
                 |trigger: &pg_sys::FormData_pg_trigger| {
                     let name = CStr::from_ptr(trigger.tgname.data.as_ptr()).to_bytes();
-                    let ours = [ROW_TRIGGER, TRUNCATE_TRIGGER];
-                    if let Some(name) = ours.into_iter().find(|ours| ours.as_bytes() == name) {
-                        triggers.push((name, trigger.tgenabled as u8));
+                    let mut all = Own::ALL.into_iter();
+                    if let Some(own) = all.find(|own| own.calls(name, trigger.tgfoid)) {
+                        triggers.push((own, trigger.tgenabled as u8));
                     }
                 },
             );
@@ -273,7 +273,7 @@ impl Definition {
     }
 
     pub fn has_row_trigger(&self) -> bool {
-        self.triggers.iter().any(|(name, _)| *name == ROW_TRIGGER)
+        self.triggers.iter().any(|(own, _)| *own == Own::Row)
     }
 
     fn column(&self, number: i16) -> Option<&Column> {

@@ -8,6 +8,7 @@ use super::definition::Catalogs;
 use super::partition_rows::{self, Moved};
 use super::partitions;
 use crate::api::table::Table;
+use crate::capture::relation_plan::root_of;
 use crate::ffi;
 use crate::settings::{self, PartitionRows};
 
@@ -98,8 +99,10 @@ fn may_drop(relation: pg_sys::Oid) -> bool {
 }
 
 fn drop_rows(partition: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
-    let (Some(parent), Some(root)) = (ancestors.first(), ancestors.last()) else {
-        return;
+    // SAFETY: inside a transaction.
+    let root = unsafe { root_of(partition) };
+    let Some(parent) = ancestors.first().filter(|_| root != partition) else {
+        return; // tracked by itself, and dropped so
     };
     let is_tracked = |root: pg_sys::Oid| {
         Catalogs::today(|catalogs| {
@@ -108,13 +111,13 @@ fn drop_rows(partition: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
                 .is_some_and(|definition| definition.has_row_trigger())
         })
     };
-    if !is_tracked(*root) {
+    if !is_tracked(root) {
         return;
     }
     // The locks that DROP TABLE takes, in its order. SAFETY: inside a transaction, released with it.
     let is_the_same = unsafe {
         let exclusive = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
-        pg_sys::LockRelationOid(*root, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        pg_sys::LockRelationOid(root, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         pg_sys::LockRelationOid(*parent, exclusive);
         pg_sys::LockRelationOid(partition, exclusive);
         for part in partitions::below(partition) {
@@ -122,12 +125,13 @@ fn drop_rows(partition: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
         }
         pg_sys::get_rel_relispartition(partition)
             && ffi::partition_ancestors(partition) == ancestors
+            && root_of(partition) == root
     };
-    if !is_the_same || !is_tracked(*root) {
+    if !is_the_same || !is_tracked(root) {
         return;
     }
     if settings::DROPPED_PARTITIONS.get() == PartitionRows::Delete {
-        partition_rows::capture(&Table::at(*root), partition, Moved::Out);
+        partition_rows::capture(&Table::at(root), partition, Moved::Out);
     }
     CAPTURED.with_borrow_mut(|captured| {
         captured.push(partition);

@@ -11,9 +11,10 @@ use pgrx::prelude::*;
 
 use super::schema_change::SchemaChange;
 use super::table_changes::{self, Command};
-use super::{changed_types, dropped_partitions};
+use super::{before, changed_types, dropped_partitions};
 use crate::api::statement;
 use crate::api::table::Table;
+use crate::capture::own_trigger::IS_ROW_TRIGGER;
 use crate::capture::utf8;
 use crate::ffi;
 use crate::shared;
@@ -60,8 +61,11 @@ pub extern "C-unwind" fn cdc_ddl_start(fcinfo: pg_sys::FunctionCallInfo) -> pg_s
         if let Some(command) = command_of(fcinfo, "cdc_ddl_start") {
             table_changes::command_begins();
             dropped_partitions::forget();
-            if (*command).type_ == pg_sys::NodeTag::T_DropStmt {
-                dropped_partitions::before(&*command.cast::<pg_sys::DropStmt>());
+            match (*command).type_ {
+                pg_sys::NodeTag::T_AlterTableStmt => before::altered(&*command.cast()),
+                pg_sys::NodeTag::T_RenameStmt => before::renamed(&*command.cast()),
+                pg_sys::NodeTag::T_DropStmt => dropped_partitions::before(&*command.cast()),
+                _ => {}
             }
         }
     }
@@ -81,57 +85,62 @@ pub extern "C-unwind" fn cdc_ddl_end(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
     pg_sys::Datum::from(0)
 }
 
-/// The command that an event trigger is called for; none if it is one of our own.
-unsafe fn command_of(fcinfo: pg_sys::FunctionCallInfo, name: &str) -> Option<*mut pg_sys::Node> {
+/// The command that an event trigger is called for; none if it is one of our own, or nobody captures.
+unsafe fn command_of(
+    fcinfo: pg_sys::FunctionCallInfo,
+    function: &str,
+) -> Option<*mut pg_sys::Node> {
     // SAFETY: PostgreSQL passes event trigger data to a function that an event trigger calls; anything else is refused.
     unsafe {
         let context = (*fcinfo).context;
         if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_EventTriggerData {
             ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED,
-                format!("{name}() must be called by an event trigger"),
+                format!("{function}() must be called by an event trigger"),
                 "pg_cdc",
             )
             .report(PgLogLevel::ERROR);
         }
         let data = &*context.cast::<pg_sys::EventTriggerData>();
-        let ours = is_quiet() || shared::shared().is_none() || data.parsetree.is_null();
-        (!ours).then_some(data.parsetree)
+        (!is_quiet() && shared::shared().is_some() && !data.parsetree.is_null())
+            .then_some(data.parsetree)
     }
 }
 
 unsafe fn command_ended(command: *mut pg_sys::Node) {
     // SAFETY: the tag says which statement it is.
     unsafe {
-        let ddl = statement_of((*command).type_);
-        let alters = (*command).type_ == pg_sys::NodeTag::T_AlterTableStmt;
-        let commands = if alters {
-            commands_of(&*command.cast::<pg_sys::AlterTableStmt>())
+        let kind = (*command).type_;
+        let commands = if kind == pg_sys::NodeTag::T_AlterTableStmt {
+            commands_of(&*command.cast())
         } else {
             Vec::new()
         };
+        let any = |of_interest: &dyn Fn(Alter::Type) -> bool| {
+            commands.iter().any(|command| of_interest(command.subtype))
+        };
         let told = table_changes::tell(&Command {
-            ddl: ddl.clone(),
-            computes: commands.iter().any(|kind| !MOVES.contains(kind)),
+            kind,
+            computes: any(&|kind| !MOVES.contains(&kind)),
         });
         // About the definition, though an event has no place for it: a default, a constraint.
-        if told.others && commands.iter().any(|kind| DEFINES.contains(kind)) {
+        if told.others && any(&|kind| DEFINES.contains(&kind)) {
             for table in changed_tables() {
                 if !told.tables.contains(&table.oid) {
                     SchemaChange {
-                        ddl: ddl.clone(),
+                        ddl: statement_of(kind),
                         ..SchemaChange::new("ALTER")
                     }
                     .capture(&table);
                 }
             }
         }
-        names_changed(command, ddl, &told.tables);
+        names_changed(command, &told.tables);
     }
 }
 
 /// Types, and schemas: no table was touched, and yet they are called something else.
-unsafe fn names_changed(command: *mut pg_sys::Node, ddl: Option<String>, told: &[pg_sys::Oid]) {
+unsafe fn names_changed(command: *mut pg_sys::Node, told: &[pg_sys::Oid]) {
     use pg_sys::ObjectType::{OBJECT_DOMAIN, OBJECT_EXTENSION, OBJECT_SCHEMA, OBJECT_TYPE};
     // SAFETY: the tag says which statement it is.
     let (kind, labels) = unsafe {
@@ -151,11 +160,12 @@ unsafe fn names_changed(command: *mut pg_sys::Node, ddl: Option<String>, told: &
         }
     };
     // SAFETY: as above.
-    let is_new_label = unsafe { (*command).type_ } == pg_sys::NodeTag::T_AlterEnumStmt && !labels;
+    let tag = unsafe { (*command).type_ };
+    let is_new_label = tag == pg_sys::NodeTag::T_AlterEnumStmt && !labels;
     let mut told = told.to_vec();
     if kind == OBJECT_SCHEMA {
         let change = SchemaChange {
-            ddl: ddl.clone(),
+            ddl: statement_of(tag),
             ..SchemaChange::new("RENAME")
         };
         for table in changed_tables() {
@@ -166,7 +176,7 @@ unsafe fn names_changed(command: *mut pg_sys::Node, ddl: Option<String>, told: &
     let of_types = [OBJECT_TYPE, OBJECT_DOMAIN, OBJECT_SCHEMA, OBJECT_EXTENSION].contains(&kind);
     if of_types && !is_new_label {
         let change = SchemaChange {
-            ddl,
+            ddl: statement_of(tag),
             // Rows have another text where a label of an enum does.
             contents_changed: labels,
             ..SchemaChange::new("ALTER")
@@ -179,12 +189,14 @@ unsafe fn names_changed(command: *mut pg_sys::Node, ddl: Option<String>, told: &
 fn changed_tables() -> Vec<Table> {
     statement::oids(
         "what a command changed",
-        "WITH changed AS MATERIALIZED (SELECT DISTINCT classid, objid FROM pg_catalog.pg_event_trigger_ddl_commands())
+        &format!(
+            "WITH changed AS MATERIALIZED (SELECT DISTINCT classid, objid FROM pg_catalog.pg_event_trigger_ddl_commands())
              SELECT t.tgrelid FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-             WHERE t.tgname = '_cdc' AND t.tgparentid = 0 AND EXISTS (SELECT FROM changed
+             WHERE {IS_ROW_TRIGGER} AND t.tgparentid = 0 AND EXISTS (SELECT FROM changed
                  WHERE (classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND objid = c.oid)
                     OR (classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND objid = c.relnamespace))
-             ORDER BY 1",
+             ORDER BY 1"
+        ),
         &[],
     )
     .into_iter()
@@ -219,18 +231,24 @@ const DEFINES: [Alter::Type; 14] = [
     Alter::AT_DropExpression,
 ];
 
-/// The kinds of commands of an ALTER TABLE.
-unsafe fn commands_of(statement: &pg_sys::AlterTableStmt) -> Vec<Alter::Type> {
-    let list = statement.cmds;
-    if list.is_null() {
-        return Vec::new();
-    }
-    // SAFETY: the commands of an ALTER TABLE are a list of AlterTableCmd.
+/// The commands of an ALTER TABLE.
+///
+/// # Safety
+/// The statement is one that PostgreSQL runs.
+pub unsafe fn commands_of(statement: &pg_sys::AlterTableStmt) -> Vec<&pg_sys::AlterTableCmd> {
+    // SAFETY: as the caller promises, the commands are a list of AlterTableCmd.
     unsafe {
-        (0..(*list).length as usize)
+        let list = statement.cmds;
+        let count = if list.is_null() {
+            0
+        } else {
+            (*list).length as usize
+        };
+        (0..count)
             .map(|index| {
-                let command = (*(*list).elements.add(index)).ptr_value;
-                (*command.cast::<pg_sys::AlterTableCmd>()).subtype
+                &*(*(*list).elements.add(index))
+                    .ptr_value
+                    .cast::<pg_sys::AlterTableCmd>()
             })
             .collect()
     }
@@ -238,7 +256,7 @@ unsafe fn commands_of(statement: &pg_sys::AlterTableStmt) -> Vec<Alter::Type> {
 
 /// The text of the running statement, if the client sent it alone and it is of this kind: a text of several statements
 /// would tell more than the event is about, and one inside a function is not there at all.
-fn statement_of(kind: pg_sys::NodeTag) -> Option<String> {
+pub fn statement_of(kind: pg_sys::NodeTag) -> Option<String> {
     // SAFETY: the text of the client's query, null or zero-ended, as long as the query runs; parsed once before.
     unsafe {
         let text = pg_sys::debug_query_string;

@@ -9,18 +9,15 @@ use super::partitions;
 use crate::api::table::Table;
 use crate::api::track::make_triggers;
 use crate::capture::filter_names::{self, FormerNames};
-use crate::capture::relation_plan::place;
 use crate::report::{Report, notice};
 
 /// Gives the table's triggers the names of today, in the transaction of the command that changed them: no row is captured
-/// in between. A copy is left as it is: nothing is captured of it.
+/// in between. What is not captured here, a copy or a trigger that
+/// somebody else made, is left as it is.
 pub fn follow(table: &Table, before: &Definition, now: &Definition) {
     let Some(options) = table.options() else {
         return;
     };
-    if options.source != place() {
-        return;
-    }
     let renamed = before.renamed(now);
     let dropped: Vec<String> = before
         .dropped(now)
@@ -41,7 +38,7 @@ pub fn follow(table: &Table, before: &Definition, now: &Definition) {
     }
     if wanted != options {
         refuse_pending(table);
-        make_triggers(table, &wanted, true);
+        make_triggers(table, &wanted);
         partitions::follow(table);
     }
 }

@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 use crate::api::table::{ColumnDefinition, Table};
 use crate::capture::database_name;
 use crate::report::Report;
+use crate::snapshot::chunk::has_key;
 use crate::snapshot::repair;
+
+/// A statement's text is told up to this length, in bytes: an event must stay one that a topic takes.
+const MAX_DDL_BYTES: usize = 8 * 1024;
 
 /// What happened to a table's definition.
 #[derive(Debug, Clone)]
@@ -42,7 +46,7 @@ impl SchemaChange {
         if let Some(options) = table.options() {
             table.capture_schema_change(&self.json(table, &options));
             if self.contents_changed && self.kind != Self::TRACKED {
-                if table.identity(false).is_empty() {
+                if !has_key(table, &options) {
                     not_repaired(table).log();
                 }
                 repair::note(table.oid);
@@ -59,6 +63,7 @@ impl SchemaChange {
                     Some(Mask::Redact | Mask::Truncate(_))
                 )
         };
+        let ddl = self.ddl.as_ref().filter(|ddl| ddl.len() <= MAX_DDL_BYTES);
         // What identifies a row must be in the images.
         let identity = Some(table.identity(false)).filter(|names| names.iter().all(shipped));
         let columns: Vec<Value> = table
@@ -75,7 +80,7 @@ impl SchemaChange {
             })
             .collect();
         json!({
-            "type": self.kind, "ddl": self.ddl, "contents_changed": self.contents_changed, "renames": self.renames,
+            "type": self.kind, "ddl": ddl, "contents_changed": self.contents_changed, "renames": self.renames,
             "tableChanges": [{
                 "type": self.kind, "id": format!("\"{}\".\"{}\".\"{}\"", database_name(), table.schema, table.name),
                 "table": { "primaryKeyColumnNames": identity.unwrap_or_default(), "columns": columns },

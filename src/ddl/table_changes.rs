@@ -7,15 +7,20 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
+use change::options::{Operation, Options};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::definition::{Catalogs, Column, Definition};
+use super::event_trigger::statement_of;
 use super::partition_rows::is_empty;
 use super::schema_change::SchemaChange;
 use super::{changed_types, option_names, partitions, touched};
 use crate::api::statement;
-use crate::api::table::{ROW_TRIGGER, TRUNCATE_TRIGGER, Table};
+use crate::api::table::Table;
+use crate::capture::own_trigger::{
+    IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER, Own, ROW_TRIGGER, TRUNCATE_TRIGGER,
+};
 use crate::capture::relation_plan::root_of;
 use crate::ffi;
 use crate::report::Report;
@@ -27,10 +32,16 @@ thread_local! {
 
 /// What is known of the command that has just ended.
 pub struct Command {
-    /// Its text, where it is one alone.
-    pub ddl: Option<String>,
+    pub kind: pg_sys::NodeTag,
     /// It may have given rows other values where it rewrote a table.
     pub computes: bool,
+}
+
+impl Command {
+    /// Its text, where it is one alone.
+    fn ddl(&self) -> Option<String> {
+        statement_of(self.kind)
+    }
 }
 
 /// A relation that was touched.
@@ -70,7 +81,24 @@ pub fn tell(command: &Command) -> Told {
         0
     };
     let relations = touched::take().unwrap_or_else(everything);
-    let found: Vec<Touched> = Catalogs::before_and_now(since, |before, now| {
+    let relations = relations.into_iter().filter(|oid| may_be_tracked(*oid));
+    let relations: Vec<pg_sys::Oid> = relations.collect();
+    let found = if relations.is_empty() {
+        Vec::new()
+    } else {
+        what_became_of(relations, since)
+    };
+    let tables = tell_of(&found, command);
+    // SAFETY: inside a transaction.
+    LOOKED_AT.set((transaction, unsafe { pg_sys::GetCurrentCommandId(false) }));
+    let others = found
+        .iter()
+        .any(|one| one.now.has_row_trigger() && !tables.contains(&one.oid));
+    Told { tables, others }
+}
+
+fn what_became_of(relations: Vec<pg_sys::Oid>, since: pg_sys::CommandId) -> Vec<Touched> {
+    Catalogs::before_and_now(since, |before, now| {
         let found = relations.into_iter().filter_map(|oid| {
             let definition = now.definition(oid, false)?;
             let before_it = before.definition(oid, definition.is_of_interest());
@@ -83,22 +111,34 @@ pub fn tell(command: &Command) -> Told {
             })
         });
         found.collect()
-    });
-    let tables = tell_of(&found, command);
-    // SAFETY: inside a transaction.
-    LOOKED_AT.set((transaction, unsafe { pg_sys::GetCurrentCommandId(false) }));
-    let others = found
-        .iter()
-        .any(|one| one.now.has_row_trigger() && !tables.contains(&one.oid));
-    Told { tables, others }
+    })
+}
+
+/// Whether a relation has triggers, or had some (PostgreSQL looks at this once more in VACUUM only), or is a row type. Most
+/// commands are about others, and shall not pay for a look at their definitions.
+fn may_be_tracked(oid: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside the running transaction; the row is read before it is released.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(oid));
+        if tuple.is_null() {
+            return false;
+        }
+        let class: *const pg_sys::FormData_pg_class = pg_sys::GETSTRUCT(tuple).cast();
+        let found = (*class).relhastriggers || (*class).relkind as u8 == b'c';
+        pg_sys::ReleaseSysCache(tuple);
+        found
+    }
 }
 
 /// Whatever may be of interest, where too much was touched to be remembered.
 fn everything() -> Vec<pg_sys::Oid> {
     statement::oids(
         "what is tracked",
-        "SELECT tgrelid FROM pg_catalog.pg_trigger WHERE tgname IN ('_cdc', '_cdc_truncate')
-         UNION SELECT oid FROM pg_catalog.pg_class WHERE relkind = 'c' OR relispartition ORDER BY 1",
+        &format!(
+            "SELECT t.tgrelid FROM pg_catalog.pg_trigger t WHERE {IS_ROW_TRIGGER} OR {IS_TRUNCATE_TRIGGER}
+             UNION SELECT oid FROM pg_catalog.pg_class WHERE relkind = 'c' OR relispartition ORDER BY 1"
+        ),
         &[],
     )
 }
@@ -121,12 +161,13 @@ fn tell_of(found: &[Touched], command: &Command) -> Vec<pg_sys::Oid> {
             .before
             .as_ref()
             .is_some_and(|before| before.is_partition);
-        if one.now.is_partition && !was_partition {
-            partitions::came(one.oid, command.ddl.clone(), one.before.is_some());
+        let came = one.now.is_partition && !was_partition;
+        if came {
+            partitions::came(one.oid, command.ddl(), one.before.is_some());
         } else if let Some(parent) = one.parent_before.filter(|_| !one.now.is_partition) {
             // SAFETY: inside a transaction; the command has locked the table that the partition belonged to.
             if let Some(root) = Table::if_there(unsafe { root_of(parent) }) {
-                partitions::went(&root, one.oid, command.ddl.clone());
+                partitions::went(&root, one.oid, command.ddl());
             }
         }
         let Some(before) = &one.before else {
@@ -138,21 +179,27 @@ fn tell_of(found: &[Touched], command: &Command) -> Vec<pg_sys::Oid> {
             }
         } else if one.now.has_row_trigger() {
             let table = Table::at(one.oid);
+            // SAFETY: inside a transaction.
+            let root = Table::at(unsafe { root_of(one.oid) });
+            // In the name of a copy, or of a trigger that somebody else made, nothing is said.
+            let Some(options) = root.options() else {
+                continue;
+            };
             if before.persistence != b'u' && one.now.persistence == b'u' {
-                refuse_unlogged(&table);
+                refuse_unlogged(&table, &root);
             }
-            if stopped(before, &one.now) {
-                disabled.push(one.oid);
+            // What just came has had its triggers since the catalogs were read.
+            if !came && stopped(before, &one.now, &options) {
+                disabled.push((one.oid, root.oid));
             }
-            if !one.now.is_partition && tell_of_table(&table, before, &one.now, &rewritten, command)
-            {
+            if root.oid == one.oid && tell_of_table(&table, before, &one.now, &rewritten, command) {
                 told.push(one.oid);
             }
         }
     }
     warn_of(&disabled);
     let change = SchemaChange {
-        ddl: command.ddl.clone(),
+        ddl: command.ddl(),
         ..SchemaChange::new("ALTER")
     };
     changed_types::capture(types, false, &change, &told);
@@ -186,7 +233,7 @@ fn tell_of_table(
         .map(|(_, old, new)| (old, new))
         .collect();
     SchemaChange {
-        ddl: command.ddl.clone(),
+        ddl: command.ddl(),
         contents_changed,
         renames,
         ..SchemaChange::new(if renamed { "RENAME" } else { "ALTER" })
@@ -237,31 +284,28 @@ fn reads_the_same(old: &Column, new: &Column) -> bool {
 }
 
 /// Whether one of our triggers fires no longer for everybody since, or is gone.
-fn stopped(before: &Definition, now: &Definition) -> bool {
-    before.triggers.iter().any(|(name, state)| {
-        let state_now = now.triggers.iter().find(|(other, _)| other == name);
+fn stopped(before: &Definition, now: &Definition, options: &Options) -> bool {
+    let ships_truncate = options.operations.contains(Operation::Truncate);
+    before.triggers.iter().any(|(own, state)| {
+        let state_now = now.triggers.iter().find(|(other, _)| other == own);
         match state_now {
-            None => *name == TRUNCATE_TRIGGER,
+            None => *own == Own::Truncate && ships_truncate,
             Some((_, now)) => now != state && *now != pg_sys::TRIGGER_FIRES_ALWAYS,
         }
     })
 }
 
 /// One warning for a table and its partitions.
-fn warn_of(tables: &[pg_sys::Oid]) {
-    for oid in tables {
-        // SAFETY: inside a transaction; the command has locked the partition.
-        let root = unsafe { root_of(*oid) };
-        if root == *oid || !tables.contains(&root) {
-            not_captured(&Table::at(*oid), &Table::at(root)).warn();
+fn warn_of(tables: &[(pg_sys::Oid, pg_sys::Oid)]) {
+    for (oid, root) in tables {
+        if root == oid || !tables.iter().any(|(other, _)| other == root) {
+            not_captured(&Table::at(*oid), &Table::at(*root)).warn();
         }
     }
 }
 
 /// CDC0101: a crash empties an unlogged table without an event.
-fn refuse_unlogged(table: &Table) {
-    // SAFETY: inside a transaction; the command has locked the table.
-    let root = Table::at(unsafe { root_of(table.oid) });
+fn refuse_unlogged(table: &Table, root: &Table) {
     Report::new(
         "CDC0101",
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,

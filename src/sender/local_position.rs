@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::board::Durable;
 use super::durable_file;
 
-const FILE: &str = "pg_cdc/position.json";
+pub const FILE: &str = "pg_cdc/position.json";
 
 /// What this server knows of the position in Kafka. The slot never goes beyond `restart_lsn`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

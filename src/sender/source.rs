@@ -1,13 +1,23 @@
 //! Who this source is: a random id, made once, in a file of the data directory, with proof of its place.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
+use pgrx::pg_sys;
+use pgrx::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::durable_file;
+use super::{durable_file, local_position, slot};
+use crate::report::Report;
+use crate::settings;
 
 const FILE: &str = "pg_cdc/source.json";
+/// Says that this server was once a standby without the identity of its primary: it must not make one of its own, for then
+/// the tables that are tracked here would count as another source's.
+const HEIR: &str = "pg_cdc/without_identity";
+/// PostgreSQL's own: a server that these files tell to follow another one, or to restore a backup, is somebody already.
+const SIGNALS: [&str; 2] = ["standby.signal", "recovery.signal"];
 
 /// The identity file. Inode, device and host are those of the place where it was written: a copied data directory
 /// has others.
@@ -20,12 +30,82 @@ pub struct Source {
     pub host: String,
 }
 
-/// Reads the identity, or makes it at the very first start.
-pub fn load_or_create(random: [u8; 16]) -> std::io::Result<Source> {
+/// The identity at server start, before anybody can write. Made at the very first one; none where it is missing and may
+/// not be made. In the postmaster, or in a server that is a single process.
+pub fn at_server_start() -> std::io::Result<Option<Source>> {
+    if let Some(source) = durable_file::read(FILE)? {
+        return Ok(Some(source));
+    }
+    // SAFETY: a plain read, of a variable that is set before libraries are loaded.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        return Ok(None);
+    }
+    if SIGNALS.iter().any(|signal| is_there(signal)) {
+        durable_file::replace(HEIR, |_| Ok(()))?;
+        return Ok(None);
+    }
+    if !is_new() {
+        return Ok(None);
+    }
+    make().map(Some)
+}
+
+/// Reads the identity, or makes it for a server that never had one.
+pub fn load_or_create() -> std::io::Result<Source> {
     match durable_file::read(FILE)? {
         Some(source) => Ok(source),
-        None => write(uuid_v4(random), 1),
+        None if is_new() => make(),
+        None => Err(std::io::Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "{FILE} is missing, though this server has shipped changes or followed one that did"
+            ),
+        )),
     }
+}
+
+/// CDC0405.
+pub fn unreadable(error: &std::io::Error) -> Report {
+    Report::new(
+        "CDC0405",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("the source's identity cannot be read or made: {error}"),
+        remedy(error),
+    )
+    .detail("Changes of tracked tables are captured, and shipped once the identity is there.")
+}
+
+/// What to do about an identity that cannot be read or made.
+pub fn remedy(error: &std::io::Error) -> String {
+    if error.kind() == ErrorKind::NotFound {
+        format!(
+            "Copy {FILE} from a backup, or from the server that was followed, and SELECT pg_reload_conf(). If no table was tracked there: remove {HEIR} instead."
+        )
+    } else {
+        "See that the server can read and write the folder pg_cdc in its data directory, and SELECT pg_reload_conf()."
+            .to_owned()
+    }
+}
+
+/// Whether nothing says that this server has, or should have, an identity.
+fn is_new() -> bool {
+    let slot = slot::name(&settings::text(&settings::SOURCE_NAME));
+    !is_there(HEIR) && !is_there(local_position::FILE) && !is_there(&format!("pg_replslot/{slot}"))
+}
+
+fn is_there(path: &str) -> bool {
+    fs::exists(path).unwrap_or(true)
+}
+
+fn make() -> std::io::Result<Source> {
+    let mut random = [0; 16];
+    // SAFETY: fills the array; a failure is told.
+    let random_is_there =
+        unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) };
+    if !random_is_there {
+        return Err(std::io::Error::other("no random bytes could be had"));
+    }
+    write(uuid_v4(random), 1)
 }
 
 impl Source {

@@ -3,6 +3,7 @@
 //! It never exits to start again: a process that is gone cannot hold the slot. What cannot go on becomes a state with
 //! its remedy, and the worker waits in it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -18,10 +19,11 @@ use super::board::{Board, Failure, Trouble, no_eventfd};
 use super::client::{KafkaSettings, read_properties};
 use super::kafka;
 use super::local_position::LocalPosition;
-use super::orders::{Hold, Orders};
+use super::orders::{Aside, Hold, Orders};
 use super::position::Owner;
 use super::position_thread;
 use super::progress::Progresses;
+use super::rejections::Rejections;
 use super::session::Session;
 use super::sleep::{interrupts, pause, sleep};
 use super::slot::{self, Slot};
@@ -44,6 +46,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Between a failed delivery and the next try.
 const REWIND_PAUSE: Duration = Duration::from_millis(200);
+/// What goes through values is recursive, and bounded (`change::kind::MOST_LEVELS`): this is many times what it takes.
+const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
 /// Work items in the channel; bytes are bounded apart.
 const CHANNEL_ITEMS: usize = 4096;
 
@@ -97,6 +101,7 @@ unsafe extern "C-unwind" fn leave(_code: i32, _arg: pg_sys::Datum) {
     slot::release();
     if let Some(shared) = shared::shared() {
         shared.slot_ready.store(0, Ordering::Release);
+        shared.is_reading.store(false, Ordering::Relaxed);
         shared.publish_sender(false);
         shared.announce();
     }
@@ -139,6 +144,7 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
         shared,
         described: Described::default(),
         slot: None,
+        is_placed: false,
         counted: Counted::so_far(shared),
         launcher: Launcher::new(),
         bound: WalBound::new(),
@@ -147,6 +153,8 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
         orders_read: false,
         remembered: None,
         max_batch_bytes: None,
+        smaller_in: BTreeMap::new(),
+        rejections: Rejections::default(),
         gap: None,
     };
     sender.run();
@@ -174,6 +182,8 @@ pub struct Sender {
     pub shared: &'static Shared,
     described: Described,
     pub slot: Option<Slot>,
+    /// The slot holds the WAL from where reading goes on.
+    is_placed: bool,
     pub counted: Counted,
     pub launcher: Launcher,
     bound: WalBound,
@@ -184,6 +194,10 @@ pub struct Sender {
     pub remembered: Option<LocalPosition>,
     /// Of batches, as far as a topic's limit is known to ask for it.
     pub max_batch_bytes: Option<usize>,
+    /// Of records, for topics that do not tell what they take and have refused larger ones.
+    pub smaller_in: BTreeMap<String, usize>,
+    /// Forged messages, for the log.
+    pub rejections: Rejections,
     /// The gap that is waiting to be accepted.
     gap: Option<(u64, u64)>,
 }
@@ -211,7 +225,7 @@ impl Sender {
         loop {
             interrupts();
             reload_if_asked();
-            self.described.source_id.clone_from(&source.source_id);
+            self.shared.set_source_id(&source.source_id);
             let generation = u32::from(source.generation);
             self.shared.generation.store(generation, Ordering::Relaxed);
             match self.begin(&mut source) {
@@ -228,6 +242,10 @@ impl Sender {
         let prepared = self.take_orders().and_then(|_| self.adopt(source));
         let prepared = prepared.and_then(|()| {
             self.remembered = LocalPosition::read().map_err(|error| unreadable_file(&error))?;
+            if let Some(known) = &self.remembered {
+                let sent_lsn = &self.shared.sent_lsn;
+                sent_lsn.fetch_max(known.acknowledged_lsn, Ordering::AcqRel);
+            }
             Ok(())
         });
         match prepared {
@@ -247,10 +265,14 @@ impl Sender {
         self.shared
             .ordered
             .fetch_max(orders.number, Ordering::SeqCst);
+        self.shared
+            .topics_aside
+            .store(orders.asides.len() as u32, Ordering::Relaxed);
         let before = std::mem::replace(&mut self.orders, orders);
         let now = &self.orders;
         Ok(before.gaps != now.gaps
             || before.skips != now.skips
+            || before.asides != now.asides
             || before.repartitions != now.repartitions
             || before.adoption != now.adoption)
     }
@@ -284,6 +306,33 @@ impl Sender {
             source.generation
         );
         self.take_orders().map(drop)
+    }
+
+    /// Notes for good that a topic is put aside, and says so once.
+    pub fn put_aside(&mut self, aside: Aside) -> Result<(), Trouble> {
+        if self.orders.aside(&aside.topic).is_some() {
+            return Ok(());
+        }
+        let mut now = Vec::new();
+        Orders::change(self.shared, |orders| {
+            orders.asides.push(aside.clone());
+            now.clone_from(&orders.asides);
+        })
+        .map_err(|error| unreadable_file(&error))?;
+        // Whoever lets one go on changes the orders again: that is seen as another change.
+        self.orders.asides = now;
+        self.shared
+            .topics_aside
+            .store(self.orders.asides.len() as u32, Ordering::Relaxed);
+        report::Report::new(
+            aside_code(&aside.code),
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("topic is put aside: {}", aside.message),
+            aside.remedy,
+        )
+        .detail("Nothing more of it is sent; the others go on. See cdc_aside.")
+        .log();
+        Ok(())
     }
 
     /// Everything before the order is in Kafka: notes that the drain is done, whether that could be written.
@@ -374,20 +423,18 @@ impl Sender {
         shared.slot_ready.store(1, Ordering::Release);
     }
 
-    fn load_source(&self) -> Result<Source, Trouble> {
-        let mut random = [0; 16];
-        // SAFETY: fills the array; a failure is told below.
-        let random_is_there =
-            unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) };
-        let loaded = if random_is_there {
-            source::load_or_create(random)
-        } else {
-            Err(std::io::Error::other("no random bytes could be had"))
-        };
+    /// Who this source is; everybody is told. Until that is known nothing can be sent, but nothing is let go either.
+    fn load_source(&mut self) -> Result<Source, Trouble> {
+        let loaded = source::load_or_create();
+        if let Ok(source) = &loaded {
+            self.shared.set_source_id(&source.source_id);
+        } else if self.slot.is_none() && !settings::text(&settings::BROKERS).is_empty() {
+            self.slot = Slot::hold(&settings::text(&settings::SOURCE_NAME)).ok();
+        }
         loaded.map_err(|error| Trouble {
             code: "CDC0405",
             message: format!("the source's identity cannot be read or made: {error}"),
-            remedy: "See that the server can write the folder pg_cdc in its data directory, and restart it.".to_owned(),
+            remedy: source::remedy(&error),
         })
     }
 
@@ -489,24 +536,39 @@ impl Sender {
             return End::Again;
         }
         let source_name = settings::text(&settings::SOURCE_NAME);
-        if self.slot.is_none() {
-            match Slot::hold(&source_name) {
+        if !self.is_placed {
+            let held = self.slot.take();
+            match held.map_or_else(|| Slot::hold(&source_name), Ok) {
                 Ok(mut slot) => {
+                    let (timeline, _) = flushed();
+                    let begin = timeline_start(timeline);
+                    let is_promoted = self
+                        .remembered
+                        .as_ref()
+                        .is_none_or(|known| known.timeline != timeline);
+                    // A promoted server takes changes before there is a slot, and the checkpoint with which a new slot
+                    // begins may be younger than they are.
+                    if is_promoted && begin != 0 && is_there(timeline, begin) {
+                        slot.hold_from(self.shared, begin);
+                    }
                     match &self.remembered {
-                        Some(known) if is_there(flushed().0, known.restart_lsn) => {
+                        Some(known) if is_there(timeline, known.restart_lsn) => {
                             slot.hold_from(self.shared, known.restart_lsn);
                         }
                         Some(_) => {}
                         // From here on nothing may be missed, whatever becomes of the slot.
                         None => {
-                            let known = LocalPosition::first(flushed().0, slot.restart_lsn());
+                            let known = LocalPosition::first(timeline, slot.restart_lsn());
                             if let Err(error) = known.write() {
+                                // It stays held.
+                                self.slot = Some(slot);
                                 return End::Stay(State::Halted, unreadable_file(&error));
                             }
                             self.remembered = Some(known);
                         }
                     }
                     self.slot = Some(slot);
+                    self.is_placed = true;
                 }
                 Err(trouble) => return End::Stay(State::Halted, trouble),
             }
@@ -521,6 +583,7 @@ impl Sender {
                 if let Some(slot) = self.slot.take() {
                     slot.drop_it(self.shared);
                 }
+                self.is_placed = false;
                 return End::Held;
             }
             Some(Hold::Pause { .. } | Hold::Drain { done: true, .. }) => {
@@ -645,6 +708,14 @@ fn show_activity(state: State, error_code: &str) {
     }
 }
 
+/// The code of a topic that is put aside, as a message has it.
+fn aside_code(code: &str) -> &'static str {
+    match code {
+        "CDC0312" => "CDC0312",
+        _ => "CDC0313",
+    }
+}
+
 /// CDC0405: a file of ours in the data directory.
 fn unreadable_file(error: &std::io::Error) -> Trouble {
     Trouble {
@@ -673,6 +744,8 @@ pub fn read_settings() -> Result<KafkaSettings, Trouble> {
         },
         tombstones: settings::TOMBSTONES.get(),
         exactly_once: settings::DELIVERY.get() == settings::Delivery::ExactlyOnce,
+        max_event_bytes: (settings::TOPIC_MAX_EVENT_SIZE.get() as usize * 1024)
+            .min(kafka::MAX_RECORD_BYTES),
         stubs: settings::OVERSIZE.get() == settings::Oversize::Stub,
         memory_bytes: settings::SENDER_MEMORY.get() as usize * 1024,
         heartbeat_ms: settings::HEARTBEAT_INTERVAL.get() as u64,
@@ -704,7 +777,7 @@ fn spawn(
     board: Arc<Board>,
     body: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(THREAD_STACK_BYTES).spawn(move || {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
             board.fail(Failure::Rewind(Trouble {
                 code: "CDC0301",

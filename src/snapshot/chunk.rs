@@ -4,18 +4,21 @@ use std::ffi::CStr;
 
 use change::body::{Masked, Relation, relation_of};
 use change::json::put_string;
+use change::options::{Mask, Options};
 use change::snapshot::{ChunkBegin, ChunkEnd, Visibility};
 use change::value::put_value;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::spi::{quote_identifier, quote_literal};
+use pgrx::spi::quote_identifier;
 
 use super::job::{Job, Place};
+use super::key_order::KeyOrder;
 use crate::api::table::Table;
 use crate::capture::buffer::Captured;
 use crate::capture::datum::put_datum;
-use crate::capture::relation_plan::{Plan, copied_table, name_of, tuple_attribute};
-use crate::capture::{server_text, utf8, with_capture};
+use crate::capture::own_trigger::{ROW_TRIGGER, Standing, copied_table, unsealed_table};
+use crate::capture::relation_plan::{Plan, name_of, tuple_attribute};
+use crate::capture::{row_filter, server_text, utf8, with_capture};
 use crate::ddl::partitions::below;
 use crate::report::Report;
 
@@ -44,6 +47,7 @@ pub struct Reader {
 pub fn read(job: &Job, reader: &Reader) -> Read {
     lock_all(job.relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
     let table = Table::at(job.relation);
+    refuse_untracked(&table);
     // SAFETY: in a transaction that reads committed: every snapshot is a new one. Popped below; after an ERROR the
     // transaction's end pops it.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
@@ -64,11 +68,20 @@ pub fn not_tracked(table: &str) -> Report {
     )
 }
 
-/// CDC0107: rows of a copy would go into the original's topic.
-pub fn refuse_copy(table: &str) -> ! {
+/// CDC0505, CDC0107 and CDC0114: rows of a copy would go into the original's topic, those of a table whose trigger somebody
+/// else made, wherever that says.
+pub fn refuse_untracked(table: &Table) {
+    let refusal = match table.tracked() {
+        None => not_tracked(&table.name),
+        Some(tracked) => match tracked.standing {
+            Standing::Here => return,
+            Standing::Copy => copied_table(&table.name),
+            Standing::Unsealed => unsealed_table(&table.name, ROW_TRIGGER),
+        },
+    };
     Report {
         sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        ..copied_table(table)
+        ..refusal
     }
     .raise()
 }
@@ -79,9 +92,30 @@ pub fn no_key(table: &str) -> Report {
         "CDC0501",
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("table \"{table}\" has no key to snapshot by"),
-        "Add a primary key, or a unique index with NOT NULL columns as REPLICA IDENTITY, and ship its columns.",
+        "Add a primary key, or a unique index with NOT NULL columns as REPLICA IDENTITY, and ship its columns; or write the rows once more (UPDATE of all of them).",
     )
     .detail("A snapshot is read in the order of the key, so that it can go on where it was and writers are never locked out.")
+}
+
+/// Whether a table that is tracked with these options has a key to be read by: columns of an index that identifies its
+/// rows, shipped so that no two rows look alike.
+pub fn has_key(table: &Table, options: &Options) -> bool {
+    let identity = table.identity(false);
+    !identity.is_empty()
+        && identity.iter().all(|column| {
+            options.ships(column) && matches!(options.mask.get(column), None | Some(Mask::Hash))
+        })
+}
+
+/// CDC0506.
+fn out_of_order(table: &str) -> Report {
+    Report::new(
+        "CDC0506",
+        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+        format!("rows of table \"{table}\" do not come in the order of their key"),
+        "REINDEX the index of the key, and see that its values are unique; then call cdc_snapshot_resume.",
+    )
+    .detail("The index, or the operators of the key's type, contradict each other: rows could be left out, and a replica would delete them.")
 }
 
 /// Locks a table and its partitions, in the order in which PostgreSQL does.
@@ -99,7 +133,7 @@ fn read_table(job: &Job, reader: &Reader, table: &Table, trigger: &pg_sys::Trigg
         // SAFETY: relation and trigger are open while the table is read.
         let plan = unsafe { capture.plans.plan(trigger) };
         if plan.silent {
-            refuse_copy(&table.name);
+            not_tracked(&table.name).raise();
         }
         // SAFETY: as above.
         let descriptor = unsafe { (*trigger.tg_relation).rd_att };
@@ -114,7 +148,7 @@ fn read_table(job: &Job, reader: &Reader, table: &Table, trigger: &pg_sys::Trigg
         sinks: query.sinks.as_deref(),
     };
     capture(trigger, query.plan_id, &Captured::ChunkBegin(&begin));
-    let (rows, place) = fetch(&query, trigger);
+    let (rows, place) = fetch(&query, table, trigger);
     let end = rows < reader.max_rows;
     let to = place.as_ref().filter(|_| !end);
     capture(
@@ -185,8 +219,11 @@ fn current_visibility() -> Visibility {
 /// The statement of a chunk, and how its rows are read.
 struct Query {
     text: String,
-    /// Places of the key columns among the selected ones.
+    /// Places of the key columns among the selected ones, as events have them.
     key: Vec<usize>,
+    /// The order of the rows, and the numbers of its columns among the selected ones, from 1.
+    order: KeyOrder,
+    order_columns: Vec<i32>,
     partial: bool,
     sinks: Option<String>,
     plan_id: u64,
@@ -208,46 +245,41 @@ impl Query {
             .identity
             .clone()
             .unwrap_or_else(|| relation.key.clone());
-        let identity = table.identity(false);
-        if identity.is_empty() || key.len() != identity.len() {
-            no_key(&table.name).raise();
-        }
-        let definitions = table.columns();
+        let order = KeyOrder::of(table).unwrap_or_else(|| no_key(&table.name).raise());
         // SAFETY: the relation is open; a plan's attributes are its descriptor's.
         let name = |column: usize| unsafe {
             name_of(tuple_attribute(descriptor, plan.columns[column].attribute))
         };
         let columns: Vec<String> = (0..plan.columns.len()).map(name).collect();
-        let quoted = |names: &[String]| -> String {
-            let quoted: Vec<String> = names.iter().map(quote_identifier).collect();
-            quoted.join(", ")
-        };
-        let key_names: Vec<String> = key.iter().map(|column| columns[*column].clone()).collect();
+        let order_columns: Vec<i32> = order
+            .names()
+            .filter_map(|name| key.iter().copied().find(|column| columns[*column] == name))
+            .map(|column| column as i32 + 1)
+            .collect();
+        // The chosen key of a table whose identity is not shipped identifies no row.
+        if order_columns.len() != order.names().count() || key.len() != order_columns.len() {
+            no_key(&table.name).raise();
+        }
+        let quoted: Vec<String> = columns.iter().map(quote_identifier).collect();
         let options = table.options().unwrap_or_default();
         let mut conditions = Vec::new();
         for filter in [Some(&options.filter), job.wanted.filter.as_ref()]
             .into_iter()
             .flatten()
+            .filter(|filter| !filter.is_empty())
         {
-            if !filter.is_empty() {
-                conditions.push(format!("({filter}\n)"));
-            }
+            // What it names may have changed since it was accepted, and here it is run as it is written.
+            // SAFETY: the relation is open and locked while the filter is prepared.
+            table.read(|relation| unsafe {
+                row_filter::check(std::ptr::from_ref(relation).cast_mut(), filter);
+            });
+            conditions.push(format!("(({filter}\n))"));
         }
         if let Some(place) = &job.place {
-            let values: Vec<String> = key_names
-                .iter()
-                .zip(&place.values)
-                .map(|(name, value)| {
-                    let column = definitions.iter().find(|column| column.name == *name);
-                    let type_name = column.map_or("text", |column| column.type_expression.as_str());
-                    format!("{}::{type_name}", quote_literal(value))
-                })
-                .collect();
-            conditions.push(format!(
-                "({}) > ({})",
-                quoted(&key_names),
-                values.join(", ")
-            ));
+            if place.values.len() != order_columns.len() {
+                no_key(&table.name).raise();
+            }
+            conditions.push(order.behind(&place.values));
         }
         let condition = if conditions.is_empty() {
             String::new()
@@ -262,9 +294,9 @@ impl Query {
         Query {
             text: format!(
                 "SELECT {} FROM {only}{} {condition} ORDER BY {} LIMIT {}",
-                quoted(&columns),
+                quoted.join(", "),
                 table.sql_name(),
-                quoted(&key_names),
+                order.order_by(),
                 reader.max_rows
             ),
             partial: job.wanted.filter.is_some() || key.iter().any(masked),
@@ -276,6 +308,8 @@ impl Query {
             plan_id: plan.id,
             blob: plan.blob.clone(),
             key,
+            order,
+            order_columns,
         }
     }
 }
@@ -286,7 +320,7 @@ fn is_partitioned(table: &Table) -> bool {
 }
 
 /// Runs the statement and captures its rows; how many there were, and the last one's key.
-fn fetch(query: &Query, trigger: &pg_sys::TriggerData) -> (i64, Option<Place>) {
+fn fetch(query: &Query, table: &Table, trigger: &pg_sys::TriggerData) -> (i64, Option<Place>) {
     let relation = relation_of(&query.blob)
         .unwrap_or_else(|error| pgrx::error!("pg_cdc cannot read its own plan: {error}"));
     let text = server_text(&query.text);
@@ -314,6 +348,8 @@ fn fetch(query: &Query, trigger: &pg_sys::TriggerData) -> (i64, Option<Place>) {
                 std::ptr::null(),
                 true,
             );
+            let mut previous: pg_sys::HeapTuple = std::ptr::null_mut();
+            let mut previous_tuples: *mut pg_sys::SPITupleTable = std::ptr::null_mut();
             loop {
                 pg_sys::SPI_cursor_fetch(cursor, true, FETCH_ROWS);
                 let (found, tuples) = (pg_sys::SPI_processed, pg_sys::SPI_tuptable);
@@ -324,6 +360,17 @@ fn fetch(query: &Query, trigger: &pg_sys::TriggerData) -> (i64, Option<Place>) {
                 for index in 0..found as usize {
                     let tuple = *(*tuples).vals.add(index);
                     let before = pg_sys::MemoryContextSwitchTo(scratch);
+                    if !previous.is_null()
+                        && !(query.order).is_behind(
+                            previous,
+                            tuple,
+                            descriptor,
+                            &query.order_columns,
+                        )
+                    {
+                        out_of_order(&table.name).raise();
+                    }
+                    previous = tuple;
                     capture(
                         trigger,
                         query.plan_id,
@@ -336,7 +383,11 @@ fn fetch(query: &Query, trigger: &pg_sys::TriggerData) -> (i64, Option<Place>) {
                     pg_sys::MemoryContextReset(scratch);
                 }
                 rows += found as i64;
-                pg_sys::SPI_freetuptable(tuples);
+                // The last row of these is compared with the first of the next ones.
+                if !previous_tuples.is_null() {
+                    pg_sys::SPI_freetuptable(previous_tuples);
+                }
+                previous_tuples = tuples;
                 pgrx::check_for_interrupts!();
             }
             pg_sys::SPI_cursor_close(cursor);
@@ -344,6 +395,17 @@ fn fetch(query: &Query, trigger: &pg_sys::TriggerData) -> (i64, Option<Place>) {
         }
     });
     (rows, place)
+}
+
+/// Nothing goes on behind a NULL.
+fn null_in_key(column: &change::body::Column<'_>) -> ! {
+    Report::new(
+        "CDC0501",
+        PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+        format!("key column \"{}\" is null in a row", column.name),
+        "Make the columns of the key NOT NULL; then call cdc_snapshot_resume.",
+    )
+    .raise()
 }
 
 /// The key of a row: as text for the next statement, and as events have it.
@@ -357,15 +419,23 @@ unsafe fn place_of(
     let mut place = Place::default();
     let mut key = Vec::new();
     with_capture(|capture| {
-        // SAFETY: the tuple has the selected columns, in the plan's order; key columns are not NULL.
+        // SAFETY: the tuple has the selected columns, in the plan's order.
         unsafe {
             let plan = capture.plans.plan(trigger);
+            for number in &query.order_columns {
+                let text = pg_sys::SPI_getvalue(tuple, descriptor, *number);
+                if text.is_null() {
+                    null_in_key(&relation.columns[*number as usize - 1]);
+                }
+                place.values.push(utf8(CStr::from_ptr(text).to_bytes()));
+            }
             for column in &query.key {
                 let number = *column as i32 + 1;
-                let text = pg_sys::SPI_getvalue(tuple, descriptor, number);
-                place.values.push(utf8(CStr::from_ptr(text).to_bytes()));
                 let mut is_null = false;
                 let datum = pg_sys::SPI_getbinval(tuple, descriptor, number, &mut is_null);
+                if is_null {
+                    null_in_key(&relation.columns[*column]);
+                }
                 let mut encoded = Vec::new();
                 put_datum(&mut encoded, &plan.columns[*column].encode, datum);
                 let column = &relation.columns[*column];

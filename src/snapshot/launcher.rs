@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{
@@ -13,13 +14,15 @@ use pgrx::bgworkers::{
 };
 use pgrx::pg_sys;
 
+use super::attempts;
 use crate::settings;
 use crate::shared::Shared;
 
 /// Below the data directory, which is the server's working directory.
-const DIRECTORY: &str = "pg_cdc/snapshots";
-/// After a worker ended before its work was done.
+pub const DIRECTORY: &str = "pg_cdc/snapshots";
+/// After a worker ended before its work was done; twice as long each time that it ended at once.
 const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(300);
 
 /// Notes that a database has snapshots to be made.
 pub fn mark(database: u32) -> std::io::Result<()> {
@@ -30,6 +33,7 @@ pub fn mark(database: u32) -> std::io::Result<()> {
 
 /// Notes that it has none any more.
 pub fn unmark(database: u32) -> std::io::Result<()> {
+    attempts::end(database);
     match fs::remove_file(file_of(database)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -51,11 +55,26 @@ fn marked() -> Vec<u32> {
         .collect()
 }
 
+/// Whether a database of this oid is still there: its files are, wherever it lies. The catalog is another process's to
+/// read: this one is connected to no database.
+fn exists(database: u32) -> bool {
+    if fs::exists(format!("base/{database}")).unwrap_or(true) {
+        return true;
+    }
+    // pg_tblspc/<tablespace>/<version>/<database>
+    let below = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
+    below("pg_tblspc".into())
+        .flat_map(|tablespace| below(tablespace.path()))
+        .any(|version| fs::exists(version.path().join(database.to_string())).unwrap_or(true))
+}
+
 /// The workers that run, and the databases that wait for one.
 pub struct Launcher {
     seen_requests: u64,
-    running: Vec<(u32, DynamicBackgroundWorker)>,
+    running: Vec<(u32, DynamicBackgroundWorker, Instant)>,
     due: BTreeMap<u32, Instant>,
+    /// How long to wait where a worker ended at once.
+    pauses: BTreeMap<u32, Duration>,
 }
 
 impl Launcher {
@@ -65,10 +84,15 @@ impl Launcher {
         Launcher {
             seen_requests: 0,
             running: Vec::new(),
+            // Whoever wants to stop one that crashes the server must find it up.
             due: marked()
                 .into_iter()
-                .map(|database| (database, now))
+                .map(|database| match attempts::is_open(database) {
+                    true => (database, now + AGAIN),
+                    false => (database, now),
+                })
                 .collect(),
+            pauses: BTreeMap::new(),
         }
     }
 
@@ -82,14 +106,15 @@ impl Launcher {
                     pgrx::log!("pg_cdc: {} cannot be written: {error}", file_of(database));
                 }
                 self.due.insert(database, Instant::now());
+                self.pauses.remove(&database);
             }
         }
         if !self.running.is_empty() {
-            let due = &mut self.due;
-            self.running.retain(|(database, worker)| {
+            let (due, pauses) = (&mut self.due, &mut self.pauses);
+            self.running.retain(|(database, worker, since)| {
                 let stopped = matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped));
-                if stopped && is_marked(*database) {
-                    due.entry(*database).or_insert(Instant::now() + AGAIN);
+                if stopped {
+                    ended(*database, *since, due, pauses);
                 }
                 !stopped
             });
@@ -105,7 +130,11 @@ impl Launcher {
             .due
             .iter()
             .filter(|(database, at)| {
-                **at <= now && self.running.iter().all(|(running, _)| running != *database)
+                **at <= now
+                    && self
+                        .running
+                        .iter()
+                        .all(|(running, ..)| running != *database)
             })
             .map(|(database, _)| *database)
             .collect();
@@ -116,7 +145,7 @@ impl Launcher {
             match start(database) {
                 Some(worker) => {
                     self.due.remove(&database);
-                    self.running.push((database, worker));
+                    self.running.push((database, worker, now));
                 }
                 None => {
                     self.due.insert(database, now + AGAIN);
@@ -124,6 +153,32 @@ impl Launcher {
             }
         }
     }
+}
+
+/// A worker has ended. One that cannot connect (the database was dropped, or allows no connections) ends at once.
+fn ended(
+    database: u32,
+    since: Instant,
+    due: &mut BTreeMap<u32, Instant>,
+    pauses: &mut BTreeMap<u32, Duration>,
+) {
+    if !is_marked(database) {
+        pauses.remove(&database);
+        return;
+    }
+    if !exists(database) {
+        if let Err(error) = unmark(database) {
+            pgrx::log!("pg_cdc: {} cannot be removed: {error}", file_of(database));
+        }
+        pauses.remove(&database);
+        return;
+    }
+    let pause = match pauses.get(&database) {
+        Some(pause) if since.elapsed() < AGAIN => (*pause * 2).min(AGAIN_AT_MOST),
+        _ => AGAIN,
+    };
+    pauses.insert(database, pause);
+    due.entry(database).or_insert(Instant::now() + pause);
 }
 
 /// None where no background worker is free.

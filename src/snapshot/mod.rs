@@ -5,8 +5,10 @@
 //! A chunk is done when Kafka has acknowledged it; then the worker goes on. What it did stands in the table
 //! `cdc_snapshot_jobs`, in the transactions of the chunks, so that it goes on there after whatever happens.
 
+pub mod attempts;
 pub mod chunk;
 pub mod job;
+pub mod key_order;
 pub mod launcher;
 pub mod repair;
 pub mod slots;

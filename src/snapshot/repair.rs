@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
+use super::chunk::has_key;
 use crate::api::snapshot;
 use crate::api::table::Table;
 
@@ -38,7 +39,10 @@ pub fn pre_commit() {
             }
             let table = Table::at(oid);
             // Without a key the event alone says it.
-            if table.options().is_some() && !table.identity(false).is_empty() {
+            if table
+                .options()
+                .is_some_and(|options| has_key(&table, &options))
+            {
                 snapshot::ask_unless_pending(&table);
             }
         }

@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 
 use super::chunk::{self, Reader};
 use super::job::{Job, Jobs};
-use super::launcher;
+use super::{attempts, launcher};
 use crate::ddl::partitions::below;
 use crate::sender::sleep::{interrupts, pause};
 use crate::settings;
@@ -46,12 +46,23 @@ const SETTINGS: [(&std::ffi::CStr, &std::ffi::CStr); 15] = [
 thread_local! {
     /// The place in shared memory, for the exit callback.
     static SLOT: Cell<Option<u32>> = const { Cell::new(None) };
+    /// A chunk is noted as being read.
+    static READING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// At every exit: the sender need not remember changes any more.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn leave(_code: i32, _arg: pg_sys::Datum) {
     release_slot();
+    // An orderly end, whatever asked for it: no crash to be counted.
+    if READING.take() {
+        attempts::end(database());
+    }
+}
+
+fn database() -> u32 {
+    // SAFETY: set for the life of the process.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
 fn release_slot() {
@@ -131,10 +142,8 @@ fn make(shared: &'static Shared, job: Job) {
         });
         return;
     }
-    // SAFETY: set for the life of the process.
-    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
     let slot = loop {
-        match shared.snapshots.claim((database, job.relation.to_u32())) {
+        match shared.snapshots.claim((database(), job.relation.to_u32())) {
             Some(slot) => break slot,
             None => pause(Duration::from_secs(1)),
         }
@@ -160,6 +169,9 @@ fn make(shared: &'static Shared, job: Job) {
     })
     .execute();
     release_slot();
+    if READING.take() {
+        attempts::end(database());
+    }
     let Err((code, message)) = made else {
         return;
     };
@@ -296,8 +308,17 @@ fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader) -> End {
             let jobs = Jobs::find()?;
             let goes_on = jobs.goes_on(job.id);
             jobs.save(job, busy_ms);
-            goes_on.then(|| chunk::read(job, &reader))
+            goes_on.then(|| {
+                READING.set(true);
+                if attempts::begin(database(), job.id, job.chunk + 1) > attempts::MOST {
+                    crashes(job.id).raise();
+                }
+                chunk::read(job, &reader)
+            })
         });
+        if READING.take() {
+            attempts::end(database());
+        }
         let Some(read) = read else {
             return End::Finished;
         };
@@ -322,6 +343,21 @@ fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader) -> End {
         }
         throttle(job, read.rows, busy);
     }
+}
+
+/// CDC0507.
+fn crashes(id: i64) -> report::Report {
+    report::Report::new(
+        "CDC0507",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!(
+            "reading a chunk of snapshot {id} crashed the server {} times",
+            attempts::MOST
+        ),
+        format!(
+            "Find the cause in the server log, then SELECT cdc_snapshot_resume({id}), or cdc_snapshot_cancel({id})."
+        ),
+    )
 }
 
 /// Waits until Kafka has the chunk, or it is known that it must be read again.

@@ -122,7 +122,7 @@ impl Dlq {
                 ids, all, decider, ..
             } => {
                 let all = match all {
-                    true => Some(dlq::list(&stores, None).await?),
+                    true => Some(dlq::list(&stores, None, None).await?),
                     false => chosen(&stores, ids).await?,
                 };
                 decide(all, Order::Retry, decider, None).await
@@ -212,7 +212,7 @@ async fn list(
     color: Color,
 ) -> Result<()> {
     let mut answer = Answer::new(format, None, color, LIST)?;
-    for Held { store, event } in dlq::list(stores, reason).await? {
+    for Held { store, event } in dlq::list(stores, reason, None).await? {
         let cells = cells(&store.sink, &event);
         answer.row(|| event.json(&store.sink), cells, Look::Plain)?;
     }

@@ -3,11 +3,21 @@
 use std::collections::HashMap;
 
 use super::event::{Action, Decider, Decision, Holds, Parked};
+use super::page::{At, Part};
 use crate::error::Result;
 use crate::sink::mongo_history::parked::ParkedEvents;
 
 /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason. Without their values.
-pub async fn refused(events: &ParkedEvents, id: &str, reason: Option<&str>) -> Result<Vec<Parked>> {
+pub async fn refused(
+    events: &ParkedEvents,
+    id: &str,
+    reason: Option<&str>,
+    part: Option<&Part>,
+) -> Result<Vec<Parked>> {
+    let (after, limit) = match part {
+        Some(Part::Some(after, limit)) => (after.as_ref(), *limit),
+        _ => (None, usize::MAX),
+    };
     // First the decisions: an event that is settled in between is in neither.
     let mut open: HashMap<String, Decision> = HashMap::new();
     for action in events.actions.open().await? {
@@ -17,8 +27,12 @@ pub async fn refused(events: &ParkedEvents, id: &str, reason: Option<&str>) -> R
     for head in events.refused().await? {
         let is_meant = head.event_id.starts_with(id)
             && reason.is_none_or(|reason| head.failure.reason == reason);
-        if !is_meant {
+        let is_before = after.is_some_and(|after| At::of(&head.record) <= *after);
+        if !is_meant || is_before {
             continue;
+        }
+        if refused.len() >= limit {
+            break;
         }
         let (holds, behind) = match &head.key {
             Some(key) => (

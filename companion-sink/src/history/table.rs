@@ -1,5 +1,6 @@
 //! The collections of a history, and the tables that they belong to.
 
+use change::topic_name;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
 use tokio::sync::OnceCell;
@@ -74,14 +75,15 @@ impl Histories {
             let connect = || mongo_history::connect(&history.url, &history.database);
             let database = history.connection.get_or_try_init(connect).await?;
             let complete = complete::read(database, &history.sink).await?;
-            let pattern = collection_pattern(&history.template, name);
+            let patterns = collection_patterns(&history.template, name);
             let names = database
                 .list_collection_names()
                 .await
                 .map_err(|error| classify("looking for the collection", &error))?;
             for collection in names {
                 let is_ours = collection.starts_with("companion_");
-                if !is_ours && matches(&pattern, &collection) {
+                let is_meant = patterns.iter().any(|pattern| matches(pattern, &collection));
+                if !is_ours && is_meant {
                     tables.extend(Table::open(database, &collection, complete.clone()).await?);
                 }
             }
@@ -117,16 +119,47 @@ pub async fn find(tables: &[Table], key: &str) -> Result<Option<Entity>> {
     }
 }
 
-/// The names that the collections of a table can have.
-fn collection_pattern(template: &str, name: Option<&str>) -> String {
-    let mut parts = name.unwrap_or("*").rsplit('.');
-    let table = parts.next().unwrap_or("*");
-    let schema = parts.next().unwrap_or("*");
-    let source = parts.next().unwrap_or("*");
-    template
-        .replace("{table}", table)
-        .replace("{schema}", schema)
-        .replace("{database}", source)
+/// The names that the collections of a table can have: by its real name, and by the one that topics and events have, in which
+/// what Kafka does not allow is escaped.
+fn collection_patterns(template: &str, name: Option<&str>) -> Vec<String> {
+    let parts = name.map_or_else(Vec::new, parts_of);
+    let with = |part: &dyn Fn(&str) -> String| {
+        let mut parts = parts.iter().rev();
+        let mut next = || {
+            parts
+                .next()
+                .map_or_else(|| "*".to_owned(), |name| part(name))
+        };
+        let (table, schema, database) = (next(), next(), next());
+        template
+            .replace("{table}", &table)
+            .replace("{schema}", &schema)
+            .replace("{database}", &database)
+    };
+    let mut patterns = vec![
+        with(&str::to_owned),
+        with(&topic_name::unescape),
+        with(&topic_name::escape),
+    ];
+    patterns.dedup();
+    patterns
+}
+
+/// The parts of a name as SQL has them: what is in quotes may hold dots.
+fn parts_of(name: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut chars = name.chars().peekable();
+    let mut in_quotes = false;
+    while let Some(c) = chars.next() {
+        match (c, parts.last_mut()) {
+            ('"', Some(part)) if in_quotes && chars.next_if_eq(&'"').is_some() => part.push('"'),
+            ('"', Some(part)) if in_quotes || part.is_empty() => in_quotes = !in_quotes,
+            ('.', _) if !in_quotes => parts.push(String::new()),
+            (c, Some(part)) => part.push(c),
+            (_, None) => {}
+        }
+    }
+    parts
 }
 
 impl Table {
@@ -212,8 +245,21 @@ mod tests {
             (Some("shop.crm.customer"), "shop.crm.customer_history"),
             (None, "*.*.*_history"),
         ] {
-            assert_eq!(collection_pattern(template, name), pattern);
+            assert_eq!(collection_patterns(template, name), [pattern]);
         }
+    }
+
+    #[test]
+    fn a_table_is_known_by_its_real_name_and_by_that_of_its_topic() {
+        let patterns = |name| collection_patterns("{schema}.{table}", Some(name));
+        for name in ["Order Items", "Order-x20Items", "\"Order Items\""] {
+            let patterns = patterns(name);
+            for wanted in ["*.Order Items", "*.Order-x20Items"] {
+                assert!(patterns.iter().any(|found| found == wanted), "{patterns:?}");
+            }
+        }
+        assert_eq!(parts_of("a.\"b.\"\"c\".d"), ["a", "b.\"c", "d"]);
+        assert_eq!(patterns("s.t"), ["s.t"]);
     }
 
     #[test]

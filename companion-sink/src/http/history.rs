@@ -25,6 +25,8 @@ use crate::watermark::Complete;
 
 const LIMIT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;
+/// All of them are in memory at once.
+const BLAMED_MAX: u32 = 5000;
 
 type Answer = std::result::Result<Json<Value>, Problem>;
 type Asked = Extract<Arc<Histories>>;
@@ -47,7 +49,7 @@ pub fn router(histories: Arc<Histories>) -> Router {
 }
 
 /// So many of an answer, of what was asked for.
-fn limit_of(wanted: Option<u32>) -> u32 {
+pub fn limit_of(wanted: Option<u32>) -> u32 {
     wanted.unwrap_or(LIMIT).clamp(1, LIMIT_MAX)
 }
 
@@ -209,7 +211,18 @@ async fn row_diff(
 
 async fn row_blame(Extract(histories): Asked, Path((table, key)): Row) -> Answer {
     let entity = entity(&histories, &table, &key).await?;
-    let versions = entity.versions(&Range::default()).await?;
+    let range = Range {
+        limit: Some(BLAMED_MAX),
+        ..Range::default()
+    };
+    let versions = entity.versions(&range).await?;
+    if versions.len() >= BLAMED_MAX as usize {
+        return Err(Error::configuration(
+            format!("{table} {key} has {BLAMED_MAX} versions or more"),
+            "Ask the command line: companion-sink history TABLE KEY --blame.",
+        )
+        .into());
+    }
     let blamed = blame(&versions);
     let columns: Map<String, Value> = blamed
         .iter()

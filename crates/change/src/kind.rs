@@ -42,6 +42,10 @@ pub enum Kind {
     Composite(Vec<(String, Kind)>),
 }
 
+/// Kinds may lie so deep in each other: what lies deeper is text. Whatever goes through a kind is recursive, and must fit
+/// into a thread's stack.
+pub const MOST_LEVELS: u32 = 32;
+
 /// The array has a lower bound that is not 1: only PostgreSQL's text shows that.
 pub const ARRAY_TEXT: u8 = 0;
 pub const ARRAY_ITEMS: u8 = 1;
@@ -111,6 +115,11 @@ impl Kind {
 
     /// Reads what [`Kind::put`] wrote.
     pub fn read(cursor: &mut Cursor<'_>) -> Result<Kind, WireError> {
+        Kind::read_below(cursor, MOST_LEVELS)
+    }
+
+    /// Reads a kind that may have `levels` more below it.
+    fn read_below(cursor: &mut Cursor<'_>, levels: u32) -> Result<Kind, WireError> {
         const SCALARS: [Kind; 19] = [
             Kind::Bool,
             Kind::Int2,
@@ -132,12 +141,17 @@ impl Kind {
             Kind::Bit1,
             Kind::Hstore,
         ];
+        let below = levels
+            .checked_sub(1)
+            .ok_or(WireError::Invalid("depth of a column kind"));
         match cursor.u8()? {
-            64 => Ok(Kind::Array(Box::new(Kind::read(cursor)?))),
+            64 => Ok(Kind::Array(Box::new(Kind::read_below(cursor, below?)?))),
             65 => {
+                let below = below?;
                 let mut attributes = Vec::new();
                 for _ in 0..cursor.varint()? {
-                    attributes.push((cursor.text()?.to_owned(), Kind::read(cursor)?));
+                    let name = cursor.text()?.to_owned();
+                    attributes.push((name, Kind::read_below(cursor, below)?));
                 }
                 Ok(Kind::Composite(attributes))
             }
@@ -171,5 +185,26 @@ mod tests {
             assert!(cursor.is_empty());
         }
         assert!(Kind::read(&mut Cursor::new(&[99])).is_err());
+    }
+
+    #[test]
+    fn a_kind_is_as_deep_as_a_stack_allows_and_no_deeper() {
+        let nested = |levels: u32| {
+            (0..levels).fold(Kind::Int4, |kind, level| match level % 2 {
+                0 => Kind::Array(Box::new(kind)),
+                _ => Kind::Composite(vec![("a".to_owned(), kind)]),
+            })
+        };
+        for (levels, is_read) in [
+            (MOST_LEVELS, true),
+            (MOST_LEVELS + 1, false),
+            (5_000, false),
+        ] {
+            let mut out = Vec::new();
+            nested(levels).put(&mut out);
+            assert_eq!(Kind::read(&mut Cursor::new(&out)).is_ok(), is_read);
+        }
+        // As many levels as there are bytes.
+        assert!(Kind::read(&mut Cursor::new(&[64; 1_000_000])).is_err());
     }
 }

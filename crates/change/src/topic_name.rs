@@ -22,7 +22,7 @@ pub fn join(parts: &[&str]) -> String {
 }
 
 /// Keeps `A-Z a-z 0-9 _ -`; every other byte, and a `-` before an `x`, becomes `-x` and two hexadecimal digits.
-fn escape(part: &str) -> String {
+pub fn escape(part: &str) -> String {
     let bytes = part.as_bytes();
     let mut out = String::with_capacity(part.len());
     for (index, &byte) in bytes.iter().enumerate() {
@@ -34,6 +34,31 @@ fn escape(part: &str) -> String {
         }
     }
     out
+}
+
+/// The name of which [`join`] made a part; of a name that ends in its hash, as it is.
+pub fn unescape(part: &str) -> String {
+    let bytes = part.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let digits = bytes
+            .get(at + 2..at + 4)
+            .filter(|_| bytes[at..].starts_with(b"-x"));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte {
+            Some(byte) => {
+                out.push(byte);
+                at += 4;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| part.to_owned())
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {
@@ -54,9 +79,16 @@ pub fn refusal(name: &str) -> Option<&'static str> {
         Some("only A-Z, a-z, 0-9, \".\", \"_\" and \"-\" are legal")
     } else if name.ends_with(".dlq") || name.ends_with(".cdc_positions") {
         Some("names that end in \".dlq\" or \".cdc_positions\" are pg_cdc's own")
+    } else if name.starts_with("__") {
+        Some("names that begin with \"__\" are Kafka's own")
     } else {
         None
     }
+}
+
+/// The name as Kafka compares it: it refuses two that differ only in `.` and `_`, for they share the name of a metric.
+pub fn metric(name: &str) -> String {
+    name.replace('.', "_")
 }
 
 #[cfg(test)]
@@ -78,6 +110,11 @@ mod tests {
 
     proptest! {
         #[test]
+        fn names_come_back(name in "[a-x0-9.\\-_ \u{e4}\"]{1,20}") {
+            prop_assert_eq!(unescape(&escape(&name)), name);
+        }
+
+        #[test]
         fn no_two_tables_share_a_topic(one in "[a-x.\\-_ \u{e4}]{1,6}", other in "[a-x.\\-_ \u{e4}]{1,6}", third in "[a-x.\\-]{1,4}") {
             if one != other {
                 prop_assert_ne!(join(&["d", &one, &third]), join(&["d", &other, &third]));
@@ -89,7 +126,7 @@ mod tests {
         fn every_name_is_legal_in_kafka(parts in prop::collection::vec(".{1,120}", 1..4)) {
             let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
             let name = join(&parts);
-            prop_assert!(refusal(&name).is_none() || name.ends_with(".dlq") || name.ends_with(".cdc_positions"), "{}", name);
+            prop_assert!(refusal(&name).is_none() || name.ends_with(".dlq") || name.ends_with(".cdc_positions") || name.starts_with("__"), "{}", name);
         }
     }
 }

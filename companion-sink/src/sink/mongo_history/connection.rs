@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, doc};
+use mongodb::error::ErrorKind;
 use mongodb::options::{
     Acknowledgment, ClientOptions, DatabaseOptions, ReadPreference, SelectionCriteria, WriteConcern,
 };
@@ -16,10 +17,14 @@ const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connects to the database of a history.
 pub async fn connect(url: &str, database: &str) -> Result<Database> {
     let mut options = ClientOptions::parse(url).await.map_err(|error| {
-        Error::configuration(
-            format!("mongodb: url: {error}"),
-            "Write mongodb://user:password@host:port/.",
-        )
+        // The driver's text may quote the URL, and with it the password; of a name that it does not find it holds that.
+        match error.kind.as_ref() {
+            ErrorKind::DnsResolve { .. } => classify("looking the url's name up", &error),
+            _ => Error::configuration(
+                "mongodb: the driver does not take the url for a connection string",
+                "Write mongodb://user:password@host:port/, with other characters than letters and digits of the password percent-encoded.",
+            ),
+        }
     })?;
     options
         .app_name

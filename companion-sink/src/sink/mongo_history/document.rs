@@ -9,7 +9,7 @@ use super::bson_value::{Names, document};
 use super::diff::diff;
 use super::schemas::ColumnTypes;
 use crate::civil_time::rfc3339;
-use crate::event::{Headers, Image, Malformed, Op, Text, parse_body};
+use crate::event::{Headers, Image, Malformed, Op, TableName, Text, parse_body};
 use crate::record::Record;
 
 /// The operation of a row that a snapshot did not find.
@@ -109,6 +109,15 @@ impl<'a> Body<'a> {
             .replace("{database}", &self.source.db)
             .replace("{schema}", &self.source.schema)
             .replace("{table}", &self.source.table)
+    }
+
+    /// The table that it names.
+    pub fn table_name(&self) -> TableName<'_> {
+        TableName {
+            db: Cow::Borrowed(&self.source.db),
+            schema: Cow::Borrowed(&self.source.schema),
+            table: Cow::Borrowed(&self.source.table),
+        }
     }
 
     /// The document of this event.

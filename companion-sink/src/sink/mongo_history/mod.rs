@@ -1,6 +1,7 @@
 //! The history: one document for each change of a row, in a collection for each table.
 
 mod actions;
+mod admission;
 mod bodies;
 pub mod bson_value;
 mod carry_out;
@@ -31,6 +32,7 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::options::CollectionOptions;
 use mongodb::{Collection, Database};
 
+use self::admission::{Admission, Told, may_be_written};
 use self::bson_value::Names;
 pub use self::connection::{connect, connect_to_primary};
 use self::connection::{durable, make_indexes};
@@ -47,7 +49,7 @@ use self::schemas::{Schemas, type_of};
 use self::snapshots::Snapshots;
 use self::unchanged::Sifted;
 use super::refusal_limit::RefusalLimit;
-use super::{Applied, Batch, Move, Position, Sink, unreadable_snapshot};
+use super::{Applied, Batch, Move, Position, Sink, origin, unreadable_snapshot};
 use crate::config;
 use crate::consumer::TopicPartition;
 use crate::dead_letter::{DeadLetters, Failure};
@@ -99,6 +101,7 @@ struct Connection {
     schemas: Schemas,
     snapshots: Snapshots,
     parked_events: ParkedEvents,
+    admission: Admission,
     names: Names,
     /// Collections whose indexes were made.
     indexed: HashSet<String>,
@@ -182,13 +185,28 @@ impl MongoHistory {
         &mut self,
         record: &Record,
     ) -> Result<std::result::Result<Option<(String, RawDocumentBuf)>, Failure>> {
+        if record.is_disbelieved {
+            return Ok(Err(Failure::unbelievable()));
+        }
         let headers = match Headers::read(record) {
             Ok(headers) => headers,
             Err(malformed) => return Ok(Err(malformed.into())),
         };
+        let several_topics = &self.settings.several_topics;
         let Some(connection) = self.connection.as_mut() else {
             return Err(not_connected());
         };
+        match Told::by(record, &headers) {
+            Err(failure) => return Ok(Err(failure)),
+            Ok(None) => {}
+            Ok(Some(told)) => {
+                let admission = &mut connection.admission;
+                let refused = admission.refused(record, &headers, &told, several_topics);
+                if let Some(failure) = refused.await? {
+                    return Ok(Err(failure));
+                }
+            }
+        }
         if headers.op == Op::Schema {
             let learnt = connection
                 .schemas
@@ -213,12 +231,23 @@ impl MongoHistory {
         let types = types.map_err(|error| classify("reading a schema", &error))?;
         let built = Body::parse(record, headers.op).and_then(|body| {
             let document = body.document(record, &headers, &self.source_name, types, names)?;
-            Ok((body.collection(&self.settings.collection), document))
+            let collection = body.collection(&self.settings.collection);
+            Ok((collection, document, body.table_name().into_owned()))
         });
-        let (collection, document) = match built {
+        let (collection, document, source) = match built {
             Ok(built) => built,
             Err(malformed) => return Ok(Err(malformed.into())),
         };
+        if !may_be_written(&collection) {
+            let why = format!("collection {collection} may not be written: it is not a history's");
+            return Ok(Err(Failure::not_allowed(origin::shown(&why))));
+        }
+        let admission = &mut connection.admission;
+        let told = Told::by_row(source);
+        let refused = admission.refused(record, &headers, &told, several_topics);
+        if let Some(failure) = refused.await? {
+            return Ok(Err(failure));
+        }
         if headers.op.is_row()
             && let Err(failure) = self.rules.check(record, &|column| type_of(types, column))
         {
@@ -294,7 +323,14 @@ impl MongoHistory {
             let topic = &*batch.records[place].topic;
             there.entry(topic).or_default().insert(entity);
         }
-        for Aside { record, .. } in asides {
+        for Aside {
+            record, failure, ..
+        } in asides
+        {
+            // What is forged says nothing of the topic's table.
+            if failure.as_ref().is_some_and(Failure::is_forged) {
+                continue;
+            }
             match Headers::read(record) {
                 Ok(headers) if headers.op.is_row() => match entity_of(record, &headers) {
                     Some(entity) => {
@@ -334,6 +370,25 @@ impl MongoHistory {
             }
         }
         Ok(())
+    }
+
+    /// Whether the beginning or end of a snapshot cannot come from its topic's table.
+    async fn is_refused_together(
+        &mut self,
+        record: &Record,
+        headers: &Headers<'_>,
+    ) -> Result<bool> {
+        let several_topics = self.settings.several_topics.clone();
+        let told = Told::by(record, headers).ok().flatten();
+        let Some(told) = told else { return Ok(true) };
+        let admission = &mut self.connection()?.admission;
+        let refused = admission
+            .refused(record, headers, &told, &several_topics)
+            .await?;
+        if let Some(failure) = &refused {
+            tracing::warn!(sink = self.name, topic = %record.topic, code = %failure.code, "passed over: {}", failure.message);
+        }
+        Ok(refused.is_some())
     }
 
     /// Writes what the end of a snapshot says.
@@ -389,7 +444,7 @@ fn changed(headers: &Headers<'_>, body: &SnapshotBody<'_>) -> impl Iterator<Item
 
 impl Sink for MongoHistory {
     async fn connect(&mut self) -> Result<()> {
-        self.connection = None;
+        let before = self.connection.take();
         let database =
             connect_to_primary(&self.live.url(&self.name), &self.settings.database).await?;
         let names = schemas::accepted_names(&database)
@@ -402,6 +457,13 @@ impl Sink for MongoHistory {
             names,
             offsets: Offsets::new(&database, &self.state_name),
             parked_events,
+            admission: Admission::read(
+                &database,
+                &self.sink_name,
+                self.mending.is_some(),
+                before.map(|before| before.admission),
+            )
+            .await?,
             snapshots: Snapshots::read(&database, &self.state_name).await?,
             database,
             schemas: Schemas::default(),
@@ -447,6 +509,7 @@ impl Sink for MongoHistory {
                 .filter_map(|aside| Some(aside.failure.as_ref()?.reason.clone()))
                 .collect(),
             parked_keys: self.parked.len(),
+            unknown_rows: 0,
         })
     }
 
@@ -479,13 +542,18 @@ impl Sink for MongoHistory {
 
     fn waits_together(&self, record: &Record) -> bool {
         // The copies of a truncate have one id: they are one document anyway.
+        let admission = self.connection.as_ref().map(|known| &known.admission);
         record.op() == Some("snapshot")
+            && admission.is_none_or(|admission| !admission.is_plainly_refused(record))
     }
 
     async fn apply_together(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
         let headers = Headers::read(record).map_err(unreadable_snapshot)?;
         let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
         if self.is_beyond(record) {
+            return self.connection()?.offsets.advance(moves).await;
+        }
+        if self.is_refused_together(record, &headers).await? {
             return self.connection()?.offsets.advance(moves).await;
         }
         let connection = self.connection()?;

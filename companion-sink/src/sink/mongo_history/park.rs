@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 
 use mongodb::bson::{RawDocumentBuf, doc};
 
+use super::admission::Told;
 use super::failure::classify;
 use super::parked::Aside;
 use super::parked_keys::{key_of, version_of};
 use super::{DOCUMENT_BYTES_MAX, MongoHistory, Pending, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::Result;
+use crate::event::Headers;
 use crate::record::Record;
 use crate::sink::Batch;
+use crate::sink::guarded::guarded;
 
 /// Documents by collection.
 pub type Documents = BTreeMap<String, Vec<Pending>>;
@@ -33,7 +36,11 @@ impl MongoHistory {
         &mut self,
         record: &Record,
     ) -> Result<std::result::Result<Option<(String, RawDocumentBuf)>, Failure>> {
-        Ok(match self.document(record).await? {
+        let made = match guarded(self.document(record)).await {
+            Ok(made) => made?,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        Ok(match made {
             Ok(Some((_, document))) if document.as_bytes().len() > DOCUMENT_BYTES_MAX => {
                 Err(Failure::refused("the document is larger than 16 MB".into()))
             }
@@ -48,6 +55,7 @@ impl MongoHistory {
         asides: &mut Vec<Aside<'b>>,
     ) -> Result<Documents> {
         let mut documents = Documents::new();
+        self.let_topics_go(batch).await?;
         for (place, record) in batch.records.iter().enumerate() {
             if self.is_beyond(record) || self.put_behind(place, record, asides) {
                 continue;
@@ -62,6 +70,25 @@ impl MongoHistory {
             }
         }
         Ok(documents)
+    }
+
+    /// Looks first at what gives a table up: the topic that has it from now on may stand before it in the batch.
+    async fn let_topics_go(&mut self, batch: &Batch) -> Result<()> {
+        let definitions = batch.records.iter();
+        for record in definitions.filter(|record| record.op() == Some("schema")) {
+            let Ok(headers) = Headers::read(record) else {
+                continue;
+            };
+            if let Ok(Some(told)) = Told::by(record, &headers)
+                && told.is_farewell
+                && !record.is_disbelieved
+            {
+                let admission = &mut self.connection()?.admission;
+                // What is refused is so once more in its turn.
+                let _ = admission.refused(record, &headers, &told, &[]).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Inserts documents, whatever their order.
@@ -150,7 +177,9 @@ impl MongoHistory {
         failure: Failure,
         asides: &mut Vec<Aside<'b>>,
     ) {
-        let key: Option<Box<[u8]>> = key_of(record).map(Box::from);
+        // Nothing waits behind what cannot come from the topic's table.
+        let key = key_of(record).filter(|_| !failure.is_forged());
+        let key: Option<Box<[u8]>> = key.map(Box::from);
         self.parked
             .add(&record.topic, version_of(record), key.clone(), None);
         asides.push(Aside {
