@@ -154,14 +154,16 @@ pub unsafe fn walk_raw_expression(
 ///
 /// # Safety
 /// On the main thread, inside a transaction; `relid` is a partition.
-pub unsafe fn partition_root(relid: pg_sys::Oid) -> pg_sys::Oid {
+pub unsafe fn partition_ancestors(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     // SAFETY: as the caller promises; an ERROR inside becomes a panic at the boundary. The list is one of oids.
     unsafe {
         let ancestors = pg_guard_ffi_boundary(|| get_partition_ancestors(relid));
-        if ancestors.is_null() || (*ancestors).length == 0 {
-            return relid;
+        if ancestors.is_null() {
+            return Vec::new();
         }
-        (*(*ancestors).elements.add((*ancestors).length as usize - 1)).oid_value
+        (0..(*ancestors).length as usize)
+            .map(|place| (*(*ancestors).elements.add(place)).oid_value)
+            .collect()
     }
 }
 

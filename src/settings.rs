@@ -18,10 +18,13 @@ pub static TOPIC_PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(3);
 pub static TOPIC_REPLICATION_FACTOR: GucSetting<i32> = GucSetting::<i32>::new(-1);
 /// Minutes.
 pub static TOPIC_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
+/// Kilobytes.
+pub static TOPIC_MAX_EVENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
+pub static MAX_TOPICS: GucSetting<i32> = GucSetting::<i32>::new(1000);
 pub static ALLOW_SINGLE_REPLICA: GucSetting<bool> = GucSetting::<bool>::new(false);
 pub static TOMBSTONES: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static DELIVERY: GucSetting<Delivery> = GucSetting::<Delivery>::new(Delivery::AtLeastOnce);
-pub static OVERSIZE: GucSetting<Oversize> = GucSetting::<Oversize>::new(Oversize::Halt);
+pub static OVERSIZE: GucSetting<Oversize> = GucSetting::<Oversize>::new(Oversize::Stub);
 /// Kilobytes.
 pub static SENDER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 pub static WAIT_FOR_STANDBY: GucSetting<WaitForStandby> =
@@ -238,6 +241,26 @@ pub fn define(preloading: bool) {
         GucContext::Sighup,
         GucFlags::UNIT_MIN,
     );
+    GucRegistry::define_int_guc(
+        c"cdc.topic_max_event_size",
+        c"The largest event that new topics take.",
+        c"Their max.message.bytes. Kafka's own default of 1 MB is less than a row may have.",
+        &TOPIC_MAX_EVENT_SIZE,
+        1024,
+        256 * 1024,
+        GucContext::Sighup,
+        GucFlags::UNIT_KB,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.max_topics",
+        c"Topics that a database may have.",
+        c"For who is not a member of cdc_admin.",
+        &MAX_TOPICS,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        none,
+    );
     GucRegistry::define_bool_guc(
         c"cdc.allow_single_replica",
         c"cdc_check() reports a single replica as a warning, not as an error.",
@@ -265,7 +288,7 @@ pub fn define(preloading: bool) {
     GucRegistry::define_enum_guc(
         c"cdc.oversize",
         c"What becomes of an event that is larger than its topic accepts.",
-        c"halt: nothing, the sender waits for you; stub: its largest values become their length and hash.",
+        c"stub: its largest values become their length and hash, and a topic that takes it not even so is put aside; halt: nothing, the sender waits for you.",
         &OVERSIZE,
         GucContext::Sighup,
         none,

@@ -176,6 +176,12 @@ pub struct Shared {
     pub open_transactions: AtomicU32,
     pub oldest_transaction: AtomicI64,
     pub topics: AtomicU32,
+    /// Topics that are put aside.
+    pub topics_aside: AtomicU32,
+    /// The sender reads the WAL: it knows what is not acknowledged.
+    pub is_reading: AtomicBool,
+    /// When the first commit was announced of which the sender has not said that Kafka has it, 0 for none that is known.
+    pub unsent_since: AtomicI64,
     pub brokers_up: AtomicU32,
     pub brokers_down: AtomicU32,
     pub resent: AtomicU64,
@@ -394,11 +400,25 @@ impl Shared {
         }
     }
 
+    /// Up to where nothing is left to send, or to give up.
+    pub fn passed_lsn(&self) -> u64 {
+        let sent_lsn = self.sent_lsn.load(Ordering::Acquire);
+        sent_lsn.max(self.done_lsn.load(Ordering::Acquire))
+    }
+
     /// Tells the sender that a commit record ends at `lsn`.
     #[inline]
     pub fn announce_commit(&self, lsn: u64) {
         self.wake_lsn.fetch_max(lsn, Ordering::SeqCst);
         self.wake_sender();
+    }
+
+    /// Notes when the first commit was that Kafka has not got, should the sender not be there to know.
+    #[inline]
+    pub fn note_unsent(&self, commit_us: impl FnOnce() -> i64) {
+        if self.unsent_since.load(Ordering::Relaxed) == 0 {
+            self.unsent_since.store(commit_us(), Ordering::Relaxed);
+        }
     }
 
     /// Tells the sender, now and then, that the WAL grows.

@@ -1,10 +1,12 @@
-//! What was acknowledged, by topic, and how safe it is there: in shared memory, written by the sender's Kafka thread, read by
-//! `cdc_tables` and `cdc_check`.
+//! The topics that are known: what was acknowledged, how safe it is there, whose they are. In shared memory, written by the
+//! sender's Kafka thread and by whoever chooses a topic, read by `cdc_tables`, `cdc_check` and `cdc_track`.
 //!
 //! A table of fixed size, found by a hash of the topic's name; entries are never taken back. Atomics only, so that the
 //! thread that counts needs nothing of PostgreSQL.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+use change::topic_name;
 
 /// Topics that can be counted; of those beyond nothing is known.
 const COUNTERS: usize = 16 * 1024;
@@ -22,6 +24,12 @@ pub struct TopicCounter {
     last_event_us: AtomicI64,
     /// [`Safety`] in one word, 0 while the topic was not looked at.
     safety: AtomicU32,
+    /// Oid of the database that it belongs to, 0 if that is not known.
+    database: AtomicU32,
+    /// The same hash of the name as Kafka compares it, 0 while the entry is being made.
+    metric: AtomicU64,
+    /// Events that were not sent, for the topic is put aside.
+    aside_events: AtomicU64,
 }
 
 /// How safe events are in a topic, as the brokers had it when the sender opened it.
@@ -40,21 +48,23 @@ pub struct SafetySettings {
     pub min_in_sync: u8,
     /// `cleanup.policy` has `compact`.
     pub is_compacted: bool,
+    /// It takes smaller events than topics that the sender makes.
+    pub is_small: bool,
 }
 
 impl Safety {
     const LOOKED: u32 = 1 << 24;
     const READ: u32 = 1 << 25;
     const COMPACTED: u32 = 1 << 26;
+    const SMALL: u32 = 1 << 27;
 
     fn to_word(self) -> u32 {
         let settings = self.settings.map_or(0, |settings| {
-            let compacted = if settings.is_compacted {
-                Self::COMPACTED
-            } else {
-                0
-            };
-            Self::READ | compacted | u32::from(settings.min_in_sync) << 8
+            let flag = |flag: u32, is_set: bool| if is_set { flag } else { 0 };
+            Self::READ
+                | flag(Self::COMPACTED, settings.is_compacted)
+                | flag(Self::SMALL, settings.is_small)
+                | u32::from(settings.min_in_sync) << 8
         });
         Self::LOOKED | settings | u32::from(self.replicas)
     }
@@ -63,6 +73,7 @@ impl Safety {
         let settings = (word & Self::READ != 0).then_some(SafetySettings {
             min_in_sync: (word >> 8) as u8,
             is_compacted: word & Self::COMPACTED != 0,
+            is_small: word & Self::SMALL != 0,
         });
         (word & Self::LOOKED != 0).then_some(Safety {
             replicas: word as u8,
@@ -75,6 +86,16 @@ impl TopicCounter {
     /// Notes how safe events are here.
     pub fn note(&self, safety: Safety) {
         self.safety.store(safety.to_word(), Ordering::Relaxed);
+    }
+
+    /// Notes which database writes to it; 0 for none.
+    pub fn belongs_to(&self, database: u32) {
+        self.database.store(database, Ordering::Relaxed);
+    }
+
+    /// Counts an event that is not sent, for the topic is put aside.
+    pub fn count_aside(&self) {
+        self.aside_events.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one acknowledged event.
@@ -103,13 +124,56 @@ impl TopicCounters {
     /// The counter of a topic, made if it is new; none when the table is full.
     pub fn claim(&self, topic: &str) -> Option<&TopicCounter> {
         let hash = hash_of(topic);
-        self.entries(hash).find(|entry| {
+        let entry = self.entries(hash).find(|entry| {
             let claimed =
                 entry
                     .topic
                     .compare_exchange(0, hash, Ordering::AcqRel, Ordering::Acquire);
             claimed.is_ok() || claimed == Err(hash)
+        })?;
+        let metric = hash_of(&topic_name::metric(topic));
+        entry.metric.store(metric, Ordering::Release);
+        Some(entry)
+    }
+
+    /// The same for a topic that a database has chosen, unless it is another's.
+    pub fn claim_for(&self, topic: &str, database: u32) {
+        if let Some(entry) = self.claim(topic) {
+            // Another database's stays so.
+            let _taken =
+                entry
+                    .database
+                    .compare_exchange(0, database, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether another topic is known that Kafka would take for the same.
+    pub fn collides(&self, topic: &str) -> bool {
+        let (hash, metric) = (hash_of(topic), hash_of(&topic_name::metric(topic)));
+        self.0.iter().any(|entry| {
+            entry.metric.load(Ordering::Acquire) == metric
+                && entry.topic.load(Ordering::Acquire) != hash
         })
+    }
+
+    /// The database that a topic belongs to, 0 if that is not known.
+    pub fn database_of(&self, topic: &str) -> u32 {
+        let entry = self.find(topic);
+        entry.map_or(0, |entry| entry.database.load(Ordering::Relaxed))
+    }
+
+    /// How many topics belong to a database.
+    pub fn of_database(&self, database: u32) -> usize {
+        let entries = self.0.iter();
+        entries
+            .filter(|entry| entry.database.load(Ordering::Relaxed) == database)
+            .count()
+    }
+
+    /// Events of a topic that were not sent, for it is put aside.
+    pub fn aside_events(&self, topic: &str) -> u64 {
+        let entry = self.find(topic);
+        entry.map_or(0, |entry| entry.aside_events.load(Ordering::Relaxed))
     }
 
     /// All begin at zero; which topics are counted stays.

@@ -3,11 +3,12 @@
 //! Read from the end of `<source>.cdc_positions`, for most of it is older than the newest full record. Only a server of the
 //! source can check the seal of a record; whoever may write the topic is trusted here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use change::position::{FORMAT, Position, Record};
+use change::position::{FORMAT, Parts, Position, Record};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
@@ -95,6 +96,7 @@ fn read(
     let (low, high) = consumer.fetch_watermarks(topic, 0, WATERMARKS_TIMEOUT)?;
     let mut window = FIRST_WINDOW;
     let mut known = Known::default();
+    let mut parts = Parts::default();
     let assign = |from: i64| {
         let mut assignment = TopicPartitionList::new();
         assignment.add_partition_offset(topic, 0, Offset::Offset(from))?;
@@ -130,12 +132,20 @@ fn read(
             );
             continue;
         };
-        match known.take(position) {
+        // A part of a position whose beginning lies before the window adds to nothing, as a tip does without its full record.
+        let is_rest = position.part.is_some_and(|part| part.number > 0) && parts.is_empty();
+        let taken = match parts.take(position) {
+            Some(whole) => known.take(whole),
+            None if is_rest => Taken::FullIsMissing,
+            None => Taken::Nothing,
+        };
+        match taken {
             Taken::Newer(position) => held_back = Some(position),
             Taken::Nothing => {}
             Taken::FullIsMissing if high - window > low => {
                 window *= WIDER;
                 known = Known::default();
+                parts = Parts::default();
                 assign((high - window).max(low))?;
             }
             // The full record comes: the sender writes one when it starts, and now and then.
@@ -153,6 +163,8 @@ fn read(
 struct Known {
     full: Option<Position>,
     newest_rank: (u64, u32, u64),
+    /// Topics that were put aside when that was last said.
+    aside: BTreeMap<String, String>,
 }
 
 enum Taken {
@@ -165,6 +177,28 @@ enum Taken {
 }
 
 impl Known {
+    /// Says which topics have nothing more though the position goes on: their tables are as of that commit.
+    fn tell_asides(&mut self, position: &Position) {
+        if self.aside == position.aside {
+            return;
+        }
+        for (topic, from) in &position.aside {
+            if !self.aside.contains_key(topic) {
+                tracing::warn!(
+                    topic,
+                    from,
+                    "the sender has put the topic aside: its events are missing from this commit on, see cdc_aside at the source"
+                );
+            }
+        }
+        for topic in self.aside.keys() {
+            if !position.aside.contains_key(topic) {
+                tracing::info!(topic, "the topic goes on; a snapshot repairs it");
+            }
+        }
+        self.aside.clone_from(&position.aside);
+    }
+
     fn take(&mut self, position: Position) -> Taken {
         if position.record == Record::Claim || position.rank() < self.newest_rank {
             return Taken::Nothing;
@@ -182,6 +216,7 @@ impl Known {
             }
         };
         self.newest_rank = whole.rank();
+        self.tell_asides(&whole);
         Taken::Newer(Arc::new(whole))
     }
 }

@@ -206,7 +206,7 @@ pub fn put_metrics(metrics: &mut Metrics, looked: &Result<Seen>) {
 }
 
 /// Column of `pg_stat_cdc`, name, kind and meaning. What is NULL there is not here.
-const FIGURES: [(&str, &str, &str, &str); 17] = [
+const FIGURES: [(&str, &str, &str, &str); 18] = [
     (
         "lag_bytes",
         "pg_cdc_lag_bytes",
@@ -263,6 +263,12 @@ const FIGURES: [(&str, &str, &str, &str); 17] = [
         "Age of the oldest of them.",
     ),
     ("topics", "pg_cdc_topics", "gauge", "Topics in use."),
+    (
+        "topics_aside",
+        "pg_cdc_topics_aside",
+        "gauge",
+        "Topics that are put aside.",
+    ),
     (
         "brokers_up",
         "pg_cdc_brokers_up",

@@ -101,6 +101,8 @@ mod tests {
                 topic_id: "x".into(),
                 partitions: end.len() as i32,
                 end: end.to_vec(),
+                database: 0,
+                untracked: false,
             };
             ((*topic).to_owned(), ends)
         });
@@ -123,6 +125,8 @@ mod tests {
             node: String::new(),
             cluster_id: String::new(),
             ends: ends.collect::<BTreeMap<_, _>>(),
+            aside: BTreeMap::new(),
+            part: None,
             full: None,
             mac: String::new(),
         })

@@ -274,6 +274,15 @@ impl Postgres {
             .map_err(|e| format!("cannot connect to {database} on port {}: {e:?}", self.port))
     }
 
+    /// A new connection of a role that may log in.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub fn connect_as(&self, role: &str, database: &str) -> Client {
+        let place = format!("postgres://{role}@127.0.0.1:{}/{database}", self.port);
+        Client::connect(&place, NoTls).unwrap_or_else(|e| panic!("cannot connect as {role}: {e:?}"))
+    }
+
     /// As [`Postgres::connect`], and the notices and warnings that the connection gets.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
@@ -226,18 +226,27 @@ pub fn log_tail(log: &Path, lines: usize) -> String {
 ///
 /// # Panics
 /// When it fails, with what it printed.
-pub fn run(mut command: Command, user: Option<User>) -> String {
-    become_user(&mut command, user);
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"));
+pub fn run(command: Command, user: Option<User>) -> String {
+    let program = format!("{command:?}");
+    let output = output(command, user);
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
-        "{command:?} failed ({}):\n{stdout}{}",
+        "{program} failed ({}):\n{stdout}{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
     stdout.into_owned()
+}
+
+/// Runs a command to its end, as `user` if given, whether it fails or not.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn output(mut command: Command, user: Option<User>) -> Output {
+    become_user(&mut command, user);
+    let output = command.stdin(Stdio::null()).output();
+    output.unwrap_or_else(|e| panic!("cannot run {command:?}: {e}"))
 }
 
 /// Gives a file or folder to a user.

@@ -1,6 +1,7 @@
 //! What cannot be tracked is refused with a code and a remedy; what is asked twice is done once.
 
-use pg_cdc_tests::{Database, TestBed, refusal};
+use pg_cdc_tests::statements::run;
+use pg_cdc_tests::{Database, TestBed, refusal, wait_until};
 
 fn database(name: &str) -> Database<'static> {
     TestBed::shared().database(name)
@@ -76,6 +77,112 @@ fn only_the_owner_tracks() {
         .batch_execute("RESET ROLE; SELECT cdc_track('t'); SET ROLE not_the_owner")
         .expect("tracked");
     refusal::coded(&mut client, "SELECT cdc_untrack('t')", "42501", "CDC0102");
+}
+
+#[test]
+fn nobody_waits_for_a_lock_without_rights_and_nobody_is_caught_in_a_deadlock() {
+    let database = database("locks");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE ROLE passer_by LOGIN",
+            "CREATE TABLE t (id int PRIMARY KEY)",
+            "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id)",
+            "CREATE TABLE p_rest PARTITION OF p DEFAULT",
+            "INSERT INTO t VALUES (1)",
+            "SELECT cdc_track('t')",
+            "SELECT cdc_snapshot('t')",
+        ],
+    );
+    let row = client.query_one(
+        "SELECT max(snapshot_id), 't'::regclass::oid::text FROM cdc_snapshots",
+        &[],
+    );
+    let row = row.expect("a snapshot");
+    let (snapshot, table): (i64, String) = (row.get(0), row.get(1));
+    let mut holder = database.source();
+    run(
+        &mut holder,
+        &[
+            "BEGIN",
+            "LOCK TABLE t IN ACCESS EXCLUSIVE MODE",
+            &format!("SELECT FROM cdc_snapshot_jobs WHERE snapshot_id = {snapshot} FOR UPDATE"),
+        ],
+    );
+    let mut passer_by = database.bed().source().connect_as("passer_by", "locks");
+    run(&mut passer_by, &["SET lock_timeout = '1s'"]);
+    for call in [
+        format!("cdc_track({table})"),
+        format!("cdc_untrack({table})"),
+        format!("cdc_snapshot({table})"),
+        format!("cdc_snapshot_pause({snapshot})"),
+        format!("cdc_snapshot_cancel({snapshot})"),
+    ] {
+        refusal::coded(
+            &mut passer_by,
+            &format!("SELECT {call}"),
+            "42501",
+            "CDC0102",
+        );
+    }
+    run(&mut holder, &["ROLLBACK"]);
+
+    // A reader who writes later: whoever waits for the table holds nothing that he needs.
+    for (call, table) in [
+        ("SELECT cdc_track('t', operations => 'insert')", "t"),
+        ("SELECT cdc_track('t', operations => '')", "t"),
+        ("SELECT cdc_untrack('t')", "t"),
+        ("SELECT cdc_track('p')", "p"),
+        ("SELECT cdc_track('p', operations => 'insert')", "p"),
+        ("SELECT cdc_untrack('p')", "p"),
+    ] {
+        let mut reader = database.source();
+        run(&mut reader, &["BEGIN", &format!("SELECT FROM {table}")]);
+        let first = call == "SELECT cdc_track('p')";
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let mut other = database.source();
+                run(&mut other, &["SET deadlock_timeout = '10ms'", call]);
+            });
+            if first {
+                // Readers and a first cdc_track do not know of each other.
+                waiting.join().expect("tracked");
+            } else {
+                let ungranted = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation::regclass::text = $1";
+                wait_until(
+                    "the lock to be waited for",
+                    std::time::Duration::from_secs(30),
+                    || {
+                        let row = client
+                            .query_one(ungranted, &[&table])
+                            .map_err(|e| format!("{e:?}"))?;
+                        match row.get::<_, i64>(0) {
+                            1.. => Ok(()),
+                            none => Err(format!("{none}")),
+                        }
+                    },
+                );
+            }
+            run(
+                &mut reader,
+                &[
+                    "SET deadlock_timeout = '10ms'",
+                    &format!("INSERT INTO {table} SELECT coalesce(max(id), 0) + 1 FROM {table}"),
+                    "COMMIT",
+                ],
+            );
+        });
+        // What changes nothing waits for nobody at all.
+        if call.starts_with("SELECT cdc_track") {
+            run(&mut reader, &["BEGIN", &format!("SELECT FROM {table}")]);
+            run(
+                &mut client,
+                &["SET lock_timeout = '1s'", call, "RESET lock_timeout"],
+            );
+            run(&mut reader, &["ROLLBACK"]);
+        }
+    }
 }
 
 #[test]

@@ -79,6 +79,34 @@ fn without_a_free_slot_the_code_says_so_and_a_freed_one_is_taken() {
             .is_some_and(|detail| detail.contains("CDC0004")),
         "{error:?}"
     );
+    // What the sender's error says of the whole server is for those who watch over it.
+    client
+        .batch_execute(
+            "CREATE ROLE ordinary LOGIN; CREATE ROLE watcher LOGIN IN ROLE pg_monitor; CREATE TABLE own (id int PRIMARY KEY);
+             ALTER TABLE own OWNER TO ordinary",
+        )
+        .expect("roles");
+    let mut ordinary = bed.source().connect_as("ordinary", "shop");
+    for (call, code) in [
+        ("cdc_track('own')", "CDC0007"),
+        ("cdc_wait('1 ms')", "CDC0601"),
+    ] {
+        let error = refusal::coded(&mut ordinary, &format!("SELECT {call}"), "55000", code);
+        assert_eq!(error.detail(), None, "{error:?}");
+        let hint = error.hint().unwrap_or_default();
+        assert!(
+            hint.contains("pg_monitor") && !hint.contains("max_replication_slots"),
+            "{hint}"
+        );
+    }
+    let mut watcher = bed.source().connect_as("watcher", "shop");
+    let error = refusal::coded(&mut watcher, "SELECT cdc_wait('1 ms')", "55000", "CDC0601");
+    assert!(
+        error
+            .detail()
+            .is_some_and(|detail| detail.contains("CDC0004")),
+        "{error:?}"
+    );
     client
         .batch_execute("INSERT INTO t VALUES (1)")
         .expect("writers are not touched");

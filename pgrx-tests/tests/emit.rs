@@ -116,7 +116,7 @@ fn emitting_is_granted_and_not_into_the_topic_of_a_table() {
             "CREATE ROLE emitter; CREATE ROLE nobody_special",
             "GRANT EXECUTE ON FUNCTION cdc_emit TO emitter",
             "SET ROLE emitter",
-            "SELECT cdc_emit('emit-rights', 'a', '{}')",
+            "SELECT cdc_emit('emit_rights.events', 'a', '{}')",
         ],
     );
     refusal::coded(
@@ -133,13 +133,13 @@ fn emitting_is_granted_and_not_into_the_topic_of_a_table() {
     );
     refusal::coded(
         &mut client,
-        "SELECT cdc_emit('emit-rights', 'a', '{}', '{\"cdc.id\": \"x\"}')",
+        "SELECT cdc_emit('emit_rights.events', 'a', '{}', '{\"cdc.id\": \"x\"}')",
         "22023",
         "CDC0110",
     );
     refusal::coded(
         &mut client,
-        "SELECT cdc_emit('emit-rights', 'a', '{}', '[]')",
+        "SELECT cdc_emit('emit_rights.events', 'a', '{}', '[]')",
         "22023",
         "CDC0110",
     );
@@ -158,9 +158,9 @@ fn emitting_is_granted_and_not_into_the_topic_of_a_table() {
         "CDC0106",
     );
     run(&mut client, &["SET ROLE nobody_special"]);
-    let error = refusal::of(&mut client, "SELECT cdc_emit('emit-rights', 'a', '{}')");
+    let error = refusal::of(&mut client, "SELECT cdc_emit('emit_rights.events', 'a', '{}')");
     assert_eq!(error.code().code(), "42501");
     run(&mut client, &["RESET ROLE"]);
-    assert_eq!(emitted(&database, "emit-rights").len(), 1);
-    assert_eq!(emitted(&database, "emit-rights")[0].json(), json!({}));
+    assert_eq!(emitted(&database, "emit_rights.events").len(), 1);
+    assert_eq!(emitted(&database, "emit_rights.events")[0].json(), json!({}));
 }

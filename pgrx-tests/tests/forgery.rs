@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use pg_cdc_tests::{Database, TestBed, parts, process};
-use postgres::Client;
+use pg_cdc_tests::statements::run;
+use pg_cdc_tests::{Database, TestBed, parts, process, refusal, topic};
+use postgres::{Client, NoTls};
 
 /// The prefix of pg_cdc's messages in the WAL.
 const PREFIX: &str = "pg_cdc";
@@ -118,19 +119,346 @@ fn forged_and_replayed_messages_make_no_events() {
     bed.source().assert_never_crashed();
 }
 
+/// The arguments of a table's row trigger, as SQL literals.
+fn arguments_of(client: &mut Client, table: &str) -> Vec<String> {
+    let query =
+        "SELECT tgargs FROM pg_trigger WHERE tgname = '_cdc' AND tgrelid = $1::text::regclass";
+    let row = client.query_one(query, &[&table]).expect("the trigger");
+    let arguments: Vec<u8> = row.get(0);
+    arguments
+        .split(|byte| *byte == 0)
+        .filter(|argument| !argument.is_empty())
+        .map(|argument| {
+            format!(
+                "'{}'",
+                String::from_utf8_lossy(argument).replace('\'', "''")
+            )
+        })
+        .collect()
+}
+
+/// Everything that makes events of a tracked table, done to `mine`, whose trigger is forged.
+const EVERYTHING: &[&str] = &[
+    "INSERT INTO f.mine VALUES (1, 'forged'), (2, 'forged')",
+    "UPDATE f.mine SET v = 'again' WHERE id = 1",
+    "DELETE FROM f.mine WHERE id = 2",
+    "ALTER TABLE f.mine ALTER v SET DEFAULT 'x'",
+    "ALTER TABLE f.mine ADD w int DEFAULT 7",
+    "BEGIN; ALTER TABLE f.mine ALTER v SET DEFAULT 'y'; INSERT INTO f.mine VALUES (3, 'forged'); COMMIT",
+    "TRUNCATE f.mine",
+    "ALTER SCHEMA f RENAME TO g",
+    "ALTER SCHEMA g RENAME TO f",
+    "ALTER TABLE f.mine RENAME TO yours",
+    "ALTER TABLE f.yours RENAME TO mine",
+];
+
 #[test]
-fn the_capture_function_is_nobodys() {
-    let database = TestBed::shared().database("capture_function");
-    let mut client = database.source();
-    client
-        .batch_execute(
-            "CREATE ROLE a_writer; GRANT CREATE ON SCHEMA public TO a_writer; SET ROLE a_writer;
-             CREATE TABLE mine (id int PRIMARY KEY)",
-        )
-        .expect("a role with a table");
-    let error = pg_cdc_tests::refusal::of(
-        &mut client,
-        "CREATE TRIGGER t AFTER INSERT ON mine FOR EACH ROW EXECUTE FUNCTION cdc_capture('topic=other.public.t')",
+fn only_what_cdc_track_sealed_says_anything() {
+    let bed = TestBed::shared();
+    let victims = bed.database("victims");
+    run(
+        &mut victims.source(),
+        &[
+            "CREATE TABLE employees (id int PRIMARY KEY, v text)",
+            "SELECT cdc_track('employees')",
+            "INSERT INTO employees VALUES (1, 'genuine')",
+        ],
     );
-    assert_eq!(error.code().code(), "42501", "{error:?}");
+    let database = bed.database("forgers");
+    run(
+        &mut database.source(),
+        &[
+            "CREATE ROLE forger LOGIN",
+            "GRANT CREATE ON DATABASE forgers TO forger",
+        ],
+    );
+    let (mut forger, heard) = {
+        let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let kept = heard.clone();
+        let place = bed.source().url("forgers").replace("postgres@", "forger@");
+        let mut config: postgres::Config = place.parse().expect("a connection string");
+        config.notice_callback(move |notice| kept.lock().expect("the notices").push(notice));
+        (config.connect(NoTls).expect("the forger"), heard)
+    };
+    run(
+        &mut forger,
+        &[
+            "CREATE SCHEMA f",
+            "CREATE FUNCTION f.noop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+            "CREATE TABLE f.own (id int PRIMARY KEY, v text)",
+            "SELECT cdc_track('f.own')",
+        ],
+    );
+    let own = arguments_of(&mut forger, "f.own");
+    assert!(
+        own.last().is_some_and(|last| last.starts_with("'seal=")),
+        "{own:?}"
+    );
+    let source = own.iter().find(|argument| argument.starts_with("'source="));
+    let (source, seal) = (
+        source.expect("a source").clone(),
+        own[own.len() - 1].clone(),
+    );
+    let victim = "'topic=victims.public.employees'";
+    let forged = "'topic=forgers.f.forged'";
+    let nothing = format!("{victim}, 'topics=delete:x.dlq', {source}");
+    let (sealed, legal) = (
+        format!("{victim}, {source}, {seal}"),
+        format!("{forged}, {source}, {seal}"),
+    );
+    let mut ways = Vec::new();
+    for arguments in [&nothing, &sealed, &legal, &own.join(", ")] {
+        for function in ["f.noop", "cdc_capture"] {
+            for name in ["_cdc", "zzz"] {
+                ways.push(format!(
+                    "CREATE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON f.mine FOR EACH ROW EXECUTE FUNCTION {function}({arguments})"
+                ));
+            }
+        }
+        ways.push(format!(
+            "CREATE TRIGGER _cdc_truncate AFTER TRUNCATE ON f.mine EXECUTE FUNCTION cdc_capture_truncate({arguments})"
+        ));
+    }
+    let names_before = topic::names(bed.kafka());
+    for way in &ways {
+        run(
+            &mut forger,
+            &["CREATE TABLE f.mine (id int PRIMARY KEY, v text)", way],
+        );
+        run(&mut forger, EVERYTHING);
+        let refused = refusal::of(&mut forger, "SELECT cdc_snapshot('f.mine')");
+        assert_eq!(refused.code().code(), "55000", "{way}: {refused:?}");
+        // As a partition, and as a table with one.
+        run(
+            &mut forger,
+            &[
+                "CREATE TABLE f.root (id int, v text, w int) PARTITION BY LIST (id)",
+                "ALTER TABLE f.root ATTACH PARTITION f.mine DEFAULT",
+                "INSERT INTO f.root VALUES (7, 'forged')",
+                "TRUNCATE f.root",
+                "ALTER TABLE f.root DETACH PARTITION f.mine",
+                "DROP TABLE f.root",
+            ],
+        );
+        let name = way.split(' ').nth(2).expect("a name");
+        run(
+            &mut forger,
+            &[
+                &format!("DROP TRIGGER {name} ON f.mine"),
+                way,
+                "DROP TABLE f.mine",
+            ],
+        );
+    }
+    // Beside a genuine one: nothing takes its place, nobody takes its name, and arguments that held once do not hold again.
+    run(
+        &mut forger,
+        &[
+            "CREATE TABLE f.mine (id int PRIMARY KEY, v text)",
+            "SELECT cdc_track('f.mine', topic => 'forgers.f.first')",
+        ],
+    );
+    let first = arguments_of(&mut forger, "f.mine").join(", ");
+    let rename = "ALTER TRIGGER _cdc ON f.mine RENAME TO aside";
+    refusal::coded(&mut forger, rename, "55000", "CDC0116");
+    let rename = "ALTER TRIGGER _cdc_truncate ON f.mine RENAME TO aside";
+    refusal::coded(&mut forger, rename, "55000", "CDC0116");
+    let make = |name: &str, what: &str, arguments: &str| {
+        format!(
+            "CREATE OR REPLACE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON f.mine FOR EACH ROW {what} EXECUTE FUNCTION cdc_capture({arguments})"
+        )
+    };
+    run(
+        &mut forger,
+        &[
+            &make("aaa", "", &sealed),
+            "BEGIN; ALTER TABLE f.mine ALTER v SET DEFAULT 'y'; INSERT INTO f.mine VALUES (1, 'captured once'); COMMIT",
+            "DROP TRIGGER aaa ON f.mine",
+            "SELECT cdc_track('f.mine', topic => 'forgers.f.second')",
+        ],
+    );
+    let second = arguments_of(&mut forger, "f.mine").join(", ");
+    run(
+        &mut forger,
+        &[
+            &make("_cdc", "", &first),
+            "INSERT INTO f.mine VALUES (2, 'not captured')",
+            "SELECT cdc_track('f.mine', topic => 'forgers.f.second')",
+            &make("_cdc", "", &second),
+            "INSERT INTO f.mine VALUES (3, 'not captured')",
+            "SELECT cdc_track('f.mine', topic => 'forgers.f.second')",
+        ],
+    );
+    let third = arguments_of(&mut forger, "f.mine").join(", ");
+    run(
+        &mut forger,
+        &[
+            &make("_cdc", "WHEN (NEW.id = 0)", &third).replace("OR UPDATE OR DELETE ", ""),
+            "INSERT INTO f.mine VALUES (0, 'not captured')",
+        ],
+    );
+    heard.lock().expect("the notices").clear();
+    run(
+        &mut forger,
+        &[
+            &make("_cdc", "", forged),
+            &make("_cdc", "", &format!("{victim}, {source}")),
+            "INSERT INTO f.mine VALUES (4, 'not captured')",
+            "INSERT INTO f.mine VALUES (5, 'not captured')",
+        ],
+    );
+    {
+        let heard = heard.lock().expect("the notices");
+        let [warning] = heard.as_slice() else {
+            panic!("one warning: {heard:?}")
+        };
+        refusal::assert_coded(warning, "01000", "CDC0114");
+    }
+    let mut client = database.source();
+    let seen = "SELECT state, left(warning, 7) FROM cdc_tables WHERE relation = 'f.mine'::regclass";
+    let seen = client.query_one(seen, &[]).expect("a row of cdc_tables");
+    assert_eq!(
+        (seen.get::<_, &str>(0), seen.get::<_, &str>(1)),
+        ("not sealed", "CDC0114")
+    );
+    let check = "SELECT code FROM cdc_check() WHERE item = 'table f.mine'";
+    let line = client.query_one(check, &[]).expect("a line of cdc_check()");
+    assert_eq!(line.get::<_, &str>(0), "CDC0114");
+
+    // A forged topic keeps it from nobody, and is nobody's by being sealed by an administrator.
+    run(
+        &mut forger,
+        &[
+            "CREATE TABLE f.other (id int PRIMARY KEY)",
+            &make("_cdc", "", &format!("'topic=forgers.f.other', {source}")),
+            "SELECT cdc_track('f.other')",
+            &make(
+                "_cdc",
+                "",
+                &format!(
+                    "{victim}, 'topics=insert:victims.public.employees', 'skip_unchanged=true', {source}"
+                ),
+            ),
+        ],
+    );
+    run(&mut client, &["SELECT cdc_track('f.mine')"]);
+    run(&mut forger, &["INSERT INTO f.mine VALUES (6, 'captured')"]);
+    let seen = "SELECT topic, topics::text, state, skip_unchanged FROM cdc_tables WHERE relation = 'f.mine'::regclass";
+    let seen = client.query_one(seen, &[]).expect("a row of cdc_tables");
+    assert_eq!(seen.get::<_, &str>(0), "forgers.f.mine");
+    assert_eq!(seen.get::<_, Option<&str>>(1), None);
+    assert_eq!(seen.get::<_, &str>(2), "capturing");
+    assert!(seen.get::<_, bool>(3), "the other options are kept");
+
+    let events = victims.events("employees");
+    let shown: Vec<&str> = events.iter().map(topic::Record::op).collect();
+    assert_eq!(shown, ["schema", "c"], "nothing of the forger's");
+    let rows = |topic: &str| -> Vec<String> {
+        let records = topic::read(bed.kafka(), topic);
+        let rows = records.iter().filter(|record| record.is_row_change());
+        rows.map(|record| record.key_text().to_owned()).collect()
+    };
+    assert_eq!(rows("forgers.f.first"), ["{\"id\":1}"]);
+    assert!(rows("forgers.f.second").is_empty());
+    assert_eq!(rows("forgers.f.mine"), ["{\"id\":6}"]);
+    let mut made = topic::names(bed.kafka());
+    made.retain(|name| !names_before.contains(name));
+    let mut expected = ["first", "second", "mine", "other"].map(|name| format!("forgers.f.{name}"));
+    expected.sort();
+    made.sort();
+    assert_eq!(made, expected);
+    bed.source().assert_never_crashed();
+}
+
+/// What an ordinary role may have made in the extension's schema before: each fits a careless call in the extension's
+/// script better than what was meant.
+const HOSTILE: &str = "
+    CREATE FUNCTION hijacked() RETURNS void LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'hijacked' USING ERRCODE = 'XX001'; END $$;
+    CREATE FUNCTION _cdc_request(text, text, text) RETURNS bytea LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION cdc_track(regclass) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION cdc_track(regclass, boolean) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION cdc_untrack(oid) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION cdc_drain(interval) RETURNS pg_lsn LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION cdc_capture(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION _cdc_snapshot_set(bigint, varchar) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION convert_to(text, text) RETURNS bytea LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION times(numeric, int) RETURNS numeric LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION times(float8, int) RETURNS float8 LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION path(jsonb, jsonb) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION same(name, varchar) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION same(oid, int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION same(oid, regclass) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION same(oid, regproc) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION same(oid, regprocedure) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE FUNCTION joined(text, varchar) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM hijacked(); END $$;
+    CREATE OPERATOR * (LEFTARG = numeric, RIGHTARG = int, FUNCTION = times);
+    CREATE OPERATOR * (LEFTARG = float8, RIGHTARG = int, FUNCTION = times);
+    CREATE OPERATOR #>> (LEFTARG = jsonb, RIGHTARG = jsonb, FUNCTION = path);
+    CREATE OPERATOR = (LEFTARG = name, RIGHTARG = varchar, FUNCTION = same);
+    CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = int, FUNCTION = same);
+    CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = regclass, FUNCTION = same);
+    CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = regproc, FUNCTION = same);
+    CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = regprocedure, FUNCTION = same);
+    CREATE OPERATOR || (LEFTARG = text, RIGHTARG = varchar, FUNCTION = joined);";
+
+#[test]
+fn nothing_in_the_schema_of_the_extension_stands_in_for_its_own_functions() {
+    // A bed of its own: it is drained, and its role cdc_admin was there before.
+    let bed = TestBed::start();
+    let database = bed.database_without_extension("shared_schema");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE ROLE tenant LOGIN",
+            "GRANT ALL ON SCHEMA public TO tenant",
+            "CREATE ROLE cdc_admin LOGIN CREATEROLE",
+            "GRANT cdc_admin TO tenant WITH ADMIN OPTION",
+        ],
+    );
+    let mut tenant = bed.source().connect_as("tenant", "shared_schema");
+    run(&mut tenant, &[HOSTILE]);
+    let (mut client, heard) = bed.source().connect_with_notices("shared_schema");
+    run(&mut client, &["CREATE EXTENSION pg_cdc"]);
+    {
+        let heard = heard.lock().expect("the notices");
+        let [role, members] = heard.as_slice() else {
+            panic!("two warnings: {heard:?}")
+        };
+        refusal::assert_coded(role, "01000", "CDC0117");
+        refusal::assert_coded(members, "01000", "CDC0117");
+        assert!(
+            members.message().ends_with("tenant (may add others)"),
+            "{members:?}"
+        );
+    }
+    bed.wait_until_streaming("shared_schema");
+    run(
+        &mut client,
+        &[
+            "SELECT cdc_pause('a reason')",
+            "SELECT cdc_resume()",
+            "SELECT cdc_track_schema('public', new_tables => true)",
+            "CREATE TABLE made (id int PRIMARY KEY)",
+            "SELECT cdc_track('made', mask => '{}'::jsonb)",
+            "INSERT INTO made VALUES (1)",
+            "SELECT cdc_snapshot_cancel(cdc_snapshot('made'))",
+            "SELECT * FROM cdc_snapshots, cdc_tables, pg_stat_cdc, cdc_check()",
+            "SELECT cdc_emit('shared_schema.own', 'k', '{}'::jsonb), cdc_context(actor => 'a'::text)",
+            "SELECT cdc_drain('1 min'::interval, false)",
+            "SELECT cdc_resume()",
+            "SELECT cdc_untrack_schema('public')",
+            "CALL cdc_uninstall()",
+        ],
+    );
+    let left = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE '\\_cdc%'";
+    assert_eq!(
+        client
+            .query_one(left, &[])
+            .expect("triggers")
+            .get::<_, i64>(0),
+        0
+    );
+    bed.source().assert_never_crashed();
 }

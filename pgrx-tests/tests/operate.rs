@@ -371,6 +371,8 @@ fn only_administrators_give_orders() {
         "cdc_drain()",
         "cdc_accept_gap('0/1', '0/2')",
         "cdc_skip_topic('t')",
+        "cdc_unskip_topic('t')",
+        "cdc_resume_topic('t')",
         "cdc_adopt('x')",
         "cdc_stat_reset()",
         "_cdc_order('{}')",
@@ -389,6 +391,21 @@ fn only_administrators_give_orders() {
     run(
         &mut client,
         &["SELECT cdc_pause('by role')", "SELECT cdc_resume()"],
+    );
+    // Who it was and when, the server knows; what the call says of it does not count.
+    let mut anybody = database.bed().source().connect_as("anybody", "orders");
+    let forged = r#"SELECT _cdc_order(convert_to(
+        '{"order": "pause", "role": "somebody else", "at": "1999-01-01T00:00:00Z", "reason": "first\nLOG:  second"}', 'UTF8'))"#;
+    run(&mut anybody, &[forged]);
+    let waiting = text(&mut anybody, "SELECT waiting_for FROM cdc_status()").expect("a reason");
+    run(&mut anybody, &["SELECT cdc_resume()"]);
+    assert!(
+        waiting.contains("anybody") && waiting.contains("first LOG:  second"),
+        "{waiting}"
+    );
+    assert!(
+        !waiting.contains("somebody else") && !waiting.contains("1999"),
+        "{waiting}"
     );
 }
 
@@ -422,7 +439,11 @@ fn what_makes_a_topic_unsafe_is_told() {
     let warning = |code: &str| ("warning".to_owned(), code.to_owned());
     assert_eq!(
         lines(&mut client, &topic),
-        [warning("CDC0308"), warning("CDC0311")]
+        [
+            warning("CDC0308"),
+            warning("CDC0311"),
+            warning("CDC0314")
+        ]
     );
     // One line for all that have it.
     run(
@@ -434,7 +455,10 @@ fn what_makes_a_topic_unsafe_is_told() {
         ],
     );
     database.wait_until_in_kafka();
-    assert_eq!(lines(&mut client, &topic), [warning("CDC0311")]);
+    assert_eq!(
+        lines(&mut client, &topic),
+        [warning("CDC0311"), warning("CDC0314")]
+    );
     assert_eq!(
         lines(&mut client, &format!("{topic} and 1 more")),
         [warning("CDC0308")]

@@ -1,7 +1,7 @@
 //! A partitioned table is one table to those who read: the root's name, topic and columns, whatever partition a row is in.
 
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::topic::Record;
+use pg_cdc_tests::topic::{self, Record};
 use pg_cdc_tests::{Database, TestBed, refusal, replica};
 use postgres::Client;
 use serde_json::json;
@@ -230,6 +230,192 @@ fn partitions_have_the_options_of_the_root() {
         shown(&database.events("t"))[1..],
         [r#"c {"id":2,"region":"CH"}"#, r#"c {"id":4,"region":"DE"}"#]
     );
+}
+
+/// As pg_partman and others make partitions: stand-alone, then attached.
+const ATTACH_LIKE: [&str; 3] = [
+    "CREATE TABLE s.ev_2 (LIKE s.ev INCLUDING ALL)",
+    "INSERT INTO s.ev_2 VALUES (200, 'in ev_2')",
+    "ALTER TABLE s.ev ATTACH PARTITION s.ev_2 FOR VALUES FROM (200) TO (300)",
+];
+
+#[test]
+fn an_owner_without_rights_makes_and_attaches_partitions() {
+    let database = database("midnight");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE ROLE app_owner LOGIN",
+            "CREATE ROLE helper LOGIN IN ROLE app_owner",
+            "CREATE SCHEMA s AUTHORIZATION app_owner",
+            "GRANT ALL ON SCHEMA s TO helper",
+            "SELECT cdc_track_schema('s', new_tables => true)",
+            // What other people's event triggers are told.
+            "CREATE TABLE told (what text)",
+            "GRANT ALL ON told TO PUBLIC",
+            "CREATE FUNCTION tell() RETURNS event_trigger LANGUAGE plpgsql AS $$
+             DECLARE seen text;
+             BEGIN
+                 IF TG_EVENT = 'ddl_command_end' THEN
+                     SELECT string_agg(object_type || ' ' || command_tag, ',') INTO seen FROM pg_event_trigger_ddl_commands();
+                 ELSIF TG_EVENT = 'sql_drop' THEN
+                     SELECT string_agg(object_type, ',') INTO seen FROM pg_event_trigger_dropped_objects();
+                 END IF;
+                 INSERT INTO public.told VALUES (TG_EVENT || ' ' || TG_TAG || ': ' || coalesce(seen, ''));
+             END $$",
+            "CREATE EVENT TRIGGER zz_start ON ddl_command_start EXECUTE FUNCTION tell()",
+            "CREATE EVENT TRIGGER zz_end ON ddl_command_end EXECUTE FUNCTION tell()",
+            "CREATE EVENT TRIGGER zz_drop ON sql_drop EXECUTE FUNCTION tell()",
+        ],
+    );
+    let server = database.bed().source();
+    let (mut owner, heard) = server.connect_with_notices("midnight");
+    run(
+        &mut owner,
+        &[
+            "SET SESSION AUTHORIZATION app_owner",
+            "CREATE TABLE s.ev (id int PRIMARY KEY, v text) PARTITION BY RANGE (id)",
+        ],
+    );
+    heard.lock().expect("the notices").clear();
+    let mut helper = server.connect_as("helper", "midnight");
+    run(
+        &mut owner,
+        &["CREATE TABLE s.ev_1 PARTITION OF s.ev FOR VALUES FROM (0) TO (100)"],
+    );
+    // A partition of another role's, with partitions of its own.
+    run(
+        &mut helper,
+        &[
+            "CREATE TABLE s.ev_h PARTITION OF s.ev FOR VALUES FROM (100) TO (200) PARTITION BY LIST (id)",
+            "CREATE TABLE s.ev_h_rest PARTITION OF s.ev_h DEFAULT",
+        ],
+    );
+    run(&mut owner, &ATTACH_LIKE);
+    run(
+        &mut owner,
+        &[
+            // Partitions that are tracked by themselves, in a table that is attached.
+            "CREATE TABLE s.ev_3 (LIKE s.ev INCLUDING ALL) PARTITION BY LIST (id)",
+            "CREATE TABLE s.ev_3_rest (LIKE s.ev INCLUDING ALL)",
+            "ALTER TABLE s.ev_3 ATTACH PARTITION s.ev_3_rest DEFAULT",
+            "ALTER TABLE s.ev ATTACH PARTITION s.ev_3 FOR VALUES FROM (300) TO (400)",
+            "INSERT INTO s.ev VALUES (1, 'a'), (101, 'b'), (201, 'c'), (301, 'd')",
+            "TRUNCATE s.ev_2",
+            "ALTER TABLE s.ev DETACH PARTITION s.ev_1",
+            "ALTER TABLE s.ev ATTACH PARTITION s.ev_1 FOR VALUES FROM (0) TO (100)",
+            "UPDATE s.ev SET v = 'again'",
+        ],
+    );
+    {
+        let heard = heard.lock().expect("the notices");
+        let told: Vec<&str> = heard.iter().map(|notice| notice.message()).collect();
+        assert_eq!(
+            told,
+            ["ev_2", "ev_3", "ev_3_rest"].map(|table| format!(
+                "table \"{table}\" is tracked: every change goes to topic \"midnight.s.{table}\" (key: id)"
+            )),
+            "nothing that is not for the person"
+        );
+    }
+    refusal::coded(
+        &mut owner,
+        "ALTER TRIGGER _cdc ON s.ev_1 RENAME TO x",
+        "55000",
+        "CDC0116",
+    );
+    refusal::coded(
+        &mut owner,
+        "SELECT cdc_untrack('s.ev_1')",
+        "22023",
+        "CDC0112",
+    );
+    let ours = "SELECT count(*) FILTER (WHERE tgname = '_cdc'), count(*) FROM pg_trigger WHERE tgname LIKE '\\_cdc%'";
+    let ours = client.query_one(ours, &[]).expect("triggers");
+    assert_eq!((ours.get(0), ours.get(1)), (7i64, 14i64), "two each");
+    let told = client.query("SELECT what FROM told", &[]).expect("told");
+    for row in told {
+        let told: &str = row.get(0);
+        assert!(
+            !told.contains("trigger"),
+            "our own commands are told of: {told}"
+        );
+    }
+    run(
+        &mut client,
+        &[
+            "DROP EVENT TRIGGER zz_start",
+            "DROP EVENT TRIGGER zz_end",
+            "DROP EVENT TRIGGER zz_drop",
+        ],
+    );
+    let of = |table: &str| {
+        let records = topic::read(database.bed().kafka(), &format!("midnight.s.{table}"));
+        let mut events: Vec<Record> = records.into_iter().filter(Record::is_row_change).collect();
+        events.sort_by(|one, other| one.version().cmp(other.version()));
+        events.retain(|event| event.op() != "r");
+        shown(&events)
+    };
+    database.wait_until_in_kafka();
+    assert_eq!(
+        of("ev"),
+        [
+            r#"c {"id":1}"#,
+            r#"c {"id":101}"#,
+            r#"c {"id":201}"#,
+            r#"c {"id":301}"#,
+            r#"u {"id":1}"#,
+            r#"u {"id":101}"#,
+            r#"u {"id":301}"#,
+        ]
+    );
+    assert_eq!(of("ev_2"), [r#"c {"id":200}"#], "while it stood alone");
+
+    // Attached to a table that is not tracked it stays what it was, until that is tracked; detached too.
+    run(
+        &mut owner,
+        &[
+            "SELECT cdc_untrack('s.ev')",
+            "CREATE TABLE s.alone (LIKE s.ev INCLUDING ALL)",
+            "ALTER TABLE s.ev ATTACH PARTITION s.alone FOR VALUES FROM (400) TO (500)",
+            "INSERT INTO s.ev VALUES (401, 'x'), (2, 'untracked')",
+            "ALTER TABLE s.ev DETACH PARTITION s.alone",
+            "INSERT INTO s.alone VALUES (402, 'x')",
+            "ALTER TABLE s.ev ATTACH PARTITION s.alone FOR VALUES FROM (400) TO (500)",
+            "TRUNCATE s.ev",
+            "SELECT cdc_track('s.alone', exclude => '{v}')",
+            "INSERT INTO s.ev VALUES (403, 'x')",
+            "SELECT cdc_track('s.ev')",
+            "INSERT INTO s.ev VALUES (404, 'x')",
+        ],
+    );
+    let heard = heard.lock().expect("the notices");
+    assert!(
+        heard
+            .iter()
+            .any(|notice| notice.message().contains("stays tracked by itself")),
+        "{heard:?}"
+    );
+    database.wait_until_in_kafka();
+    let alone = topic::read(database.bed().kafka(), "midnight.s.alone");
+    let mut alone: Vec<Record> = alone
+        .into_iter()
+        .filter(|record| record.op() != "tombstone")
+        .collect();
+    alone.sort_by(|one, other| one.version().cmp(other.version()));
+    alone.dedup_by(|one, other| one.id() == other.id());
+    let expected = [
+        "CREATE",
+        r#"c {"id":401}"#,
+        r#"c {"id":402}"#,
+        "t",
+        "CREATE",
+        r#"c {"id":403}"#,
+        "UNTRACK",
+    ];
+    assert_eq!(shown(&alone), expected);
+    assert_eq!(of("ev").last().map(String::as_str), Some(r#"c {"id":404}"#));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `cdc_tables`: what a DBA sees of the tracked tables; and that a dump keeps it.
 
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{TestBed, refusal};
+use pg_cdc_tests::{TestBed, refusal, topic, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -229,4 +229,152 @@ fn a_restored_dump_is_silent_until_it_is_tracked_again_with_the_options_it_had()
         shown(&mut client, "person", "topic"),
         json!("restored.public.person")
     );
+}
+
+#[test]
+fn whoever_owns_a_database_can_dump_it() {
+    let bed = TestBed::shared();
+    let database = bed.database("owned");
+    run(
+        &mut database.source(),
+        &[
+            "CREATE ROLE dbo LOGIN",
+            "CREATE ROLE looker LOGIN",
+            "ALTER DATABASE owned OWNER TO dbo",
+            "SELECT cdc_track_schema('public', new_tables => true)",
+        ],
+    );
+    let server = bed.source();
+    let mut owner = server.connect_as("dbo", "owned");
+    run(
+        &mut owner,
+        &[
+            "CREATE TABLE t (id serial PRIMARY KEY, v text)",
+            "CREATE TABLE p (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v text) PARTITION BY RANGE (id)",
+            "CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (1) TO (100)",
+            "INSERT INTO t (v) VALUES ('a'), ('b')",
+            "INSERT INTO p (v) VALUES ('a')",
+            "SELECT cdc_snapshot('t')",
+        ],
+    );
+    let with = |program: &str, role: &str, arguments: &[&str]| {
+        let mut command = server.command(program, arguments);
+        command.env("PGUSER", role);
+        command.output().expect("a program of PostgreSQL")
+    };
+    let folder = pg_cdc_tests::bed::temporary_folder();
+    let file = folder.path().join("owned.dump");
+    let file = file.to_str().expect("a path");
+    let dumped = with(
+        "pg_dump",
+        "dbo",
+        &["--format=custom", "--file", file, "owned"],
+    );
+    assert!(dumped.status.success(), "{dumped:?}");
+
+    // By a superuser without a word; by the owner of another database, who gets all that is his.
+    for (target, role) in [("dumped_to", "postgres"), ("dumped_to_own", "dbo")] {
+        server.create_database(target);
+        let mut superuser = server.connect(target);
+        run(
+            &mut superuser,
+            &[&format!("ALTER DATABASE {target} OWNER TO dbo")],
+        );
+        if role == "dbo" {
+            run(&mut superuser, &["CREATE EXTENSION pg_cdc"]);
+        }
+        let restored = with("pg_restore", role, &["--dbname", target, file]);
+        let said = String::from_utf8_lossy(&restored.stderr).into_owned();
+        if role == "postgres" {
+            assert!(restored.status.success(), "{said}");
+        } else {
+            let errors = said
+                .lines()
+                .filter(|line| line.contains("error: could not execute"));
+            for error in errors {
+                let about_the_extension =
+                    error.contains("extension pg_cdc") || error.contains("cdc_schemas");
+                assert!(about_the_extension, "{said}");
+            }
+        }
+        let (mut client, heard) = server.connect_with_notices(target);
+        run(
+            &mut client,
+            &[
+                "SET SESSION AUTHORIZATION dbo",
+                "INSERT INTO t (v) VALUES ('c')",
+                "INSERT INTO p (v) VALUES ('b')",
+            ],
+        );
+        let warnings = std::mem::take(&mut *heard.lock().expect("the notices"));
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        for warning in &warnings {
+            refusal::assert_coded(warning, "01000", "CDC0107");
+        }
+        run(
+            &mut client,
+            &[
+                "SELECT cdc_track(relation) FROM cdc_tables WHERE state IN ('copied', 'not sealed')",
+                "INSERT INTO t (v) VALUES ('d')",
+                "CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (100) TO (200)",
+                "INSERT INTO p OVERRIDING SYSTEM VALUE VALUES (100, 'c')",
+            ],
+        );
+        bed.wait_until_streaming(target);
+        run(&mut client, &["SELECT cdc_wait()"]);
+        for (table, id) in [("t", 4), ("p", 100)] {
+            let records = topic::read(bed.kafka(), &format!("{target}.public.{table}"));
+            let rows = records.iter().filter(|record| record.is_row_change());
+            let keys: Vec<&str> = rows.map(topic::Record::key_text).collect();
+            assert_eq!(keys, [format!("{{\"id\":{id}}}")]);
+        }
+    }
+
+    // Snapshots: who may SELECT sees how far they are; what shows a row, only those above policies.
+    let last_key = "SELECT last_key FROM cdc_snapshots WHERE relation = 't'::regclass";
+    wait_until(
+        "the snapshot to be done",
+        std::time::Duration::from_secs(60),
+        || {
+            let row = owner
+                .query_one(last_key, &[])
+                .map_err(|e| format!("{e:?}"))?;
+            match row.get::<_, Option<&str>>(0) {
+                Some("{\"id\":2}") => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        },
+    );
+    run(
+        &mut owner,
+        &[
+            "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+            "GRANT SELECT (v) ON t TO looker",
+            "GRANT SELECT ON p TO looker",
+            "GRANT CREATE ON SCHEMA public TO looker",
+            "SELECT cdc_snapshot('p')",
+        ],
+    );
+    let mut looker = server.connect_as("looker", "owned");
+    run(
+        &mut looker,
+        &[
+            "SET client_min_messages = warning",
+            "CREATE TABLE seen (relation text)",
+            "CREATE FUNCTION leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
+                $$ BEGIN INSERT INTO seen VALUES ($1); RETURN true; END $$",
+            "SELECT count(*) FROM cdc_snapshots WHERE leak(relation::text)",
+            "SELECT count(*) FROM cdc_tables WHERE leak(relation::text)",
+        ],
+    );
+    let seen = looker.query("SELECT DISTINCT relation FROM seen ORDER BY 1", &[]);
+    let seen: Vec<String> = seen.expect("seen").iter().map(|row| row.get(0)).collect();
+    assert_eq!(seen, ["p", "seen"], "nothing of others");
+    let shown = looker.query("SELECT relation::text, last_key FROM cdc_snapshots", &[]);
+    for row in shown.expect("cdc_snapshots") {
+        assert_eq!(
+            (row.get::<_, &str>(0), row.get::<_, Option<&str>>(1)),
+            ("p", None)
+        );
+    }
 }

@@ -10,6 +10,7 @@ use super::check_topics;
 use super::tables::tables;
 use crate::capture::relation_plan::qualified_name;
 use crate::report::{Report, not_loaded};
+use crate::sender::orders::Orders;
 use crate::settings;
 use crate::shared::{self, State};
 
@@ -157,6 +158,9 @@ pub fn cdc_check() -> TableIterator<
         ));
     }
     lines.extend(check_topics::lines(&tables, &shared.topic_counters));
+    if let Ok(orders) = Orders::read() {
+        lines.extend(check_topics::held_back(&orders, shared.passed_lsn()));
+    }
     for table in tables {
         let Some((code, remedy)) = table["warning"]
             .as_str()

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use change::position::lsn_text;
 use serde_json::Value;
 
 use super::check::{Line, line};
+use crate::sender::orders::Orders;
 use crate::sender::topics;
 use crate::settings;
 use crate::topic_counters::{Safety, TopicCounters};
@@ -51,6 +53,7 @@ pub fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
             .settings
             .is_some_and(|settings| settings.is_compacted)
     });
+    let small = having(|safety| safety.settings.is_some_and(|settings| settings.is_small));
     let unknown = having(|safety| safety.settings.is_none());
     let mut lines = Vec::new();
     let mut tell = |level, code, topics: &[&str], message, remedy: &dyn Fn(&str) -> String| {
@@ -92,6 +95,14 @@ pub fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
             format!("{command}, unless readers want no more than that")
         },
     );
+    let largest = settings::TOPIC_MAX_EVENT_SIZE.get() as usize * 1024;
+    tell(
+        "warning",
+        "CDC0314",
+        &small,
+        "it takes smaller events than cdc.topic_max_event_size: of larger rows the largest values become stubs",
+        &|topic| configure(&format!("max.message.bytes={largest}"), topic),
+    );
     tell(
         "warning",
         "CDC0303",
@@ -100,4 +111,32 @@ pub fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
         &|topic| topics::acl_command(&brokers, &["DescribeConfigs"], "topic", topic),
     );
     lines
+}
+
+/// Topics that are put aside, and those of which events are given up, of all databases.
+pub fn held_back(orders: &Orders, passed_lsn: u64) -> Vec<Line> {
+    let asides = orders.asides.iter().map(|aside| {
+        let name = aside.topic.escape_debug();
+        let item = format!("topic {name}");
+        let message = format!("put aside at {}: {}", lsn_text(aside.from), aside.message);
+        line("error", &aside.code, &item, &message, &aside.remedy)
+    });
+    let skips = orders.active_skips(passed_lsn).map(|skip| {
+        let by = &skip.by;
+        let message = format!(
+            "its events are given up to {}, by {} at {}",
+            lsn_text(skip.up_to),
+            by.role,
+            by.at
+        );
+        let remedy = format!("SELECT cdc_unskip_topic('{}') takes it back", skip.topic);
+        line(
+            "warning",
+            "CDC0609",
+            &format!("topic {}", skip.topic),
+            &message,
+            &remedy,
+        )
+    });
+    asides.chain(skips).collect()
 }

@@ -1,5 +1,6 @@
 //! `cdc_emit`: an event of the application's own, in the same transaction, in order with the row events.
 
+use std::cell::RefCell;
 use std::ffi::CStr;
 
 use change::body::Emission;
@@ -8,16 +9,28 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
+use super::topic_rights;
 use super::track_request::{refuse_illegal, refuse_taken_topic};
 use crate::capture::buffer::Captured;
 use crate::capture::{server_text, utf8, with_capture};
 use crate::ffi;
 use crate::report::{Report, not_loaded};
-use crate::shared;
+use crate::{settings, shared};
 
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_cdc_emit() -> &'static pg_sys::Pg_finfo_record {
     &ffi::VERSION_1
+}
+
+/// What a key may have, and headers together, in bytes.
+const MAX_KEY_BYTES: usize = 64 * 1024;
+const MAX_HEADERS_BYTES: usize = 64 * 1024;
+/// Room for what an event has besides what it was given.
+const OWN_BYTES: usize = 16 * 1024;
+
+thread_local! {
+    /// The topic into which this backend has emitted last, and the role that was entitled to it.
+    static ENTITLED: RefCell<(String, pg_sys::Oid)> = const { RefCell::new((String::new(), pg_sys::InvalidOid)) };
 }
 
 /// `cdc_emit(topic text, key text, payload jsonb, headers jsonb) RETURNS text`: the event's id. Bound in
@@ -51,6 +64,8 @@ pub extern "C-unwind" fn cdc_emit(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::D
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect(),
     };
+    refuse_too_large(&emission);
+    refuse_others_topic(&topic);
     let id = emit(&topic, &emission);
     // SAFETY: a zero-ended text, copied.
     pg_sys::Datum::from(unsafe { pg_sys::cstring_to_text(server_text(&id).as_ptr()) })
@@ -63,6 +78,7 @@ fn emit(topic: &str, emission: &Emission<'_>) -> String {
         let plan = capture.plans.of_topic(topic, || {
             refuse_illegal(topic);
             refuse_taken_topic(pg_sys::InvalidOid, topic);
+            topic_rights::admit(&[topic]);
         });
         // SAFETY: such an event has no tuples, and so no descriptor.
         unsafe {
@@ -76,6 +92,42 @@ fn emit(topic: &str, emission: &Emission<'_>) -> String {
     let mut id = Vec::new();
     put_emitted_id(&mut id, &nonce, sequence);
     String::from_utf8_lossy(&id).into_owned()
+}
+
+/// CDC0102, looked at again whenever topic or role are others than at the call before.
+fn refuse_others_topic(topic: &str) {
+    // SAFETY: a plain read.
+    let user = unsafe { pg_sys::GetUserId() };
+    if ENTITLED.with_borrow(|(entitled, role)| *role == user && entitled == topic) {
+        return;
+    }
+    refuse_illegal(topic);
+    topic_rights::refuse_others_topic(topic);
+    ENTITLED.set((topic.to_owned(), user));
+}
+
+/// CDC0127: what no topic takes is refused here, for nothing of it can be left out.
+fn refuse_too_large(emission: &Emission<'_>) {
+    let bytes = |text: Option<&str>| text.map_or(0, str::len);
+    let headers = emission.headers.iter();
+    let headers_bytes: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+    let most_bytes = settings::TOPIC_MAX_EVENT_SIZE.get().max(0) as usize * 1024;
+    let payload_bytes = most_bytes.saturating_sub(MAX_KEY_BYTES + MAX_HEADERS_BYTES + OWN_BYTES);
+    for (what, has, may) in [
+        ("key", bytes(emission.key), MAX_KEY_BYTES),
+        ("headers", headers_bytes, MAX_HEADERS_BYTES),
+        ("payload", bytes(emission.payload), payload_bytes),
+    ] {
+        if has > may {
+            Report::new(
+                "CDC0127",
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+                format!("the {what} of an event may have {may} bytes, not {has}"),
+                "Emit a reference to what is large.",
+            )
+            .raise();
+        }
+    }
 }
 
 /// Names and values of a JSON object; values that are no texts as their JSON.

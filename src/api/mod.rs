@@ -11,8 +11,10 @@ pub mod statement;
 pub mod status;
 pub mod table;
 pub mod tables;
+pub mod topic_rights;
 pub mod track;
 pub mod track_request;
+pub mod unseen;
 pub mod wait;
 
 pgrx::extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);
@@ -23,6 +25,7 @@ pgrx::extension_sql_file!(
     requires = [
         "roles",
         status::status_json,
+        status::aside_json,
         tables::tables_json,
         check::cdc_check
     ]
@@ -35,7 +38,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../../sql/schemas.sql",
     name = "schemas",
-    requires = ["roles", "functions", track::cdc_untrack]
+    requires = ["roles", "functions", "status", track::cdc_untrack]
 );
 pgrx::extension_sql_file!(
     "../../sql/snapshots.sql",

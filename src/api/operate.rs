@@ -6,30 +6,67 @@
 use std::sync::atomic::Ordering;
 
 use change::position::{lsn_as_text, lsn_text};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::request;
+use super::snapshot;
+use super::status::timestamp;
+use super::table::Table;
 use super::tables::tables;
+use super::topic_rights;
 use super::wait::refuse_own_changes;
+use crate::capture::utf8;
 use crate::report::{Report, not_loaded, notice};
 use crate::sender::orders::{Adoption, By, Gap, Hold, Orders, Skip};
 use crate::sender::wal_reader::end_of_wal;
 use crate::shared::{self, Shared, State};
+use crate::snapshot::job::Wanted;
 
 /// How long an order may take until the sender has taken it up; it counts later just as well.
 const TAKEN_UP_MS: i64 = 15_000;
+const MAX_REASON_CHARACTERS: usize = 1000;
 /// How long giving up events may take.
 const SKIPPED_MS: i64 = 60_000;
 
 /// One call of a function of `sql/operate.sql`.
 #[derive(Deserialize)]
 struct Request {
-    #[serde(flatten)]
-    by: By,
+    reason: Option<String>,
     #[serde(flatten)]
     order: Order,
+}
+
+/// Who gives the order, and when: as the server knows it, whatever the call says. A reason is one line.
+fn by(reason: Option<String>) -> By {
+    // SAFETY: catalog look-ups inside the running transaction; the name is copied.
+    let role = unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetSessionUserId(), false);
+        utf8(std::ffi::CStr::from_ptr(name).to_bytes())
+    };
+    // SAFETY: reads the clock.
+    let now = timestamp(unsafe { pg_sys::GetCurrentTimestamp() });
+    By {
+        role: one_line(&role),
+        at: now.as_str().unwrap_or_default().to_owned(),
+        reason: reason.map(|reason| one_line(&reason)),
+    }
+}
+
+/// The text without control characters, and no longer than a line may be.
+fn one_line(text: &str) -> String {
+    text.chars()
+        .take(MAX_REASON_CHARACTERS)
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
+        .collect()
 }
 
 #[derive(Deserialize)]
@@ -51,9 +88,40 @@ enum Order {
         topic: String,
         up_to: Option<String>,
     },
+    UnskipTopic {
+        topic: String,
+    },
+    ResumeTopic {
+        topic: String,
+    },
     Adopt {
         source_id: String,
     },
+}
+
+/// What a reason may have, in bytes: it goes into the log and into the state.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// CDC0606: who reads the log must be able to rely on its lines.
+fn refuse_reason(reason: &str) {
+    let detail = if reason.len() > MAX_REASON_BYTES {
+        format!(
+            "It has {} bytes, {MAX_REASON_BYTES} are allowed.",
+            reason.len()
+        )
+    } else if reason.chars().any(char::is_control) {
+        "It has control characters, such as ends of lines.".to_owned()
+    } else {
+        return;
+    };
+    Report::new(
+        "CDC0606",
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "the order has no usable reason",
+        "Give a reason of one short line.",
+    )
+    .detail(detail)
+    .raise();
 }
 
 /// Gives an order; what it returns depends on the order, `null` for most.
@@ -64,7 +132,11 @@ fn give_order(request: &[u8]) -> Vec<u8> {
     let Some(shared) = shared::shared() else {
         not_loaded().raise()
     };
-    let Request { by, order } = request::read(request);
+    let Request { reason, order } = request::read(request);
+    if let Some(reason) = &reason {
+        refuse_reason(reason);
+    }
+    let by = by(reason);
     let answer = match order {
         Order::Pause => pause(shared, by),
         Order::Resume => resume(shared),
@@ -74,6 +146,8 @@ fn give_order(request: &[u8]) -> Vec<u8> {
         } => drain(shared, by, timeout_ms, drop_slot),
         Order::AcceptGap { from, to } => accept_gap(shared, Gap { from, to, by }),
         Order::SkipTopic { topic, up_to } => skip_topic(shared, by, topic, up_to),
+        Order::UnskipTopic { topic } => unskip_topic(shared, &by, &topic),
+        Order::ResumeTopic { topic } => resume_topic(shared, &by, &topic),
         Order::Adopt { source_id } => adopt(shared, by, &source_id),
     };
     answer.to_string().into_bytes()
@@ -152,24 +226,57 @@ fn drain(shared: &Shared, by: By, timeout_ms: i64, drop_slot: bool) -> Value {
             by,
         });
     });
+    let mut call = DrainCall {
+        shared,
+        up_to: Some(up_to),
+    };
     let is_done = || is_obeyed(shared, number) && shared.state() == State::Drained;
     shared.wait_until(timeout_ms, || {
         is_done() || (is_obeyed(shared, number) && !shared.state().goes_on())
     });
-    if !is_done() {
+    if is_done() {
+        call.up_to = None;
+    } else {
         let report = super::wait::timed_out(shared, up_to);
-        // Not drained is not stopped: nobody must find the sender at rest later on, when the cause is gone.
-        let mut is_done = false;
-        change(shared, |orders| match &orders.hold {
-            Some(Hold::Drain { done: true, .. }) => is_done = true,
-            Some(Hold::Drain { .. }) if orders.number == number => orders.hold = None,
-            _ => {}
-        });
-        if !is_done {
+        if !call.take_back() {
             report.raise();
         }
     }
     json!(lsn_text(up_to))
+}
+
+/// A call that drains. Not drained is not stopped: should it fail, be cancelled or take too long, nobody must find the sender at
+/// rest later on, when the cause is gone.
+struct DrainCall<'a> {
+    shared: &'a Shared,
+    up_to: Option<u64>,
+}
+
+impl DrainCall<'_> {
+    /// Takes the order back, unless it is another one by now; whether it was carried out after all.
+    fn take_back(&mut self) -> bool {
+        let Some(ours) = self.up_to.take() else {
+            return true;
+        };
+        let mut is_done = false;
+        let taken_back = Orders::change(self.shared, |orders| match &orders.hold {
+            Some(Hold::Drain { up_to, done, .. }) if *up_to == ours => match done {
+                true => is_done = true,
+                false => orders.hold = None,
+            },
+            _ => {}
+        });
+        if let Err(error) = taken_back {
+            pgrx::log!("pg_cdc: the order to drain cannot be taken back: {error}");
+        }
+        is_done
+    }
+}
+
+impl Drop for DrainCall<'_> {
+    fn drop(&mut self) {
+        self.take_back();
+    }
 }
 
 fn accept_gap(shared: &Shared, mut gap: Gap) -> Value {
@@ -213,9 +320,21 @@ fn accept_gap(shared: &Shared, mut gap: Gap) -> Value {
 }
 
 fn skip_topic(shared: &Shared, by: By, topic: String, up_to: Option<String>) -> Value {
+    topic_rights::refuse_no_topic(&topic);
+    topic_rights::refuse_order_about(&topic);
     let sent_lsn = shared.sent_lsn.load(Ordering::Acquire);
+    let end_lsn = end_of_wal();
     let up_to = match up_to.as_deref().map(change::position::parse_lsn) {
-        None => end_of_wal(),
+        None => end_lsn,
+        // What nobody has written yet, nobody can know to be worth nothing.
+        Some(Some(lsn)) if lsn > end_lsn => Report::new(
+            "CDC0603",
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "nothing to accept",
+            "Leave up_to out, or take an LSN that is not sent yet.",
+        )
+        .detail(format!("The WAL ends at {}.", lsn_text(end_lsn)))
+        .raise(),
         Some(Some(lsn)) if lsn >= sent_lsn => lsn,
         Some(_) => Report::new(
             "CDC0603",
@@ -235,14 +354,122 @@ fn skip_topic(shared: &Shared, by: By, topic: String, up_to: Option<String>) -> 
         lsn_text(up_to)
     );
     let before = shared.skipped_events.load(Ordering::Relaxed);
+    let skip = Skip { topic, up_to, by };
     let number = change(shared, |orders| {
-        orders.skips.push(Skip { topic, up_to, by })
+        orders.asides.retain(|aside| aside.topic != skip.topic);
+        orders.skips.push(skip.clone());
     });
+    let mut call = SkipCall {
+        shared,
+        skip: Some(skip),
+    };
     let is_done = || is_obeyed(shared, number) && shared.done_lsn.load(Ordering::Acquire) >= up_to;
     if !shared.wait_until(SKIPPED_MS, is_done) {
         super::wait::timed_out(shared, up_to).raise();
     }
+    // It is done, and stays for people to read.
+    call.skip = None;
     json!(shared.skipped_events.load(Ordering::Relaxed) - before)
+}
+
+/// A call that gives events up. Should it fail, be cancelled or take too long, its order is taken back: whoever sees an error
+/// has not ordered anything.
+struct SkipCall<'a> {
+    shared: &'a Shared,
+    skip: Option<Skip>,
+}
+
+impl Drop for SkipCall<'_> {
+    fn drop(&mut self) {
+        let Some(skip) = self.skip.take() else {
+            return;
+        };
+        let taken_back = Orders::change(self.shared, |orders| {
+            orders.skips.retain(|other| *other != skip);
+        });
+        match taken_back {
+            Ok(_) => pgrx::log!(
+                "pg_cdc: the events of topic \"{}\" are not given up: the call failed",
+                skip.topic
+            ),
+            Err(error) => pgrx::log!(
+                "pg_cdc: that events of topic \"{}\" are given up cannot be taken back: {error}",
+                skip.topic
+            ),
+        }
+    }
+}
+
+/// Takes back that events are given up, as far as they are not.
+fn unskip_topic(shared: &Shared, by: &By, topic: &str) -> Value {
+    topic_rights::refuse_no_topic(topic);
+    topic_rights::refuse_order_about(topic);
+    let passed_lsn = shared.passed_lsn();
+    let mut found = 0;
+    let number = change(shared, |orders| {
+        orders.skips.retain(|skip| {
+            let is_meant = skip.topic == topic && skip.up_to > passed_lsn;
+            found += usize::from(is_meant);
+            !is_meant
+        });
+    });
+    if found == 0 {
+        nothing_about(topic, "No events of it are given up.").raise();
+    }
+    pgrx::log!(
+        "pg_cdc: {} takes back that events of topic \"{topic}\" are given up",
+        by.role
+    );
+    wait_until_obeyed(shared, number);
+    json!(found)
+}
+
+/// CDC0608.
+fn nothing_about(topic: &str, detail: &str) -> Report {
+    Report::new(
+        "CDC0608",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("topic \"{topic}\" is not held back"),
+        "SELECT * FROM cdc_aside shows topics that are put aside, cdc_check() events that are given up.",
+    )
+    .detail(detail)
+}
+
+/// Lets a topic go on that was put aside. What was not sent of it is not sent later; a snapshot brings the rows as they are.
+fn resume_topic(shared: &Shared, by: &By, topic: &str) -> Value {
+    // Its name may be what it was put aside for.
+    topic_rights::refuse_order_about(topic);
+    let mut found = None;
+    let number = change(shared, |orders| {
+        found = orders.aside(topic).cloned();
+        orders.asides.retain(|aside| aside.topic != topic);
+    });
+    let Some(aside) = found else {
+        nothing_about(topic, "It is not put aside.").raise()
+    };
+    pgrx::log!(
+        "pg_cdc: {} lets topic \"{}\" go on, put aside at {}",
+        by.role,
+        topic.escape_debug(),
+        lsn_text(aside.from)
+    );
+    wait_until_obeyed(shared, number);
+    let is_of_topic = |table: &&Value| {
+        let further = table["topics"].as_object().into_iter().flatten();
+        let mut further = further.map(|(_, topic)| topic);
+        table["topic"] == topic || further.any(|other| other == topic)
+    };
+    let tables = tables();
+    let repaired = tables.iter().filter(is_of_topic).map(|table| {
+        let has_key = !table["key"].is_null();
+        if has_key {
+            let oid = table["relation"].as_u64().unwrap_or_default() as u32;
+            let table = Table::look(pg_sys::Oid::from(oid));
+            snapshot::ask(&table, &Wanted::default());
+        }
+        json!({"relation": table["relation"], "has_key": has_key})
+    });
+    repaired.collect()
 }
 
 fn adopt(shared: &Shared, by: By, source_id: &str) -> Value {

@@ -8,11 +8,10 @@ use serde_json::{Value, json};
 
 use super::request;
 use super::table::{Table, as_superuser};
-use crate::capture::relation_plan::is_copy;
 use crate::capture::row_filter;
 use crate::report::{Report, not_loaded};
 use crate::shared;
-use crate::snapshot::chunk::{has_key, no_key, not_tracked, refuse_copy};
+use crate::snapshot::chunk::{has_key, no_key, refuse_untracked};
 use crate::snapshot::job::{Jobs, Place, Wanted};
 use crate::snapshot::launcher;
 
@@ -20,6 +19,9 @@ thread_local! {
     /// This transaction asked for a snapshot: its commit wakes the sender.
     static ASKED: Cell<bool> = const { Cell::new(false) };
 }
+
+/// What the names of the sinks may have together.
+const MAX_SINKS_BYTES: usize = 4096;
 
 /// `cdc_snapshot` in `sql/snapshots.sql` calls it. Returns the snapshot's id.
 #[pg_extern(
@@ -29,6 +31,20 @@ fn snapshot_by_request(relation: pg_sys::Oid, request: &[u8]) -> i64 {
     let wanted: Wanted = request::read(request);
     let table = Table::look(relation);
     table.refuse_unsupported();
+    let names = wanted.sinks.iter().flatten();
+    if names.map(|name| name.len() + 4).sum::<usize>() > MAX_SINKS_BYTES {
+        // Every row of the snapshot names them.
+        Report::new(
+            "CDC0110",
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "options contradict each other or are unknown",
+            "Name fewer sinks.",
+        )
+        .detail(format!(
+            "Names of sinks may have {MAX_SINKS_BYTES} bytes together."
+        ))
+        .raise();
+    }
     if let Some(filter) = wanted.filter.as_deref().filter(|filter| !filter.is_empty()) {
         // SAFETY: the relation is open while it is read, and locked.
         table.read(|relation| unsafe {
@@ -43,11 +59,12 @@ pub fn ask(table: &Table, wanted: &Wanted) -> i64 {
     if shared::shared().is_none() {
         not_loaded().raise();
     }
-    match table.options() {
-        None => not_tracked(&table.name).raise(),
-        Some(options) if is_copy(&options.source) => refuse_copy(&table.name),
-        Some(options) if !has_key(table, &options) => no_key(&table.name).raise(),
-        Some(_) => {}
+    refuse_untracked(table);
+    if !table
+        .options()
+        .is_some_and(|options| has_key(table, &options))
+    {
+        no_key(&table.name).raise();
     }
     let id = as_superuser(|| match Jobs::find() {
         Some(jobs) => jobs.add(table.oid, wanted),
@@ -88,10 +105,10 @@ pub fn ended(committed: bool) {
 fn snapshot_set(snapshot_id: i64, wanted: &str) {
     let found = as_superuser(|| {
         let jobs = Jobs::find()?;
-        let (relation, state) = jobs.look_up(snapshot_id)?;
-        Some((jobs, relation, state))
+        let relation = jobs.relation_of(snapshot_id)?;
+        Some((jobs, relation))
     });
-    let Some((jobs, relation, state)) = found else {
+    let none = || -> ! {
         Report::new(
             "CDC0503",
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
@@ -100,7 +117,14 @@ fn snapshot_set(snapshot_id: i64, wanted: &str) {
         )
         .raise()
     };
+    let Some((jobs, relation)) = found else {
+        none()
+    };
+    // Before the job is locked: somebody without rights must not have the worker wait.
     Table::look(relation);
+    let Some(state) = as_superuser(|| jobs.lock(snapshot_id)) else {
+        none()
+    };
     let unfinished = matches!(
         state.as_str(),
         "waiting for writers" | "running" | "paused" | "failed"

@@ -4,7 +4,6 @@ use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::capture::server_text;
 use crate::ffi;
 
 /// Runs `body`, in which names and operators of statements mean what they do in pg_catalog: nobody's search_path may
@@ -12,18 +11,6 @@ use crate::ffi;
 pub fn pinned<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: on the main thread of a backend, inside its transaction.
     unsafe { ffi::with_pinned_search_path(body) }
-}
-
-/// Runs a statement that returns nothing.
-pub fn run(statement: &str) {
-    let text = server_text(statement);
-    let code = Spi::connect_mut(|_client| {
-        // SAFETY: connected to SPI; the text is zero-ended, and copied where it outlives the call.
-        unsafe { pg_sys::SPI_execute(text.as_ptr(), false, 0) }
-    });
-    if code < 0 {
-        pgrx::error!("pg_cdc could not run its own statement: SPI says {code}");
-    }
 }
 
 /// The oids in the first column of a query's answer. `what` is for the message should it fail.

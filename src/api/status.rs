@@ -8,9 +8,10 @@ use pgrx::prelude::*;
 use serde_json::{Value, json};
 
 use super::track;
+use crate::sender::orders::Orders;
 use crate::sender::wal_bound::limit_bytes;
 use crate::settings;
-use crate::shared::{self, Described};
+use crate::shared::{self, Described, Shared};
 use change::position::lsn_text;
 
 /// Everything that `cdc_status()` shows.
@@ -56,9 +57,7 @@ pub fn status_json() -> JsonB {
         };
         (flush_lsn, pg_sys::GetCurrentTimestamp())
     };
-    let done_lsn = shared.done_lsn.load(Ordering::Acquire);
     let restart_lsn = load(&shared.restart_lsn);
-    let lag_since = shared.lag_since.load(Ordering::Relaxed);
     let oldest = shared.oldest_transaction.load(Ordering::Relaxed);
     let pid = shared.sender_pid.load(Ordering::Relaxed);
     let since = shared.state_since.load(Ordering::Relaxed);
@@ -68,12 +67,8 @@ pub fn status_json() -> JsonB {
         error_code = report.code.to_owned();
         (error, remedy) = (report.message, report.hint);
     }
-    let lag_bytes = if lag_since == 0 {
-        0
-    } else {
-        flush_lsn.saturating_sub(done_lsn)
-    };
-    JsonB(json!({
+    let lag = lag(shared, flush_lsn, now_us);
+    let mut status = json!({
         "state": shared.state().name(),
         "waiting_for": text(waiting_for),
         "since": timestamp(since),
@@ -87,9 +82,9 @@ pub fn status_json() -> JsonB {
         "sent_lsn": lsn(load(&shared.sent_lsn)),
         "read_lsn": lsn(load(&shared.read_lsn)),
         "flush_lsn": lsn(flush_lsn),
-        "lag_bytes": lag_bytes,
-        "lag_events": load(&shared.lag_events),
-        "lag_seconds": if lag_since == 0 { 0.0 } else { (now_us - lag_since).max(0) as f64 / 1e6 },
+        "lag_bytes": lag.bytes,
+        "lag_events": lag.events,
+        "lag_seconds": lag.seconds,
         "wal_held_bytes": if restart_lsn == 0 { 0 } else { flush_lsn.saturating_sub(restart_lsn) },
         "wal_limit_bytes": limit_bytes(load(&shared.max_wal_behind)),
         "events": load(&shared.events).saturating_sub(load(&shared.events_before)),
@@ -114,7 +109,82 @@ pub fn status_json() -> JsonB {
         "remedy": text(remedy),
         "error_at": timestamp(shared.error_at.load(Ordering::Relaxed)),
         "stats_reset": timestamp(shared.stats_reset.load(Ordering::Relaxed)),
-    }))
+    });
+    status["topics_aside"] = shared.topics_aside.load(Ordering::Relaxed).into();
+    status["skips"] = active_skips(shared).into();
+    status["skipped_events"] = load(&shared.skipped_events).into();
+    JsonB(status)
+}
+
+/// What Kafka has not got. What is not known is none: never 0.
+struct Lag {
+    bytes: Option<u64>,
+    events: Option<u64>,
+    seconds: Option<f64>,
+}
+
+fn lag(shared: &Shared, flush_lsn: u64, now_us: i64) -> Lag {
+    let done_lsn = shared.done_lsn.load(Ordering::Acquire);
+    let sent_lsn = shared.sent_lsn.load(Ordering::Acquire);
+    let unsent_since = shared.unsent_since.load(Ordering::Relaxed);
+    let seconds = |since_us: i64| (now_us - since_us).max(0) as f64 / 1e6;
+    if !shared.is_reading.load(Ordering::Relaxed) {
+        // Nobody reads the WAL: only those who committed know that there is something to send.
+        let known_lsn = match sent_lsn {
+            0 => shared.restart_lsn.load(Ordering::Relaxed),
+            lsn => lsn,
+        };
+        return Lag {
+            bytes: (known_lsn != 0).then(|| flush_lsn.saturating_sub(known_lsn)),
+            events: None,
+            seconds: (unsent_since != 0).then(|| seconds(unsent_since)),
+        };
+    }
+    let in_flight_since = shared.lag_since.load(Ordering::Relaxed);
+    let since_us = match in_flight_since {
+        // Committed, and not read yet: it waits for a standby, say.
+        0 if shared.wake_lsn.load(Ordering::SeqCst) > done_lsn => unsent_since,
+        since_us => since_us,
+    };
+    Lag {
+        bytes: Some(match since_us {
+            0 => 0,
+            _ => flush_lsn.saturating_sub(done_lsn),
+        }),
+        events: Some(shared.lag_events.load(Ordering::Relaxed)),
+        seconds: Some(match since_us {
+            0 => 0.0,
+            since_us => seconds(since_us),
+        }),
+    }
+}
+
+/// Topics of which events are still given up, by `cdc_skip_topic`; none if the orders cannot be read.
+fn active_skips(shared: &Shared) -> Option<usize> {
+    let orders = Orders::read().ok()?;
+    Some(orders.active_skips(shared.passed_lsn()).count())
+}
+
+/// The topics that are put aside, and skips that still count, for `cdc_aside`: an array of objects, in UTF-8.
+#[pg_extern(
+    sql = "CREATE FUNCTION _cdc_aside() RETURNS bytea LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
+)]
+fn aside_json() -> Vec<u8> {
+    let Some(shared) = shared::shared() else {
+        return b"[]".to_vec();
+    };
+    let orders = match Orders::read() {
+        Ok(orders) => orders,
+        Err(error) => pgrx::error!("pg_cdc cannot read its orders: {error}"),
+    };
+    let rows = orders.asides.iter().map(|aside| {
+        json!({
+            "topic": aside.topic, "database": aside.database, "since": timestamp(aside.since_us),
+            "from_lsn": lsn_text(aside.from), "events": shared.topic_counters.aside_events(&aside.topic),
+            "error_code": aside.code, "error": aside.message, "remedy": aside.remedy,
+        })
+    });
+    Value::Array(rows.collect()).to_string().into_bytes()
 }
 
 /// A time for SQL to read, `null` for none.

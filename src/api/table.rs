@@ -7,13 +7,11 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::statement;
+use crate::capture::own_trigger::{Own, Standing, Tracked};
 use crate::capture::relation_plan::{name_of, qualified_name, tuple_attribute};
 use crate::capture::utf8;
 use crate::ffi;
 use crate::report::Report;
-
-pub const ROW_TRIGGER: &str = "_cdc";
-pub const TRUNCATE_TRIGGER: &str = "_cdc_truncate";
 
 /// A table, locked until the transaction ends. It is open only while something of it is read: DDL refuses a table that
 /// its own session has open.
@@ -35,29 +33,41 @@ pub struct ColumnDefinition {
 }
 
 impl Table {
-    /// Opens and locks the table for a change of its triggers; the caller must own it or be an administrator.
-    pub fn open(oid: pg_sys::Oid) -> Table {
+    /// Locks the table until the transaction ends; the caller must own it or be an administrator. Nobody else's call gets
+    /// as far as to wait for the lock, and have others wait behind it.
+    pub fn open(oid: pg_sys::Oid, mode: u32) -> Table {
+        Table::at(oid).refuse_others();
         // SAFETY: in a transaction; a relation that is gone is PostgreSQL's own ERROR. The lock stays until its end.
         unsafe {
-            let relation =
-                pg_sys::relation_open(oid, pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE);
+            let relation = pg_sys::relation_open(oid, mode as pg_sys::LOCKMODE);
             pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
         }
+        // The owner, and the name, may be others since.
         let table = Table::at(oid);
         table.refuse_others();
         table
     }
 
-    /// Opens the table for something that hinders nobody; the caller must own it or be an administrator.
+    /// Locks the table for something that hinders nobody.
     pub fn look(oid: pg_sys::Oid) -> Table {
-        // SAFETY: in a transaction; a relation that is gone is PostgreSQL's own ERROR. The lock stays until its end.
-        unsafe {
-            let relation = pg_sys::relation_open(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-        }
-        let table = Table::at(oid);
-        table.refuse_others();
-        table
+        Table::open(oid, pg_sys::AccessShareLock)
+    }
+
+    /// Locks a table that a command of the caller's touches, for something that hinders nobody.
+    pub fn look_at(oid: pg_sys::Oid) -> Table {
+        // SAFETY: in a transaction; released with it.
+        unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+        Table::at(oid)
+    }
+
+    /// Looks at the table for a moment, and leaves no lock that a stronger one would have to be made of: two who both did
+    /// that would wait for each other.
+    pub fn glance<R>(oid: pg_sys::Oid, body: impl FnOnce(&Table) -> R) -> R {
+        let table = Table::look(oid);
+        let result = body(&table);
+        // SAFETY: the lock that was taken above.
+        unsafe { pg_sys::UnlockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+        result
     }
 
     /// The table that a running command has locked.
@@ -107,6 +117,15 @@ impl Table {
         {
             refused("CDC0101", "It is a system table.", tables);
         }
+        // SAFETY: catalog look-ups inside the running transaction.
+        let is_ours = unsafe {
+            let extension = pg_sys::get_extension_oid(c"pg_cdc".as_ptr(), true);
+            extension != pg_sys::InvalidOid
+                && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, self.oid) == extension
+        };
+        if is_ours {
+            refused("CDC0101", "It is pg_cdc's own.", tables);
+        }
         match kind as u8 {
             b'r' | b'p' => {}
             b'v' => refused(
@@ -132,27 +151,52 @@ impl Table {
             ),
             _ => {}
         }
-        if is_partition {
-            refused(
-                "CDC0112",
-                "It is a partition.",
-                "Track the partitioned table that it belongs to.",
-            );
+        if is_partition && self.tracked().is_none() {
+            self.refuse_partition("track", "Track");
+        }
+    }
+
+    /// CDC0112
+    fn refuse_partition(&self, what: &str, call: &str) -> ! {
+        Report::new(
+            "CDC0112",
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("cannot {what} relation \"{}\"", self.name),
+            format!("{call} the partitioned table that it belongs to."),
+        )
+        .detail("It is a partition.")
+        .raise()
+    }
+
+    /// CDC0112: a partition is tracked with its root, and not without it.
+    pub fn refuse_clone(&self) {
+        // SAFETY: the relation is open while it is read.
+        let is_clone = self.read(|relation| unsafe {
+            Own::Row
+                .of(relation)
+                .is_some_and(|trigger| (*trigger).tgisclone)
+        });
+        if is_clone {
+            self.refuse_partition("untrack", "Untrack");
+        }
+    }
+
+    /// Whether the caller has the rights of the table's owner.
+    pub fn is_owned(oid: pg_sys::Oid) -> bool {
+        // SAFETY: catalog look-ups inside the running transaction.
+        unsafe {
+            let user = pg_sys::GetUserId();
+            #[cfg(feature = "pg15")]
+            let owner = pg_sys::pg_class_ownercheck(oid, user);
+            #[cfg(not(feature = "pg15"))]
+            let owner = pg_sys::object_ownercheck(pg_sys::RelationRelationId, oid, user);
+            owner
         }
     }
 
     /// CDC0102: the caller neither owns the table nor is a member of cdc_admin.
     fn refuse_others(&self) {
-        // SAFETY: catalog look-ups inside the running transaction.
-        let owner = unsafe {
-            let user = pg_sys::GetUserId();
-            #[cfg(feature = "pg15")]
-            let owner = pg_sys::pg_class_ownercheck(self.oid, user);
-            #[cfg(not(feature = "pg15"))]
-            let owner = pg_sys::object_ownercheck(pg_sys::RelationRelationId, self.oid, user);
-            owner
-        };
-        if !owner && !is_admin() {
+        if !Table::is_owned(self.oid) && !is_admin() {
             Report::new(
                 "CDC0102",
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -271,20 +315,24 @@ impl Table {
         .raise()
     }
 
-    /// The options in the arguments of our row trigger, if the table is tracked.
+    /// Our row trigger of the table, whatever it is worth; none of a partition that has only a clone of its root's.
+    pub fn tracked(&self) -> Option<Tracked> {
+        self.read(Tracked::of)
+    }
+
+    /// The options of a table that `cdc_track` has tracked here. Of a copy, or of a trigger that somebody else made,
+    /// nothing is captured, and nothing is said in its name.
     pub fn options(&self) -> Option<Options> {
-        // SAFETY: the relation is open while it is read, so its trigger descriptions stay.
-        self.read(|relation| unsafe {
-            let arguments = arguments_of(&*row_trigger(relation)?);
-            Some(Options::parse(arguments.iter().map(String::as_str)))
-        })
+        let tracked = self.tracked()?;
+        (tracked.standing == Standing::Here).then_some(tracked.options)
     }
 
     /// Function and arguments of our TRUNCATE trigger, if the table has one.
     pub fn truncate_trigger_definition(&self) -> Option<(String, Vec<String>)> {
+        let arguments = self.tracked()?.arguments;
         // SAFETY: the relation is open while it is read; texts are copied out of the memory that the catalog gives.
         self.read(|relation| unsafe {
-            let trigger = &*trigger_named(relation, TRUNCATE_TRIGGER)?;
+            let trigger = &*Own::Truncate.of(relation)?;
             let name = |text: *mut std::ffi::c_char| {
                 (!text.is_null())
                     .then(|| pgrx::spi::quote_identifier(utf8(CStr::from_ptr(text).to_bytes())))
@@ -293,7 +341,7 @@ impl Table {
                 trigger.tgfoid,
             )))?;
             let function = name(pg_sys::get_func_name(trigger.tgfoid))?;
-            Some((format!("{schema}.{function}"), arguments_of(trigger)))
+            Some((format!("{schema}.{function}"), arguments))
         })
     }
 
@@ -301,7 +349,7 @@ impl Table {
     pub fn captures_always(&self) -> bool {
         // SAFETY: the relation is open while it is read.
         self.read(|relation| unsafe {
-            row_trigger(relation).is_some_and(|trigger| {
+            Own::Row.of(relation).is_some_and(|trigger| {
                 (*trigger).tgenabled == pg_sys::TRIGGER_FIRES_ALWAYS as std::ffi::c_char
             })
         })
@@ -320,13 +368,13 @@ impl Table {
         });
     }
 
-    /// Runs `body` with the data that our row trigger would get, the table being open; none if it is not tracked.
+    /// Runs `body` with the data that our row trigger would get, the table being open; none if it has no such trigger.
     pub fn with_trigger<R>(&self, body: impl FnOnce(&pg_sys::TriggerData) -> R) -> Option<R> {
         self.read(|relation| {
             let data = pg_sys::TriggerData {
                 type_: pg_sys::NodeTag::T_TriggerData,
                 tg_relation: std::ptr::from_ref(relation).cast_mut(),
-                tg_trigger: row_trigger(relation)?,
+                tg_trigger: Own::Row.of(relation)?,
                 ..Default::default()
             };
             Some(body(&data))
@@ -342,33 +390,6 @@ impl Table {
     }
 }
 
-/// Our row trigger, as the relation cache has it now.
-fn row_trigger(relation: &pg_sys::RelationData) -> Option<*mut pg_sys::Trigger> {
-    trigger_named(relation, ROW_TRIGGER)
-}
-
-fn trigger_named(relation: &pg_sys::RelationData, name: &str) -> Option<*mut pg_sys::Trigger> {
-    // SAFETY: the relation is open; its trigger descriptions are null or an array of the stated length.
-    unsafe {
-        let triggers = relation.trigdesc;
-        if triggers.is_null() {
-            return None;
-        }
-        (0..(*triggers).numtriggers as usize)
-            .map(|index| (*triggers).triggers.add(index))
-            .find(|trigger| CStr::from_ptr((**trigger).tgname).to_bytes() == name.as_bytes())
-    }
-}
-
-fn arguments_of(trigger: &pg_sys::Trigger) -> Vec<String> {
-    // SAFETY: a trigger has as many zero-ended arguments as it says.
-    unsafe {
-        (0..trigger.tgnargs as usize)
-            .map(|index| utf8(CStr::from_ptr(*trigger.tgargs.add(index)).to_bytes()))
-            .collect()
-    }
-}
-
 /// Whether the caller is a member of cdc_admin (superusers are).
 pub fn is_admin() -> bool {
     // SAFETY: catalog look-ups inside the running transaction; a missing role gives InvalidOid.
@@ -380,8 +401,20 @@ pub fn is_admin() -> bool {
     }
 }
 
-/// Runs `body` as the bootstrap superuser: the caller was checked before, and EXECUTE on the trigger functions is
-/// nobody's. The caller's search_path does not count inside. An error restores both with the (sub)transaction.
+/// Whether the caller may know of the whole server what `cdc_status` shows: names of brokers, paths, other databases.
+pub fn is_monitor() -> bool {
+    // SAFETY: catalog look-ups inside the running transaction.
+    is_admin()
+        || unsafe {
+            pg_sys::has_privs_of_role(
+                pg_sys::GetUserId(),
+                pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR),
+            )
+        }
+}
+
+/// Runs `body` as the bootstrap superuser: the caller was checked before, and need not have the rights that each step
+/// takes. The caller's search_path does not count inside. An error restores both with the (sub)transaction.
 pub fn as_superuser<R>(body: impl FnOnce() -> R) -> R {
     let superuser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
     statement::pinned(|| as_user(superuser, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body))

@@ -8,13 +8,12 @@ use std::sync::atomic::Ordering;
 
 use super::statement;
 use super::status::timestamp;
-use crate::capture::relation_plan::is_copy;
-use crate::capture::utf8;
+use crate::capture::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Standing, Tracked};
 use crate::shared::{self, Shared};
 
 /// Row triggers of tables that the caller may read (a partition's is its root's), and the table's own key.
 const TRIGGERS: &str = "
-    SELECT t.tgrelid, t.tgargs, t.tgenabled::text, (
+    SELECT COLUMNS, t.tgenabled::text, (
         SELECT pg_catalog.string_agg(pg_catalog.convert_to(a.attname::text, 'UTF8'), '\\x00'::bytea ORDER BY k.place)
         FROM (SELECT i.indrelid, i.indkey, i.indnkeyatts FROM pg_catalog.pg_index i
               WHERE i.indrelid = t.tgrelid AND i.indimmediate AND (i.indisprimary OR i.indisreplident)
@@ -23,8 +22,7 @@ const TRIGGERS: &str = "
         JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
         WHERE k.place <= i.indnkeyatts)
     FROM pg_catalog.pg_trigger t
-    JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid AND p.proname = 'cdc_capture'
-    WHERE t.tgname = '_cdc' AND t.tgparentid = 0
+    WHERE IS_ROW_TRIGGER AND t.tgparentid = 0
       AND (pg_catalog.pg_has_role('pg_monitor', 'USAGE') OR pg_catalog.pg_has_role('cdc_admin', 'USAGE')
            OR pg_catalog.has_table_privilege(t.tgrelid, 'SELECT'))";
 
@@ -39,21 +37,18 @@ pub fn tables_json() -> Vec<u8> {
 /// The tables that the caller may read; `warning` is a code, a colon and what to do.
 pub fn tables() -> Vec<Value> {
     let shared = shared::shared();
+    let query = TRIGGERS
+        .replace("COLUMNS", COLUMNS)
+        .replace("IS_ROW_TRIGGER", IS_ROW_TRIGGER);
     let rows = statement::pinned(|| {
         Spi::connect(|client| {
-            let found = client.select(TRIGGERS, None, &[])?;
+            let found = client.select(&query, None, &[])?;
             found
                 .map(|row| {
-                    let relation = row.get::<pg_sys::Oid>(1)?;
-                    let arguments = row.get::<Vec<u8>>(2)?.unwrap_or_default();
-                    let enabled = row.get::<String>(3)?.unwrap_or_default();
-                    let key = row.get::<Vec<u8>>(4)?;
-                    Ok((
-                        relation.unwrap_or(pg_sys::InvalidOid),
-                        arguments,
-                        enabled,
-                        key,
-                    ))
+                    let (relation, tracked) = Tracked::from_row(&row)?;
+                    let enabled = row.get::<String>(6)?.unwrap_or_default();
+                    let key = row.get::<Vec<u8>>(7)?;
+                    Ok((relation, tracked, enabled, key))
                 })
                 .collect::<Result<Vec<_>, pgrx::spi::Error>>()
         })
@@ -63,9 +58,8 @@ pub fn tables() -> Vec<Value> {
         Err(error) => pgrx::error!("pg_cdc could not read its triggers: {error}"),
     };
     rows.iter()
-        .map(|(relation, arguments, enabled, key)| {
-            let arguments: Vec<String> = arguments.split(|byte| *byte == 0).map(utf8).collect();
-            let mut options = Options::parse(arguments.iter().map(String::as_str));
+        .map(|(relation, tracked, enabled, key)| {
+            let mut options = tracked.options.clone();
             if let (true, Some(key)) = (options.key.is_empty(), key) {
                 let names = key.split(|byte| *byte == 0);
                 options.key = names
@@ -77,7 +71,7 @@ pub fn tables() -> Vec<Value> {
                 *relation,
                 &options,
                 enabled == "A",
-                !is_copy(&options.source),
+                tracked.standing,
             )
         })
         .collect()
@@ -88,7 +82,7 @@ fn table(
     relation: pg_sys::Oid,
     options: &Options,
     fires_always: bool,
-    is_here: bool,
+    standing: Standing,
 ) -> Value {
     let list = |names: &[String]| {
         if names.is_empty() {
@@ -119,7 +113,12 @@ fn table(
             "not covered",
             "CDC0202: the library is not loaded; add pg_cdc to shared_preload_libraries and restart",
         )
-    } else if !is_here {
+    } else if standing == Standing::Unsealed {
+        (
+            "not sealed",
+            "CDC0114: not made by cdc_track; call it again, or drop the trigger",
+        )
+    } else if standing == Standing::Copy {
         (
             "copied",
             "CDC0107: made in another database or on another server; call cdc_track again",

@@ -3,14 +3,18 @@
 use std::sync::atomic::Ordering;
 
 use change::options::{Operation, Options};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::request;
 use super::snapshot;
-use super::statement::{self, run};
-use super::table::{ROW_TRIGGER, TRUNCATE_TRIGGER, Table, as_superuser};
+use super::statement;
+use super::table::{Table, as_superuser, is_monitor};
 use super::track_request::{Request, check_shipped};
+use super::unseen;
+use crate::capture::own_trigger::{self, Own, Tracked};
+use crate::capture::seal;
 use crate::ddl::schema_change::SchemaChange;
 use crate::ddl::{event_trigger, partitions};
 use crate::report::{Report, not_loaded, notice};
@@ -34,34 +38,31 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
     let Some(shared) = shared::shared() else {
         not_loaded().raise()
     };
-    let table = Table::open(relation);
-    table.refuse_unsupported();
+    // Who asks for what is there waits for nobody, and nobody for him.
+    let same = Table::glance(relation, |table| {
+        table.refuse_unsupported();
+        let before = table.tracked().filter(|before| before.is_here())?;
+        let plan = Intent::of(request.clone(), table, Some(&before));
+        (plan.wanted == before.options).then(|| plan.warn(table).wanted.topic)
+    });
     require_sender(shared);
-
-    let with_snapshot = request.snapshot == Some(true);
-    let before = table.options();
-    let wanted = request.options(&table, before.clone().unwrap_or_default());
-    let identity = table.identity(wanted.key.is_empty());
-    let shown_key = if wanted.key.is_empty() {
-        &identity
-    } else {
-        &wanted.key
-    };
-    check_shipped(&table, &wanted, shown_key);
-    if shown_key.is_empty() {
-        no_key(&table).warn();
-    }
-    if before.as_ref() == Some(&wanted) {
+    if let Some(topic) = same {
         notice(format!(
-            "table \"{}\" is already tracked: its changes go to topic \"{}\"",
-            table.name, wanted.topic
+            "table \"{}\" is already tracked: its changes go to topic \"{topic}\"",
+            Table::at(relation).name
         ));
-        if with_snapshot {
-            snapshot::ask(&table, &Wanted::default());
+        if request.snapshot == Some(true) {
+            snapshot::ask(&Table::look(relation), &Wanted::default());
         }
-        return wanted.topic;
+        return topic;
     }
-    make_triggers(&table, &wanted, before.is_some());
+    let table = lock_for_triggers(relation);
+    table.refuse_unsupported();
+    let with_snapshot = request.snapshot == Some(true);
+    let before = table.tracked();
+    let Intent { wanted, key } = Intent::of(request, &table, before.as_ref()).warn(&table);
+    end_own_tracking_below(&table);
+    make_triggers(&table, &wanted);
     partitions::follow(&table);
     SchemaChange {
         contents_changed: with_snapshot,
@@ -71,10 +72,10 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
     if with_snapshot {
         snapshot::ask(&table, &Wanted::default());
     }
-    let shown_key = if shown_key.is_empty() {
+    let shown_key = if key.is_empty() {
         "none".to_owned()
     } else {
-        shown_key.join(", ")
+        key.join(", ")
     };
     notice(format!(
         "table \"{}\" is tracked: every change goes to topic \"{}\" (key: {shown_key})",
@@ -83,37 +84,108 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
     wanted.topic
 }
 
+/// What a table is to have from now on, looked at.
+struct Intent {
+    wanted: Options,
+    /// Columns of the key that events have.
+    key: Vec<String>,
+}
+
+impl Intent {
+    fn of(request: Request, table: &Table, before: Option<&Tracked>) -> Intent {
+        let wanted = request.options(table, before);
+        let identity = table.identity(wanted.key.is_empty());
+        let key = if wanted.key.is_empty() {
+            identity
+        } else {
+            wanted.key.clone()
+        };
+        check_shipped(table, &wanted, &key);
+        Intent { wanted, key }
+    }
+
+    fn warn(self, table: &Table) -> Intent {
+        if self.key.is_empty() {
+            no_key(table).warn();
+        }
+        self
+    }
+}
+
+/// Locks a table and its partitions as strongly as the change of the triggers will need, at once: two who made a stronger
+/// lock of a weaker one would wait for each other, or for a writer who waits for them. Readers wait only where there are
+/// triggers to be dropped.
+fn lock_for_triggers(relation: pg_sys::Oid) -> Table {
+    let mode = if partitions::any_triggers(relation) {
+        pg_sys::AccessExclusiveLock
+    } else {
+        pg_sys::ShareRowExclusiveLock
+    };
+    let table = Table::open(relation, mode);
+    partitions::lock_below(relation, mode);
+    table
+}
+
 /// Stops shipping `relation`; false, with a NOTICE, if it was not tracked.
 #[pg_extern(
     sql = "CREATE FUNCTION cdc_untrack(relation regclass) RETURNS boolean LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
 fn cdc_untrack(relation: pg_sys::Oid) -> bool {
-    let table = Table::open(relation);
-    if table.options().is_none() {
+    let is_tracked = Table::glance(relation, |table| {
+        table.refuse_clone();
+        table.tracked().is_some()
+    });
+    let table = if is_tracked {
+        lock_for_triggers(relation)
+    } else {
+        Table::look(relation)
+    };
+    if table.tracked().is_none() {
         notice(format!("table \"{}\" is not tracked", table.name));
         return false;
     }
-    SchemaChange::new("UNTRACK").capture(&table);
-    {
-        let _ours = event_trigger::quiet();
-        as_superuser(|| {
-            for trigger in [ROW_TRIGGER, TRUNCATE_TRIGGER] {
-                run(&format!(
-                    "DROP TRIGGER IF EXISTS {} ON {}",
-                    quote_identifier(trigger),
-                    table.sql_name()
-                ));
-            }
-        });
-    }
+    untrack(&table);
     partitions::follow(&table);
     true
 }
 
-fn make_triggers(table: &Table, options: &Options, replace: bool) {
-    let arguments: Vec<String> = options.arguments().iter().map(quote_literal).collect();
-    let arguments = arguments.join(", ");
-    let name = table.sql_name();
+/// Ends the tracking of a locked table: says it to those who read, and drops its own triggers.
+pub fn untrack(table: &Table) {
+    SchemaChange::new("UNTRACK").capture(table);
+    drop_own_triggers(table);
+}
+
+/// A partition that was tracked by itself, before it was attached or its root tracked, is the root's from now on.
+fn end_own_tracking_below(table: &Table) {
+    for partition in partitions::tracked_themselves(table.oid) {
+        if partition.oid != table.oid {
+            untrack(&partition);
+        }
+    }
+}
+
+fn drop_own_triggers(table: &Table) {
+    let _ours = event_trigger::quiet();
+    as_superuser(|| {
+        for own in Own::ALL {
+            // SAFETY: the relation is open while it is read.
+            let found = table.read(|relation| unsafe {
+                let trigger = &*own.of(relation)?;
+                (!trigger.tgisclone).then_some(trigger.tgoid)
+            });
+            if let Some(trigger) = found {
+                unseen::drop_trigger(trigger);
+            }
+        }
+    });
+}
+
+/// Makes the triggers of a table, anew where they are there.
+fn make_triggers(table: &Table, options: &Options) {
+    drop_own_triggers(table);
+    Own::ALL
+        .iter()
+        .for_each(|own| refuse_taken_name(table, own.name()));
     // The functions lie where the extension does; triggers name them by that schema, not by search_path.
     let schema = statement::pinned(|| {
         Spi::get_one::<String>(
@@ -121,43 +193,67 @@ fn make_triggers(table: &Table, options: &Options, replace: bool) {
         )
     });
     let schema = quote_identifier(schema.ok().flatten().unwrap_or_else(|| "public".to_owned()));
-    let row_events = options.operations.row_events();
-    let truncate_events = if options.operations.contains(Operation::Truncate) {
-        "TRUNCATE"
-    } else {
-        ""
+    let events = options.operations.row_events();
+    let make = |what: &str, own: Own, definition: &str, arguments: &[String]| {
+        let arguments: Vec<String> = arguments.iter().map(quote_literal).collect();
+        unseen::run(&format!(
+            "CREATE {what} {} AFTER {definition}({})",
+            quote_identifier(own.name()),
+            arguments.join(", ")
+        ));
+    };
+    let always = |own: Own| {
+        // Rows that a subscription applies, and those under session_replication_role = replica, count too.
+        unseen::run(&format!(
+            "ALTER TABLE {} ENABLE ALWAYS TRIGGER {}",
+            table.sql_name(),
+            quote_identifier(own.name())
+        ));
     };
     let _ours = event_trigger::quiet();
     as_superuser(|| {
-        for (trigger, events, function) in [
-            (
-                ROW_TRIGGER,
-                row_events.as_str(),
-                "FOR EACH ROW EXECUTE FUNCTION {}.cdc_capture",
-            ),
-            (
-                TRUNCATE_TRIGGER,
-                truncate_events,
-                "FOR EACH STATEMENT EXECUTE FUNCTION {}.cdc_capture_truncate",
-            ),
-        ] {
-            let trigger = quote_identifier(trigger);
-            if replace {
-                run(&format!("DROP TRIGGER IF EXISTS {trigger} ON {name}"));
-            }
-            if events.is_empty() {
-                continue;
-            }
-            let function = function.replace("{}", &schema);
-            run(&format!(
-                "CREATE TRIGGER {trigger} AFTER {events} ON {name} {function}({arguments})"
-            ));
-            // Rows that a subscription applies, and those under session_replication_role = replica, count too.
-            run(&format!(
-                "ALTER TABLE {name} ENABLE ALWAYS TRIGGER {trigger}"
-            ));
+        let name = table.sql_name();
+        let rows = format!("{events} ON {name} FOR EACH ROW EXECUTE FUNCTION {schema}.cdc_capture");
+        let mut arguments = options.arguments();
+        make("TRIGGER", Own::Row, &rows, &arguments);
+        // The seal is for the trigger as it is there, so it comes second.
+        // SAFETY: the relation is open while it is read.
+        let made =
+            table.read(|relation| unsafe { Own::Row.of(relation).map(|made| (*made).tgoid) });
+        let Some(made) = made else {
+            pgrx::error!("pg_cdc cannot find the trigger that it made");
+        };
+        arguments.push(seal::argument(table.oid, made, &arguments));
+        make("OR REPLACE TRIGGER", Own::Row, &rows, &arguments);
+        always(Own::Row);
+        if options.operations.contains(Operation::Truncate) {
+            let truncate = format!(
+                "TRUNCATE ON {name} FOR EACH STATEMENT EXECUTE FUNCTION {schema}.cdc_capture_truncate"
+            );
+            make("TRIGGER", Own::Truncate, &truncate, &arguments);
+            always(Own::Truncate);
         }
     });
+}
+
+/// CDC0115: somebody's own trigger has the name of one of ours.
+pub fn refuse_taken_name(table: &Table, name: &str) {
+    if table.read(|relation| own_trigger::named(relation, name).is_some()) {
+        Report::new(
+            "CDC0115",
+            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+            format!(
+                "table \"{}\" has another trigger named \"{name}\"",
+                table.name
+            ),
+            format!(
+                "ALTER TRIGGER {name} ON {} RENAME TO …, or drop it.",
+                table.sql_name()
+            ),
+        )
+        .detail("pg_cdc's own triggers have this name.")
+        .raise();
+    }
 }
 
 /// The sender must hold the WAL before a trigger writes into it, else changes would be lost silently.
@@ -181,22 +277,14 @@ fn require_sender(shared: &Shared) {
     if shared.sender_pid.load(Ordering::Acquire) == 0 {
         no_worker().raise();
     }
-    let described = shared.described();
-    let hint = if described.remedy.is_empty() {
-        "See cdc_status().".to_owned()
-    } else {
-        described.remedy
-    };
-    let mut report = Report::new(
+    Report::new(
         "CDC0007",
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("sender is not ready ({})", shared.state().name()),
-        hint,
-    );
-    if !described.error.is_empty() {
-        report = report.detail(format!("{}: {}", described.error_code, described.error));
-    }
-    report.raise();
+        "See cdc_status().",
+    )
+    .about_sender(shared, is_monitor())
+    .raise();
 }
 
 /// CDC0005: the sender could not be started.

@@ -9,14 +9,16 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::statement;
-use super::table::{Table, is_admin};
-use crate::capture::relation_plan::{is_copy, place};
+use super::table::Table;
+use super::topic_rights;
+use crate::capture::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Tracked};
+use crate::capture::relation_plan::place;
 use crate::capture::{database_name, mask, row_filter};
-use crate::report::Report;
+use crate::report::{Report, notice};
 use crate::settings;
 
 /// The arguments of `cdc_track`; none means "as it is".
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 pub struct Request {
     pub topic: Option<String>,
     pub topics: Option<Value>,
@@ -33,8 +35,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// The options that the table has from now on, `so_far` being those of its trigger.
-    pub fn options(self, table: &Table, so_far: Options) -> Options {
+    /// The options that the table has from now on; what is not given is as its trigger has it. If `cdc_track` did not make
+    /// that here, anybody may have written it: nothing of it is taken without the looks that new options get, and no topic
+    /// that the owner could not have chosen.
+    pub fn options(self, table: &Table, before: Option<&Tracked>) -> Options {
+        let is_trusted = before.is_some_and(Tracked::is_here);
+        let so_far = before.map_or_else(Options::default, |before| before.options.clone());
         let columns: Vec<String> = table
             .columns()
             .into_iter()
@@ -68,6 +74,19 @@ impl Request {
         named(&mask.keys().cloned().collect::<Vec<_>>());
 
         let prefix = settings::topic_prefix(&database_name());
+        let keeps = |topic: &str| {
+            !topic.is_empty() && (is_trusted || topic.starts_with(&format!("{prefix}.")))
+        };
+        let mut topics_so_far = so_far.topics;
+        topics_so_far.retain(|_, topic| {
+            let kept = keeps(topic);
+            if !kept && self.topics.is_none() {
+                notice(format!(
+                    "topic \"{topic}\" is not taken over: it does not begin with \"{prefix}.\""
+                ));
+            }
+            kept
+        });
         let topics = self.topics.map(|topics| read_topics(&topics));
         let chosen = self.topic.as_ref().filter(|topic| !topic.is_empty());
         if chosen.is_some() && topics.as_ref().is_some_and(|topics| !topics.is_empty()) {
@@ -76,13 +95,7 @@ impl Request {
         let topic = match chosen {
             Some(topic) => topic.clone(),
             // A copied trigger names the original's topic; here it holds only if it is one of this database's.
-            None if self.topic.is_none()
-                && !so_far.topic.is_empty()
-                && (!is_copy(&so_far.source)
-                    || so_far.topic.starts_with(&format!("{prefix}."))) =>
-            {
-                so_far.topic
-            }
+            None if self.topic.is_none() && keeps(&so_far.topic) => so_far.topic,
             None => format!(
                 "{prefix}.{}",
                 change::topic_name::join(&[&table.schema, &table.name])
@@ -91,7 +104,7 @@ impl Request {
         let options = Options {
             topics: match (chosen, topics) {
                 (Some(_), _) => BTreeMap::new(),
-                (None, topics) => topics.unwrap_or(so_far.topics),
+                (None, topics) => topics.unwrap_or(topics_so_far),
             },
             topic,
             key,
@@ -110,11 +123,13 @@ impl Request {
                 .map_or(so_far.local_only, |origin| read_origin(&origin)),
             source: place().unwrap_or_else(|| no_identity().raise()),
         };
-        check_topic(table, &options.topic, &prefix);
+        check_topic(table, &options.topic);
         options
             .topics
             .values()
-            .for_each(|topic| check_topic(table, topic, &prefix));
+            .for_each(|topic| check_topic(table, topic));
+        let topics = [&options.topic].into_iter().chain(options.topics.values());
+        topic_rights::admit(&topics.map(String::as_str).collect::<Vec<_>>());
         if !options.filter.is_empty() {
             // SAFETY: the relation is open and locked while the filter is prepared.
             table.read(|relation| unsafe {
@@ -279,17 +294,9 @@ fn distance(one: &str, other: &str) -> usize {
 
 /// A topic has a legal name, belongs to one table, and only an administrator may choose one outside the database's
 /// prefix (CDC0102).
-fn check_topic(table: &Table, topic: &str, prefix: &str) {
+fn check_topic(table: &Table, topic: &str) {
     refuse_illegal(topic);
-    if !topic.starts_with(&format!("{prefix}.")) && !is_admin() {
-        Report::new(
-            "CDC0102",
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be cdc_admin to use topic \"{topic}\""),
-            format!("Choose a topic that begins with \"{prefix}.\", or let an administrator GRANT cdc_admin to you."),
-        )
-        .raise();
-    }
+    topic_rights::refuse_others_topic(topic);
     refuse_taken_topic(table.oid, topic);
 }
 
@@ -312,29 +319,23 @@ pub fn refuse_taken_topic(table: pg_sys::Oid, topic: &str) {
     let others = statement::pinned(|| {
         Spi::connect(|client| {
             let rows = client.select(
-            "SELECT t.tgrelid, pg_catalog.encode(t.tgargs, 'escape') FROM pg_catalog.pg_trigger t
-             JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
-             WHERE p.proname = 'cdc_capture' AND t.tgparentid = 0 AND t.tgrelid IS DISTINCT FROM $1",
-            None,
-            &[table.into()],
-        )?;
-            rows.map(|row| {
-                Ok((
-                    row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
-                    row.get::<String>(2)?.unwrap_or_default(),
-                ))
-            })
-            .collect::<Result<Vec<_>, pgrx::spi::SpiError>>()
+                &format!("SELECT {COLUMNS} FROM pg_catalog.pg_trigger t WHERE {IS_ROW_TRIGGER} AND t.tgparentid = 0 AND t.tgrelid IS DISTINCT FROM $1"),
+                None,
+                &[table.into()],
+            )?;
+            rows.map(|row| Tracked::from_row(&row))
+                .collect::<Result<Vec<_>, pgrx::spi::SpiError>>()
         })
     });
     let others = match others {
         Ok(others) => others,
         Err(error) => pgrx::error!("pg_cdc could not read pg_trigger: {error}"),
     };
-    for (other, arguments) in others {
-        let taken = Options::parse(arguments.split("\\000"));
+    // What somebody wrote into a trigger takes nothing from anybody.
+    for (other, tracked) in others.iter().filter(|(_, tracked)| tracked.is_here()) {
+        let taken = &tracked.options;
         for taken in [&taken.topic].into_iter().chain(taken.topics.values()) {
-            refuse_taken(topic, taken, &Table::at(other).name);
+            refuse_taken(topic, taken, &Table::at(*other).name);
         }
     }
 }

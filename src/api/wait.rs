@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
+use super::table::is_monitor;
 use crate::capture;
 use crate::report::{Report, not_loaded};
 use crate::sender::wal_reader::end_of_wal;
@@ -50,24 +51,15 @@ pub fn refuse_own_changes() {
 
 /// CDC0601: what keeps `target` from being acknowledged.
 pub fn timed_out(shared: &Shared, target: u64) -> Report {
-    let described = shared.described();
     let held_bytes = target.saturating_sub(shared.done_lsn.load(Ordering::Acquire));
-    let hint = if described.remedy.is_empty() {
-        "See cdc_status().".to_owned()
-    } else {
-        described.remedy
-    };
-    let mut report = Report::new(
+    Report::new(
         "CDC0601",
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!(
             "timed out: {held_bytes} bytes of WAL to go, state {}",
             shared.state().name()
         ),
-        hint,
-    );
-    if !described.error.is_empty() {
-        report = report.detail(format!("{}: {}", described.error_code, described.error));
-    }
-    report
+        "See cdc_status().",
+    )
+    .about_sender(shared, is_monitor())
 }

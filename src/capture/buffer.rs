@@ -5,6 +5,9 @@
 //! buffer is written early, but only the innermost section: what is written carries the current subtransaction's xid,
 //! so it dies exactly when its rows do.
 
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
 use change::body::{self, Emission, Head, Op, State, head_capacity, put_head};
 use change::chunk::{self, Compressor, Header, MESSAGE_PREFIX, MacKey, Manifest};
 use change::snapshot::{ChunkBegin, ChunkEnd};
@@ -161,7 +164,7 @@ fn within_limits<R>(
         match put(data, limits) {
             Ok(done) => {
                 if limits.has_stubs() {
-                    shipped_as_stub(plan, limits).log();
+                    tell_of_stub(plan, limits);
                 }
                 return done;
             }
@@ -171,6 +174,28 @@ fn within_limits<R>(
             }
         }
     }
+}
+
+/// Says so in the log, once a second: it is the writer's choice how often it happens.
+#[cold]
+fn tell_of_stub(plan: &Plan, limits: Limits) {
+    const ONE_LINE_EVERY: Duration = Duration::from_secs(1);
+    thread_local! {
+        static TOLD: Cell<(Option<Instant>, u64)> = const { Cell::new((None, 0)) };
+    }
+    let (told_at, more) = TOLD.get();
+    if told_at.is_some_and(|at| at.elapsed() < ONE_LINE_EVERY) {
+        TOLD.set((told_at, more + 1));
+        return;
+    }
+    TOLD.set((Some(Instant::now()), 0));
+    let mut report = shipped_as_stub(plan, limits);
+    if let (1.., Some(detail)) = (more, &mut report.detail) {
+        detail.push_str(&format!(
+            " So it was with {more} more rows of this session."
+        ));
+    }
+    report.log();
 }
 
 fn shipped_as_stub(plan: &Plan, limits: Limits) -> Report {

@@ -44,6 +44,10 @@ unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _arg: *mut
                     Some((written, left)) => {
                         buffer::count_uncovered(left);
                         if written {
+                            // SAFETY: returns what the commit has set, without error.
+                            shared.note_unsent(|| unsafe {
+                                pg_sys::GetCurrentTransactionStopTimestamp()
+                            });
                             // SAFETY: a plain read; set by the commit record that was just written.
                             shared.announce_commit(unsafe { pg_sys::XactLastCommitEnd });
                         }

@@ -5,9 +5,15 @@ use std::ffi::{CStr, CString, c_char};
 
 use change::body::{Context, put_context, set_transaction};
 use pgrx::pg_sys;
+use serde_json::{Map, Value};
 
 use super::utf8;
 use crate::settings;
+
+/// What one setting of `cdc.context_settings` may have, as JSON, in bytes.
+const MAX_SETTING_BYTES: usize = 8 * 1024;
+/// And all of the context: it is in every event.
+const MAX_CONTEXT_BYTES: usize = 16 * 1024;
 
 /// What the newest context was made of, and where it stands in the chunk.
 #[derive(Default)]
@@ -208,9 +214,9 @@ fn has_further_settings() -> bool {
 fn further_context() -> Option<String> {
     let given = settings::text(&settings::CONTEXT);
     if !has_further_settings() {
-        return (!given.is_empty()).then_some(given);
+        return (!given.is_empty()).then(|| bounded(given));
     }
-    let mut object = serde_json::Map::new();
+    let mut object = Map::new();
     for name in settings::text(&settings::CONTEXT_SETTINGS)
         .split(',')
         .map(str::trim)
@@ -225,10 +231,39 @@ fn further_context() -> Option<String> {
         };
         // A setting that was SET LOCAL once reads '' from then on: the same as not set.
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            object.insert(name.to_owned(), value.into());
+            let value = match json_bytes(&value) {
+                bytes if bytes > MAX_SETTING_BYTES => left_out(bytes),
+                _ => value.into(),
+            };
+            object.insert(name.to_owned(), value);
         }
     }
     // The setting's check lets only objects pass.
-    object.extend(serde_json::from_str::<serde_json::Map<_, _>>(&given).unwrap_or_default());
-    (!object.is_empty()).then(|| serde_json::Value::Object(object).to_string())
+    let given = if given.len() > MAX_CONTEXT_BYTES {
+        bounded(given)
+    } else {
+        given
+    };
+    object.extend(serde_json::from_str::<Map<_, _>>(&given).unwrap_or_default());
+    (!object.is_empty()).then(|| bounded(Value::Object(object).to_string()))
+}
+
+/// The context, or what stands for one that is too large. A statement is not to fail for what it says of itself.
+fn bounded(context: String) -> String {
+    if context.len() <= MAX_CONTEXT_BYTES {
+        return context;
+    }
+    let mark = Map::from_iter([("__cdc".to_owned(), left_out(context.len()))]);
+    Value::Object(mark).to_string()
+}
+
+/// What stands in the context instead of something that is too large for it.
+fn left_out(bytes: usize) -> Value {
+    serde_json::json!({ "left_out_bytes": bytes })
+}
+
+/// What a text takes as JSON.
+fn json_bytes(text: &str) -> usize {
+    let control = text.bytes().filter(|byte| *byte < 0x20).count();
+    text.len() + 5 * control
 }

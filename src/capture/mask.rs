@@ -2,9 +2,11 @@
 
 use change::hex::DIGITS;
 use hmac::{Hmac, KeyInit, Mac};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
 use sha2::Sha256;
 
+use super::database_name;
 use crate::report::Report;
 use crate::secret_file::{self, Refused};
 use crate::settings;
@@ -15,7 +17,11 @@ const MIN_KEY_BYTES: usize = 32;
 /// Bytes of a hashed value: the prefix and 64 hex digits.
 const HASHED_BYTES: usize = PREFIX.len() + 64;
 
-/// HMAC-SHA256 with the key of `cdc.mask_key_file`.
+/// What the database's name is put behind to make its key of the server's.
+const KEY_OF_DATABASE: &[u8] = b"pg_cdc mask ";
+
+/// HMAC-SHA256 with a key of this database's own, made of that in `cdc.mask_key_file`: who may write a hashed column in one
+/// database and read its topic cannot try out what stands in another's.
 pub struct Hasher(Hmac<Sha256>);
 
 impl Hasher {
@@ -27,21 +33,18 @@ impl Hasher {
         }
         let key = match secret_file::read(&path) {
             Ok(key) if key.len() >= MIN_KEY_BYTES => key,
-            Ok(_) => no_key(&format!(
-                "File \"{path}\" has less than {MIN_KEY_BYTES} bytes."
-            ))
-            .raise(),
-            Err(Refused::Unreadable(error)) => {
-                no_key(&format!("File \"{path}\" cannot be read: {error}.")).raise()
-            }
-            Err(Refused::Exposed) => no_key(&format!(
-                "File \"{path}\" has group or world access, or another owner."
-            ))
-            .raise(),
+            Ok(_) => unfit(&path, &format!("has less than {MIN_KEY_BYTES} bytes")),
+            Err(Refused::Unreadable(error)) => unfit(&path, &format!("cannot be read: {error}")),
+            Err(Refused::Exposed) => unfit(&path, "has group or world access, or another owner"),
         };
-        match Hmac::new_from_slice(&key) {
-            Ok(hmac) => Hasher(hmac),
-            Err(_) => no_key("The key has a length that HMAC does not take.").raise(),
+        let of_database = keyed(&key).map(|mut hmac| {
+            hmac.update(KEY_OF_DATABASE);
+            hmac.update(database_name().as_bytes());
+            hmac.finalize().into_bytes()
+        });
+        match of_database.and_then(|key| keyed(&key)) {
+            Some(hmac) => Hasher(hmac),
+            None => no_key("The key has a length that HMAC does not take.").raise(),
         }
     }
 
@@ -64,6 +67,10 @@ impl Hasher {
     }
 }
 
+fn keyed(key: &[u8]) -> Option<Hmac<Sha256>> {
+    Hmac::new_from_slice(key).ok()
+}
+
 /// The first `characters` of a text in UTF-8; of other bytes, as many bytes.
 pub fn truncate(text: &[u8], characters: u32) -> &[u8] {
     let characters = characters as usize;
@@ -73,6 +80,24 @@ pub fn truncate(text: &[u8], characters: u32) -> &[u8] {
             None => text,
         },
         Err(_) => &text[..characters.min(text.len())],
+    }
+}
+
+/// CDC0113. Where the file is, only those are told who may see the setting; the log has it in any case.
+fn unfit(path: &str, fault: &str) -> ! {
+    let whole = no_key(&format!("File \"{path}\" {fault}."));
+    if may_see_settings() {
+        whole.raise();
+    }
+    whole.log();
+    no_key("The file that it names is not fit: the server's log says why.").raise()
+}
+
+fn may_see_settings() -> bool {
+    // SAFETY: catalog look-ups inside the running transaction.
+    unsafe {
+        let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_ALL_SETTINGS);
+        pg_sys::has_privs_of_role(pg_sys::GetUserId(), role)
     }
 }
 

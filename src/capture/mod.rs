@@ -7,9 +7,11 @@ pub mod datum;
 pub mod image;
 pub mod mask;
 pub mod nonce;
+pub mod own_trigger;
 pub mod relation_plan;
 pub mod row_expression;
 pub mod row_filter;
+pub mod seal;
 pub mod trigger;
 
 use std::cell::RefCell;

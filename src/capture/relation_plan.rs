@@ -1,7 +1,8 @@
 //! The plan of a tracked table: everything about it that capture needs for a row, made once and kept until the
 //! relation cache says that the table changed.
 //!
-//! The trigger's arguments are the configuration (`change::options`).
+//! The trigger's arguments are the configuration (`change::options`), if they are sealed (`super::seal`): looked at once for
+//! each plan.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -10,15 +11,14 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use change::body::{Column, Masked, Relation as RelationEntry};
-use change::options::{Mask, Operation, Options};
+use change::options::{Mask, Operation};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use super::datum::{Describing, Encode, encoding_of, masked_encoding_of};
+use super::own_trigger::{Own, Standing, Tracked, copied_table, unsealed_table};
 use super::row_expression::RowExpression;
 use super::row_filter;
 use super::utf8;
-use crate::report::Report;
 use crate::{ffi, shared};
 
 /// A live column.
@@ -41,7 +41,7 @@ pub struct Plan {
     pub key_columns: Vec<usize>,
     /// Attributes of a tuple, dropped ones included.
     pub attributes: usize,
-    /// Rows of this table are not captured: it is a copy, and a warning said so.
+    /// Rows of this table are not captured: it is a copy, or the trigger is not ours, and a warning said so.
     pub silent: bool,
     /// The server's identity when `silent` was decided (`shared::identity_number`).
     identity_number: u32,
@@ -73,6 +73,7 @@ impl Plan {
 /// The plans of this backend.
 #[derive(Default)]
 pub struct Plans {
+    /// By trigger: a table may have several that call our function.
     plans: HashMap<pg_sys::Oid, Box<Plan>, BuildHasherDefault<OidHasher>>,
     /// Of topics into which applications emit events.
     topics: HashMap<String, Box<Plan>>,
@@ -100,23 +101,23 @@ impl Hasher for OidHasher {
 }
 
 thread_local! {
-    /// Whether the plan of a table is still right. Apart from the plans, so that an invalidation can arrive while
-    /// they are in use (it does, in the middle of catalog access).
-    static VALIDITY: RefCell<HashMap<pg_sys::Oid, Rc<Cell<bool>>>> = RefCell::new(HashMap::new());
+    /// Whether the plans of a table are still right, by the table. Apart from the plans, so that an invalidation can
+    /// arrive while they are in use (it does, in the middle of catalog access).
+    static VALIDITY: RefCell<HashMap<pg_sys::Oid, Vec<Rc<Cell<bool>>>>> = RefCell::new(HashMap::new());
     /// Relations other than its own, and a plan that is made of them; invalid for whatever relation.
     static DEPENDENTS: RefCell<Vec<(pg_sys::Oid, Rc<Cell<bool>>)>> = const { RefCell::new(Vec::new()) };
     static LISTENING: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Plans {
-    /// The plan for the relation and trigger of `trigger`.
+    /// The plan for the trigger that runs, and so for its relation.
     ///
     /// # Safety
     /// `trigger` is the data that PostgreSQL passed to a running trigger function.
     #[inline]
     pub unsafe fn plan(&mut self, trigger: &pg_sys::TriggerData) -> &Plan {
         // SAFETY: the relation of a running trigger is open.
-        let oid = unsafe { (*trigger.tg_relation).rd_id };
+        let oid = unsafe { (*trigger.tg_trigger).tgoid };
         let identity_number = shared::identity_number();
         if !self
             .plans
@@ -172,20 +173,32 @@ impl Plans {
         &self.topics[topic]
     }
 
-    /// The plan that was last made for a relation, whether it is still right or not.
-    pub fn known(&self, oid: pg_sys::Oid) -> Option<&Plan> {
-        self.plans.get(&oid).map(Box::as_ref)
+    /// The plan that was last made for a trigger, whether it is still right or not.
+    pub fn known(&self, trigger: pg_sys::Oid) -> Option<&Plan> {
+        self.plans.get(&trigger).map(Box::as_ref)
     }
 
     #[cold]
     unsafe fn build(&mut self, oid: pg_sys::Oid, trigger: &pg_sys::TriggerData) {
         listen();
         let valid = Rc::new(Cell::new(true));
+        // SAFETY: the relation of a running trigger is open.
+        let relation = unsafe { (*trigger.tg_relation).rd_id };
         // Registered before the catalog is read: a change in between makes this plan invalid at once.
-        VALIDITY.with_borrow_mut(|validity| validity.insert(oid, Rc::clone(&valid)));
+        VALIDITY.with_borrow_mut(|validity| {
+            let plans = validity.entry(relation).or_default();
+            plans.retain(|valid| valid.get());
+            plans.push(Rc::clone(&valid));
+        });
         self.next_id += 1;
+        // Read before what depends on it: should it change in between, the plan is made anew.
+        let identity_number = shared::identity_number();
         // SAFETY: as the caller promises.
         let plan = unsafe { build_plan(self.next_id, valid, trigger) };
+        let plan = Plan {
+            identity_number,
+            ..plan
+        };
         self.plans.insert(oid, Box::new(plan));
     }
 }
@@ -224,9 +237,9 @@ fn listen() {
 unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relid: pg_sys::Oid) {
     VALIDITY.with_borrow(|validity| {
         if relid == pg_sys::InvalidOid {
-            validity.values().for_each(|valid| valid.set(false));
-        } else if let Some(valid) = validity.get(&relid) {
-            valid.set(false);
+            invalidate_all(validity);
+        } else if let Some(plans) = validity.get(&relid) {
+            plans.iter().for_each(|valid| valid.set(false));
         }
     });
     DEPENDENTS.with_borrow(|plans| {
@@ -239,7 +252,14 @@ unsafe extern "C-unwind" fn relation_changed(_arg: pg_sys::Datum, relid: pg_sys:
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn name_changed(_arg: pg_sys::Datum, _cache: i32, _hash: u32) {
-    VALIDITY.with_borrow(|validity| validity.values().for_each(|valid| valid.set(false)));
+    VALIDITY.with_borrow(invalidate_all);
+}
+
+fn invalidate_all(validity: &HashMap<pg_sys::Oid, Vec<Rc<Cell<bool>>>>) {
+    validity
+        .values()
+        .flatten()
+        .for_each(|valid| valid.set(false));
 }
 
 /// The source and database that a trigger made here and now belongs to; none while the server's identity is not known.
@@ -264,18 +284,73 @@ fn database_oid() -> u32 {
     unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
+/// The table whose row trigger says what the running trigger captures, and that trigger, judged; none if the running one
+/// is not ours. A partition's clone counts for nothing but the table that it belongs to.
+unsafe fn authority_of(trigger: &pg_sys::TriggerData) -> (pg_sys::Oid, Option<Tracked>) {
+    // SAFETY: relation and trigger of a running trigger are open; the root is opened while it is read.
+    unsafe {
+        let relation = &*trigger.tg_relation;
+        let root = root_of(relation.rd_id);
+        if !Own::Row.is(&*trigger.tg_trigger) {
+            return (root, None);
+        }
+        if root == relation.rd_id {
+            return (root, Tracked::of(relation));
+        }
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let opened = pg_sys::relation_open(root, lock);
+        let tracked = Tracked::of(&*opened);
+        pg_sys::relation_close(opened, lock);
+        (root, tracked.filter(|_| (*trigger.tg_trigger).tgisclone))
+    }
+}
+
+/// Says why nothing is captured: for a copy, or for a trigger that is not ours.
+unsafe fn warn_of_silence(trigger: &pg_sys::TriggerData, table: &str, standing: Option<Standing>) {
+    match standing {
+        Some(Standing::Copy) => copied_table(table).warn(),
+        _ => {
+            // SAFETY: names of triggers are zero-ended.
+            let name = unsafe { CStr::from_ptr((*trigger.tg_trigger).tgname) };
+            unsealed_table(table, &utf8(name.to_bytes())).warn();
+        }
+    }
+}
+
+/// The plan of a trigger that captures nothing.
+fn silent_plan(id: u64, valid: Rc<Cell<bool>>, name: String) -> Plan {
+    Plan {
+        id,
+        name,
+        blob: Vec::new(),
+        columns: Vec::new(),
+        key_columns: Vec::new(),
+        attributes: 0,
+        silent: true,
+        identity_number: 0,
+        local_only: false,
+        skip_unchanged: false,
+        filter: None,
+        computed: Vec::new(),
+        valid,
+    }
+}
+
 unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerData) -> Plan {
     // SAFETY: relation, descriptor and trigger belong to the running trigger and stay open.
     unsafe {
         let relation = trigger.tg_relation;
         let descriptor = (*relation).rd_att;
-        let definition = &*trigger.tg_trigger;
-        let arguments: Vec<String> = (0..definition.tgnargs as usize)
-            .map(|index| utf8(CStr::from_ptr(*definition.tgargs.add(index)).to_bytes()))
-            .collect();
-        let options = Options::parse(arguments.iter().map(String::as_str));
-
-        let root = root_of((*relation).rd_id);
+        let (root, tracked) = authority_of(trigger);
+        let (schema, table) = qualified_name(root);
+        let options = match tracked {
+            Some(tracked) if tracked.standing == Standing::Here => tracked.options,
+            other => {
+                also_depends_on(&valid, &[root]);
+                warn_of_silence(trigger, &table, other.map(|tracked| tracked.standing));
+                return silent_plan(id, valid, format!("{schema}.{table}"));
+            }
+        };
         // Names, order of columns and identity are the root's, whatever order a partition was made with.
         let (attributes_in_order, identity) = if root == (*relation).rd_id {
             (live_attributes(relation), identity_attributes(relation))
@@ -363,7 +438,6 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
                 .filter(|column| !key.contains(column)),
         );
 
-        let (schema, table) = qualified_name(root);
         let mut blob = Vec::new();
         let entry = RelationEntry {
             oid: root.to_u32(),
@@ -387,12 +461,6 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         };
         entry.put(&mut blob);
 
-        // Read before the identity itself: should it change in between, the plan is made anew.
-        let identity_number = shared::identity_number();
-        let silent = is_copy(&options.source);
-        if silent {
-            copied_table(&table).warn();
-        }
         Plan {
             id,
             name: format!("{schema}.{table}"),
@@ -400,8 +468,8 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             columns,
             key_columns,
             attributes: (*descriptor).natts as usize,
-            silent,
-            identity_number,
+            silent: false,
+            identity_number: 0,
             local_only: options.local_only,
             skip_unchanged: options.skip_unchanged,
             filter: (!options.filter.is_empty())
@@ -410,17 +478,6 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             valid,
         }
     }
-}
-
-/// CDC0107: the trigger was made in another database or on another server.
-pub fn copied_table(table: &str) -> Report {
-    Report::new(
-        "CDC0107",
-        PgSqlErrorCode::ERRCODE_WARNING,
-        format!("table \"{table}\" is a copy and not captured"),
-        format!("To capture it here, call cdc_track('{table}') again."),
-    )
-    .detail("Its trigger was made in another database or on another server: by CREATE DATABASE … TEMPLATE, or by restoring a dump.")
 }
 
 /// The attribute of a descriptor.
@@ -548,15 +605,42 @@ unsafe fn identity_attributes(relation: pg_sys::Relation) -> Vec<usize> {
     }
 }
 
-/// The root of a partition; the relation itself if it is none.
+/// The table that a partition's changes are changes of: the topmost one above it that is tracked, which may be the
+/// partition itself, else the root. A table that is no partition is its own.
+///
+/// # Safety
+/// Inside a transaction.
 pub unsafe fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: catalog look-ups inside the running transaction.
+    // SAFETY: as the caller promises.
     unsafe {
-        if pg_sys::get_rel_relispartition(oid) {
-            ffi::partition_root(oid)
-        } else {
-            oid
+        if !pg_sys::get_rel_relispartition(oid) {
+            return oid;
         }
+        let above = ffi::partition_ancestors(oid);
+        let root = above.last().copied().unwrap_or(oid);
+        above
+            .into_iter()
+            .rev()
+            .chain([oid])
+            .find(|table| is_tracked_itself(*table))
+            .unwrap_or(root)
+    }
+}
+
+/// Whether a table has a row trigger of ours that is no clone.
+unsafe fn is_tracked_itself(oid: pg_sys::Oid) -> bool {
+    // SAFETY: inside a transaction, as the caller promises; the relation is open while it is read.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let relation = pg_sys::try_relation_open(oid, lock);
+        if relation.is_null() {
+            return false;
+        }
+        let found = Own::Row
+            .of(&*relation)
+            .is_some_and(|trigger| !(*trigger).tgisclone);
+        pg_sys::relation_close(relation, lock);
+        found
     }
 }
 

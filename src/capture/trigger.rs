@@ -1,12 +1,15 @@
 //! The trigger functions: `cdc_capture()` for rows, `cdc_capture_truncate()` for the table.
 
+use change::options::{Operation, Options};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::buffer::{self, Captured};
+use super::own_trigger::Own;
 use super::relation_plan::root_of;
 use super::with_capture;
+use crate::api::table::Table;
 use crate::ddl::partitions;
 use crate::ffi;
 use crate::report;
@@ -107,10 +110,22 @@ pub extern "C-unwind" fn cdc_capture_truncate(fcinfo: pg_sys::FunctionCallInfo) 
 unsafe fn truncated(trigger: &pg_sys::TriggerData) {
     // SAFETY: as in cdc_capture.
     unsafe {
+        // Whether it is shipped, and where to, the row trigger says: this one has no say of its own.
+        if !Own::Truncate.is(&*trigger.tg_trigger) {
+            return;
+        }
         let relation = (*trigger.tg_relation).rd_id;
         let root = root_of(relation);
         if root == relation {
-            capture_table_event(trigger, &Captured::Truncated);
+            let table = Table::at(relation);
+            let ships = |options: &Options| options.operations.contains(Operation::Truncate);
+            if !table
+                .tracked()
+                .is_some_and(|tracked| ships(&tracked.options))
+            {
+                return;
+            }
+            table.with_trigger(|trigger| capture_table_event(trigger, &Captured::Truncated));
             with_capture(|capture| capture.buffer.truncated = Some(root));
         } else if !with_capture(|capture| capture.buffer.has_truncated(root)) {
             partitions::truncated(root, relation);

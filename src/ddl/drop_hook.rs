@@ -13,7 +13,8 @@ use pgrx::prelude::*;
 use super::schema_change::SchemaChange;
 use super::{event_trigger, partitions};
 use crate::api::statement;
-use crate::api::table::{ROW_TRIGGER, Table};
+use crate::api::table::Table;
+use crate::capture::own_trigger::IS_ROW_TRIGGER;
 use crate::capture::{buffer::Captured, with_capture};
 use crate::{ffi, shared};
 
@@ -21,7 +22,13 @@ static mut PREVIOUS_HOOK: pg_sys::object_access_hook_type = None;
 
 thread_local! {
     /// The transaction in which triggers were dropped, and the events for their tables, should these go as well.
-    static DROPPED: RefCell<(u32, HashMap<pg_sys::Oid, String>)> = RefCell::default();
+    static DROPPED: RefCell<(u32, HashMap<pg_sys::Oid, Dropped>)> = RefCell::default();
+}
+
+/// A trigger that went, and the event for its table should that go as well.
+struct Dropped {
+    trigger: pg_sys::Oid,
+    event: String,
 }
 
 /// Installs the hook; only at server start.
@@ -64,8 +71,10 @@ fn trigger_goes(trigger: pg_sys::Oid) {
     }
     let found = statement::pinned(|| {
         Spi::get_one_with_args::<pg_sys::Oid>(
-            "SELECT tgrelid FROM pg_catalog.pg_trigger WHERE oid = $1 AND tgname = $2 AND tgparentid = 0",
-            &[trigger.into(), ROW_TRIGGER.into()],
+            &format!(
+                "SELECT t.tgrelid FROM pg_catalog.pg_trigger t WHERE t.oid = $1 AND {IS_ROW_TRIGGER} AND t.tgparentid = 0"
+            ),
+            &[trigger.into()],
         )
     });
     let Ok(Some(relation)) = found else {
@@ -75,7 +84,10 @@ fn trigger_goes(trigger: pg_sys::Oid) {
     let Some(options) = table.options() else {
         return;
     };
-    let goes = SchemaChange::new("DROP").json(&table, &options);
+    let goes = Dropped {
+        trigger,
+        event: SchemaChange::new("DROP").json(&table, &options),
+    };
     SchemaChange::new("UNTRACK").capture(&table);
     DROPPED.with_borrow_mut(|(transaction, tables)| {
         let now = ffi::local_transaction_id();
@@ -103,8 +115,12 @@ fn table_goes(relation: pg_sys::Oid) {
     unsafe {
         let command = pg_sys::GetCurrentCommandId(true);
         with_capture(|capture| {
-            if let Some(plan) = capture.plans.known(relation).filter(|plan| !plan.silent) {
-                let event = Captured::SchemaChanged(&goes);
+            if let Some(plan) = capture
+                .plans
+                .known(goes.trigger)
+                .filter(|plan| !plan.silent)
+            {
+                let event = Captured::SchemaChanged(&goes.event);
                 capture
                     .buffer
                     .capture(plan, std::ptr::null_mut(), command, &event);

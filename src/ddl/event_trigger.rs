@@ -8,10 +8,11 @@ use pgrx::pg_sys::AlterTableType as Alter;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::partitions;
 use super::schema_change::SchemaChange;
+use super::{before, partitions};
 use crate::api::statement;
 use crate::api::table::Table;
+use crate::capture::own_trigger::IS_ROW_TRIGGER;
 use crate::capture::utf8;
 use crate::ffi;
 use crate::report::Report;
@@ -41,31 +42,65 @@ pub fn is_quiet() -> bool {
 }
 
 #[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_cdc_ddl_start() -> &'static pg_sys::Pg_finfo_record {
+    &ffi::VERSION_1
+}
+
+/// The event trigger's function before a command. Bound in `sql/triggers.sql`.
+#[unsafe(no_mangle)]
+#[pg_guard]
+pub extern "C-unwind" fn cdc_ddl_start(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it with event trigger data, whose tag says which statement it is.
+    unsafe {
+        if let Some(command) = command_of(fcinfo, "cdc_ddl_start") {
+            match (*command).type_ {
+                pg_sys::NodeTag::T_AlterTableStmt => before::altered(&*command.cast()),
+                pg_sys::NodeTag::T_RenameStmt => before::renamed(&*command.cast()),
+                _ => {}
+            }
+        }
+    }
+    pg_sys::Datum::from(0)
+}
+
+#[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_cdc_ddl_end() -> &'static pg_sys::Pg_finfo_record {
     &ffi::VERSION_1
 }
 
-/// The event trigger's function. Bound in `sql/triggers.sql`.
+/// The event trigger's function after a command. Bound in `sql/triggers.sql`.
 #[unsafe(no_mangle)]
 #[pg_guard]
 pub extern "C-unwind" fn cdc_ddl_end(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: PostgreSQL calls it with event trigger data.
+    unsafe {
+        if let Some(command) = command_of(fcinfo, "cdc_ddl_end") {
+            command_ended(command);
+        }
+    }
+    pg_sys::Datum::from(0)
+}
+
+/// The command that fires an event trigger; none if it is our own, or nobody captures.
+unsafe fn command_of(
+    fcinfo: pg_sys::FunctionCallInfo,
+    function: &str,
+) -> Option<*mut pg_sys::Node> {
     // SAFETY: PostgreSQL passes event trigger data to a function that an event trigger calls; anything else is refused.
     unsafe {
         let context = (*fcinfo).context;
         if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_EventTriggerData {
             ErrorReport::new(
                 PgSqlErrorCode::ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED,
-                "cdc_ddl_end() must be called by an event trigger",
+                format!("{function}() must be called by an event trigger"),
                 "pg_cdc",
             )
             .report(PgLogLevel::ERROR);
         }
         let data = &*context.cast::<pg_sys::EventTriggerData>();
-        if !is_quiet() && shared::shared().is_some() && !data.parsetree.is_null() {
-            command_ended(data.parsetree);
-        }
+        (!is_quiet() && shared::shared().is_some() && !data.parsetree.is_null())
+            .then_some(data.parsetree)
     }
-    pg_sys::Datum::from(0)
 }
 
 unsafe fn command_ended(command: *mut pg_sys::Node) {
@@ -103,12 +138,14 @@ fn capture_each(change: &SchemaChange) {
 fn changed_tables() -> Vec<Table> {
     statement::oids(
         "what a command changed",
-        "WITH changed AS MATERIALIZED (SELECT DISTINCT classid, objid FROM pg_catalog.pg_event_trigger_ddl_commands())
+        &format!(
+            "WITH changed AS MATERIALIZED (SELECT DISTINCT classid, objid FROM pg_catalog.pg_event_trigger_ddl_commands())
              SELECT t.tgrelid FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-             WHERE t.tgname = '_cdc' AND t.tgparentid = 0 AND EXISTS (SELECT FROM changed
+             WHERE {IS_ROW_TRIGGER} AND t.tgparentid = 0 AND EXISTS (SELECT FROM changed
                  WHERE (classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND objid = c.oid)
                     OR (classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND objid = c.relnamespace))
-             ORDER BY 1",
+             ORDER BY 1"
+        ),
         &[],
     )
     .into_iter()
@@ -141,9 +178,13 @@ unsafe fn partition_of(command: &pg_sys::AlterTableCmd) -> pg_sys::Oid {
     }
 }
 
-unsafe fn altered(statement: &pg_sys::AlterTableStmt) {
-    // SAFETY: the commands of an ALTER TABLE are a list of AlterTableCmd.
-    let commands: Vec<&pg_sys::AlterTableCmd> = unsafe {
+/// The commands of an ALTER TABLE.
+///
+/// # Safety
+/// The statement is one that PostgreSQL runs.
+pub unsafe fn commands_of(statement: &pg_sys::AlterTableStmt) -> Vec<&pg_sys::AlterTableCmd> {
+    // SAFETY: as the caller promises, the commands are a list of AlterTableCmd.
+    unsafe {
         let list = statement.cmds;
         let count = if list.is_null() {
             0
@@ -157,7 +198,12 @@ unsafe fn altered(statement: &pg_sys::AlterTableStmt) {
                     .cast::<pg_sys::AlterTableCmd>()
             })
             .collect()
-    };
+    }
+}
+
+unsafe fn altered(statement: &pg_sys::AlterTableStmt) {
+    // SAFETY: as the caller promises.
+    let commands = unsafe { commands_of(statement) };
     let any = |kinds: &[Alter::Type]| {
         commands
             .iter()

@@ -6,8 +6,9 @@ use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::event_trigger;
 use super::schema_change::SchemaChange;
-use crate::api::statement::{self, run};
-use crate::api::table::{TRUNCATE_TRIGGER, Table, as_superuser};
+use crate::api::table::{Table, as_superuser};
+use crate::api::{statement, track, unseen};
+use crate::capture::own_trigger::{IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER, Own, TRUNCATE_TRIGGER};
 use crate::capture::relation_plan::root_of;
 
 /// Gives every partition below `table` its TRUNCATE trigger, anew where it is there; takes it away if the table does not
@@ -36,13 +37,19 @@ fn give_triggers(partitions: &[Table], definition: Option<&str>) {
 fn replace_trigger(partition: &Table, definition: Option<&str>) {
     let trigger = quote_identifier(TRUNCATE_TRIGGER);
     let name = partition.sql_name();
+    // SAFETY: the relation is open while it is read.
+    let before = partition
+        .read(|relation| unsafe { Own::Truncate.of(relation).map(|trigger| (*trigger).tgoid) });
     as_superuser(|| {
-        run(&format!("DROP TRIGGER IF EXISTS {trigger} ON {name}"));
+        if let Some(before) = before {
+            unseen::drop_trigger(before);
+        }
         if let Some(definition) = definition {
-            run(&format!(
+            track::refuse_taken_name(partition, TRUNCATE_TRIGGER);
+            unseen::run(&format!(
                 "CREATE TRIGGER {trigger} AFTER TRUNCATE ON {name} {definition}"
             ));
-            run(&format!(
+            unseen::run(&format!(
                 "ALTER TABLE {name} ENABLE ALWAYS TRIGGER {trigger}"
             ));
         }
@@ -63,10 +70,38 @@ pub fn below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     )
 }
 
+/// Locks the partitions of a locked table.
+pub fn lock_below(table: pg_sys::Oid, mode: u32) {
+    for partition in below(table) {
+        // SAFETY: in a transaction; released with it. Who attaches or detaches a partition waits for the table's lock.
+        unsafe { pg_sys::LockRelationOid(partition, mode as pg_sys::LOCKMODE) };
+    }
+}
+
+/// Whether a table, or a partition of it, has a trigger of ours. No lock is needed.
+pub fn any_triggers(table: pg_sys::Oid) -> bool {
+    let query = format!(
+        "SELECT t.oid FROM pg_catalog.pg_trigger t WHERE ({IS_ROW_TRIGGER} OR {IS_TRUNCATE_TRIGGER})
+             AND (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1))) LIMIT 1"
+    );
+    !statement::oids("the triggers of a table", &query, &[table.into()]).is_empty()
+}
+
+/// The tables that are tracked by themselves, of a table and its partitions.
+pub fn tracked_themselves(table: pg_sys::Oid) -> Vec<Table> {
+    let query = format!(
+        "SELECT t.tgrelid FROM pg_catalog.pg_trigger t WHERE {IS_ROW_TRIGGER} AND t.tgparentid = 0
+             AND (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1))) ORDER BY 1"
+    );
+    let found = statement::oids("the triggers of a table", &query, &[table.into()]);
+    found.into_iter().map(Table::at).collect()
+}
+
 /// A partition was made, or attached with the rows that it has.
 pub fn came(partition: pg_sys::Oid, ddl: Option<String>, with_rows: bool) {
     let table = Table::at(root(partition));
-    if table.options().is_none() {
+    // One that is tracked by itself, in a table that is not, is as it was.
+    if table.oid == partition || table.options().is_none() {
         return;
     }
     give_triggers(&with_all_below(partition), definition(&table).as_deref());

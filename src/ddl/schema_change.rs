@@ -9,6 +9,9 @@ use crate::api::table::{ColumnDefinition, Table};
 use crate::capture::database_name;
 use crate::snapshot::repair;
 
+/// A statement's text is told up to this length, in bytes: an event must stay one that a topic takes.
+const MAX_DDL_BYTES: usize = 8 * 1024;
+
 /// What happened to a table's definition.
 #[derive(Debug, Clone)]
 pub struct SchemaChange {
@@ -54,6 +57,7 @@ impl SchemaChange {
                     Some(Mask::Redact | Mask::Truncate(_))
                 )
         };
+        let ddl = self.ddl.as_ref().filter(|ddl| ddl.len() <= MAX_DDL_BYTES);
         // What identifies a row must be in the images.
         let identity = Some(table.identity(false)).filter(|names| names.iter().all(shipped));
         let columns: Vec<Value> = table
@@ -70,7 +74,7 @@ impl SchemaChange {
             })
             .collect();
         json!({
-            "type": self.kind, "ddl": self.ddl, "contents_changed": self.contents_changed, "renames": self.renames,
+            "type": self.kind, "ddl": ddl, "contents_changed": self.contents_changed, "renames": self.renames,
             "tableChanges": [{
                 "type": self.kind, "id": format!("\"{}\".\"{}\".\"{}\"", database_name(), table.schema, table.name),
                 "table": { "primaryKeyColumnNames": identity.unwrap_or_default(), "columns": columns },

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
+use std::fmt;
 
 use change::chunk::{self, MacKey, Manifest};
 use pgrx::pg_sys;
@@ -54,7 +55,7 @@ pub struct Committed {
 pub enum Outcome {
     Nothing,
     /// A message that claims to be ours and is not.
-    Rejected(String),
+    Rejected(Rejected),
     Committed(Box<Committed>),
     /// CDC0206: chunks of the transaction are missing.
     Incomplete {
@@ -66,6 +67,41 @@ pub enum Outcome {
     },
 }
 
+/// A message that claims to be ours and is not: where it is, and what is wrong.
+pub struct Rejected {
+    pub lsn: u64,
+    pub database_oid: u32,
+    pub xid: u32,
+    pub why: Wrong,
+}
+
+/// What is wrong with a message.
+pub enum Wrong {
+    NotTransactional,
+    Chunk(chunk::ChunkError),
+    OtherTransaction,
+    OtherEpoch,
+    SentBefore,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lsn = change::position::lsn_text(self.lsn);
+        let (database, xid) = (self.database_oid, self.xid);
+        write!(
+            f,
+            "message at {lsn}, database {database}, transaction {xid}: "
+        )?;
+        match &self.why {
+            Wrong::NotTransactional => f.write_str("it is not transactional"),
+            Wrong::Chunk(error) => error.fmt(f),
+            Wrong::OtherTransaction => f.write_str("the chunk belongs to another transaction"),
+            Wrong::OtherEpoch => f.write_str("the chunk is of a transaction long ago"),
+            Wrong::SentBefore => f.write_str("the chunk was sent before"),
+        }
+    }
+}
+
 /// Transactions that are not finished.
 pub struct Assembly {
     key: MacKey,
@@ -75,6 +111,8 @@ pub struct Assembly {
     subtransactions: HashMap<u32, u32>,
     cached_bytes: usize,
     max_cached_bytes: usize,
+    /// Every transaction before this had begun when it was last looked at.
+    next_xid8: u64,
 }
 
 impl Assembly {
@@ -86,6 +124,7 @@ impl Assembly {
             subtransactions: HashMap::new(),
             cached_bytes: 0,
             max_cached_bytes,
+            next_xid8: 0,
         }
     }
 
@@ -133,23 +172,27 @@ impl Assembly {
         let Some((database_oid, transactional, bytes)) = our_message(record.data) else {
             return Outcome::Nothing;
         };
-        let lsn = change::position::lsn_text(record.lsn);
-        let rejected = |why: String| {
-            Outcome::Rejected(format!(
-                "message at {lsn}, database {database_oid}, transaction {}: {why}",
-                record.xid
-            ))
+        let rejected = |why: Wrong| {
+            Outcome::Rejected(Rejected {
+                lsn: record.lsn,
+                database_oid,
+                xid: record.xid,
+                why,
+            })
         };
         if !transactional {
-            return rejected("it is not transactional".to_owned());
+            return rejected(Wrong::NotTransactional);
         }
         let chunk = match chunk::open(bytes, &self.key) {
             Ok(chunk) => chunk,
-            Err(error) => return rejected(error.to_string()),
+            Err(error) => return rejected(Wrong::Chunk(error)),
         };
         let header = chunk.header;
         if header.record_xid != record.xid || header.database_oid != database_oid {
-            return rejected("the chunk belongs to another transaction".to_owned());
+            return rejected(Wrong::OtherTransaction);
+        }
+        if !self.is_of_this_epoch(header.xid8, record.xid) {
+            return rejected(Wrong::OtherEpoch);
         }
         let top = header.xid8 as u32;
         // The same low half of another epoch is a leftover of long ago.
@@ -172,23 +215,34 @@ impl Assembly {
             gid: String::new(),
         });
         if open.nonce != header.nonce || !open.numbers.insert(header.number) {
-            return rejected("the chunk was sent before".to_owned());
+            return rejected(Wrong::SentBefore);
         }
         let keep = self.cached_bytes + bytes.len() <= self.max_cached_bytes;
-        if keep {
-            self.cached_bytes += bytes.len();
-        }
+        let kept = if keep { copy_of(bytes) } else { None };
+        self.cached_bytes += kept.as_ref().map_or(0, Vec::len);
         open.chunks.push(ChunkPlace {
             lsn: record.lsn,
             number: header.number,
             record_xid: record.xid,
             manifest: chunk.manifest,
-            bytes: keep.then(|| bytes.to_vec()),
+            bytes: kept,
         });
         if record.xid != top {
             self.subtransactions.insert(record.xid, top);
         }
         Outcome::Nothing
+    }
+
+    /// A record carries half of its transaction's id: four thousand million transactions later another one has the same.
+    fn is_of_this_epoch(&mut self, xid8: u64, record_xid: u32) -> bool {
+        const ONE_EPOCH: u64 = 1 << 32;
+        let record_xid8 = self.next_xid8 / ONE_EPOCH * ONE_EPOCH + u64::from(record_xid);
+        if xid8.max(record_xid8) >= self.next_xid8 {
+            // SAFETY: a plain read under its own lock, on the main thread.
+            self.next_xid8 = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+        }
+        // The WAL itself does not reach back so far.
+        self.next_xid8.saturating_sub(xid8) < ONE_EPOCH
     }
 
     fn transaction_record(&mut self, record: &Record<'_>) -> Outcome {
@@ -339,6 +393,14 @@ impl Assembly {
             self.forget(top);
         }
     }
+}
+
+/// A copy, if there is memory for it.
+pub fn copy_of(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).ok()?;
+    copy.extend_from_slice(bytes);
+    Some(copy)
 }
 
 /// Database, whether transactional, and content of a logical message, if it has our prefix.

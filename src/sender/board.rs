@@ -1,11 +1,14 @@
 //! What the threads of the sender tell its main thread: a few facts behind one lock, and an eventfd that wakes it.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use change::position::Position;
+use change::position::{Position, lsn_text};
+
+use super::orders::Aside;
 
 /// A coded condition: something to wait for, or a reason to halt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,10 @@ pub enum Failure {
     Rewind(Trouble),
     /// Start again with batches of at most so many bytes: a topic takes no larger ones.
     Smaller(usize),
+    /// Start again with records of at most so many bytes for a topic that does not tell what it takes.
+    SmallerIn(String, usize),
+    /// Start again without a topic that has refused an event.
+    Aside(Box<Aside>),
     /// Only a person can help.
     Halt(Trouble),
     /// Another sender took over: this one must not fence it back.
@@ -61,6 +68,10 @@ pub struct Facts {
     /// The newest position that this session made durable in Kafka.
     pub durable: Option<Durable>,
     pub failure: Option<Failure>,
+    /// A topic that is to be put aside: the Kafka thread waits until that is noted.
+    pub aside_wanted: Option<Box<Aside>>,
+    /// Topics that are put aside, durably, and since which commit, as positions name them.
+    pub asides: Arc<BTreeMap<String, String>>,
     /// What Kafka is waited for with, if anything.
     pub trouble: Option<Trouble>,
     /// What the newest event is held back by, if anything. Stays while other things work.
@@ -85,6 +96,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The topics that are put aside, as the orders have them.
+    pub fn put_aside(&mut self, asides: &[Aside]) {
+        let asides = asides
+            .iter()
+            .map(|aside| (aside.topic.clone(), lsn_text(aside.from)));
+        self.asides = Arc::new(asides.collect());
+    }
+
     /// Something went through: what was waited for before is over, and what connections failed of is of no interest.
     pub fn went_through(&mut self) {
         self.trouble = None;

@@ -50,6 +50,8 @@ pub struct KafkaSettings {
     pub exactly_once: bool,
     /// `cdc.oversize = stub`
     pub stubs: bool,
+    /// `cdc.topic_max_event_size`
+    pub max_event_bytes: usize,
     /// `cdc.sender_memory`: half of it for librdkafka, a quarter each for the channel and for open transactions.
     pub memory_bytes: usize,
     pub heartbeat_ms: u64,

@@ -85,6 +85,14 @@ impl<'a> ExactlyOnce<'a> {
         }
     }
 
+    /// Takes in what is acknowledged; what was before and is not committed yet is part of it.
+    pub fn has_finished(&mut self, mut newer: Finished) {
+        let older = self.finished.take();
+        let older = older.and_then(|older| older.progress.done);
+        newer.progress.done = newer.progress.done.map(|done| done.after(older));
+        self.finished = Some(newer);
+    }
+
     /// Begins one where none is open.
     pub fn begin<C: ProducerContext + 'static>(
         &mut self,
@@ -154,11 +162,17 @@ impl<'a> ExactlyOnce<'a> {
             .reduce(|older, newer| Progress {
                 timeline: newer.timeline,
                 restart_lsn: newer.restart_lsn.max(older.restart_lsn),
-                done: newer.done.or(older.done),
+                done: match newer.done {
+                    Some(done) => Some(done.after(older.done)),
+                    None => older.done,
+                },
                 forget: [older.forget, newer.forget].concat(),
             })?;
         Some(Progress {
-            done: part.or(newest.done),
+            done: match part {
+                Some(part) => Some(part.after(newest.done)),
+                None => newest.done,
+            },
             ..newest
         })
     }

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use change::body::Body;
 use change::chunk;
-use change::chunk::MacKey;
-use change::envelope::{Audience, Circumstances, Commit, Event, Judged, Renderer, Sent};
+use change::chunk::{ChunkError, MacKey};
+use change::envelope::{Audience, Circumstances, Commit, Event, Judged, Renderer, Sent, Stage};
 use change::partition::partition_of;
 use change::position::{Ends, Events};
 use change::snapshot::TableId;
@@ -29,10 +29,11 @@ use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext}
 use rdkafka::statistics::Statistics;
 use rdkafka::util::Timeout;
 
+use super::aside;
 use super::board::{Board, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::exactly_once::{self, ExactlyOnce, Finished, Told};
-use super::orders::Skip;
+use super::orders::{Aside, Skip};
 use super::position::{Owner, Unwritten, Writer, is_fenced};
 use super::progress::{Done, Progress, Progresses};
 use super::queue_wake::QueueWake;
@@ -59,6 +60,10 @@ pub struct Known {
     pub ends: BTreeMap<String, Ends>,
     /// Events that are given up.
     pub skips: Vec<Skip>,
+    /// Topics that are put aside.
+    pub asides: Vec<Aside>,
+    /// What records may have at most in topics that do not tell, in bytes: they have refused larger ones.
+    pub smaller_in: BTreeMap<String, usize>,
     /// A transaction that is in Kafka in part: where it committed, and how many of its events are there.
     pub part: Option<(u64, u64)>,
 }
@@ -84,7 +89,14 @@ const LINGER_MS: &str = "0.5";
 const ITEMS_PER_ROUND: usize = 512;
 /// librdkafka writes the length of a batch into four bytes of seven bits (rd_kafka_buf_write_arraycnt_pos): what is longer
 /// reaches the broker broken, again and again. A record must stay below, with its key and headers.
-const MAX_RECORD_BYTES: usize = 268_000_000;
+pub const MAX_RECORD_BYTES: usize = 268_000_000;
+/// What is taken to be the limit of a topic that does not tell it and has refused an event: brokers take 1 MB by default.
+const UNTOLD_BYTES: usize = 1_000_000;
+/// An event that is not sent need not be rendered whole.
+const UNSENT_ROOM: Sent = Sent::Room {
+    limit_bytes: 1024 * 1024,
+    stubs: true,
+};
 /// Room for what a batch has besides keys, values and headers.
 const BATCH_OVERHEAD_BYTES: usize = 512;
 /// A buffer that one large row made larger is given back to this.
@@ -141,6 +153,9 @@ struct Undelivered {
     id: String,
     value_bytes: usize,
     topic: usize,
+    /// Commit record of its transaction, and the database; 0 if that is not known.
+    commit_lsn: u64,
+    database: u32,
 }
 
 /// Delivery reports end here, on the thread that polls.
@@ -157,6 +172,9 @@ struct Deliveries {
     failure: Option<Undelivered>,
     /// By topic and number.
     partitions: Vec<Vec<Partition>>,
+    /// Topics with acknowledgements of which no progress tells yet, and by topic whether it is one of them.
+    changed: Vec<usize>,
+    is_changed: Vec<bool>,
     /// By topic, in shared memory.
     counters: Vec<Option<&'static TopicCounter>>,
     /// How many of them have [`BUSY_RECORDS`] or more on their way.
@@ -206,16 +224,26 @@ struct Belongs {
 const POSITION_WORD: usize = usize::MAX;
 
 impl Belongs {
+    /// The transaction's number has 31 bits in it: they tell transactions that are on their way from each other.
+    const TRANSACTION: u64 = (1 << 31) - 1;
+
     fn to_word(self) -> usize {
-        (self.transaction as usize) << 17 | usize::from(self.counts) << 16 | self.topic
+        ((self.transaction & Self::TRANSACTION) << 33) as usize
+            | usize::from(self.counts) << 32
+            | self.topic
     }
 
     fn of_word(word: usize) -> Belongs {
         Belongs {
-            transaction: (word >> 17) as u64,
-            topic: word & 0xffff,
-            counts: word >> 16 & 1 == 1,
+            transaction: (word >> 33) as u64,
+            topic: word & 0xffff_ffff,
+            counts: word >> 32 & 1 == 1,
         }
+    }
+
+    /// Its place among those on their way, of which `first` is the oldest.
+    fn place(self, first: u64) -> usize {
+        (self.transaction.wrapping_sub(first) & Self::TRANSACTION) as usize
     }
 }
 
@@ -227,11 +255,8 @@ impl ProducerContext for Context {
         if opaque == POSITION_WORD {
             return;
         }
-        let Belongs {
-            transaction,
-            topic,
-            counts,
-        } = Belongs::of_word(opaque);
+        let belongs = Belongs::of_word(opaque);
+        let Belongs { topic, counts, .. } = belongs;
         let mut deliveries = lock(&self.deliveries);
         let deliveries = &mut *deliveries;
         deliveries.unacknowledged -= 1;
@@ -240,13 +265,11 @@ impl ProducerContext for Context {
             Err((_, message)) => message,
         };
         deliveries.unacknowledged_bytes -= message.payload_len() + message.key_len();
+        let place = belongs.place(deliveries.first);
         match result {
             Ok(message) => {
                 deliveries.delivered += 1;
-                if let Some(in_flight) = deliveries
-                    .in_flight
-                    .get_mut((transaction - deliveries.first) as usize)
-                {
+                if let Some(in_flight) = deliveries.in_flight.get_mut(place) {
                     in_flight.unacknowledged -= 1;
                     if counts && let Some(Some(counter)) = deliveries.counters.get(topic) {
                         counter.count(message.payload_len(), in_flight.commit.commit_us);
@@ -260,6 +283,9 @@ impl ProducerContext for Context {
                 else {
                     return;
                 };
+                if !std::mem::replace(&mut deliveries.is_changed[topic], true) {
+                    deliveries.changed.push(topic);
+                }
                 partition.acquaintance = Acquaintance::Acknowledged;
                 partition.unacknowledged -= 1;
                 if partition.unacknowledged == BUSY_RECORDS - 1 {
@@ -273,7 +299,10 @@ impl ProducerContext for Context {
             }
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                let commit = deliveries.in_flight.get(place).map(|of| of.commit);
                 deliveries.failure.get_or_insert_with(|| Undelivered {
+                    commit_lsn: commit.map_or(0, |commit| commit.lsn),
+                    database: commit.map_or(0, |commit| commit.database_oid),
                     code,
                     message: error.to_string(),
                     id: header(message, "cdc.id"),
@@ -305,6 +334,21 @@ struct Topic {
     partitions: i32,
     /// What it takes, keys and headers included; only where events can be made smaller.
     max_record_bytes: usize,
+    /// It does not tell what it takes.
+    is_unknown: bool,
+    /// Oid of the database that writes to it.
+    database: u32,
+    /// Its newest definition said that it is the last.
+    untracked: bool,
+}
+
+/// What is not sent of a topic.
+#[derive(Debug, Clone, Copy, Default)]
+struct Withheld {
+    /// What committed up to here is given up.
+    up_to: u64,
+    /// From this commit on it is put aside.
+    from: Option<u64>,
 }
 
 /// Why rendering or producing stopped.
@@ -312,11 +356,24 @@ enum Stop {
     /// The session failed, or was asked to end.
     Over,
     Undecodable(String),
+    OutOfMemory,
 }
 
 impl From<WireError> for Stop {
     fn from(error: WireError) -> Self {
-        Stop::Undecodable(error.to_string())
+        match error {
+            WireError::OutOfMemory => Stop::OutOfMemory,
+            error => Stop::Undecodable(error.to_string()),
+        }
+    }
+}
+
+impl From<ChunkError> for Stop {
+    fn from(error: ChunkError) -> Self {
+        match error {
+            ChunkError::OutOfMemory => Stop::OutOfMemory,
+            error => Stop::Undecodable(error.to_string()),
+        }
     }
 }
 
@@ -392,6 +449,8 @@ pub fn run(
         exact: writer.map(|writer| ExactlyOnce::new(writer, settings.heartbeat_ms)),
         queue: &queue,
         known: Known::default(),
+        withheld: HashMap::new(),
+        commit: None,
         topics: Vec::new(),
         topic_indexes: HashMap::new(),
         renderer: None,
@@ -426,6 +485,10 @@ struct Shipper<'a> {
     exact: Option<ExactlyOnce<'a>>,
     queue: &'a QueueWake,
     known: Known,
+    /// By topic, what is not to be sent of it.
+    withheld: HashMap<String, Withheld>,
+    /// The transaction at hand.
+    commit: Option<Commit>,
     topics: Vec<Topic>,
     topic_indexes: HashMap<String, usize>,
     renderer: Option<Renderer>,
@@ -486,6 +549,9 @@ impl Shipper<'_> {
                     }
                 }
                 Err(Stop::Over) => return,
+                Err(Stop::OutOfMemory) => {
+                    return self.board.fail(Failure::Halt(aside::out_of_memory()));
+                }
                 Err(Stop::Undecodable(why)) => {
                     return self.board.fail(Failure::Halt(Trouble {
                         code: "CDC0402",
@@ -564,6 +630,19 @@ impl Shipper<'_> {
     fn produce(&mut self, item: Work) -> Result<(), Stop> {
         match item {
             Work::Known(known) => {
+                for skip in &known.skips {
+                    let withheld = self.withheld.entry(skip.topic.clone()).or_default();
+                    withheld.up_to = withheld.up_to.max(skip.up_to);
+                }
+                for aside in &known.asides {
+                    let withheld = self.withheld.entry(aside.topic.clone()).or_default();
+                    withheld.from = Some(aside.from);
+                }
+                if let Some(shared) = shared::shared() {
+                    for (topic, ends) in &known.ends {
+                        shared.topic_counters.claim_for(topic, ends.database);
+                    }
+                }
                 self.known = *known;
                 Ok(())
             }
@@ -577,6 +656,7 @@ impl Shipper<'_> {
                     }
                 }
                 self.begun += 1;
+                self.commit = Some(commit);
                 self.sequence = 0;
                 self.left_out = match self.known.part {
                     Some((lsn, done)) if lsn == commit.lsn => done,
@@ -595,9 +675,7 @@ impl Shipper<'_> {
             Work::Chunk(bytes) => {
                 let mut body = std::mem::take(&mut self.body);
                 let opened = chunk::read(&bytes).and_then(|chunk| chunk.body_into(&mut body));
-                let done = opened
-                    .map_err(|error| Stop::Undecodable(error.to_string()))
-                    .and_then(|()| self.render(&body));
+                let done = opened.map_err(Stop::from).and_then(|()| self.render(&body));
                 body.clear();
                 body.shrink_to(KEPT_BUFFER_BYTES);
                 self.body = body;
@@ -658,7 +736,10 @@ impl Shipper<'_> {
     fn send(&mut self, event: &Event<'_>, transaction: u64) -> Result<Sent, Stop> {
         if event.sequence <= self.left_out {
             self.sequence = event.sequence;
-            return Ok(Sent::Taken);
+            return Ok(match event.stage {
+                Stage::Asked => UNSENT_ROOM,
+                Stage::Sent | Stage::Unsendable { .. } => Sent::Taken,
+            });
         }
         if event.sequence != self.sequence {
             if self.exact.as_ref().is_some_and(ExactlyOnce::is_due) {
@@ -666,26 +747,36 @@ impl Shipper<'_> {
             }
             self.sequence = event.sequence;
         }
-        if !self.known.skips.is_empty() && self.is_given_up(event.topic) {
-            if let (true, Some(shared)) = (event.value.is_some(), shared::shared()) {
-                shared.skipped_events.fetch_add(1, Ordering::Relaxed);
-            }
-            return Ok(Sent::Taken);
+        if !self.withheld.is_empty() && self.is_withheld(event.topic) {
+            return Ok(self.withhold(event));
         }
         let index = match self.topic_indexes.get(event.topic) {
             Some(index) => *index,
-            None => self.open_topic(event.topic)?,
+            None => match self.open_topic(event.topic)? {
+                Some(index) => index,
+                None => return Ok(self.withhold(event)),
+            },
         };
-        if self.settings.stubs && event.can_shrink {
-            let headers = event.headers.iter();
-            let besides = headers
-                .map(|(name, value)| name.count_bytes() + value.len() + 10)
-                .sum::<usize>()
-                + event.key.map_or(0, <[u8]>::len)
-                + BATCH_OVERHEAD_BYTES;
-            let limit_bytes = self.topics[index].max_record_bytes.saturating_sub(besides);
-            if event.value.is_some_and(|value| value.len() > limit_bytes) {
+        let besides =
+            event.headers.size_bytes() + event.key.map_or(0, <[u8]>::len) + BATCH_OVERHEAD_BYTES;
+        let limit_bytes = self.topics[index].max_record_bytes.saturating_sub(besides);
+        let bytes = match event.stage {
+            Stage::Sent => event.value.map_or(0, <[u8]>::len),
+            Stage::Unsendable { bytes } => bytes,
+            Stage::Asked => {
+                return Ok(Sent::Room {
+                    limit_bytes,
+                    stubs: self.settings.stubs,
+                });
+            }
+        };
+        if bytes > limit_bytes || matches!(event.stage, Stage::Unsendable { .. }) {
+            if self.settings.stubs && event.can_shrink {
                 return Ok(Sent::TooLarge { limit_bytes });
+            }
+            if self.settings.stubs || event.stage != Stage::Sent {
+                self.refuse_event(event, index, bytes)?;
+                return Ok(self.withhold(event));
             }
         }
         let partitions = self.topics[index].partitions;
@@ -694,22 +785,76 @@ impl Shipper<'_> {
                 let partition = partition_of(event.key, partitions);
                 self.send_to(event, index, partition, transaction, true)
             }
-            Audience::EveryPartition => (0..partitions).try_for_each(|partition| {
-                self.send_to(event, index, partition, transaction, partition == 0)
-            }),
+            Audience::EveryPartition => {
+                self.topics[index].untracked = event.is_last;
+                (0..partitions).try_for_each(|partition| {
+                    self.send_to(event, index, partition, transaction, partition == 0)
+                })
+            }
         }?;
         Ok(Sent::Taken)
     }
 
-    /// Whether events of the transaction at hand are not to go into a topic, by `cdc_skip_topic`.
-    fn is_given_up(&self, topic: &str) -> bool {
-        let deliveries = self.deliveries();
-        let commit_lsn = deliveries
-            .in_flight
-            .back()
-            .map_or(0, |last| last.commit.lsn);
-        let mut skips = self.known.skips.iter();
-        skips.any(|skip| skip.topic == topic && commit_lsn <= skip.up_to)
+    fn commit_lsn(&self) -> u64 {
+        self.commit.map_or(0, |commit| commit.lsn)
+    }
+
+    /// Whether events of the transaction at hand are not to go into a topic: by `cdc_skip_topic`, or because it is put aside.
+    fn is_withheld(&self, topic: &str) -> bool {
+        let commit_lsn = self.commit_lsn();
+        self.withheld.get(topic).is_some_and(|withheld| {
+            commit_lsn <= withheld.up_to || withheld.from.is_some_and(|from| commit_lsn >= from)
+        })
+    }
+
+    /// Counts an event that is not sent. It need not be rendered whole for that.
+    fn withhold(&self, event: &Event<'_>) -> Sent {
+        if event.stage == Stage::Asked {
+            return UNSENT_ROOM;
+        }
+        let Some(shared) = shared::shared().filter(|_| event.value.is_some()) else {
+            return Sent::Taken;
+        };
+        let withheld = self.withheld.get(event.topic).copied().unwrap_or_default();
+        if self.commit_lsn() <= withheld.up_to {
+            shared.skipped_events.fetch_add(1, Ordering::Relaxed);
+        } else if let Some(counter) = shared.topic_counters.claim(event.topic) {
+            counter.count_aside();
+        }
+        Sent::Taken
+    }
+
+    /// Puts a topic aside: what it cannot take stops nobody else. Goes on when that is noted for good, before any position that
+    /// is beyond it.
+    fn put_aside(&mut self, topic: &str, trouble: Trouble) -> Result<(), Stop> {
+        let (from, database) = self
+            .commit
+            .map_or((0, 0), |commit| (commit.lsn, commit.database_oid));
+        let aside = aside::new(topic, from, database, trouble);
+        self.board
+            .tell(|facts| facts.aside_wanted = Some(Box::new(aside)));
+        while !self.board.read(|facts| facts.asides.contains_key(topic)) {
+            self.serve();
+            if self.is_over() {
+                return Err(Stop::Over);
+            }
+            self.board.kafka_wake.wait(BUSY_MS);
+        }
+        let withheld = self.withheld.entry(topic.to_owned()).or_default();
+        withheld.from = Some(from);
+        Ok(())
+    }
+
+    /// An event that its topic does not take, and that cannot become smaller.
+    fn refuse_event(&mut self, event: &Event<'_>, index: usize, bytes: usize) -> Result<(), Stop> {
+        let name = self.topics[index].name.clone();
+        if self.settings.stubs {
+            let trouble = aside::too_large(&id_of(event), bytes, &name);
+            return self.put_aside(&name, trouble);
+        }
+        self.board
+            .fail(Failure::Halt(too_large(&id_of(event), bytes, &name)));
+        Err(Stop::Over)
     }
 
     fn send_to(
@@ -834,13 +979,11 @@ impl Shipper<'_> {
                     self.fail_with(&Undelivered {
                         code,
                         message: format!("the record was refused: {code}"),
-                        id: {
-                            let mut headers = event.headers.iter();
-                            let id = headers.find(|(name, _)| *name == c"cdc.id");
-                            String::from_utf8_lossy(id.map_or(b"", |(_, value)| value)).into_owned()
-                        },
+                        id: id_of(event),
                         value_bytes: event.value.map_or(0, <[u8]>::len),
                         topic,
+                        commit_lsn: self.commit_lsn(),
+                        database: self.commit.map_or(0, |commit| commit.database_oid),
                     });
                     return Err(Stop::Over);
                 }
@@ -888,9 +1031,14 @@ impl Shipper<'_> {
         true
     }
 
-    /// Makes sure that the topic is there, with its partitions and id known, before the first record goes to it.
-    fn open_topic(&mut self, name: &str) -> Result<usize, Stop> {
+    /// Makes sure that the topic is there, with its partitions and id known, before the first record goes to it; none if it is put
+    /// aside.
+    fn open_topic(&mut self, name: &str) -> Result<Option<usize>, Stop> {
         let settings = self.settings;
+        if let Some(reason) = change::topic_name::refusal(name) {
+            let trouble = aside::refused_name(name, &format!("as a topic of pg_cdc {reason}"));
+            return self.put_aside(name, trouble).map(|()| None);
+        }
         let known = self.known.ends.get(name).cloned();
         let design = Design {
             usage: Use::Events,
@@ -901,6 +1049,10 @@ impl Shipper<'_> {
             configs: vec![
                 (c"cleanup.policy", "delete".to_owned()),
                 (c"retention.ms", settings.retention_ms.to_string()),
+                (
+                    topics::MAX_MESSAGE_BYTES,
+                    settings.max_event_bytes.to_string(),
+                ),
             ],
         };
         let client = self.producer.client().native_ptr();
@@ -910,6 +1062,11 @@ impl Shipper<'_> {
                 Ok(described) => break described,
                 Err(error) if known.is_some() && error.is_missing() => {
                     return Err(self.refuse_topic(name, "is gone".to_owned()));
+                }
+                Err(error) if error.is_refused_name() => {
+                    self.board.set_blocked(None);
+                    let trouble = aside::refused_name(name, &error.message);
+                    return self.put_aside(name, trouble).map(|()| None);
                 }
                 Err(error) => self.board.set_blocked(Some(topics::trouble(
                     &error,
@@ -939,8 +1096,13 @@ impl Shipper<'_> {
         let limits = limits.ok();
         let max_record_bytes = match &limits {
             Some(limits) if settings.stubs => limits.max_message_bytes.min(MAX_RECORD_BYTES),
+            None if settings.stubs => {
+                let smaller = self.known.smaller_in.get(name);
+                smaller.copied().unwrap_or(MAX_RECORD_BYTES)
+            }
             _ => MAX_RECORD_BYTES,
         };
+        let database = self.commit.map_or(0, |commit| commit.database_oid);
         let c_name = CString::new(name).unwrap_or_default();
         // SAFETY: the producer's handle is live; the topic's handle is destroyed by `close`.
         let handle = unsafe { rd::rd_kafka_topic_new(client, c_name.as_ptr(), ptr::null_mut()) };
@@ -951,6 +1113,9 @@ impl Shipper<'_> {
             topic_id: described.topic_id,
             partitions: described.partitions,
             max_record_bytes,
+            is_unknown: limits.is_none(),
+            database,
+            untracked: false,
         });
         self.topic_indexes.insert(name.to_owned(), index);
         {
@@ -962,22 +1127,25 @@ impl Shipper<'_> {
             let partitions = vec![new; described.partitions as usize];
             let mut deliveries = self.deliveries();
             deliveries.partitions.push(partitions);
+            deliveries.is_changed.push(false);
             let counters = shared::shared().map(|shared| &shared.topic_counters);
             let counter = counters.and_then(|counters| counters.claim(name));
             if let Some(counter) = counter {
+                counter.belongs_to(database);
                 let narrow = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
                 counter.note(Safety {
                     replicas: narrow(described.replicas),
                     settings: limits.map(|limits| SafetySettings {
                         min_in_sync: narrow(limits.min_in_sync),
                         is_compacted: limits.is_compacted,
+                        is_small: limits.max_message_bytes < settings.max_event_bytes,
                     }),
                 });
             }
             deliveries.counters.push(counter);
         }
         self.board.read(|facts| facts.topics = index as u32 + 1);
-        Ok(index)
+        Ok(Some(index))
     }
 
     /// A topic is as the position has it, or the session fails: keys must not move, and what was acknowledged must be there.
@@ -1069,6 +1237,10 @@ impl Shipper<'_> {
             .in_flight
             .front()
             .map_or(0, |front| front.commit.commit_us);
+        let changed = match newest {
+            Some(_) => take_changed(&mut deliveries),
+            None => Vec::new(),
+        };
         let finished = newest.map(|done| Finished {
             count,
             lsn: (done.commit.lsn, done.end_lsn),
@@ -1076,7 +1248,12 @@ impl Shipper<'_> {
                 timeline: done.commit.timeline,
                 restart_lsn: done.restart_lsn,
                 forget: Vec::new(),
-                done: Some(self.done(&done, &deliveries.partitions, done.commit.event_count)),
+                done: Some(self.done(
+                    &done,
+                    &changed,
+                    &deliveries.partitions,
+                    done.commit.event_count,
+                )),
             },
         });
         drop(deliveries);
@@ -1088,8 +1265,8 @@ impl Shipper<'_> {
         match &mut self.exact {
             Some(exact) => {
                 exact.judged.extend(judged);
-                if finished.is_some() {
-                    exact.finished = finished;
+                if let Some(finished) = finished {
+                    exact.has_finished(finished);
                 }
             }
             None => {
@@ -1101,15 +1278,25 @@ impl Shipper<'_> {
         }
     }
 
-    /// So many events of a transaction, and everything before it, are there; the topics end where they end now.
-    fn done(&self, transaction: &InFlight, partitions: &[Vec<Partition>], events: u64) -> Done {
+    /// So many events of a transaction, and everything before it, are there; the changed topics end where they end now.
+    fn done(
+        &self,
+        transaction: &InFlight,
+        changed: &[usize],
+        partitions: &[Vec<Partition>],
+        events: u64,
+    ) -> Done {
         let commit = &transaction.commit;
-        let topics = self.topics.iter().zip(partitions);
+        let topics = changed
+            .iter()
+            .filter_map(|index| Some((self.topics.get(*index)?, partitions.get(*index)?)));
         let ends = topics.map(|(topic, partitions)| {
             let ends = Ends {
                 topic_id: topic.topic_id.clone(),
                 partitions: topic.partitions,
                 end: partitions.iter().map(|partition| partition.end).collect(),
+                database: topic.database,
+                untracked: topic.untracked,
             };
             (topic.name.clone(), ends)
         });
@@ -1171,9 +1358,14 @@ impl Shipper<'_> {
             self.board.kafka_wake.wait(BUSY_MS);
         }
         let part = {
-            let deliveries = self.deliveries();
-            let newest = deliveries.in_flight.front().filter(|_| self.sequence > 0);
-            newest.map(|newest| self.done(newest, &deliveries.partitions, self.sequence))
+            let mut deliveries = self.deliveries();
+            let is_begun = self.sequence > 0 && !deliveries.in_flight.is_empty();
+            let changed = match is_begun {
+                true => take_changed(&mut deliveries),
+                false => Vec::new(),
+            };
+            let newest = deliveries.in_flight.front().filter(|_| is_begun);
+            newest.map(|newest| self.done(newest, &changed, &deliveries.partitions, self.sequence))
         };
         let (number, offered) = self.progresses.take();
         let Some(exact) = &mut self.exact else {
@@ -1242,8 +1434,13 @@ impl Shipper<'_> {
                 .fetch_watermarks(&name, partition, WATERMARKS_TIMEOUT)
             {
                 Ok((_, high)) => {
-                    let end = &mut self.deliveries().partitions[topic][partition as usize].end;
+                    let mut deliveries = self.deliveries();
+                    let deliveries = &mut *deliveries;
+                    let end = &mut deliveries.partitions[topic][partition as usize].end;
                     *end = (*end).max(high);
+                    if !std::mem::replace(&mut deliveries.is_changed[topic], true) {
+                        deliveries.changed.push(topic);
+                    }
                 }
                 Err(error) => self.board.fail(Failure::Rewind(Trouble {
                     code: "CDC0301",
@@ -1280,19 +1477,10 @@ impl Shipper<'_> {
         if let Some(limit_bytes) = is_too_large.then(|| self.batch_limit(name)).flatten() {
             return self.board.fail(Failure::Smaller(limit_bytes));
         }
-        self.board.fail(if is_too_large {
-            Failure::Halt(Trouble {
-                code: "CDC0305",
-                message: format!(
-                    "event {id} of {value_bytes} bytes is too large for topic \"{name}\""
-                ),
-                remedy: if *value_bytes < MAX_RECORD_BYTES {
-                    "Raise max.message.bytes of the topic, or set cdc.oversize = 'stub'; then SELECT pg_reload_conf()."
-                } else {
-                    "Set cdc.oversize = 'stub', then SELECT pg_reload_conf(): no topic takes so much from this client."
-                }
-                .to_owned(),
-            })
+        self.board.fail(if is_too_large && self.settings.stubs {
+            self.too_large_for_broker(undelivered, name)
+        } else if is_too_large {
+            Failure::Halt(too_large(id, *value_bytes, name))
         } else {
             Failure::Rewind(trouble_of(
                 *code,
@@ -1300,6 +1488,23 @@ impl Shipper<'_> {
                 &undelivered.message,
             ))
         });
+    }
+
+    /// A broker takes less than was thought: the topic's limit was lowered, or is not told, or nothing helps.
+    fn too_large_for_broker(&self, undelivered: &Undelivered, name: &str) -> Failure {
+        let trouble = aside::too_large(&undelivered.id, undelivered.value_bytes, name);
+        let topic = self.topics.get(undelivered.topic);
+        let thought = topic.map_or(0, |topic| topic.max_record_bytes);
+        if topic.is_some_and(|topic| topic.is_unknown) && thought > UNTOLD_BYTES {
+            return Failure::SmallerIn(name.to_owned(), UNTOLD_BYTES);
+        }
+        // SAFETY: the producer's handle is live.
+        let limits = unsafe { topics::limits(self.producer.client().native_ptr(), name) };
+        if limits.is_ok_and(|limits| limits.max_message_bytes < thought) {
+            return Failure::Rewind(trouble);
+        }
+        let (from, database) = (undelivered.commit_lsn, undelivered.database);
+        Failure::Aside(Box::new(aside::new(name, from, database, trouble)))
     }
 
     /// What batches may have at most for a topic, where they were larger until now.
@@ -1320,6 +1525,37 @@ impl Shipper<'_> {
             unsafe { rd::rd_kafka_topic_destroy(topic.handle) };
         }
     }
+}
+
+/// CDC0305 where nothing may be left out.
+fn too_large(id: &str, value_bytes: usize, name: &str) -> Trouble {
+    let id = if id.is_empty() { "" } else { &format!(" {id}") };
+    Trouble {
+        code: "CDC0305",
+        message: format!("event{id} of {value_bytes} bytes is too large for topic \"{name}\""),
+        remedy: if value_bytes < MAX_RECORD_BYTES {
+            "Raise max.message.bytes of the topic, or set cdc.oversize = 'stub'; then SELECT pg_reload_conf()."
+        } else {
+            "Set cdc.oversize = 'stub', then SELECT pg_reload_conf(): no topic takes so much from this client."
+        }
+        .to_owned(),
+    }
+}
+
+/// The event's id, as its header has it; empty where it is not rendered yet.
+fn id_of(event: &Event<'_>) -> String {
+    let mut headers = event.headers.iter().filter(|_| event.stage == Stage::Sent);
+    let id = headers.find(|(name, _)| *name == c"cdc.id");
+    String::from_utf8_lossy(id.map_or(b"", |(_, value)| value)).into_owned()
+}
+
+/// The topics with new ends, of which a progress is to tell.
+fn take_changed(deliveries: &mut Deliveries) -> Vec<usize> {
+    let changed = std::mem::take(&mut deliveries.changed);
+    for topic in &changed {
+        deliveries.is_changed[*topic] = false;
+    }
+    changed
 }
 
 /// Whether a snapshot of a table is being made.

@@ -5,7 +5,8 @@
 //! through a fenced producer; with `exactly_once` the Kafka thread does that itself. Only the main thread calls PostgreSQL; the others have all signals blocked, get their work over a
 //! bounded channel and answer on the `board`.
 
-pub mod assembly;
+pub mod aside;
+mod assembly;
 pub mod board;
 pub mod client;
 pub mod durable_file;
@@ -17,6 +18,7 @@ pub mod position;
 pub mod position_thread;
 pub mod progress;
 pub mod queue_wake;
+pub mod rejections;
 pub mod session;
 pub mod sleep;
 pub mod slot;

@@ -61,6 +61,22 @@ pub struct Skip {
     pub by: By,
 }
 
+/// A topic that cannot take an event: nothing of it is sent from there on, until somebody says so. The others go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aside {
+    pub topic: String,
+    /// Commit record of the first transaction of which something is not sent.
+    #[serde(with = "lsn_as_text")]
+    pub from: u64,
+    /// Oid of the database that wrote it.
+    pub database: u32,
+    /// Microseconds since 2000-01-01.
+    pub since_us: i64,
+    pub code: String,
+    pub message: String,
+    pub remedy: String,
+}
+
 /// A topic that is to have more partitions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repartition {
@@ -85,6 +101,9 @@ pub struct Orders {
     pub gaps: Vec<Gap>,
     #[serde(default)]
     pub skips: Vec<Skip>,
+    /// Noted by the sender itself.
+    #[serde(default)]
+    pub asides: Vec<Aside>,
     #[serde(default)]
     pub repartitions: Vec<Repartition>,
     #[serde(default)]
@@ -105,8 +124,14 @@ impl Orders {
             orders.number += 1;
             let excess = orders.gaps.len().saturating_sub(KEPT);
             orders.gaps.drain(..excess);
-            let excess = orders.skips.len().saturating_sub(KEPT);
-            orders.skips.drain(..excess);
+            // One that still counts is never dropped.
+            let done_lsn = shared.sent_lsn.load(Ordering::Acquire);
+            let mut excess = orders.skips.len().saturating_sub(KEPT);
+            orders.skips.retain(|skip| {
+                let drop_it = excess > 0 && skip.up_to < done_lsn;
+                excess -= usize::from(drop_it);
+                !drop_it
+            });
             durable_file::replace(FILE, |_| Ok(&orders))?;
             Ok(orders.number)
         });
@@ -128,6 +153,17 @@ impl Orders {
     /// Whether a transaction that began at `first_lsn` lost chunks in an accepted gap.
     pub fn is_lost(&self, first_lsn: u64) -> bool {
         first_lsn != 0 && self.gaps.iter().any(|gap| first_lsn < gap.to)
+    }
+
+    /// Events that are still to be given up.
+    pub fn active_skips(&self, passed_lsn: u64) -> impl Iterator<Item = &Skip> {
+        let skips = self.skips.iter();
+        skips.filter(move |skip| skip.up_to > passed_lsn)
+    }
+
+    /// Whether a topic is put aside.
+    pub fn aside(&self, topic: &str) -> Option<&Aside> {
+        self.asides.iter().find(|aside| aside.topic == topic)
     }
 
     /// Whether the sender is to end its session where everything that it has taken on is acknowledged.

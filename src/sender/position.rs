@@ -5,14 +5,14 @@
 //! a sender that was replaced is fenced, and stays down. Any unclear result of a transactional call ends the producer; a
 //! new one fences what may still be on its way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use change::chunk::MacKey;
 use change::datetime::EPOCH_US;
 use change::hex::hex;
-use change::position::{Ends, Events, FORMAT, Key, Position, Record, lsn_text};
+use change::position::{Ends, Events, FORMAT, Key, Parts, Position, Record, lsn_text};
 use rdkafka::bindings::rd_kafka_t;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
@@ -31,8 +31,12 @@ use super::progress::Progress;
 use super::queue_wake::QueueWake;
 use super::topics::{self, Design, Use};
 
-/// A record with every partition is written at least this often, if anything was.
+/// A record with every partition is written at least this often, if anything was; for each of its parts, if it has several.
 const FULL_EVERY: Duration = Duration::from_secs(5);
+/// What the topics take in one record: a broker takes 1 MB by default.
+const PART_BYTES: usize = 400_000;
+/// For the names of all topics.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 /// For one call about a transaction.
 const TRANSACTION_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The end of a session is looked for so often while an acknowledgement does not come.
@@ -65,10 +69,16 @@ pub struct Writer<'a> {
     topic: String,
     cluster_id: String,
     epoch: u64,
-    /// The newest position, with every partition's end.
+    /// The newest position, but for the ends.
     last: Option<Position>,
-    /// When the last full record was written, its LSN, and its ends.
-    last_full: Option<(Instant, u64, BTreeMap<String, Ends>)>,
+    /// Of every partition, as far as they are known now: the newest position has them, or the next one.
+    ends: BTreeMap<String, Ends>,
+    /// Topics whose ends changed since the last full record.
+    changed: BTreeSet<String>,
+    /// Topics were forgotten since then: no other record can say so.
+    forgot: bool,
+    /// When the last full record was written, its LSN, and how many parts it had.
+    last_full: Option<(Instant, u64, u32)>,
 }
 
 /// A client that only reports its troubles.
@@ -123,10 +133,11 @@ pub fn is_fenced(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// A record that is ready to be sent.
+/// A position that is ready to be sent.
 pub struct Prepared {
-    pub key: Vec<u8>,
-    pub value: Vec<u8>,
+    /// Keys and values of its records.
+    pub records: Vec<(Vec<u8>, Vec<u8>)>,
+    /// But for the ends.
     position: Position,
     is_full: bool,
 }
@@ -154,6 +165,9 @@ impl<'a> Writer<'a> {
             cluster_id: String::new(),
             epoch: 0,
             last: None,
+            ends: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            forgot: false,
             last_full: None,
         }
     }
@@ -300,13 +314,43 @@ impl<'a> Writer<'a> {
             .max()
             .unwrap_or(0)
             + 1;
-        self.last.clone_from(&newest);
+        self.ends = newest
+            .as_ref()
+            .map(|newest| newest.ends.clone())
+            .unwrap_or_default();
+        self.last = newest.clone().map(|newest| Position {
+            ends: BTreeMap::new(),
+            ..newest
+        });
+        self.forget_deleted(producer);
         let epoch = self.epoch;
         self.board.tell(|facts| {
             facts.went_through();
             facts.start = Some((newest.map(Box::new), epoch));
         });
         Ok(())
+    }
+
+    /// Forgets topics whose tables are not tracked any more and which somebody has deleted: else they would be in positions for
+    /// ever.
+    fn forget_deleted<C: ProducerContext + 'static>(&mut self, producer: &BaseProducer<C>) {
+        if !self.ends.values().any(|ends| ends.untracked) {
+            return;
+        }
+        // What is not known now, the next sender finds out.
+        let Ok(metadata) = producer.client().fetch_metadata(None, METADATA_TIMEOUT) else {
+            return;
+        };
+        let there: BTreeSet<&str> = metadata.topics().iter().map(|topic| topic.name()).collect();
+        let counters = crate::shared::shared().map(|shared| &shared.topic_counters);
+        self.ends.retain(|topic, ends| {
+            let keep = !ends.untracked || there.contains(topic.as_str());
+            self.forgot |= !keep;
+            if !keep && let Some(counter) = counters.and_then(|counters| counters.claim(topic)) {
+                counter.belongs_to(0);
+            }
+            keep
+        });
     }
 
     /// Why Kafka cannot be the one that the position was written to: it never has less than what is remembered.
@@ -452,6 +496,7 @@ impl<'a> Writer<'a> {
             .map_err(wrap)?;
         consumer.assign(&assignment).map_err(wrap)?;
         let mut positions: Vec<Position> = Vec::new();
+        let mut parts = Parts::default();
         let mut stranger = None;
         let start = Instant::now();
         loop {
@@ -467,7 +512,7 @@ impl<'a> Writer<'a> {
                         continue;
                     };
                     match Position::open(bytes, self.key) {
-                        Some(position) if position.source == self.owner.source_id => positions.push(position),
+                        Some(position) if position.source == self.owner.source_id => positions.extend(parts.take(position)),
                         _ => match serde_json::from_slice::<Position>(bytes) {
                             Ok(other) if other.source != self.owner.source_id => stranger = Some((other.source, other.node)),
                             _ => self.board.log(format!(
@@ -514,7 +559,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Sends a record in the open transaction, and commits when it is acknowledged. `queue` and `wake` are the producer's.
+    /// Sends a position in the open transaction, and commits when it is acknowledged. `queue` and `wake` are the producer's.
     pub fn commit<C: ProducerContext + 'static>(
         &self,
         producer: &BaseProducer<C>,
@@ -522,14 +567,19 @@ impl<'a> Writer<'a> {
         wake: &EventFd,
         prepared: &Prepared,
         opaque: C::DeliveryOpaque,
-    ) -> Result<(), Unwritten> {
-        let record = BaseRecord::with_opaque_to(&self.topic, opaque)
-            .partition(0)
-            .key(&prepared.key)
-            .payload(&prepared.value);
-        producer
-            .send(record)
-            .map_err(|(error, _)| self.trouble(&error, "position record"))?;
+    ) -> Result<(), Unwritten>
+    where
+        C::DeliveryOpaque: Copy,
+    {
+        for (key, value) in &prepared.records {
+            let record = BaseRecord::with_opaque_to(&self.topic, opaque)
+                .partition(0)
+                .key(key)
+                .payload(value);
+            producer
+                .send(record)
+                .map_err(|(error, _)| self.trouble(&error, "position record"))?;
+        }
         // What `commit_transaction` does about it itself takes a tenth of a second at least (`BaseProducer::flush`).
         let start = Instant::now();
         loop {
@@ -557,25 +607,40 @@ impl<'a> Writer<'a> {
         })
     }
 
-    /// The record that says so much.
-    pub fn prepared(&self, progress: &Progress) -> Result<Prepared, Unwritten> {
+    /// The records that say so much.
+    pub fn prepared(&mut self, progress: &Progress) -> Result<Prepared, Unwritten> {
+        self.take_ends(progress);
         let position = self.position(progress);
-        let is_full = self.last_full.as_ref().is_none_or(|(at, _, ends)| {
-            at.elapsed() >= FULL_EVERY || ends.len() != position.ends.len()
+        let full = self
+            .last_full
+            .filter(|(at, _, parts)| at.elapsed() < FULL_EVERY * (*parts).max(1) && !self.forgot);
+        let record = match full {
+            None => Position {
+                ends: self.ends.clone(),
+                ..position.clone()
+            },
+            // With only those ends that changed since the last full record.
+            Some((_, full_lsn, _)) => Position {
+                record: Record::Tip,
+                full: Some(full_lsn),
+                ends: self
+                    .changed
+                    .iter()
+                    .filter_map(|topic| Some((topic.clone(), self.ends.get(topic)?.clone())))
+                    .collect(),
+                ..position.clone()
+            },
+        };
+        let sealed = record.split(PART_BYTES).into_iter().map(|part| {
+            let key = Key {
+                record: part.record,
+                source: part.source.clone(),
+                part: part.part.map_or(0, |part| part.number),
+            };
+            Ok((serde_json::to_vec(&key)?, part.seal(self.key)?))
         });
-        let record = if is_full {
-            position.clone()
-        } else {
-            self.tip(position.clone())
-        };
-        let key = Key {
-            record: record.record,
-            source: record.source.clone(),
-        };
-        let sealed = record
-            .seal(self.key)
-            .and_then(|value| Ok((serde_json::to_vec(&key)?, value)));
-        let (key, value) = sealed.map_err(|error| {
+        let records = sealed.collect::<Result<Vec<_>, serde_json::Error>>();
+        let records = records.map_err(|error| {
             Unwritten::Never(Trouble {
                 code: "CDC0405",
                 message: format!("the position cannot be written as JSON: {error}"),
@@ -583,17 +648,18 @@ impl<'a> Writer<'a> {
             })
         })?;
         Ok(Prepared {
-            key,
-            value,
+            records,
             position,
-            is_full,
+            is_full: full.is_none(),
         })
     }
 
     /// The record is in Kafka for good; `number` is that of the newest progress in it.
     pub fn written(&mut self, prepared: Prepared, number: u64) {
         let Prepared {
-            position, is_full, ..
+            position,
+            is_full,
+            records,
         } = prepared;
         let durable = Durable {
             number,
@@ -604,7 +670,9 @@ impl<'a> Writer<'a> {
             restart_lsn: position.restart_lsn,
         };
         if is_full {
-            self.last_full = Some((Instant::now(), position.commit_lsn, position.ends.clone()));
+            self.last_full = Some((Instant::now(), position.commit_lsn, records.len() as u32));
+            self.changed.clear();
+            self.forgot = false;
         }
         self.last = Some(position);
         self.board.tell(|facts| {
@@ -613,26 +681,40 @@ impl<'a> Writer<'a> {
         });
     }
 
-    /// The full position after `progress`: ends only ever rise, and so does the effective time.
-    fn position(&self, progress: &Progress) -> Position {
-        let last = self.last.as_ref();
-        let mut ends = last.map(|last| last.ends.clone()).unwrap_or_default();
-        ends.retain(|topic, _| !progress.forget.contains(topic));
+    /// Takes in the ends after `progress`: they only ever rise. Should the position not be written, they are taken in once more.
+    fn take_ends(&mut self, progress: &Progress) {
+        for topic in &progress.forget {
+            self.forgot |= self.ends.remove(topic).is_some();
+            self.changed.remove(topic);
+        }
         let done = progress.done.as_ref();
         for (topic, newer) in done.iter().flat_map(|done| &done.ends) {
-            match ends.get_mut(topic).filter(|known| {
+            match self.ends.get_mut(topic).filter(|known| {
                 known.topic_id == newer.topic_id && known.partitions == newer.partitions
             }) {
-                Some(known) => known
-                    .end
-                    .iter_mut()
-                    .zip(&newer.end)
-                    .for_each(|(end, newer)| *end = (*end).max(*newer)),
+                Some(known) => {
+                    known
+                        .end
+                        .iter_mut()
+                        .zip(&newer.end)
+                        .for_each(|(end, newer)| *end = (*end).max(*newer));
+                    (known.database, known.untracked) = (newer.database, newer.untracked);
+                }
                 None => {
-                    ends.insert(topic.clone(), newer.clone());
+                    self.ends.insert(topic.clone(), newer.clone());
                 }
             }
+            if !self.changed.contains(topic) {
+                self.changed.insert(topic.clone());
+            }
         }
+    }
+
+    /// The position after `progress`, but for the ends: the effective time only ever rises.
+    fn position(&self, progress: &Progress) -> Position {
+        let last = self.last.as_ref();
+        let done = progress.done.as_ref();
+        let asides = self.board.read(|facts| Arc::clone(&facts.asides));
         let (commit_lsn, nonce, events, commit_ts_us) = match (done, last) {
             (Some(done), _) => (
                 done.commit_lsn,
@@ -667,22 +749,12 @@ impl<'a> Writer<'a> {
             heartbeat_ms: self.settings.heartbeat_ms,
             node: self.owner.node.clone(),
             cluster_id: self.cluster_id.clone(),
-            ends,
+            ends: BTreeMap::new(),
+            aside: asides.as_ref().clone(),
+            part: None,
             full: None,
             mac: String::new(),
         }
-    }
-
-    /// The same position with only those ends that changed since the last full record.
-    fn tip(&self, mut position: Position) -> Position {
-        if let Some((_, full_lsn, full_ends)) = &self.last_full {
-            position.record = Record::Tip;
-            position.full = Some(*full_lsn);
-            position
-                .ends
-                .retain(|topic, ends| full_ends.get(topic) != Some(ends));
-        }
-        position
     }
 }
 

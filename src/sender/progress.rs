@@ -17,7 +17,7 @@ pub struct Progress {
     pub forget: Vec<String>,
 }
 
-/// The newest transaction whose events are acknowledged, and where the topics ended then.
+/// The newest transaction whose events are acknowledged, and where the topics ended then that had events since the one before.
 #[derive(Debug, Clone)]
 pub struct Done {
     pub commit_lsn: u64,
@@ -27,6 +27,17 @@ pub struct Done {
     /// Microseconds since 2000-01-01.
     pub commit_us: i64,
     pub ends: BTreeMap<String, Ends>,
+}
+
+impl Done {
+    /// The same, with the ends of an older one that nobody has taken.
+    pub fn after(mut self, older: Option<Done>) -> Done {
+        if let Some(Done { mut ends, .. }) = older {
+            ends.append(&mut self.ends);
+            self.ends = ends;
+        }
+        self
+    }
 }
 
 /// The newest progress, waiting to be written: older ones are of no interest.
@@ -68,7 +79,10 @@ impl Progresses {
         };
         forget.extend(progress.forget);
         newest.progress = Some(Progress {
-            done: progress.done.or(older),
+            done: match progress.done {
+                Some(done) => Some(done.after(older)),
+                None => older,
+            },
             forget,
             ..progress
         });

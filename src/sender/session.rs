@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use change::chunk;
+use change::chunk::{self, ChunkError};
 use change::envelope::Commit;
 use change::position::{Position, lsn_text};
 use change::wire::WireError;
 use crossbeam_channel::{Sender as Channel, TrySendError};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
-use super::assembly::{Assembly, ChunkPlace, Committed, Outcome, our_message};
+use super::aside;
+use super::assembly::{Assembly, ChunkPlace, Committed, Outcome, copy_of, our_message};
 use super::board::{Board, Failure, Trouble};
 use super::client::KafkaSettings;
 use super::kafka::{Beginning, Known, Work};
 use super::local_position::LocalPosition;
-use super::orders::Hold;
+use super::orders::{Aside, Hold, Skip};
 use super::progress::{Progress, Progresses};
 use super::sleep::{WakeSet, interrupts};
 use super::slot::Slot;
@@ -27,7 +27,6 @@ use super::standby::{self, Confirmed};
 use super::wal_reader::{WalError, WalReader, flushed};
 use super::worker::{End, IDLE_TICK, Sender, TICK, read_settings, reload_if_asked};
 use crate::capture::buffer::chunk_key;
-use crate::report;
 use crate::shared::State;
 
 /// The restart point is recorded when this much WAL without our changes has gone by.
@@ -150,6 +149,9 @@ impl Interrupted {
     fn end(self) -> End {
         match self {
             Interrupted::End(end) => end,
+            Interrupted::Wire(WireError::OutOfMemory) => {
+                End::Stay(State::Halted, aside::out_of_memory())
+            }
             Interrupted::Wire(error) => End::Stay(
                 State::Halted,
                 Trouble {
@@ -285,14 +287,22 @@ impl<'a> Session<'a> {
         if let Some(slot) = self.sender.slot.as_mut() {
             slot.hold_from(self.sender.shared, start_lsn);
         }
+        // A topic whose events were given up, and perhaps the topic itself, begins anew.
+        let skips = self.sender.orders.skips.iter();
+        let skips: Vec<Skip> = skips
+            .filter(|skip| skip.up_to >= done_lsn)
+            .cloned()
+            .collect();
+        let forget: Vec<String> = skips.iter().map(|skip| skip.topic.clone()).collect();
         let mut known = Known {
             ends: position.map(|position| position.ends).unwrap_or_default(),
-            skips: self.sender.orders.skips.clone(),
+            skips,
+            asides: self.sender.orders.asides.clone(),
+            smaller_in: self.sender.smaller_in.clone(),
             part,
         };
-        // A topic whose events were given up, and perhaps the topic itself, begins anew.
-        let given_up = known.skips.iter().filter(|skip| skip.up_to >= done_lsn);
-        let forget: Vec<String> = given_up.map(|skip| skip.topic.clone()).collect();
+        let asides = &self.sender.orders.asides;
+        self.board.read(|facts| facts.put_aside(asides));
         known.ends.retain(|topic, _| !forget.contains(topic));
         // Claims the position for this sender's epoch, and gives the heartbeat something to repeat.
         self.recorded_restart_lsn = start_lsn;
@@ -342,19 +352,12 @@ impl<'a> Session<'a> {
                 };
                 match outcome {
                     Outcome::Nothing => {}
-                    Outcome::Rejected(why) => {
+                    Outcome::Rejected(rejected) => {
                         self.sender
                             .shared
                             .rejected_chunks
                             .fetch_add(1, Ordering::Relaxed);
-                        report::Report::new(
-                            "CDC0205",
-                            PgSqlErrorCode::ERRCODE_WARNING,
-                            "forged or replayed message ignored",
-                            "Find who calls pg_logical_emit_message with the prefix pg_cdc.",
-                        )
-                        .detail(why)
-                        .log();
+                        self.sender.rejections.tell(&rejected);
                     }
                     Outcome::Committed(committed) if committed.lsn <= done_lsn => {}
                     Outcome::Committed(committed) => {
@@ -381,6 +384,7 @@ impl<'a> Session<'a> {
                     }
                 }
             }
+            self.sender.rejections.tend();
             // What was read is done before anybody sleeps: cdc_wait may be waiting for just that.
             if let Some(end) = self.look_around(Some((&reader, &assembly))) {
                 return end;
@@ -597,7 +601,12 @@ impl<'a> Session<'a> {
                 };
                 let mut body = Vec::new();
                 let opened = chunk::read(sealed).and_then(|chunk| chunk.body_into(&mut body));
-                opened.map_err(|_| Interrupted::Wire(WireError::Invalid("chunk body")))?;
+                opened.map_err(|error| {
+                    Interrupted::Wire(match error {
+                        ChunkError::OutOfMemory => WireError::OutOfMemory,
+                        _ => WireError::Invalid("chunk body"),
+                    })
+                })?;
                 let body = Rc::new(body);
                 cached_bytes += body.len();
                 while cached_bytes > limit
@@ -625,7 +634,9 @@ impl<'a> Session<'a> {
         reader.seek(place.lsn);
         match reader.next() {
             Ok(Some(record)) => match our_message(record.data) {
-                Some((_, _, bytes)) => Ok(bytes.to_vec()),
+                Some((_, _, bytes)) => {
+                    copy_of(bytes).ok_or(Interrupted::Wire(WireError::OutOfMemory))
+                }
                 None => Err(Interrupted::Wire(WireError::Invalid("record"))),
             },
             Ok(None) => Err(Interrupted::Wire(WireError::Truncated)),
@@ -715,6 +726,12 @@ impl<'a> Session<'a> {
         for line in log {
             pgrx::log!("{line}");
         }
+        let aside = self.board.read(|facts| facts.aside_wanted.take());
+        if let Some(aside) = aside
+            && let Err(trouble) = self.put_aside(*aside)
+        {
+            return Some(End::Stay(State::Halted, trouble));
+        }
         if let Some(durable) = durable {
             let is_due = self
                 .remembered_at
@@ -750,6 +767,12 @@ impl<'a> Session<'a> {
             } else {
                 acknowledged_lsn.1
             };
+            let is_all = all_acknowledged && done_lsn >= shared.wake_lsn.load(Ordering::SeqCst);
+            if is_all || figures.oldest_unacknowledged_us != 0 {
+                let unsent_since = figures.oldest_unacknowledged_us;
+                shared.unsent_since.store(unsent_since, Ordering::Relaxed);
+            }
+            shared.is_reading.store(true, Ordering::Relaxed);
             if done_lsn > shared.done_lsn.swap(done_lsn, Ordering::AcqRel) {
                 shared.announce();
             }
@@ -801,9 +824,26 @@ impl<'a> Session<'a> {
                 self.sender.max_batch_bytes = Some(max_batch_bytes);
                 Some(End::Rewind)
             }
+            Failure::SmallerIn(topic, max_record_bytes) => {
+                self.sender.smaller_in.insert(topic, max_record_bytes);
+                Some(End::Rewind)
+            }
+            Failure::Aside(aside) => match self.put_aside(*aside) {
+                Ok(()) => Some(End::Rewind),
+                Err(trouble) => Some(End::Stay(State::Halted, trouble)),
+            },
             Failure::Halt(trouble) => Some(End::Stay(State::Halted, trouble)),
             Failure::Fenced(trouble) => Some(End::Stay(State::Fenced, trouble)),
         }
+    }
+
+    /// Notes for good that a topic is put aside, says so, and lets the Kafka thread go on without it.
+    fn put_aside(&mut self, aside: Aside) -> Result<(), Trouble> {
+        self.sender.put_aside(aside)?;
+        let asides = &self.sender.orders.asides;
+        self.board.read(|facts| facts.put_aside(asides));
+        self.board.kafka_wake.signal();
+        Ok(())
     }
 
     fn publish(&mut self, figures: &Figures) {
@@ -845,6 +885,8 @@ impl<'a> Session<'a> {
 
     /// Adds this session's figures to those of the ones before.
     pub fn count(&mut self) {
+        let shared = self.sender.shared;
+        shared.is_reading.store(false, Ordering::Relaxed);
         let (events, bytes, transactions) = self
             .board
             .read(|facts| (facts.events, facts.bytes, facts.transactions));

@@ -41,9 +41,25 @@ impl TopicError {
     pub fn is_missing(&self) -> bool {
         self.code == Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
     }
+
+    /// Kafka takes no topic of this name: it is illegal, or collides with another one.
+    pub fn is_refused_name(&self) -> bool {
+        self.code == Code::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION
+    }
+
+    /// Kafka does not take the settings of a new topic: a policy may bound them.
+    fn is_refused_setting(&self) -> bool {
+        matches!(
+            self.code,
+            Code::RD_KAFKA_RESP_ERR_INVALID_CONFIG | Code::RD_KAFKA_RESP_ERR_POLICY_VIOLATION
+        )
+    }
 }
 
 const TIMEOUT_MS: i32 = 10_000;
+
+/// What a topic takes in one batch.
+pub const MAX_MESSAGE_BYTES: &CStr = c"max.message.bytes";
 
 /// What is done with a topic, and what its user must be allowed to do with it.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +95,17 @@ pub unsafe fn ensure(
     unsafe {
         match describe(client, name, design.usage) {
             Err(error) if design.create && error.is_missing() => {
-                create(client, name, design)?;
+                match create(client, name, design) {
+                    // Where no such size is allowed, the broker's own limit has to do.
+                    Err(error) if error.is_refused_setting() => {
+                        let mut smaller = design.clone();
+                        smaller
+                            .configs
+                            .retain(|(config, _)| *config != MAX_MESSAGE_BYTES);
+                        create(client, name, &smaller)?;
+                    }
+                    created => created?,
+                }
                 describe_new(client, name, design.usage)
             }
             described => described,

@@ -3,6 +3,7 @@
 //! It never exits to start again: a process that is gone cannot hold the slot. What cannot go on becomes a state with
 //! its remedy, and the worker waits in it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -18,10 +19,11 @@ use super::board::{Board, Failure, Trouble, no_eventfd};
 use super::client::{KafkaSettings, read_properties};
 use super::kafka;
 use super::local_position::LocalPosition;
-use super::orders::{Hold, Orders};
+use super::orders::{Aside, Hold, Orders};
 use super::position::Owner;
 use super::position_thread;
 use super::progress::Progresses;
+use super::rejections::Rejections;
 use super::session::Session;
 use super::sleep::{interrupts, pause, sleep};
 use super::slot::{self, Slot};
@@ -99,6 +101,7 @@ unsafe extern "C-unwind" fn leave(_code: i32, _arg: pg_sys::Datum) {
     slot::release();
     if let Some(shared) = shared::shared() {
         shared.slot_ready.store(0, Ordering::Release);
+        shared.is_reading.store(false, Ordering::Relaxed);
         shared.publish_sender(false);
         shared.announce();
     }
@@ -150,6 +153,8 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
         orders_read: false,
         remembered: None,
         max_batch_bytes: None,
+        smaller_in: BTreeMap::new(),
+        rejections: Rejections::default(),
         gap: None,
     };
     sender.run();
@@ -189,6 +194,10 @@ pub struct Sender {
     pub remembered: Option<LocalPosition>,
     /// Of batches, as far as a topic's limit is known to ask for it.
     pub max_batch_bytes: Option<usize>,
+    /// Of records, for topics that do not tell what they take and have refused larger ones.
+    pub smaller_in: BTreeMap<String, usize>,
+    /// Forged messages, for the log.
+    pub rejections: Rejections,
     /// The gap that is waiting to be accepted.
     gap: Option<(u64, u64)>,
 }
@@ -233,6 +242,10 @@ impl Sender {
         let prepared = self.take_orders().and_then(|_| self.adopt(source));
         let prepared = prepared.and_then(|()| {
             self.remembered = LocalPosition::read().map_err(|error| unreadable_file(&error))?;
+            if let Some(known) = &self.remembered {
+                let sent_lsn = &self.shared.sent_lsn;
+                sent_lsn.fetch_max(known.acknowledged_lsn, Ordering::AcqRel);
+            }
             Ok(())
         });
         match prepared {
@@ -252,10 +265,14 @@ impl Sender {
         self.shared
             .ordered
             .fetch_max(orders.number, Ordering::SeqCst);
+        self.shared
+            .topics_aside
+            .store(orders.asides.len() as u32, Ordering::Relaxed);
         let before = std::mem::replace(&mut self.orders, orders);
         let now = &self.orders;
         Ok(before.gaps != now.gaps
             || before.skips != now.skips
+            || before.asides != now.asides
             || before.repartitions != now.repartitions
             || before.adoption != now.adoption)
     }
@@ -289,6 +306,33 @@ impl Sender {
             source.generation
         );
         self.take_orders().map(drop)
+    }
+
+    /// Notes for good that a topic is put aside, and says so once.
+    pub fn put_aside(&mut self, aside: Aside) -> Result<(), Trouble> {
+        if self.orders.aside(&aside.topic).is_some() {
+            return Ok(());
+        }
+        let mut now = Vec::new();
+        Orders::change(self.shared, |orders| {
+            orders.asides.push(aside.clone());
+            now.clone_from(&orders.asides);
+        })
+        .map_err(|error| unreadable_file(&error))?;
+        // Whoever lets one go on changes the orders again: that is seen as another change.
+        self.orders.asides = now;
+        self.shared
+            .topics_aside
+            .store(self.orders.asides.len() as u32, Ordering::Relaxed);
+        report::Report::new(
+            aside_code(&aside.code),
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("topic is put aside: {}", aside.message),
+            aside.remedy,
+        )
+        .detail("Nothing more of it is sent; the others go on. See cdc_aside.")
+        .log();
+        Ok(())
     }
 
     /// Everything before the order is in Kafka: notes that the drain is done, whether that could be written.
@@ -664,6 +708,14 @@ fn show_activity(state: State, error_code: &str) {
     }
 }
 
+/// The code of a topic that is put aside, as a message has it.
+fn aside_code(code: &str) -> &'static str {
+    match code {
+        "CDC0312" => "CDC0312",
+        _ => "CDC0313",
+    }
+}
+
 /// CDC0405: a file of ours in the data directory.
 fn unreadable_file(error: &std::io::Error) -> Trouble {
     Trouble {
@@ -692,6 +744,8 @@ pub fn read_settings() -> Result<KafkaSettings, Trouble> {
         },
         tombstones: settings::TOMBSTONES.get(),
         exactly_once: settings::DELIVERY.get() == settings::Delivery::ExactlyOnce,
+        max_event_bytes: (settings::TOPIC_MAX_EVENT_SIZE.get() as usize * 1024)
+            .min(kafka::MAX_RECORD_BYTES),
         stubs: settings::OVERSIZE.get() == settings::Oversize::Stub,
         memory_bytes: settings::SENDER_MEMORY.get() as usize * 1024,
         heartbeat_ms: settings::HEARTBEAT_INTERVAL.get() as u64,

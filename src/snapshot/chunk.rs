@@ -16,7 +16,8 @@ use super::key_order::KeyOrder;
 use crate::api::table::Table;
 use crate::capture::buffer::Captured;
 use crate::capture::datum::put_datum;
-use crate::capture::relation_plan::{Plan, copied_table, name_of, tuple_attribute};
+use crate::capture::own_trigger::{ROW_TRIGGER, Standing, copied_table, unsealed_table};
+use crate::capture::relation_plan::{Plan, name_of, tuple_attribute};
 use crate::capture::{row_filter, server_text, utf8, with_capture};
 use crate::ddl::partitions::below;
 use crate::report::Report;
@@ -46,6 +47,7 @@ pub struct Reader {
 pub fn read(job: &Job, reader: &Reader) -> Read {
     lock_all(job.relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
     let table = Table::at(job.relation);
+    refuse_untracked(&table);
     // SAFETY: in a transaction that reads committed: every snapshot is a new one. Popped below; after an ERROR the
     // transaction's end pops it.
     unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
@@ -66,11 +68,20 @@ pub fn not_tracked(table: &str) -> Report {
     )
 }
 
-/// CDC0107: rows of a copy would go into the original's topic.
-pub fn refuse_copy(table: &str) -> ! {
+/// CDC0505, CDC0107 and CDC0114: rows of a copy would go into the original's topic, those of a table whose trigger somebody
+/// else made, wherever that says.
+pub fn refuse_untracked(table: &Table) {
+    let refusal = match table.tracked() {
+        None => not_tracked(&table.name),
+        Some(tracked) => match tracked.standing {
+            Standing::Here => return,
+            Standing::Copy => copied_table(&table.name),
+            Standing::Unsealed => unsealed_table(&table.name, ROW_TRIGGER),
+        },
+    };
     Report {
         sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        ..copied_table(table)
+        ..refusal
     }
     .raise()
 }
@@ -122,7 +133,7 @@ fn read_table(job: &Job, reader: &Reader, table: &Table, trigger: &pg_sys::Trigg
         // SAFETY: relation and trigger are open while the table is read.
         let plan = unsafe { capture.plans.plan(trigger) };
         if plan.silent {
-            refuse_copy(&table.name);
+            not_tracked(&table.name).raise();
         }
         // SAFETY: as above.
         let descriptor = unsafe { (*trigger.tg_relation).rd_att };

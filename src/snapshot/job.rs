@@ -117,14 +117,8 @@ impl Jobs {
 
     /// Locks the job and says whether it is to be gone on with: nobody paused or cancelled it.
     pub fn goes_on(&self, id: i64) -> bool {
-        let query =
-            "SELECT state FROM JOBS WHERE snapshot_id = $1 FOR UPDATE".replace("JOBS", &self.table);
-        let state = Spi::connect_mut(|client| {
-            let mut rows = client.update(&query, Some(1), &[id.into()])?;
-            rows.next().map_or(Ok(None), |row| row.get::<String>(1))
-        });
-        let state = state.unwrap_or_else(|error: pgrx::spi::Error| failed(error));
-        state.is_some_and(|state| state == "waiting for writers" || state == "running")
+        self.lock(id)
+            .is_some_and(|state| state == "waiting for writers" || state == "running")
     }
 
     /// Waits for whoever is just adding a job, and keeps others from it until the transaction ends.
@@ -182,18 +176,25 @@ impl Jobs {
         );
     }
 
-    /// Table and state of a job.
-    pub fn look_up(&self, id: i64) -> Option<(pg_sys::Oid, String)> {
-        let query = "SELECT relation, state FROM JOBS WHERE snapshot_id = $1 FOR UPDATE"
-            .replace("JOBS", &self.table);
-        let found = Spi::connect_mut(|client| {
-            let mut rows = client.update(&query, Some(1), &[id.into()])?;
-            let Some(row) = rows.next() else {
-                return Ok(None);
-            };
-            Ok(row.get(1)?.zip(row.get(2)?))
+    /// The table of a job.
+    pub fn relation_of(&self, id: i64) -> Option<pg_sys::Oid> {
+        let query = "SELECT relation FROM JOBS WHERE snapshot_id = $1".replace("JOBS", &self.table);
+        let found = Spi::connect(|client| {
+            let mut rows = client.select(&query, Some(1), &[id.into()])?;
+            rows.next().map_or(Ok(None), |row| row.get(1))
         });
         found.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
+    }
+
+    /// Locks a job; its state.
+    pub fn lock(&self, id: i64) -> Option<String> {
+        let query =
+            "SELECT state FROM JOBS WHERE snapshot_id = $1 FOR UPDATE".replace("JOBS", &self.table);
+        let state = Spi::connect_mut(|client| {
+            let mut rows = client.update(&query, Some(1), &[id.into()])?;
+            rows.next().map_or(Ok(None), |row| row.get::<String>(1))
+        });
+        state.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
     }
 
     pub fn set_state(&self, id: i64, state: &str) {

@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use crate::wire::{Cursor, WireError};
+use crate::wire::{Cursor, WireError, make_room};
 
 /// Prefix of our logical messages in the WAL.
 pub const MESSAGE_PREFIX: &str = "pg_cdc";
@@ -91,6 +91,8 @@ pub enum ChunkError {
     Wire(WireError),
     /// Sealed by us, but the body does not decompress to its stated length.
     Compression,
+    /// There is no memory for the body.
+    OutOfMemory,
 }
 
 impl fmt::Display for ChunkError {
@@ -102,6 +104,7 @@ impl fmt::Display for ChunkError {
             }
             ChunkError::Wire(error) => write!(f, "chunk {error}"),
             ChunkError::Compression => f.write_str("chunk does not decompress"),
+            ChunkError::OutOfMemory => f.write_str("chunk needs more memory than there is"),
         }
     }
 }
@@ -251,12 +254,14 @@ impl Chunk<'_> {
     pub fn body_into(&self, out: &mut Vec<u8>) -> Result<(), ChunkError> {
         out.clear();
         if !self.lz4 {
+            make_room(out, self.body.len()).map_err(|_| ChunkError::OutOfMemory)?;
             out.extend_from_slice(self.body);
             return Ok(());
         }
         if self.body_bytes > MAX_BODY_BYTES {
             return Err(ChunkError::Compression);
         }
+        make_room(out, self.body_bytes).map_err(|_| ChunkError::OutOfMemory)?;
         out.resize(self.body_bytes, 0);
         match lz4_flex::block::decompress_into(self.body, out) {
             Ok(len) if len == self.body_bytes => Ok(()),

@@ -11,9 +11,9 @@ use crate::hex::put_hex;
 use crate::json::{put_integer, put_optional_string, put_string};
 use crate::snapshot::{self, TableId, Verdict, Windows};
 use crate::topic_name;
-use crate::value::{Mark, put_value};
+use crate::value::{Mark, put_bounded};
 use crate::version::{self, Version, put_emitted_id, put_event_number};
-use crate::wire::{Cursor, WireError};
+use crate::wire::{Cursor, WireError, make_room};
 
 /// `source.version` of the events.
 const PRODUCT_VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -21,6 +21,13 @@ const PRODUCT_VERSION: &str = env!("CARGO_PKG_VERSION");
 const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Values that are not longer than this are no stubs, for a stub would not be shorter.
 const SHORTEST_STUB_BYTES: usize = 256;
+/// Images that are longer than this are looked at before they are rendered: a few bytes can become many times as much (a
+/// `numeric` of 131072 digits has 8).
+const LOOKED_AT_BYTES: usize = 4096;
+/// What the values of a key have together at most, before they are rendered; a longer value is a stub, in images too.
+const MAX_KEY_BYTES: usize = 64 * 1024;
+/// What is sent of a snapshot's chunk about rows that were changed meanwhile: if it is more, the chunk is read again.
+const MAX_CHANGED_BYTES: usize = 256 * 1024;
 const TRUNCATE_KEY: &[u8] = br#"{"__cdc":"truncate"}"#;
 const SNAPSHOT_KEY: &[u8] = br#"{"__cdc":"snapshot"}"#;
 const SCHEMA_KEY: &[u8] = br#"{"__cdc":"schema"}"#;
@@ -65,6 +72,21 @@ pub struct Event<'a> {
     pub headers: &'a Headers,
     /// Large values of the images can still become stubs.
     pub can_shrink: bool,
+    /// What is to be done with it.
+    pub stage: Stage,
+    /// A definition: it is the table's last event.
+    pub is_last: bool,
+}
+
+/// What is to be done with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// It is sent.
+    Sent,
+    /// It is not rendered yet: how long its value may become is asked, and answered with [`Sent::Room`].
+    Asked,
+    /// It cannot be rendered, for no topic takes a value of so many bytes.
+    Unsendable { bytes: usize },
 }
 
 /// What becomes of a record.
@@ -74,6 +96,11 @@ pub enum Sent {
     /// Its topic takes values of so many bytes at most: it comes again with stubs. Only for [`Event::can_shrink`].
     TooLarge {
         limit_bytes: usize,
+    },
+    /// For [`Stage::Asked`]: how long the value may become, and whether stubs are wanted where it is longer.
+    Room {
+        limit_bytes: usize,
+        stubs: bool,
     },
 }
 
@@ -105,6 +132,12 @@ impl Headers {
             };
             (name, &self.bytes[range.clone()])
         })
+    }
+
+    /// What they take in a record, about, and not less.
+    pub fn size_bytes(&self) -> usize {
+        const NAME_BYTES: usize = 32;
+        self.bytes.len() + NAME_BYTES * self.entries.len()
     }
 
     fn add_given(&mut self, name: &str, value: &str) {
@@ -491,6 +524,8 @@ impl Renderer {
             value: emission.payload.map(str::as_bytes),
             headers,
             can_shrink: false,
+            stage: Stage::Sent,
+            is_last: false,
         })
         .map(drop)
     }
@@ -644,7 +679,9 @@ impl Renderer {
         let begin = snapshot::ChunkBegin::read(row.images)?;
         let table = (self.commit.database_oid, body.relations[row.relation].oid);
         let verdict = if begin.session == circumstances.session {
-            self.windows.judge(table, &begin.visibility)
+            self.windows
+                .judge(table, &begin.visibility)
+                .within(MAX_CHANGED_BYTES)
         } else {
             Verdict::Rejected
         };
@@ -779,24 +816,80 @@ impl Renderer {
     ) -> Result<(), E> {
         self.sequence += 1;
         let order = self.next_order(here.relation.oid);
-        let mut longest = usize::MAX;
+        let mut bounds = Bounds::NONE;
+        if here.row.images.len() > LOOKED_AT_BYTES {
+            bounds = self.bounds(here, buffers, shape, emit)?;
+        }
         loop {
-            self.put_event(here, buffers, shape, order, longest)?;
-            match self.send(here, buffers, shape, longest, emit)? {
-                Sent::Taken => return Ok(()),
-                Sent::TooLarge { limit_bytes } => longest = longest.min(limit_bytes / 2) / 2,
-            }
+            let limit_bytes = match self.put_event(here, buffers, shape, order, bounds) {
+                Ok(()) => match self.send(here, buffers, shape, bounds.longest, emit)? {
+                    Sent::TooLarge { limit_bytes } => limit_bytes,
+                    Sent::Taken | Sent::Room { .. } => return Ok(()),
+                },
+                Err(WireError::TooLong) => {
+                    let bytes = bounds.most.unwrap_or(usize::MAX);
+                    if !bounds.stubs || bounds.longest < SHORTEST_STUB_BYTES {
+                        let stage = Stage::Unsendable { bytes };
+                        return self.emit_stage(here, buffers, shape, stage, emit).map(drop);
+                    }
+                    bytes
+                }
+                Err(error) => return Err(error.into()),
+            };
+            bounds.longest = bounds.longest.min(limit_bytes / 2) / 2;
         }
     }
 
-    /// Renders the value; values of the images that are longer than `longest` bytes become stubs.
+    /// How large the value of an event with large images may become.
+    fn bounds<E: From<WireError>>(
+        &self,
+        here: &Here<'_>,
+        buffers: &Buffers,
+        shape: &Shape<'_>,
+        emit: &mut Emit<'_, E>,
+    ) -> Result<Bounds, E> {
+        Ok(
+            match self.emit_stage(here, buffers, shape, Stage::Asked, emit)? {
+                Sent::Room { limit_bytes, stubs } => Bounds {
+                    most: Some(limit_bytes),
+                    stubs,
+                    ..Bounds::NONE
+                },
+                Sent::Taken | Sent::TooLarge { .. } => Bounds::NONE,
+            },
+        )
+    }
+
+    /// Says something of an event that is not rendered.
+    fn emit_stage<E: From<WireError>>(
+        &self,
+        here: &Here<'_>,
+        buffers: &Buffers,
+        shape: &Shape<'_>,
+        stage: Stage,
+        emit: &mut Emit<'_, E>,
+    ) -> Result<Sent, E> {
+        emit(&Event {
+            sequence: self.sequence,
+            topic: topic_of(here.relation, shape.op),
+            audience: shape.audience,
+            key: shape.key,
+            value: Some(&[]),
+            headers: &buffers.headers,
+            can_shrink: false,
+            stage,
+            is_last: false,
+        })
+    }
+
+    /// Renders the value; values of the images that are too long become stubs.
     fn put_event(
         &self,
         here: &Here<'_>,
         buffers: &mut Buffers,
         shape: &Shape<'_>,
         order: u64,
-        longest: usize,
+        bounds: Bounds,
     ) -> Result<(), WireError> {
         let out = &mut buffers.value;
         out.clear();
@@ -824,10 +917,10 @@ impl Renderer {
         let [before_marks, after_marks] = &mut buffers.marks;
         let texts = &mut buffers.texts;
         texts.clear();
-        put_image(out, before_marks, here, shape.before, None, texts, longest)?;
+        put_image(out, before_marks, here, shape.before, None, texts, bounds)?;
         out.extend_from_slice(b",\"after\":");
         let before = shape.before;
-        put_image(out, after_marks, here, shape.after, before, texts, longest)?;
+        put_image(out, after_marks, here, shape.after, before, texts, bounds)?;
         put_marks(out, before_marks, after_marks);
         if let Some(change) = shape.schema_change {
             out.extend_from_slice(b",\"schema_change\":");
@@ -861,7 +954,10 @@ impl Renderer {
                 key: shape.key,
                 value: Some(&buffers.value),
                 headers: &buffers.headers,
-                can_shrink: shape.schema_change.is_none() && longest >= SHORTEST_STUB_BYTES,
+                can_shrink: (shape.before.is_some() || shape.after.is_some())
+                    && longest >= SHORTEST_STUB_BYTES,
+                stage: Stage::Sent,
+                is_last: shape.schema_change.is_some_and(ends_the_table),
             })
         };
         let sent = send(topic_of(here.relation, shape.op))?;
@@ -898,6 +994,8 @@ impl Renderer {
             value: None,
             headers: &buffers.headers,
             can_shrink: false,
+            stage: Stage::Sent,
+            is_last: false,
         })
         .map(drop)
     }
@@ -983,28 +1081,77 @@ fn put_key(
     image: &[Value<'_>],
 ) -> Result<(), WireError> {
     out.clear();
+    let longest = longest_in_key(here.relation);
     for &index in columns {
         out.push(if out.is_empty() { b'{' } else { b',' });
         out.extend_from_slice(&here.relation_texts.columns[index]);
         match image.get(index).ok_or(WireError::Invalid("key column"))? {
+            // Equal values still go to one partition.
+            Value::Given(bytes) if bytes.len() > longest => {
+                put_digest(out, &Sha256::digest(bytes));
+            }
             Value::Given(bytes) => {
-                put_value(out, &here.relation.columns[index].kind, bytes)?;
+                let most = (bytes.len() > SHORTEST_STUB_BYTES).then_some(usize::MAX);
+                put_bounded(out, &here.relation.columns[index].kind, bytes, most)?;
             }
             Value::Null => out.extend_from_slice(b"null"),
-            // Equal values still go to one partition.
-            Value::Stub { sha256, .. } => {
-                out.push(b'"');
-                put_hex(out, sha256);
-                out.push(b'"');
-            }
+            Value::Stub { sha256, .. } => put_digest(out, sha256),
         }
     }
     out.push(b'}');
     Ok(())
 }
 
-/// Appends an image as a JSON object; names of columns with a mark go to `marks`, comma after each. Values of more than
-/// `longest` bytes become stubs. What has not changed since the image `before`, which is in `out` already, is copied from
+/// What stands in a key instead of a value that is not shipped.
+fn put_digest(out: &mut Vec<u8>, sha256: &[u8]) {
+    out.push(b'"');
+    put_hex(out, sha256);
+    out.push(b'"');
+}
+
+/// How long a value of the key or of the identity may be.
+fn longest_in_key(relation: &Relation<'_>) -> usize {
+    let identity = relation.identity.as_ref().map_or(0, Vec::len);
+    let columns = relation.key.len().max(identity).max(1);
+    (MAX_KEY_BYTES / columns).max(SHORTEST_STUB_BYTES)
+}
+
+/// How long values of a column may be.
+fn longest_of_column(relation: &Relation<'_>, column: usize, longest: usize) -> usize {
+    let is_key = |columns: &[usize]| columns.contains(&column);
+    match is_key(&relation.key) || relation.identity.as_deref().is_some_and(is_key) {
+        true => longest.min(longest_in_key(relation)),
+        false => longest,
+    }
+}
+
+/// Whether a definition is the last that is told of a table.
+fn ends_the_table(schema_change: &str) -> bool {
+    let change = serde_json::from_str::<serde_json::Value>(schema_change);
+    change.is_ok_and(|change| matches!(change["type"].as_str(), Some("UNTRACK" | "DROP")))
+}
+
+/// How large an event may become.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// Values that are longer become stubs.
+    longest: usize,
+    /// The event, in bytes; none where it is small anyway.
+    most: Option<usize>,
+    /// Values become stubs where it is larger.
+    stubs: bool,
+}
+
+impl Bounds {
+    const NONE: Bounds = Bounds {
+        longest: usize::MAX,
+        most: None,
+        stubs: true,
+    };
+}
+
+/// Appends an image as a JSON object; names of columns with a mark go to `marks`, comma after each. Values that are too long
+/// become stubs. What has not changed since the image `before`, which is in `out` already, is copied from
 /// there: `texts` has its places, and gets them from the first image.
 fn put_image(
     out: &mut Vec<u8>,
@@ -1013,7 +1160,7 @@ fn put_image(
     image: Option<&[Value<'_>]>,
     before: Option<&[Value<'_>]>,
     texts: &mut Vec<Range<usize>>,
-    longest: usize,
+    bounds: Bounds,
 ) -> Result<(), WireError> {
     marks.clear();
     let Some(image) = image else {
@@ -1032,7 +1179,14 @@ fn put_image(
                 .count()
         });
         if unchanged > 0 {
-            out.extend_from_within(texts[index].start..texts[index + unchanged - 1].end);
+            let copied = texts[index].start..texts[index + unchanged - 1].end;
+            if let Some(most) = bounds.most {
+                if out.len() + copied.len() > most {
+                    return Err(WireError::TooLong);
+                }
+                make_room(out, copied.len())?;
+            }
+            out.extend_from_within(copied);
             index += unchanged;
             continue;
         }
@@ -1040,7 +1194,7 @@ fn put_image(
         if index > 0 {
             out.push(b',');
         }
-        put_column(out, marks, here, index, *value, longest)?;
+        put_column(out, marks, here, index, *value, bounds)?;
         if before.is_none() {
             let has_mark = marks.len() > marks_before;
             texts.push(start..if has_mark { start } else { out.len() });
@@ -1067,14 +1221,17 @@ fn put_column(
     here: &Here<'_>,
     index: usize,
     value: Value<'_>,
-    longest: usize,
+    bounds: Bounds,
 ) -> Result<(), WireError> {
     let name = &here.relation_texts.columns[index];
     out.extend_from_slice(name);
     let Column { kind, masked, .. } = &here.relation.columns[index];
     let digest;
     let value = match value {
-        Value::Given(bytes) if bytes.len() > longest => {
+        Value::Given(bytes)
+            if bytes.len() > SHORTEST_STUB_BYTES
+                && bytes.len() > longest_of_column(here.relation, index, bounds.longest) =>
+        {
             digest = Sha256::digest(bytes);
             Value::Stub {
                 bytes: bytes.len() as u64,
@@ -1092,12 +1249,14 @@ fn put_column(
                 _ => return Ok(()),
             }
         }
-        (Value::Given(bytes), masked) => match (put_value(out, kind, bytes)?, masked) {
-            (_, Some(Masked::Hashed)) => b"\"hashed\",",
-            (_, Some(Masked::Truncated)) => b"\"truncated\",",
-            (Some(Mark::Base64), _) => b"\"base64\",",
-            (None, _) => return Ok(()),
-        },
+        (Value::Given(bytes), masked) => {
+            match (put_bounded(out, kind, bytes, bounds.most)?, masked) {
+                (_, Some(Masked::Hashed)) => b"\"hashed\",",
+                (_, Some(Masked::Truncated)) => b"\"truncated\",",
+                (Some(Mark::Base64), _) => b"\"base64\",",
+                (None, _) => return Ok(()),
+            }
+        }
         (Value::Stub { bytes, sha256 }, _) => {
             out.extend_from_slice(b"null");
             marks.extend_from_slice(name);

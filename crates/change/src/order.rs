@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::body::{self, Body, Head, Op, Row, State, put_head};
-use crate::wire::{WireError, put_varint};
+use crate::wire::{WireError, make_room, put_varint};
 
 /// Records that are gathered before a sorted body is handed on.
 const OUTPUT_BYTES: usize = 256 * 1024;
@@ -101,6 +101,10 @@ fn push_places(places: &mut Vec<Place>, row: &Row<'_>, chunk: u32) -> Result<(),
         row.before.context,
         row.before.statement_us,
     );
+    // A changed key has two. Grows as `push` would, so that only this can fail.
+    if places.capacity() - places.len() < 2 {
+        make_room(places, places.len().max(1024))?;
+    }
     let mut push = |phase: u8, half: Half| {
         places.push(Place {
             command: row.state.command,

@@ -25,6 +25,18 @@ pub enum Record {
 pub struct Key {
     pub record: Record,
     pub source: String,
+    /// Number of the part; left out for the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub part: u32,
+}
+
+/// A position of many topics is several records, written in one Kafka transaction: each has its share of the topics, and everything
+/// else whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// From 0.
+    pub number: u32,
+    pub of: u32,
 }
 
 /// Events of the newest transaction that are in Kafka.
@@ -42,9 +54,24 @@ pub struct Ends {
     pub partitions: i32,
     /// Last offset + 1, per partition.
     pub end: Vec<i64>,
+    /// Oid of the database that has written to it last; 0 if that is not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub database: u32,
+    /// Its table is not tracked any more, as far as its events tell.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub untracked: bool,
 }
 
-/// A position. Everything that committed up to `commit_lsn` lies in Kafka before the offsets in `ends`.
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// A position. Everything that committed up to `commit_lsn` lies in Kafka before the offsets in `ends`, but for topics that
+/// are put aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     pub format: u32,
@@ -74,6 +101,12 @@ pub struct Position {
     pub node: String,
     pub cluster_id: String,
     pub ends: BTreeMap<String, Ends>,
+    /// Topics that are put aside, and the LSN of the commit from which on they have nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub aside: BTreeMap<String, String>,
+    /// None if the record is the whole position.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
     /// Tip records: `commit_lsn` of the full record they add to.
     #[serde(
         with = "optional_lsn_text",
@@ -111,6 +144,44 @@ impl Position {
         }
     }
 
+    /// Bytes that a topic takes in a record, about.
+    fn bytes_of(topic: &str, ends: &Ends) -> usize {
+        topic.len() + ends.topic_id.len() + 120 + 20 * ends.end.len()
+    }
+
+    /// The records that make up this position: of each the topics take about `max_bytes`.
+    pub fn split(mut self, max_bytes: usize) -> Vec<Position> {
+        let mut shares = vec![(BTreeMap::new(), BTreeMap::new())];
+        let mut bytes = 0;
+        let mut next = |more: usize, shares: &mut Vec<_>| {
+            if bytes + more > max_bytes && bytes > 0 {
+                shares.push((BTreeMap::new(), BTreeMap::new()));
+                bytes = 0;
+            }
+            bytes += more;
+        };
+        for (topic, ends) in std::mem::take(&mut self.ends) {
+            next(Self::bytes_of(&topic, &ends), &mut shares);
+            if let Some((share, _)) = shares.last_mut() {
+                share.insert(topic, ends);
+            }
+        }
+        for (topic, from) in std::mem::take(&mut self.aside) {
+            next(topic.len() + 40, &mut shares);
+            if let Some((_, share)) = shares.last_mut() {
+                share.insert(topic, from);
+            }
+        }
+        let of = shares.len() as u32;
+        let numbered = (0..).zip(shares).map(|(number, (ends, aside))| Position {
+            ends,
+            aside,
+            part: (of > 1).then_some(Part { number, of }),
+            ..self.clone()
+        });
+        numbered.collect()
+    }
+
     /// The record's JSON with its MAC.
     pub fn seal(mut self, key: &MacKey) -> Result<Vec<u8>, serde_json::Error> {
         self.mac = String::new();
@@ -124,6 +195,50 @@ impl Position {
         let resealed = position.clone().seal(key).ok()?;
         let same = serde_json::from_slice::<Position>(&resealed).ok()?.mac == position.mac;
         (same && position.format == FORMAT).then_some(position)
+    }
+}
+
+/// Puts positions together that consist of several records, which follow each other.
+#[derive(Debug, Default)]
+pub struct Parts {
+    begun: Option<Position>,
+    next: u32,
+}
+
+impl Parts {
+    /// Whether no position is begun.
+    pub fn is_empty(&self) -> bool {
+        self.begun.is_none()
+    }
+
+    /// Takes the next record in; the position that is whole with it, if one is. Parts whose beginning is not there, or that
+    /// compaction has left over, make none.
+    pub fn take(&mut self, mut record: Position) -> Option<Position> {
+        let Some(part) = record.part.take() else {
+            self.begun = None;
+            return Some(record);
+        };
+        let begun = self.begun.take();
+        let whole = match begun {
+            _ if part.number == 0 => record,
+            Some(mut begun)
+                if part.number == self.next
+                    && begun.record == record.record
+                    && begun.rank() == record.rank()
+                    && begun.sent_ts_us == record.sent_ts_us =>
+            {
+                begun.ends.append(&mut record.ends);
+                begun.aside.append(&mut record.aside);
+                begun
+            }
+            _ => return None,
+        };
+        self.next = part.number + 1;
+        if self.next == part.of {
+            return Some(whole);
+        }
+        self.begun = Some(whole);
+        None
     }
 }
 
@@ -206,8 +321,12 @@ mod tests {
                     topic_id: "Qm9".into(),
                     partitions: 3,
                     end: vec![120, 98, 133],
+                    database: 0,
+                    untracked: false,
                 },
             )]),
+            aside: BTreeMap::new(),
+            part: None,
             full: None,
             mac: String::new(),
         }
@@ -229,5 +348,57 @@ mod tests {
             .unwrap()
             .replace("0/15A3098", "0/25A3098");
         assert!(Position::open(forged.as_bytes(), &key).is_none());
+    }
+
+    #[test]
+    fn a_position_of_many_topics_comes_back_from_its_parts() {
+        let key = MacKey::derive("test", b"secret");
+        let mut many = position();
+        let one = many.ends["shop.public.customer"].clone();
+        let named = |number: u32| {
+            (
+                format!("shop.public.{}{number}", "x".repeat(200)),
+                one.clone(),
+            )
+        };
+        many.ends = (0..10_000).map(named).collect();
+        many.aside = (0..1000)
+            .map(|number| (named(number).0, "0/15A3098".to_owned()))
+            .collect();
+        let parts = many.clone().split(400_000);
+        let sealed: Vec<Vec<u8>> = parts
+            .into_iter()
+            .map(|part| part.seal(&key).unwrap())
+            .collect();
+        assert!(sealed.len() > 5 && sealed.iter().all(|part| part.len() < 900_000));
+        let opened: Vec<Position> = sealed
+            .iter()
+            .map(|part| Position::open(part, &key).unwrap())
+            .collect();
+        let put_together = |records: &[Position]| {
+            let mut parts = Parts::default();
+            let whole = records
+                .iter()
+                .cloned()
+                .filter_map(|record| parts.take(record));
+            whole
+                .map(|whole| Position {
+                    mac: String::new(),
+                    ..whole
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(put_together(&opened), [many.clone()]);
+        // What is left of an older one, one that lacks its beginning or its end, a whole one.
+        assert_eq!(put_together(&opened[1..]), []);
+        assert_eq!(put_together(&opened[..3]), []);
+        let mut older = opened[1].clone();
+        older.sent_ts_us -= 1;
+        assert_eq!(
+            put_together(&[opened[0].clone(), older, opened[2].clone()]),
+            []
+        );
+        assert_eq!(position().split(400_000), [position()]);
+        assert_eq!(put_together(&[position()]), [position()]);
     }
 }

@@ -229,6 +229,20 @@ impl Windows {
     }
 }
 
+impl Verdict {
+    /// The same if its keys have so many bytes at most. Whoever reads the chunk again finds fewer: what was under way is over.
+    pub fn within(self, max_bytes: usize) -> Verdict {
+        match self {
+            Verdict::Accepted(keys)
+                if keys.iter().map(|key| key.len()).sum::<usize>() <= max_bytes =>
+            {
+                Verdict::Accepted(keys)
+            }
+            Verdict::Accepted(_) | Verdict::Rejected => Verdict::Rejected,
+        }
+    }
+}
+
 /// What a key takes besides its bytes, about.
 const ENTRY_BYTES: usize = 32;
 
@@ -312,6 +326,14 @@ mod tests {
         assert_eq!(windows.judge(TABLE, &visibility("10:12:11")), expected(&[]));
         windows.keep(|table| table == TABLE);
         assert_eq!(windows.bytes, 0);
+    }
+
+    #[test]
+    fn more_keys_than_an_event_may_name_are_no_answer() {
+        let keys =
+            |count: u8| Verdict::Accepted((0..count).map(|key| Box::from([key; 10])).collect());
+        assert_eq!(keys(10).within(100), keys(10));
+        assert_eq!(keys(11).within(100), Verdict::Rejected);
     }
 
     #[test]

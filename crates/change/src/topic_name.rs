@@ -54,9 +54,16 @@ pub fn refusal(name: &str) -> Option<&'static str> {
         Some("only A-Z, a-z, 0-9, \".\", \"_\" and \"-\" are legal")
     } else if name.ends_with(".dlq") || name.ends_with(".cdc_positions") {
         Some("names that end in \".dlq\" or \".cdc_positions\" are pg_cdc's own")
+    } else if name.starts_with("__") {
+        Some("names that begin with \"__\" are Kafka's own")
     } else {
         None
     }
+}
+
+/// The name as Kafka compares it: it refuses two that differ only in `.` and `_`, for they share the name of a metric.
+pub fn metric(name: &str) -> String {
+    name.replace('.', "_")
 }
 
 #[cfg(test)]
@@ -89,7 +96,7 @@ mod tests {
         fn every_name_is_legal_in_kafka(parts in prop::collection::vec(".{1,120}", 1..4)) {
             let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
             let name = join(&parts);
-            prop_assert!(refusal(&name).is_none() || name.ends_with(".dlq") || name.ends_with(".cdc_positions"), "{}", name);
+            prop_assert!(refusal(&name).is_none() || name.ends_with(".dlq") || name.ends_with(".cdc_positions") || name.starts_with("__"), "{}", name);
         }
     }
 }

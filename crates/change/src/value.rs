@@ -3,7 +3,7 @@
 use crate::hex::put_hex;
 use crate::json::{put_base64, put_integer, put_string};
 use crate::kind::{ARRAY_ITEMS, ARRAY_TEXT, Kind};
-use crate::wire::{Cursor, WireError};
+use crate::wire::{Cursor, WireError, make_room};
 use crate::{datetime, float, hstore, numeric};
 
 /// What a reader must know about a value that JSON alone does not show (interface 3.2).
@@ -52,12 +52,93 @@ pub fn put_value(out: &mut Vec<u8>, kind: &Kind, bytes: &[u8]) -> Result<Option<
         },
         Kind::Array(element) => match fixed.u8()? {
             ARRAY_TEXT => return Ok(put_text(out, fixed.rest())),
-            ARRAY_ITEMS => return put_array(out, element, &mut fixed),
+            ARRAY_ITEMS => return put_array(out, element, &mut fixed, None),
             _ => return Err(WireError::Invalid("array form")),
         },
-        Kind::Composite(attributes) => return put_composite(out, attributes, &mut fixed),
+        Kind::Composite(attributes) => return put_composite(out, attributes, &mut fixed, None),
     }
     Ok(None)
+}
+
+/// Appends one large value if all of `out` has `most` bytes at most then, else [`WireError::TooLong`]: what a value becomes may be
+/// many times its size, and that must be known before there is no memory left.
+pub fn put_large_value(
+    out: &mut Vec<u8>,
+    kind: &Kind,
+    bytes: &[u8],
+    most: usize,
+) -> Result<Option<Mark>, WireError> {
+    let mut rest = Cursor::new(bytes);
+    match kind {
+        Kind::Array(element) if bytes.first() == Some(&ARRAY_ITEMS) => {
+            rest.u8()?;
+            return put_array(out, element, &mut rest, Some(most));
+        }
+        Kind::Composite(attributes) => {
+            return put_composite(out, attributes, &mut rest, Some(most));
+        }
+        _ => {}
+    }
+    let becomes = match kind {
+        Kind::Text => escaped_len(bytes),
+        // Four of three bytes, also of what is no text.
+        Kind::Bytea => bytes.len() / 3 * 4 + 6,
+        // An escaped text of an escaped text at most.
+        Kind::Hstore => escaped_len(bytes).saturating_mul(6),
+        // Digits, and texts of PostgreSQL's own.
+        _ => bytes.len().saturating_mul(6),
+    };
+    if out.len().saturating_add(becomes) > most {
+        return Err(WireError::TooLong);
+    }
+    make_room(out, becomes)?;
+    put_value(out, kind, bytes)
+}
+
+/// Values longer than this are looked at before they become JSON, if there is a bound for all.
+const LARGE_BYTES: usize = 4096;
+
+/// Appends one of many values that have a bound together: all of `out` has about `most` bytes at most then, if it has a bound.
+pub fn put_bounded(
+    out: &mut Vec<u8>,
+    kind: &Kind,
+    bytes: &[u8],
+    most: Option<usize>,
+) -> Result<Option<Mark>, WireError> {
+    let Some(most) = most else {
+        return put_value(out, kind, bytes);
+    };
+    if bytes.len() > LARGE_BYTES || matches!(kind, Kind::Array(_) | Kind::Composite(_)) {
+        return put_large_value(out, kind, bytes, most);
+    }
+    grow(out, most)?;
+    put_value(out, kind, bytes)
+}
+
+/// Makes sure that a small value finds room, in steps that double, as far as `most` allows.
+fn grow(out: &mut Vec<u8>, most: usize) -> Result<(), WireError> {
+    if out.len() > most {
+        return Err(WireError::TooLong);
+    }
+    let needed = 8 * LARGE_BYTES;
+    if out.capacity() - out.len() < needed {
+        make_room(out, needed.max(out.len()))?;
+    }
+    Ok(())
+}
+
+/// What a text becomes as a JSON string.
+fn escaped_len(bytes: &[u8]) -> usize {
+    let more: usize = bytes
+        .iter()
+        .map(|byte| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
+            0..0x20 => 5,
+            _ => 0,
+        })
+        .sum();
+    // What is no UTF-8 becomes base64.
+    (bytes.len() + more + 2).max(bytes.len() / 3 * 4 + 6)
 }
 
 fn put_text(out: &mut Vec<u8>, bytes: &[u8]) -> Option<Mark> {
@@ -93,14 +174,18 @@ impl<'a> Nullable<'a> {
         out: &mut Vec<u8>,
         kind: &Kind,
         cursor: &mut Cursor<'a>,
+        most: Option<usize>,
     ) -> Result<Option<Mark>, WireError> {
         let index = self.next;
         self.next += 1;
         if self.nulls[index / 8] >> (index % 8) & 1 == 1 {
+            if let Some(most) = most {
+                grow(out, most)?;
+            }
             out.extend_from_slice(b"null");
             return Ok(None);
         }
-        put_value(out, kind, take_value(cursor, kind)?)
+        put_bounded(out, kind, take_value(cursor, kind)?, most)
     }
 }
 
@@ -109,6 +194,7 @@ fn put_array(
     out: &mut Vec<u8>,
     element: &Kind,
     cursor: &mut Cursor<'_>,
+    most: Option<usize>,
 ) -> Result<Option<Mark>, WireError> {
     let dimensions = cursor.u8()?;
     let mut lengths = Vec::with_capacity(dimensions.into());
@@ -131,7 +217,7 @@ fn put_array(
             out.push(b',');
         }
         out.extend(std::iter::repeat_n(b'[', edges(&lengths, place)));
-        mark = values.put(out, element, cursor)?.or(mark);
+        mark = values.put(out, element, cursor, most)?.or(mark);
         out.extend(std::iter::repeat_n(b']', edges(&lengths, place + 1)));
     }
     Ok(mark)
@@ -155,6 +241,7 @@ fn put_composite(
     out: &mut Vec<u8>,
     attributes: &[(String, Kind)],
     cursor: &mut Cursor<'_>,
+    most: Option<usize>,
 ) -> Result<Option<Mark>, WireError> {
     let mut values = Nullable::begin(cursor, attributes.len())?;
     let mut mark = None;
@@ -165,7 +252,7 @@ fn put_composite(
         }
         put_string(out, name);
         out.push(b':');
-        mark = values.put(out, kind, cursor)?.or(mark);
+        mark = values.put(out, kind, cursor, most)?.or(mark);
     }
     out.push(b'}');
     Ok(mark)
@@ -218,6 +305,49 @@ mod tests {
             shown(Kind::Text, &[0xff, 0x41]),
             ("\"/0E=\"".into(), Some(Mark::Base64))
         );
+    }
+
+    #[test]
+    fn what_becomes_too_long_is_not_rendered() {
+        const MOST: usize = 1 << 20;
+        let wide = Kind::Composite(
+            (0..100)
+                .map(|number| (format!("a_name_of_many_characters_{number}"), Kind::Bool))
+                .collect(),
+        );
+        let many = |count: u64, element: &[u8], nulls: u8| {
+            let mut bytes = vec![ARRAY_ITEMS, 1];
+            crate::wire::put_varint(&mut bytes, count);
+            bytes.resize(bytes.len() + (count as usize).div_ceil(8), nulls);
+            for _ in 0..count {
+                bytes.extend_from_slice(element);
+            }
+            bytes
+        };
+        let composite = {
+            let mut bytes = vec![13];
+            bytes.extend_from_slice(&[0xff; 13]);
+            bytes
+        };
+        for (kind, bytes) in [
+            (Kind::Text, vec![1; 200_000]),
+            (Kind::Bytea, vec![1; 800_000]),
+            (Kind::Array(Box::new(Kind::Int4)), many(400_000, b"", 0xff)),
+            (Kind::Array(Box::new(wide)), many(1_000, &composite, 0)),
+        ] {
+            let mut out = Vec::new();
+            assert_eq!(
+                put_large_value(&mut out, &kind, &bytes, MOST),
+                Err(WireError::TooLong),
+                "{kind:?}"
+            );
+            assert!(out.capacity() < 4 * MOST, "{kind:?}: {}", out.capacity());
+            // With room for it, it is what it is without a bound.
+            out.clear();
+            put_large_value(&mut out, &kind, &bytes, usize::MAX).unwrap();
+            assert!(out.len() > MOST);
+            assert_eq!(String::from_utf8(out).unwrap(), shown(kind, &bytes).0);
+        }
     }
 
     #[test]

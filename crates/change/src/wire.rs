@@ -9,6 +9,10 @@ pub enum WireError {
     Truncated,
     /// A length or code that the format does not allow; names the field.
     Invalid(&'static str),
+    /// What it would become is longer than is allowed for it. Nothing is wrong with the bytes.
+    TooLong,
+    /// There is no memory for it.
+    OutOfMemory,
 }
 
 impl fmt::Display for WireError {
@@ -16,11 +20,18 @@ impl fmt::Display for WireError {
         match self {
             WireError::Truncated => f.write_str("ends too early"),
             WireError::Invalid(field) => write!(f, "invalid {field}"),
+            WireError::TooLong => f.write_str("becomes too long"),
+            WireError::OutOfMemory => f.write_str("needs more memory than there is"),
         }
     }
 }
 
 impl std::error::Error for WireError {}
+
+/// Makes room for `items` more: where their number depends on data, too little memory must not end the process.
+pub fn make_room<T>(out: &mut Vec<T>, items: usize) -> Result<(), WireError> {
+    out.try_reserve(items).map_err(|_| WireError::OutOfMemory)
+}
 
 /// Appends an unsigned LEB128 integer (1 to 10 bytes).
 #[inline]

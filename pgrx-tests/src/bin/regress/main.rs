@@ -1,0 +1,175 @@
+//! `./dev regress`: runs PostgreSQL's own regression suite twice, on a plain server and in a database whose schema
+//! `public` is tracked with `new_tables`, and compares what it prints.
+
+mod compare;
+mod suite;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use pg_cdc_tests::bed::Ports;
+use pg_cdc_tests::{TestBed, wait_until};
+
+use suite::Suite;
+
+const HELP: &str = "\
+Usage: regress [--keep FOLDER] SOURCE
+
+Runs the regression suite in SOURCE (PostgreSQL's unpacked source) on a plain server, then on one with pg_cdc where every
+table of schema public is tracked. Fails when a file of the second output is neither as the first nor as PostgreSQL
+expects it, and is not named, with the reason, in pgrx-tests/src/bin/regress/differs.txt; or when a file that is named
+there does not differ.
+
+  --keep FOLDER   write what differs there (target/regress if not given)";
+
+/// The files that may differ, one a line: `name: reason`.
+const NAMED: &str = include_str!("differs.txt");
+
+/// How long the sender may take for everything that the suite has written.
+const SENDER_TIMEOUT: Duration = Duration::from_secs(300);
+
+struct Arguments {
+    keep: PathBuf,
+    source: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let Some(arguments) = read(std::env::args().skip(1)) else {
+        eprintln!("{HELP}");
+        return ExitCode::from(2);
+    };
+    let start = Instant::now();
+    let plain_bed = TestBed::prepare(Ports::free(), &PLAIN, &[]);
+    let plain = Suite::unpack(&arguments.source, &plain_bed.path("suite"));
+    plain.make_database(plain_bed.source());
+    plain.run(plain_bed.source());
+    plain_bed.stop();
+
+    let bed = TestBed::prepare(Ports::free(), &TRACKED, &[]);
+    bed.kafka();
+    let tracked = Suite::unpack(&arguments.source, &bed.path("suite"));
+    tracked.make_database(bed.source());
+    track_public(&bed);
+    tracked.run(bed.source());
+    sender_is_well(&bed);
+    bed.stop();
+    bed.source().assert_never_crashed();
+
+    let differing = compare::all(&tracked, &plain, &arguments.keep);
+    let named = named();
+    for (name, lines) in &differing.files {
+        let reason = named.get(name.as_str()).copied().unwrap_or("NOT NAMED");
+        println!("   {name:<24} {lines:>5} lines  {reason}");
+    }
+    let new = differing
+        .files
+        .keys()
+        .filter(|name| !named.contains_key(name.as_str()))
+        .count();
+    let stale: Vec<&str> = named
+        .keys()
+        .copied()
+        .filter(|name| !differing.files.contains_key(*name))
+        .collect();
+    println!(
+        "{} of {} files differ, {new} of them not named ({:.0} s). What differs is in {}.",
+        differing.files.len(),
+        differing.compared,
+        start.elapsed().as_secs_f64(),
+        arguments.keep.display()
+    );
+    if !stale.is_empty() {
+        println!("Named, but equal: {stale:?}. Take them out of differs.txt.");
+    }
+    if new == 0 && stale.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// What the suite wants of a server, beside what initdb gives it.
+const PLAIN: [(&str, &str); 4] = [
+    ("max_prepared_transactions", "2"),
+    ("fsync", "off"),
+    ("shared_preload_libraries", ""),
+    ("cdc.brokers", ""),
+];
+
+const TRACKED: [(&str, &str); 3] = [
+    ("max_prepared_transactions", "2"),
+    ("fsync", "off"),
+    ("cdc.topic_partitions", "1"),
+];
+
+fn read(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
+    let (mut keep, mut source) = (PathBuf::from("target/regress"), None);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--keep" => keep = PathBuf::from(arguments.next()?),
+            other if other.starts_with('-') || source.is_some() => return None,
+            folder => source = Some(PathBuf::from(folder)),
+        }
+    }
+    Some(Arguments {
+        keep,
+        source: source?,
+    })
+}
+
+/// Every table of `public`, and every one that is made there later. The extension has a schema of its own: what the
+/// suite prints of the functions in `public` stays as it is.
+fn track_public(bed: &TestBed) {
+    let mut client = bed.source().connect(suite::DATABASE);
+    client
+        .batch_execute("CREATE SCHEMA cdc; CREATE EXTENSION pg_cdc SCHEMA cdc")
+        .expect("the extension in a schema of its own");
+    wait_until("the sender to stream", SENDER_TIMEOUT, || {
+        let row = client.query_one("SELECT state FROM cdc.cdc_status()", &[]);
+        match row.map_err(|e| e.to_string())?.get::<_, &str>("state") {
+            "streaming" => Ok(()),
+            state => Err(state.to_owned()),
+        }
+    });
+    client
+        .batch_execute("SELECT cdc.cdc_track_schema('public', new_tables => true)")
+        .expect("every new table of public is tracked");
+}
+
+/// Everything that was captured is in Kafka, and the sender has nothing to complain of.
+fn sender_is_well(bed: &TestBed) {
+    let mut client = bed.source().connect(suite::DATABASE);
+    wait_until("the sender to be through", SENDER_TIMEOUT, || {
+        client
+            .batch_execute("SELECT cdc.cdc_wait('20 s')")
+            .map_err(|e| e.to_string())
+    });
+    let row = client
+        .query_one(
+            "SELECT state, error, lag_events, uncovered_rows, rejected_chunks, events FROM cdc.cdc_status()",
+            &[],
+        )
+        .expect("the sender's state");
+    let seen = (
+        row.get::<_, String>("state"),
+        row.get::<_, Option<String>>("error"),
+        row.get::<_, Option<i64>>("uncovered_rows"),
+        row.get::<_, Option<i64>>("rejected_chunks"),
+    );
+    assert_eq!(
+        seen,
+        ("streaming".to_owned(), None, Some(0), Some(0)),
+        "state, error, uncovered rows and rejected chunks after the suite"
+    );
+    println!("   {} events are in Kafka.", row.get::<_, i64>("events"));
+}
+
+fn named() -> BTreeMap<&'static str, &'static str> {
+    NAMED
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once(": "))
+        .collect()
+}

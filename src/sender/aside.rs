@@ -1,0 +1,60 @@
+//! Topics that are put aside: what one topic cannot take stops nobody else. Nothing more of it is sent, which is noted in
+//! the orders and told by every position, until somebody lets it go on.
+
+use change::datetime::EPOCH_US;
+
+use super::board::Trouble;
+use super::kafka::unix_us;
+use super::orders::Aside;
+
+/// A topic that is put aside from the transaction on that committed at `from`.
+pub fn new(topic: &str, from: u64, database: u32, trouble: Trouble) -> Aside {
+    Aside {
+        topic: topic.to_owned(),
+        from,
+        database,
+        since_us: unix_us() - EPOCH_US,
+        code: trouble.code.to_owned(),
+        message: trouble.message,
+        remedy: trouble.remedy,
+    }
+}
+
+/// CDC0312: a name that Kafka, or pg_cdc, does not take. It may be anything.
+pub fn refused_name(topic: &str, why: &str) -> Trouble {
+    let shown: String = topic.escape_debug().take(300).collect();
+    Trouble {
+        code: "CDC0312",
+        message: format!("topic \"{shown}\" cannot be made: {why}"),
+        remedy:
+            "Give the table another topic with cdc_track(…, topic => …), then cdc_snapshot() it."
+                .to_owned(),
+    }
+}
+
+/// CDC0313: an event that does not even fit with stubs.
+pub fn too_large(id: &str, bytes: usize, topic: &str) -> Trouble {
+    let id = if id.is_empty() {
+        String::new()
+    } else {
+        format!(" {id}")
+    };
+    Trouble {
+        code: "CDC0313",
+        message: format!(
+            "event{id} of {bytes} bytes is too large for topic \"{topic}\", also without its large values"
+        ),
+        remedy: format!(
+            "Raise max.message.bytes of the topic, or exclude columns, then SELECT * FROM cdc_resume_topic('{topic}')."
+        ),
+    }
+}
+
+/// CDC0315.
+pub fn out_of_memory() -> Trouble {
+    Trouble {
+        code: "CDC0315",
+        message: "the sender has not the memory that a transaction needs".to_owned(),
+        remedy: "Give the server more memory: the sender tries again every 30 seconds.".to_owned(),
+    }
+}
