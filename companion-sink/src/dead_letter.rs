@@ -106,6 +106,7 @@ impl Failure {
             reason: "foreign".into(),
             stage: Stage::ValueConverter,
             message,
+            state: None,
         }
     }
 
@@ -116,6 +117,7 @@ impl Failure {
             reason: "not_allowed".into(),
             stage: Stage::ValueConverter,
             message,
+            state: None,
         }
     }
 
@@ -126,6 +128,7 @@ impl Failure {
             reason: "unbelievable".into(),
             stage: Stage::ValueConverter,
             message: "header cdc.version names a commit that the source has not come to".into(),
+            state: None,
         }
     }
 
