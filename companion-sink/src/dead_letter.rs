@@ -38,7 +38,7 @@ pub const UNIQUE: &str = "unique";
 /// Why an event is put aside.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// CDC1005, CDC1006 or CDC1007.
+    /// CDC1005, CDC1006, CDC1007 or CDC1018.
     pub code: Code,
     /// The reason in one word, or the rule's name.
     pub reason: Cow<'static, str>,
@@ -99,6 +99,17 @@ impl Failure {
             reason: "refused".into(),
             stage: Stage::TaskPut,
             message,
+        }
+    }
+}
+
+impl Failure {
+    /// The target takes nothing of the event's table.
+    pub fn collection_refused(message: String) -> Self {
+        Failure {
+            code: Code::CollectionRefused,
+            reason: "collection".into(),
+            ..Failure::refused(message)
         }
     }
 }

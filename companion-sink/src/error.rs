@@ -27,6 +27,8 @@ pub enum Code {
     Poison = 1010,
     /// A change of the table's definition that the target does not have.
     SchemaChange = 1011,
+    /// A collection of a history of which the server takes nothing.
+    CollectionRefused = 1018,
 }
 
 /// What the sink does about an error.
@@ -48,7 +50,10 @@ impl Code {
         match self {
             Code::Unreachable => Policy::Retry,
             Code::OtherInstance => Policy::StandBy,
-            Code::Undecodable | Code::Rejected | Code::ValueRefused => Policy::SetAside,
+            Code::Undecodable
+            | Code::Rejected
+            | Code::ValueRefused
+            | Code::CollectionRefused => Policy::SetAside,
             Code::Configuration
             | Code::SecretFile
             | Code::TargetRefuses

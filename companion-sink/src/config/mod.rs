@@ -167,7 +167,7 @@ pub enum Kind {
 pub struct MongoHistory {
     /// The database of the documents and of the offsets.
     pub database: String,
-    /// The collection's name, made of {database}, {schema} and {table}.
+    /// The collection's name, made of {database}, {schema} and {table}, or {schema_}: the schema with `_` behind, nothing for public.
     pub collection: String,
 }
 
@@ -333,7 +333,7 @@ impl Default for MongoHistory {
     fn default() -> Self {
         MongoHistory {
             database: "history".into(),
-            collection: "{table}_history".into(),
+            collection: "{schema_}{table}_history".into(),
         }
     }
 }

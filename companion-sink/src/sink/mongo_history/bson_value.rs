@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use mongodb::bson::{RawArrayBuf, RawBson, RawDocumentBuf};
 use serde_json::value::RawValue;
 
+use super::array_text::{array_text, is_nested};
+use super::schemas::{ColumnTypes, type_of};
 use crate::event::{Image, Malformed};
+use crate::sink::postgres::pg_text::PgType;
 
 /// How names of columns and settings are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,19 +35,41 @@ impl Names {
 
 /// An image (or a key) as a BSON document, its columns in their order.
 pub fn document(image: &Image<'_>, names: Names) -> Result<RawDocumentBuf, Malformed> {
+    document_of(image, None, names)
+}
+
+/// As [`document`], of columns with known types.
+pub fn document_of(
+    image: &Image<'_>,
+    types: Option<&ColumnTypes>,
+    names: Names,
+) -> Result<RawDocumentBuf, Malformed> {
     let mut out = RawDocumentBuf::new();
     for (name, value) in &image.0 {
         // BSON ends a name at a zero byte; PostgreSQL allows none in names either.
         if name.contains('\0') {
             return Err(Malformed("a column's name holds a zero byte".into()));
         }
-        out.append(names.write(name), value_of(value, names)?);
+        out.append(names.write(name), value_in(value, name, types, names)?);
     }
     Ok(out)
 }
 
-/// One JSON value as BSON.
-pub fn value_of(json: &RawValue, names: Names) -> Result<RawBson, Malformed> {
+/// The value of a column.
+pub fn value_in(
+    json: &RawValue,
+    column: &str,
+    types: Option<&ColumnTypes>,
+    names: Names,
+) -> Result<RawBson, Malformed> {
+    match json.get().starts_with("[") {
+        true => value_of(json, &type_of(types, column), names),
+        false => value_of(json, &PgType::Plain, names),
+    }
+}
+
+/// One JSON value of a type as BSON.
+pub fn value_of(json: &RawValue, of: &PgType, names: Names) -> Result<RawBson, Malformed> {
     let text = json.get();
     let broken = |_| Malformed("a value is not JSON".into());
     Ok(match text.as_bytes().first() {
@@ -58,9 +83,12 @@ pub fn value_of(json: &RawValue, names: Names) -> Result<RawBson, Malformed> {
         )?),
         Some(b'[') => {
             let items: Vec<&RawValue> = serde_json::from_str(text).map_err(broken)?;
+            if is_nested(&items) {
+                return Ok(RawBson::String(array_text(&items, of)?));
+            }
             let mut array = RawArrayBuf::new();
             for item in items {
-                array.push(value_of(item, names)?);
+                array.push(value_of(item, &PgType::Plain, names)?);
             }
             RawBson::Array(array)
         }
@@ -94,6 +122,7 @@ mod tests {
     fn bson(json: &str) -> RawBson {
         value_of(
             &serde_json::from_str::<Box<RawValue>>(json).unwrap(),
+            &PgType::Plain,
             Names::WithoutDots,
         )
         .unwrap()
@@ -120,10 +149,11 @@ mod tests {
     fn nested_values_are_followed() {
         assert_eq!(bson("null"), RawBson::Null);
         assert_eq!(bson(r#""a\u00e4""#), RawBson::String("aä".into()));
-        let RawBson::Array(array) = bson("[[1,2],[3,null]]") else {
+        let RawBson::Array(array) = bson("[1,null]") else {
             panic!()
         };
         assert_eq!(array.into_iter().count(), 2);
+        assert_eq!(bson("[[1,2],[3,null]]"), RawBson::String("{{1,2},{3,NULL}}".into()));
         let RawBson::Document(doc) = bson(r#"{"street":"x","zip":null}"#) else {
             panic!()
         };
