@@ -52,6 +52,15 @@ fn states(sink: &CompanionSink, table: &str) -> Vec<Value> {
     states
 }
 
+/// A history of all tables of the database, of whatever schema.
+fn start(database: &Database<'_>, name: &str) -> CompanionSink {
+    let mut plan = database.plan_companion_sink();
+    plan.topics = vec![format!("{name}.*")];
+    let sink = database.bed().companion_sink(plan);
+    sink.start_only(&["history"]);
+    sink
+}
+
 /// Waits until the history has everything, and knows that.
 fn applied(database: &Database<'_>, sink: &CompanionSink) {
     database.wait_until_in_kafka();
@@ -102,7 +111,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
             "INSERT INTO app2.b VALUES (1, 1)",
         ],
     );
-    let sink = database.start_companion_sink();
+    let sink = start(&database, "named");
     applied(&database, &sink);
     run(
         &mut client,
@@ -123,7 +132,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
             "UPDATE b SET n = 2",
             // Another table with a name that is free.
             "CREATE TABLE ren (id int PRIMARY KEY, n int)",
-            "SELECT cdc_track('ren')",
+            "SELECT cdc_track('ren', topic => 'named.public.ren-2')",
             "INSERT INTO ren VALUES (1, 100)",
             "INSERT INTO other VALUES (2, 0)",
         ],
@@ -190,7 +199,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
     run(
         &mut client,
         &[
-            "ALTER TABLE cust DISABLE TRIGGER ALL; DELETE FROM cust WHERE no = 'k43'; ALTER TABLE cust ENABLE ALWAYS TRIGGER _cdc",
+            "ALTER TABLE cust DISABLE TRIGGER _cdc; DELETE FROM cust WHERE no = 'k43'; ALTER TABLE cust ENABLE ALWAYS TRIGGER _cdc",
             "SELECT cdc_snapshot('cust')",
         ],
     );
@@ -207,7 +216,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
     let before: Vec<Vec<Value>> = tables.iter().map(|table| found(&sink, &[table, "--limit", "0"])).collect();
     sink.stop();
     (0..3).for_each(|partition| sink.rewind_history(partition));
-    sink.start();
+    sink.start_only(&["history"]);
     run(&mut client, &["UPDATE other SET n = 1 WHERE id = 2"]);
     applied(&database, &sink);
     for (table, before) in tables.iter().zip(&before).filter(|(table, _)| **table != "other") {
@@ -215,12 +224,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
     }
     let replay = ["replay", "--sink", "history", "--from", "beginning", "--dry-run", "--json"];
     let replayed = sink.try_command(&replay);
-    let text = String::from_utf8_lossy(&replayed.stdout);
-    assert!(
-        !text.contains("\"updated\":1") && !text.contains("\"inserted\":1"),
-        "{text} {}",
-        String::from_utf8_lossy(&replayed.stderr)
-    );
+    assert_eq!(replayed.status.code(), Some(0), "nothing differs: {replayed:?}");
 }
 
 #[test]
@@ -240,8 +244,9 @@ fn every_table_has_a_history_whatever_it_is_called() {
             "CREATE TABLE companion_offsets (id int PRIMARY KEY, n int)",
             "CREATE TABLE \"Order Items\" (id int PRIMARY KEY, n int)",
             "CREATE TABLE grid (id int PRIMARY KEY, a int[][], b bytea[], t text[])",
-            "SELECT cdc_track(t) FROM unnest(ARRAY['other', 'a.orders', 'b.orders', 'a_b.c', 'a.b_c', 'price$hist', '\"system.users\"',
+            "SELECT cdc_track(t) FROM unnest(ARRAY['other', 'a.orders', 'b.orders', 'a_b.c', 'price$hist', '\"system.users\"',
                 'companion_offsets', '\"Order Items\"', 'grid']::regclass[]) t",
+            "SELECT cdc_track('a.b_c', topic => 'called.a.b-c')",
             "INSERT INTO other VALUES (1, 0)",
             "INSERT INTO a.orders VALUES (1, 1)",
             "INSERT INTO b.orders VALUES (1, 2), (2, 2)",
@@ -251,13 +256,13 @@ fn every_table_has_a_history_whatever_it_is_called() {
             "INSERT INTO \"system.users\" VALUES (1, 1)",
             "INSERT INTO companion_offsets VALUES (1, 1)",
             "INSERT INTO \"Order Items\" VALUES (1, 1)",
-            "INSERT INTO grid VALUES (1, '{{1},{2}}', ARRAY[['\\x01'::bytea], [NULL]], '{{a b},{NULL}}'), (2, '{3}', NULL, NULL)",
+            "INSERT INTO grid VALUES (1, '{{1},{2}}', ARRAY[['\\x01'::bytea], [NULL::bytea]], '{{a b},{NULL}}'), (2, '{3}', NULL, NULL)",
             "UPDATE grid SET a = '{{3},{NULL}}' WHERE id = 1",
             "UPDATE grid SET a = '{5}', b = NULL, t = NULL WHERE id = 1",
             "UPDATE other SET n = 1",
         ],
     );
-    let sink = database.start_companion_sink();
+    let sink = start(&database, "called");
     applied(&database, &sink);
     for (table, n) in [
         ("a.orders", 1),
