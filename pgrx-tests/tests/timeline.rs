@@ -303,6 +303,51 @@ fn every_table_has_a_history_whatever_it_is_called() {
     assert!(!dlq.contains("CDC"), "{dlq}");
 
     keys_are_found_as_people_write_them(&database, &sink);
+    what_is_no_fact_of_the_row_is_marked(&database, &sink);
+}
+
+fn csv(sink: &CompanionSink, arguments: &[&str]) -> String {
+    let output = output(sink, &[arguments, &["--format", "csv"]].concat());
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn what_is_no_fact_of_the_row_is_marked(database: &Database<'_>, sink: &CompanionSink) {
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE person (id int PRIMARY KEY, land text, iban text, memo text)",
+            r#"SELECT cdc_track('person', filter => $$land = 'CH'$$, mask => '{"iban": "redact", "memo": "truncate:2"}')"#,
+            "INSERT INTO person VALUES (1, 'CH', 'CH93', 'abcd')",
+            "UPDATE person SET land = 'DE'",
+            "UPDATE person SET land = 'CH'",
+            "DELETE FROM person",
+            // Out of it and in again in one transaction that is sorted, and with a savepoint.
+            "INSERT INTO person VALUES (2, 'CH', 'CH94', 'abcd')",
+            "BEGIN; SAVEPOINT s; UPDATE person SET land = 'DE'; RELEASE s; UPDATE person SET land = 'CH', id = 3; COMMIT",
+            "UPDATE other SET n = n + 1",
+        ],
+    );
+    applied(database, sink);
+    let timeline = found(sink, &["person", "1"]);
+    assert_eq!(ops(&timeline), ["create", "delete", "create", "delete"]);
+    let crossed: Vec<&Value> = timeline.iter().map(|version| &version["marks"]["filter"]).collect();
+    assert_eq!(crossed, [&json!(null), &json!("left"), &json!("entered"), &json!(null)]);
+    let told = csv(sink, &["person", "1"]);
+    for text in ["left filter", "entered filter", "iban (redacted)", "memo \"\"ab\"\" (truncated)"] {
+        assert!(told.contains(text), "{text}: {told}");
+    }
+    let at = csv(sink, &["person", "1", "--at", "1"]);
+    assert!(at.contains("iban,(redacted)") && at.contains("(truncated)"), "{at}");
+    let at = found(sink, &["person", "1", "--at", "1"]).remove(0);
+    assert_eq!(at["marks"]["iban"], json!("redacted"));
+    let at = csv(sink, &["person", "--at", "2100-01-01"]);
+    assert!(at.contains("3,CH,(redacted),ab (truncated)"), "{at}");
+    let timeline = found(sink, &["person", "2"]);
+    let crossed = timeline.iter().map(|version| version["marks"]["filter"].clone());
+    assert_eq!(crossed.collect::<Vec<_>>(), [json!(null), json!("left")]);
+    let timeline = found(sink, &["person", "3"]);
+    assert_eq!(timeline[0]["marks"]["filter"], json!("entered"));
 }
 
 fn keys_are_found_as_people_write_them(database: &Database<'_>, sink: &CompanionSink) {

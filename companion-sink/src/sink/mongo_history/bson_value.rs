@@ -10,6 +10,9 @@ use super::schemas::{ColumnTypes, type_of};
 use crate::event::{Image, Malformed};
 use crate::sink::postgres::pg_text::PgType;
 
+/// More levels no server takes, nor does the stack hold any number of them.
+const DEPTH_MAX: usize = 1000;
+
 /// How names of columns and settings are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Names {
@@ -46,13 +49,17 @@ pub fn document_of(
 ) -> Result<RawDocumentBuf, Malformed> {
     let mut out = RawDocumentBuf::new();
     for (name, value) in &image.0 {
-        // BSON ends a name at a zero byte; PostgreSQL allows none in names either.
-        if name.contains('\0') {
-            return Err(Malformed("a column's name holds a zero byte".into()));
-        }
-        out.append(names.write(name), value_in(value, name, types, names)?);
+        out.append(checked(name, names)?, value_in(value, name, types, names)?);
     }
     Ok(out)
+}
+
+/// BSON ends a name at a zero byte; PostgreSQL allows none in names either.
+fn checked(name: &str, names: Names) -> Result<Cow<'_, str>, Malformed> {
+    match name.contains('\0') {
+        true => Err(Malformed("a column's name holds a zero byte".into())),
+        false => Ok(names.write(name)),
+    }
 }
 
 /// The value of a column.
@@ -70,6 +77,19 @@ pub fn value_in(
 
 /// One JSON value of a type as BSON.
 pub fn value_of(json: &RawValue, of: &PgType, names: Names) -> Result<RawBson, Malformed> {
+    value_at(json, of, names, DEPTH_MAX)
+}
+
+/// With so many further levels inside at most.
+fn value_at(
+    json: &RawValue,
+    of: &PgType,
+    names: Names,
+    levels: usize,
+) -> Result<RawBson, Malformed> {
+    let Some(levels) = levels.checked_sub(1) else {
+        return Err(Malformed("a value is nested too deep".into()));
+    };
     let text = json.get();
     let broken = |_| Malformed("a value is not JSON".into());
     Ok(match text.as_bytes().first() {
@@ -77,10 +97,15 @@ pub fn value_of(json: &RawValue, of: &PgType, names: Names) -> Result<RawBson, M
         Some(b't') => RawBson::Boolean(true),
         Some(b'f') => RawBson::Boolean(false),
         Some(b'"') => RawBson::String(serde_json::from_str(text).map_err(broken)?),
-        Some(b'{') => RawBson::Document(document(
-            &serde_json::from_str(text).map_err(broken)?,
-            names,
-        )?),
+        Some(b'{') => {
+            let object: Image<'_> = serde_json::from_str(text).map_err(broken)?;
+            let mut out = RawDocumentBuf::new();
+            for (name, value) in &object.0 {
+                let value = value_at(value, &PgType::Plain, names, levels)?;
+                out.append(checked(name, names)?, value);
+            }
+            RawBson::Document(out)
+        }
         Some(b'[') => {
             let items: Vec<&RawValue> = serde_json::from_str(text).map_err(broken)?;
             if is_nested(&items) {
@@ -88,7 +113,7 @@ pub fn value_of(json: &RawValue, of: &PgType, names: Names) -> Result<RawBson, M
             }
             let mut array = RawArrayBuf::new();
             for item in items {
-                array.push(value_of(item, &PgType::Plain, names)?);
+                array.push(value_at(item, &PgType::Plain, names, levels)?);
             }
             RawBson::Array(array)
         }

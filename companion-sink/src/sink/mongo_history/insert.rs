@@ -24,8 +24,9 @@ pub async fn insert_new<T: Serialize + Send + Sync>(
     let documents: Vec<_> = documents.into_iter().collect();
     let mut refused = Vec::new();
     // Of a command that is refused as a whole the halves are tried, until the document is alone.
-    let mut ranges = vec![0..documents.len()];
-    while let Some(range) = ranges.pop() {
+    let mut ranges = Vec::new();
+    let mut next = Some(0..documents.len());
+    while let Some(range) = next.take().or_else(|| ranges.pop()) {
         let some = documents[range.clone()].iter().map(Borrow::borrow);
         let Err(error) = collection.insert_many(some).ordered(false).await else {
             continue;
