@@ -50,10 +50,9 @@ impl Code {
         match self {
             Code::Unreachable => Policy::Retry,
             Code::OtherInstance => Policy::StandBy,
-            Code::Undecodable
-            | Code::Rejected
-            | Code::ValueRefused
-            | Code::CollectionRefused => Policy::SetAside,
+            Code::Undecodable | Code::Rejected | Code::ValueRefused | Code::CollectionRefused => {
+                Policy::SetAside
+            }
             Code::Configuration
             | Code::SecretFile
             | Code::TargetRefuses

@@ -12,8 +12,14 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn output(sink: &CompanionSink, arguments: &[&str]) -> Output {
     let mut command = std::process::Command::new(parts::companion_sink());
-    command.arg("--config").arg(sink.config_file()).arg("history");
-    command.args(arguments).output().expect("run companion-sink")
+    command
+        .arg("--config")
+        .arg(sink.config_file())
+        .arg("history");
+    command
+        .args(arguments)
+        .output()
+        .expect("run companion-sink")
 }
 
 /// The objects of an answer that there is.
@@ -37,9 +43,15 @@ fn ops(timeline: &[Value]) -> Vec<&str> {
 fn is_timeline(sink: &CompanionSink, row: &[&str], wanted: &[&str]) {
     let timeline = found(sink, row);
     assert_eq!(ops(&timeline), wanted, "{row:?}");
-    let numbers = timeline.iter().map(|version| version["sequence_number"].as_u64());
+    let numbers = timeline
+        .iter()
+        .map(|version| version["sequence_number"].as_u64());
     let numbers: Vec<u64> = numbers.map(|number| number.expect("a number")).collect();
-    assert_eq!(numbers, (1..=wanted.len() as u64).collect::<Vec<_>>(), "{row:?}");
+    assert_eq!(
+        numbers,
+        (1..=wanted.len() as u64).collect::<Vec<_>>(),
+        "{row:?}"
+    );
 }
 
 /// The states of all rows of a table, later than anything.
@@ -71,7 +83,9 @@ fn applied(database: &Database<'_>, sink: &CompanionSink) {
         let page = sink.get("/v1/history/other?limit=1");
         let (_, body) = page.split_once("\r\n\r\n").expect("a body");
         let page: Value = serde_json::from_str(body).unwrap_or_default();
-        let complete = page["complete_up_to"]["version"].as_str().unwrap_or_default();
+        let complete = page["complete_up_to"]["version"]
+            .as_str()
+            .unwrap_or_default();
         complete
             .split('-')
             .nth(2)
@@ -100,6 +114,15 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
             // Its schema, and what lies in another one.
             "CREATE SCHEMA app; CREATE TABLE app.a (id int PRIMARY KEY, n int)",
             "CREATE SCHEMA app2; CREATE TABLE app2.b (id int PRIMARY KEY, n int)",
+            // Both columns of a key, names that two tables give each other, a new name while nobody looks, a partitioned table.
+            "CREATE TABLE pair (a int, b text, n int, PRIMARY KEY (a, b))",
+            "CREATE TABLE one (id int PRIMARY KEY, n int); CREATE TABLE two (id int PRIMARY KEY, n int)",
+            "CREATE TABLE hidden (id int PRIMARY KEY, n int)",
+            "CREATE TABLE root (id int PRIMARY KEY, n int) PARTITION BY RANGE (id)",
+            "CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (100)",
+            "SELECT cdc_track(t) FROM unnest(ARRAY['pair', 'one', 'two', 'hidden', 'root']::regclass[]) t",
+            "INSERT INTO pair VALUES (1, 'x', 1); INSERT INTO one VALUES (1, 1); INSERT INTO two VALUES (1, 2)",
+            "INSERT INTO hidden VALUES (1, 1); INSERT INTO root VALUES (1, 1)",
             "SELECT cdc_track(t) FROM unnest(ARRAY['other', 'customer', 'cust', 'wide', 'ren', 'app.a', 'app2.b']::regclass[]) t",
             "INSERT INTO other VALUES (1, 0)",
             "INSERT INTO customer VALUES (42, 1), (43, 1)",
@@ -130,6 +153,15 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
             "UPDATE common.a SET n = 2",
             "ALTER TABLE app2.b SET SCHEMA public",
             "UPDATE b SET n = 2",
+            "BEGIN; ALTER TABLE pair RENAME a TO b2; ALTER TABLE pair RENAME b TO a; UPDATE pair SET n = 2; COMMIT",
+            "ALTER TABLE one RENAME TO three; ALTER TABLE two RENAME TO one; ALTER TABLE three RENAME TO two",
+            "UPDATE one SET n = 20; UPDATE two SET n = 10",
+            "SELECT cdc_untrack('hidden')",
+            "ALTER TABLE hidden RENAME TO shown",
+            "SELECT cdc_track('shown')",
+            "UPDATE shown SET n = 2",
+            "ALTER TABLE root RENAME id TO root_id; ALTER TABLE root RENAME TO trunk",
+            "UPDATE trunk SET n = 2",
             // Another table with a name that is free.
             "CREATE TABLE ren (id int PRIMARY KEY, n int)",
             "SELECT cdc_track('ren', topic => 'named.public.ren-2')",
@@ -145,7 +177,10 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
     is_timeline(&sink, &["customer", "43"], &["create"]);
     assert_eq!(
         states(&sink, "customer"),
-        [json!({"customer_id": 42, "n": 2}), json!({"id": 43, "n": 1})]
+        [
+            json!({"customer_id": 42, "n": 2}),
+            json!({"id": 43, "n": 1})
+        ]
     );
     for key in ["k42", "no=k42", "42", "id=42"] {
         is_timeline(&sink, &["cust", key], &["create", "update"]);
@@ -176,20 +211,42 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
         assert_eq!(states(&sink, table), [json!({"id": 1, "n": 2})], "{table}");
     }
 
+    for key in ["b2=1,a=x", "a=x,b2=1", r#"{"b2":1,"a":"x"}"#] {
+        is_timeline(&sink, &["pair", key], &["create", "update"]);
+    }
+    for (table, states_then) in [("one", [2, 20]), ("two", [1, 10])] {
+        let timeline = found(&sink, &[table, "1"]);
+        let n = timeline
+            .iter()
+            .map(|version| version["after"]["n"].as_i64());
+        assert_eq!(n.collect::<Vec<_>>(), states_then.map(Some), "{table}");
+    }
+    is_timeline(&sink, &["shown", "1"], &["create", "update"]);
+    is_timeline(&sink, &["trunk", "root_id=1"], &["create", "update"]);
+
     // A snapshot finds all that is there, and takes nothing for gone.
-    let mut tables = vec!["customer", "cust", "wide", "ren2", "common.a", "b"];
+    let mut tables = vec![
+        "customer", "cust", "wide", "ren2", "common.a", "b", "pair", "one", "two", "shown", "trunk",
+    ];
     for table in &tables {
         run(&mut client, &[&format!("SELECT cdc_snapshot('{table}')")]);
     }
     wait_until("the snapshots", TIMEOUT, || {
         let open = "SELECT count(*) FROM cdc_snapshots WHERE state <> 'done'";
         let open: i64 = client.query_one(open, &[]).expect("the snapshots").get(0);
-        if open == 0 { Ok(()) } else { Err(format!("{open} are not done")) }
+        if open == 0 {
+            Ok(())
+        } else {
+            Err(format!("{open} are not done"))
+        }
     });
     applied(&database, &sink);
     for table in &tables {
         let changes = found(&sink, &[table, "--limit", "0"]);
-        assert!(!ops(&changes).contains(&"inferred delete"), "{table}: {changes:?}");
+        assert!(
+            !ops(&changes).contains(&"inferred delete"),
+            "{table}: {changes:?}"
+        );
         let there = format!("SELECT count(*) FROM {table}");
         let there: i64 = client.query_one(&there, &[]).expect("the rows").get(0);
         assert_eq!(states(&sink, table).len() as i64, there, "{table}");
@@ -213,18 +270,37 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
 
     // The same after a start, from the beginning again, by a replay.
     tables.push("other");
-    let before: Vec<Vec<Value>> = tables.iter().map(|table| found(&sink, &[table, "--limit", "0"])).collect();
+    let before: Vec<Vec<Value>> = tables
+        .iter()
+        .map(|table| found(&sink, &[table, "--limit", "0"]))
+        .collect();
     sink.stop();
     (0..3).for_each(|partition| sink.rewind_history(partition));
     sink.start_only(&["history"]);
     run(&mut client, &["UPDATE other SET n = 1 WHERE id = 2"]);
     applied(&database, &sink);
-    for (table, before) in tables.iter().zip(&before).filter(|(table, _)| **table != "other") {
+    for (table, before) in tables
+        .iter()
+        .zip(&before)
+        .filter(|(table, _)| **table != "other")
+    {
         assert_eq!(&found(&sink, &[table, "--limit", "0"]), before, "{table}");
     }
-    let replay = ["replay", "--sink", "history", "--from", "beginning", "--dry-run", "--json"];
+    let replay = [
+        "replay",
+        "--sink",
+        "history",
+        "--from",
+        "beginning",
+        "--dry-run",
+        "--json",
+    ];
     let replayed = sink.try_command(&replay);
-    assert_eq!(replayed.status.code(), Some(0), "nothing differs: {replayed:?}");
+    assert_eq!(
+        replayed.status.code(),
+        Some(0),
+        "nothing differs: {replayed:?}"
+    );
 }
 
 #[test]
@@ -247,6 +323,9 @@ fn every_table_has_a_history_whatever_it_is_called() {
             "SELECT cdc_track(t) FROM unnest(ARRAY['other', 'a.orders', 'b.orders', 'a_b.c', 'price$hist', '\"system.users\"',
                 'companion_offsets', '\"Order Items\"', 'grid']::regclass[]) t",
             "SELECT cdc_track('a.b_c', topic => 'called.a.b-c')",
+            "CREATE TABLE cols (id int PRIMARY KEY, a$b int, \"$c\" int, \"d.e\" int, \"_id\" int, \"$\" int)",
+            "SELECT cdc_track('cols')",
+            "INSERT INTO cols VALUES (1, 2, 3, 4, 5, 6); UPDATE cols SET a$b = 20",
             "INSERT INTO other VALUES (1, 0)",
             "INSERT INTO a.orders VALUES (1, 1)",
             "INSERT INTO b.orders VALUES (1, 2), (2, 2)",
@@ -282,6 +361,8 @@ fn every_table_has_a_history_whatever_it_is_called() {
     assert_eq!(found(&sink, &["a_b.c", "1"]).len(), 1);
     assert_eq!(found(&sink, &["a.b_c", "2"]).len(), 1);
 
+    is_timeline(&sink, &["cols", "1"], &["create", "update"]);
+
     // Arrays of arrays, as PostgreSQL prints them, and back.
     let timeline = found(&sink, &["grid", "1"]);
     assert_eq!(ops(&timeline), ["create", "update", "update"]);
@@ -298,7 +379,12 @@ fn every_table_has_a_history_whatever_it_is_called() {
         .batch_execute(&String::from_utf8_lossy(&restored.stdout))
         .expect("the row is restored");
     let is_back = "SELECT a = '{{1},{2}}' AND b[1][1] = '\\x01' AND b[2][1] IS NULL AND t = '{{a b},{NULL}}' FROM grid WHERE id = 1";
-    assert!(client.query_one(is_back, &[]).expect("the row").get::<_, bool>(0));
+    assert!(
+        client
+            .query_one(is_back, &[])
+            .expect("the row")
+            .get::<_, bool>(0)
+    );
     let dlq = sink.run_command(&["dlq", "list"]);
     assert!(!dlq.contains("CDC"), "{dlq}");
 
@@ -331,20 +417,41 @@ fn what_is_no_fact_of_the_row_is_marked(database: &Database<'_>, sink: &Companio
     applied(database, sink);
     let timeline = found(sink, &["person", "1"]);
     assert_eq!(ops(&timeline), ["create", "delete", "create", "delete"]);
-    let crossed: Vec<&Value> = timeline.iter().map(|version| &version["marks"]["filter"]).collect();
-    assert_eq!(crossed, [&json!(null), &json!("left"), &json!("entered"), &json!(null)]);
+    let crossed: Vec<&Value> = timeline
+        .iter()
+        .map(|version| &version["marks"]["filter"])
+        .collect();
+    assert_eq!(
+        crossed,
+        [
+            &json!(null),
+            &json!("left"),
+            &json!("entered"),
+            &json!(null)
+        ]
+    );
     let told = csv(sink, &["person", "1"]);
-    for text in ["left filter", "entered filter", "iban (redacted)", "memo \"\"ab\"\" (truncated)"] {
+    for text in [
+        "left filter",
+        "entered filter",
+        "iban (redacted)",
+        "memo \"\"ab\"\" (truncated)",
+    ] {
         assert!(told.contains(text), "{text}: {told}");
     }
     let at = csv(sink, &["person", "1", "--at", "1"]);
-    assert!(at.contains("iban,(redacted)") && at.contains("(truncated)"), "{at}");
+    assert!(
+        at.contains("iban,(redacted)") && at.contains("(truncated)"),
+        "{at}"
+    );
     let at = found(sink, &["person", "1", "--at", "1"]).remove(0);
     assert_eq!(at["marks"]["iban"], json!("redacted"));
     let at = csv(sink, &["person", "--at", "2100-01-01"]);
     assert!(at.contains("3,CH,(redacted),ab (truncated)"), "{at}");
     let timeline = found(sink, &["person", "2"]);
-    let crossed = timeline.iter().map(|version| version["marks"]["filter"].clone());
+    let crossed = timeline
+        .iter()
+        .map(|version| version["marks"]["filter"].clone());
     assert_eq!(crossed.collect::<Vec<_>>(), [json!(null), json!("left")]);
     let timeline = found(sink, &["person", "3"]);
     assert_eq!(timeline[0]["marks"]["filter"], json!("entered"));
@@ -355,12 +462,22 @@ fn keys_are_found_as_people_write_them(database: &Database<'_>, sink: &Companion
     let keys = [
         ("d", "date", "2026-01-01", "2026-01-01"),
         ("ts", "timestamp", "2026-01-01 10:00", "2026-01-01T10:00:00"),
-        ("tz", "timestamptz", "2026-01-01 10:00+00", "2026-01-01T10:00:00+00:00"),
+        (
+            "tz",
+            "timestamptz",
+            "2026-01-01 10:00+00",
+            "2026-01-01T10:00:00+00:00",
+        ),
         ("ti", "time", "10:00", "10:00"),
         ("by", "bytea", "\\xdeadbeef", "\\xdeadbeef"),
         ("ch", "char(5)", "ab", "ab"),
         ("vc", "varchar(5)", "007", "007"),
-        ("uu", "uuid", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"),
+        (
+            "uu",
+            "uuid",
+            "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+            "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+        ),
         ("nu", "numeric(10,2)", "1.5", "1.5"),
         ("bo", "boolean", "true", "t"),
         ("fl", "double precision", "1e300", "1e300"),

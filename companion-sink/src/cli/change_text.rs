@@ -18,7 +18,9 @@ pub fn change_text(version: &Document, types: Option<&ColumnTypes>) -> String {
     let original: Vec<String> = original
         .map(|(name, value)| format!("{name} was {}", value_text(name, value, types)))
         .collect();
-    let why = edited.get_str("reason").map(|why| format!(": {}", printable(why)));
+    let why = edited
+        .get_str("reason")
+        .map(|why| format!(": {}", printable(why)));
     format!(
         "{changed} [edited by {}{}; {}]",
         printable(by),
@@ -29,7 +31,10 @@ pub fn change_text(version: &Document, types: Option<&ColumnTypes>) -> String {
 
 fn changed(version: &Document, types: Option<&ColumnTypes>) -> String {
     let value = |name: &str, value: &Bson, image: &str| {
-        marked(value_text(name, value, types), mark_in(version, image, name))
+        marked(
+            value_text(name, value, types),
+            mark_in(version, image, name),
+        )
     };
     let key = version.get_document("key").ok();
     let parts: Vec<String> = match version.get_str("op") {
@@ -56,7 +61,8 @@ fn changed(version: &Document, types: Option<&ColumnTypes>) -> String {
                     let name = entry.get_str("path").unwrap_or("?");
                     match (entry.get("from"), entry.get("to")) {
                         (Some(old), Some(new)) => {
-                            let (old, new) = (value(name, old, "before"), value(name, new, "after"));
+                            let (old, new) =
+                                (value(name, old, "before"), value(name, new, "after"));
                             format!("{name} {old} -> {new}")
                         }
                         (None, Some(new)) => format!("{name} added {}", value(name, new, "after")),

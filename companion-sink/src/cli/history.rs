@@ -202,7 +202,10 @@ impl Query {
             answer.row(
                 || {
                     let mut object = json!({ "version": version.number, "state": state });
-                    for (name, part) in [("marks", marks(&version.document)), ("edited", edited(&version.document))] {
+                    for (name, part) in [
+                        ("marks", marks(&version.document)),
+                        ("edited", edited(&version.document)),
+                    ] {
                         if let Some(part) = part {
                             object[name] = json(part);
                         }
@@ -215,7 +218,10 @@ impl Query {
         } else {
             for (column, value) in state.into_iter().flatten() {
                 let value = value_text(column, value, types.as_ref());
-                let cells = vec![column.clone(), marked(value, mark(&version.document, column))];
+                let cells = vec![
+                    column.clone(),
+                    marked(value, mark(&version.document, column)),
+                ];
                 answer.row(|| Value::Null, cells, Look::Plain)?;
             }
         }

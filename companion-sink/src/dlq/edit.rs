@@ -53,7 +53,10 @@ impl Set {
         let json = match (json, type_name) {
             (Some(Some(json)), _) => json,
             (None, Some(type_name)) => {
-                return Err(wrong(format!("the value is no {type_name}, which {} is", self.column)));
+                return Err(wrong(format!(
+                    "the value is no {type_name}, which {} is",
+                    self.column
+                )));
             }
             _ => self.json.clone(),
         };
@@ -131,17 +134,42 @@ mod tests {
                 .contains("no column town")
         );
         assert!(edited(&["city=x"]).is_err());
-        let types = [("n", "numeric(12,2)"), ("id", "smallint"), ("at", "date"), ("city", "text")];
-        let types = types.map(|(name, of)| (name.to_owned(), of.to_owned())).into_iter().collect();
-        let typed = |set: &str| Set::parse(set).unwrap().typed(Some(&types)).map(|set| set.json);
+        let types = [
+            ("n", "numeric(12,2)"),
+            ("id", "smallint"),
+            ("at", "date"),
+            ("city", "text"),
+        ];
+        let types = types
+            .map(|(name, of)| (name.to_owned(), of.to_owned()))
+            .into_iter()
+            .collect();
+        let typed = |set: &str| {
+            Set::parse(set)
+                .unwrap()
+                .typed(Some(&types))
+                .map(|set| set.json)
+        };
         assert_eq!(typed("after.n=5").unwrap(), "\"5.00\"");
         assert_eq!(typed("after.at=2026-01-02").unwrap(), "\"2026-01-02Z\"");
         assert_eq!(typed("after.id=7").unwrap(), "7");
         assert_eq!(typed("after.city=7").unwrap(), "\"7\"");
         assert_eq!(typed("after.n=null").unwrap(), "null");
         assert_eq!(typed("after.more=x").unwrap(), "\"x\"");
-        for wrong in ["after.n=abc", "after.n=123456789012", "after.id=70000", "after.id=x", "after.at=31.12.2026"] {
-            assert!(typed(wrong).unwrap_err().what.starts_with("the value is no "), "{wrong}");
+        for wrong in [
+            "after.n=abc",
+            "after.n=123456789012",
+            "after.id=70000",
+            "after.id=x",
+            "after.at=31.12.2026",
+        ] {
+            assert!(
+                typed(wrong)
+                    .unwrap_err()
+                    .what
+                    .starts_with("the value is no "),
+                "{wrong}"
+            );
         }
         assert!(edited(&["after.city"]).is_err());
     }

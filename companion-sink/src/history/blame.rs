@@ -50,7 +50,9 @@ pub fn blame(versions: &[Version]) -> Vec<Blamed<'_>> {
     let mut moving: Option<&Version> = None;
     for version in versions {
         let earlier = match (before, moving) {
-            (Some(gone), Some(moving)) if is_move(&gone.document, &version.document) => Some(moving),
+            (Some(gone), Some(moving)) if is_move(&gone.document, &version.document) => {
+                Some(moving)
+            }
             (before, _) => before,
         };
         match earlier {
@@ -155,7 +157,8 @@ mod tests {
                 "delete" => (Bson::Document(image), Bson::Null),
                 _ => (Bson::Null, Bson::Document(image)),
             };
-            let document = doc! { "op": op, "before": before, "after": after, "transaction": transaction };
+            let document =
+                doc! { "op": op, "before": before, "after": after, "transaction": transaction };
             all.push(Version { number, document });
         }
         assert_eq!(told(&all), [("id", 6), ("city", 8)], "the same row");

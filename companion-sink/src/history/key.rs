@@ -37,7 +37,9 @@ pub fn meant(key: &str, columns: &[KeyColumn]) -> Result<Vec<Values>> {
         && let Ok(Value::Object(object)) = serde_json::from_str::<Value>(key)
     {
         for column in columns {
-            let value = object.iter().find(|(name, _)| column.is_called(name));
+            let is_meant =
+                |name: &str| called(columns, name).is_some_and(|meant| meant.first == column.first);
+            let value = object.iter().find(|(name, _)| is_meant(name));
             let (_, value) = value.ok_or_else(|| wrong_key(columns))?;
             let mut all = vec![value.to_string()];
             if let Value::String(text) = value {
@@ -56,16 +58,25 @@ pub fn meant(key: &str, columns: &[KeyColumn]) -> Result<Vec<Values>> {
             (None, [_]) => key,
             (None, _) => return Err(wrong_key(columns)),
         };
-        parts.push((column.first.clone(), forms(text, column.type_name.as_deref())));
+        parts.push((
+            column.first.clone(),
+            forms(text, column.type_name.as_deref()),
+        ));
     }
     Ok(combine(&parts))
+}
+
+/// The column of a name: today's, else a former one.
+fn called<'c>(columns: &'c [KeyColumn], name: &str) -> Option<&'c KeyColumn> {
+    let now = columns.iter().find(|column| column.name() == name);
+    now.or_else(|| columns.iter().find(|column| column.is_called(name)))
 }
 
 /// `a=x,b=y`: a value goes up to the next column, or is in double quotes.
 fn split<'c>(key: &str, columns: &'c [KeyColumn]) -> Vec<(&'c KeyColumn, String)> {
     let column_at = |text: &str| {
         let (name, _) = text.split_once('=')?;
-        let column = columns.iter().find(|column| column.is_called(name.trim()))?;
+        let column = called(columns, name.trim())?;
         Some((column, name.len() + 1))
     };
     let mut given = Vec::new();
@@ -78,7 +89,9 @@ fn split<'c>(key: &str, columns: &'c [KeyColumn]) -> Vec<(&'c KeyColumn, String)
             continue;
         }
         let commas = rest.match_indices(',').map(|(place, _)| place);
-        let end = commas.into_iter().find(|place| column_at(&rest[place + 1..]).is_some());
+        let end = commas
+            .into_iter()
+            .find(|place| column_at(&rest[place + 1..]).is_some());
         let (text, behind) = match end {
             Some(end) => (&rest[..end], &rest[end + 1..]),
             None => (rest, ""),
@@ -182,9 +195,20 @@ mod tests {
         ] {
             assert_eq!(told(key, &two), ["a:\"x,y\" b:\"z\""], "{key}");
         }
-        assert_eq!(told(r#"a="x,b=1 ""q""",b=z"#, &two), [r#"a:"x,b=1 \"q\"" b:"z""#]);
+        assert_eq!(
+            told(r#"a="x,b=1 ""q""",b=z"#, &two),
+            [r#"a:"x,b=1 \"q\"" b:"z""#]
+        );
         assert!(meant("1", &two).is_err());
         assert!(meant(r#"{"x": 1}"#, &two).is_err());
+        // A name that another column has now is not a former one.
+        let changed = [
+            column(&["a", "b"], Some("text")),
+            column(&["b", "a"], Some("text")),
+        ];
+        for key in ["a=x,b=y", r#"{"a":"x","b":"y"}"#] {
+            assert_eq!(told(key, &changed), ["a:\"y\" b:\"x\""], "{key}");
+        }
         let date = [column(&["d"], Some("date"))];
         assert!(told(r#"{"d": "2026-01-01"}"#, &date).contains(&"d:\"2026-01-01Z\"".to_owned()));
     }

@@ -17,8 +17,14 @@ pub fn forms(text: &str, type_name: Option<&str>) -> Vec<String> {
         Of::Decimal(scale) => vec![decimal(trimmed, scale).into()],
         Of::Bool => boolean(trimmed).into_iter().collect(),
         Of::Date => date(trimmed).into_iter().map(Value::from).collect(),
-        Of::Timestamp => timestamps(trimmed).map(|[short, _]| short.into()).into_iter().collect(),
-        Of::TimestampTz => timestamps(trimmed).map(|[_, long]| long.into()).into_iter().collect(),
+        Of::Timestamp => timestamps(trimmed)
+            .map(|[short, _]| short.into())
+            .into_iter()
+            .collect(),
+        Of::TimestampTz => timestamps(trimmed)
+            .map(|[_, long]| long.into())
+            .into_iter()
+            .collect(),
         Of::Time => time(trimmed).into_iter().map(Value::from).collect(),
         Of::Bytea => bytea(trimmed).into_iter().map(Value::from).collect(),
         Of::Uuid => uuid(trimmed).into_iter().map(Value::from).collect(),
@@ -34,7 +40,10 @@ pub fn forms(text: &str, type_name: Option<&str>) -> Vec<String> {
     let mut texts: Vec<String> = forms.iter().map(Value::to_string).collect();
     // Numbers as they are written: 9223372036854775808 is none that every JSON reader has.
     if is_json
-        && matches!(serde_json::from_str(text), Ok(Value::Number(_) | Value::Bool(_)))
+        && matches!(
+            serde_json::from_str(text),
+            Ok(Value::Number(_) | Value::Bool(_))
+        )
         && !texts.iter().any(|known| known == text)
     {
         texts.push(text.to_owned());
@@ -99,8 +108,12 @@ fn is_infinity(text: &str) -> bool {
 
 /// Of `character varying(n)`.
 fn length_max(type_name: &str) -> usize {
-    let length = type_name.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
-    length.and_then(|(length, _)| length.parse().ok()).unwrap_or(usize::MAX)
+    let length = type_name
+        .split_once('(')
+        .and_then(|(_, rest)| rest.split_once(')'));
+    length
+        .and_then(|(length, _)| length.parse().ok())
+        .unwrap_or(usize::MAX)
 }
 
 /// Whether a decimal number has no more digits than its type, `numeric(precision,scale)`.
@@ -143,13 +156,21 @@ enum Of {
 
 fn of_type(name: &str) -> Of {
     let (base, modifier) = name.split_once('(').unwrap_or((name, ""));
-    let modifier = modifier.split_once(')').map_or("", |(modifier, _)| modifier);
+    let modifier = modifier
+        .split_once(')')
+        .map_or("", |(modifier, _)| modifier);
     match base.trim_end() {
         "smallint" | "integer" | "bigint" | "real" | "double precision" | "oid" => Of::Number,
-        "numeric" => Of::Decimal(modifier.split(',').nth(1).and_then(|scale| scale.trim().parse().ok()).or(
-            // numeric(5) is numeric(5,0).
-            (!modifier.is_empty()).then_some(0),
-        )),
+        "numeric" => Of::Decimal(
+            modifier
+                .split(',')
+                .nth(1)
+                .and_then(|scale| scale.trim().parse().ok())
+                .or(
+                    // numeric(5) is numeric(5,0).
+                    (!modifier.is_empty()).then_some(0),
+                ),
+        ),
         "boolean" => Of::Bool,
         "date" => Of::Date,
         "timestamp" if name.contains("with time zone") => Of::TimestampTz,
@@ -187,7 +208,10 @@ fn numbers(text: &str) -> impl Iterator<Item = Value> {
         None => text.parse::<f64>().ok().filter(|number| number.is_finite()),
     };
     let fraction = fraction.and_then(serde_json::Number::from_f64);
-    whole.map(Value::from).into_iter().chain(fraction.map(Value::Number))
+    whole
+        .map(Value::from)
+        .into_iter()
+        .chain(fraction.map(Value::Number))
 }
 
 fn boolean(text: &str) -> Option<Value> {
@@ -279,7 +303,9 @@ fn time(text: &str) -> Option<String> {
     let second = parts.next().unwrap_or(Some(0))?;
     let fraction = fraction.trim_end_matches('0');
     let point = if fraction.is_empty() { "" } else { "." };
-    Some(format!("{hour:02}:{minute:02}:{second:02}{point}{fraction}Z"))
+    Some(format!(
+        "{hour:02}:{minute:02}:{second:02}{point}{fraction}Z"
+    ))
 }
 
 /// `\xdeadbeef`.
@@ -299,7 +325,9 @@ fn bytea(text: &str) -> Option<String> {
 
 /// In any spelling that PostgreSQL reads: capitals, braces, without hyphens.
 fn uuid(text: &str) -> Option<String> {
-    let bare = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
+    let bare = text
+        .strip_prefix('{')
+        .and_then(|text| text.strip_suffix('}'));
     let digits: String = bare
         .unwrap_or(text)
         .chars()
@@ -309,7 +337,14 @@ fn uuid(text: &str) -> Option<String> {
     let is_uuid = digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_uuid.then(|| {
         let part = |range: std::ops::Range<usize>| digits.get(range).unwrap_or_default();
-        [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-")
+        [
+            part(0..8),
+            part(8..12),
+            part(12..16),
+            part(16..20),
+            part(20..32),
+        ]
+        .join("-")
     })
 }
 
@@ -329,9 +364,21 @@ mod tests {
             ("2026-01-01", "date", r#""2026-01-01Z""#),
             ("2026-1-1", "date", r#""2026-01-01Z""#),
             ("0044-03-15 BC", "date", r#""-0043-03-15Z""#),
-            ("2026-01-01 10:00", "timestamp without time zone", r#""2026-01-01T10:00:00Z""#),
-            ("2026-01-01T10:00:00.50", "timestamp(3) without time zone", r#""2026-01-01T10:00:00.5Z""#),
-            ("2026-01-01T12:00:00+02:00", "timestamp with time zone", r#""2026-01-01T10:00:00.000000Z""#),
+            (
+                "2026-01-01 10:00",
+                "timestamp without time zone",
+                r#""2026-01-01T10:00:00Z""#,
+            ),
+            (
+                "2026-01-01T10:00:00.50",
+                "timestamp(3) without time zone",
+                r#""2026-01-01T10:00:00.5Z""#,
+            ),
+            (
+                "2026-01-01T12:00:00+02:00",
+                "timestamp with time zone",
+                r#""2026-01-01T10:00:00.000000Z""#,
+            ),
             ("10:00", "time without time zone", r#""10:00:00Z""#),
             ("\\xDEADbeef", "bytea", r#""3q2+7w==""#),
             ("ab", "character(5)", r#""ab   ""#),
@@ -351,7 +398,9 @@ mod tests {
         assert_eq!(forms("42", None), ["42", "\"42\""]);
         assert!(forms("2026-01-01", None).contains(&r#""2026-01-01Z""#.to_owned()));
         assert_eq!(
-            forms("18446744073709551616", None).last().map(String::as_str),
+            forms("18446744073709551616", None)
+                .last()
+                .map(String::as_str),
             Some("18446744073709551616")
         );
     }

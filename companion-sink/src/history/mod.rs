@@ -40,7 +40,11 @@ pub fn mark<'a>(version: &'a Document, column: &str) -> Option<&'a str> {
 
 /// The same of an image, `before` or `after`.
 pub fn mark_in<'a>(version: &'a Document, image: &str, column: &str) -> Option<&'a str> {
-    let marks = version.get_document("marks").ok()?.get_document(image).ok()?;
+    let marks = version
+        .get_document("marks")
+        .ok()?
+        .get_document(image)
+        .ok()?;
     match marks.get(column)? {
         Bson::String(mark) => Some(mark),
         // A stub, with what is known of the value.
@@ -51,7 +55,11 @@ pub fn mark_in<'a>(version: &'a Document, image: &str, column: &str) -> Option<&
 
 /// The marks of the row after a change, by column; none where it has none.
 pub fn marks(version: &Document) -> Option<&Document> {
-    let marks = version.get_document("marks").ok()?.get_document("after").ok()?;
+    let marks = version
+        .get_document("marks")
+        .ok()?
+        .get_document("after")
+        .ok()?;
     (!marks.is_empty()).then_some(marks)
 }
 

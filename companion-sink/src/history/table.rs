@@ -26,8 +26,10 @@ use crate::watermark::Complete;
 /// Events of a row that its history does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Missing {
-    /// They were refused, or are behind a refused one.
-    pub waiting: u64,
+    /// They were refused.
+    pub refused: u64,
+    /// They are behind a refused one.
+    pub behind: u64,
     /// People left them out.
     pub skipped: u64,
 }
@@ -36,16 +38,28 @@ impl Missing {
     /// What is to be said about it; nothing where nothing is missing.
     pub fn texts(&self) -> Vec<String> {
         let events = |count: u64| if count == 1 { "event" } else { "events" };
-        let waiting = (self.waiting > 0).then(|| {
-            let verb = if self.waiting == 1 { "waits" } else { "wait" };
-            let (count, events) = (self.waiting, events(self.waiting));
-            format!("{count} {events} of this row {verb}, refused or behind a refused one (companion-sink dlq list)")
-        });
-        let skipped = (self.skipped > 0).then(|| {
-            let (count, events) = (self.skipped, events(self.skipped));
-            format!("{count} {events} of this row skipped by somebody's decision")
-        });
-        waiting.into_iter().chain(skipped).collect()
+        let waits = |count: u64| if count == 1 { "waits" } else { "wait" };
+        let (refused, behind, skipped) = (self.refused, self.behind, self.skipped);
+        let mut texts = Vec::new();
+        if refused > 0 {
+            let (events, waits) = (events(refused), waits(refused));
+            texts.push(format!(
+                "{refused} refused {events} of this row {waits} (companion-sink dlq list)"
+            ));
+        }
+        if behind > 0 {
+            let (events, waits) = (events(behind), waits(behind));
+            texts.push(format!(
+                "{behind} {events} of this row {waits} behind a refused one"
+            ));
+        }
+        if skipped > 0 {
+            let events = events(skipped);
+            texts.push(format!(
+                "{skipped} skipped: {events} of this row that somebody left out for good"
+            ));
+        }
+        texts
     }
 }
 
@@ -116,7 +130,12 @@ impl Histories {
             let meant = meant_by(&known, name);
             let is_named = !meant.is_empty();
             for lineage in meant {
-                tables.push(Table::of(database, &history.sink, lineage.clone(), complete.clone()));
+                tables.push(Table::of(
+                    database,
+                    &history.sink,
+                    lineage.clone(),
+                    complete.clone(),
+                ));
             }
             if is_named && name.is_some() {
                 continue;
@@ -134,7 +153,9 @@ impl Histories {
                     let table =
                         Table::open(database, &history.sink, &collection, complete.clone()).await?;
                     let is_known = |table: &Table| {
-                        known.iter().any(|known| known.names.iter().any(|name| name.header == table.name))
+                        known
+                            .iter()
+                            .any(|known| known.names.iter().any(|name| name.header == table.name))
                     };
                     tables.extend(table.filter(|table| !is_known(table)));
                 }
@@ -177,9 +198,22 @@ fn meant_by<'k>(known: &'k [Lineage], name: Option<&str>) -> Vec<&'k Lineage> {
         return known.iter().collect();
     };
     let wanted = Wanted::parse(name);
-    let now: Vec<&Lineage> = known.iter().filter(|table| wanted.is_name_of(table)).collect();
+    let mut now: Vec<&Lineage> = known
+        .iter()
+        .filter(|table| wanted.is_name_of(table))
+        .collect();
+    // One that had its name before another got it was dropped.
+    now.sort_by_key(|table| {
+        table
+            .name()
+            .map(|name| (&name.header, std::cmp::Reverse(&name.from)))
+    });
+    now.dedup_by_key(|table| table.name().map(|name| &name.header));
     match now.is_empty() {
-        true => known.iter().filter(|table| wanted.was_name_of(table)).collect(),
+        true => known
+            .iter()
+            .filter(|table| wanted.was_name_of(table))
+            .collect(),
         false => now,
     }
 }
@@ -199,12 +233,7 @@ fn collection_pattern(template: &str, name: Option<&str>) -> String {
 
 impl Table {
     /// A table with its names.
-    fn of(
-        database: &Database,
-        sink: &str,
-        lineage: Lineage,
-        complete: Option<Complete>,
-    ) -> Table {
+    fn of(database: &Database, sink: &str, lineage: Lineage, complete: Option<Complete>) -> Table {
         let collection = database.collection::<Document>(&lineage.collection);
         let key = lineage.keys.last().map(|key| key.columns.as_slice());
         let key_columns = key.unwrap_or_default().iter();
@@ -309,7 +338,8 @@ impl Table {
     pub async fn missing_of(&self, entities: &[String]) -> Result<Missing> {
         let parked = ParkedEvents::new(&self.database, &self.sink);
         Ok(Missing {
-            waiting: parked.count_waiting(entities).await?,
+            refused: parked.count_waiting(entities, false).await?,
+            behind: parked.count_waiting(entities, true).await?,
             skipped: parked.actions.count_skipped(entities).await?,
         })
     }
@@ -339,7 +369,9 @@ impl Table {
         let mut entities = Vec::new();
         let mut links = Vec::new();
         for values in values {
-            let members = values.iter().map(|(column, json)| (column.as_str(), json.as_str()));
+            let members = values
+                .iter()
+                .map(|(column, json)| (column.as_str(), json.as_str()));
             match Lineage::row(&self.id, members, number) {
                 Natural::Entity(entity) => entities.push(entity),
                 Natural::Link(link) => links.push(link),
@@ -347,7 +379,9 @@ impl Table {
         }
         let wanted: Vec<&str> = links.iter().map(String::as_str).collect();
         let found = Links::of(&self.database).find(&wanted).await?;
-        let linked = links.into_iter().map(|link| found.get(&link).cloned().unwrap_or(link));
+        let linked = links
+            .into_iter()
+            .map(|link| found.get(&link).cloned().unwrap_or(link));
         entities.extend(linked);
         Ok(entities)
     }
@@ -358,7 +392,12 @@ impl Table {
             return Ok(None);
         };
         let names = match &self.lineage {
-            Some(lineage) => lineage.names.iter().rev().map(|name| name.header.as_str()).collect(),
+            Some(lineage) => lineage
+                .names
+                .iter()
+                .rev()
+                .map(|name| name.header.as_str())
+                .collect(),
             None => vec![self.name.as_str()],
         };
         // The definition was noted under the name that the table had then.

@@ -46,7 +46,11 @@ impl Wanted<'_> {
     fn is(&self, name: &Name) -> bool {
         let of_table = [&name.table, &name.schema, &name.database];
         let is_named = self.parts.len() <= of_table.len()
-            && self.parts.iter().zip(of_table).all(|(wanted, part)| wanted == part);
+            && self
+                .parts
+                .iter()
+                .zip(of_table)
+                .all(|(wanted, part)| wanted == part);
         let is_header = name.header == self.text
             || name.header.ends_with(self.text)
                 && name.header[..name.header.len() - self.text.len()].ends_with('.');
@@ -79,7 +83,13 @@ mod tests {
         ] {
             assert!(Wanted::parse(text).is(&name), "{text}");
         }
-        for text in ["order items", "Items", "x20Items", "public.Order Items", "hr.crm.Order Items"] {
+        for text in [
+            "order items",
+            "Items",
+            "x20Items",
+            "public.Order Items",
+            "hr.crm.Order Items",
+        ] {
             assert!(!Wanted::parse(text).is(&name), "{text}");
         }
     }

@@ -138,7 +138,8 @@ async fn timeline(
     let next = page.next(&versions);
     let missing = entity.missing().await?;
     Ok(Json(json!({
-        "waiting": missing.waiting,
+        "refused": missing.refused,
+        "behind": missing.behind,
         "skipped": missing.skipped,
         "table": entity.table().name,
         "key": versions.iter().map(|version| &version["key"]).find(|key| !key.is_null()),

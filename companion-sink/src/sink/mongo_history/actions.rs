@@ -134,7 +134,11 @@ impl Actions {
         let skipped = doc! {
             "sink": &self.sink, "entity": { "$in": entities }, "action": "skip", "outcome": "done",
         };
-        let events = self.collection.distinct("event", skipped).await.map_err(failed)?;
+        let events = self
+            .collection
+            .distinct("event", skipped)
+            .await
+            .map_err(failed)?;
         Ok(events.len() as u64)
     }
 

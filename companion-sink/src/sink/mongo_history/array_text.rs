@@ -23,19 +23,25 @@ pub fn array_text(items: &[&RawValue], of: &PgType) -> Result<String, Malformed>
     Ok(out)
 }
 
-fn put(out: &mut String, items: &[&RawValue], element: &PgType, delimiter: char) -> Result<(), Malformed> {
+fn put(
+    out: &mut String,
+    items: &[&RawValue],
+    element: &PgType,
+    delimiter: char,
+) -> Result<(), Malformed> {
     out.push('{');
     for (place, item) in items.iter().enumerate() {
         if place > 0 {
             out.push(delimiter);
         }
         if item.get().starts_with('[') {
-            let items: Vec<&RawValue> =
-                serde_json::from_str(item.get()).map_err(|_| Malformed("an array is not JSON".into()))?;
+            let items: Vec<&RawValue> = serde_json::from_str(item.get())
+                .map_err(|_| Malformed("an array is not JSON".into()))?;
             put(out, &items, element, delimiter)?;
             continue;
         }
-        let text = to_text(item, element).map_err(|_| Malformed("an element of an array has another type".into()))?;
+        let text = to_text(item, element)
+            .map_err(|_| Malformed("an element of an array has another type".into()))?;
         match text {
             None => out.push_str("NULL"),
             Some(text) if is_bare(&text, delimiter) => out.push_str(&text),
@@ -57,8 +63,12 @@ fn put(out: &mut String, items: &[&RawValue], element: &PgType, delimiter: char)
 
 /// Whether an element needs no quotes, as array_out has it.
 fn is_bare(text: &str, delimiter: char) -> bool {
-    let is_special =
-        |c: char| matches!(c, '"' | '\\' | '{' | '}') || c == delimiter || c.is_ascii_whitespace() || c == '\u{b}';
+    let is_special = |c: char| {
+        matches!(c, '"' | '\\' | '{' | '}')
+            || c == delimiter
+            || c.is_ascii_whitespace()
+            || c == '\u{b}'
+    };
     !text.is_empty() && !text.eq_ignore_ascii_case("null") && !text.contains(is_special)
 }
 
@@ -80,8 +90,14 @@ mod tests {
             text(r#"[["a b","NULL"],["","\"\\"]]"#, "text[]"),
             r#"{{"a b","NULL"},{"","\"\\"}}"#
         );
-        assert_eq!(text(r#"[["2026-01-01Z"],["AQ=="]]"#, "date[]"), "{{2026-01-01},{AQ==}}");
-        assert_eq!(text(r#"[["AQ=="],[null]]"#, "bytea[]"), r#"{{"\\x01"},{NULL}}"#);
+        assert_eq!(
+            text(r#"[["2026-01-01Z"],["AQ=="]]"#, "date[]"),
+            "{{2026-01-01},{AQ==}}"
+        );
+        assert_eq!(
+            text(r#"[["AQ=="],[null]]"#, "bytea[]"),
+            r#"{{"\\x01"},{NULL}}"#
+        );
         assert_eq!(text(r#"[["(1,1),(0,0)"]]"#, "box[]"), "{{(1,1),(0,0)}}");
         assert_eq!(text("[[true,false]]", "boolean[]"), "{{true,false}}");
         assert_eq!(text("[[1]]", "nobody knows"), "{{1}}");

@@ -178,7 +178,10 @@ mod tests {
             panic!()
         };
         assert_eq!(array.into_iter().count(), 2);
-        assert_eq!(bson("[[1,2],[3,null]]"), RawBson::String("{{1,2},{3,NULL}}".into()));
+        assert_eq!(
+            bson("[[1,2],[3,null]]"),
+            RawBson::String("{{1,2},{3,NULL}}".into())
+        );
         let RawBson::Document(doc) = bson(r#"{"street":"x","zip":null}"#) else {
             panic!()
         };

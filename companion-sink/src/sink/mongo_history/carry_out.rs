@@ -182,8 +182,16 @@ impl MongoHistory {
         let mut records = Vec::with_capacity(due);
         for (place, event) in events[..due].iter().enumerate() {
             records.push(match look.decision(event) {
-                Some(Open { decision: Decision::Skip, .. }) => continue,
-                Some(open @ Open { decision: Decision::Edit(body), .. }) => {
+                Some(Open {
+                    decision: Decision::Skip,
+                    ..
+                }) => continue,
+                Some(
+                    open @ Open {
+                        decision: Decision::Edit(body),
+                        ..
+                    },
+                ) => {
                     let record = event.record.with_value(body);
                     let edited = edited(open, &event.record, &record, self.connection()?.names);
                     (record, Some(edited))

@@ -40,7 +40,10 @@ impl Candidates {
             names: [
                 plain,
                 made(&format!("{{schema}}_{}", template.replace("{schema_}", ""))),
-                made(&format!("{{database}}_{{schema}}_{}", template.replace("{schema_}", ""))),
+                made(&format!(
+                    "{{database}}_{{schema}}_{}",
+                    template.replace("{schema_}", "")
+                )),
             ],
         }
     }
@@ -84,7 +87,10 @@ mod tests {
     fn a_second_table_of_a_name_has_its_schema_in_front() {
         let template = "{schema_}{table}_history";
         let public = Candidates::of(template, &name("public", "customer"), "history");
-        assert_eq!((public.at(0).as_str(), &public.former), ("customer_history", &None));
+        assert_eq!(
+            (public.at(0).as_str(), &public.former),
+            ("customer_history", &None)
+        );
         let crm = Candidates::of(template, &name("crm", "customer"), "history");
         assert_eq!(crm.at(0), "crm_customer_history");
         assert_eq!(crm.former.as_deref(), Some("customer_history"));
@@ -92,7 +98,13 @@ mod tests {
         let names: Vec<String> = (0..5).map(|place| own.at(place)).collect();
         assert_eq!(
             names,
-            ["customer", "crm_customer", "shop_crm_customer", "customer_2", "customer_3"]
+            [
+                "customer",
+                "crm_customer",
+                "shop_crm_customer",
+                "customer_2",
+                "customer_3"
+            ]
         );
     }
 

@@ -21,16 +21,25 @@ struct Body<'a> {
 /// Who edited an event, when and why, and what the source had sent in the columns that were edited.
 pub fn edited(open: &Open, original: &Record, edited: &Record, names: Names) -> RawDocumentBuf {
     let mut out = rawdoc! { "by": open.by.as_str(), "at": open.at.as_str() };
-    out.append("reason", match &open.reason {
-        Some(reason) => RawBson::String(reason.clone()),
-        None => RawBson::Null,
-    });
+    out.append(
+        "reason",
+        match &open.reason {
+            Some(reason) => RawBson::String(reason.clone()),
+            None => RawBson::Null,
+        },
+    );
     let mut columns = RawDocumentBuf::new();
-    let before = parse_body::<Body<'_>>(original).ok().and_then(|body| body.after);
-    let after = parse_body::<Body<'_>>(edited).ok().and_then(|body| body.after);
+    let before = parse_body::<Body<'_>>(original)
+        .ok()
+        .and_then(|body| body.after);
+    let after = parse_body::<Body<'_>>(edited)
+        .ok()
+        .and_then(|body| body.after);
     if let (Some(before), Some(after)) = (before, after) {
         for (name, value) in &before.0 {
-            let is_edited = after.get(name).is_none_or(|edited| edited.get() != value.get());
+            let is_edited = after
+                .get(name)
+                .is_none_or(|edited| edited.get() != value.get());
             if is_edited && !name.contains('\0') {
                 columns.append(names.write(name), original_value(value, names));
             }

@@ -40,8 +40,8 @@ const LACKING_CODES: [i32; 5] = [20, 59, 72, 115, 238];
 
 /// Codes of what passes: another primary, a shutdown, a timeout, a conflict, a lost connection, a full disk.
 const PASSING_CODES: [i32; 26] = [
-    6, 7, 24, 50, 63, 64, 89, 91, 100, 112, 134, 149, 189, 234, 246, 250, 262, 9001, 10107, 11600, 11602,
-    13388, 13435, 13436, 14031, 290,
+    6, 7, 24, 50, 63, 64, 89, 91, 100, 112, 134, 149, 189, 234, 246, 250, 262, 9001, 10107, 11600,
+    11602, 13388, 13435, 13436, 14031, 290,
 ];
 
 /// What became of one document that was not inserted.
@@ -86,7 +86,9 @@ fn refusal(code: i32) -> String {
 pub fn refused_document(error: &MongoError) -> Option<String> {
     match error.kind.as_ref() {
         ErrorKind::Command(command) => {
-            let known = DOCUMENT_CODES.iter().any(|(known, _)| *known == command.code);
+            let known = DOCUMENT_CODES
+                .iter()
+                .any(|(known, _)| *known == command.code);
             known.then(|| refusal(command.code))
         }
         // The driver does not send it.
@@ -146,7 +148,8 @@ pub fn classify(doing: &str, error: &MongoError) -> Error {
     };
     let is_one_of = |codes: &[i32]| code.is_some_and(|code| codes.contains(&code));
     let what = format!("mongodb: {doing}: {}", brief(error));
-    if matches!(error.kind.as_ref(), ErrorKind::Authentication { .. }) || is_one_of(&REFUSED_CODES) {
+    if matches!(error.kind.as_ref(), ErrorKind::Authentication { .. }) || is_one_of(&REFUSED_CODES)
+    {
         return Error::new(
             Code::TargetRefuses,
             what,

@@ -3,13 +3,13 @@
 //!
 //! Everything is by versions: an event from before a renaming may be read after it, of another partition or once more.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::document::entity;
+use super::renames::{Rename, first_name, names_of};
 use crate::event::Image;
 
 /// A table with all names that it had.
@@ -23,7 +23,7 @@ pub struct Lineage {
     /// The topic of its newest definition.
     pub topic: String,
     /// The table in its database, as far as definitions tell it.
-    pub oid: Option<i64>,
+    pub oid: Option<TableOid>,
     /// In the order of their versions; never empty.
     pub names: Vec<Name>,
     /// Of columns, in the order of their versions.
@@ -48,6 +48,15 @@ pub struct KeyType {
     pub name: String,
 }
 
+/// A table in its database. A server that was made from another one's backup may give a number to another table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableOid {
+    /// Of the source, as versions have it.
+    pub generation: String,
+    /// The number.
+    pub oid: i64,
+}
+
 /// A name of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Name {
@@ -61,17 +70,6 @@ pub struct Name {
     pub schema: String,
     /// As it is.
     pub table: String,
-}
-
-/// A column got another name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rename {
-    /// By the definition of this version.
-    pub from: String,
-    /// The name before.
-    pub old: String,
-    /// The name after.
-    pub new: String,
 }
 
 /// The columns that identify rows.
@@ -106,6 +104,16 @@ pub struct Told<'a> {
     pub types: Vec<(&'a str, &'a str)>,
 }
 
+impl Told<'_> {
+    /// Which table it is, where the event says it.
+    pub fn oid(&self) -> Option<TableOid> {
+        Some(TableOid {
+            generation: self.version.get(..4)?.to_owned(),
+            oid: self.oid?,
+        })
+    }
+}
+
 /// What the history calls a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Natural {
@@ -131,7 +139,7 @@ impl Lineage {
             id,
             collection,
             topic: told.topic.to_owned(),
-            oid: told.oid,
+            oid: told.oid(),
             names: vec![told.name.clone()],
             renames: Vec::new(),
             keys: Vec::new(),
@@ -157,17 +165,25 @@ impl Lineage {
     pub fn learn(&mut self, told: &Told<'_>) -> bool {
         let before = self.clone();
         if told.oid.is_some() {
-            self.oid = told.oid;
+            self.oid = told.oid();
         }
         told.topic.clone_into(&mut self.topic);
-        let place = self.names.partition_point(|name| *name.from <= *told.version);
+        let place = self
+            .names
+            .partition_point(|name| *name.from <= *told.version);
         let is_called_so = match place.checked_sub(1) {
             Some(last) => self.names[last].header == told.name.header,
             None => false,
         };
         if !is_called_so {
             let from = told.version.to_owned();
-            self.names.insert(place, Name { from, ..told.name.clone() });
+            self.names.insert(
+                place,
+                Name {
+                    from,
+                    ..told.name.clone()
+                },
+            );
         }
         for (old, new) in told.renames {
             let rename = Rename {
@@ -176,7 +192,9 @@ impl Lineage {
                 new: new.clone(),
             };
             if !self.renames.contains(&rename) {
-                let place = self.renames.partition_point(|known| *known.from <= *told.version);
+                let place = self
+                    .renames
+                    .partition_point(|known| *known.from <= *told.version);
                 self.renames.insert(place, rename);
             }
         }
@@ -211,7 +229,10 @@ impl Lineage {
 
     /// The same columns in another order are the same key: rows go by the order that they had first.
     fn note_other_order(&mut self, told: &Told<'_>) {
-        let columns = told.key.iter().map(|name| first_name(&self.renames, name, told.version));
+        let columns = told
+            .key
+            .iter()
+            .map(|name| first_name(&self.renames, name, told.version));
         let columns: Vec<String> = columns.collect();
         if let [only] = self.keys.as_slice()
             && *only.from < *told.version
@@ -219,7 +240,10 @@ impl Lineage {
             && columns != only.columns
         {
             let from = told.version.to_owned();
-            self.keys.push(Key { from, ..only.clone() });
+            self.keys.push(Key {
+                from,
+                ..only.clone()
+            });
         }
     }
 
@@ -285,10 +309,13 @@ impl Lineage {
             .collect();
         let names: Vec<&String> = named.iter().map(|(name, _)| name).collect();
         let key = self.key_at(version).filter(|key| {
-            key.columns.len() == names.len() && key.columns.iter().all(|column| names.contains(&column))
+            key.columns.len() == names.len()
+                && key.columns.iter().all(|column| names.contains(&column))
         });
         let Some(key) = key else {
-            let members = named.iter().map(|(name, value)| (name.as_str(), value.get()));
+            let members = named
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.get()));
             return Natural::Entity(entity(&self.id, Some(&object_text(members, 1))));
         };
         let members = key.columns.iter().filter_map(|column| {
@@ -307,7 +334,11 @@ impl Lineage {
     }
 
     /// What a row is called that has these values (JSON, by the first names of the columns) of the key of a number.
-    pub fn link<'m>(&self, members: impl Iterator<Item = (&'m str, &'m str)>, number: i32) -> Natural {
+    pub fn link<'m>(
+        &self,
+        members: impl Iterator<Item = (&'m str, &'m str)>,
+        number: i32,
+    ) -> Natural {
         Lineage::row(&self.id, members, number)
     }
 
@@ -347,48 +378,6 @@ impl Lineage {
     }
 }
 
-/// What a column was called first, by the name that it has at a version. A column that got the name of one which had been
-/// renamed before is another column.
-fn first_name(renames: &[Rename], name: &str, version: &str) -> String {
-    let mut name = Cow::Borrowed(name);
-    for rename in renames.iter().rev().filter(|rename| *rename.from <= *version) {
-        if *rename.new == *name {
-            name = Cow::Borrowed(&rename.old);
-        } else if *rename.old == *name {
-            let given_up = renames
-                .iter()
-                .filter(|other| *other.from <= *rename.from && other.old == rename.old)
-                .count();
-            return format!("{name}~{}", given_up + 1);
-        }
-    }
-    name.into_owned()
-}
-
-fn names_of(renames: &[Rename], first: &str, until: Option<&str>) -> Vec<String> {
-    let (base, earlier) = match first.rsplit_once('~') {
-        Some((base, number)) => match number.parse::<usize>() {
-            Ok(number @ 2..) => (base, number - 1),
-            _ => (first, 0),
-        },
-        None => (first, 0),
-    };
-    let mut given_up = 0;
-    let mut names = vec![base.to_owned()];
-    for rename in renames {
-        if until.is_some_and(|until| *rename.from > *until) {
-            break;
-        }
-        let is_there = given_up == earlier;
-        if is_there && names.last() == Some(&rename.old) {
-            names.push(rename.new.clone());
-        } else if !is_there && rename.old == base {
-            given_up += 1;
-        }
-    }
-    names
-}
-
 fn is_same_set(one: &[String], other: &[String]) -> bool {
     one.len() == other.len() && one.iter().all(|column| other.contains(column))
 }
@@ -403,7 +392,8 @@ fn object_text<'m>(members: impl Iterator<Item = (&'m str, &'m str)>, number: i3
 
 /// One form for equal values, which an event and a document may write differently.
 fn plain_json(json: &str) -> String {
-    serde_json::from_str::<serde_json::Value>(json).map_or_else(|_| json.to_owned(), |value| value.to_string())
+    serde_json::from_str::<serde_json::Value>(json)
+        .map_or_else(|_| json.to_owned(), |value| value.to_string())
 }
 
 #[cfg(test)]
@@ -427,8 +417,16 @@ mod tests {
     struct Teller(Lineage);
 
     impl Teller {
-        fn tell(&mut self, number: u32, name: Name, renames: &[(&str, &str)], key: &[&str]) -> bool {
-            let renames = renames.iter().map(|(old, new)| ((*old).to_owned(), (*new).to_owned()));
+        fn tell(
+            &mut self,
+            number: u32,
+            name: Name,
+            renames: &[(&str, &str)],
+            key: &[&str],
+        ) -> bool {
+            let renames = renames
+                .iter()
+                .map(|(old, new)| ((*old).to_owned(), (*new).to_owned()));
             let key: Vec<String> = key.iter().map(|column| (*column).to_owned()).collect();
             self.0.learn(&Told {
                 version: &version(number),
@@ -443,7 +441,10 @@ mod tests {
         }
 
         fn natural(&self, identity: &str, number: u32) -> String {
-            self.0.natural(Some(identity), &version(number)).text().to_owned()
+            self.0
+                .natural(Some(identity), &version(number))
+                .text()
+                .to_owned()
         }
     }
 
@@ -460,7 +461,11 @@ mod tests {
             key: &key,
             types: Vec::new(),
         };
-        Teller(Lineage::new("shop.public.t".into(), "t_history".into(), &told))
+        Teller(Lineage::new(
+            "shop.public.t".into(),
+            "t_history".into(),
+            &told,
+        ))
     }
 
     #[test]
@@ -477,7 +482,10 @@ mod tests {
         assert_eq!(of.natural(r#"{"t_id":42}"#, 9), first);
         assert_eq!(of.0.called_since("shop.public.t", &version(5)), Some(""));
         assert_eq!(of.0.called_since("shop.public.t", &version(7)), None);
-        assert_eq!(of.0.called_since("shop.app.u", &version(7)), Some(&*version(6)));
+        assert_eq!(
+            of.0.called_since("shop.app.u", &version(7)),
+            Some(&*version(6))
+        );
         assert_eq!(of.0.names_of_column("id"), ["id", "t_id"]);
         assert_eq!(of.0.keys.len(), 1);
     }
@@ -493,7 +501,10 @@ mod tests {
             };
             of.tell(number, name("public", "t"), &[(old, new)], &key);
         }
-        assert_eq!(of.natural(r#"{"b":1,"a":2}"#, 4), r#"shop.public.t:{"a":1,"b":2}"#);
+        assert_eq!(
+            of.natural(r#"{"b":1,"a":2}"#, 4),
+            r#"shop.public.t:{"a":1,"b":2}"#
+        );
         assert_eq!(of.0.column_at("a", &version(4)), "b");
         assert_eq!(of.0.column_at("a", &version(3)), "x");
         assert_eq!(of.0.keys.len(), 1);
@@ -504,7 +515,10 @@ mod tests {
         let mut of = teller(&["a", "b"]);
         assert!(of.tell(2, name("public", "t"), &[], &["b", "a"]));
         assert!(!of.tell(3, name("public", "t"), &[], &["b", "a"]));
-        assert_eq!(of.natural(r#"{"b":1,"a":2}"#, 2), r#"shop.public.t:{"a":2,"b":1}"#);
+        assert_eq!(
+            of.natural(r#"{"b":1,"a":2}"#, 2),
+            r#"shop.public.t:{"a":2,"b":1}"#
+        );
         assert_eq!(of.0.keys.last().map(|key| key.number), Some(1));
     }
 
@@ -519,7 +533,10 @@ mod tests {
             of.0.natural(Some(r#"{"id":7}"#), &version(5)),
             Natural::Link(r#"shop.public.t:{"id~2":7,"~key":2}"#.into())
         );
-        assert_eq!(of.natural(r#"{"old_id":7}"#, 3), r#"shop.public.t:{"id":7}"#);
+        assert_eq!(
+            of.natural(r#"{"old_id":7}"#, 3),
+            r#"shop.public.t:{"id":7}"#
+        );
         assert_eq!(of.0.names_of_column("id~2"), ["id"]);
         // And back to the first one: rows of either key are found by links.
         of.tell(6, name("public", "t"), &[], &["old_id"]);

@@ -23,6 +23,7 @@ mod park;
 pub mod parked;
 mod parked_keys;
 mod rekeyed;
+pub mod renames;
 pub mod schemas;
 pub mod snapshots;
 pub mod tables;
@@ -217,7 +218,9 @@ impl MongoHistory {
             Err(malformed) => return Ok(Err(malformed.into())),
         };
         let template = &self.settings.collection;
-        let place = rekeyed::place(&mut connection.tables, record, &headers, &body, template).await?;
+        let names = connection.names;
+        let tables = &mut connection.tables;
+        let place = rekeyed::place(tables, record, &headers, &body, template, names).await?;
         let place = match place {
             Ok(place) => place,
             Err(malformed) => return Ok(Err(malformed.into())),
@@ -227,7 +230,7 @@ impl MongoHistory {
             .types(&connection.database, &headers)
             .await;
         let types = types.map_err(|error| classify("reading a schema", &error))?;
-        let (entity, names) = (&place.entity, connection.names);
+        let entity = &place.entity;
         let built = body.document(record, &headers, entity, &self.source_name, types, names);
         let document = match built {
             Ok(document) => document,
@@ -251,7 +254,9 @@ impl MongoHistory {
         let template = &self.settings.collection;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         let schemas = &mut connection.schemas;
-        let learnt = schemas.learn(&connection.database, definition, headers).await;
+        let learnt = schemas
+            .learn(&connection.database, definition, headers)
+            .await;
         learnt.map_err(|error| classify("writing a schema", &error))?;
         let told = definition.told(record, headers);
         if connection.tables.other_key(&told).is_some() {
@@ -326,7 +331,11 @@ impl MongoHistory {
         inserted: &mut Inserted,
     ) -> Result<()> {
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        let table = connection.tables.all().iter().find(|table| table.collection == name);
+        let table = connection
+            .tables
+            .all()
+            .iter()
+            .find(|table| table.collection == name);
         let table = table.map(|table| table.id.clone()).unwrap_or_default();
         let collection = connection.collection(name).await?;
         let pending: Vec<&Pending> = pending.iter().collect();
@@ -440,7 +449,14 @@ impl MongoHistory {
             let told = rekeyed::told_by_row(record, headers, &event, &[]);
             let lineage = connection.tables.learn(&told, &template).await?;
             let (table, name) = (lineage.id.clone(), lineage.collection.clone());
-            let collection = connection.collection(&name).await?;
+            let collection = match connection.collection(&name).await {
+                Ok(collection) => collection,
+                // Nothing of the table is there that could be gone.
+                Err(error) if error.code == Code::CollectionRefused => {
+                    return connection.snapshots.end(&record.topic, body.id()).await;
+                }
+                Err(error) => return Err(error),
+            };
             let end = End {
                 collection: &collection,
                 table: &table,

@@ -277,9 +277,11 @@ impl ParkedEvents {
         Ok(found.and_then(|found| found.get_str("entity").ok().map(str::to_owned)))
     }
 
-    /// How many events of a row wait: of one of the `entities`.
-    pub async fn count_waiting(&self, entities: &[String]) -> Result<u64> {
-        let waiting = doc! { "sink": &self.sink, "entity": { "$in": entities } };
+    /// How many refused events of a row there are, or events `behind` such: of one of the `entities`.
+    pub async fn count_waiting(&self, entities: &[String], behind: bool) -> Result<u64> {
+        let waiting = doc! {
+            "sink": &self.sink, "entity": { "$in": entities }, "parked_behind": behind,
+        };
         let count = self.collection.count_documents(waiting).await;
         count.map_err(|error| classify("counting parked events", &error))
     }

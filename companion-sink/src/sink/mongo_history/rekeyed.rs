@@ -59,6 +59,7 @@ pub async fn place(
     headers: &Headers<'_>,
     body: &Body<'_>,
     template: &str,
+    names: Names,
 ) -> Result<std::result::Result<Place, Malformed>> {
     let identity = identity(record, headers);
     let lineage = match tables.of(headers.table, headers.version) {
@@ -66,7 +67,11 @@ pub async fn place(
         Some(lineage) if identity.is_none() || !lineage.keys.is_empty() => lineage,
         _ => {
             let key = match identity.map(|json| Image::parse(json.as_bytes())) {
-                Some(Ok(key)) => key.0.into_iter().map(|(name, _)| name.into_owned()).collect(),
+                Some(Ok(key)) => key
+                    .0
+                    .into_iter()
+                    .map(|(name, _)| name.into_owned())
+                    .collect(),
                 Some(Err(malformed)) => return Ok(Err(malformed)),
                 None => Vec::new(),
             };
@@ -83,7 +88,7 @@ pub async fn place(
     tables.look_up([&natural]).await?;
     if tables.is_unlinked(&natural) && matches!(headers.op, Op::Update | Op::Delete | Op::Read) {
         let lineage = lineage_of(tables, headers);
-        link_by_former_key(tables, &lineage, &natural, headers, body).await?;
+        link_by_former_key(tables, lineage.as_ref(), &natural, headers, body, names).await?;
         tables.look_up([&natural]).await?;
     }
     let entity = tables.entity(natural);
@@ -98,10 +103,11 @@ fn lineage_of(tables: &Tables, headers: &Headers<'_>) -> Option<Lineage> {
 /// Notes the link of a row whose last document, from before it had its present key, has not got that key's columns.
 async fn link_by_former_key(
     tables: &mut Tables,
-    lineage: &Option<Lineage>,
+    lineage: Option<&Lineage>,
     natural: &Natural,
     headers: &Headers<'_>,
     body: &Body<'_>,
+    names: Names,
 ) -> Result<()> {
     let Some(lineage) = lineage else {
         return Ok(());
@@ -122,7 +128,9 @@ async fn link_by_former_key(
     let Some(members) = members else {
         return Ok(());
     };
-    let members = members.iter().map(|(column, json)| (*column, json.as_str()));
+    let members = members
+        .iter()
+        .map(|(column, json)| (*column, json.as_str()));
     let former = lineage.link(members, former.number);
     tables.look_up([&former]).await?;
     let entity = tables.entity(former);
@@ -134,10 +142,14 @@ async fn link_by_former_key(
         .await;
     let last = last.map_err(|error| super::classify("reading the newest versions", &error))?;
     let is_meant = last.as_ref().is_some_and(|last| {
-        state(last).is_some() && members_of(lineage, now, last, Names::AsTheyAre).is_none()
+        state(last).is_some() && members_of(lineage, now, last, names).is_none()
     });
     match is_meant {
-        true => tables.note_links(&[(natural.text().to_owned(), entity)]).await,
+        true => {
+            tables
+                .note_links(&[(natural.text().to_owned(), entity)])
+                .await
+        }
         false => Ok(()),
     }
 }
@@ -166,7 +178,10 @@ fn members_of<'k>(
         let name = lineage.column_at(column, version);
         let value = after.get(names.write(&name).as_ref());
         let value = value.filter(|value| **value != Bson::Null)?;
-        Some((column.as_str(), value.clone().into_relaxed_extjson().to_string()))
+        Some((
+            column.as_str(),
+            value.clone().into_relaxed_extjson().to_string(),
+        ))
     });
     members.collect()
 }
@@ -187,7 +202,10 @@ pub async fn link_rows(
     let collection: Collection<RawDocumentBuf> = database.collection(&lineage.collection);
     let table = lineage.id.as_str();
     let before = doc! { "version": { "$lt": told.version } };
-    let emptied = truncates(&collection, table, before).await?.pop().unwrap_or_default();
+    let emptied = truncates(&collection, table, before)
+        .await?
+        .pop()
+        .unwrap_or_default();
     let mut newest = Newest::of(
         &collection,
         doc! {
@@ -207,7 +225,9 @@ pub async fn link_rows(
             && let Ok(entity) = document.get_str("entity")
             && let Some(members) = members_of(&lineage, key, &document, names)
         {
-            let members = members.iter().map(|(column, json)| (*column, json.as_str()));
+            let members = members
+                .iter()
+                .map(|(column, json)| (*column, json.as_str()));
             let link = lineage.link(members, key.number);
             page.insert(link.text().to_owned(), entity.to_owned());
         }

@@ -136,7 +136,9 @@ impl Definition {
             },
             oid: change.oid,
             renames: &change.renames,
-            key: self.table().map_or(&[], |table| &table.primary_key_column_names),
+            key: self
+                .table()
+                .map_or(&[], |table| &table.primary_key_column_names),
             types: self.table().map_or(Vec::new(), Table::types),
         }
     }
@@ -218,7 +220,9 @@ pub async fn stored_expressions(
     id: &str,
 ) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
     let expression = |column: &Document| {
-        let expression = column.get_str("expression").or_else(|_| column.get_str("type"));
+        let expression = column
+            .get_str("expression")
+            .or_else(|_| column.get_str("type"));
         expression.ok().map(str::to_owned)
     };
     stored(database, id, expression).await

@@ -93,27 +93,37 @@ impl Tables {
     fn place_of_definition(&self, told: &Told<'_>) -> Option<usize> {
         let named = self.place_of(&told.name.header, told.version);
         if !told.is_renaming {
-            return named;
+            // Another topic may have told first under which name it is tracked now.
+            return named.or_else(|| self.place_of_oid(told));
         }
         let is_copy = |place: &usize| {
             let names = &self.all[*place].names;
             names.iter().any(|name| *name.from == *told.version)
         };
-        let is_same = |lineage: &&Lineage| {
-            let database = lineage.name().map(|name| name.database.as_str());
-            told.oid.is_some() && lineage.oid == told.oid && database == Some(&told.name.database)
-        };
         let place = |wanted: &Lineage| self.all.iter().position(|lineage| lineage.id == wanted.id);
-        let mut of_topic = self.all.iter().filter(|lineage| lineage.topic == told.topic);
+        let mut of_topic = self
+            .all
+            .iter()
+            .filter(|lineage| lineage.topic == told.topic);
         let only_one = || of_topic.next().filter(|_| of_topic.next().is_none());
         named
             .filter(is_copy)
-            .or_else(|| self.all.iter().find(is_same).and_then(place))
+            .or_else(|| self.place_of_oid(told))
             .or_else(|| {
                 let only_one: Option<&Lineage> = { only_one }();
                 only_one.and_then(place)
             })
             .or(named)
+    }
+
+    /// The table that has the oid of a definition in its database, as long as that is the same server's.
+    fn place_of_oid(&self, told: &Told<'_>) -> Option<usize> {
+        let oid = told.oid()?;
+        let is_same = |lineage: &Lineage| {
+            let database = lineage.name().map(|name| name.database.as_str());
+            lineage.oid.as_ref() == Some(&oid) && database == Some(&told.name.database)
+        };
+        self.all.iter().position(is_same)
     }
 
     /// Whether the table that a definition is about is known.
@@ -199,7 +209,11 @@ impl Tables {
                 if owner.is_none_or(|owner| owner == id) {
                     if place > 0 {
                         let table = &told.name.header;
-                        tracing::info!(table, collection = name, "another table has the collection that this one would have");
+                        tracing::info!(
+                            table,
+                            collection = name,
+                            "another table has the collection that this one would have"
+                        );
                     }
                     return Ok(name);
                 }
@@ -209,7 +223,9 @@ impl Tables {
     }
 
     fn is_taken(&self, collection: &str) -> bool {
-        self.all.iter().any(|lineage| lineage.collection == collection)
+        self.all
+            .iter()
+            .any(|lineage| lineage.collection == collection)
     }
 
     /// The table whose documents are in a collection; something else where the server refuses the name.
