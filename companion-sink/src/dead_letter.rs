@@ -40,7 +40,7 @@ pub const UNIQUE: &str = "unique";
 /// Why an event is put aside.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// CDC1005 to CDC1007, CDC1012 to CDC1014.
+    /// CDC1005 to CDC1007, CDC1012 to CDC1014, CDC1018.
     pub code: Code,
     /// The reason in one word, or the rule's name.
     pub reason: Cow<'static, str>,
@@ -149,6 +149,17 @@ impl Failure {
             stage: Stage::TaskPut,
             message,
             state: None,
+        }
+    }
+}
+
+impl Failure {
+    /// The target takes nothing of the event's table.
+    pub fn collection_refused(message: String) -> Self {
+        Failure {
+            code: Code::CollectionRefused,
+            reason: "collection".into(),
+            ..Failure::refused(message)
         }
     }
 }

@@ -104,7 +104,7 @@ fn look_at(record: &Record) {
         assert!(Version::parse(headers.version).is_some());
         for op in [headers.op, Op::Update] {
             let made: Result<_, Malformed> = Body::parse(record, op)
-                .and_then(|body| body.document(record, &headers, "s", None, Names::WithoutDots));
+                .and_then(|body| body.document(record, &headers, "t:1", "s", None, Names::WithoutDots));
             drop(made);
         }
     }

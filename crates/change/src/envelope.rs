@@ -921,7 +921,11 @@ impl Renderer {
         out.extend_from_slice(b",\"after\":");
         let before = shape.before;
         put_image(out, after_marks, here, shape.after, before, texts, bounds)?;
-        put_marks(out, before_marks, after_marks);
+        let crossed = here.row.crossed_filter.then_some(match here.row.op {
+            Op::Delete => "left",
+            _ => "entered",
+        });
+        put_marks(out, before_marks, after_marks, crossed);
         if let Some(change) = shape.schema_change {
             out.extend_from_slice(b",\"schema_change\":");
             out.extend_from_slice(change.as_bytes());
@@ -1273,8 +1277,9 @@ fn put_column(
     Ok(())
 }
 
-fn put_marks(out: &mut Vec<u8>, before: &[u8], after: &[u8]) {
-    if before.is_empty() && after.is_empty() {
+/// `crossed` says how an update made the row cross the table's filter.
+fn put_marks(out: &mut Vec<u8>, before: &[u8], after: &[u8], crossed: Option<&str>) {
+    if before.is_empty() && after.is_empty() && crossed.is_none() {
         return;
     }
     out.extend_from_slice(b",\"marks\":");
@@ -1287,6 +1292,12 @@ fn put_marks(out: &mut Vec<u8>, before: &[u8], after: &[u8]) {
             out.push(b'}');
             separator = b',';
         }
+    }
+    if let Some(crossed) = crossed {
+        out.push(separator);
+        out.extend_from_slice(b"\"filter\":\"");
+        out.extend_from_slice(crossed.as_bytes());
+        out.push(b'"');
     }
     out.push(b'}');
 }

@@ -187,6 +187,9 @@ impl Output {
         if row.key_changed {
             body::mark_key_changed(&mut self.records, start);
         }
+        if row.crossed_filter {
+            body::mark_crossed_filter(&mut self.records, start);
+        }
         self.records.extend_from_slice(row.images);
         body::end_record(&mut self.records, start);
         Ok(())

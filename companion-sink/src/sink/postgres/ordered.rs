@@ -243,7 +243,7 @@ impl Postgres {
                 failure.code, failure.message
             ),
             format!(
-                "companion-sink dlq show {id}; then mend the target (or the rule) and `dlq retry {id}`, or `dlq edit {id} --set after.COLUMN=VALUE`, or `dlq skip {id} --reason TEXT`."
+                "companion-sink dlq show {id}; then mend the target (or the rule) and `dlq retry {id}`, or `dlq edit {id} --set after.COLUMN=VALUE --reason TEXT`, or `dlq skip {id} --reason TEXT`."
             ),
         ))
     }
