@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::request;
-use super::status::timestamp;
 use super::snapshot;
+use super::status::timestamp;
 use super::table::Table;
 use super::tables::tables;
 use super::topic_rights;

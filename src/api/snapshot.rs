@@ -60,7 +60,10 @@ pub fn ask(table: &Table, wanted: &Wanted) -> i64 {
         not_loaded().raise();
     }
     refuse_untracked(table);
-    if !table.options().is_some_and(|options| has_key(table, &options)) {
+    if !table
+        .options()
+        .is_some_and(|options| has_key(table, &options))
+    {
         no_key(&table.name).raise();
     }
     let id = as_superuser(|| match Jobs::find() {

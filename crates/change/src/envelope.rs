@@ -585,7 +585,7 @@ impl Renderer {
 
     fn source(&self, body: &Body<'_>, relation: &Relation<'_>) -> Vec<u8> {
         let commit = &self.commit;
-        let commit_us = commit.commit_us + EPOCH_US;
+        let commit_us = commit.commit_us.saturating_add(EPOCH_US);
         let mut out = Vec::with_capacity(384);
         out.extend_from_slice(b"\"source\":{\"version\":\"");
         out.extend_from_slice(PRODUCT_VERSION.as_bytes());
@@ -1321,9 +1321,9 @@ fn put_audit(out: &mut Vec<u8>, context: &Context<'_>, statement_us: i64) {
     out.extend_from_slice(name);
     put_integer(out, context.pid);
     out.extend_from_slice(b",\"transaction_ts_us\":");
-    put_integer(out, context.transaction_us + EPOCH_US);
+    put_integer(out, context.transaction_us.saturating_add(EPOCH_US));
     out.extend_from_slice(b",\"statement_ts_us\":");
-    put_integer(out, statement_us + EPOCH_US);
+    put_integer(out, statement_us.saturating_add(EPOCH_US));
     out.extend_from_slice(b",\"context\":");
     out.extend_from_slice(context.context.unwrap_or("{}").as_bytes());
     out.push(b'}');
