@@ -10,6 +10,7 @@ use super::statement;
 use super::status::timestamp;
 use crate::capture::relation_plan::place;
 use crate::capture::utf8;
+use crate::sender::orders::{Aside, Orders};
 use crate::shared::{self, Shared};
 
 /// Row triggers of tables that the caller may read (a partition's is its root's), and the table's own key.
@@ -40,6 +41,9 @@ pub fn tables_json() -> Vec<u8> {
 pub fn tables() -> Vec<Value> {
     let shared = shared::shared();
     let place = place();
+    // Where the orders cannot be read, the sender says so.
+    let asides = Orders::read().map(|orders| orders.asides);
+    let asides = asides.unwrap_or_default();
     let rows = statement::pinned(|| {
         Spi::connect(|client| {
             let found = client.select(TRIGGERS, None, &[])?;
@@ -79,6 +83,7 @@ pub fn tables() -> Vec<Value> {
                 &options,
                 enabled == "A",
                 options.source == place,
+                &asides,
             )
         })
         .collect()
@@ -90,6 +95,7 @@ fn table(
     options: &Options,
     fires_always: bool,
     is_here: bool,
+    asides: &[Aside],
 ) -> Value {
     let list = |names: &[String]| {
         if names.is_empty() {
@@ -131,7 +137,21 @@ fn table(
             "CDC0203: changes go by; ALTER TABLE … ENABLE ALWAYS TRIGGER _cdc, and repair what was missed",
         )
     } else {
-        ("capturing", "")
+        let has = |aside: &&Aside| {
+            let mut topics = options.topics.values().chain([&options.topic]);
+            topics.any(|topic| *topic == aside.topic)
+        };
+        match asides.iter().find(has).map(|aside| aside.code.as_str()) {
+            None => ("capturing", ""),
+            Some("CDC0312") => (
+                "put aside",
+                "CDC0312: its topic cannot be made; choose another with cdc_track(…, topic => …), then cdc_snapshot() it",
+            ),
+            Some(_) => (
+                "put aside",
+                "CDC0313: an event does not fit into its topic; let the topic take more, then cdc_resume_topic()",
+            ),
+        }
     };
     let mut counted = Default::default();
     if let Some(shared) = shared {
