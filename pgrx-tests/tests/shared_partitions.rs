@@ -415,7 +415,7 @@ fn a_row_whose_key_has_several_spellings_is_as_its_newest_event() {
         let refused = create(source, table, one, 3_000_000_000);
         let behind = delete(source, table, one);
         let came = create(source, table, other, 5);
-        vec![vec![refused, behind], vec![came]]
+        vec![vec![refused], vec![behind], vec![came]]
     });
     let mut other_session = source.replica();
     let parked = "SELECT count(*) FROM companion.parked";
