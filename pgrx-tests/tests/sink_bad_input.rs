@@ -101,7 +101,7 @@ fn check_refuses_what_run_refuses_and_no_value_of_a_property_is_told() {
     for line in [
         "sasl.pasword=hunter2",
         "socket.timeout.ms=hunter2",
-        "ssl.key.pem=hunter2",
+        "security.protocol=hunter2",
     ] {
         std::fs::write(&properties, format!("{line}\n")).expect("write");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
