@@ -204,7 +204,11 @@ fn people_decide_about_refused_events_of_a_history() {
         (vec![], vec![0, 1, 3])
     );
 
-    tells(&sink, &["history", "t", "3"], "1 refused event of this row waits");
+    tells(
+        &sink,
+        &["history", "t", "3"],
+        "1 refused event of this row waits",
+    );
     let wrong = [
         "dlq",
         "edit",
@@ -253,19 +257,18 @@ fn people_decide_about_refused_events_of_a_history() {
     let told = ["by", "reason"].map(|name| mark.get_str(name).expect(name));
     assert_eq!(told, ["ann", "a typo"]);
     let original = mark.get_document("original").expect("the original");
-    assert!(
-        original
-            .get_str("a")
-            .expect("a")
-            .starts_with(TWICE)
-    );
+    assert!(original.get_str("a").expect("a").starts_with(TWICE));
     let csv = sink.run_command(&["history", "t", "1", "--format", "csv", "--limit", "0"]);
     let edited = csv.lines().nth(1).expect("a line");
     assert!(
         edited.contains("create (edited)") && edited.contains("[edited by ann: a typo; a was "),
         "{edited}"
     );
-    tells(&sink, &["history", "t", "2"], "1 skipped: event of this row");
+    tells(
+        &sink,
+        &["history", "t", "2"],
+        "1 skipped: event of this row",
+    );
     assert_actions(&source, &refused);
 
     mend(&source, &refused[2]);

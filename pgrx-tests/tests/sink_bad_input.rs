@@ -619,7 +619,7 @@ fn people_decide_about_events_that_stop_a_consistent_replica() {
         FROM companion.actions WHERE decided_by IN ('ann', 'bob')";
     assert_eq!(
         one_text(&mut replica, actions),
-        "edit ann, skip bob a test row"
+        "edit ann shorter, skip bob a test row"
     );
     let was = one_text(
         &mut replica,
