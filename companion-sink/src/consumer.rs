@@ -125,9 +125,9 @@ impl Reader {
         self.fetched.try_recv().ok()
     }
 
-    /// Events of a partition that are not applied yet, as of the last second, when `next_offset` comes next.
-    pub fn lag(&self, at: &TopicPartition, next_offset: i64) -> u64 {
-        self.ends.lag(at, next_offset)
+    /// The offset before which nothing is left of a partition, as of the last second, when `next_offset` comes next.
+    pub fn nothing_before(&self, at: &TopicPartition, next_offset: i64) -> i64 {
+        self.ends.nothing_before(at, next_offset)
     }
 
     /// Whether nothing before `end` is left of a partition, as of the last second, when `next_offset` comes next: behind the
@@ -327,21 +327,19 @@ impl Ends {
             .is_some_and(|end| next_offset >= end.app_offset)
     }
 
-    /// Events that are not applied yet, as of the last second, when `next_offset` comes next.
-    pub fn lag(&self, at: &TopicPartition, next_offset: i64) -> u64 {
+    /// The offset before which nothing is left, as of the last second, when `next_offset` comes next: where everything that was
+    /// fetched was handed over and is applied, what lies behind the last event are markers of Kafka's transactions.
+    pub fn nothing_before(&self, at: &TopicPartition, next_offset: i64) -> i64 {
         let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(end) = ends
+        let end = ends
             .get(&*at.topic)
-            .and_then(|topic| topic.get(&at.partition))
-        else {
-            return 0;
-        };
-        // Everything was fetched and handed over: what lies behind the last event are transaction markers.
-        let all_handed_over = end.next_offset >= end.ls_offset && end.fetchq_cnt == 0;
-        if all_handed_over && next_offset >= end.app_offset {
-            return 0;
+            .and_then(|topic| topic.get(&at.partition));
+        match end {
+            Some(end) if end.fetchq_cnt == 0 && next_offset >= end.app_offset => {
+                next_offset.max(end.next_offset)
+            }
+            _ => next_offset,
         }
-        u64::try_from(end.ls_offset - next_offset).unwrap_or(0)
     }
 }
 
@@ -359,7 +357,6 @@ struct TopicStatistics {
 #[derive(Deserialize)]
 struct PartitionStatistics {
     partition: i32,
-    ls_offset: i64,
     next_offset: i64,
     app_offset: i64,
     fetchq_cnt: i64,

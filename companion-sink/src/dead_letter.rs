@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -20,6 +21,7 @@ use crate::error::{Code, Error, Result};
 use crate::event::Malformed;
 use crate::kafka_client;
 use crate::record::Record;
+use crate::sink::origin;
 
 /// In which step the event failed, as Kafka Connect names the steps.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +40,7 @@ pub const UNIQUE: &str = "unique";
 /// Why an event is put aside.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// CDC1005, CDC1006 or CDC1007.
+    /// CDC1005 to CDC1007, CDC1012 to CDC1014, CDC1018.
     pub code: Code,
     /// The reason in one word, or the rule's name.
     pub reason: Cow<'static, str>,
@@ -46,6 +48,8 @@ pub struct Failure {
     pub stage: Stage,
     /// What happened, without any value of the row.
     pub message: String,
+    /// The server's SQLSTATE, where it did not say which column it is about.
+    pub state: Option<Box<str>>,
 }
 
 impl Failure {
@@ -56,6 +60,7 @@ impl Failure {
             reason: "undecodable".into(),
             stage: Stage::ValueConverter,
             message,
+            state: None,
         }
     }
 
@@ -66,6 +71,7 @@ impl Failure {
             reason: "conversion".into(),
             stage: Stage::ValueConverter,
             message,
+            state: None,
         }
     }
 
@@ -76,6 +82,7 @@ impl Failure {
             reason: Cow::Owned(name.to_owned()),
             stage: Stage::Transformation,
             message: format!("the rule \"{name}\" rejects it"),
+            state: None,
         }
     }
 
@@ -92,6 +99,48 @@ impl Failure {
         self.code == Code::ValueRefused && self.reason == UNIQUE
     }
 
+    /// The event is of a table that its topic does not belong to.
+    pub fn foreign(message: String) -> Self {
+        Failure {
+            code: Code::Foreign,
+            reason: "foreign".into(),
+            stage: Stage::ValueConverter,
+            message,
+            state: None,
+        }
+    }
+
+    /// The event is for a table that the sink may not write.
+    pub fn not_allowed(message: String) -> Self {
+        Failure {
+            code: Code::NotAllowed,
+            reason: "not_allowed".into(),
+            stage: Stage::ValueConverter,
+            message,
+            state: None,
+        }
+    }
+
+    /// The event claims a place which its source has not come to.
+    pub fn unbelievable() -> Self {
+        Failure {
+            code: Code::Unbelievable,
+            reason: "unbelievable".into(),
+            stage: Stage::ValueConverter,
+            message: "header cdc.version names a commit that the source has not come to".into(),
+            state: None,
+        }
+    }
+
+    /// Whether the event cannot come from the table that it stands with. Nothing waits for such a one, and it halts nobody: else
+    /// whoever may write somewhere could stop what others write.
+    pub fn is_forged(&self) -> bool {
+        matches!(
+            self.code,
+            Code::Foreign | Code::NotAllowed | Code::Unbelievable
+        )
+    }
+
     /// The target refused the event.
     pub fn refused(message: String) -> Self {
         Failure {
@@ -99,6 +148,18 @@ impl Failure {
             reason: "refused".into(),
             stage: Stage::TaskPut,
             message,
+            state: None,
+        }
+    }
+}
+
+impl Failure {
+    /// The target takes nothing of the event's table.
+    pub fn collection_refused(message: String) -> Self {
+        Failure {
+            code: Code::CollectionRefused,
+            reason: "collection".into(),
+            ..Failure::refused(message)
         }
     }
 }
@@ -116,6 +177,8 @@ pub struct DeadLetters {
     cluster: watch::Receiver<Cluster>,
     producer: OnceCell<ThreadedProducer<Delivery>>,
     topics: Mutex<HashSet<String>>,
+    /// Since when lines are counted, and how many there were.
+    told: std::sync::Mutex<(Instant, u32)>,
 }
 
 impl DeadLetters {
@@ -133,7 +196,25 @@ impl DeadLetters {
             cluster,
             producer: OnceCell::new(),
             topics: Mutex::new(HashSet::new()),
+            told: std::sync::Mutex::new((Instant::now(), 0)),
         }
+    }
+
+    /// Whether one more line fits into the log: whoever may write a topic must not fill the disk with it. The letters have all.
+    fn may_tell(&self) -> bool {
+        const LINES_MAX: u32 = 100;
+        const WITHIN: Duration = Duration::from_secs(60);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.0.elapsed() > WITHIN {
+            *told = (Instant::now(), 0);
+        }
+        told.1 += 1;
+        if told.1 == LINES_MAX {
+            tracing::warn!(
+                "many events are put aside: the next ones are in the dead letters only, for a minute"
+            );
+        }
+        told.1 < LINES_MAX
     }
 
     /// Sends `letters` of `sink` and waits until Kafka has them all. One that is too large for its topic goes without its value,
@@ -143,11 +224,13 @@ impl DeadLetters {
         for (record, failure) in letters {
             let topic = format!("{}.dlq", record.topic);
             self.ensure_topic(&topic, record).await?;
-            tracing::warn!(
-                sink, code = %failure.code, reason = &*failure.reason, event = record.event_id(),
-                topic = &*record.topic, partition = record.partition, offset = record.offset,
-                "put aside: {}", failure.message
-            );
+            if self.may_tell() {
+                tracing::warn!(
+                    sink, code = %failure.code, reason = &*failure.reason, event = record.event_id(),
+                    topic = &*record.topic, partition = record.partition, offset = record.offset,
+                    "put aside: {}", origin::shown(&failure.message)
+                );
+            }
             let letter = Letter {
                 sink,
                 topic,

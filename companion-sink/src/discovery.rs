@@ -7,6 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -89,10 +91,20 @@ pub fn topics(client: &BaseConsumer) -> Result<Topics> {
         .collect())
 }
 
-/// A client cannot be made: the properties are wrong.
-pub fn configuration_error(error: &rdkafka::error::KafkaError) -> Error {
+/// A client cannot be made: the properties are wrong. librdkafka's text may hold a value, and what it does not know as a name may
+/// be a piece of one.
+pub fn configuration_error(error: &KafkaError) -> Error {
+    let what = match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
+            "[kafka] config_file has a property that librdkafka does not know".to_owned()
+        }
+        KafkaError::ClientConfig(_, _, name, _) => {
+            format!("librdkafka refuses the value of property {name}")
+        }
+        other => other.to_string(),
+    };
     Error::configuration(
-        format!("kafka: {error}"),
+        format!("kafka: {what}"),
         "Correct [kafka] brokers, or the property in [kafka] config_file.",
     )
 }
@@ -188,6 +200,22 @@ mod tests {
         }
         for (pattern, topic) in no {
             assert!(!matches(pattern, topic), "{pattern} {topic}");
+        }
+    }
+
+    #[test]
+    fn no_value_of_a_property_is_told() {
+        for (name, value) in [
+            ("sasl.pasword", "hunter2"),
+            ("hunter2", "x"),
+            ("security.protocol", "hunter2"),
+            ("socket.timeout.ms", "hunter2"),
+        ] {
+            let mut client = rdkafka::ClientConfig::new();
+            let made: std::result::Result<BaseConsumer, KafkaError> = client.set(name, value).create();
+            let error = configuration_error(&made.err().unwrap());
+            let told = format!("{error} {} {error:?}", error.hint);
+            assert!(!told.contains("hunter2"), "{told}");
         }
     }
 

@@ -27,6 +27,14 @@ pub enum Code {
     Poison = 1010,
     /// A change of the table's definition that the target does not have.
     SchemaChange = 1011,
+    /// An event of a table that its topic does not belong to.
+    Foreign = 1012,
+    /// An event for a table that the sink may not write.
+    NotAllowed = 1013,
+    /// An event that claims a place which its source has not come to.
+    Unbelievable = 1014,
+    /// A collection of a history of which the server takes nothing.
+    CollectionRefused = 1018,
 }
 
 /// What the sink does about an error.
@@ -48,7 +56,13 @@ impl Code {
         match self {
             Code::Unreachable => Policy::Retry,
             Code::OtherInstance => Policy::StandBy,
-            Code::Undecodable | Code::Rejected | Code::ValueRefused => Policy::SetAside,
+            Code::Undecodable
+            | Code::Rejected
+            | Code::ValueRefused
+            | Code::Foreign
+            | Code::NotAllowed
+            | Code::Unbelievable
+            | Code::CollectionRefused => Policy::SetAside,
             Code::Configuration
             | Code::SecretFile
             | Code::TargetRefuses
@@ -82,8 +96,8 @@ impl Error {
     pub fn new(code: Code, what: impl Into<String>, hint: impl Into<String>) -> Self {
         Error {
             code,
-            what: what.into(),
-            hint: hint.into(),
+            what: on_one_line(what.into()),
+            hint: on_one_line(hint.into()),
         }
     }
 
@@ -99,6 +113,14 @@ impl Error {
             format!("kafka: {doing}: {error}"),
             "Check [kafka] brokers and the network, and in [kafka] config_file the user and its ACLs; it is tried again.",
         )
+    }
+}
+
+/// Names of tables and columns may hold anything. What a person copies from here, into psql for example, is one line.
+fn on_one_line(text: String) -> String {
+    match text.contains(char::is_control) {
+        true => text.replace(char::is_control, "\u{fffd}"),
+        false => text,
     }
 }
 

@@ -5,7 +5,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::RangeInclusive;
 
+use change::version::Version;
 use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -107,6 +109,9 @@ impl<'a> Headers<'a> {
             "cdc.identity",
             OLD_KEY_HEADER,
         ];
+        if record.has_strange_header() {
+            return Err(Malformed("the name of a header is not UTF-8".into()));
+        }
         let [id, version, op, table, schema, identity, old_key] = record.headers_of(&NAMES);
         let missing = |name: &str| Malformed(format!("header {name} is missing"));
         let op = Op::parse(op.ok_or_else(|| missing("cdc.op"))?)
@@ -151,16 +156,27 @@ pub fn commit_time_us(record: &Record) -> Option<i64> {
     struct Source {
         ts_us: i64,
     }
+    /// The years 1 to 9999, which every target knows.
+    const POSSIBLE: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
     let body: Body = serde_json::from_slice(record.value()?).ok()?;
-    Some(body.source.ts_us)
+    Some(body.source.ts_us).filter(|us| POSSIBLE.contains(us))
 }
 
-/// Whether `text` has the form of a version.
+/// Whether `text` is a version: the form, digits of which those of sequence and sub are decimal, and a commit that can be.
 pub fn is_version(text: &str) -> bool {
+    /// PostgreSQL counts timelines from 1, and nobody has promoted two thousand million times.
+    const TIMELINE_MAX: u32 = i32::MAX as u32;
+    /// Four exabytes of WAL.
+    const LSN_MAX: u64 = 1 << 62;
     text.len() == VERSION_LENGTH
         && text.bytes().enumerate().all(|(place, byte)| match place {
             4 | 13 | 30 | 41 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
+            31.. => byte.is_ascii_digit(),
+            // One spelling only: versions compare as texts.
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+        && Version::parse(text).is_some_and(|version| {
+            (1..=TIMELINE_MAX).contains(&version.timeline) && version.commit_lsn < LSN_MAX
         })
 }
 
@@ -196,13 +212,43 @@ impl<'de: 'a, 'a> Deserialize<'de> for Image<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut columns = Vec::with_capacity(16);
                 while let Some(Text(name)) = map.next_key()? {
-                    columns.push((name, map.next_value()?));
+                    let value: &RawValue = map.next_value()?;
+                    if is_too_deep(value.get()) {
+                        return Err(serde::de::Error::custom("a value is nested too deep"));
+                    }
+                    columns.push((name, value));
                 }
                 Ok(Image(columns))
             }
         }
         deserializer.deserialize_map(Columns)
     }
+}
+
+/// Whether a value holds others in more levels than are followed: each takes a part of the stack. (MongoDB takes 100 itself, an
+/// array of PostgreSQL has 6.)
+fn is_too_deep(json: &str) -> bool {
+    const DEEPEST: usize = 100;
+    if !json.starts_with(['[', '{']) {
+        return false;
+    }
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > DEEPEST {
+                    return true;
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
 }
 
 /// A string, borrowed unless it holds escapes. (`Cow` alone is always owned in serde.)
@@ -232,6 +278,11 @@ pub struct RowBody<'a> {
 pub struct RawSource<'a>(#[serde(borrow)] &'a RawValue);
 
 impl<'a> RawSource<'a> {
+    /// Its JSON.
+    pub fn text(self) -> &'a str {
+        self.0.get()
+    }
+
     /// The table that it names.
     pub fn table_name(self) -> Result<TableName<'a>, Malformed> {
         let name = serde_json::from_str(self.0.get());
@@ -258,14 +309,28 @@ impl RowMarks<'_> {
 }
 
 /// The table's real name, unescaped.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct TableName<'a> {
+    /// The database.
+    #[serde(borrow, default)]
+    pub db: Cow<'a, str>,
     /// The schema.
     #[serde(borrow)]
     pub schema: Cow<'a, str>,
     /// The table.
     #[serde(borrow)]
     pub table: Cow<'a, str>,
+}
+
+impl TableName<'_> {
+    /// The same, borrowing nothing.
+    pub fn into_owned(self) -> TableName<'static> {
+        TableName {
+            db: Cow::Owned(self.db.into_owned()),
+            schema: Cow::Owned(self.schema.into_owned()),
+            table: Cow::Owned(self.table.into_owned()),
+        }
+    }
 }
 
 impl<'a> RowBody<'a> {
@@ -407,6 +472,17 @@ mod tests {
         assert!(is_version(VERSION));
         assert!(!is_version(&VERSION[1..]));
         assert!(!is_version(&VERSION.replace("-00", "/00")));
+        for wrong in [
+            "ffff-ffffffff-ffffffffffffffff-9999999999-99",
+            "0001-00000000-00000000015a3098-0000000001-00",
+            "0001-00000001-00000000015A3098-0000000001-00",
+            "0001-00000001-00000000015a3098-00000000a1-00",
+            "0001-00000001-00000000015a3098-0000000001-0f",
+            "0001-00000001-+0000000015a3098-0000000001-00",
+            "0001-00000001-00000000015a3098-+000000001-00",
+        ] {
+            assert!(!is_version(wrong), "{wrong}");
+        }
     }
 
     #[test]
@@ -415,6 +491,22 @@ mod tests {
         let names: Vec<_> = image.0.iter().map(|(name, _)| name.as_ref()).collect();
         assert_eq!(names, ["b", "a\n", "c"]);
         assert_eq!(image.get("b").unwrap().get(), "9223372036854775807");
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_is_malformed_and_no_overflow() {
+        let nested = |open: &str, close: &str, depth: usize| {
+            format!("{{\"a\":{}1{}}}", open.repeat(depth), close.repeat(depth))
+        };
+        for (open, close) in [("[", "]"), ("{\"b\":", "}")] {
+            let image = |depth| Image::parse(nested(open, close, depth).as_bytes()).is_ok();
+            assert!(image(100) && !image(101) && !image(100_000));
+        }
+        let text = format!("{{\"a\":\"\\\"{}\"}}", "[".repeat(1000));
+        assert!(
+            Image::parse(text.as_bytes()).is_ok(),
+            "a text is not nested"
+        );
     }
 
     #[test]

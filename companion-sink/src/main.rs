@@ -17,6 +17,7 @@ mod event;
 mod history;
 mod http;
 mod kafka_client;
+mod lag;
 mod live;
 mod positions;
 mod prometheus;
@@ -62,13 +63,31 @@ fn share_heaps() {
 #[cfg(not(target_env = "gnu"))]
 fn share_heaps() {}
 
+/// Where an internal error is goes to the log; its own text may quote what an event holds.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, |place| {
+            let file = place.file();
+            let file = file.rsplit_once("src/").map_or(file, |(_, file)| file);
+            format!("{file}:{}", place.line())
+        });
+        tracing::error!(place, "internal error");
+    }));
+}
+
 fn main() -> ExitCode {
     share_heaps();
+    log_panics();
     let arguments = Arguments::parse();
     match execute(&arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("companion-sink: {error}\n  {}", error.hint);
+            let (error_text, hint) = (error.to_string(), &error.hint);
+            eprintln!(
+                "companion-sink: {}\n  {}",
+                cli::printable(&error_text),
+                cli::printable(hint)
+            );
             ExitCode::from(match error.code {
                 Code::Configuration | Code::SecretFile => WRONG_CONFIGURATION,
                 Code::Unreachable => OUT_OF_REACH,
@@ -107,10 +126,10 @@ fn execute(arguments: &Arguments) -> Result<u8> {
                 cli::config::effective(&config);
                 Ok(0)
             }
-            Command::Status(status) => status
-                .run(&config, arguments.json, arguments.color)
-                .await
-                .map(|()| 0),
+            Command::Status(status) => {
+                let all_work = status.run(&config, arguments.json, arguments.color).await?;
+                Ok(if all_work { 0 } else { CHECK_FOUND_ERROR })
+            }
             Command::Dlq(dlq) => {
                 let found = dlq.run(&config, arguments.json, arguments.color).await?;
                 Ok(if found { 0 } else { NOT_FOUND })

@@ -37,7 +37,7 @@ pub type Newest = watch::Receiver<Option<Arc<Position>>>;
 
 /// Seconds since the sender wrote a position.
 pub fn age_seconds(position: &Position) -> f64 {
-    (now_us() - position.sent_ts_us).max(0) as f64 / 1e6
+    now_us().saturating_sub(position.sent_ts_us).max(0) as f64 / 1e6
 }
 
 /// The topic that has them.
@@ -106,6 +106,7 @@ fn read(
     // Older ones than the newest are no news to anybody.
     let mut held_back = None;
     let mut is_at_end = false;
+    let mut strange: Option<Instant> = None;
     while !sender.is_closed() {
         let message = match consumer.poll(POLL) {
             None => continue,
@@ -124,12 +125,16 @@ fn read(
         let position = message
             .payload()
             .and_then(|bytes| serde_json::from_slice::<Position>(bytes).ok());
-        let Some(position) = position.filter(|position| position.format == FORMAT) else {
-            tracing::warn!(
-                topic,
-                offset = message.offset(),
-                "a record is not a position and is ignored"
-            );
+        let Some(position) = position.filter(is_position) else {
+            // Whoever may write the topic must not fill the log.
+            if strange.is_none_or(|at| at.elapsed() > REPEAT_WARNING) {
+                tracing::warn!(
+                    topic,
+                    offset = message.offset(),
+                    "a record is not a position and is ignored"
+                );
+                strange = Some(Instant::now());
+            }
             continue;
         };
         // A part of a position whose beginning lies before the window adds to nothing, as a tip does without its full record.
@@ -156,6 +161,15 @@ fn read(
         }
     }
     Ok(())
+}
+
+/// Whether a record says what a sender can say.
+fn is_position(position: &Position) -> bool {
+    let are_ends = position.ends.values().all(|ends| {
+        usize::try_from(ends.partitions).is_ok_and(|partitions| partitions == ends.end.len())
+            && ends.end.iter().all(|end| *end >= 0)
+    });
+    position.format == FORMAT && position.timeline > 0 && position.effective_ts_us >= 0 && are_ends
 }
 
 /// What was read so far.
@@ -250,6 +264,32 @@ mod tests {
             ((*topic).to_owned(), ends)
         });
         serde_json::Value::Object(ends.collect())
+    }
+
+    #[test]
+    fn what_no_sender_says_is_no_position() {
+        let good = || record("full", 2, "0/20", None, ends(&[("a", 1)]));
+        assert!(is_position(&good()));
+        let wrong = |change: fn(&mut Position)| {
+            let mut position = good();
+            change(&mut position);
+            !is_position(&position)
+        };
+        assert!(wrong(|position| position.format = 9));
+        assert!(wrong(|position| position.timeline = 0));
+        assert!(wrong(|position| position.effective_ts_us = i64::MIN));
+        assert!(wrong(
+            |position| position.ends.get_mut("a").unwrap().end = vec![]
+        ));
+        assert!(wrong(
+            |position| position.ends.get_mut("a").unwrap().end = vec![-1]
+        ));
+        let mut known = Known::default();
+        let mut newest = good();
+        newest.epoch = u64::MAX;
+        newest.sent_ts_us = i64::MIN;
+        assert!(age_seconds(&newest) > 0.0);
+        assert!(matches!(known.take(newest), Taken::Newer(_)));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Records as they came from Kafka, owned: keys, values and headers of those that were read together in one buffer.
 
+use std::borrow::Cow;
+use std::ffi::CStr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::bindings::{rd_kafka_header_get_all, rd_kafka_headers_t, rd_kafka_resp_err_t};
+use rdkafka::message::{BorrowedMessage, Message};
 
 /// A record of a topic.
 #[derive(Debug, Clone)]
@@ -16,6 +19,8 @@ pub struct Record {
     pub offset: i64,
     /// Which assignment of the partition brought it: what an earlier one still delivers is stale.
     pub epoch: u32,
+    /// Its version was seen to be none: the sender has said for long enough that it has not come so far.
+    pub is_disbelieved: bool,
     block: Arc<Block>,
     parts: Parts,
 }
@@ -37,6 +42,8 @@ struct Parts {
     /// The places of [`OP_HEADER`] and [`VERSION_HEADER`] in the block: every step asks for them.
     op: Option<u32>,
     version: Option<u32>,
+    /// A header's name is not UTF-8.
+    has_strange_header: bool,
 }
 
 const OP_HEADER: &str = "cdc.op";
@@ -60,7 +67,7 @@ impl Gathering {
     /// Copies a message of `topic`.
     pub fn add(&mut self, message: &BorrowedMessage<'_>, topic: Arc<str>) {
         let (key, value) = (message.key(), message.payload());
-        let parts = self.block.put(key, value, headers(message));
+        let parts = self.block.put(key, value, MessageHeaders::of(message));
         self.push(topic, message.partition(), message.offset(), parts);
     }
 
@@ -85,6 +92,7 @@ impl Gathering {
             partition,
             offset,
             epoch: 0,
+            is_disbelieved: false,
             block: Arc::clone(&block),
             parts,
         };
@@ -97,7 +105,7 @@ impl Block {
         &mut self,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
-        headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)>,
+        headers: impl Iterator<Item = (&'h [u8], Option<&'h [u8]>)>,
     ) -> Parts {
         /// The headers of an event take about so much.
         const HEADER_BYTES: usize = 512;
@@ -110,8 +118,12 @@ impl Block {
         let key = key.map(|key| self.put_bytes(key));
         let value = value.map(|value| self.put_bytes(value));
         let (mut op, mut version) = (None, None);
+        let mut has_strange_header = false;
         for (name, value) in headers {
-            match name {
+            let name = String::from_utf8_lossy(name);
+            // Borrowed unless something of it had to be replaced.
+            has_strange_header |= matches!(name, Cow::Owned(_));
+            match &*name {
                 OP_HEADER => op = op.or(Some(self.headers.len() as u32)),
                 VERSION_HEADER => version = version.or(Some(self.headers.len() as u32)),
                 _ => {}
@@ -129,6 +141,7 @@ impl Block {
             headers: first_header..self.headers.len() as u32,
             op,
             version,
+            has_strange_header,
         }
     }
 
@@ -145,11 +158,49 @@ impl Parts {
     }
 }
 
-fn headers<'m>(
-    message: &'m BorrowedMessage<'_>,
-) -> impl Iterator<Item = (&'m str, Option<&'m [u8]>)> {
-    let headers = message.headers().into_iter();
-    headers.flat_map(|headers| headers.iter().map(|header| (header.key, header.value)))
+/// The headers of a message. The names are bytes: whoever may write a topic may write any, and rdkafka's own way to them
+/// panics where one is not UTF-8.
+struct MessageHeaders<'m> {
+    message: &'m BorrowedMessage<'m>,
+    /// None where the message has none.
+    headers: Option<*const rd_kafka_headers_t>,
+    next: usize,
+}
+
+impl<'m> MessageHeaders<'m> {
+    fn of(message: &'m BorrowedMessage<'m>) -> Self {
+        let headers = message.headers();
+        MessageHeaders {
+            message,
+            headers: headers.map(|headers| std::ptr::from_ref(headers).cast()),
+            next: 0,
+        }
+    }
+}
+
+impl<'m> Iterator for MessageHeaders<'m> {
+    type Item = (&'m [u8], Option<&'m [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let headers = self.headers?;
+        let (mut name, mut value, mut length) = (std::ptr::null(), std::ptr::null(), 0);
+        // SAFETY: rdkafka's `BorrowedHeaders` is nothing but the place of librdkafka's headers, which live as long as the message.
+        let found = unsafe {
+            rd_kafka_header_get_all(headers, self.next, &mut name, &mut value, &mut length)
+        };
+        if found != rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR || name.is_null() {
+            return None;
+        }
+        self.next += 1;
+        let _lives = self.message;
+        // SAFETY: librdkafka ends names by a zero and gives the length of a value, null for none; both live with the message.
+        unsafe {
+            let name: &'m [u8] = CStr::from_ptr(name).to_bytes();
+            let value =
+                (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), length));
+            Some((name, value))
+        }
+    }
 }
 
 impl Record {
@@ -162,6 +213,18 @@ impl Record {
         value: Option<&[u8]>,
         headers: impl Iterator<Item = (&'h str, Option<&'h [u8]>)>,
     ) -> Self {
+        let headers = headers.map(|(name, value)| (name.as_bytes(), value));
+        Record::of_parts(topic, partition, offset, key, value, headers)
+    }
+
+    fn of_parts<'h>(
+        topic: Arc<str>,
+        partition: i32,
+        offset: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (&'h [u8], Option<&'h [u8]>)>,
+    ) -> Self {
         let mut block = Block::default();
         let parts = block.put(key, value, headers);
         block.bytes.shrink_to_fit();
@@ -171,6 +234,7 @@ impl Record {
             partition,
             offset,
             epoch: 0,
+            is_disbelieved: false,
             block: Arc::new(block),
             parts,
         }
@@ -178,13 +242,13 @@ impl Record {
 
     /// Copies a message of `topic`.
     pub fn of(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Self {
-        Record::new(
+        Record::of_parts(
             topic,
             message.partition(),
             message.offset(),
             message.key(),
             message.payload(),
-            headers(message),
+            MessageHeaders::of(message),
         )
     }
 
@@ -216,7 +280,7 @@ impl Record {
     /// All headers in their order.
     pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> + Clone {
         self.spans().iter().map(|header| {
-            // The name came in as a str, so this never falls back.
+            // What is not UTF-8 was replaced when it came in, so this never falls back.
             let name = std::str::from_utf8(self.slice(&header.name)).unwrap_or_default();
             (name, header.value.as_ref().map(|range| self.slice(range)))
         })
@@ -258,6 +322,11 @@ impl Record {
             }
         }
         values
+    }
+
+    /// Whether the name of a header is not UTF-8.
+    pub fn has_strange_header(&self) -> bool {
+        self.parts.has_strange_header
     }
 
     /// Memory that the record takes, in bytes.
@@ -310,7 +379,10 @@ mod tests {
             let texts: Vec<String> = (0..names.len()).map(|n| format!("{offset}.{n}")).collect();
             let values = texts.iter().map(|text| Some(text.as_bytes()));
             let headers: Vec<_> = names.iter().copied().zip(values).collect();
-            let parts = gathering.block.put(key, value, headers.iter().copied());
+            let as_bytes = headers
+                .iter()
+                .map(|(name, value)| (name.as_bytes(), *value));
+            let parts = gathering.block.put(key, value, as_bytes);
             gathering.push("t".into(), 3, offset as i64, parts);
             alone.push(Record::new(
                 "t".into(),

@@ -1,16 +1,20 @@
 //! What each sink is doing, for `/v1/status` and `/metrics`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::civil_time;
+use crate::consumer::TopicPartition;
 use crate::error::Error;
 use crate::record::Record;
-use crate::sink::Applied;
+use crate::sink::{Applied, Move};
+
+/// A sink that has been running so long, and has nothing to do, works.
+const WORKS_AFTER: Duration = Duration::from_secs(3);
 
 /// The states of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -65,6 +69,31 @@ pub struct LastError {
     pub hint: String,
     /// When, RFC 3339.
     pub at: String,
+    /// Since when it is over, RFC 3339; none while it is not.
+    pub over_since: Option<String>,
+}
+
+/// How far a sink is behind what Kafka holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Lag {
+    /// That cannot be known at present, or another instance says it.
+    Unknown,
+    /// Everything is applied.
+    None,
+    /// Events wait.
+    Some {
+        /// How many.
+        events: u64,
+        /// Seconds since the first of them came, if that is known.
+        seconds: Option<f64>,
+    },
+}
+
+/// How far a sink is, whatever state it is in.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The offsets that come next.
+    next: HashMap<TopicPartition, i64>,
 }
 
 /// Figures of one sink since the start of the process.
@@ -74,10 +103,18 @@ pub struct Figures {
     pub state: State,
     /// Partitions that this instance has; none where instances do not share them.
     pub partitions: Option<usize>,
-    /// Events in Kafka that are not applied.
-    pub lag_events: u64,
-    /// Seconds from the commit of the last applied event to its application, while there is lag; else 0.
-    pub lag_seconds: f64,
+    /// Events in Kafka that are not applied, in whatever state; none where that is not known.
+    pub lag_events: Option<u64>,
+    /// Seconds since the first of them came to Kafka, 0 where there is none; none where that is not known.
+    pub lag_seconds: Option<f64>,
+    /// Seconds since the sink applied something, while something waits.
+    pub unmoved_seconds: Option<f64>,
+    /// Since when it is tried again without success, RFC 3339; none where it is not.
+    pub retrying_since: Option<String>,
+    /// It has been halted, tried again, or applied nothing though something waits, for longer than `stuck_after`.
+    pub stuck: bool,
+    /// Which of these.
+    pub stuck_because: Option<String>,
     /// Applied events by operation.
     pub applied: BTreeMap<&'static str, u64>,
     /// Later copies that were recognised and dropped.
@@ -93,6 +130,8 @@ pub struct Figures {
     pub dead_letters: BTreeMap<Cow<'static, str>, u64>,
     /// Keys whose events are parked behind a refused one.
     pub parked_keys: u64,
+    /// Changes of rows, of tables without a key, that the target did not have.
+    pub unknown_rows: u64,
     /// The last error, also when it is over.
     pub last_error: Option<LastError>,
     /// Seconds that applying a batch took.
@@ -101,6 +140,15 @@ pub struct Figures {
     /// Seconds from commit to applied, of the last event of each batch.
     #[serde(skip)]
     pub latency_seconds: Histogram,
+    /// When something was applied last, or nothing waited.
+    #[serde(skip)]
+    moved_at: Instant,
+    /// When the state became what it is.
+    #[serde(skip)]
+    state_since: Instant,
+    /// Since when the sink has been halted or tried again; short attempts between are no end of that.
+    #[serde(skip)]
+    troubled_since: Option<Instant>,
 }
 
 impl Figures {
@@ -111,6 +159,7 @@ impl Figures {
             *self.dead_letters.entry(reason.clone()).or_default() += 1;
         }
         self.parked_keys = applied.parked_keys;
+        self.unknown_rows += applied.unknown_rows;
         let total = self.applied_total();
         self.rate.note(Instant::now(), total);
     }
@@ -123,12 +172,67 @@ impl Figures {
         }
     }
 
-    /// Events in Kafka that are not applied.
-    pub fn set_lag(&mut self, events: u64) {
-        self.lag_events = events;
-        if events == 0 {
-            self.lag_seconds = 0.0;
+    /// The sink works, so that what was wrong is over.
+    fn recover(&mut self) {
+        self.troubled_since = None;
+        self.retrying_since = None;
+        if let Some(error) = self.last_error.as_mut()
+            && error.over_since.is_none()
+        {
+            error.over_since = Some(civil_time::rfc3339(civil_time::now_us()));
         }
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.state_since = Instant::now();
+        if matches!(state, State::Retrying | State::Halted) {
+            self.troubled_since.get_or_insert(self.state_since);
+        }
+        if state == State::Retrying && self.retrying_since.is_none() {
+            self.retrying_since = Some(civil_time::rfc3339(civil_time::now_us()));
+        }
+        if state == State::Halted {
+            self.retrying_since = None;
+        }
+    }
+
+    fn set_lag(&mut self, lag: Lag, stuck_after: Duration) {
+        (self.lag_events, self.lag_seconds) = match lag {
+            Lag::Unknown => (None, None),
+            Lag::None => (Some(0), Some(0.0)),
+            Lag::Some { events, seconds } => (Some(events), seconds),
+        };
+        let is_working = matches!(self.state, State::Running | State::Standby);
+        if is_working && self.state_since.elapsed() > WORKS_AFTER {
+            let nothing_waits = self.lag_events == Some(0) || self.state == State::Standby;
+            if nothing_waits {
+                self.recover();
+            }
+        }
+        if self.lag_events == Some(0) || self.state == State::Standby {
+            self.moved_at = Instant::now();
+        }
+        let unmoved = self.moved_at.elapsed();
+        let waits = self.lag_events.is_some_and(|events| events > 0);
+        self.unmoved_seconds = waits.then_some(unmoved.as_secs_f64());
+        let troubled = self.troubled_since.map(|since| since.elapsed());
+        let seconds = stuck_after.as_secs_f64();
+        self.stuck_because = match (self.state, troubled) {
+            (State::Stopped | State::Standby, _) => None,
+            (State::Halted, Some(troubled)) if troubled > stuck_after => {
+                Some(format!("halted for more than {seconds} s"))
+            }
+            (State::Halted, _) => None,
+            (_, Some(troubled)) if troubled > stuck_after => {
+                Some(format!("tried again for more than {seconds} s"))
+            }
+            _ if waits && unmoved > stuck_after => Some(format!(
+                "nothing was applied for more than {seconds} s though events wait"
+            )),
+            _ => None,
+        };
+        self.stuck = self.stuck_because.is_some();
     }
 
     /// Counts one applied event.
@@ -218,6 +322,7 @@ pub struct SinkStatus {
     /// The sink's kind.
     pub kind: &'static str,
     figures: Arc<Mutex<Figures>>,
+    progress: Arc<Mutex<Progress>>,
 }
 
 impl SinkStatus {
@@ -229,8 +334,12 @@ impl SinkStatus {
             figures: Arc::new(Mutex::new(Figures {
                 state: State::Starting,
                 partitions: None,
-                lag_events: 0,
-                lag_seconds: 0.0,
+                lag_events: None,
+                lag_seconds: None,
+                unmoved_seconds: None,
+                retrying_since: None,
+                stuck: false,
+                stuck_because: None,
                 applied: BTreeMap::new(),
                 duplicates: 0,
                 rate: Rate::default(),
@@ -238,10 +347,15 @@ impl SinkStatus {
                 retries: 0,
                 dead_letters: BTreeMap::new(),
                 parked_keys: 0,
+                unknown_rows: 0,
                 last_error: None,
                 apply_seconds: Histogram::default(),
                 latency_seconds: Histogram::default(),
+                moved_at: Instant::now(),
+                state_since: Instant::now(),
+                troubled_since: None,
             })),
+            progress: Arc::default(),
         }
     }
 
@@ -250,11 +364,58 @@ impl SinkStatus {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The target has everything of a partition before `next`.
+    pub fn is_at(&self, at: &TopicPartition, next: i64) {
+        self.progress().next.insert(at.clone(), next);
+    }
+
+    /// A batch brought partitions on.
+    pub fn moved(&self, moves: &[Move]) {
+        let mut progress = self.progress();
+        for moved in moves {
+            match progress.next.get_mut(&moved.at) {
+                Some(next) => *next = moved.end,
+                None => drop(progress.next.insert(moved.at.clone(), moved.end)),
+            }
+        }
+    }
+
+    /// Nothing before `next` is left of a partition that is known: what lies between are markers of Kafka's transactions.
+    pub fn has_nothing_before(&self, at: &TopicPartition, next: i64) {
+        if let Some(known) = self.progress().next.get_mut(at) {
+            *known = next.max(*known);
+        }
+    }
+
+    /// Another instance has the partition.
+    pub fn gives_up(&self, at: &TopicPartition) {
+        self.progress().next.remove(at);
+    }
+
+    /// How far the sink is.
+    pub fn positions(&self) -> HashMap<TopicPartition, i64> {
+        self.progress().next.clone()
+    }
+
+    /// Notes how far the sink is behind what Kafka holds, and whether it moves.
+    pub fn set_lag(&self, lag: Lag, stuck_after: Duration) {
+        self.figures().set_lag(lag, stuck_after);
+    }
+
+    /// Notes that a part of a transaction was applied.
+    pub fn works(&self) {
+        self.figures().moved_at = Instant::now();
+    }
+
     /// Notes the state, and logs it when it is new.
     pub fn set_state(&self, state: State) {
         let mut figures = self.figures();
         if figures.state != state {
-            figures.state = state;
+            figures.enter(state);
             drop(figures);
             tracing::info!(sink = %self.name, state = state.name(), "state");
         }
@@ -267,6 +428,7 @@ impl SinkStatus {
             message: error.what.clone(),
             hint: error.hint.clone(),
             at: civil_time::rfc3339(civil_time::now_us()),
+            over_since: None,
         });
     }
 
@@ -274,11 +436,12 @@ impl SinkStatus {
     pub fn applied(&self, took: Duration, last_commit_us: Option<i64>) {
         let mut figures = self.figures();
         figures.batches += 1;
+        figures.moved_at = Instant::now();
+        figures.recover();
         figures.apply_seconds.observe(took.as_secs_f64());
         if let Some(commit_us) = last_commit_us {
-            let seconds = (civil_time::now_us() - commit_us).max(0) as f64 / 1e6;
+            let seconds = civil_time::now_us().saturating_sub(commit_us).max(0) as f64 / 1e6;
             figures.latency_seconds.observe(seconds);
-            figures.lag_seconds = seconds;
         }
     }
 }
@@ -296,6 +459,49 @@ fn op_label(op: Option<&str>) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_move_is_stuck() {
+        let status = SinkStatus::new("replica", "postgres");
+        let limit = Duration::from_millis(20);
+        let waiting = Lag::Some {
+            events: 3,
+            seconds: Some(1.0),
+        };
+        let look = |lag| {
+            status.set_lag(lag, limit);
+            let figures = status.figures();
+            (figures.lag_events, figures.stuck)
+        };
+        status.set_state(State::Running);
+        std::thread::sleep(limit * 2);
+        assert_eq!(look(Lag::None), (Some(0), false));
+        assert_eq!(look(waiting), (Some(3), false), "it has just come");
+        std::thread::sleep(limit * 2);
+        assert_eq!(look(waiting), (Some(3), true));
+        status.applied(limit, None);
+        assert_eq!(look(waiting), (Some(3), false));
+        // What is tried again in vain is so also where nothing is known, and between the attempts.
+        status.set_error(&Error::configuration("x", "y"));
+        status.set_state(State::Retrying);
+        let since = status.figures().retrying_since.clone();
+        assert!(since.is_some());
+        std::thread::sleep(limit * 2);
+        status.set_state(State::Running);
+        assert_eq!(look(Lag::Unknown), (None, true));
+        status.set_state(State::Retrying);
+        assert_eq!(status.figures().retrying_since, since);
+        let is_over = || {
+            let figures = status.figures();
+            let error = figures.last_error.as_ref().unwrap();
+            error.over_since.is_some()
+        };
+        assert!(!is_over());
+        status.set_state(State::Running);
+        status.applied(limit, None);
+        assert_eq!(look(Lag::Unknown), (None, false));
+        assert!(is_over() && status.figures().retrying_since.is_none());
+    }
 
     #[test]
     fn a_rate_is_that_of_the_last_ten_seconds() {

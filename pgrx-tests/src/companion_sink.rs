@@ -225,12 +225,19 @@ impl CompanionSink {
         format!("http://127.0.0.1:{}", self.plan.http_port)
     }
 
-    /// What it answers over HTTP, headers included.
+    /// What it answers over HTTP, headers included, to who has the token that it made itself.
     ///
     /// # Panics
     /// When it does not answer.
     pub fn get(&self, path: &str) -> String {
-        self.get_as(path, "")
+        self.get_as(path, &self.own_token())
+    }
+
+    /// The token that it made itself; empty where it has made none.
+    pub fn own_token(&self) -> String {
+        let file = self.config_file().with_extension("token");
+        let token = std::fs::read_to_string(file).unwrap_or_default();
+        token.trim().to_owned()
     }
 
     /// As [`CompanionSink::get`], with a token.
@@ -240,7 +247,11 @@ impl CompanionSink {
         ))
     }
 
-    fn ask(&self, request: &str) -> String {
+    /// What it answers to these bytes.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn ask(&self, request: &str) -> String {
         use std::io::{Read, Write};
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.plan.http_port))
             .expect("companion-sink listens");
@@ -257,8 +268,9 @@ impl CompanionSink {
     pub fn post(&self, path: &str, headers: &[&str], body: &str) -> String {
         let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
         self.ask(&format!(
-            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n{headers}\r\n{body}",
             self.plan.http_port,
+            self.own_token(),
             body.len()
         ))
     }
@@ -338,7 +350,8 @@ impl CompanionSink {
         }
     }
 
-    fn command(&self) -> Command {
+    /// The command with its configuration.
+    pub fn command(&self) -> Command {
         let mut command = Command::new(parts::companion_sink());
         command.arg("--config").arg(self.config_file());
         command

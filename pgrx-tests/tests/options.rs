@@ -570,8 +570,11 @@ fn options_that_make_no_sense_are_refused() {
     let database = database("senseless");
     let mut client = database.source();
     client
-        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text); CREATE TABLE other (id int PRIMARY KEY); SELECT cdc_track('other')")
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text); CREATE TABLE other (id int PRIMARY KEY); SELECT cdc_track('other');
+             CREATE TABLE bare (a int, b int)")
         .expect("tables");
+    let nothing_left = "SELECT cdc_track('bare', exclude => '{a, b}')";
+    refusal::coded(&mut client, nothing_left, "22023", "CDC0110");
     for (arguments, sqlstate, code) in [
         ("exclude => '{nam}'", "42703", "CDC0103"),
         (r#"mask => '{"nam": "redact"}'"#, "42703", "CDC0103"),

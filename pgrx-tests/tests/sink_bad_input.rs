@@ -1,6 +1,8 @@
 //! What the sinks do with wrong input: in the configuration, in the events, in the values.
 
 mod sink_events;
+mod sink_refusals;
+mod sink_forged;
 
 use std::process::{Command, Output};
 
@@ -58,6 +60,61 @@ fn what_is_out_of_reach_is_told_by_check() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(text.matches("CDC1003").count(), 2, "{text}");
     assert!(!text.contains("secret"), "{text}");
+}
+
+#[test]
+fn check_refuses_what_run_refuses_and_no_value_of_a_property_is_told() {
+    let replica = "[sink.replica]\nkind = \"postgres\"\ntopics = [\"*\"]\n";
+    let config = format!(
+        "kafka.brokers = \"127.0.0.1:1\"\nhttp.listen = \"0.0.0.0:0\"\n{replica}url = \"postgres://u:hunter2@db1/x\"\n"
+    );
+    for (arguments, code) in [
+        (&["check", "--offline"][..], 3),
+        (&["check"], 3),
+        (&["run"], 2),
+    ] {
+        let output = companion_sink(&config, arguments);
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let found = output.status.code();
+        assert!(
+            found == Some(code) || (code == 3 && found == Some(5)),
+            "{arguments:?} {text}"
+        );
+        assert!(
+            text.contains("not a loopback address"),
+            "{arguments:?} {text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+        if code == 3 {
+            assert!(
+                text.contains("plain text") && text.contains("can be read by others"),
+                "{text}"
+            );
+        }
+    }
+    let folder = pg_cdc_tests::bed::temporary_folder();
+    let properties = folder.path().join("kafka.properties");
+    for line in [
+        "sasl.pasword=hunter2",
+        "socket.timeout.ms=hunter2",
+        "security.protocol=hunter2",
+    ] {
+        std::fs::write(&properties, format!("{line}\n")).expect("write");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&properties, mode).expect("chmod");
+        let config = format!(
+            "kafka.brokers = \"127.0.0.1:1\"\nkafka.config_file = \"{}\"\nhttp.listen = \"\"\n{replica}url = \"postgres://u@localhost/x\"\n",
+            properties.display()
+        );
+        let output = companion_sink(&config, &["check"]);
+        let text = format!("{output:?}");
+        assert!(text.contains("CDC1001"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
 }
 
 #[test]
@@ -296,7 +353,7 @@ fn a_missing_column_halts_one_sink_and_not_the_other() {
     source.flush();
     sink.wait_until_sink_applied("history", bed().kafka(), &[source.topic("t")]);
     let health = wait_until("the replica to halt", TIMEOUT, || {
-        let answer = sink.get("/healthz");
+        let answer = sink.get("/readyz");
         if answer.contains("503") {
             Ok(answer)
         } else {
@@ -310,6 +367,17 @@ fn a_missing_column_halts_one_sink_and_not_the_other() {
     assert!(
         sink.get("/v1/status").contains("ADD COLUMN"),
         "the remedy is told"
+    );
+    assert!(
+        sink.get("/healthz").starts_with("HTTP/1.1 200"),
+        "the process works: a new one would halt there again"
+    );
+    let checked = sink.command().arg("check").output().expect("check");
+    assert_eq!(checked.status.code(), Some(3), "{checked:?}");
+    let checked = String::from_utf8_lossy(&checked.stdout);
+    assert!(
+        checked.contains("halted") && checked.contains("CDC1011"),
+        "{checked}"
     );
     source
         .replica()
@@ -367,7 +435,15 @@ fn an_event_too_large_for_the_dead_letters_goes_there_without_its_value() {
     assert_eq!(letter.header("cdc.dlq.code"), Some("CDC1007"));
     assert_eq!(letter.value, None);
     // The value is in the store.
-    sink.run_command(&["dlq", "edit", &large.id(), "--set", "after.city=short"]);
+    sink.run_command(&[
+        "dlq",
+        "edit",
+        &large.id(),
+        "--set",
+        "after.city=short",
+        "--reason",
+        "shorter",
+    ]);
     wait_until("the edited row", TIMEOUT, || {
         match one_text(&mut source.replica(), "SELECT string_agg(city, ' ') FROM t").as_str() {
             "short" => Ok(()),
@@ -502,6 +578,8 @@ fn people_decide_about_events_that_stop_a_consistent_replica() {
         &refused[0],
         "--set",
         "after.city=ok",
+        "--reason",
+        "shorter",
         "--by",
         "ann",
     ]);
@@ -541,7 +619,7 @@ fn people_decide_about_events_that_stop_a_consistent_replica() {
         FROM companion.actions WHERE decided_by IN ('ann', 'bob')";
     assert_eq!(
         one_text(&mut replica, actions),
-        "edit ann, skip bob a test row"
+        "edit ann shorter, skip bob a test row"
     );
     let was = one_text(
         &mut replica,
@@ -587,7 +665,15 @@ fn parked_events_are_tried_again_in_the_order_of_their_keys() {
             (4, 3)
         );
 
-        sink.run_command(&["dlq", "edit", &refused[0], "--set", "after.city=short"]);
+        sink.run_command(&[
+            "dlq",
+            "edit",
+            &refused[0],
+            "--set",
+            "after.city=short",
+            "--reason",
+            "shorter",
+        ]);
         sink.run_command(&["dlq", "skip", &refused[1], &refused[2], "--reason", "wrong"]);
         // Not decided about the fourth: it waits on. New events of the others come meanwhile.
         for id in 1..=2 {

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use super::statement;
 use super::status::timestamp;
 use crate::capture::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Standing, Tracked};
+use crate::sender::orders::{Aside, Orders};
 use crate::shared::{self, Shared};
 
 /// Row triggers of tables that the caller may read (a partition's is its root's), and the table's own key.
@@ -40,6 +41,9 @@ pub fn tables() -> Vec<Value> {
     let query = TRIGGERS
         .replace("COLUMNS", COLUMNS)
         .replace("IS_ROW_TRIGGER", IS_ROW_TRIGGER);
+    // Where the orders cannot be read, the sender says so.
+    let asides = Orders::read().map(|orders| orders.asides);
+    let asides = asides.unwrap_or_default();
     let rows = statement::pinned(|| {
         Spi::connect(|client| {
             let found = client.select(&query, None, &[])?;
@@ -72,6 +76,7 @@ pub fn tables() -> Vec<Value> {
                 &options,
                 enabled == "A",
                 tracked.standing,
+                &asides,
             )
         })
         .collect()
@@ -83,6 +88,7 @@ fn table(
     options: &Options,
     fires_always: bool,
     standing: Standing,
+    asides: &[Aside],
 ) -> Value {
     let list = |names: &[String]| {
         if names.is_empty() {
@@ -129,7 +135,21 @@ fn table(
             "CDC0203: changes go by; ALTER TABLE … ENABLE ALWAYS TRIGGER _cdc, and repair what was missed",
         )
     } else {
-        ("capturing", "")
+        let has = |aside: &&Aside| {
+            let mut topics = options.topics.values().chain([&options.topic]);
+            topics.any(|topic| *topic == aside.topic)
+        };
+        match asides.iter().find(has).map(|aside| aside.code.as_str()) {
+            None => ("capturing", ""),
+            Some("CDC0312") => (
+                "put aside",
+                "CDC0312: its topic cannot be made; choose another with cdc_track(…, topic => …), then cdc_snapshot() it",
+            ),
+            Some(_) => (
+                "put aside",
+                "CDC0313: an event does not fit into its topic; let the topic take more, then cdc_resume_topic()",
+            ),
+        }
     };
     let mut counted = Default::default();
     if let Some(shared) = shared {

@@ -61,6 +61,11 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
     let with_snapshot = request.snapshot == Some(true);
     let before = table.tracked();
     let Intent { wanted, key } = Intent::of(request, &table, before.as_ref()).warn(&table);
+    let told = before.as_ref().filter(|before| before.is_here());
+    if told.is_some_and(|before| before.options.topic != wanted.topic) {
+        // Who reads the old topic must know that nothing comes there any more: the table is another topic's now.
+        SchemaChange::new("UNTRACK").capture(&table);
+    }
     end_own_tracking_below(&table);
     make_triggers(&table, &wanted);
     partitions::follow(&table);

@@ -145,6 +145,10 @@ pub fn check_shipped(table: &Table, options: &Options, key: &[String]) {
     if let Some(missing) = key.iter().find(|column| !options.ships(column)) {
         contradiction(&format!("Key column \"{missing}\" is not shipped.")).raise();
     }
+    let columns = table.columns();
+    if !columns.is_empty() && !columns.iter().any(|column| options.ships(&column.name)) {
+        contradiction(&format!("No column of \"{}\" is shipped.", table.name)).raise();
+    }
     if let Some(column) = options.mask.keys().find(|column| !options.ships(column)) {
         contradiction(&format!(
             "Column \"{column}\" is masked, but not shipped at all."

@@ -149,8 +149,19 @@ fn changed_tables() -> Vec<Table> {
         &[],
     )
     .into_iter()
+    .filter(|table| is_still_there(*table))
     .map(Table::at)
     .collect()
+}
+
+/// Locks a table for something that hinders nobody. A renamed schema's tables are not locked by that, and may be dropped
+/// meanwhile.
+fn is_still_there(table: pg_sys::Oid) -> bool {
+    // SAFETY: in a transaction; the lock is released with it. The catalog is looked at once it is held.
+    unsafe {
+        pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        pg_sys::get_rel_relkind(table) != 0
+    }
 }
 
 /// The tables that the command that has just ended made.
@@ -163,18 +174,28 @@ fn new_tables() -> Vec<pg_sys::Oid> {
     )
 }
 
-/// The partition that ATTACH or DETACH names.
+/// The partition that ATTACH or DETACH names, and has locked. The schema may be renamed meanwhile, and the name mean somebody
+/// else's table: the command is taken back then.
 unsafe fn partition_of(command: &pg_sys::AlterTableCmd) -> pg_sys::Oid {
     // SAFETY: the definition of these commands is a PartitionCmd; the command that has just ended holds the lock.
     unsafe {
         let definition = command.def.cast::<pg_sys::PartitionCmd>();
-        pg_sys::RangeVarGetRelidExtended(
+        let none = pg_sys::NoLock as pg_sys::LOCKMODE;
+        let found = pg_sys::RangeVarGetRelidExtended(
             (*definition).name,
-            pg_sys::NoLock as pg_sys::LOCKMODE,
+            none,
             0,
             None,
             std::ptr::null_mut(),
-        )
+        );
+        let relation = pg_sys::relation_open(found, none);
+        let its_own = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+        let is_locked = pg_sys::CheckRelationLockedByMe(relation, its_own, true);
+        pg_sys::relation_close(relation, none);
+        if !is_locked {
+            pgrx::error!("the partition was renamed while the command ran");
+        }
+        found
     }
 }
 

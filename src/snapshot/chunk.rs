@@ -92,7 +92,7 @@ pub fn no_key(table: &str) -> Report {
         "CDC0501",
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("table \"{table}\" has no key to snapshot by"),
-        "Add a primary key, or a unique index with NOT NULL columns as REPLICA IDENTITY, and ship its columns.",
+        "Add a primary key, or a unique index with NOT NULL columns as REPLICA IDENTITY, and ship its columns; or write the rows once more (UPDATE of all of them).",
     )
     .detail("A snapshot is read in the order of the key, so that it can go on where it was and writers are never locked out.")
 }

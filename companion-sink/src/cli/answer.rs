@@ -187,8 +187,11 @@ fn table(title: &str, header: &[String], rows: &[(Vec<String>, Look)], colored: 
 
 /// Without control characters: what comes from a row must not steer the terminal.
 pub fn printable(text: &str) -> String {
+    // The last ones turn the direction of writing: what stands there would look like something else.
+    let is_odd =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .map(|c| if is_odd(c) { '\u{fffd}' } else { c })
         .collect()
 }
 
@@ -197,8 +200,13 @@ fn csv_line(cells: &[String]) -> String {
     cells.join(",") + "\n"
 }
 
-/// RFC 4180.
+/// RFC 4180. A spreadsheet takes what begins like a formula for one, and runs it: an apostrophe makes a text of it there. What is
+/// a number stays one.
 fn csv_cell(cell: &str) -> String {
+    let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell != "-";
+    if is_formula && cell.parse::<f64>().is_err() {
+        return csv_cell(&format!("'{cell}"));
+    }
     match cell.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", cell.replace('"', "\"\"")),
         false => cell.to_owned(),
@@ -231,5 +239,20 @@ mod tests {
         assert_eq!(printable("a\x1b[31mb\n"), "a\u{fffd}[31mb\u{fffd}");
         let cells = ["a".to_owned(), "b,\"c\"\nd".to_owned()];
         assert_eq!(csv_line(&cells), "a,\"b,\"\"c\"\"\nd\"\n");
+        for (cell, written) in [
+            (
+                "=HYPERLINK(\"http://x\",1)",
+                "\"'=HYPERLINK(\"\"http://x\"\",1)\"",
+            ),
+            ("+1+cmd|x", "'+1+cmd|x"),
+            ("-1.5", "-1.5"),
+            ("+4e3", "+4e3"),
+            ("-", "-"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("\t=1", "'\t=1"),
+            ("'=1", "'=1"),
+        ] {
+            assert_eq!(csv_cell(cell), written);
+        }
     }
 }

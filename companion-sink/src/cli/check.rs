@@ -1,9 +1,12 @@
 //! `companion-sink check`
 
-use super::print;
-use crate::config::{Config, Kind};
+use super::answer::printable;
+use super::run::choose;
+use super::{print, weaknesses};
+use crate::config::{Config, Kind, Sink};
 use crate::discovery::{Topics, follows, topics};
 use crate::error::{Code, Error};
+use crate::http::{check_listen, own_token};
 use crate::kafka_client;
 use crate::positions;
 use crate::sink::{mongo_history, postgres};
@@ -29,6 +32,10 @@ struct Report {
 impl Report {
     fn line(&mut self, level: &str, item: &str, message: &str, code: Option<Code>, hint: &str) {
         let code = code.map(|code| code.to_string()).unwrap_or_default();
+        self.write(level, item, message, &code, hint);
+    }
+
+    fn write(&mut self, level: &str, item: &str, message: &str, code: &str, hint: &str) {
         if self.json {
             let line = serde_json::json!({
                 "level": level, "item": item, "message": message, "code": code, "hint": hint,
@@ -36,6 +43,7 @@ impl Report {
             print(&format!("{line}\n"));
             return;
         }
+        let (message, hint) = (printable(message), printable(hint));
         let mut text = format!("{level:<8} {item:<16} {message}");
         if !code.is_empty() {
             text += &format!(" [{code}]");
@@ -52,6 +60,12 @@ impl Report {
 
     fn warning(&mut self, item: &str, message: &str, hint: &str) {
         self.line("warning", item, message, None, hint);
+    }
+
+    /// An error that a running instance tells.
+    fn found(&mut self, item: &str, message: &str, code: &str, hint: &str) {
+        self.write("error", item, message, code, hint);
+        self.verdict = self.verdict.max(Verdict::Error);
     }
 
     fn error(&mut self, item: &str, error: &Error) {
@@ -71,6 +85,7 @@ pub async fn check(config: &Config, json: bool, offline: bool) -> Verdict {
         verdict: Verdict::Ok,
     };
     report.ok("configuration", &format!("{} sinks", config.sinks.len()));
+    look_at_configuration(config, &mut report).await;
     if offline {
         return report.verdict;
     }
@@ -109,38 +124,126 @@ pub async fn check(config: &Config, json: bool, offline: bool) -> Verdict {
             continue;
         }
         if let Some(found) = &found {
-            let followed = found
-                .keys()
-                .filter(|topic| follows(&sink.topics, topic))
-                .count();
-            match followed {
-                0 => report.warning(
-                    &item,
-                    "no topic matches yet",
-                    "Nothing to do if tables are tracked later; else correct topics.",
-                ),
-                _ => report.ok(&item, &format!("{followed} topics")),
-            }
+            look_at_topics(sink, found, &item, &mut report);
         }
-        match &sink.kind {
-            Kind::MongoHistory(settings) => {
-                match mongo_history::connect(&sink.url, &settings.database).await {
-                    Ok(_) => report.ok(&item, "mongodb answers"),
-                    Err(error) => report.error(&item, &error),
-                }
-            }
-            Kind::Postgres(_) => match postgres::try_connect(&sink.url, name).await {
-                Ok(true) => report.ok(&item, "postgres answers"),
-                Ok(false) => report.warning(
-                    &item,
-                    "postgres answers; foreign keys and triggers of the target stay active",
-                    "GRANT SET ON PARAMETER session_replication_role TO the role (PostgreSQL 15 on).",
-                ),
-                Err(error) => report.error(&item, &error),
-            },
+        look_at_target(name, sink, &item, &mut report).await;
+    }
+    ask_instances(config, &mut report).await;
+    report.verdict
+}
+
+/// What `run` refuses, and what is weak.
+async fn look_at_configuration(config: &Config, report: &mut Report) {
+    if let Err(error) = choose(config, &[]) {
+        report.error("configuration", &error);
+    }
+    if let Err(error) = check_listen(&config.http, None) {
+        report.error("http", &error);
+    }
+    if let Some((what, remedy)) = weaknesses::of_file(config) {
+        report.warning("configuration", &what, remedy);
+    }
+    if let Some((what, remedy)) = weaknesses::of_kafka(config) {
+        report.warning("kafka", &what, remedy);
+    }
+    if !config.source.url.is_empty() {
+        match weaknesses::of_postgres(&config.source.url) {
+            Ok(None) => {}
+            Ok(Some((what, remedy))) => report.warning("source", &what, remedy),
+            Err(error) => report.error("source", &error),
         }
     }
-    report.verdict
+    for (name, sink) in config.sinks.iter().filter(|(_, sink)| sink.enabled) {
+        let item = format!("sink.{name}");
+        match weaknesses::of_target(sink).await {
+            Ok(None) => {}
+            Ok(Some((what, remedy))) => report.warning(&item, &what, remedy),
+            Err(error) => report.error(&item, &error),
+        }
+    }
+}
+
+fn look_at_topics(sink: &Sink, found: &Topics, item: &str, report: &mut Report) {
+    let topics = found.keys();
+    match topics.filter(|topic| follows(&sink.topics, topic)).count() {
+        0 => report.warning(
+            item,
+            "no topic matches yet",
+            "Nothing to do if tables are tracked later; else correct topics.",
+        ),
+        followed => report.ok(item, &format!("{followed} topics")),
+    }
+}
+
+async fn look_at_target(name: &str, sink: &Sink, item: &str, report: &mut Report) {
+    match &sink.kind {
+        Kind::MongoHistory(settings) => {
+            match mongo_history::connect(&sink.url, &settings.database).await {
+                Ok(_) => report.ok(item, "mongodb answers"),
+                Err(error) => report.error(item, &error),
+            }
+        }
+        Kind::Postgres(_) => match postgres::try_connect(&sink.url, name).await {
+            Ok(role) => {
+                match role.is_replica {
+                    true => report.ok(item, "postgres answers"),
+                    false => report.warning(
+                        item,
+                        "postgres answers; foreign keys and triggers of the target stay active",
+                        "GRANT SET ON PARAMETER session_replication_role TO the role (PostgreSQL 15 on).",
+                    ),
+                }
+                if role.is_superuser {
+                    report.warning(
+                        item,
+                        "the role is a superuser: whatever an event can make of the sink, it can make of the whole server",
+                        "Let the sink have a role that owns the replica's tables, and GRANT SET ON PARAMETER session_replication_role TO it.",
+                    );
+                }
+            }
+            Err(error) => report.error(item, &error),
+        },
+    }
+}
+
+/// What running instances say: a sink that is halted is an error, whoever could connect everywhere.
+async fn ask_instances(config: &Config, report: &mut Report) {
+    let http = &config.http;
+    let own = Some(&http.listen).filter(|listen| !listen.is_empty());
+    let token = match http.token.is_empty() {
+        true => own_token::read(config).unwrap_or_default(),
+        false => http.token.clone(),
+    };
+    for address in own.into_iter().chain(&http.peers) {
+        let told = match super::status::get(address, "/v1/status", &token).await {
+            Ok(told) => told,
+            Err(error) if error.code == Code::Unreachable => {
+                report.ok("instance", &format!("none answers on {address}"));
+                continue;
+            }
+            Err(error) => {
+                report.error("instance", &error);
+                continue;
+            }
+        };
+        for (name, sink) in told["sinks"].as_object().into_iter().flatten() {
+            let item = format!("sink.{name}");
+            let state = sink["state"].as_str().unwrap_or("-");
+            let error = &sink["last_error"];
+            let text = |field: &str| error[field].as_str().unwrap_or_default();
+            match state {
+                "halted" => {
+                    let what = format!("halted on {address}: {}", text("message"));
+                    report.found(&item, &what, text("code"), text("hint"));
+                }
+                "retrying" => {
+                    let what = format!("retries on {address}: {}", text("message"));
+                    report.warning(&item, &what, text("hint"));
+                }
+                state => report.ok(&item, &format!("{state} on {address}")),
+            }
+        }
+    }
 }
 
 async fn ask_kafka(config: &Config) -> Result<Topics, Error> {

@@ -9,6 +9,9 @@ pub mod history;
 pub mod replay;
 pub mod run;
 pub mod status;
+mod weaknesses;
+
+pub use answer::printable;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -19,7 +22,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "companion-sink", version, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error or replay --dry-run a difference, \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error, replay --dry-run a difference or status a halted sink, \
 4 no such entity, 5 Kafka or target out of reach, 130 interrupted."
 )]
 pub struct Arguments {
@@ -93,7 +96,7 @@ pub enum Command {
         #[arg(long)]
         offline: bool,
     },
-    /// Print the effective configuration, secrets as ***
+    /// Print the effective configuration; of connection strings only where they lead
     Config {
         /// Print a file with every key and its default instead
         #[arg(long)]

@@ -12,6 +12,7 @@ use crate::discovery::Discovery;
 use crate::error::{Error, Result};
 use crate::http::{self, Listener};
 use crate::kafka_client;
+use crate::lag;
 use crate::live::Reloader;
 use crate::positions;
 use crate::sink::by_partition::ByPartition;
@@ -111,6 +112,12 @@ impl<'l> Running<'l> {
                 }
             }
         }
+        lag::watch(
+            &config,
+            &statuses,
+            shared.discovery.cluster(),
+            shared.stop.clone(),
+        )?;
         let mut running = Running {
             config,
             shared,

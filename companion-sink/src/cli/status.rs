@@ -17,6 +17,7 @@ use super::answer::{Answer, Format, Look};
 use super::{Color, print};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
+use crate::http::own_token;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const HEADER: &[&str] = &[
@@ -40,11 +41,11 @@ pub struct Status {
 }
 
 impl Status {
-    /// Prints what the instances say.
+    /// Prints what the instances say; whether no sink is halted.
     ///
     /// # Errors
     /// CDC1003 when none of them answers.
-    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<()> {
+    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
         let http = &config.http;
         if http.listen.is_empty() && http.peers.is_empty() {
             return Err(Error::configuration(
@@ -57,22 +58,27 @@ impl Status {
                 // Clears the screen.
                 print("\x1b[2J\x1b[H");
             }
-            self.once(config, json, color).await?;
+            let all_work = self.once(config, json, color).await?;
             match self.watch {
                 Some(seconds) => sleep(Duration::from_secs(seconds)).await,
-                None => return Ok(()),
+                None => return Ok(all_work),
             }
         }
     }
 
-    async fn once(&self, config: &Config, json: bool, color: Color) -> Result<()> {
+    async fn once(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
         let own = Some(&config.http.listen).filter(|listen| !listen.is_empty());
         let addresses: Vec<&String> = own.into_iter().chain(&config.http.peers).collect();
         let mut answer = Answer::new(json.then_some(Format::Json), None, color, HEADER)?;
         let mut title = Vec::new();
         let mut failed = None;
+        let mut all_work = true;
+        let token = match config.http.token.is_empty() {
+            true => own_token::read(config).unwrap_or_default(),
+            false => config.http.token.clone(),
+        };
         for address in &addresses {
-            let instance = match get(address, "/v1/status", &config.http.token).await {
+            let instance = match get(address, "/v1/status", &token).await {
                 Ok(instance) => instance,
                 Err(error) => {
                     title.push(error.to_string());
@@ -80,6 +86,8 @@ impl Status {
                     continue;
                 }
             };
+            let mut sinks = instance["sinks"].as_object().into_iter().flatten();
+            all_work &= sinks.all(|(_, sink)| sink["state"] != "halted");
             if answer.is_json() {
                 let mut object = json!({ "instance": address });
                 if let (Value::Object(object), Value::Object(told)) = (&mut object, instance) {
@@ -105,11 +113,14 @@ impl Status {
         let title = title.join("\n");
         match (answer.count(), failed) {
             (0, Some(error)) => Err(error),
-            _ => answer.finish(if title.is_empty() {
-                "companion-sink"
-            } else {
-                &title
-            }),
+            _ => {
+                answer.finish(if title.is_empty() {
+                    "companion-sink"
+                } else {
+                    &title
+                })?;
+                Ok(all_work)
+            }
         }
     }
 }
@@ -141,7 +152,10 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
     let count = |field: &str| sink[field].as_u64().unwrap_or_default().to_string();
     let error = &sink["last_error"];
     let error = match (error["code"].as_str(), error["message"].as_str()) {
-        (Some(code), Some(message)) => format!("{code} {message}"),
+        (Some(code), Some(message)) => match error["over_since"].as_str() {
+            Some(since) => format!("over since {since}: {code} {message}"),
+            None => format!("{code} {message}"),
+        },
         _ => "-".to_owned(),
     };
     // Where instances share them.
@@ -150,12 +164,25 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
         Some(partitions) => format!("{}, {partitions} partitions", text("state")),
         None => text("state"),
     };
+    let state = match (
+        sink["retrying_since"].as_str(),
+        sink["stuck_because"].as_str(),
+    ) {
+        (_, Some(because)) => format!("{state}, STUCK: {because}"),
+        (Some(since), None) => format!("{state}, retrying since {since}"),
+        (None, None) => state,
+    };
     vec![
         name,
         text("kind"),
         state,
-        count("lag_events"),
-        format!("{:.1} s", sink["lag_seconds"].as_f64().unwrap_or_default()),
+        // What is not known is not 0.
+        sink["lag_events"]
+            .as_u64()
+            .map_or_else(|| "?".to_owned(), |events| events.to_string()),
+        sink["lag_seconds"]
+            .as_f64()
+            .map_or_else(|| "?".to_owned(), |seconds| format!("{seconds:.1} s")),
         format!(
             "{:.0}",
             sink["events_per_second"].as_f64().unwrap_or_default()
@@ -167,7 +194,7 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
 }
 
 /// What an instance answers.
-async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
+pub async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
     let failed = |why: String| {
         Error::new(
             Code::Unreachable,
@@ -233,6 +260,21 @@ mod tests {
                 "1000400",
                 "1",
                 "CDC1007 numeric field overflow"
+            ]
+        );
+        let stuck = json!({
+            "kind": "postgres", "state": "retrying", "lag_events": null, "lag_seconds": null,
+            "retrying_since": "2026-01-01T10:00:00Z", "stuck": true, "stuck_because": "tried again for more than 60 s",
+            "last_error": { "code": "CDC1003", "message": "away", "over_since": "2026-01-01T11:00:00Z" },
+        });
+        let cells_of_stuck = cells("replica".to_owned(), &stuck);
+        assert_eq!(
+            [&cells_of_stuck[2..5], &cells_of_stuck[8..]].concat(),
+            [
+                "retrying, STUCK: tried again for more than 60 s",
+                "?",
+                "?",
+                "over since 2026-01-01T11:00:00Z: CDC1003 away"
             ]
         );
         let shared = json!({ "kind": "postgres", "state": "running", "partitions": 2 });

@@ -72,6 +72,7 @@ pub const TOP: &[Key] = &[
             key("listen", Text),
             key("token_file", Text),
             key("peers", List),
+            key("stalled_after", Duration),
         ]),
     ),
     key(
@@ -103,10 +104,12 @@ const MONGO_HISTORY: &[Key] = &[
     key("enabled", Bool),
     key("topics", List),
     key("batch", BATCH),
+    key("stuck_after", Duration),
     key("url", Text),
     key("url_file", Text),
     key("database", Text),
     key("collection", Text),
+    key("several_topics", List),
 ];
 
 const POSTGRES: &[Key] = &[
@@ -114,6 +117,7 @@ const POSTGRES: &[Key] = &[
     key("enabled", Bool),
     key("topics", List),
     key("batch", BATCH),
+    key("stuck_after", Duration),
     key("url", Text),
     key("url_file", Text),
     key("consistency", OneOf(&["row", "transaction"])),
@@ -125,6 +129,8 @@ const POSTGRES: &[Key] = &[
     key("on_error", OneOf(&["halt", "park"])),
     key("truncate", OneOf(&["truncate", "delete"])),
     key("state_schema", Text),
+    key("schemas", List),
+    key("several_topics", List),
 ];
 
 /// The keys of a sink of `kind`.

@@ -1,6 +1,7 @@
 //! The configuration: one TOML file, any key of which the environment can override.
 
 pub mod keys;
+pub mod shown_url;
 pub mod units;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::discovery::matches;
 use crate::error::{Code, Error, Result};
 use crate::event::TableName;
 use crate::rule::{Rule, check_rules};
@@ -24,6 +26,9 @@ const ENVIRONMENT_PREFIX: &str = "COMPANION_SINK__";
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
+    /// Where it was read.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
     /// Consumer groups are `<name>.<sink>`.
     #[serde(default = "default_name")]
     pub name: String,
@@ -104,6 +109,9 @@ pub struct Http {
     pub token: String,
     /// Addresses of other instances, for `status`.
     pub peers: Vec<String>,
+    /// A sink that has not moved for so long, though there is more, is not ready.
+    #[serde(deserialize_with = "duration")]
+    pub stalled_after: Duration,
 }
 
 /// `[dead_letters]`
@@ -129,6 +137,9 @@ pub struct Sink {
     /// How events are gathered.
     #[serde(default)]
     pub batch: Batch,
+    /// After what time without progress the sink is shown as stuck.
+    #[serde(default, deserialize_with = "optional_duration")]
+    pub stuck_after: Option<Duration>,
     /// Where the target is.
     #[serde(default)]
     pub url: String,
@@ -167,8 +178,10 @@ pub enum Kind {
 pub struct MongoHistory {
     /// The database of the documents and of the offsets.
     pub database: String,
-    /// The collection's name, made of {database}, {schema} and {table}.
+    /// The collection's name, made of {database}, {schema} and {table}, or {schema_}: the schema with `_` behind, nothing for public.
     pub collection: String,
+    /// Names or `*` patterns of the source's tables (`schema.table`) that may come in more than one topic.
+    pub several_topics: Vec<String>,
 }
 
 /// What a `postgres` sink has of its own.
@@ -193,6 +206,13 @@ pub struct Postgres {
     pub truncate: String,
     /// The schema of the offsets and the parked events.
     pub state_schema: String,
+    /// Names or `*` patterns of the target's schemas that may be written; empty for all but those that are nobody's.
+    pub schemas: Vec<String>,
+    /// Names or `*` patterns of the source's tables (`schema.table`) that may come in more than one topic.
+    pub several_topics: Vec<String>,
+    /// Schemas where sinks of this configuration keep their state, and where replays build.
+    #[serde(skip)]
+    pub kept_schemas: Vec<String>,
     /// Where the tables are while a replay builds them anew; none for those that readers use.
     #[serde(skip)]
     pub shadow: Option<Arc<Shadow>>,
@@ -270,6 +290,19 @@ impl Postgres {
         })
     }
 
+    /// Why no event may write to a schema of the target.
+    pub fn refuses_schema(&self, schema: &str) -> Option<&'static str> {
+        if schema.starts_with("pg_") || schema == "information_schema" {
+            return Some("the schema is PostgreSQL's own");
+        }
+        if self.state_schema == schema || self.kept_schemas.iter().any(|kept| kept == schema) {
+            return Some("the schema holds companion-sink's state");
+        }
+        let is_listed = self.schemas.iter().any(|pattern| matches(pattern, schema));
+        (!self.schemas.is_empty() && !is_listed)
+            .then_some("the schema is not among the sink's schemas")
+    }
+
     /// The target's name for a column of the source.
     pub fn target_column<'n>(&'n self, source: &TableName<'_>, column: &'n str) -> &'n str {
         let named = format!("{}.{}.{column}", source.schema, source.table);
@@ -316,6 +349,7 @@ impl Default for Http {
             token_file: String::new(),
             token: String::new(),
             peers: Vec::new(),
+            stalled_after: Duration::from_secs(60),
         }
     }
 }
@@ -333,7 +367,8 @@ impl Default for MongoHistory {
     fn default() -> Self {
         MongoHistory {
             database: "history".into(),
-            collection: "{table}_history".into(),
+            collection: "{schema_}{table}_history".into(),
+            several_topics: Vec::new(),
         }
     }
 }
@@ -350,6 +385,9 @@ impl Default for Postgres {
             on_error: None,
             truncate: "truncate".into(),
             state_schema: "companion".into(),
+            schemas: Vec::new(),
+            several_topics: Vec::new(),
+            kept_schemas: Vec::new(),
             shadow: None,
         }
     }
@@ -370,6 +408,11 @@ impl Sink {
             Kind::MongoHistory(_) => 2_000,
             Kind::Postgres(_) => 20_000,
         })
+    }
+
+    /// After what time without progress the sink is shown as stuck.
+    pub fn stuck_after(&self) -> Duration {
+        self.stuck_after.unwrap_or(Duration::from_secs(60))
     }
 
     /// How long a batch waits for more while more is arriving.
@@ -395,7 +438,9 @@ impl Config {
                 value.to_string_lossy().into_owned(),
             ))
         });
-        Config::parse(&path.display().to_string(), &text, environment)
+        let mut config = Config::parse(&path.display().to_string(), &text, environment)?;
+        config.file = Some(path);
+        Ok(config)
     }
 
     /// Parses the content of a file and the overrides `(A__B, value)`.
@@ -473,7 +518,11 @@ impl Config {
                 "Change that [[rule]]; `companion-sink config --defaults` shows its keys.",
             )
         })?;
+        let kept_schemas = self.kept_schemas();
         for (name, sink) in &mut self.sinks {
+            if let Kind::Postgres(postgres) = &mut sink.kind {
+                postgres.kept_schemas.clone_from(&kept_schemas);
+            }
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().to_owned();
             }
@@ -482,6 +531,17 @@ impl Config {
             }
             if sink.topics.is_empty() {
                 return Err(missing(format!("sink.{name}.topics")));
+            }
+            if let Kind::MongoHistory(mongo) = &sink.kind
+                && ["admin", "config", "local"].contains(&mongo.database.as_str())
+            {
+                return Err(Error::configuration(
+                    format!(
+                        "{file_name}: sink.{name}.database: {} is MongoDB's own",
+                        mongo.database
+                    ),
+                    "Give the history a database of its own.",
+                ));
             }
             if let Kind::Postgres(postgres) = &sink.kind {
                 let is_table =
@@ -499,6 +559,19 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The schemas of the sinks' states and of their replays.
+    fn kept_schemas(&self) -> Vec<String> {
+        let sinks = self.sinks.iter();
+        let kept = sinks.filter_map(|(name, sink)| match &sink.kind {
+            Kind::Postgres(postgres) => Some([
+                postgres.state_schema.clone(),
+                Shadow::schema_name(&self.name, name),
+            ]),
+            Kind::MongoHistory(_) => None,
+        });
+        kept.flatten().collect()
     }
 
     /// This configuration with the parts of `read` that take effect in a running process: rules, and what the files with
@@ -527,11 +600,11 @@ impl Config {
         next
     }
 
-    /// The configuration as TOML, secrets as `***`.
+    /// The configuration as TOML; of connection strings only where they lead.
     pub fn to_toml(&self) -> String {
         let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let mut out = format!(
-            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[source]\nurl = {}\n\n[http]\nlisten = {}\ntoken_file = {}\npeers = [{}]\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
+            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[source]\nurl = {}\n\n[http]\nlisten = {}\ntoken_file = {}\npeers = [{}]\nstalled_after = \"{}ms\"\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
             quote(&self.name),
             quote(&self.log.level),
             quote(&self.log.format),
@@ -539,7 +612,7 @@ impl Config {
             quote(&self.kafka.source),
             quote(&self.kafka.config_file),
             self.kafka.fetch_memory,
-            quote(&without_password(&self.source.url)),
+            quote(&shown_url::shown(&self.source.url)),
             quote(&self.http.listen),
             quote(&self.http.token_file),
             self.http
@@ -548,6 +621,7 @@ impl Config {
                 .map(|peer| quote(peer))
                 .collect::<Vec<_>>()
                 .join(", "),
+            self.http.stalled_after.as_millis(),
             self.dead_letters.retention.as_millis(),
             self.dead_letters.max_parked_keys_per_minute,
         );
@@ -564,23 +638,25 @@ impl Config {
         for (name, sink) in &self.sinks {
             let topics: Vec<_> = sink.topics.iter().map(|topic| quote(topic)).collect();
             out += &format!(
-                "\n[sink.{}]\nkind = \"{}\"\nenabled = {}\ntopics = [{}]\nbatch = {{ rows = {}, wait = \"{}ms\" }}\nurl = {}\n",
+                "\n[sink.{}]\nkind = \"{}\"\nenabled = {}\ntopics = [{}]\nbatch = {{ rows = {}, wait = \"{}ms\" }}\nstuck_after = \"{}ms\"\nurl = {}\n",
                 quote(name),
                 sink.kind_name(),
                 sink.enabled,
                 topics.join(", "),
                 sink.batch_rows(),
                 sink.batch_wait().as_millis(),
-                quote(&without_password(&sink.url)),
+                sink.stuck_after().as_millis(),
+                quote(&shown_url::shown(&sink.url)),
             );
             out += &match &sink.kind {
                 Kind::MongoHistory(mongo) => format!(
-                    "database = {}\ncollection = {}\n",
+                    "database = {}\ncollection = {}\nseveral_topics = {}\n",
                     quote(&mongo.database),
-                    quote(&mongo.collection)
+                    quote(&mongo.collection),
+                    quoted_list(&mongo.several_topics)
                 ),
                 Kind::Postgres(postgres) => format!(
-                    "consistency = {}\nschema = {}\ntables = {}\ncolumns = {}\ncreate_tables = {}\nfollow_schema = {}\non_error = {}\ntruncate = {}\nstate_schema = {}\n",
+                    "consistency = {}\nschema = {}\ntables = {}\ncolumns = {}\ncreate_tables = {}\nfollow_schema = {}\non_error = {}\ntruncate = {}\nstate_schema = {}\nschemas = {}\nseveral_topics = {}\n",
                     quote(postgres.consistency.name()),
                     quote(&postgres.schema),
                     quoted_map(&postgres.tables),
@@ -589,12 +665,19 @@ impl Config {
                     quote(postgres.follow_schema.name()),
                     quote(postgres.on_error().name()),
                     quote(&postgres.truncate),
-                    quote(&postgres.state_schema)
+                    quote(&postgres.state_schema),
+                    quoted_list(&postgres.schemas),
+                    quoted_list(&postgres.several_topics)
                 ),
             };
         }
         out
     }
+}
+
+/// A list of texts.
+fn quoted_list(list: &[String]) -> String {
+    toml::Value::from(list.to_vec()).to_string()
 }
 
 /// An inline table of texts.
@@ -604,29 +687,6 @@ fn quoted_map(map: &BTreeMap<String, String>) -> String {
         .iter()
         .map(|(name, value)| format!("{} = {}", quote(name), quote(value)));
     format!("{{ {} }}", pairs.collect::<Vec<_>>().join(", "))
-}
-
-/// `url` with its password as `***`: both `scheme://user:password@host` and `password=...` as libpq has it.
-pub fn without_password(url: &str) -> String {
-    let mut out = match url.split_once("://") {
-        None => url.to_owned(),
-        Some((scheme, rest)) => {
-            let authority = rest.find(['/', '?']).unwrap_or(rest.len());
-            match rest[..authority].rfind('@') {
-                None => url.to_owned(),
-                Some(at) => {
-                    let user = rest[..at].split(':').next().unwrap_or_default();
-                    let mask = if rest[..at].contains(':') { ":***" } else { "" };
-                    format!("{scheme}://{user}{mask}{}", &rest[at..])
-                }
-            }
-        }
-    };
-    if let Some(start) = out.find("password=").map(|at| at + "password=".len()) {
-        let length = out[start..].find(['&', ' ']).unwrap_or(out.len() - start);
-        out.replace_range(start..start + length, "***");
-    }
-    out
 }
 
 fn find(given: Option<&Path>) -> Result<PathBuf> {
@@ -681,31 +741,60 @@ fn named_files(properties: &[(String, String)]) -> Vec<[u8; 32]> {
         .collect()
 }
 
-/// Reads a file that holds a secret; others must not be able to read it (CDC1002).
-fn read_secret(path: &Path) -> Result<String> {
-    use std::os::unix::fs::PermissionsExt;
+/// Reads a file that holds a secret; it must be this user's, or root's, and others must not be able to read it (CDC1002). What is
+/// looked at is what is read, whatever the path leads to meanwhile.
+pub fn read_secret(path: &Path) -> Result<String> {
+    use std::io::Read;
+    use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+    const LONGEST_BYTES: u64 = 1 << 20;
     let failed = |error: std::io::Error| {
         Error::configuration(
             format!("cannot read {}: {error}", path.display()),
             "Make the file readable for this user, or change the path.",
         )
     };
-    let mode = std::fs::metadata(path)
-        .map_err(failed)?
-        .permissions()
-        .mode();
+    let refused = |why: String, remedy: String| Err(Error::new(Code::SecretFile, why, remedy));
+    let mut options = std::fs::OpenOptions::new();
+    // A pipe that nobody writes would be waited for.
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return refused(
+            format!("{} is no ordinary file", path.display()),
+            "Write the secret into a file of mode 0600.".to_owned(),
+        );
+    }
+    let mode = metadata.mode();
     if mode & 0o077 != 0 {
-        return Err(Error::new(
-            Code::SecretFile,
+        return refused(
             format!(
                 "{} can be read by others (mode {:04o})",
                 path.display(),
                 mode & 0o7777
             ),
             format!("chmod 0600 {}", path.display()),
-        ));
+        );
     }
-    std::fs::read_to_string(path).map_err(failed)
+    // SAFETY: it takes nothing and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    if metadata.uid() != user && metadata.uid() != 0 {
+        return refused(
+            format!(
+                "{} belongs to user {}, who can change it, and this process runs as {user}",
+                path.display(),
+                metadata.uid()
+            ),
+            format!("chown {user} {}", path.display()),
+        );
+    }
+    let mut text = String::new();
+    let read = file.take(LONGEST_BYTES).read_to_string(&mut text);
+    read.map_err(failed)?;
+    Ok(text)
 }
 
 /// Sets the key `A__B__C` of the environment to `value`.
@@ -818,6 +907,8 @@ mod tests {
         assert!(
             text(&SMALL.replace("topics = [\"*\"]", "")).contains("sink.Replica.topics is missing")
         );
+        let own = SMALL.replace("\"postgres\"", "\"mongo-history\"\ndatabase = \"admin\"");
+        assert!(text(&own).contains("MongoDB's own"));
         let tables = SMALL.to_owned() + "tables = {\"public.customer\" = \"kunde\"}\n";
         assert!(text(&tables).contains("\"kunde\" is not schema.table"));
     }
@@ -844,6 +935,7 @@ mod tests {
             panic!("a replica")
         };
         let table = |table: &'static str| TableName {
+            db: "d".into(),
             schema: "public".into(),
             table: table.into(),
         };
@@ -931,20 +1023,29 @@ mod tests {
     fn no_password_is_printed() {
         let source = ("SOURCE__URL", "postgres://u:secret@h/d");
         let printed = parse(SMALL, &[source]).unwrap().to_toml();
-        assert!(printed.contains("u:***@h/d"), "{printed}");
+        assert!(printed.contains("url = \"postgres://h/d\""), "{printed}");
         assert!(!printed.contains("secret"), "{printed}");
+    }
+
+    #[test]
+    fn a_secret_is_read_only_where_nobody_else_can() {
+        use std::os::unix::fs::PermissionsExt;
+        let file = std::env::temp_dir().join(format!("secret-{}", std::process::id()));
+        std::fs::write(&file, "hunter2").unwrap();
+        for (mode, is_read) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&file, permissions).unwrap();
+            let read = read_secret(&file);
+            assert_eq!(read.is_ok(), is_read, "{mode:o}");
+            if let Err(error) = read {
+                assert_eq!(error.code, Code::SecretFile);
+            }
+        }
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(read_secret(&file).unwrap_err().code, Code::Configuration);
         assert_eq!(
-            without_password("mongodb://u:p@h:1/d?x=1"),
-            "mongodb://u:***@h:1/d?x=1"
+            read_secret(&std::env::temp_dir()).unwrap_err().code,
+            Code::SecretFile
         );
-        assert_eq!(
-            without_password("host=h password=p user=u"),
-            "host=h password=*** user=u"
-        );
-        assert_eq!(
-            without_password("postgres://h/d?password=p&x=1"),
-            "postgres://h/d?password=***&x=1"
-        );
-        assert_eq!(without_password("postgres://u@h/d"), "postgres://u@h/d");
     }
 }

@@ -89,7 +89,10 @@ impl Parked {
 
     /// The row that it is about, as text.
     pub fn key_text(&self) -> String {
-        text(&self.key)
+        match self.holds {
+            Holds::Nothing => text(self.record.key().unwrap_or_default()),
+            Holds::Sink | Holds::Key => text(&self.key),
+        }
     }
 
     /// Everything but its content; `sink` refused it.

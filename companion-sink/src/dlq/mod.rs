@@ -4,6 +4,8 @@
 pub mod edit;
 pub mod event;
 mod history;
+pub mod outcome;
+pub mod page;
 mod replica;
 
 use mongodb::Database;
@@ -11,6 +13,7 @@ use tokio::sync::OnceCell;
 
 use self::edit::{Set, edit};
 use self::event::{Decider, Decision, Parked, Whole};
+use self::page::{Page, Part};
 use self::replica::Replica;
 use crate::config::{Config, Kind};
 use crate::error::{Error, Result};
@@ -151,15 +154,29 @@ impl Place {
 
 impl Store {
     /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason.
-    async fn refused(&self, id: &str, reason: Option<&str>) -> Result<Vec<Parked>> {
+    async fn refused(
+        &self,
+        id: &str,
+        reason: Option<&str>,
+        page: Option<&Page>,
+    ) -> Result<Vec<Parked>> {
+        let part = page.map(|page| page.part_of(&self.sink));
         match &self.kind {
-            StoreKind::Replica(replica) => replica.refused(id, reason).await,
-            StoreKind::History(events) => history::refused(events, id, reason).await,
+            _ if part == Some(Part::Nothing) => Ok(Vec::new()),
+            StoreKind::Replica(replica) => replica.refused(id, reason, part.as_ref()).await,
+            StoreKind::History(events) => history::refused(events, id, reason, part.as_ref()).await,
         }
     }
 }
 
 impl Held<'_> {
+    /// The event as it is aside now; none where it is no longer.
+    pub async fn now(&self) -> Result<Option<Parked>> {
+        let id = &self.event.event_id;
+        let events = self.store.refused(id, None, None).await?;
+        Ok(events.into_iter().find(|event| event.event_id == *id))
+    }
+
     /// The event with its content, and what was decided about it.
     pub async fn whole(self) -> Result<Whole> {
         let body = self.body().await?;
@@ -185,7 +202,18 @@ impl Held<'_> {
     pub async fn decision(&self, order: Order<'_>) -> Result<Decision> {
         Ok(match order {
             Order::Retry => Decision::Retry,
-            Order::Edit(set) => Decision::Edit(edit(&self.body().await?, set)?),
+            Order::Edit(set) => {
+                let set = match &self.store.kind {
+                    // Its target looks at the types itself.
+                    StoreKind::Replica(_) => set.to_vec(),
+                    StoreKind::History(events) => {
+                        let types = history::types(events, &self.event.record).await?;
+                        let typed = set.iter().map(|set| set.typed(types.as_ref()));
+                        typed.collect::<Result<Vec<Set>>>()?
+                    }
+                };
+                Decision::Edit(edit(&self.body().await?, &set)?)
+            }
             Order::Skip => Decision::Skip,
         })
     }
@@ -202,11 +230,18 @@ impl Held<'_> {
     }
 }
 
-/// The refused events of `stores`; with `reason` those of that reason.
-pub async fn list<'s>(stores: &'s [Store], reason: Option<&str>) -> Result<Vec<Held<'s>>> {
+/// The refused events of `stores`; with `reason` those of that reason, with `page` a part of them.
+pub async fn list<'s>(
+    stores: &'s [Store],
+    reason: Option<&str>,
+    page: Option<&Page>,
+) -> Result<Vec<Held<'s>>> {
     let mut listed = Vec::new();
     for store in stores {
-        let events = store.refused("", reason).await?;
+        if page.is_some_and(|page| listed.len() >= page.limit) {
+            break;
+        }
+        let events = store.refused("", reason, page).await?;
         listed.extend(events.into_iter().map(|event| Held { store, event }));
     }
     Ok(listed)
@@ -216,7 +251,7 @@ pub async fn list<'s>(stores: &'s [Store], reason: Option<&str>) -> Result<Vec<H
 pub async fn find<'s>(stores: &'s [Store], id: &str) -> Result<Found<'s>> {
     let mut found: Vec<Held<'s>> = Vec::new();
     for store in stores {
-        let events = store.refused(id, None).await?;
+        let events = store.refused(id, None, None).await?;
         found.extend(events.into_iter().map(|event| Held { store, event }));
     }
     // A whole id is meant, whatever else begins with it.

@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use super::event::{Action, Decider, Decision, Parked};
+use super::page::Part;
 use crate::error::Result;
 use crate::sink::postgres;
 use crate::sink::postgres::parked::ParkedEvents;
@@ -41,8 +42,19 @@ impl Replica {
     }
 
     /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason.
-    pub async fn refused(&self, id: &str, reason: Option<&str>) -> Result<Vec<Parked>> {
-        self.events().refused(&self.client, id, reason).await
+    pub async fn refused(
+        &self,
+        id: &str,
+        reason: Option<&str>,
+        part: Option<&Part>,
+    ) -> Result<Vec<Parked>> {
+        let (after, limit) = match part {
+            Some(Part::Some(after, limit)) => (after.as_ref(), Some(*limit)),
+            _ => (None, None),
+        };
+        self.events()
+            .refused(&self.client, id, reason, after, limit)
+            .await
     }
 
     /// What was decided about an event, the oldest first.

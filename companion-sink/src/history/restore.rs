@@ -1,5 +1,6 @@
 //! The SQL that brings a version of a row back. It is printed, never run.
 
+use change::topic_name;
 use mongodb::bson::{Bson, Document};
 
 use super::difference::{Difference, Side, difference};
@@ -9,7 +10,7 @@ use super::state;
 use crate::error::Result;
 use crate::sink::mongo_history::schemas::ColumnTypes;
 use crate::sink::postgres::pg_text::{PgType, to_text};
-use crate::sink::postgres::tables::{qualified, quoted};
+use crate::sink::postgres::tables::quoted;
 
 /// The SQL that makes a row what it was at a moment; none where it had no version yet.
 pub async fn restore(entity: &Entity, moment: &Moment) -> Result<Option<String>> {
@@ -49,7 +50,9 @@ impl Restore<'_> {
         let (wanted, newest) = (&self.wanted.document, &self.newest.document);
         let mut out = format!(
             "-- {}: from version {} back to version {}\n",
-            self.table, self.newest.number, self.wanted.number
+            in_comment(self.table),
+            self.newest.number,
+            self.wanted.number
         );
         let differences = difference(newest, wanted);
         let statement = match (state(wanted), state(newest)) {
@@ -63,12 +66,12 @@ impl Restore<'_> {
         out + &statement.unwrap_or_else(|| "-- nothing to do\n".to_owned())
     }
 
-    /// `"schema"."table"`, the database left out.
+    /// `"schema"."table"`, the database left out: the real names, which are escaped in topics and headers.
     fn relation(&self) -> String {
         let mut parts = self.table.splitn(3, '.').skip(1);
-        let mut part = || parts.next().unwrap_or_default();
+        let mut part = || topic_name::unescape(parts.next().unwrap_or_default());
         let schema = part();
-        qualified(schema, part())
+        format!("{}.{}", identifier(&schema), identifier(&part()))
     }
 
     fn insert(&self, differences: &[Difference], out: &mut String) -> Option<String> {
@@ -115,14 +118,21 @@ impl Restore<'_> {
                 Side::Absent => "was not there yet".to_owned(),
                 Side::Marked { mark, .. } => format!("was {mark} when it was captured"),
                 Side::Value(value) => match self.literal(column, value) {
+                    Some(_) if column.contains('\0') => {
+                        "has a name that PostgreSQL does not allow".to_owned()
+                    }
                     Some(literal) => {
-                        values.push((quoted(column), literal));
+                        values.push((identifier(column), literal));
                         continue;
                     }
                     None => "has a value that cannot be written as text".to_owned(),
                 },
             };
-            out.push_str(&format!("-- {} {why}: left as it is\n", quoted(column)));
+            let column = in_comment(&quoted(column));
+            out.push_str(&format!(
+                "-- {column} {}: left as it is\n",
+                in_comment(&why)
+            ));
         }
         values
     }
@@ -134,7 +144,7 @@ impl Restore<'_> {
             .iter()
             .map(|column| {
                 let literal = self.literal(column, now.get(column)?)?;
-                Some(format!("{} = {literal}", quoted(column)))
+                Some(format!("{} = {literal}", identifier(column)))
             })
             .collect();
         let parts = parts.filter(|parts| !parts.is_empty());
@@ -150,6 +160,7 @@ impl Restore<'_> {
             return Some("NULL".to_owned());
         }
         let type_name = self.types.and_then(|types| types.get(column));
+        let type_name = type_name.filter(|name| is_type_name(name));
         let json = value.clone().into_relaxed_extjson().to_string();
         let json = serde_json::value::RawValue::from_string(json).ok()?;
         let text = to_text(&json, &pg_type(type_name.map_or("", String::as_str))?).ok()??;
@@ -184,8 +195,112 @@ fn pg_type(name: &str) -> Option<PgType> {
     })
 }
 
-/// Right whatever `standard_conforming_strings` is.
+/// A name or a reason for a comment: nothing in it may end the comment, or steer a terminal.
+fn in_comment(text: &str) -> String {
+    text.chars()
+        .map(|c| if is_odd(c) { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// Whether a text reads as the name of a type and as nothing else. It comes with the events, and would be SQL.
+fn is_type_name(text: &str) -> bool {
+    let mut rest = text;
+    loop {
+        rest = match rest.strip_prefix('"') {
+            // A name in quotes, in which quotes are doubled.
+            Some(quoted) => {
+                let Some(end) = end_of_quoted(quoted) else {
+                    return false;
+                };
+                &quoted[end..]
+            }
+            None => {
+                let end = rest.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '$')));
+                let end = end.unwrap_or(rest.len());
+                if end == 0 || rest.starts_with(|c: char| c.is_ascii_digit() || c == '$') {
+                    return false;
+                }
+                &rest[end..]
+            }
+        };
+        // Modifiers: (10,2), (-1), and the dimensions of an array.
+        if let Some(modifier) = rest.strip_prefix('(') {
+            let Some(end) = modifier.find(')') else {
+                return false;
+            };
+            let is_number = |c: char| c.is_ascii_digit() || matches!(c, ',' | '-' | ' ');
+            let is_kind = |c: char| c.is_ascii_alphanumeric() || matches!(c, ',' | ' ' | '_');
+            let inner = &modifier[..end];
+            if !(inner.chars().all(is_number) || inner.chars().all(is_kind)) {
+                return false;
+            }
+            rest = &modifier[end + 1..];
+        }
+        while let Some(after) = rest.strip_prefix("[]") {
+            rest = after;
+        }
+        if rest.is_empty() {
+            return true;
+        }
+        // Another part of the name, or another word of it.
+        rest = match rest.strip_prefix(['.', ' ']) {
+            Some(next) if !next.is_empty() => next,
+            _ => return false,
+        };
+    }
+}
+
+/// Where a quoted name ends, behind its quote; none where it does not, or holds what no name should.
+fn end_of_quoted(text: &str) -> Option<usize> {
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' if chars.next_if(|(_, next)| *next == '"').is_none() => return Some(at + 1),
+            c if c.is_control() => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// What must not stand in a line of SQL as it is.
+fn is_odd(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+/// A name in quotes, on one line.
+fn identifier(name: &str) -> String {
+    if !name.contains(is_odd) {
+        return quoted(name);
+    }
+    let mut out = String::from("U&\"");
+    for c in name.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\"\""),
+            c if is_odd(c) => out.push_str(&format!("\\{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out + "\""
+}
+
+/// Right whatever `standard_conforming_strings` is. Control characters are written as escapes: what is shown on a terminal, or
+/// copied from there, is what is meant.
 fn quote_text(text: &str) -> String {
+    if text.contains(is_odd) {
+        let mut out = String::from("E'");
+        for c in text.chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                '\'' => out.push_str("''"),
+                c if is_odd(c) => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+                c => out.push(c),
+            }
+        }
+        out.push('\'');
+        return out;
+    }
     match text.contains('\\') {
         true => format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")),
         false => format!("'{}'", text.replace('\'', "''")),
@@ -197,6 +312,88 @@ mod tests {
     use mongodb::bson::doc;
 
     use super::*;
+
+    #[test]
+    fn names_cannot_leave_their_comment_or_their_quotes() {
+        let evil = "a\n\\! id > FILE\n--";
+        let first = version(1, doc! { "op": "create", "after": { "id": 1, "q": 1 } });
+        let second = version(
+            2,
+            doc! { "op": "update", "after": { "id": 1, "q": 2, evil: 1 } },
+        );
+        let types = [("id", "integer); DROP TABLE t; --"), ("q", "numeric(10,2)")];
+        let types = types.map(|(name, type_name)| (name.to_owned(), type_name.to_owned()));
+        let types = types.into_iter().collect();
+        let restore = |table: &str, wanted: &Version, newest: &Version| {
+            Restore {
+                table,
+                key_columns: &["id".to_owned()],
+                types: Some(&types),
+                wanted,
+                newest,
+            }
+            .sql()
+        };
+        let printed = restore("shop.b29.Order-x20Items", &first, &second);
+        assert!(
+            printed.ends_with("UPDATE \"b29\".\"Order Items\" SET \"q\" = '1'::numeric(10,2) WHERE \"id\" = '1';\n"),
+            "{printed}"
+        );
+        let printed = restore(&format!("shop.s.t\n\\! {evil}"), &first, &second);
+        for line in printed.lines() {
+            assert!(!line.trim_start().starts_with('\\'), "{printed}");
+        }
+        // Back to the version that has the column.
+        let third = version(
+            3,
+            doc! { "op": "update", "after": { "id": 1, "q": 3, evil: 2 } },
+        );
+        let printed = restore("shop.s.t", &second, &third);
+        assert!(
+            printed.contains("U&\"a\\000a\\\\! id > FILE\\000a--\" = '1'"),
+            "{printed}"
+        );
+    }
+
+    #[test]
+    fn only_names_of_types_pass() {
+        for name in [
+            "integer",
+            "numeric(10,2)",
+            "text[]",
+            "timestamp(3) with time zone",
+            "character varying(5)[]",
+            "public.mood",
+            "\"Mood x\".\"a\"\"b\"",
+            "geometry(Point,4326)",
+            "interval day to second(3)",
+            "bit varying(3)",
+        ] {
+            assert!(is_type_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "integer)",
+            "integer; DROP TABLE t",
+            "integer -- x",
+            "integer\n\\! id",
+            "\"a\n\"",
+            "a('x')",
+            "1a",
+            "a..b",
+            "a.",
+            "text[1]",
+        ] {
+            assert!(!is_type_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn control_characters_of_values_are_escapes() {
+        assert_eq!(quote_text("a\x1b[31m\\b"), "E'a\\u001b[31m\\\\b'");
+        assert_eq!(quote_text("a\nb\t"), "E'a\\u000ab\\u0009'");
+        assert_eq!(identifier("a\n\"\\"), "U&\"a\\000a\"\"\\\\\"");
+    }
 
     fn version(number: u64, document: Document) -> Version {
         Version { number, document }

@@ -14,11 +14,13 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::history::limit_of;
 use super::parameters::Parameters;
 use super::problem::Problem;
-use super::same_site::{self, IsOpen};
+use super::same_site;
 use crate::dlq::edit::Set;
 use crate::dlq::event::Decider;
+use crate::dlq::page::{Page, Place};
 use crate::dlq::{Dlq, Found, Held, Order, Store, find, list};
 use crate::error::Error;
 
@@ -30,18 +32,17 @@ type Asked = Extract<Shared>;
 #[derive(Clone)]
 struct Shared {
     dlq: Arc<Dlq>,
-    is_open: IsOpen,
 }
 
-/// Everything below `/v1/dlq`. `is_open`: nobody needs a token.
-pub fn router(dlq: Arc<Dlq>, is_open: IsOpen) -> Router {
+/// Everything below `/v1/dlq`.
+pub fn router(dlq: Arc<Dlq>) -> Router {
     Router::new()
         .route("/v1/dlq", get(listed))
         .route("/v1/dlq/{id}", get(shown))
         .route("/v1/dlq/{id}/retry", post(retry))
         .route("/v1/dlq/{id}/edit", post(edit))
         .route("/v1/dlq/{id}/skip", post(skip))
-        .with_state(Shared { dlq, is_open })
+        .with_state(Shared { dlq })
 }
 
 /// Which events are meant.
@@ -50,6 +51,9 @@ pub fn router(dlq: Arc<Dlq>, is_open: IsOpen) -> Router {
 struct Filter {
     sink: Option<String>,
     reason: Option<String>,
+    limit: Option<u32>,
+    /// `next` of the page before.
+    after: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -60,12 +64,27 @@ struct Of {
 
 async fn listed(Extract(shared): Asked, Parameters(filter): Parameters<Filter>) -> Answer {
     let stores = shared.dlq.open(filter.sink.as_deref()).await?;
-    let held = list(&stores, filter.reason.as_deref()).await?;
+    let limit = limit_of(filter.limit) as usize;
+    let after = filter.after.as_deref().map(Place::parse).transpose()?;
+    let page = Page {
+        after,
+        // One more tells whether there are more.
+        limit: limit + 1,
+    };
+    let mut held = list(&stores, filter.reason.as_deref(), Some(&page)).await?;
+    let has_more = held.len() > limit;
+    held.truncate(limit);
+    let next = held.last().filter(|_| has_more);
+    let next = next.map(|held| Place::of(&held.store.sink, &held.event.record).text());
     let events: Vec<Value> = held
         .iter()
         .map(|held| held.event.json(&held.store.sink))
         .collect();
-    Ok(Json(json!({ "events": events })))
+    let mut answer = json!({ "events": events });
+    if let Some(next) = next {
+        answer["next"] = next.into();
+    }
+    Ok(Json(answer))
 }
 
 async fn shown(
@@ -93,6 +112,7 @@ struct Retry {
 struct Edit {
     /// Values by `after.COLUMN`.
     set: BTreeMap<String, Box<RawValue>>,
+    reason: String,
     by: Option<String>,
 }
 
@@ -107,7 +127,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, Problem> {
-        same_site::check(request.headers(), state.is_open)?;
+        same_site::check(request.headers())?;
         let bytes = Bytes::from_request(request, state).await;
         let bytes = bytes.map_err(|wrong| wrong_body(wrong.body_text()))?;
         let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
@@ -124,7 +144,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
 }
 
 fn wrong_body(what: String) -> Problem {
-    let hint = "Send {\"set\":{\"after.COLUMN\":VALUE}} to edit, {\"reason\":\"…\"} to skip, {} to retry; \"by\" may say who decides.";
+    let hint = "Send {\"set\":{\"after.COLUMN\":VALUE},\"reason\":\"…\"} to edit, {\"reason\":\"…\"} to skip, {} to retry; \"by\" may say who decides.";
     Error::configuration(what, hint).into()
 }
 
@@ -170,7 +190,7 @@ async fn edit(wish: Wish, Body(body): Body<Edit>) -> Decided {
     if set.is_empty() {
         return Err(wrong_body("\"set\" names no column".to_owned()));
     }
-    decide(wish, Order::Edit(&set), body.by, None).await
+    decide(wish, Order::Edit(&set), body.by, Some(&body.reason)).await
 }
 
 async fn skip(wish: Wish, Body(body): Body<Skip>) -> Decided {

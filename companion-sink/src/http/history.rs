@@ -20,11 +20,13 @@ use crate::history::place::Place;
 use crate::history::restore::restore;
 use crate::history::rows::{Rows, row_json};
 use crate::history::table::{Histories, find, several};
-use crate::history::{json, state};
+use crate::history::{edited, json, marks, state};
 use crate::watermark::Complete;
 
 const LIMIT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;
+/// All of them are in memory at once.
+const BLAMED_MAX: u32 = 5000;
 
 type Answer = std::result::Result<Json<Value>, Problem>;
 type Asked = Extract<Arc<Histories>>;
@@ -47,7 +49,7 @@ pub fn router(histories: Arc<Histories>) -> Router {
 }
 
 /// So many of an answer, of what was asked for.
-fn limit_of(wanted: Option<u32>) -> u32 {
+pub fn limit_of(wanted: Option<u32>) -> u32 {
     wanted.unwrap_or(LIMIT).clamp(1, LIMIT_MAX)
 }
 
@@ -136,7 +138,11 @@ async fn timeline(
     let versions = entity.versions(&page.range()?).await?;
     let versions: Vec<Value> = versions.iter().map(|version| version.json()).collect();
     let next = page.next(&versions);
+    let missing = entity.missing().await?;
     Ok(Json(json!({
+        "refused": missing.refused,
+        "behind": missing.behind,
+        "skipped": missing.skipped,
         "table": entity.table().name,
         "key": versions.iter().map(|version| &version["key"]).find(|key| !key.is_null()),
         "versions": versions,
@@ -158,6 +164,8 @@ async fn row_at(
     Ok(Json(json!({
         "version": version.number,
         "state": state(&version.document).map(json),
+        "marks": marks(&version.document).map(json),
+        "edited": edited(&version.document).map(json),
         "complete_up_to": entity.table().complete.as_ref().map(Complete::json),
     })))
 }
@@ -209,7 +217,18 @@ async fn row_diff(
 
 async fn row_blame(Extract(histories): Asked, Path((table, key)): Row) -> Answer {
     let entity = entity(&histories, &table, &key).await?;
-    let versions = entity.versions(&Range::default()).await?;
+    let range = Range {
+        limit: Some(BLAMED_MAX),
+        ..Range::default()
+    };
+    let versions = entity.versions(&range).await?;
+    if versions.len() >= BLAMED_MAX as usize {
+        return Err(Error::configuration(
+            format!("{table} {key} has {BLAMED_MAX} versions or more"),
+            "Ask the command line: companion-sink history TABLE KEY --blame.",
+        )
+        .into());
+    }
     let blamed = blame(&versions);
     let columns: Map<String, Value> = blamed
         .iter()

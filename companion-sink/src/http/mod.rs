@@ -1,10 +1,13 @@
 //! Health, state, metrics, questions to the history and decisions about refused events over HTTP. Only the latter change
 //! something.
 
+mod connections;
 mod dlq;
 mod history;
+pub mod own_token;
 mod parameters;
 mod problem;
+mod readiness;
 mod same_site;
 
 use std::net::SocketAddr;
@@ -13,7 +16,7 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{Request, State as Extract};
+use axum::extract::{DefaultBodyLimit, Request, State as Extract};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -25,7 +28,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::problem::Problem;
-use self::same_site::IsOpen;
+use self::readiness::Readiness;
+pub use self::same_site::is_loopback;
 use crate::config::{self, Config};
 use crate::discovery::Cluster;
 use crate::dlq::Dlq;
@@ -51,6 +55,37 @@ struct Shared {
     cluster: watch::Receiver<Cluster>,
     position: positions::Newest,
     source: Option<Arc<Source>>,
+    readiness: Readiness,
+}
+
+/// Who may ask what.
+#[derive(Clone)]
+struct Access {
+    /// Of `[http] token_file`, empty for none: everything but health wants it.
+    token: Arc<str>,
+    /// Where that is empty: what shows rows or takes decisions wants this one.
+    own_token: Arc<str>,
+    /// Only this machine reaches the address, under names of its own.
+    is_loopback: bool,
+}
+
+/// Fails for an address that others reach, without a token (CDC1001).
+pub fn check_listen(settings: &config::Http, address: Option<SocketAddr>) -> Result<()> {
+    let listen = settings.listen.as_str();
+    if listen.is_empty() {
+        return Ok(());
+    }
+    let is_loopback = match address.or_else(|| listen.parse().ok()) {
+        Some(address) => address.ip().is_loopback(),
+        None => is_loopback(listen),
+    };
+    if is_loopback || !settings.token.is_empty() {
+        return Ok(());
+    }
+    Err(Error::configuration(
+        format!("[http] listen = \"{listen}\" is not a loopback address, and there is no token"),
+        "Write a secret into a file of mode 0600 and set [http] token_file, or listen on 127.0.0.1.",
+    ))
 }
 
 impl Listener {
@@ -64,14 +99,7 @@ impl Listener {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let listener = listener.into_std().map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        if !address.ip().is_loopback() && settings.token.is_empty() {
-            return Err(Error::configuration(
-                format!(
-                    "[http] listen = \"{listen}\" is not a loopback address, and there is no token"
-                ),
-                "Write a secret into a file of mode 0600 and set [http] token_file, or listen on 127.0.0.1.",
-            ));
-        }
+        check_listen(settings, Some(address))?;
         tracing::info!(%address, "http");
         Ok(Some(Listener(listener)))
     }
@@ -101,38 +129,26 @@ impl Server {
             cluster,
             position,
             source: Source::new(&config.source.url).map(Arc::new),
+            readiness: Readiness::new(settings.stalled_after),
         };
+        let address = listener.local_addr();
         let token: Arc<str> = settings.token.as_str().into();
-        let router = Router::new()
-            .route("/v1/status", get(status))
-            .route("/metrics", get(metrics))
-            .route("/openapi.json", get(openapi))
-            .with_state(shared.clone())
-            .merge(history::router(Arc::new(Histories::new(config))))
-            .merge(dlq::router(
-                Arc::new(Dlq::new(config)),
-                IsOpen(token.is_empty()),
-            ))
-            .layer(from_fn_with_state(token, want_token));
-        // What watches over processes has no token.
-        let router = Router::new()
-            .route("/healthz", get(healthz))
-            .route("/readyz", get(readyz))
-            .with_state(shared)
-            .merge(router)
-            .into_make_service_with_connect_info::<SocketAddr>();
-        let (stop, mut stopped) = watch::channel(false);
+        let own_token = match token.is_empty() {
+            true => own_token::open(config)?,
+            false => Arc::clone(&token),
+        };
+        let access = Access {
+            token,
+            own_token,
+            is_loopback: address.is_ok_and(|address| address.ip().is_loopback()),
+        };
+        let router = router(config, &shared, access);
+        let (stop, stopped) = watch::channel(false);
         let serving = tokio::spawn(async move {
-            let stop = async move {
-                // A sender that is gone means the end as well.
-                let _ = stopped.wait_for(|stopped| *stopped).await;
-            };
-            if let Err(error) = axum::serve(listener, router)
-                .with_graceful_shutdown(stop)
-                .await
-            {
-                tracing::error!(%error, "http ended");
-            }
+            tokio::join!(
+                connections::serve(listener, router, stopped),
+                look_forever(&shared)
+            );
         });
         Ok(Server { stop, serving })
     }
@@ -146,6 +162,55 @@ impl Server {
     }
 }
 
+/// What answers. What watches over processes has no token; what shows rows or takes decisions has one always.
+fn router(config: &Config, shared: &Shared, access: Access) -> Router {
+    let rows = Router::new()
+        .merge(history::router(Arc::new(Histories::new(config))))
+        .merge(dlq::router(Arc::new(Dlq::new(config))))
+        .layer(from_fn_with_state(
+            Arc::clone(&access.own_token),
+            want_token,
+        ));
+    let figures = Router::new()
+        .route("/v1/status", get(status))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi))
+        .with_state(shared.clone())
+        .layer(from_fn_with_state(Arc::clone(&access.token), want_token));
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(shared.clone())
+        .merge(figures)
+        .merge(rows)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(access, want_our_name))
+}
+
+/// A decision with all values of a row.
+const BODY_BYTES_MAX: usize = 2 << 20;
+
+/// Looks at the sinks as long as somebody may ask for them.
+async fn look_forever(shared: &Shared) {
+    let mut interval = tokio::time::interval(readiness::LOOK);
+    loop {
+        interval.tick().await;
+        shared.readiness.look(&shared.sinks);
+    }
+}
+
+/// Whether who asks has a token; an empty one is none, and nobody has it.
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
+        .unwrap_or_default();
+    // The time that it takes tells nothing but the length.
+    !token.is_empty()
+        && given.len() == token.len()
+        && openssl::memcmp::eq(given.as_bytes(), token.as_bytes())
+}
+
 /// Lets nobody in who has not got the token, where there is one.
 async fn want_token(
     Extract(token): Extract<Arc<str>>,
@@ -153,16 +218,25 @@ async fn want_token(
     request: Request,
     next: Next,
 ) -> Response {
-    let given = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
-        .unwrap_or_default();
-    // The time that it takes tells nothing but the length.
-    let is_right =
-        given.len() == token.len() && openssl::memcmp::eq(given.as_bytes(), token.as_bytes());
-    match token.is_empty() || is_right {
+    match token.is_empty() || has_token(&headers, &token) {
         true => next.run(request).await,
         false => Problem::unauthorized().into_response(),
+    }
+}
+
+/// Where only this machine is meant to ask, a page of another site could have its own name pointed here for a moment, and its
+/// reader's browser ask: of names that are not this machine's only those are answered who have the token.
+async fn want_our_name(
+    Extract(access): Extract<Access>,
+    headers: HeaderMap,
+    request: Request,
+    next: Next,
+) -> Response {
+    let host = headers.get(header::HOST);
+    let is_ours = host.is_none_or(|host| host.to_str().is_ok_and(is_loopback));
+    match !access.is_loopback || is_ours || has_token(&headers, &access.own_token) {
+        true => next.run(request).await,
+        false => Problem::other_site().into_response(),
     }
 }
 
@@ -171,35 +245,24 @@ async fn openapi() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
-/// 503 while a sink waits for a person.
-async fn healthz(Extract(shared): Extract<Shared>) -> Response {
-    answer(&shared, "halted", |state| state == State::Halted)
+/// 200 while the process works, whatever its sinks do: who starts it anew because of this changes nothing for a sink that waits
+/// for a person, and holds up the others.
+async fn healthz() -> Response {
+    Json(json!({ "state": "ok" })).into_response()
 }
 
-/// 503 until every sink applies events (or stands by).
+/// 503 until every sink applies events (or stands by), and when one is halted, retries for long, or does not move.
 async fn readyz(Extract(shared): Extract<Shared>) -> Response {
-    answer(&shared, "not ready", |state| {
-        !matches!(state, State::Running | State::Standby)
-    })
-}
-
-fn answer(shared: &Shared, name: &str, is_bad: impl Fn(State) -> bool) -> Response {
     let mut bad = Map::new();
     for sink in &shared.sinks {
-        let figures = sink.figures();
-        if is_bad(figures.state) {
-            let error = figures.last_error.as_ref();
-            let code = error.map_or_else(
-                || figures.state.name().to_owned(),
-                |error| error.code.clone(),
-            );
-            bad.insert(sink.name.clone(), Value::String(code));
+        if let Some(trouble) = shared.readiness.trouble(sink) {
+            bad.insert(sink.name.clone(), Value::String(trouble));
         }
     }
     if bad.is_empty() {
         return Json(json!({ "state": "ok" })).into_response();
     }
-    let body = Json(json!({ "state": name, "sinks": bad }));
+    let body = Json(json!({ "state": "not ready", "sinks": bad }));
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 
@@ -248,6 +311,17 @@ async fn status(Extract(shared): Extract<Shared>) -> Response {
 async fn metrics(Extract(shared): Extract<Shared>) -> Response {
     let mut metrics = Metrics::default();
     put_metrics(&mut metrics, &shared.sinks);
+    let ready = shared.sinks.iter().map(|sink| {
+        let is_ready = shared.readiness.trouble(sink).is_none();
+        let labels = format!("{{sink=\"{}\"}}", sink.name);
+        (labels, f64::from(u8::from(is_ready)))
+    });
+    metrics.family(
+        "companion_sink_ready",
+        "gauge",
+        "Whether /readyz has nothing against the sink.",
+        ready.collect(),
+    );
     if let Some(position) = shared.position.borrow().as_deref() {
         metrics.family(
             "companion_sink_position_age_seconds",
@@ -310,17 +384,45 @@ fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
         "Later copies that were dropped.",
         |f: &F| f.duplicates as f64
     );
-    per_sink!(
+    // No sample where the value is not known.
+    macro_rules! known {
+        ($name:literal, $help:literal, $value:expr) => {
+            family(
+                $name,
+                "gauge",
+                $help,
+                all.iter()
+                    .filter_map(|(sink, figures)| Some((labelled("", sink, ""), $value(figures)?)))
+                    .collect(),
+            )
+        };
+    }
+    known!(
         "lag_events",
-        "gauge",
-        "Events in Kafka that are not applied.",
-        |f: &F| f.lag_events as f64
+        "Events in Kafka that are not applied, in every state; no sample where that is not known.",
+        |f: &F| f.lag_events.map(|events| events as f64)
+    );
+    known!(
+        "lag_seconds",
+        "Since the first of these events came to Kafka; 0 where there is none.",
+        |f: &F| f.lag_seconds
+    );
+    known!(
+        "unmoved_seconds",
+        "Since something was applied, while something waits.",
+        |f: &F| f.unmoved_seconds
     );
     per_sink!(
-        "lag_seconds",
+        "stuck",
         "gauge",
-        "Age of the last applied event while there is lag.",
-        |f: &F| f.lag_seconds
+        "1 if the sink has been halted, tried again, or has applied nothing though something waits, for longer than stuck_after.",
+        |f: &F| f64::from(u8::from(f.stuck))
+    );
+    per_sink!(
+        "unknown_rows_total",
+        "counter",
+        "Changes of rows, of tables without a key, that the target did not have.",
+        |f: &F| f.unknown_rows as f64
     );
     per_sink!(
         "parked_keys",

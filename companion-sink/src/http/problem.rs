@@ -60,7 +60,20 @@ impl Problem {
         Problem {
             status: StatusCode::FORBIDDEN,
             title: "the request comes from a page of another site".to_owned(),
-            detail: Some("Ask from a page of this host, or without the header Origin.".to_owned()),
+            detail: Some(
+                "Ask 127.0.0.1 or localhost, from a page of that name or without the header Origin; or with the token."
+                    .to_owned(),
+            ),
+            code: None,
+        }
+    }
+
+    /// The answer takes too long.
+    pub fn too_slow() -> Problem {
+        Problem {
+            status: StatusCode::GATEWAY_TIMEOUT,
+            title: "the answer takes too long".to_owned(),
+            detail: Some("Ask for less, or ask the command line.".to_owned()),
             code: None,
         }
     }
@@ -71,7 +84,7 @@ impl Problem {
             status: StatusCode::UNAUTHORIZED,
             title: "the token is missing or wrong".to_owned(),
             detail: Some(
-                "Send the header Authorization: Bearer, with the token of [http] token_file."
+                "Send the header Authorization: Bearer, with the token of [http] token_file; without that, of the file that the log names at the start."
                     .to_owned(),
             ),
             code: None,

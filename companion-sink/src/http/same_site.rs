@@ -5,12 +5,8 @@ use axum::http::{HeaderMap, header};
 
 use super::problem::Problem;
 
-/// Whether nobody needs a token: then only names of this machine are this site.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IsOpen(pub bool);
-
 /// Fails for a request that may come from a page of another site.
-pub fn check(headers: &HeaderMap, is_open: IsOpen) -> Result<(), Problem> {
+pub fn check(headers: &HeaderMap) -> Result<(), Problem> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
@@ -23,9 +19,7 @@ pub fn check(headers: &HeaderMap, is_open: IsOpen) -> Result<(), Problem> {
     let origin = text(header::ORIGIN).and_then(|origin| origin.split_once("://"));
     let here = text(header::HOST);
     let is_here = match (origin, here) {
-        (Some((_, origin)), Some(host)) => {
-            origin.eq_ignore_ascii_case(host) && (!is_open.0 || is_loopback(host))
-        }
+        (Some((_, origin)), Some(host)) => origin.eq_ignore_ascii_case(host),
         _ => false,
     };
     match is_here {
@@ -35,7 +29,7 @@ pub fn check(headers: &HeaderMap, is_open: IsOpen) -> Result<(), Problem> {
 }
 
 /// Whether `host`, with or without a port, is this machine: another name may have been pointed here for a moment.
-fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -49,21 +43,21 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn passes(is_open: bool, headers: &[(header::HeaderName, &str)]) -> bool {
+    fn passes(headers: &[(header::HeaderName, &str)]) -> bool {
         let headers = headers
             .iter()
             .map(|(name, value)| (name.clone(), value.parse().unwrap()));
-        check(&headers.collect(), IsOpen(is_open)).is_ok()
+        check(&headers.collect()).is_ok()
     }
 
     #[test]
     fn pages_of_other_sites_are_refused() {
         let json = (header::CONTENT_TYPE, "application/json; charset=utf-8");
         let host = (header::HOST, "127.0.0.1:8480");
-        assert!(passes(true, &[json.clone(), host.clone()]));
-        assert!(!passes(true, std::slice::from_ref(&host)));
+        assert!(passes(&[json.clone(), host.clone()]));
+        assert!(!passes(std::slice::from_ref(&host)));
         let form = (header::CONTENT_TYPE, "text/plain");
-        assert!(!passes(true, &[form, host.clone()]));
+        assert!(!passes(&[form, host.clone()]));
         for (origin, is_here) in [
             ("http://127.0.0.1:8480", true),
             ("http://127.0.0.1:8481", false),
@@ -72,13 +66,8 @@ mod tests {
         ] {
             let origin = (header::ORIGIN, origin);
             let headers = [json.clone(), host.clone(), origin];
-            assert_eq!(passes(true, &headers), is_here, "{headers:?}");
+            assert_eq!(passes(&headers), is_here, "{headers:?}");
         }
-        // A name that somebody else owns and points here.
-        let host = (header::HOST, "example.org:8480");
-        let origin = (header::ORIGIN, "http://example.org:8480");
-        assert!(!passes(true, &[json.clone(), host.clone(), origin.clone()]));
-        assert!(passes(false, &[json, host, origin]));
     }
 
     #[test]

@@ -7,16 +7,19 @@ mod shared;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use change::version::{Place, Version};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::bounds::{check_bounds, find_out_of_range};
+use super::doubt::{Doubts, is_far_beyond};
+use super::endless_copies::{self, EndlessCopies};
 use super::runner::{Context, Course, Ended, Shared, ended, stopped};
 use super::{BATCH_BYTES, Batch, Move, Sink};
 use crate::config;
 use crate::consumer::{Fetched, Reader, TopicPartition};
 use crate::discovery::{Cluster, Topics, follows};
-use crate::error::Result;
+use crate::error::{Policy, Result};
 use crate::event::{SnapshotBody, commit_time_us, is_for_others, is_version};
 use crate::record::Record;
 use crate::status::{SinkStatus, State};
@@ -44,6 +47,11 @@ struct Lane {
     held: Option<Record>,
     /// The other instances know that it waits there.
     is_noted: bool,
+    /// The event, with its commit, that is beyond what the sender has come to: it is read again when that is clear.
+    doubted: Option<(Place, i64)>,
+    /// The offset of one that turned out to be none.
+    disbelieved: Option<i64>,
+    copies: EndlessCopies,
 }
 
 /// Applies each partition's events in their order, partitions independently.
@@ -66,6 +74,7 @@ impl<S: Sink> Course for ByPartition<S> {
             connected = self.sink.connect() => connected?,
         }
         let reader = Reader::start(&context.client, &context.name)?;
+        let no_answer = self.sink.no_answer(&context.status);
         let run = Run {
             sink: &mut self.sink,
             config: &context.config,
@@ -78,9 +87,16 @@ impl<S: Sink> Course for ByPartition<S> {
             incomplete: false,
             committed: HashMap::new(),
             watermark: Watermark::default(),
+            doubts: Doubts::default(),
             goal: context.goal.as_ref(),
         };
-        let ended = run.run(stop).await;
+        let ended = tokio::select! {
+            ended = run.run(stop) => ended,
+            error = no_answer => Err(error),
+        };
+        if let Err(error) = &ended {
+            self.sink.rest(error.code.policy() != Policy::Halt).await;
+        }
         // Whatever ended it: the others need not wait for this one.
         self.sink.leave().await;
         if S::SHARED {
@@ -111,6 +127,8 @@ struct Run<'r, S> {
     /// Offsets that were copied into the consumer group.
     committed: HashMap<TopicPartition, i64>,
     watermark: Watermark,
+    /// Events beyond what the sender has come to.
+    doubts: Doubts,
     /// The run ends when these offsets come next.
     goal: Option<&'r HashMap<TopicPartition, i64>>,
 }
@@ -145,7 +163,8 @@ impl<S: Sink> Run<'_, S> {
                 }
                 _ = second.tick() => {
                     self.copy_offsets();
-                    self.measure_lag();
+                    self.pass_markers();
+                    self.clear_doubts();
                     self.note_complete().await?;
                     self.look_at_others().await?;
                 }
@@ -223,8 +242,9 @@ impl<S: Sink> Run<'_, S> {
             .collect();
         for at in &given_up {
             let lane = self.lanes.remove(at);
+            self.status.gives_up(at);
             // Where it was held, it is not read.
-            if lane.is_some_and(|lane| lane.held.is_none()) {
+            if lane.is_some_and(|lane| lane.held.is_none() && lane.doubted.is_none()) {
                 self.reader.unassign(at.clone());
             }
         }
@@ -296,8 +316,12 @@ impl<S: Sink> Run<'_, S> {
             assigned: Instant::now(),
             held: None,
             is_noted: false,
+            doubted: None,
+            disbelieved: None,
+            copies: EndlessCopies::default(),
         };
         self.reader.assign(at.clone(), next, lane.epoch);
+        self.status.is_at(&at, next);
         self.lanes.insert(at, lane);
     }
 
@@ -346,19 +370,64 @@ impl<S: Sink> Run<'_, S> {
         Ok(looked_at)
     }
 
-    fn sort(&mut self, record: Record, gathered: &mut Gathered) {
+    /// Reads on where it has become clear whether an event is the source's.
+    fn clear_doubts(&mut self) {
+        let position = self.shared.position.borrow().clone();
+        let Some(position) = position else { return };
+        self.doubts.look_at(&position);
+        let mut clear = Vec::new();
+        for (at, lane) in &self.lanes {
+            let Some((place, offset)) = lane.doubted else {
+                continue;
+            };
+            let is_over = self.doubts.is_over(at, offset, &position);
+            if is_over || !is_far_beyond(place, at, &position) {
+                let version = lane.version.clone();
+                clear.push((at.clone(), offset, version, is_over.then_some(offset)));
+            }
+        }
+        for (at, offset, version, disbelieved) in clear {
+            let stored_next = self.lanes.get(&at).map(|lane| lane.stored_next);
+            self.doubts.forget(&at);
+            self.go_on(at.clone(), offset, version);
+            if let Some(lane) = self.lanes.get_mut(&at) {
+                lane.stored_next = stored_next.unwrap_or(offset);
+                lane.disbelieved = disbelieved;
+            }
+        }
+    }
+
+    fn sort(&mut self, mut record: Record, gathered: &mut Gathered) {
         let at = TopicPartition::of(&record);
         let Some(lane) = self.lanes.get_mut(&at) else {
             return;
         };
-        if lane.epoch != record.epoch || record.offset < lane.next || lane.held.is_some() {
+        let waits = lane.held.is_some() || lane.doubted.is_some();
+        if lane.epoch != record.epoch || record.offset < lane.next || waits {
             return;
         }
+        record.is_disbelieved = lane.disbelieved == Some(record.offset);
         let version = record.version().filter(|version| is_version(version));
+        let version = version.filter(|_| !record.is_disbelieved);
         let copy = version.is_some_and(|version| version <= lane.version.as_str());
+        if lane.copies.note(copy) {
+            let version = version.unwrap_or_default();
+            endless_copies::tell(&self.status.name, &at.topic, at.partition, version);
+        }
+        if let Some(place) = version
+            .and_then(Version::parse)
+            .map(|version| version.place())
+            && let Some(position) = self.shared.position.borrow().as_deref()
+            && is_far_beyond(place, &at, position)
+        {
+            self.reader.unassign(at.clone());
+            lane.doubted = Some((place, record.offset));
+            return;
+        }
         let op = record.op().unwrap_or_default();
         let for_others = is_for_others(&record, &self.status.name);
-        let held = !copy && !for_others && is_for_all_partitions(op, &record);
+        let held =
+            !copy && !for_others && !record.is_disbelieved && is_for_all_partitions(op, &record);
         if held && self.sink.waits_together(&record) {
             self.reader.unassign(at);
             lane.held = Some(record);
@@ -402,6 +471,7 @@ impl<S: Sink> Run<'_, S> {
         let applied = self.sink.apply(batch, &self.shared.dead_letters).await?;
         let last_commit_us = batch.records.last().and_then(commit_time_us);
         self.status.applied(began.elapsed(), last_commit_us);
+        self.status.moved(&batch.moves);
         self.count(&gathered, &applied);
         for lane in self.lanes.values_mut() {
             lane.stored_next = lane.next;
@@ -449,13 +519,14 @@ impl<S: Sink> Run<'_, S> {
         }
     }
 
-    fn measure_lag(&self) {
-        let lag = self
-            .lanes
-            .iter()
-            .map(|(at, lane)| self.reader.lag(at, lane.stored_next))
-            .sum();
-        self.status.figures().set_lag(lag);
+    /// Tells of what lies behind the last events that nothing of it is one.
+    fn pass_markers(&self) {
+        for (at, lane) in &self.lanes {
+            let next = self.reader.nothing_before(at, lane.stored_next);
+            if next > lane.stored_next && lane.held.is_none() {
+                self.status.has_nothing_before(at, next);
+            }
+        }
     }
 
     /// Kafka refused an offset: finds out which one.

@@ -11,13 +11,14 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::Sink;
 use super::bounds::{check_bounds, find_out_of_range};
+use super::doubt::{self, Doubts};
 use super::merge::{Merge, Next};
 use super::partition_queues::{PartitionQueues, Polled};
 use super::postgres::{Commit, Outcome, Poison, Postgres};
 use super::runner::{Context, Course, Ended, ended, stopped};
 use crate::consumer::TopicPartition;
 use crate::discovery::follows;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Policy, Result};
 use crate::event::commit_time_us;
 use crate::record::Record;
 use crate::status::State;
@@ -44,6 +45,26 @@ impl InCommitOrder {
 
 impl Course for InCommitOrder {
     async fn run(&mut self, context: &Context) -> Result<Ended> {
+        let no_answer = self.replica.no_answer(&context.status);
+        let ended = tokio::select! {
+            ended = self.follow_all(context) => ended,
+            error = no_answer => Err(error),
+        };
+        if let Err(error) = &ended {
+            let is_over = error.code.policy() != Policy::Halt;
+            self.replica.hold_nothing(is_over).await;
+        }
+        ended
+    }
+
+    async fn resumed(&mut self) {
+        self.replica.resumed().await;
+    }
+}
+
+impl InCommitOrder {
+    /// Until the process stops, or the goal is reached, or something fails.
+    async fn follow_all(&mut self, context: &Context) -> Result<Ended> {
         let mut poison: Option<Box<Poison>> = None;
         loop {
             let mut stop = context.shared.stop.clone();
@@ -64,6 +85,7 @@ impl Course for InCommitOrder {
                 begun: None,
                 poison: poison.take(),
                 committed: HashMap::new(),
+                doubts: Doubts::default(),
                 second,
                 stop,
             };
@@ -77,10 +99,6 @@ impl Course for InCommitOrder {
                 Followed::Stopped => return Ok(Ended::Stopped),
             }
         }
-    }
-
-    async fn resumed(&mut self) {
-        self.replica.resumed().await;
     }
 }
 
@@ -97,6 +115,8 @@ struct Run<'r> {
     poison: Option<Box<Poison>>,
     /// Offsets that were copied into the consumer group.
     committed: HashMap<TopicPartition, i64>,
+    /// Events beyond what the sender has come to.
+    doubts: Doubts,
     second: Interval,
     stop: watch::Receiver<bool>,
 }
@@ -141,7 +161,18 @@ impl Run<'_> {
                     self.copy_offsets();
                     return Ok(Followed::Stopped);
                 }
-                _ = self.second.tick() => self.every_second(),
+                _ = self.second.tick() => {
+                    self.every_second();
+                    let newest = position.borrow().clone();
+                    if let Some(newest) = newest
+                        && self.disbelieve(&newest)
+                    {
+                        match self.follow(&newest).await? {
+                            Followed::Reached if self.context.goal.is_none() => {}
+                            end => return Ok(end),
+                        }
+                    }
+                }
                 () = self.replica.decided() => self.carry_out().await?,
                 changed = position.changed() => {
                     if changed.is_err() {
@@ -149,6 +180,7 @@ impl Run<'_> {
                     }
                     let newest = position.borrow_and_update().clone();
                     let Some(newest) = newest else { continue };
+                    self.doubts.look_at(&newest);
                     match self.follow(&newest).await? {
                         Followed::Reached if self.context.goal.is_none() => {}
                         end => return Ok(end),
@@ -181,10 +213,7 @@ impl Run<'_> {
             return Ok(Followed::Reached);
         }
         self.context.status.set_state(State::Running);
-        self.merge.set_goal(goal, |at| {
-            let ends = position.ends.get(&*at.topic)?;
-            ends.end.get(usize::try_from(at.partition).ok()?).copied()
-        });
+        self.merge.set_goal(goal, |at| end_of(position, at));
         loop {
             match self.merge.next() {
                 Next::Event(place) => {
@@ -219,6 +248,18 @@ impl Run<'_> {
             Some(poison) => Followed::Poisoned(poison),
             None => Followed::Reached,
         })
+    }
+
+    /// Marks the events that have claimed for long enough a commit which the sender has not come to; whether there are any.
+    fn disbelieve(&mut self, position: &SenderPosition) -> bool {
+        let mut any = false;
+        for (place, offset) in self.merge.beyond(doubt::newest(position)) {
+            if self.doubts.is_over(self.merge.at(place), offset, position) {
+                self.merge.disbelieve(place);
+                any = true;
+            }
+        }
+        any
     }
 
     /// Commits what comes before the event that cannot be applied, and halts there.
@@ -295,6 +336,7 @@ impl Run<'_> {
         );
         for (at, next, version) in lanes {
             self.queues.assign(at.clone(), next)?;
+            self.context.status.is_at(&at, next);
             self.merge.add(at, next, &version);
         }
         self.begun = self.merge.begun();
@@ -328,10 +370,8 @@ impl Run<'_> {
                 Polled::OutOfRange => self.find_out_of_range().await?,
             }
             let at = self.merge.at(lane).clone();
-            let end = position
-                .ends
-                .get(&*at.topic)
-                .map_or(0, |ends| ends.end[at.partition as usize]);
+            // A topic that was made anew may have fewer partitions.
+            let end = end_of(position, &at).unwrap_or_default();
             if self.queues.is_read_to(lane, end) {
                 self.merge.offer_end(lane, end);
                 return Ok(Followed::Reached);
@@ -373,6 +413,7 @@ impl Run<'_> {
             return Ok(Some(poison));
         }
         self.context.status.figures().count_events(records);
+        self.context.status.works();
         self.part.is_begun = true;
         self.part.records.clear();
         self.part.bytes = 0;
@@ -401,6 +442,7 @@ impl Run<'_> {
             Err(poison) => return Ok(Some(poison)),
         };
         self.merge.moved(&moves);
+        self.context.status.moved(&moves);
         self.context.status.applied(began.elapsed(), time_us);
         let mut figures = self.context.status.figures();
         figures.duplicates += self.merge.take_duplicates();
@@ -411,12 +453,12 @@ impl Run<'_> {
     fn every_second(&mut self) {
         self.queues.serve();
         self.copy_offsets();
-        let lag = self
-            .merge
-            .stored()
-            .map(|(at, next)| self.queues.lag(at, next))
-            .sum();
-        self.context.status.figures().set_lag(lag);
+        for (at, next) in self.merge.stored() {
+            let passed = self.queues.nothing_before(at, next);
+            if passed > next {
+                self.context.status.has_nothing_before(at, passed);
+            }
+        }
     }
 
     /// Copies the applied offsets into the consumer group, for lag tools only.
@@ -432,6 +474,12 @@ impl Run<'_> {
             self.committed.extend(moved);
         }
     }
+}
+
+/// Where a partition ends by a position; `None` where that does not name it.
+fn end_of(position: &SenderPosition, at: &TopicPartition) -> Option<i64> {
+    let ends = position.ends.get(&*at.topic)?;
+    ends.end.get(usize::try_from(at.partition).ok()?).copied()
 }
 
 /// How many partitions the sink follows of those that a position names.

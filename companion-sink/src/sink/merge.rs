@@ -11,8 +11,9 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use change::version::{Place, Version};
 
 use super::Move;
+use super::endless_copies::{self, EndlessCopies};
 use crate::consumer::TopicPartition;
-use crate::event::is_for_others;
+use crate::event::{is_for_others, is_version};
 use crate::record::Record;
 
 /// The merged partitions.
@@ -39,12 +40,11 @@ struct Lane {
     read_to: i64,
     /// Where the goal says that the partition ends.
     end: i64,
-    /// Highest version fetched.
-    seen: Option<Version>,
     /// Highest version handed out.
     version: Option<Version>,
-    /// Fetched, not handed out.
-    waiting: VecDeque<(Version, Record)>,
+    /// Fetched, not handed out. Copies are known when it is their turn: what is before them may be none of the source's.
+    waiting: VecDeque<(Option<Version>, Record)>,
+    copies: EndlessCopies,
 }
 
 /// What comes next.
@@ -107,9 +107,9 @@ impl Merge {
             stored_next: next_offset,
             read_to: next_offset,
             end: next_offset,
-            seen: Version::parse(version),
             version: Version::parse(version),
             waiting: VecDeque::new(),
+            copies: EndlessCopies::default(),
         });
         place
     }
@@ -140,25 +140,63 @@ impl Merge {
             return;
         }
         lane.read_to = record.offset + 1;
-        let version = record.version().and_then(Version::parse);
-        let is_copy = version.is_some() && version <= lane.seen;
-        self.duplicates += u64::from(is_copy);
         let passed_over = match record.op() {
             Some("tombstone" | "emit") => true,
             // Only a snapshot's events name sinks.
             Some("r" | "snapshot") => is_for_others(&record, &self.sink),
             _ => false,
         };
-        if is_copy || passed_over {
+        let version = record.version().filter(|version| is_version(version));
+        let version = version.and_then(Version::parse);
+        if passed_over {
+            self.duplicates += u64::from(version.is_some() && version <= lane.version);
             return;
         }
-        // One without a version is malformed: it stays where it was found.
-        let version = version.or(lane.seen).unwrap_or_default();
-        lane.seen = Some(version);
-        if lane.waiting.is_empty() {
-            self.next.push(Reverse((version, place)));
-        }
         lane.waiting.push_back((version, record));
+        if lane.waiting.len() == 1 {
+            self.promote(place);
+        }
+    }
+
+    /// Passes over copies at the head of the partition at `place`; what is there then is among those that may come next.
+    fn promote(&mut self, place: usize) {
+        let lane = &mut self.lanes[place];
+        while let Some((version, record)) = lane.waiting.front() {
+            let is_copy = version.is_some() && *version <= lane.version;
+            if lane.copies.note(is_copy) {
+                let version = record.version().unwrap_or_default();
+                endless_copies::tell(&self.sink, &lane.at.topic, lane.at.partition, version);
+            }
+            if !is_copy {
+                // One without a version is malformed: it stays where it was found.
+                let version = version.or(lane.version).unwrap_or_default();
+                self.next.push(Reverse((version, place)));
+                return;
+            }
+            self.duplicates += 1;
+            lane.waiting.pop_front();
+        }
+        if lane.is_hungry() {
+            self.hungry.push(place);
+        }
+    }
+
+    /// The partitions whose next record is of a later commit than `newest`, with its offset.
+    pub fn beyond(&self, newest: Place) -> Vec<(usize, i64)> {
+        let heads = self.next.iter().map(|Reverse(head)| head);
+        let beyond = heads.filter(|(version, _)| version.place() > newest);
+        let offset = |place: usize| self.lanes[place].next_offset();
+        beyond.map(|(_, place)| (*place, offset(*place))).collect()
+    }
+
+    /// The next record of the partition at `place` is of no commit of the source: it is handed out where it stands, and marked.
+    pub fn disbelieve(&mut self, place: usize) {
+        self.next.retain(|Reverse((_, lane))| *lane != place);
+        if let Some((version, record)) = self.lanes[place].waiting.front_mut() {
+            *version = None;
+            record.is_disbelieved = true;
+        }
+        self.promote(place);
     }
 
     /// The partition at `place` has nothing before `offset` that was not offered.
@@ -200,15 +238,11 @@ impl Merge {
         let Reverse((version, place)) = self.next.pop()?;
         let lane = &mut self.lanes[place];
         let (_, record) = lane.waiting.pop_front()?;
-        match lane.waiting.front() {
-            Some((next, _)) => self.next.push(Reverse((*next, place))),
-            None if lane.is_hungry() => self.hungry.push(place),
-            None => {}
-        }
         // A malformed one without a version, before any that has one, stands at the beginning.
         if version > Version::default() {
             lane.version = Some(version);
         }
+        self.promote(place);
         self.last = Some(version);
         Some(record)
     }
@@ -429,6 +463,38 @@ mod tests {
             merge.add(at(partition), *next, version);
         }
         merge
+    }
+
+    #[test]
+    fn what_claims_a_commit_beyond_hides_nothing_behind_it() {
+        let mut merge = fresh(&[(0, String::new()), (0, String::new())]);
+        let goal = version(30, 0).place();
+        merge.set_goal(goal, |at| Some(if at.partition == 0 { 4 } else { 0 }));
+        for (offset, lsn) in [(0, 10), (1, 1 << 40), (2, 20), (3, 10)] {
+            merge.offer(0, record(0, offset, version(lsn, 1), "u"));
+        }
+        let mut out = Vec::new();
+        loop {
+            match merge.next() {
+                Next::Event(_) => {
+                    let record = merge.take().unwrap();
+                    out.push((record.offset, record.is_disbelieved));
+                }
+                Next::Missing(_) => panic!("all was read"),
+                Next::Reached => match merge.beyond(goal).first() {
+                    Some((place, offset)) => {
+                        assert_eq!((*place, *offset), (0, 1));
+                        merge.disbelieve(0);
+                    }
+                    None => break,
+                },
+            }
+        }
+        assert_eq!(out, [(0, false), (1, true), (2, false)]);
+        assert_eq!(merge.take_duplicates(), 1);
+        let moves = merge.moves();
+        assert_eq!(moves[0].end, 4);
+        assert_eq!(moves[0].version, version(20, 1).to_string());
     }
 
     #[test]

@@ -3,14 +3,20 @@
 pub mod bounds;
 pub mod by_partition;
 pub mod changes;
+mod doubt;
+mod endless_copies;
+mod guarded;
 pub mod in_commit_order;
 mod merge;
 pub mod mongo_history;
+pub mod origin;
 mod partition_queues;
 pub mod postgres;
 mod reached;
 pub mod refusal_limit;
 pub mod runner;
+#[cfg(test)]
+mod strange_records;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -23,6 +29,7 @@ use crate::discovery::Topics;
 use crate::error::{Code, Error, Result};
 use crate::event::Malformed;
 use crate::record::Record;
+use crate::status::SinkStatus;
 use crate::watermark::Complete;
 
 /// Length of a batch in bytes at most, but for a single larger event.
@@ -66,6 +73,8 @@ pub struct Applied {
     pub dead_letters: Vec<Cow<'static, str>>,
     /// Keys that are parked now, of all partitions.
     pub parked_keys: u64,
+    /// Changes of rows, of tables without a key, that the target did not have.
+    pub unknown_rows: u64,
 }
 
 /// What came of telling the other instances that partitions have reached an event about the whole table.
@@ -149,6 +158,18 @@ pub trait Sink: Send + Sync {
         async { Ok(()) }
     }
 
+    /// Waits until the target does not answer, of a sink that has had events to apply for long; the error that says so. It asks
+    /// by itself, beside what the sink is at.
+    fn no_answer(&self, _status: &SinkStatus) -> impl Future<Output = Error> + Send + 'static {
+        std::future::pending()
+    }
+
+    /// The sink works no more until it connects again, or, if it is not `is_over` for now, until a person has acted: it holds
+    /// nothing of the target meanwhile.
+    fn rest(&mut self, _is_over: bool) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// Whether an event about the whole table waits until every partition of its topic has reached it.
     fn waits_together(&self, record: &Record) -> bool;
 
@@ -169,6 +190,7 @@ pub trait Sink: Send + Sync {
         _record: &Record,
         _moves: &[Move],
         _partitions: i32,
+        _dead_letters: &DeadLetters,
     ) -> impl Future<Output = Result<Met>> + Send {
         async { Ok(Met::Waiting) }
     }

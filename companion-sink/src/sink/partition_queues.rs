@@ -184,9 +184,9 @@ impl PartitionQueues {
         !partition.is_read && partition.chunks.is_empty()
     }
 
-    /// Events of a partition that are not applied yet, as of the last second, when `next_offset` comes next.
-    pub fn lag(&self, at: &TopicPartition, next_offset: i64) -> u64 {
-        self.ends.lag(at, next_offset)
+    /// The offset before which nothing is left of a partition, as of the last second, when `next_offset` comes next.
+    pub fn nothing_before(&self, at: &TopicPartition, next_offset: i64) -> i64 {
+        self.ends.nothing_before(at, next_offset)
     }
 
     /// Copies applied offsets into the consumer group, for lag tools.

@@ -10,6 +10,7 @@ use rdkafka::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::guarded::guarded_sink;
 use crate::config;
 use crate::consumer::TopicPartition;
 use crate::dead_letter::DeadLetters;
@@ -96,7 +97,7 @@ impl<C: Course> Runner<C> {
             let started = Instant::now();
             self.live.wait_anew();
             let batches_before = self.context.status.figures().batches;
-            let error = match self.course.run(&self.context).await {
+            let error = match guarded_sink(self.course.run(&self.context)).await {
                 Ok(Ended::Stopped | Ended::Reached) => break,
                 Err(error) => error,
             };

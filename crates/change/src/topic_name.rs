@@ -22,7 +22,7 @@ pub fn join(parts: &[&str]) -> String {
 }
 
 /// Keeps `A-Z a-z 0-9 _ -`; every other byte, and a `-` before an `x`, becomes `-x` and two hexadecimal digits.
-fn escape(part: &str) -> String {
+pub fn escape(part: &str) -> String {
     let bytes = part.as_bytes();
     let mut out = String::with_capacity(part.len());
     for (index, &byte) in bytes.iter().enumerate() {
@@ -34,6 +34,31 @@ fn escape(part: &str) -> String {
         }
     }
     out
+}
+
+/// The name of which [`join`] made a part; of a name that ends in its hash, as it is.
+pub fn unescape(part: &str) -> String {
+    let bytes = part.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let digits = bytes
+            .get(at + 2..at + 4)
+            .filter(|_| bytes[at..].starts_with(b"-x"));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte {
+            Some(byte) => {
+                out.push(byte);
+                at += 4;
+            }
+            None => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| part.to_owned())
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {
@@ -84,6 +109,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn names_come_back(name in "[a-x0-9.\\-_ \u{e4}\"]{1,20}") {
+            prop_assert_eq!(unescape(&escape(&name)), name);
+        }
+
         #[test]
         fn no_two_tables_share_a_topic(one in "[a-x.\\-_ \u{e4}]{1,6}", other in "[a-x.\\-_ \u{e4}]{1,6}", third in "[a-x.\\-]{1,4}") {
             if one != other {

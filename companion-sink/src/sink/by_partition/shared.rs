@@ -36,7 +36,9 @@ impl<S: Sink> Run<'_, S> {
             }
             let partitions = self.wanted.get(&*record.topic).copied().unwrap_or_default();
             let held: Vec<TopicPartition> = moves.iter().map(|moved| moved.at.clone()).collect();
-            match self.sink.meet(&record, &moves, partitions).await? {
+            let dead_letters = &self.shared.dead_letters;
+            let met = self.sink.meet(&record, &moves, partitions, dead_letters);
+            match met.await? {
                 Met::Waiting => {
                     for at in &held {
                         if let Some(lane) = self.lanes.get_mut(at) {

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, doc};
+use mongodb::error::ErrorKind;
 use mongodb::options::{
     Acknowledgment, ClientOptions, DatabaseOptions, ReadPreference, SelectionCriteria, WriteConcern,
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 
-use super::failure::{classify, is_missing_collection};
+use super::failure::{classify, is_missing_collection, refused_collection};
+use super::insert::collection_refused;
 use crate::error::{Error, Result};
 
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -16,10 +18,14 @@ const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connects to the database of a history.
 pub async fn connect(url: &str, database: &str) -> Result<Database> {
     let mut options = ClientOptions::parse(url).await.map_err(|error| {
-        Error::configuration(
-            format!("mongodb: url: {error}"),
-            "Write mongodb://user:password@host:port/.",
-        )
+        // The driver's text may quote the URL, and with it the password; of a name that it does not find it holds that.
+        match error.kind.as_ref() {
+            ErrorKind::DnsResolve { .. } => classify("looking the url's name up", &error),
+            _ => Error::configuration(
+                "mongodb: the driver does not take the url for a connection string",
+                "Write mongodb://user:password@host:port/, with other characters than letters and digits of the password percent-encoded.",
+            ),
+        }
     })?;
     options
         .app_name
@@ -66,7 +72,7 @@ pub async fn make_indexes<T: Send + Sync>(
         Ok(names) => names,
         // The collection is not there yet.
         Err(error) if is_missing_collection(&error) => Vec::new(),
-        Err(error) => return Err(classify("reading the indexes", &error)),
+        Err(error) => return Err(failed(collection, "reading the indexes", &error)),
     };
     let missing = indexes.iter().filter_map(|fields| {
         let name: Vec<_> = fields.iter().map(|field| format!("{field}_1")).collect();
@@ -85,5 +91,17 @@ pub async fn make_indexes<T: Send + Sync>(
         .create_indexes(missing)
         .await
         .map(|_| ())
-        .map_err(|error| classify("making the indexes", &error))
+        .map_err(|error| failed(collection, "making the indexes", &error))
+}
+
+/// The collection is refused, or something is the matter with the server.
+fn failed<T: Send + Sync>(
+    collection: &Collection<T>,
+    doing: &str,
+    error: &mongodb::error::Error,
+) -> Error {
+    match refused_collection(error) {
+        Some(why) => collection_refused(collection.name(), &why),
+        None => classify(doing, error),
+    }
 }

@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use mongodb::bson::{RawDocumentBuf, doc};
 
+use super::admission::Told;
+use super::document::identity;
 use super::failure::classify;
 use super::parked::Aside;
 use super::parked_keys::{key_of, version_of};
 use super::{DOCUMENT_BYTES_MAX, MongoHistory, Pending, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::Result;
+use crate::event::Headers;
 use crate::record::Record;
 use crate::sink::Batch;
+use crate::sink::guarded::guarded;
 
 /// Documents by collection.
 pub type Documents = BTreeMap<String, Vec<Pending>>;
@@ -33,7 +37,11 @@ impl MongoHistory {
         &mut self,
         record: &Record,
     ) -> Result<std::result::Result<Option<(String, RawDocumentBuf)>, Failure>> {
-        Ok(match self.document(record).await? {
+        let made = match guarded(self.document(record)).await {
+            Ok(made) => made?,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        Ok(match made {
             Ok(Some((_, document))) if document.as_bytes().len() > DOCUMENT_BYTES_MAX => {
                 Err(Failure::refused("the document is larger than 16 MB".into()))
             }
@@ -48,6 +56,7 @@ impl MongoHistory {
         asides: &mut Vec<Aside<'b>>,
     ) -> Result<Documents> {
         let mut documents = Documents::new();
+        self.let_topics_go(batch).await?;
         for (place, record) in batch.records.iter().enumerate() {
             if self.is_beyond(record) || self.put_behind(place, record, asides) {
                 continue;
@@ -62,6 +71,25 @@ impl MongoHistory {
             }
         }
         Ok(documents)
+    }
+
+    /// Looks first at what gives a table up: the topic that has it from now on may stand before it in the batch.
+    async fn let_topics_go(&mut self, batch: &Batch) -> Result<()> {
+        let definitions = batch.records.iter();
+        for record in definitions.filter(|record| record.op() == Some("schema")) {
+            let Ok(headers) = Headers::read(record) else {
+                continue;
+            };
+            if let Ok(Some(told)) = Told::by(record, &headers)
+                && told.is_farewell
+                && !record.is_disbelieved
+            {
+                let admission = &mut self.connection()?.admission;
+                // What is refused is so once more in its turn.
+                let _ = admission.refused(record, &headers, &told, &[]).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Inserts documents, whatever their order.
@@ -110,8 +138,9 @@ impl MongoHistory {
         for (place, record) in events {
             inserted.left_out.retain(|(left_out, _)| left_out != place);
             if let Some(name) = inserted.collections.get(place) {
-                let collection = self.connection()?.collection(name).await?;
-                let deleted = collection
+                let database = &self.connection()?.database;
+                let deleted = database
+                    .collection::<RawDocumentBuf>(name)
                     .delete_one(doc! { "_id": record.event_id() })
                     .await;
                 deleted.map_err(|error| classify("taking out what has to wait", &error))?;
@@ -124,12 +153,20 @@ impl MongoHistory {
     pub(super) async fn park(
         &mut self,
         batch: &Batch,
-        asides: &[Aside<'_>],
+        asides: &mut [Aside<'_>],
         dead_letters: &DeadLetters,
     ) -> Result<()> {
         if asides.is_empty() {
             return Ok(());
         }
+        for aside in asides.iter_mut() {
+            let headers = Headers::read(aside.record).ok();
+            if let Some(headers) = headers.filter(|headers| headers.op.is_row()) {
+                let identity = identity(aside.record, &headers);
+                aside.entity = self.entity_of(&headers, identity).await?;
+            }
+        }
+        let asides = &*asides;
         // Where another instance has gone on, people may have decided already.
         self.connection()?.offsets.check(&batch.moves).await?;
         let refused = asides
@@ -150,7 +187,9 @@ impl MongoHistory {
         failure: Failure,
         asides: &mut Vec<Aside<'b>>,
     ) {
-        let key: Option<Box<[u8]>> = key_of(record).map(Box::from);
+        // Nothing waits behind what cannot come from the topic's table.
+        let key = key_of(record).filter(|_| !failure.is_forged());
+        let key: Option<Box<[u8]>> = key.map(Box::from);
         self.parked
             .add(&record.topic, version_of(record), key.clone(), None);
         asides.push(Aside {
@@ -158,6 +197,7 @@ impl MongoHistory {
             record,
             key,
             waits_for: None,
+            entity: None,
             failure: Some(failure),
         });
     }
@@ -182,6 +222,7 @@ impl MongoHistory {
             record,
             key,
             waits_for,
+            entity: None,
             failure: None,
         });
         true

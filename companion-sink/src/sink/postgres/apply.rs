@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio_postgres::types::{ToSql, Type};
 
-use super::change::{Change, Kind, Values, identity_of, layout, values};
+use super::change::{Change, Kind, Values, identity_of, key_layout, layout, values};
 use super::connection::Session;
 use super::failure::{Fault, sort};
+use super::newest;
 use super::parked::ParkedKeys;
+use super::refusal;
 use super::statements;
 use super::tables::{Table, Tables};
 use crate::dead_letter::Failure;
 use crate::error::{Code, Error};
 use crate::event::Headers;
 use crate::record::Record;
+use crate::sink::guarded::guarded;
 
 /// Whether rows are upserted, or deleted and inserted, so that unique values can move between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,17 @@ pub async fn apply(
     changes: &[&Change<'_>],
     mode: Mode,
 ) -> Result<(), Fault> {
+    guarded(apply_all(session, tables, changes, mode))
+        .await
+        .unwrap_or_else(|failure| Err(Fault::Event(failure)))
+}
+
+async fn apply_all(
+    session: &mut Session,
+    tables: &Tables,
+    changes: &[&Change<'_>],
+    mode: Mode,
+) -> Result<(), Fault> {
     let mut last: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(changes.len());
     let mut keyless: BTreeMap<usize, Vec<&Change<'_>>> = BTreeMap::new();
     for (place, change) in changes.iter().enumerate() {
@@ -58,6 +72,9 @@ pub async fn apply(
         let change = changes[place];
         keyed.entry(change.table).or_default().push(change);
     }
+    // One order for all instances, so that those that meet at keys with several spellings queue up.
+    let mut keyed: Vec<(usize, Vec<&Change<'_>>)> = keyed.into_iter().collect();
+    keyed.sort_by(|(a, _), (b, _)| tables.get(*a).name.cmp(&tables.get(*b).name));
     for (table, changes) in keyed {
         apply_keyed(session, tables.get(table), &changes, mode).await?;
     }
@@ -92,17 +109,19 @@ pub async fn apply_apart<'c, 'b>(
         }
         let begin = session.begin_part();
         session.execute(begin).await?;
-        let failure = match apply(session, tables, &part, Mode::Replace).await {
+        let fault = match apply(session, tables, &part, Mode::Replace).await {
             Ok(()) => {
                 session.keep_part();
                 continue;
             }
             Err(Fault::Other(error)) => return Err(error),
-            Err(Fault::Event(failure)) => failure,
+            Err(fault) => fault,
         };
         session.undo_part().await?;
         match part.as_slice() {
             [alone] => {
+                let failure =
+                    refusal::told(&session.client, tables.get(alone.table), alone, fault).await?;
                 park_key(alone, parked);
                 aside.refused.push((alone, failure));
             }
@@ -146,10 +165,12 @@ async fn apply_keyed(
     changes: &[&Change<'_>],
     mode: Mode,
 ) -> Result<(), Fault> {
+    let newest = newest::claim(session, table, changes).await?;
+    let changes = newest.as_deref().unwrap_or(changes);
     let mut deletes: BTreeMap<Vec<usize>, Vec<&Change<'_>>> = BTreeMap::new();
     let mut upserts: BTreeMap<(Vec<usize>, Vec<usize>), Vec<&Change<'_>>> = BTreeMap::new();
     for change in changes {
-        let key = layout(table, &change.identity.0);
+        let key = key_layout(table, &change.identity.0);
         if change.kind == Kind::Upsert {
             let columns = layout(table, change.after());
             upserts
@@ -157,7 +178,9 @@ async fn apply_keyed(
                 .or_default()
                 .push(change);
         }
-        if change.kind == Kind::Delete || mode == Mode::Replace {
+        // Where no column could be written with its own value, a row goes and comes.
+        let is_replaced = mode == Mode::Replace || table.writable().is_none();
+        if change.kind == Kind::Delete || is_replaced {
             deletes.entry(key).or_default().push(change);
         }
     }
@@ -176,7 +199,14 @@ async fn apply_keyed(
         for change in changes {
             arrays.push(change.new_values(table, columns).map_err(Fault::Event)?);
         }
-        let sql = statements::insert(table, columns, Some(key));
+        let fixed = statements::fixed(table, columns, key);
+        let is_searchable = key.iter().all(|place| columns.contains(place));
+        if !fixed.is_empty() && is_searchable && mode == Mode::Upsert {
+            let sql = statements::delete_otherwise_fixed(table, columns, key, &fixed);
+            arrays.run(session, table, &sql).await?;
+        }
+        let conflict = table.writable().map(|_| key.as_slice());
+        let sql = statements::insert(table, columns, conflict);
         arrays.run(session, table, &sql).await?;
     }
     Ok(())
@@ -217,33 +247,87 @@ async fn change_one(
     change: &Change<'_>,
 ) -> Result<(), Fault> {
     let before = layout(table, change.before());
-    let mut parameters = Vec::new();
-    let sql = match change.kind {
-        Kind::UpdateOne => {
-            let after = layout(table, change.after());
-            parameters.extend(change.new_values(table, &after).map_err(Fault::Event)?);
-            statements::update_one(table, &after, &before)
+    let old_values = values(table, &before, change.before()).map_err(Fault::Event)?;
+    if before.is_empty() {
+        return Err(Fault::Event(Failure::refused(format!(
+            "the image before has no column that {} could be searched by",
+            table.name
+        ))));
+    }
+    if change.kind != Kind::UpdateOne {
+        if run_one(
+            session,
+            table,
+            &statements::delete_one(table, &before),
+            &old_values,
+        )
+        .await?
+            == 0
+        {
+            note_unknown(session, table);
         }
-        _ => statements::delete_one(table, &before),
+        return Ok(());
+    }
+    let after = layout(table, change.after());
+    let new_values = change.new_values(table, &after).map_err(Fault::Event)?;
+    let old_value = |column: usize| {
+        let at = before.iter().position(|other| *other == column);
+        at.map(|at| &old_values[at])
     };
-    parameters.extend(values(table, &before, change.before()).map_err(Fault::Event)?);
-    let types = vec![Type::TEXT; parameters.len()];
+    let is_same = |(column, value): (&usize, &Option<_>)| old_value(*column) == Some(value);
+    let fixed = |column: &usize| table.columns[*column].fixed;
+    let mut pairs = after.iter().zip(&new_values);
+    let insert = || statements::insert_one(table, &after);
+    if !pairs.all(|(column, value)| !fixed(column) || is_same((column, value)))
+        || table.writable().is_none()
+    {
+        // A value that cannot be set comes with another row.
+        let delete = statements::delete_one(table, &before);
+        if run_one(session, table, &delete, &old_values).await? == 0 {
+            note_unknown(session, table);
+        }
+        run_one(session, table, &insert(), &new_values).await?;
+        return Ok(());
+    }
+    let (set, mut parameters): (Vec<usize>, Values<'_>) = after
+        .iter()
+        .zip(new_values.iter().cloned())
+        .filter(|(column, _)| !fixed(column))
+        .unzip();
+    parameters.extend(old_values.iter().cloned());
+    let sql = statements::update_one(table, &set, &before);
+    if run_one(session, table, &sql, &parameters).await? == 0 {
+        // Older than what the topic has: the row as it is now is all that is known of it.
+        note_unknown(session, table);
+        run_one(session, table, &insert(), &new_values).await?;
+    }
+    Ok(())
+}
+
+/// A row of a table without a key was changed or deleted at the source, and the target has none that equals it.
+fn note_unknown(session: &mut Session, table: &Table) {
+    session.unknown_rows += 1;
+    tracing::debug!(
+        table = table.name,
+        "no row equals the image before the change"
+    );
+}
+
+/// Runs a statement about one row; how many rows it touched.
+async fn run_one(
+    session: &mut Session,
+    table: &Table,
+    sql: &str,
+    values: &Values<'_>,
+) -> Result<u64, Fault> {
+    let types = vec![Type::TEXT; values.len()];
     let doing = format!("changing a row of {}", table.name);
     let failed = |error| sort(&doing, &error);
-    let statement = session.prepared(&sql, &types).await.map_err(failed)?;
-    let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|value| value as _).collect();
-    match session
-        .client
-        .execute(&statement, &parameters)
-        .await
-        .map_err(failed)?
-    {
-        1 => Ok(()),
-        _ => Err(Fault::Event(Failure::refused(format!(
-            "no row of {}, which has no key, equals the image before the change",
-            table.name
-        )))),
-    }
+    let statement = session.prepared(sql, &types).await;
+    let statement = statement.map_err(|error| failed(error).of_target())?;
+    let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
+    let done = session.client.execute(&statement, &parameters).await;
+    done.map_err(failed)
 }
 
 /// Whether a unique index of the target has exactly the key's columns: what an upsert needs.
@@ -292,7 +376,8 @@ impl<'c> Arrays<'c> {
         let doing = format!("changing {}", table.name);
         let failed = |error| sort(&doing, &error);
         let types = vec![Type::TEXT_ARRAY; self.columns.len()];
-        let statement = session.prepared(sql, &types).await.map_err(failed)?;
+        let statement = session.prepared(sql, &types).await;
+        let statement = statement.map_err(|error| failed(error).of_target())?;
         let parameters: Vec<&(dyn ToSql + Sync)> =
             self.columns.iter().map(|column| column as _).collect();
         session

@@ -3,20 +3,23 @@
 //!
 //! A note holds only as long as its partition's offset is where it was: whoever has the partition later notes the same again.
 
+use std::time::{Duration, Instant};
+
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
+use super::bindings::Refusal;
 use super::connection::Session;
 use super::failure::classify;
 use super::sharing::{lock_name, tell_others};
-use super::tables::Tables;
 use super::whole_table::unreadable;
-use super::{Postgres, not_connected};
+use super::{Park, Postgres, not_connected};
 use crate::consumer::TopicPartition;
+use crate::dead_letter::DeadLetters;
 use crate::error::Result;
 use crate::event::Headers;
 use crate::record::Record;
-use crate::sink::reached::{Reached, Stand, missing_copy, reached};
+use crate::sink::reached::{Reached, Stand, missing_copy, reached, version_of};
 use crate::sink::{Met, Move};
 
 /// The notes of a sink: a table of the state schema.
@@ -143,13 +146,18 @@ impl Postgres {
         record: &Record,
         moves: &[Move],
         partitions: i32,
+        dead_letters: &DeadLetters,
     ) -> Result<Met> {
         let session = &mut self.connection.as_mut().ok_or_else(not_connected)?.session;
         self.state.begin_transaction(session, "").await?;
-        let met = self.meet_in_transaction(record, moves, partitions).await?;
+        let met = self
+            .meet_in_transaction(record, moves, partitions, dead_letters)
+            .await?;
         if met == Met::Moved {
             // Another instance may have followed a change of the definition.
-            self.connection()?.tables = Tables::default();
+            let connection = self.connection()?;
+            connection.forget_tables();
+            connection.session.newest_tables.clear();
         }
         let end = match met {
             Met::Waiting | Met::Done => "COMMIT",
@@ -164,6 +172,7 @@ impl Postgres {
         record: &Record,
         moves: &[Move],
         partitions: i32,
+        dead_letters: &DeadLetters,
     ) -> Result<Met> {
         let client = self.connection()?.session.client.clone();
         let (barriers, topic) = (self.state.barriers(), &*record.topic);
@@ -193,7 +202,12 @@ impl Postgres {
             Some(reached) => {
                 let all = rows.iter().filter_map(|row| row.moved(record, version));
                 let all: Vec<Move> = all.collect();
-                self.do_together(record, &all, reached).await?;
+                if !self
+                    .do_together(record, &all, reached, dead_letters)
+                    .await?
+                {
+                    return Ok(Met::Busy);
+                }
             }
         }
         let barriers = self.state.barriers();
@@ -202,18 +216,29 @@ impl Postgres {
         Ok(Met::Done)
     }
 
-    /// Moves the positions and does what the event says, in the open transaction.
+    /// Moves the positions and does what the event says, in the open transaction; false if another topic may give up first what it
+    /// needs.
     async fn do_together(
         &mut self,
         record: &Record,
         moves: &[Move],
         reached: Reached,
-    ) -> Result<()> {
+        dead_letters: &DeadLetters,
+    ) -> Result<bool> {
         let headers = Headers::read(record).map_err(unreadable)?;
+        let refused = self.refused_whole(record, &headers).await?;
+        if matches!(refused, Some(Refusal::Claimed(_))) && self.may_still_be_free(record)? {
+            return Ok(false);
+        }
         let state = &self.state;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         let session: &mut Session = &mut connection.session;
         state.advance(session, moves).await?;
+        if let Some(refusal) = refused {
+            let park = Park::apart(record, refusal.failure());
+            self.park(&[park], dead_letters).await?;
+            return Ok(true);
+        }
         match reached {
             Reached::Apart { past } if record.op() == Some("t") => Err(missing_copy(record, past)),
             // A definition that is followed already is found so.
@@ -223,9 +248,23 @@ impl Postgres {
                     topic = %record.topic,
                     "partitions are past the beginning or end of a snapshot: nothing is taken for gone"
                 );
-                Ok(())
+                Ok(true)
             }
-            _ => self.apply_to_table(record, &headers).await,
+            _ => self.apply_to_table(record, &headers).await.map(|()| true),
         }
+    }
+
+    /// Whether the topic that has the table may still give it up: topics are read independently here, and tables may have changed
+    /// their names with each other.
+    fn may_still_be_free(&mut self, record: &Record) -> Result<bool> {
+        const LONGEST: Duration = Duration::from_secs(30);
+        let event = (record.topic.clone(), version_of(record).to_owned());
+        let claiming = &mut self.connection()?.claiming;
+        let since = *claiming.entry(event.clone()).or_insert_with(Instant::now);
+        let is_over = since.elapsed() > LONGEST;
+        if is_over {
+            claiming.remove(&event);
+        }
+        Ok(!is_over)
     }
 }

@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use super::apply::{Mode, apply};
+use super::connection::IMMEDIATE;
 use super::failure::Fault;
+use super::newest;
+use super::refusal;
 use super::stream::Stream;
-use super::tables::Tables;
 use super::{Connection, Postgres, not_connected};
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::dlq::event::{Decision, Parked};
@@ -25,7 +27,7 @@ impl Postgres {
         let decided = self.state.parked_events().decided_keys(client).await?;
         if !decided.is_empty() {
             // The target may have been corrected since its tables were looked at.
-            self.connection()?.tables = Tables::default();
+            self.connection()?.forget_tables();
         }
         for (at, key) in decided {
             if is_shared && !self.connection()?.sharing.owned.contains(&at) {
@@ -33,7 +35,7 @@ impl Postgres {
             }
             let topic = &*at.topic;
             let session = &mut self.connection.as_mut().ok_or_else(not_connected)?.session;
-            self.state.begin_transaction(session, "").await?;
+            self.state.begin_transaction(session, IMMEDIATE).await?;
             let is_free = self.carry_out_key(topic, &key, dead_letters).await?;
             if is_free {
                 let parked_events = self.state.parked_events();
@@ -124,6 +126,7 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
+        newest::make_ready(session, tables, std::slice::from_ref(&change)).await?;
         let begin = session.begin_part();
         session.execute(begin).await?;
         match apply(session, tables, &[&change], Mode::Upsert).await {
@@ -132,9 +135,11 @@ impl Postgres {
                 Ok(None)
             }
             Err(Fault::Other(error)) => Err(error),
-            Err(Fault::Event(failure)) => {
+            Err(fault) => {
                 session.undo_part().await?;
-                Ok(Some(failure))
+                let table = tables.get(change.table);
+                let told = refusal::told(&session.client, table, &change, fault).await?;
+                Ok(Some(told))
             }
         }
     }

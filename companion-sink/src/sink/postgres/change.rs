@@ -133,7 +133,7 @@ impl<'b> Change<'b> {
     pub fn park(&self, failure: Option<Failure>) -> Park<'b> {
         Park {
             record: self.record,
-            key: self.key,
+            key: self.key.into(),
             failure,
         }
     }
@@ -147,12 +147,18 @@ impl<'b> Change<'b> {
             )));
         }
         let after = self.after();
+        if layout.is_empty() {
+            return Err(Failure::refused(format!(
+                "its row has no column that {} could be given",
+                table.name
+            )));
+        }
         if !self.is_in_order_of(table) {
             return values(table, layout, after);
         }
         let places = layout.iter();
         places
-            .map(|place| value(&table.columns[*place], after[*place].1))
+            .map(|place| value_of(&table.columns[*place], after[*place].1))
             .collect()
     }
 
@@ -243,6 +249,29 @@ pub fn layout(table: &Table, image: &[(Cow<'_, str>, &RawValue)]) -> Vec<usize> 
         .collect()
 }
 
+/// As [`layout`], of columns by which rows are looked for: those that the target computes are there as well.
+pub fn key_layout(table: &Table, image: &[(Cow<'_, str>, &RawValue)]) -> Vec<usize> {
+    let places = image.iter().enumerate();
+    places
+        .filter_map(|(place, (name, _))| table.column_near(place, name))
+        .collect()
+}
+
+/// Whether [`key_layout`] of an image is `layout`.
+pub fn has_key_layout(
+    table: &Table,
+    layout: &[usize],
+    image: &[(Cow<'_, str>, &RawValue)],
+) -> bool {
+    let mut places = layout.iter();
+    let mut names = image.iter();
+    names.all(|(name, _)| {
+        places
+            .next()
+            .is_some_and(|place| table.columns[*place].source_name == *name)
+    }) && places.next().is_none()
+}
+
 /// Whether [`layout`] of an image is `layout`.
 pub fn has_layout(table: &Table, layout: &[usize], image: &[(Cow<'_, str>, &RawValue)]) -> bool {
     let names = layout
@@ -284,12 +313,13 @@ pub fn values<'b>(
                 )));
             };
             next += 1;
-            value(column, json)
+            value_of(column, json)
         })
         .collect()
 }
 
-fn value<'b>(column: &Column, json: &'b RawValue) -> Result<Option<Cow<'b, str>>, Failure> {
+/// The value of a column as text for the server.
+pub fn value_of<'b>(column: &Column, json: &'b RawValue) -> Result<Option<Cow<'b, str>>, Failure> {
     to_text(json, &column.pg_type).map_err(|why| {
         Failure::conversion(format!(
             "column {} of type {}: {}",

@@ -1,22 +1,23 @@
 //! The connection to the target, and how its session is set.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
-use postgres_openssl::MakeTlsConnector;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification, SimpleQueryMessage, Statement};
 
-use super::failure::classify;
+use super::failure::{Fault, classify, sort};
 use super::parked::CHANNEL;
 use super::sharing::INSTANCES_CHANNEL;
+use super::verification::Verification;
 use crate::error::{Code, Error, Result};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const DEAD_AFTER: Duration = Duration::from_secs(30);
 
@@ -40,6 +41,9 @@ const SESSION: &str = "
     SET enable_mergejoin = off;
     SET jit = off";
 
+/// From now on in a transaction, every statement is checked by itself.
+pub const IMMEDIATE: &str = "SET CONSTRAINTS ALL IMMEDIATE;";
+
 /// A connection with its prepared statements.
 pub struct Session {
     /// The connection.
@@ -47,6 +51,14 @@ pub struct Session {
     statements: HashMap<String, Statement>,
     /// A part of the open transaction was kept, and its savepoint is still there.
     part_is_kept: bool,
+    /// Changes of rows, of tables without a key, that the target does not have: those of the open transaction.
+    pub unknown_rows: u64,
+    /// Those of them from before its last part.
+    unknown_before_part: u64,
+    /// The state's schema, quoted, where the newest events of keys are noted (`newest`).
+    pub newest_schema: Option<String>,
+    /// The tables that are there for that.
+    pub newest_tables: HashSet<String>,
 }
 
 impl Session {
@@ -56,6 +68,10 @@ impl Session {
             client: Arc::new(client),
             statements: HashMap::new(),
             part_is_kept: false,
+            unknown_rows: 0,
+            unknown_before_part: 0,
+            newest_schema: None,
+            newest_tables: HashSet::new(),
         }
     }
 
@@ -67,6 +83,7 @@ impl Session {
     /// Begins a transaction and does `more` in it; the first value of the last row that came of it.
     pub async fn begin(&mut self, more: &str) -> Result<Option<String>> {
         self.part_is_kept = false;
+        self.unknown_rows = 0;
         let answers = self.client.simple_query(&format!("BEGIN; {more}")).await;
         let answers = answers.map_err(|error| classify("opening a transaction", &error))?;
         let value = answers.iter().rev().find_map(|answer| match answer {
@@ -78,6 +95,7 @@ impl Session {
 
     /// The statement that begins a part of the open transaction which can be undone by itself. There is one at a time.
     pub fn begin_part(&mut self) -> &'static str {
+        self.unknown_before_part = self.unknown_rows;
         match std::mem::take(&mut self.part_is_kept) {
             true => "RELEASE SAVEPOINT part; SAVEPOINT part",
             false => "SAVEPOINT part",
@@ -92,8 +110,15 @@ impl Session {
 
     /// Undoes what was done since the part began.
     pub async fn undo_part(&mut self) -> Result<()> {
+        self.unknown_rows = self.unknown_before_part;
         self.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")
             .await
+    }
+
+    /// Has the deferred constraints of the target checked now, of what the open transaction has done.
+    pub async fn check_constraints(&self) -> std::result::Result<(), Fault> {
+        let checked = self.client.batch_execute(IMMEDIATE).await;
+        checked.map_err(|error| sort("checking deferred constraints", &error))
     }
 
     /// Runs statements that concern the transaction.
@@ -154,7 +179,7 @@ async fn open_listening(
     key: &str,
     notify: impl Fn(Option<&Notification>) + Send + 'static,
 ) -> Result<Client> {
-    let (url, verification) = Verification::split(url);
+    let (url, verification) = Verification::split(url)?;
     let mut config: Config = url.parse().map_err(|_| {
         // The driver's text may quote the URL, and with it the password.
         Error::configuration(
@@ -170,10 +195,19 @@ async fn open_listening(
     if config.get_application_name().is_none() {
         config.application_name(format!("companion-sink {name}"));
     }
-    let (client, mut connection) = config
-        .connect(verification.connector()?)
-        .await
-        .map_err(|error| classify("connecting", &error))?;
+    // A server that hangs takes the connection and says nothing.
+    let connected = timeout(GREETING_TIMEOUT, config.connect(verification.connector()?));
+    let connected = connected.await.map_err(|_| {
+        Error::new(
+            Code::Unreachable,
+            format!(
+                "postgres: connecting: no answer within {} s",
+                GREETING_TIMEOUT.as_secs()
+            ),
+            "See whether the target's server is overloaded or stopped; it is tried again.",
+        )
+    })?;
+    let (client, mut connection) = connected.map_err(|error| classify("connecting", &error))?;
     let user = name.to_owned();
     tokio::spawn(async move {
         loop {
@@ -228,77 +262,4 @@ pub async fn become_active(client: &Client, state_name: &str, is_shared: bool) -
         format!("postgres: another instance of sink {state_name} is active"),
         "Nothing to do: this one takes over when that is gone.",
     ))
-}
-
-/// libpq's `sslmode=verify-*` and `sslrootcert`, which the driver leaves to its TLS connector.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Verification {
-    certificate: bool,
-    host: bool,
-    root_certificate: Option<String>,
-}
-
-impl Verification {
-    fn split(url: &str) -> (String, Self) {
-        let mut verification = Verification::default();
-        let Some((base, query)) = url.split_once('?') else {
-            return (url.to_owned(), verification);
-        };
-        let mut kept = Vec::new();
-        for parameter in query.split('&') {
-            match parameter.split_once('=') {
-                Some(("sslmode", mode @ ("verify-ca" | "verify-full"))) => {
-                    verification.certificate = true;
-                    verification.host = mode == "verify-full";
-                    kept.push("sslmode=require");
-                }
-                Some(("sslrootcert", path)) => {
-                    verification.root_certificate = Some(path.to_owned());
-                }
-                _ => kept.push(parameter),
-            }
-        }
-        (format!("{base}?{}", kept.join("&")), verification)
-    }
-
-    fn connector(&self) -> Result<MakeTlsConnector> {
-        let failed = |error: openssl::error::ErrorStack| {
-            Error::configuration(
-                format!("postgres: TLS: {error}"),
-                "Correct sslrootcert in the sink's url.",
-            )
-        };
-        let mut builder = SslConnector::builder(SslMethod::tls()).map_err(failed)?;
-        if let Some(path) = &self.root_certificate {
-            builder.set_ca_file(path).map_err(failed)?;
-        }
-        if !self.certificate {
-            builder.set_verify(SslVerifyMode::NONE);
-        }
-        let mut connector = MakeTlsConnector::new(builder.build());
-        let verify_host = self.host;
-        connector.set_callback(move |config, _| {
-            config.set_verify_hostname(verify_host);
-            Ok(())
-        });
-        Ok(connector)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libpqs_verification_is_understood() {
-        let (url, verification) =
-            Verification::split("postgres://h/d?sslmode=verify-full&sslrootcert=/ca.pem&options=x");
-        assert_eq!(url, "postgres://h/d?sslmode=require&options=x");
-        assert!(verification.host && verification.certificate);
-        assert_eq!(verification.root_certificate.as_deref(), Some("/ca.pem"));
-        assert_eq!(
-            Verification::split("postgres://h/d").1,
-            Verification::default()
-        );
-    }
 }

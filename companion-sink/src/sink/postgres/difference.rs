@@ -36,8 +36,14 @@ impl Pair<'_> {
         }
         changes.deleted = self.execute(client, &self.delete()).await?;
         let mut replaced = 0;
+        if let Some(delete) = self.delete_otherwise_fixed() {
+            replaced = self.execute(client, &delete).await?;
+            changes.updated = replaced;
+        }
         if let Some(update) = self.update() {
-            (changes.updated, replaced) = self.update_or_replace(client, &update).await?;
+            let (updated, more) = self.update_or_replace(client, &update).await?;
+            changes.updated += updated;
+            replaced += more;
         }
         let inserted = self.execute(client, &self.insert()).await?;
         changes.inserted = inserted.saturating_sub(replaced);
@@ -47,10 +53,10 @@ impl Pair<'_> {
     /// Writes rows once more that were written in the shadow since the transaction `xid`, so that the end of the snapshot that
     /// began there finds them written.
     pub async fn touch(&self, client: &Client, xid: &str) -> Result<()> {
-        let Some(key) = self.key.first() else {
+        let Some(written) = self.table.writable().filter(|_| !self.key.is_empty()) else {
             return Ok(());
         };
-        let name = quoted(&key.name);
+        let name = quoted(&written.name);
         let sql = format!(
             "UPDATE {} AS t SET {name} = t.{name} FROM {} AS s WHERE {} AND age(s.xmin) <= age('{xid}'::xid8::xid)",
             self.table.name,
@@ -95,7 +101,7 @@ impl Pair<'_> {
 
     fn failed(&self, error: &tokio_postgres::Error) -> Error {
         match sort(&format!("comparing {}", self.table.name), error) {
-            Fault::Other(error) => error,
+            Fault::Doubtful { error, .. } | Fault::Other(error) => error,
             Fault::Event(failure) => Error::new(
                 Code::ValueRefused,
                 format!(
@@ -121,6 +127,30 @@ impl Pair<'_> {
             self.shadow,
             self.is_same_row()
         )
+    }
+
+    /// Rows whose columns that can be given a value only when a row is inserted have another one; `None` where there is no such
+    /// column.
+    fn delete_otherwise_fixed(&self) -> Option<String> {
+        let fixed = self.columns.iter().filter(|column| column.fixed);
+        let different: Vec<String> = fixed
+            .map(|column| {
+                format!(
+                    "t.{} IS DISTINCT FROM {}",
+                    quoted(&column.name),
+                    value(column)
+                )
+            })
+            .collect();
+        (!different.is_empty()).then(|| {
+            format!(
+                "DELETE FROM {} AS t USING {} AS s WHERE {} AND ({})",
+                self.table.name,
+                self.shadow,
+                self.is_same_row(),
+                different.join(" OR ")
+            )
+        })
     }
 
     /// `None` where all columns are the key's.
@@ -205,7 +235,11 @@ impl Pair<'_> {
 
     fn others(&self) -> impl Iterator<Item = &&Column> {
         let is_key = |column: &Column| self.key.iter().any(|key| key.name == column.name);
-        self.columns.iter().filter(move |column| !is_key(column))
+        // Of a key that has several spellings, that is brought over as well.
+        let is_other = move |column: &Column| !is_key(column) || !column.exact_equality;
+        self.columns
+            .iter()
+            .filter(move |column| is_other(column) && !column.fixed)
     }
 
     fn is_same_row(&self) -> String {

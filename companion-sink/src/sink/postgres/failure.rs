@@ -1,14 +1,27 @@
 //! What PostgreSQL's errors mean, by SQLSTATE: the event, something that passes, or the target as a whole.
+//!
+//! "Unreachable" is only what passes by itself. Whatever else a server says about a statement that carries events is said about
+//! these events, unless it is about the target as a whole; where an SQLSTATE can mean both (a `regclass` that names no table, and
+//! a table of the target that is missing), it is looked who is to blame.
 
 use tokio_postgres::Error as PgError;
+use tokio_postgres::error::DbError;
 
 use crate::dead_letter::Failure;
 use crate::error::{Code, Error, Result};
 
 /// A failed statement.
 pub enum Fault {
-    /// The event's values are refused.
+    /// The event is refused for what it holds.
     Event(Failure),
+    /// For what the event holds, or for what the target is like: the same SQLSTATE says both. Who knows the table looks
+    /// (`refusal`).
+    Doubtful {
+        /// What it is if the event is to blame.
+        failure: Failure,
+        /// What it is if the target is.
+        error: Error,
+    },
     /// Not the event's fault.
     Other(Error),
 }
@@ -18,7 +31,15 @@ impl Fault {
     pub fn refusal<T>(self) -> Result<std::result::Result<T, Failure>> {
         match self {
             Fault::Event(failure) => Ok(Err(failure)),
-            Fault::Other(error) => Err(error),
+            Fault::Doubtful { error, .. } | Fault::Other(error) => Err(error),
+        }
+    }
+
+    /// As it is where no value was looked at yet: nothing of an event is to blame.
+    pub fn of_target(self) -> Fault {
+        match self {
+            Fault::Doubtful { error, .. } => Fault::Other(error),
+            fault => fault,
         }
     }
 }
@@ -29,48 +50,68 @@ impl From<Error> for Fault {
     }
 }
 
-/// Sorts an error that happened while `doing`.
+/// What an SQLSTATE says, as far as it says anything by itself.
+enum Kind {
+    /// The server is away, on its way, or short of something that comes back.
+    Outage,
+    /// Another session was in the way.
+    Conflict,
+    /// The server takes no writes at present.
+    ReadOnly,
+    /// The target as a whole refuses.
+    Target,
+    /// A value, or the target.
+    Doubtful,
+    /// A value, a constraint, a trigger.
+    Value,
+    /// Everything else.
+    Unknown,
+}
+
+impl Kind {
+    fn of(state: &str) -> Kind {
+        match (state.get(..2).unwrap_or_default(), state) {
+            // Disk full, and a file that cannot be written: more of the same does not help.
+            (_, "53100" | "58030") | ("28" | "3D", _) => Kind::Target,
+            ("08" | "53", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05") => Kind::Outage,
+            ("40", _) | (_, "55P03" | "57014") => Kind::Conflict,
+            (_, "25006") => Kind::ReadOnly,
+            ("0A" | "0L" | "0P" | "3F" | "42", _) => Kind::Doubtful,
+            ("22" | "23" | "44" | "54" | "P0", _) => Kind::Value,
+            _ => Kind::Unknown,
+        }
+    }
+}
+
+/// Sorts an error that happened while `doing` something with events.
 pub fn sort(doing: &str, error: &PgError) -> Fault {
     let Some(db) = error.as_db_error() else {
         return Fault::Other(unreachable(doing, &chain(error)));
     };
     let state = db.code().code();
-    match (&state[..2], state) {
-        ("22" | "23" | "44" | "P0", _) => Fault::Event(refused(state, db)),
-        // Disk full, and a file that cannot be written: more of the same does not help.
-        (_, "53100" | "58030") | ("42" | "28" | "3D" | "3F" | "0A" | "0L" | "0P", _) => {
-            let hint = match state {
-                "53100" | "58030" => "Free or add disk space on the target, then send SIGHUP.",
-                "42501" => "Grant the sink's role what the message names, then send SIGHUP.",
-                "42P01" | "42703" | "3F000" => {
-                    "Create what the message names, then send SIGHUP; or set create_tables = true and restart."
-                }
-                "42P10" => "Create a unique index on the key's columns, then send SIGHUP.",
-                "0A000" => {
-                    "Change the target so that it is possible, then send SIGHUP; for TRUNCATE set truncate = \"delete\" and restart."
-                }
-                _ => {
-                    "Correct the sink's role or the target, then send SIGHUP; or its url, and restart."
-                }
-            };
-            Fault::Other(Error::new(
-                Code::TargetRefuses,
-                format!("postgres: {doing}: {} (SQLSTATE {state})", db.message()),
-                hint,
-            ))
-        }
-        // Messages of other classes may quote values.
-        _ => Fault::Other(unreachable(
-            doing,
-            &format!("SQLSTATE {state} {}", meaning(state)),
-        )),
+    match Kind::of(state) {
+        Kind::Outage => Fault::Other(unreachable(doing, &of_state(state))),
+        Kind::Conflict | Kind::ReadOnly => Fault::Other(passing(doing, state)),
+        Kind::Target => Fault::Other(of_target(doing, db)),
+        Kind::Doubtful => Fault::Doubtful {
+            failure: refused(state, db),
+            error: of_target(doing, db),
+        },
+        // A server that is there and refuses something refuses what it was given.
+        Kind::Value | Kind::Unknown => Fault::Event(refused(state, db)),
     }
 }
 
 /// As [`sort`], where no event is concerned.
 pub fn classify(doing: &str, error: &PgError) -> Error {
+    let state = error.as_db_error().map(|db| db.code().code());
+    if let Some(state) = state
+        && matches!(Kind::of(state), Kind::Unknown)
+    {
+        return unreachable(doing, &of_state(state));
+    }
     match sort(doing, error) {
-        Fault::Other(error) => error,
+        Fault::Doubtful { error, .. } | Fault::Other(error) => error,
         Fault::Event(failure) => Error::new(
             Code::TargetRefuses,
             format!("postgres: {doing}: {}", failure.message),
@@ -79,15 +120,43 @@ pub fn classify(doing: &str, error: &PgError) -> Error {
     }
 }
 
-/// The target refused an event: told by state and names, for the server's message may quote the value.
-fn refused(state: &str, db: &tokio_postgres::error::DbError) -> Failure {
+/// The SQLSTATE of the server's answer, if it is one.
+pub fn state_of(error: &PgError) -> Option<&str> {
+    error.as_db_error().map(|db| db.code().code())
+}
+
+/// The target as a whole, or its table, is not as it has to be.
+fn of_target(doing: &str, db: &DbError) -> Error {
+    let state = db.code().code();
+    let hint = match state {
+        "53100" | "58030" => "Free or add disk space on the target, then send SIGHUP.",
+        "42501" => "Grant the sink's role what the message names, then send SIGHUP.",
+        "42P01" | "42703" | "3F000" => {
+            "Create what the message names, then send SIGHUP; or set create_tables = true and restart."
+        }
+        "42P10" => "Create a unique index on the key's columns, then send SIGHUP.",
+        "0A000" => {
+            "Change the target so that it is possible, then send SIGHUP; for TRUNCATE set truncate = \"delete\" and restart."
+        }
+        _ => "Correct the sink's role or the target, then send SIGHUP; or its url, and restart.",
+    };
+    Error::new(
+        Code::TargetRefuses,
+        format!("postgres: {doing}: {} (SQLSTATE {state})", db.message()),
+        hint,
+    )
+}
+
+/// The target refused an event: told with the server's own words, but for values that they quote.
+fn refused(state: &str, db: &DbError) -> Failure {
     let mut what = format!(
         "the target refused it: {} (SQLSTATE {state}",
-        meaning(state)
+        said(state, db)
     );
     for (name, value) in [
         ("table", db.table()),
         ("column", db.column()),
+        ("type", db.datatype()),
         ("constraint", db.constraint()),
     ] {
         if let Some(value) = value {
@@ -95,10 +164,56 @@ fn refused(state: &str, db: &tokio_postgres::error::DbError) -> Failure {
         }
     }
     what.push(')');
-    match state {
-        "23505" | "23P01" => Failure::unique(what),
-        _ => Failure::refused(what),
+    // Where the server does not name the column, who has the event can find it.
+    let is_unplaced = db.column().is_none() && db.where_().is_none();
+    Failure {
+        state: is_unplaced.then(|| state.into()),
+        ..match state {
+            "23505" | "23P01" => Failure::unique(what),
+            _ => Failure::refused(what),
+        }
     }
+}
+
+/// What the server said, without values.
+fn said(state: &str, db: &DbError) -> String {
+    // What code on the target says may hold anything; where it is, is told.
+    if let Some(context) = db.where_() {
+        let function = context.lines().next().unwrap_or_default();
+        return match function.starts_with("PL/pgSQL function ") {
+            true => format!("{}, {}", meaning(state), shortened(function)),
+            false => meaning(state).to_owned(),
+        };
+    }
+    match state.get(..2).unwrap_or_default() {
+        // These name constraints, columns, indexes and sizes.
+        "0A" | "23" | "54" => shortened(db.message()),
+        _ => shortened(&without_values(db.message())),
+    }
+}
+
+/// A message without what it quotes, and without what follows a colon.
+fn without_values(message: &str) -> String {
+    const QUOTES: [char; 8] = ['"', '«', '»', '„', '“', '”', '‹', '›'];
+    let mut text = message.to_owned();
+    if let (Some(first), Some(last)) = (text.find(QUOTES), text.rfind(QUOTES))
+        && first < last
+    {
+        text.replace_range(first..last, "\"…");
+    }
+    if let Some(colon) = text.find(": ") {
+        text.replace_range(colon.., ": …");
+    }
+    text
+}
+
+fn shortened(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 300;
+    text.chars().take(CHARACTERS_MAX).collect()
+}
+
+fn of_state(state: &str) -> String {
+    format!("SQLSTATE {state} {}", meaning(state))
 }
 
 fn unreachable(doing: &str, why: &str) -> Error {
@@ -106,6 +221,22 @@ fn unreachable(doing: &str, why: &str) -> Error {
         Code::Unreachable,
         format!("postgres: {doing}: {why}"),
         "Check the sink's url, the server and the network; it is tried again.",
+    )
+}
+
+/// Nothing is wrong with the event nor, for good, with the target.
+fn passing(doing: &str, state: &str) -> Error {
+    Error::new(
+        Code::Unreachable,
+        format!("postgres: {doing}: {} (SQLSTATE {state})", meaning(state)),
+        match state {
+            "25006" => {
+                "Let url name a server that takes writes: this one is a standby, or default_transaction_read_only is on. It is tried again."
+            }
+            _ => {
+                "Another session of the target is in the way (pg_locks, pg_stat_activity); it is tried again."
+            }
+        },
     )
 }
 
@@ -133,16 +264,77 @@ fn meaning(state: &str) -> &'static str {
         "23505" => "unique key violated",
         "23514" => "check violated",
         "23P01" => "exclusion violated",
+        "25006" => "the server takes no writes",
         "40001" => "serialization failure",
         "40P01" => "deadlock",
         "53300" => "too many connections",
         "55P03" => "lock not available",
+        "57014" => "the statement was cancelled",
         "57P01" | "57P02" | "57P03" => "the server shuts down or starts",
         _ => match &state[..2] {
             "22" => "data exception",
             "23" => "constraint violated",
+            "54" => "over a limit of the server",
             "P0" => "raised by a trigger",
             _ => "failed",
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_left_out() {
+        for (message, told) in [
+            (
+                "invalid input value for enum mood: \"ne\"w: x\"",
+                "invalid input value for enum mood: …",
+            ),
+            (
+                "value \"99999999999\" is out of range for type integer",
+                "value \"…\" is out of range for type integer",
+            ),
+            (
+                "relation \"secret\" does not exist",
+                "relation \"…\" does not exist",
+            ),
+            (
+                "improper qualified name (too many dotted names): a.b.c.d",
+                "improper qualified name (too many dotted names): …",
+            ),
+            (
+                "ungültige Eingabe für Typ integer: »x«",
+                "ungültige Eingabe für Typ integer: …",
+            ),
+            (
+                "value too long for type character varying(5)",
+                "value too long for type character varying(5)",
+            ),
+        ] {
+            assert_eq!(without_values(message), told);
+        }
+    }
+
+    #[test]
+    fn unreachable_is_only_what_passes() {
+        for state in ["08006", "57P01", "57P03", "53300", "53200"] {
+            assert!(matches!(Kind::of(state), Kind::Outage), "{state}");
+        }
+        for state in ["54000", "22P02", "23505", "44000", "P0001"] {
+            assert!(matches!(Kind::of(state), Kind::Value), "{state}");
+        }
+        for state in ["21000", "27000", "XX000", "38000", "55000"] {
+            assert!(matches!(Kind::of(state), Kind::Unknown), "{state}");
+        }
+        for state in [
+            "42P01", "42704", "42883", "3F000", "428C9", "0A000", "42501",
+        ] {
+            assert!(matches!(Kind::of(state), Kind::Doubtful), "{state}");
+        }
+        for state in ["40001", "40P01", "55P03", "57014"] {
+            assert!(matches!(Kind::of(state), Kind::Conflict), "{state}");
+        }
     }
 }

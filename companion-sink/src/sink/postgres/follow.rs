@@ -83,6 +83,11 @@ impl<'a> SchemaBody<'a> {
         matches!(self.schema_change.kind.as_str(), "UNTRACK" | "DROP")
     }
 
+    /// Whether the table, or its schema, has another name.
+    pub fn is_rename(&self) -> bool {
+        self.schema_change.kind == "RENAME"
+    }
+
     /// Whether the source begins to send the table.
     pub fn is_first(&self) -> bool {
         self.schema_change.kind == "CREATE"

@@ -2,15 +2,18 @@
 
 mod apply;
 mod barrier;
+mod bindings;
 mod carry_out;
 mod change;
 mod connection;
 mod difference;
 mod failure;
 pub mod follow;
+mod newest;
 mod ordered;
 pub mod parked;
 pub mod pg_text;
+mod refusal;
 pub mod shadow;
 mod sharing;
 mod snapshot;
@@ -20,39 +23,48 @@ mod stream;
 pub mod switch;
 pub mod tables;
 mod text_array;
+pub mod verification;
+mod watchdog;
 mod whole_table;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::future::pending;
+use std::future::{Future, pending};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
+use self::bindings::{Bindings, Refusal, Wish};
 use self::change::{Change, identity_of};
 pub use self::connection::open;
-use self::connection::{News, Session};
-use self::failure::Fault;
+use self::connection::{IMMEDIATE, News, Session};
+use self::failure::{Fault, classify};
 pub use self::ordered::{Commit, Outcome, Poison};
 use self::parked::ParkedKeys;
 use self::sharing::Sharing;
 use self::state::State;
 use self::stream::Stream;
 use self::tables::{Tables, missing_column};
+use super::guarded::guarded;
 use super::refusal_limit::RefusalLimit;
-use super::{Applied, Batch, Met, Move, Position, Sink, unreadable_snapshot};
+use super::{Applied, Batch, Met, Move, Position, Sink, origin, unreadable_snapshot};
 use crate::config::{self, Consistency};
 use crate::consumer::TopicPartition;
 use crate::dead_letter::{DeadLetters, Failure};
 use crate::discovery::Topics;
 use crate::dlq::event::Decision;
 use crate::error::{Code, Error, Result};
-use crate::event::{Headers, RowBody, SnapshotBody};
+use crate::event::{Headers, RowBody, SnapshotBody, TableName};
 use crate::live::Live;
 use crate::record::Record;
 use crate::rule::Rules;
+use crate::status::SinkStatus;
+use crate::watermark::Complete;
+
+/// A target that does not even undo what is open so long is not waited for.
+const REST_MAX: Duration = Duration::from_secs(5);
 
 /// The sink of kind `postgres`.
 pub struct Postgres {
@@ -74,6 +86,9 @@ pub struct Postgres {
 struct Connection {
     session: Session,
     tables: Tables,
+    bindings: Bindings,
+    /// Events that wait for another topic to give a table up, and since when.
+    claiming: HashMap<(Arc<str>, String), Instant>,
     /// Where instances share the partitions: the keys of those that this one has.
     parked: ParkedKeys,
     sharing: Sharing,
@@ -83,12 +98,22 @@ struct Connection {
     decided: HashMap<String, Decision>,
     /// A transaction is open that takes more events (`ordered`).
     in_transaction: bool,
+    /// Foreign keys and triggers of the target are out of the way.
+    is_replica: bool,
+}
+
+impl Connection {
+    /// Reads again what is known of tables and topics.
+    fn forget_tables(&mut self) {
+        self.tables = Tables::default();
+        self.bindings = Bindings::default();
+    }
 }
 
 /// Something that goes aside: parked, and with a failure to the dead letters as well.
 struct Park<'b> {
     record: &'b Record,
-    key: &'b [u8],
+    key: Cow<'b, [u8]>,
     failure: Option<Failure>,
 }
 
@@ -100,11 +125,14 @@ impl<'b> Park<'b> {
         failure: Option<Failure>,
         parked: &mut ParkedKeys,
     ) -> Self {
+        if let Some(failure) = failure.as_ref().filter(|failure| failure.is_forged()) {
+            return Park::apart(record, failure.clone());
+        }
         let key = identity_of(record, headers);
         parked.insert((record.topic.clone(), key.into()));
         Park {
             record,
-            key,
+            key: key.into(),
             failure,
         }
     }
@@ -113,16 +141,40 @@ impl<'b> Park<'b> {
     fn refused(record: &'b Record, key: &'b [u8], failure: Failure) -> Self {
         Park {
             record,
-            key,
+            key: key.into(),
+            failure: Some(failure),
+        }
+    }
+
+    /// An event that cannot come from its topic's table, or that is of no row: under a key that no row has, so that none waits
+    /// behind it.
+    fn apart(record: &'b Record, failure: Failure) -> Self {
+        Park {
+            record,
+            key: parked::apart(record).into(),
             failure: Some(failure),
         }
     }
 }
 
-/// Connects, sets the session and says whether the role may set `session_replication_role`, for `check`.
-pub async fn try_connect(url: &str, name: &str) -> Result<bool> {
+/// What `check` wants to know of a role.
+pub struct Role {
+    /// It may set `session_replication_role`.
+    pub is_replica: bool,
+    /// It may do everything.
+    pub is_superuser: bool,
+}
+
+/// Connects and sets the session, for `check`.
+pub async fn try_connect(url: &str, name: &str) -> Result<Role> {
     let client = connection::connect(url, name, &Arc::default()).await?;
-    connection::become_replica(&client).await
+    let sql = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
+    let row = client.query_opt(sql, &[]).await;
+    let row = row.map_err(|error| classify("asking for the role", &error))?;
+    Ok(Role {
+        is_superuser: row.is_some_and(|row| row.get(0)),
+        is_replica: connection::become_replica(&client).await?,
+    })
 }
 
 impl Postgres {
@@ -155,6 +207,20 @@ impl Postgres {
         self.connection.as_mut().ok_or_else(not_connected)
     }
 
+    /// Nothing of the target is held any more: no open transaction and no lock on its rows and tables. A sink that `is_over` for
+    /// now connects again; another one keeps its session, which tells it when somebody has decided about an event.
+    pub async fn hold_nothing(&mut self, is_over: bool) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        connection.in_transaction = false;
+        let undone = timeout(REST_MAX, connection.session.execute("ROLLBACK"));
+        let is_undone = matches!(undone.await, Ok(Ok(())));
+        if is_over || !is_undone {
+            self.connection = None;
+        }
+    }
+
     /// Whether instances share the partitions.
     fn is_shared(&self) -> bool {
         self.settings.consistency == Consistency::Row
@@ -169,6 +235,10 @@ impl Postgres {
         let mut changes = Vec::with_capacity(batch.records.len());
         let mut aside = ParkedKeys::new();
         for record in &batch.records {
+            if record.is_disbelieved {
+                parks.push(Park::apart(record, Failure::unbelievable()));
+                continue;
+            }
             let headers = match Headers::read(record) {
                 Ok(headers) => headers,
                 Err(malformed) => {
@@ -179,6 +249,9 @@ impl Postgres {
                 }
             };
             if !headers.op.is_row() {
+                if let Some(failure) = self.refused_apart(record, &headers).await? {
+                    parks.push(Park::apart(record, failure));
+                }
                 continue;
             }
             match self
@@ -193,7 +266,7 @@ impl Postgres {
                 Err(failure) => {
                     let parked = &self.connection()?.parked;
                     let waits = waits(record, &headers, parked) || waits(record, &headers, &aside);
-                    let failure = (!waits).then_some(failure);
+                    let failure = (!waits || failure.is_forged()).then_some(failure);
                     parks.push(Park::aside(record, &headers, failure, &mut aside));
                 }
             }
@@ -209,31 +282,54 @@ impl Postgres {
         headers: &Headers<'b>,
         under_way: &mut Stream,
     ) -> Result<std::result::Result<Change<'b>, Failure>> {
+        guarded(self.make_change(record, headers, under_way))
+            .await
+            .unwrap_or_else(|failure| Ok(Err(failure)))
+    }
+
+    async fn make_change<'b>(
+        &mut self,
+        record: &'b Record,
+        headers: &Headers<'b>,
+        under_way: &mut Stream,
+    ) -> Result<std::result::Result<Change<'b>, Failure>> {
         let body = match RowBody::parse(record) {
             Ok(body) => body,
             Err(malformed) => return Ok(Err(malformed.into())),
         };
-        let Some(Connection {
-            session, tables, ..
-        }) = self.connection.as_mut()
-        else {
-            return Err(not_connected());
-        };
+        let Connection { tables, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
         let source = body.source;
-        let table = match tables.known(headers.table) {
+        let known = tables.known(&record.topic, headers.table);
+        let is_named = |table: &usize| tables.get(*table).is_named_in(source.text());
+        let table = match known.filter(is_named) {
             Some(table) => table,
             None => {
                 let source = match source.table_name() {
                     Ok(source) => source,
                     Err(malformed) => return Ok(Err(malformed.into())),
                 };
-                if let Err(fault) = under_way.finish().await {
-                    return fault.refusal();
+                if let Err(failure) = origin::check(headers.table, &source) {
+                    return Ok(Err(failure));
                 }
-                tables
-                    .find(&session.client, &self.settings, headers.table, &source)
-                    .await?
+                match known {
+                    Some(table) => table,
+                    None => {
+                        if let Err(fault) = under_way.finish().await {
+                            return fault.refusal();
+                        }
+                        match self.find(record, headers, &source).await? {
+                            Ok(table) => table,
+                            Err(failure) => return Ok(Err(failure)),
+                        }
+                    }
+                }
             }
+        };
+        let Some(Connection {
+            session, tables, ..
+        }) = self.connection.as_mut()
+        else {
+            return Err(not_connected());
         };
         let mut change = match Change::new(record, headers, body, table) {
             Ok(change) => change,
@@ -264,6 +360,45 @@ impl Postgres {
         Ok(self.rules.check(record, &types).map(|()| change))
     }
 
+    /// The table of an event, if the event may go there.
+    async fn find(
+        &mut self,
+        record: &Record,
+        headers: &Headers<'_>,
+        source: &TableName<'_>,
+    ) -> Result<std::result::Result<usize, Failure>> {
+        if let Err(refusal) = self.admit(record, headers, source, false).await? {
+            return Ok(Err(refusal.failure()));
+        }
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        let client = &connection.session.client;
+        let (topic, header) = (&record.topic, headers.table);
+        let tables = &mut connection.tables;
+        let found = tables.find(client, &self.settings, topic, header, source);
+        found.await.map(Ok)
+    }
+
+    /// Whether an event may go to the table that it names.
+    async fn admit(
+        &mut self,
+        record: &Record,
+        headers: &Headers<'_>,
+        source: &TableName<'_>,
+        is_rename: bool,
+    ) -> Result<std::result::Result<(), Refusal>> {
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        let wish = Wish {
+            topic: &record.topic,
+            header: headers.table,
+            source,
+            is_rename,
+        };
+        let client = &connection.session.client;
+        let bindings = &mut connection.bindings;
+        let topics = self.state.topics();
+        bindings.admit(client, &topics, &self.settings, &wish).await
+    }
+
     /// Opens the transaction, moves the offsets, applies the changes. The transaction stays open.
     async fn apply_in_transaction<'b>(
         &mut self,
@@ -276,6 +411,7 @@ impl Postgres {
             session,
             tables,
             parked,
+            is_replica,
             ..
         }) = self.connection.as_mut()
         else {
@@ -301,13 +437,18 @@ impl Postgres {
                 to_apply.push(change);
             }
         }
-        match apply(session, tables, &to_apply, Mode::Upsert).await {
+        let mut applied = apply(session, tables, &to_apply, Mode::Upsert).await;
+        if applied.is_ok() && !*is_replica {
+            // At the end of the transaction nobody could tell which event it is.
+            applied = session.check_constraints().await;
+        }
+        match applied {
             Ok(()) => return Ok(()),
             Err(Fault::Other(error)) => return Err(error),
-            Err(Fault::Event(_)) => {}
+            Err(Fault::Event(_) | Fault::Doubtful { .. }) => {}
         }
         session.execute("ROLLBACK").await?;
-        state.begin_transaction(session, "").await?;
+        state.begin_transaction(session, IMMEDIATE).await?;
         state.advance(session, &batch.moves).await?;
         let Aside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
         for (change, failure) in refused {
@@ -320,11 +461,15 @@ impl Postgres {
     }
 
     /// Notes what the ends of a snapshot's chunks say, in the open transaction.
-    async fn note_chunks(&mut self, batch: &Batch) -> Result<()> {
+    async fn note_chunks(&mut self, batch: &Batch, parks: &[Park<'_>]) -> Result<()> {
         let state = &self.state;
         let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
         let ends = batch.records.iter();
-        let ends = ends.filter(|record| record.op() == Some("snapshot"));
+        let is_apart = |record: &Record| {
+            let mut parks = parks.iter();
+            parks.any(|park| std::ptr::eq(park.record, record))
+        };
+        let ends = ends.filter(|record| record.op() == Some("snapshot") && !is_apart(record));
         let mut ends: Vec<&Record> = ends.collect();
         // One order for all instances, as of the moves.
         ends.sort_by(|a, b| a.topic.cmp(&b.topic));
@@ -361,12 +506,14 @@ impl Postgres {
                 .parked_events()
                 .park(
                     &session.client,
-                    park.key,
+                    &park.key,
                     park.record,
                     park.failure.as_ref(),
                 )
                 .await?;
-            parked.insert((park.record.topic.clone(), park.key.into()));
+            if !parked::is_apart(&park.key) {
+                parked.insert((park.record.topic.clone(), (*park.key).into()));
+            }
         }
         let is_unique = letters.iter().any(|(_, failure)| failure.is_unique());
         if is_unique && self.is_shared() {
@@ -388,7 +535,8 @@ impl Sink for Postgres {
         let client =
             connection::connect(&self.live.url(&self.name), &self.name, &self.news).await?;
         connection::become_active(&client, self.state.sink(), self.is_shared()).await?;
-        if !connection::become_replica(&client).await? {
+        let is_replica = connection::become_replica(&client).await?;
+        if !is_replica {
             tracing::info!(
                 sink = self.name,
                 hint = "GRANT SET ON PARAMETER session_replication_role TO the sink's role (PostgreSQL 15 on), or have no foreign keys on the target.",
@@ -407,18 +555,22 @@ impl Sink for Postgres {
             Some(shadow) => shadow.decided.clone(),
             None => self.state.parked_events().decided(&client).await?,
         };
-        let session = Session::new(client);
+        let mut session = Session::new(client);
         if self.is_shared() {
+            session.newest_schema = Some(self.state.schema().to_owned());
             sharing::join_instances(&session.client, self.state.sink()).await?;
         }
         self.connection = Some(Connection {
             session,
             tables: Tables::default(),
+            bindings: Bindings::default(),
+            claiming: HashMap::new(),
             parked,
             sharing: Sharing::default(),
             halted_before,
             decided,
             in_transaction: false,
+            is_replica,
         });
         Ok(())
     }
@@ -450,12 +602,14 @@ impl Sink for Postgres {
         let decided = self.decided_batch(batch)?;
         let batch = decided.as_ref().unwrap_or(batch);
         let changes = self.changes(batch, &mut parks).await?;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        newest::make_ready(&mut connection.session, &connection.tables, &changes).await?;
         self.apply_in_transaction(batch, &changes, &mut parks)
             .await?;
         if !parks.is_empty() {
             self.park(&parks, dead_letters).await?;
         }
-        self.note_chunks(batch).await?;
+        self.note_chunks(batch, &parks).await?;
         let connection = self.connection()?;
         connection.session.execute("COMMIT").await?;
         Ok(Applied {
@@ -464,7 +618,21 @@ impl Sink for Postgres {
                 .filter_map(|park| Some(park.failure.as_ref()?.reason.clone()))
                 .collect(),
             parked_keys: connection.parked.len() as u64,
+            unknown_rows: std::mem::take(&mut connection.session.unknown_rows),
         })
+    }
+
+    async fn note_complete(&mut self, complete: &Complete) -> Result<()> {
+        let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
+        self.state.forget_newest(session, &complete.version).await
+    }
+
+    fn no_answer(&self, status: &SinkStatus) -> impl Future<Output = Error> + Send + 'static {
+        watchdog::no_answer(self.live.clone(), status.clone())
+    }
+
+    async fn rest(&mut self, is_over: bool) {
+        self.hold_nothing(is_over).await;
     }
 
     async fn decided(&self) {
@@ -488,12 +656,18 @@ impl Sink for Postgres {
         self.carry_out_decisions(dead_letters).await
     }
 
-    fn waits_together(&self, _record: &Record) -> bool {
-        true
+    fn waits_together(&self, record: &Record) -> bool {
+        !self.is_refused_before_it_waits(record)
     }
 
-    async fn meet(&mut self, record: &Record, moves: &[Move], partitions: i32) -> Result<Met> {
-        self.meet_at(record, moves, partitions).await
+    async fn meet(
+        &mut self,
+        record: &Record,
+        moves: &[Move],
+        partitions: i32,
+        dead_letters: &DeadLetters,
+    ) -> Result<Met> {
+        self.meet_at(record, moves, partitions, dead_letters).await
     }
 }
 

@@ -8,7 +8,6 @@ use super::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use super::change::Change;
 use super::failure::Fault;
 use super::stream::{STATEMENT_ROWS, Stream, fits};
-use super::tables::Tables;
 use super::{Connection, Park, Postgres, not_connected};
 use crate::config::OnError;
 use crate::dead_letter::{DeadLetters, Failure};
@@ -16,6 +15,7 @@ use crate::dlq::event::Decision;
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::{Headers, Op};
 use crate::record::Record;
+use crate::sink::guarded::guarded;
 use crate::sink::{Applied, Batch, Move};
 
 /// What a transaction of the target brings to its end.
@@ -90,7 +90,12 @@ impl Postgres {
     ) -> Result<Outcome> {
         let mut parks = Vec::new();
         let mut rows: Vec<(&Record, Headers<'_>)> = Vec::with_capacity(records.len());
+        let mut truncates: Vec<(&Record, Headers<'_>)> = Vec::new();
         for record in records {
+            if record.is_disbelieved {
+                parks.push(Park::apart(record, Failure::unbelievable()));
+                continue;
+            }
             let headers = match Headers::read(record) {
                 Ok(headers) => headers,
                 Err(malformed) => {
@@ -99,14 +104,38 @@ impl Postgres {
                     continue;
                 }
             };
+            let is_next = |(first, _): &(&Record, Headers<'_>)| {
+                headers.op == Op::Truncate
+                    && version_of(first).place() == version_of(record).place()
+            };
+            if !truncates.first().is_none_or(is_next)
+                && let Some(poison) = self.truncate_together(&mut truncates).await?
+            {
+                return self.stopped(poison).await;
+            }
             match headers.op {
                 op if op.is_row() => rows.push((record, headers)),
-                // These cut the rows: what is before must be there, what comes after must not.
-                Op::Schema | Op::Truncate | Op::Snapshot => {
+                Op::Truncate => {
                     let refused = self.apply_rows(&rows, &mut parks).await?;
                     rows.clear();
                     if let Some(poison) = refused {
                         return self.stopped(poison).await;
+                    }
+                    match self.refused_whole(record, &headers).await? {
+                        Some(refusal) => parks.push(Park::apart(record, refusal.failure())),
+                        None => truncates.push((record, headers)),
+                    }
+                }
+                // These cut the rows: what is before must be there, what comes after must not.
+                Op::Schema | Op::Snapshot => {
+                    let refused = self.apply_rows(&rows, &mut parks).await?;
+                    rows.clear();
+                    if let Some(poison) = refused {
+                        return self.stopped(poison).await;
+                    }
+                    if let Some(refusal) = self.refused_whole(record, &headers).await? {
+                        parks.push(Park::apart(record, refusal.failure()));
+                        continue;
                     }
                     match self.apply_to_table(record, &headers).await {
                         Err(error) if error.code.policy() == Policy::Halt => {
@@ -118,12 +147,13 @@ impl Postgres {
                 _ => {}
             }
         }
+        if let Some(poison) = self.truncate_together(&mut truncates).await? {
+            return self.stopped(poison).await;
+        }
         if let Some(poison) = self.apply_rows(&rows, &mut parks).await? {
             return self.stopped(poison).await;
         }
-        let is_refused = parks.iter().any(|park| park.failure.is_some());
-        if is_refused
-            && self.settings.on_error() == OnError::Halt
+        if self.settings.on_error() == OnError::Halt
             && let Some(poison) = first_refused(parks.iter())
         {
             return self.stopped(poison).await;
@@ -136,6 +166,23 @@ impl Postgres {
             self.parked_in_transaction.extend(reasons);
         }
         Ok(Outcome::Applied)
+    }
+
+    /// Empties the tables of truncates that one transaction of the source has one after the other.
+    async fn truncate_together(
+        &mut self,
+        truncates: &mut Vec<(&Record, Headers<'_>)>,
+    ) -> Result<Option<Box<Poison>>> {
+        let truncates = std::mem::take(truncates);
+        let Some((first, _)) = truncates.first() else {
+            return Ok(None);
+        };
+        match self.empty_tables(&truncates).await {
+            Err(error) if error.code.policy() == Policy::Halt => {
+                Ok(Some(Poison::new(first, Why::Target(error))))
+            }
+            done => done.map(|()| None),
+        }
     }
 
     /// Applies the last events of a transaction, moves the positions and commits.
@@ -164,9 +211,11 @@ impl Postgres {
         }
         connection.session.execute("COMMIT").await?;
         connection.in_transaction = false;
+        connection.bindings.settled();
         Ok(Ok(Applied {
             dead_letters: std::mem::take(&mut self.parked_in_transaction),
             parked_keys: connection.parked.len() as u64,
+            unknown_rows: std::mem::take(&mut connection.session.unknown_rows),
         }))
     }
 
@@ -194,7 +243,7 @@ impl Postgres {
                 failure.code, failure.message
             ),
             format!(
-                "companion-sink dlq show {id}; then mend the target (or the rule) and `dlq retry {id}`, or `dlq edit {id} --set after.COLUMN=VALUE`, or `dlq skip {id} --reason TEXT`."
+                "companion-sink dlq show {id}; then mend the target (or the rule) and `dlq retry {id}`, or `dlq edit {id} --set after.COLUMN=VALUE --reason TEXT`, or `dlq skip {id} --reason TEXT`."
             ),
         ))
     }
@@ -276,7 +325,9 @@ impl Postgres {
             let Connection {
                 session, tables, ..
             } = self.connection.as_mut().ok_or_else(not_connected)?;
-            done = stream.send(session, tables, &changes).await;
+            done = guarded(stream.send(session, tables, &changes))
+                .await
+                .unwrap_or_else(|failure| Err(Fault::Event(failure)));
         }
         let finished = stream.finish().await;
         let session = &mut self.connection()?.session;
@@ -286,12 +337,13 @@ impl Postgres {
                 session.keep_part();
                 Ok(Some(Ok(())))
             }
-            Err(Fault::Event(why)) => {
+            Err(Fault::Event(why) | Fault::Doubtful { failure: why, .. }) => {
                 tracing::debug!(code = %why.code, reason = %why.reason, "rows are applied the careful way");
                 session.undo_part().await?;
-                if self.settings.shadow.is_some() {
-                    // A replay may have made some of them meanwhile, which is undone as well.
-                    self.connection()?.tables = Tables::default();
+                let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+                if self.settings.shadow.is_some() || connection.bindings.has_added() {
+                    // A replay may have made some of them meanwhile, or a topic was new: that is undone as well.
+                    connection.forget_tables();
                 }
                 Ok(None)
             }
@@ -327,7 +379,8 @@ impl Postgres {
                 }
                 Ok(change) => changes.push(change),
                 Err(failure) => {
-                    let failure = (!waits(record, headers, parked)).then_some(failure);
+                    let waits = waits(record, headers, parked);
+                    let failure = (!waits || failure.is_forged()).then_some(failure);
                     parks.push(Park::aside(record, headers, failure, parked));
                 }
             }
@@ -348,7 +401,7 @@ impl Postgres {
                     return Ok(None);
                 }
                 Err(Fault::Other(error)) => return Err(error),
-                Err(Fault::Event(_)) => {
+                Err(Fault::Event(_) | Fault::Doubtful { .. }) => {
                     session.undo_part().await?;
                 }
             }
@@ -373,9 +426,10 @@ fn as_decided(record: &Record, decided: &HashMap<String, Decision>) -> Option<Re
     }
 }
 
-/// The first refused event in the source's order.
+/// The first refused event in the source's order. What is forged is not the source's, and stops nobody.
 fn first_refused<'p>(parks: impl Iterator<Item = &'p Park<'p>>) -> Option<Box<Poison>> {
     let refused = parks.filter_map(|park| Some((park.record, park.failure.as_ref()?)));
+    let refused = refused.filter(|(_, failure)| !failure.is_forged());
     let (record, failure) = refused.min_by_key(|(record, _)| version_of(record))?;
     Some(Poison::new(record, Why::Refused(failure.clone())))
 }

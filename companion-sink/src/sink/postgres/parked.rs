@@ -12,6 +12,7 @@ use super::failure::classify;
 use crate::consumer::TopicPartition;
 use crate::dead_letter::{Failure, UNIQUE};
 use crate::dlq::event::{Action, Decider, Decision, Holds, Parked, Refused};
+use crate::dlq::page::At;
 use crate::error::Result;
 use crate::event::{OLD_KEY_HEADER, is_version};
 use crate::record::Record;
@@ -34,6 +35,8 @@ pub struct ParkedEvents<'s> {
 /// Events that a unique value of another row keeps back (the reason `$2`), and about which nobody has decided.
 const OF_UNIQUE: &str =
     "sink = $1 AND NOT halts AND code = 'CDC1007' AND reason = $2 AND decision IS NULL";
+/// Events that rows wait behind: those that cannot come from their topic's table are kept as well, and hold nothing.
+pub const HOLDS_ROWS: &str = "NOT starts_with(encode(key, 'escape'), 'apart ')";
 /// When such an event is tried again: after a fifth of a second, then after pauses that double up to a minute.
 const NEXT_TRY: &str =
     "(last_failed + make_interval(secs => least(60, 0.1 * 2 ^ least(attempts, 10))))";
@@ -62,7 +65,7 @@ impl ParkedEvents<'_> {
     /// The keys that are parked.
     pub async fn keys(&self, client: &Client) -> Result<ParkedKeys> {
         let sql = format!(
-            "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1 AND NOT halts",
+            "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1 AND NOT halts AND {HOLDS_ROWS}",
             self.schema
         );
         let rows = client
@@ -82,7 +85,7 @@ impl ParkedEvents<'_> {
         let numbers: Vec<i32> = partitions.iter().map(|at| at.partition).collect();
         let sql = format!(
             "SELECT DISTINCT p.topic, p.key FROM unnest($2::text[], $3::int[]) AS u(topic, partition)
-             JOIN {}.parked p ON p.sink = $1 AND p.topic = u.topic AND p.partition = u.partition AND NOT p.halts",
+             JOIN {}.parked p ON p.sink = $1 AND p.topic = u.topic AND p.partition = u.partition AND NOT p.halts AND {HOLDS_ROWS}",
             self.schema
         );
         let rows = client.query(&sql, &[&self.sink, &topics, &numbers]).await;
@@ -211,15 +214,23 @@ impl ParkedEvents<'_> {
         client: &Client,
         id: &str,
         reason: Option<&str>,
+        after: Option<&At>,
+        limit: Option<usize>,
     ) -> Result<Vec<Parked>> {
-        let filter = "p.code IS NOT NULL AND starts_with(p.event_id, $2) AND ($3::text IS NULL OR p.reason = $3)";
-        self.select(client, filter, &[&id, &reason]).await
+        let filter = "p.code IS NOT NULL AND starts_with(p.event_id, $2) AND ($3::text IS NULL OR p.reason = $3)
+             AND ($4::text IS NULL OR (p.topic COLLATE \"C\", p.partition, p.\"offset\") > ($4, $5, $6))";
+        let topic = after.map(|after| after.topic.as_str());
+        let partition = after.map(|after| after.partition);
+        let offset = after.map(|after| after.offset);
+        let limit = limit.and_then(|limit| i64::try_from(limit).ok());
+        let more: [&(dyn ToSql + Sync); 5] = [&id, &reason, &topic, &partition, &offset];
+        self.select(client, filter, &more, limit).await
     }
 
     /// The events of a key in their order.
     pub async fn of_key(&self, client: &Client, topic: &str, key: &[u8]) -> Result<Vec<Parked>> {
         let filter = "p.topic = $2 AND p.key = $3 AND NOT p.halts";
-        self.select(client, filter, &[&topic, &key]).await
+        self.select(client, filter, &[&topic, &key], None).await
     }
 
     async fn select(
@@ -227,14 +238,16 @@ impl ParkedEvents<'_> {
         client: &Client,
         filter: &str,
         more: &[&(dyn ToSql + Sync)],
+        limit: Option<i64>,
     ) -> Result<Vec<Parked>> {
+        let limit = limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
         let sql = format!(
             "SELECT p.topic, p.partition, p.\"offset\", p.key, p.event_id, p.header_names, p.header_values, p.body,
                     p.code, p.reason, p.message, p.attempts, to_char(p.parked_at AT TIME ZONE 'UTC', '{TIME}'),
                     to_char(p.last_failed AT TIME ZONE 'UTC', '{TIME}'), p.decision, p.edited_body, p.halts,
                     (SELECT count(*) FROM {schema}.parked b WHERE b.sink = p.sink AND b.topic = p.topic AND b.key = p.key
                         AND NOT p.halts AND b.code IS NULL)
-             FROM {schema}.parked p WHERE p.sink = $1 AND {filter} ORDER BY p.topic, p.partition, p.\"offset\"",
+             FROM {schema}.parked p WHERE p.sink = $1 AND {filter} ORDER BY p.topic COLLATE \"C\", p.partition, p.\"offset\"{limit}",
             schema = self.schema
         );
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&self.sink];
@@ -430,6 +443,32 @@ impl ParkedEvents<'_> {
     }
 }
 
+/// What the keys begin with of events behind which nothing waits; that of a row is an object, or empty.
+const APART: &str = "apart ";
+
+/// The key under which an event is kept behind which nothing waits: one of its own, with the record's key behind it.
+pub fn apart(record: &Record) -> Vec<u8> {
+    let mut key = format!("{APART}{}-{} ", record.partition, record.offset).into_bytes();
+    key.extend_from_slice(record.key().unwrap_or_default());
+    key
+}
+
+/// Whether nothing waits behind what is kept under a key.
+pub fn is_apart(key: &[u8]) -> bool {
+    key.starts_with(APART.as_bytes())
+}
+
+/// The record's key of what is kept under `key`.
+fn key_of_record(key: &[u8]) -> &[u8] {
+    match key.strip_prefix(APART.as_bytes()) {
+        Some(rest) => {
+            let end = rest.iter().position(|byte| *byte == b' ');
+            end.map_or(&[], |end| &rest[end + 1..])
+        }
+        None => key,
+    }
+}
+
 fn decision(row: &Row, decision: usize, edited_body: usize) -> Option<Decision> {
     let name: Option<&str> = row.get(decision);
     Some(Decision::of(name?, row.get(edited_body)))
@@ -449,7 +488,7 @@ fn read(row: &Row) -> Parked {
         topic.into(),
         row.get(1),
         row.get(2),
-        Some(key).filter(|key| !key.is_empty()),
+        Some(key_of_record(key)).filter(|key| !key.is_empty()),
         row.get(7),
         headers.map(|(name, value)| (name.as_str(), value.as_deref())),
     );
@@ -470,6 +509,7 @@ fn read(row: &Row) -> Parked {
         decision: decision(row, 14, 15),
         holds: match row.get(16) {
             true => Holds::Sink,
+            false if is_apart(key) => Holds::Nothing,
             false => Holds::Key,
         },
         behind: row.get(17),

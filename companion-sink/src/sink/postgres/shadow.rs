@@ -83,6 +83,7 @@ impl Shadow {
     pub fn note(&self, settings: &config::Postgres, header: &str, source: &TableName<'_>) {
         let target = Target::for_readers(settings, header, source);
         let source = TableName {
+            db: source.db.clone().into_owned().into(),
             schema: source.schema.clone().into_owned().into(),
             table: source.table.clone().into_owned().into(),
         };

@@ -11,6 +11,7 @@ use change::partition::partition_of;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
+use super::bindings::Bindings;
 use super::failure::classify;
 use super::tables::Tables;
 use super::{Connection, Postgres, not_connected};
@@ -66,6 +67,7 @@ impl Postgres {
             sharing,
             parked,
             tables,
+            bindings,
             ..
         } = self.connection.as_mut().ok_or_else(not_connected)?;
         let mut fresh = Vec::new();
@@ -106,6 +108,7 @@ impl Postgres {
             let keys = parked_events.keys_of(&session.client, &fresh).await?;
             parked.extend(keys);
             *tables = Tables::default();
+            *bindings = Bindings::default();
             sharing.owned.extend(fresh);
         }
         Ok(sharing.owned.clone())

@@ -15,9 +15,8 @@ use super::parked::ParkedKeys;
 use super::statements;
 use super::tables::Table;
 use crate::error::Result;
-use crate::event::{Image, Malformed, SnapshotBody};
+use crate::event::{Image, SnapshotBody};
 use crate::record::Record;
-use crate::sink::unreadable_snapshot;
 
 /// The snapshots that are under way, one for each topic: a table of the state schema.
 pub struct Snapshots<'s> {
@@ -149,18 +148,30 @@ impl Snapshots<'_> {
         begun_at: &str,
         kept: &[Vec<u8>],
     ) -> Result<u64> {
-        let keys: Vec<Image<'_>> = kept
-            .iter()
-            .map(|key| Image::parse(key))
-            .collect::<std::result::Result<_, _>>()
-            .map_err(unreadable_snapshot)?;
+        // What is no key of the table is no row's: such a one comes of a record that was malformed.
+        let keys = kept.iter().filter_map(|key| Image::parse(key).ok());
+        let is_key = |key: &Image<'_>| {
+            let mut names = key.0.iter();
+            !key.0.is_empty() && names.all(|(name, _)| table.column(name).is_some())
+        };
+        let keys: Vec<Image<'_>> = keys.filter(is_key).collect();
+        let is_unique = |key: &&Image<'_>| {
+            let names = layout(table, &key.0).into_iter();
+            let names: Vec<String> = names.map(|at| table.columns[at].name.clone()).collect();
+            table.is_unique(&names)
+        };
         let columns = keys
-            .first()
+            .iter()
+            .find(is_unique)
             .map_or_else(Vec::new, |key| layout(table, &key.0));
         let mut arrays: Vec<Vec<Option<String>>> = vec![Vec::new(); columns.len()];
         for key in &keys {
-            let row = values(table, &columns, &key.0)
-                .map_err(|failure| unreadable_snapshot(Malformed(failure.message)))?;
+            if layout(table, &key.0) != columns {
+                continue;
+            }
+            let Ok(row) = values(table, &columns, &key.0) else {
+                continue;
+            };
             for (array, value) in arrays.iter_mut().zip(row) {
                 array.push(value.map(|value| value.into_owned()));
             }

@@ -5,10 +5,12 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::barrier::Barriers;
+use super::bindings::Topics;
 use super::connection::Session;
 use super::failure::classify;
 use super::follow::Followed;
-use super::parked::ParkedEvents;
+use super::newest;
+use super::parked::{HOLDS_ROWS, ParkedEvents};
 use super::snapshot::Snapshots;
 use super::tables::{Target, literal, quoted};
 use crate::consumer::TopicPartition;
@@ -33,6 +35,16 @@ impl State {
     /// The sink with its instance's name, as the state has it.
     pub fn sink(&self) -> &str {
         &self.sink
+    }
+
+    /// The state's schema, quoted.
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// Everything up to a commit is applied: of keys with several spellings nothing older has to be known (`newest`).
+    pub async fn forget_newest(&self, session: &Session, version: &str) -> Result<()> {
+        newest::forget(session, &self.schema, &self.sink, version).await
     }
 
     /// The state of `sink` (`<name>.<sink>`, as its consumer group) in `schema`.
@@ -67,6 +79,14 @@ impl State {
         }
     }
 
+    /// The tables that topics belong to.
+    pub fn topics(&self) -> Topics<'_> {
+        Topics {
+            schema: &self.schema,
+            sink: &self.sink,
+        }
+    }
+
     /// The snapshots that are under way.
     pub fn snapshots(&self) -> Snapshots<'_> {
         Snapshots {
@@ -92,6 +112,7 @@ impl State {
                     "replays",
                     "replica",
                     "barriers",
+                    "topics",
                 ]
                 .map(|name| format!("{schema}.{name}"))
                 .to_vec()],
@@ -127,6 +148,7 @@ impl State {
              COMMENT ON TABLE {schema}.replays IS 'companion-sink: how often the content was replaced by a replay, the last time, and from where on';
              {snapshots};
              {barriers};
+             {topics};
              CREATE OR REPLACE VIEW {schema}.replica AS
                  SELECT p.sink,
                      CASE WHEN EXISTS (SELECT FROM {schema}.loading l WHERE l.sink = p.sink) THEN 'loading'
@@ -134,11 +156,12 @@ impl State {
                           ELSE 'consistent' END AS state,
                      p.commit_time, p.version
                  FROM {schema}.progress p
-                 CROSS JOIN LATERAL (SELECT count(DISTINCT (q.topic, q.key)) FROM {schema}.parked q WHERE q.sink = p.sink AND NOT q.halts) AS k(keys);
+                 CROSS JOIN LATERAL (SELECT count(DISTINCT (q.topic, q.key)) FROM {schema}.parked q WHERE q.sink = p.sink AND NOT q.halts AND {HOLDS_ROWS}) AS k(keys);
              COMMENT ON VIEW {schema}.replica IS 'companion-sink: whether readers see the source as it was after the commit that is named'",
             parked = ParkedEvents::create(schema),
             snapshots = Snapshots::create(schema),
-            barriers = Barriers::create(schema)
+            barriers = Barriers::create(schema),
+            topics = Topics::create(schema)
         );
         client
             .batch_execute(&sql)

@@ -10,7 +10,7 @@ use super::tables::{Table, quoted};
 pub fn insert(table: &Table, columns: &[usize], key: Option<&[usize]>) -> String {
     let names = names(table, columns);
     let mut sql = format!(
-        "INSERT INTO {} ({names}) OVERRIDING SYSTEM VALUE SELECT ",
+        "INSERT INTO {} AS o ({names}) OVERRIDING SYSTEM VALUE SELECT ",
         table.name
     );
     for (place, column) in columns.iter().enumerate() {
@@ -27,21 +27,67 @@ pub fn insert(table: &Table, columns: &[usize], key: Option<&[usize]>) -> String
         return sql;
     };
     let _ = write!(sql, " ON CONFLICT ({}) DO ", self::names(table, key));
-    let mut assignments = columns
+    let assignments = columns
         .iter()
-        .filter(|column| !key.contains(column))
-        .map(|column| quoted(&table.columns[*column].name))
-        .map(|name| format!("{name} = EXCLUDED.{name}"))
-        .peekable();
-    if assignments.peek().is_none() {
-        // Written all the same: the end of a snapshot tells by that which rows are still there.
-        let name = quoted(&table.columns[key[0]].name);
-        let _ = write!(sql, "UPDATE SET {name} = EXCLUDED.{name}");
+        .filter(|column| !key.contains(column) || !table.columns[**column].exact_equality)
+        .map(|column| &table.columns[*column])
+        .filter(|column| !column.fixed)
+        .map(|column| quoted(&column.name))
+        .map(|name| format!("{name} = EXCLUDED.{name}"));
+    let assignments = assignments.collect::<Vec<_>>();
+    if assignments.is_empty() {
+        sql += &format!("UPDATE SET {}", unchanged(table, "o"));
     } else {
         sql += "UPDATE SET ";
-        sql += &assignments.collect::<Vec<_>>().join(", ");
+        sql += &assignments.join(", ");
     }
     sql
+}
+
+/// Writes a row and changes nothing: the end of a snapshot tells by that which rows are still there. Who asks sees to it that
+/// the table has such a column.
+fn unchanged(table: &Table, alias: &str) -> String {
+    let name = table.writable().map_or("", |column| &column.name);
+    format!("{name} = {alias}.{name}", name = quoted(name))
+}
+
+/// `DELETE` of the rows that have other values in the `fixed` columns than come with their keys: in the place of such a row
+/// another one is inserted. The values are those of the columns at `columns`, which an upsert takes next.
+pub fn delete_otherwise_fixed(
+    table: &Table,
+    columns: &[usize],
+    key: &[usize],
+    fixed: &[usize],
+) -> String {
+    let compared = |place: &usize, operator: &str| {
+        let at = columns.iter().position(|column| column == place);
+        let column = &table.columns[*place];
+        format!(
+            "t.{} {operator} u.c{}::{}",
+            quoted(&column.name),
+            at.unwrap_or_default(),
+            column.type_name
+        )
+    };
+    let same = key.iter().map(|place| compared(place, "="));
+    let other = fixed
+        .iter()
+        .map(|place| compared(place, "IS DISTINCT FROM"));
+    format!(
+        "DELETE FROM {} AS t USING {} WHERE {} AND ({})",
+        table.name,
+        unnest(columns.len()),
+        same.collect::<Vec<_>>().join(" AND "),
+        other.collect::<Vec<_>>().join(" OR ")
+    )
+}
+
+/// The columns of `columns` outside of `key` that can be given a value only when a row is inserted.
+pub fn fixed(table: &Table, columns: &[usize], key: &[usize]) -> Vec<usize> {
+    let places = columns.iter().copied();
+    places
+        .filter(|place| table.columns[*place].fixed && !key.contains(place))
+        .collect()
 }
 
 /// `UPDATE` of rows to the values of the columns at `columns`, found by those of `key`, which are among them.
@@ -54,16 +100,16 @@ pub fn update(table: &Table, columns: &[usize], key: &[usize]) -> String {
         )
     };
     let (mut assignments, mut conditions) = (Vec::new(), Vec::new());
-    // Written all the same, as in an upsert.
-    let is_key_alone = columns.len() == key.len();
     for (place, column) in columns.iter().enumerate() {
         let (name, value) = value(place);
         if key.contains(column) {
             conditions.push(format!("t.{name} = {value}"));
-        }
-        if !key.contains(column) || is_key_alone {
+        } else {
             assignments.push(format!("{name} = {value}"));
         }
+    }
+    if assignments.is_empty() {
+        assignments.push(unchanged(table, "t"));
     }
     format!(
         "UPDATE {} AS t SET {} FROM {} WHERE {}",
@@ -132,6 +178,19 @@ pub fn delete_older(table: &Table, kept: &[usize]) -> String {
     sql
 }
 
+/// `INSERT` of one row with the columns at `columns`.
+pub fn insert_one(table: &Table, columns: &[usize]) -> String {
+    let values = columns.iter().enumerate().map(|(place, column)| {
+        format!("${}::text::{}", place + 1, table.columns[*column].type_name)
+    });
+    format!(
+        "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {}",
+        table.name,
+        names(table, columns),
+        values.collect::<Vec<_>>().join(", ")
+    )
+}
+
 /// `DELETE` of exactly one row that equals the image with the columns at `before`.
 pub fn delete_one(table: &Table, before: &[usize]) -> String {
     format!(
@@ -153,11 +212,15 @@ pub fn update_one(table: &Table, after: &[usize], before: &[usize]) -> String {
             column.type_name
         )
     });
+    let mut assignments: Vec<String> = assignments.collect();
+    if assignments.is_empty() {
+        assignments.push(unchanged(table, "t"));
+    }
     format!(
         "WITH {} UPDATE {} AS t SET {} FROM victim WHERE t.ctid = victim.place AND t.tableoid = victim.relation",
         victim(table, before, after.len()),
         table.name,
-        assignments.collect::<Vec<_>>().join(", ")
+        assignments.join(", ")
     )
 }
 

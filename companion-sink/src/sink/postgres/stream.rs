@@ -15,7 +15,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, CopyInSink, Statement};
 
 use super::apply::check_unique;
-use super::change::{Change, Kind, has_layout, layout, values};
+use super::change::{Change, Kind, has_key_layout, key_layout, layout, values};
 use super::connection::Session;
 use super::failure::{Fault, sort};
 use super::statements;
@@ -84,7 +84,7 @@ impl Way {
 impl<'c, 'b> Group<'c, 'b> {
     /// `first` is the first change of the key.
     fn of(table: &Table, way: Way, first: &Change<'b>, change: &'c Change<'b>) -> Self {
-        let key = layout(table, &change.identity.0);
+        let key = key_layout(table, &change.identity.0);
         let columns = match way {
             Way::Delete => key.clone(),
             Way::Update => change.changed_columns(table, &key, first),
@@ -103,12 +103,19 @@ impl<'c, 'b> Group<'c, 'b> {
     fn takes(&self, table: &Table, way: Way, first: &Change<'b>, change: &Change<'b>) -> bool {
         self.table == change.table
             && self.way == way
-            && has_layout(table, &self.key, &change.identity.0)
+            && has_key_layout(table, &self.key, &change.identity.0)
             && match way {
                 Way::Delete => true,
                 Way::Update => self.columns == change.changed_columns(table, &self.key, first),
                 _ => change.has_layout(table, &self.columns),
             }
+    }
+
+    /// Whether rows would be written with columns that can be given a value only when a row is inserted.
+    fn is_for_careful(&self, table: &Table) -> bool {
+        let is_written = matches!(self.way, Way::Update | Way::Upsert);
+        let fixed = || statements::fixed(table, &self.columns, &self.key);
+        is_written && (table.writable().is_none() || !fixed().is_empty())
     }
 
     fn sql(&self, table: &Table) -> String {
@@ -173,6 +180,10 @@ impl Stream {
         groups.sort_by_key(|group| group.way);
         for group in groups {
             let table = tables.get(group.table);
+            if group.is_for_careful(table) {
+                let why = "a column can be given a value only when a row is inserted";
+                return Err(Fault::Event(Failure::refused(why.to_owned())));
+            }
             match group.way {
                 Way::Insert => self.copy(session, table, &group).await?,
                 way => {
@@ -245,8 +256,8 @@ impl Stream {
     ) -> Result<(), Fault> {
         self.end_copy().await?;
         let types = vec![Type::TEXT_ARRAY; group.columns.len()];
-        let statement = self.prepared(session, table, group, &types).await?;
         let arrays = group.arrays(table).map_err(Fault::Event)?;
+        let statement = self.prepared(session, table, group, &types).await?;
         let expected = (group.way == Way::Update).then_some(group.changes.len() as u64);
         let client: Arc<Client> = Arc::clone(&session.client);
         let table = table.name.clone();

@@ -21,12 +21,16 @@ pub struct Table {
     pub target: Target,
     /// The columns in their order.
     pub columns: Vec<Column>,
+    /// The relation's number in the catalog.
+    pub oid: Oid,
     /// The name of the primary key's constraint.
     pub primary_key: Option<String>,
     /// Which reading of the catalog it comes from: a later one may have other columns.
     pub reading: u64,
     /// The columns of each unique index that an upsert can use.
     unique: Vec<Vec<String>>,
+    /// What the `source` of its events holds, as the sender writes it.
+    named: String,
 }
 
 /// A column of the target.
@@ -42,8 +46,12 @@ pub struct Column {
     pub pg_type: PgType,
     /// Whether the target computes it itself.
     pub generated: bool,
+    /// GENERATED ALWAYS AS IDENTITY: can be given a value when a row is inserted, and none later.
+    pub fixed: bool,
     /// Whether equality of the type means the same value; else its text is compared.
     pub exact_equality: bool,
+    /// The collation, quoted, where it takes different texts for the same.
+    pub collation: Option<String>,
 }
 
 impl Table {
@@ -68,6 +76,22 @@ impl Table {
             Some(place) => Cow::Borrowed(&self.columns[place].pg_type),
             None => Cow::Owned(PgType::Plain),
         }
+    }
+
+    /// A column that a row can be written with without changing it.
+    pub fn writable(&self) -> Option<&Column> {
+        let mut columns = self.columns.iter();
+        columns.find(|column| !column.generated && !column.fixed)
+    }
+
+    /// Whether equal keys with these columns may be written differently, as 1.0 and 1.00 of `numeric`.
+    pub fn has_spellings(&self, key: &[usize]) -> bool {
+        key.iter().any(|place| !self.columns[*place].exact_equality)
+    }
+
+    /// Whether the `source` of an event names the source's table of this one, as far as that is seen without parsing it.
+    pub fn is_named_in(&self, source: &str) -> bool {
+        source.contains(&self.named)
     }
 
     /// The columns of some unique index.
@@ -140,6 +164,8 @@ impl Target {
 pub struct Tables {
     known: Vec<Table>,
     by_header: HashMap<String, usize>,
+    /// What was admitted: the one `cdc.table` of each topic, and its place.
+    by_topic: HashMap<String, (String, usize)>,
     types: HashMap<Oid, PgType>,
     readings: u64,
 }
@@ -150,20 +176,29 @@ impl Tables {
         &self.known[place]
     }
 
-    /// The place of a table that is known already.
-    pub fn known(&self, header: &str) -> Option<usize> {
-        self.by_header.get(header).copied()
+    /// The place of a table whose events were admitted to this topic already.
+    pub fn known(&self, topic: &str, header: &str) -> Option<usize> {
+        let (known, place) = self.by_topic.get(topic)?;
+        (known == header).then_some(*place)
     }
 
-    /// Finds the table of an event; missing is an error that halts.
+    /// The events of a topic are looked at anew: they may be of another table from now on.
+    pub fn forget_topic(&mut self, topic: &str) {
+        self.by_topic.remove(topic);
+    }
+
+    /// Finds the table of an event that was admitted to its topic; missing is an error that halts.
     pub async fn find(
         &mut self,
         client: &Client,
         settings: &config::Postgres,
+        topic: &str,
         header: &str,
         source: &TableName<'_>,
     ) -> Result<usize> {
-        if let Some(place) = self.known(header) {
+        if let Some(place) = self.by_header.get(header).copied() {
+            let known = (header.to_owned(), place);
+            self.by_topic.insert(topic.to_owned(), known);
             return Ok(place);
         }
         let target = Target::of(settings, header, source);
@@ -183,6 +218,8 @@ impl Tables {
         self.known.push(table);
         let place = self.known.len() - 1;
         self.by_header.insert(header.to_owned(), place);
+        let known = (header.to_owned(), place);
+        self.by_topic.insert(topic.to_owned(), known);
         Ok(place)
     }
 
@@ -194,7 +231,7 @@ impl Tables {
         header: &str,
         source: &TableName<'_>,
     ) -> Result<()> {
-        let Some(place) = self.known(header) else {
+        let Some(place) = self.by_header.get(header).copied() else {
             return Ok(());
         };
         let target = Target::of(settings, header, source);
@@ -218,13 +255,23 @@ impl Tables {
         let columns = client
             .query(
                 "SELECT a.attname::text, a.atttypid, pg_catalog.format_type(a.atttypid, -1),
-                        a.attgenerated <> '',
-                        a.atttypid IN ('bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+                        a.attgenerated <> '', a.attidentity = 'a', k.collation IS NULL AND (t.typtype = 'e' OR
+                            (CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END)
+                            IN ('name'::regtype, 'bit'::regtype, 'varbit'::regtype, 'time'::regtype,
+                            'timetz'::regtype, 'inet'::regtype, 'cidr'::regtype, 'macaddr'::regtype, 'macaddr8'::regtype,
+                            'money'::regtype, 'pg_lsn'::regtype,
+                            'bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype,
                             'oid'::regtype, 'text'::regtype, 'varchar'::regtype, 'uuid'::regtype,
-                            'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'bytea'::regtype)
+                            'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'bytea'::regtype)),
+                        k.collation, c.oid
                  FROM pg_catalog.pg_attribute a
                  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+                 LEFT JOIN LATERAL (
+                     SELECT pg_catalog.format('%I.%I', kn.nspname, k.collname) AS collation
+                     FROM pg_catalog.pg_collation k JOIN pg_catalog.pg_namespace kn ON kn.oid = k.collnamespace
+                     WHERE k.oid = a.attcollation AND NOT k.collisdeterministic) k ON true
                  WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
                    AND a.attnum > 0 AND NOT a.attisdropped
                  ORDER BY a.attnum",
@@ -232,16 +279,18 @@ impl Tables {
             )
             .await
             .map_err(failed)?;
-        if columns.is_empty() {
+        let Some(first) = columns.first() else {
             return Ok(None);
-        }
+        };
         self.readings += 1;
         let mut loaded = Table {
             reading: self.readings,
             name: target.quoted(),
+            oid: first.get(7),
             columns: Vec::with_capacity(columns.len()),
             primary_key: None,
             unique: Vec::new(),
+            named: named(source),
             target: Target::default(),
         };
         for column in &columns {
@@ -252,7 +301,9 @@ impl Tables {
                 pg_type: self.pg_type(client, column.get(1)).await?,
                 type_name: column.get(2),
                 generated: column.get(3),
-                exact_equality: column.get(4),
+                fixed: column.get(4),
+                exact_equality: column.get(5),
+                collation: column.get(6),
             });
         }
         let indexes = client
@@ -344,6 +395,16 @@ impl Tables {
         self.types.insert(oid, pg_type.clone());
         Ok(pg_type)
     }
+}
+
+/// How the sender writes the name of a table. One that it writes otherwise, for its characters, is parsed each time.
+fn named(source: &TableName<'_>) -> String {
+    let json = |name: &str| serde_json::Value::from(name).to_string();
+    format!(
+        "\"schema\":{},\"table\":{}",
+        json(&source.schema),
+        json(&source.table)
+    )
 }
 
 /// A table that events have and the target has not.

@@ -1,13 +1,120 @@
 //! What is said of a whole table: a truncate, another definition, the beginnings and ends of a snapshot.
 
+use super::bindings::Refusal;
+use super::connection::Session;
+use super::failure::{classify, state_of};
 use super::follow::{Follower, SchemaBody};
+use super::tables::Target;
 use super::{Connection, Postgres, not_connected};
+use crate::dead_letter::Failure;
 use crate::error::{Code, Error, Result};
-use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody};
+use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody, TableName};
 use crate::record::Record;
-use crate::sink::unreadable_snapshot;
+use crate::sink::{origin, unreadable_snapshot};
+
+/// What an event about a whole table names.
+struct Named<'b> {
+    source: TableName<'b>,
+    is_rename: bool,
+    is_farewell: bool,
+}
+
+impl<'b> Named<'b> {
+    /// Refused where it cannot be read, or its header and its body do not agree.
+    fn of(record: &'b Record, headers: &Headers<'_>) -> std::result::Result<Self, Failure> {
+        let named = match headers.op {
+            Op::Schema => {
+                let body = SchemaBody::parse(record)?;
+                Named {
+                    is_rename: body.is_rename(),
+                    is_farewell: body.is_farewell(),
+                    source: body.source,
+                }
+            }
+            Op::Snapshot => Named::only(SnapshotBody::parse(record)?.source),
+            _ => Named::only(RowBody::parse(record)?.source.table_name()?),
+        };
+        origin::check(headers.table, &named.source)?;
+        Ok(named)
+    }
+
+    fn only(source: TableName<'b>) -> Self {
+        Named {
+            source,
+            is_rename: false,
+            is_farewell: false,
+        }
+    }
+}
+
+fn is_about_table(op: Op) -> bool {
+    matches!(op, Op::Schema | Op::Truncate | Op::Snapshot)
+}
 
 impl Postgres {
+    /// Whether an event about a whole table is refused whatever comes: the partitions need not wait for each other at it, of which
+    /// perhaps only one has a copy.
+    pub(super) fn is_refused_before_it_waits(&self, record: &Record) -> bool {
+        let Ok(headers) = Headers::read(record) else {
+            return true;
+        };
+        let Ok(named) = Named::of(record, &headers) else {
+            return true;
+        };
+        let target = Target::for_readers(&self.settings, headers.table, &named.source);
+        if !named.is_farewell && self.settings.refuses_schema(&target.schema).is_some() {
+            return true;
+        }
+        let bindings = self.connection.as_ref().map(|known| &known.bindings);
+        let bound = bindings.and_then(|bindings| bindings.known(&record.topic));
+        let owner = bound.and_then(|bound| bound.header.as_deref());
+        owner.is_some_and(|owner| owner != headers.table && !named.is_rename)
+    }
+
+    /// Why an event of a batch is refused that is no row's, and that no partition waited at.
+    pub(super) async fn refused_apart(
+        &mut self,
+        record: &Record,
+        headers: &Headers<'_>,
+    ) -> Result<Option<Failure>> {
+        let refusal = self.refused_whole(record, headers).await?;
+        if refusal.is_none() && matches!(headers.op, Op::Schema | Op::Truncate) {
+            // Another instance has noted meanwhile that it is right: the partitions have to wait for each other.
+            return Err(Error::new(
+                Code::OtherInstance,
+                format!("topic {} belongs to another table now", record.topic),
+                "Nothing to do: what is known of it is read again.",
+            ));
+        }
+        Ok(refusal.map(Refusal::failure))
+    }
+
+    /// Why an event about a whole table is refused. One that is admitted binds its topic.
+    pub(super) async fn refused_whole(
+        &mut self,
+        record: &Record,
+        headers: &Headers<'_>,
+    ) -> Result<Option<Refusal>> {
+        if !is_about_table(headers.op) {
+            return Ok(None);
+        }
+        let named = match Named::of(record, headers) {
+            Ok(named) => named,
+            Err(failure) => return Ok(Some(Refusal::Final(failure))),
+        };
+        if named.is_farewell {
+            let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+            connection.tables.forget_topic(&record.topic);
+            let client = &connection.session.client;
+            let bindings = &mut connection.bindings;
+            let topics = self.state.topics();
+            let refused = bindings.release(client, &topics, &record.topic, headers.table);
+            return Ok(refused.await?.map(Refusal::Final));
+        }
+        let admitted = self.admit(record, headers, &named.source, named.is_rename);
+        Ok(admitted.await?.err())
+    }
+
     /// Does what an event about a whole table says, in the open transaction.
     pub(super) async fn apply_to_table(
         &mut self,
@@ -16,7 +123,7 @@ impl Postgres {
     ) -> Result<()> {
         match headers.op {
             Op::Schema => self.follow_schema(record, headers).await,
-            Op::Truncate => self.empty_table(record, headers).await,
+            Op::Truncate => self.empty_tables(&[(record, *headers)]).await,
             Op::Snapshot => self.note_snapshot(record, headers).await,
             _ => Ok(()),
         }
@@ -48,7 +155,13 @@ impl Postgres {
             };
         }
         let table = tables
-            .find(&session.client, &self.settings, headers.table, &body.source)
+            .find(
+                &session.client,
+                &self.settings,
+                &record.topic,
+                headers.table,
+                &body.source,
+            )
             .await?;
         let table = tables.get(table);
         // Those of other instances' partitions, and those that the open transaction parks.
@@ -69,27 +182,41 @@ impl Postgres {
         Ok(())
     }
 
-    /// Empties a table.
-    async fn empty_table(&mut self, record: &Record, headers: &Headers<'_>) -> Result<()> {
-        let body = RowBody::parse(record).map_err(unreadable)?;
-        let source = body.source.table_name().map_err(unreadable)?;
+    /// Empties the tables that one statement of the source emptied, together: each may reference another one.
+    pub(super) async fn empty_tables(
+        &mut self,
+        truncates: &[(&Record, Headers<'_>)],
+    ) -> Result<()> {
         let Some(Connection {
             session, tables, ..
         }) = self.connection.as_mut()
         else {
             return Err(not_connected());
         };
-        let table = tables
-            .find(&session.client, &self.settings, headers.table, &source)
-            .await?;
-        let name = &tables.get(table).name;
-        let verb = if self.settings.truncate == "delete" {
-            "DELETE FROM"
-        } else {
-            "TRUNCATE"
-        };
-        session.execute(&format!("{verb} {name}")).await?;
-        tracing::info!(sink = self.name, table = name, "emptied, as at the source");
+        let mut names: Vec<String> = Vec::with_capacity(truncates.len());
+        for (record, headers) in truncates {
+            let body = RowBody::parse(record).map_err(unreadable)?;
+            let source = body.source.table_name().map_err(unreadable)?;
+            let table = tables
+                .find(
+                    &session.client,
+                    &self.settings,
+                    &record.topic,
+                    headers.table,
+                    &source,
+                )
+                .await?;
+            let name = &tables.get(table).name;
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        empty(session, &names, self.settings.truncate == "delete").await?;
+        tracing::info!(
+            sink = self.name,
+            tables = names.join(", "),
+            "emptied, as at the source"
+        );
         Ok(())
     }
 
@@ -110,12 +237,18 @@ impl Postgres {
             return Err(not_connected());
         };
         let before = self.state.followed(&session.client, &record.topic).await?;
+        // A topic may get another table when its own is no longer sent: that is no other name.
+        let target = Target::of(&self.settings, headers.table, &body.source);
+        let before = before.filter(|before| before.target == target || !body.is_first());
+        tables.forget_topic(&record.topic);
         let follower = Follower {
             client: &session.client,
             settings: &self.settings,
             header: headers.table,
         };
         let now = follower.follow(tables, &body, before.as_ref()).await?;
+        // A key may have another type now.
+        session.newest_tables.clear();
         if let Some(now) = now.filter(|now| Some(now) != before.as_ref()) {
             self.state
                 .follow(&session.client, &record.topic, &now)
@@ -128,6 +261,55 @@ impl Postgres {
         }
         Ok(())
     }
+}
+
+/// Empties tables. Where a foreign key of another table, or row-level security, or a table of another server forbids TRUNCATE,
+/// the rows are deleted, those that reference others first where the server says so.
+async fn empty(session: &mut Session, names: &[String], by_delete: bool) -> Result<()> {
+    if !by_delete {
+        let sql = format!("TRUNCATE {}", names.join(", "));
+        session.execute("SAVEPOINT emptying").await?;
+        match session.client.batch_execute(&sql).await {
+            Ok(()) => return session.execute("RELEASE SAVEPOINT emptying").await,
+            Err(error) if may_be_deleted(&error) => {
+                tracing::info!(
+                    statement = sql,
+                    "not possible here: the rows are deleted instead"
+                );
+                let undo = "ROLLBACK TO SAVEPOINT emptying; RELEASE SAVEPOINT emptying";
+                session.execute(undo).await?;
+            }
+            Err(error) => return Err(classify(&sql, &error)),
+        }
+    }
+    // In one statement for all: a foreign key is looked at when it is over, and cannot tell then who was first.
+    let deletes = names.iter().enumerate().map(|(place, name)| {
+        let last = place + 1 == names.len();
+        match last {
+            true => format!("DELETE FROM {name}"),
+            false => format!("e{place} AS (DELETE FROM {name})"),
+        }
+    });
+    let mut deletes: Vec<String> = deletes.collect();
+    let last = deletes.pop().unwrap_or_default();
+    let sql = match deletes.is_empty() {
+        true => last,
+        false => format!("WITH {} {last}", deletes.join(", ")),
+    };
+    let done = session.client.batch_execute(&sql).await;
+    done.map_err(|error| match state_of(&error) {
+        Some("23503") => Error::new(
+            Code::TargetRefuses,
+            classify(&sql, &error).what,
+            "Rows of a table that the source does not empty reference these: let the sink's role set session_replication_role (GRANT SET ON PARAMETER), or drop the foreign key, or delete the rows; then send SIGHUP.",
+        ),
+        _ => classify(&sql, &error),
+    })
+}
+
+/// Whether TRUNCATE is forbidden where DELETE may not be.
+fn may_be_deleted(error: &tokio_postgres::Error) -> bool {
+    matches!(state_of(error), Some("0A000" | "42501" | "42809" | "55006"))
 }
 
 /// An event about a whole table that cannot be read.

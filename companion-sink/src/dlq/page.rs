@@ -1,0 +1,123 @@
+//! Pages of a list of refused events: in the order of sinks, topics, partitions and offsets.
+
+use crate::error::{Error, Result};
+use crate::record::Record;
+
+/// A part of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// What came last.
+    pub after: Option<Place>,
+    /// How many there may be.
+    pub limit: usize,
+}
+
+/// Where an event is in the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    sink: String,
+    /// In the sink's part.
+    pub at: At,
+}
+
+/// Where an event is in the part of its sink.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+}
+
+/// What a page has of one sink.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It came before.
+    Nothing,
+    /// So many, behind a place if there is one.
+    Some(Option<At>, usize),
+}
+
+impl At {
+    /// That of a record.
+    pub fn of(record: &Record) -> At {
+        At {
+            topic: record.topic.to_string(),
+            partition: record.partition,
+            offset: record.offset,
+        }
+    }
+}
+
+impl Place {
+    /// That of a record which `sink` refused.
+    pub fn of(sink: &str, record: &Record) -> Place {
+        Place {
+            sink: sink.to_owned(),
+            at: At::of(record),
+        }
+    }
+
+    /// As [`Place::text`] wrote it.
+    pub fn parse(text: &str) -> Result<Place> {
+        let wrong = || {
+            Error::configuration(
+                "\"after\" is no place in the list",
+                "Give it what \"next\" of the page before says.",
+            )
+        };
+        let mut parts = text.splitn(4, ':');
+        let mut next = || parts.next().ok_or_else(wrong);
+        let (offset, partition) = (next()?, next()?);
+        let (topic, sink) = (next()?.to_owned(), next()?.to_owned());
+        Ok(Place {
+            sink,
+            at: At {
+                topic,
+                partition: partition.parse().map_err(|_| wrong())?,
+                offset: offset.parse().map_err(|_| wrong())?,
+            },
+        })
+    }
+
+    /// To be given back.
+    pub fn text(&self) -> String {
+        let At {
+            topic,
+            partition,
+            offset,
+        } = &self.at;
+        format!("{offset}:{partition}:{topic}:{}", self.sink)
+    }
+}
+
+impl Page {
+    /// What it has of `sink`.
+    pub fn part_of(&self, sink: &str) -> Part {
+        match &self.after {
+            Some(after) if *after.sink > *sink => Part::Nothing,
+            Some(after) if after.sink == sink => Part::Some(Some(after.at.clone()), self.limit),
+            _ => Part::Some(None, self.limit),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_comes_back() {
+        let record = Record::new("a.b".into(), 2, 77, None, None, std::iter::empty());
+        let place = Place::of("with:colon", &record);
+        assert_eq!(Place::parse(&place.text()).unwrap(), place);
+        for wrong in ["", "1:2:t", "x:1:t:s", "1:y:t:s"] {
+            assert!(Place::parse(wrong).is_err(), "{wrong}");
+        }
+        let page = Page {
+            after: Some(place),
+            limit: 3,
+        };
+        assert_eq!(page.part_of("a"), Part::Nothing);
+        assert_eq!(page.part_of("x"), Part::Some(None, 3));
+    }
+}

@@ -1,0 +1,138 @@
+//! What an event that the target refuses is told with: who is to blame, the table, and the column whose value it is.
+
+use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::change::{Change, Kind, value_of};
+use super::failure::{Fault, classify, state_of};
+use super::tables::{Column, Table, quoted};
+use crate::dead_letter::Failure;
+use crate::error::{Error, Result};
+
+/// Columns that are tried one by one at most.
+const TRIED_MAX: usize = 200;
+
+/// Why the event of `change`, alone, was refused, in the open transaction and after the part of it that failed was undone. The
+/// target as a whole, or its table, is told as the error that it is.
+pub async fn told(
+    client: &Client,
+    table: &Table,
+    change: &Change<'_>,
+    fault: Fault,
+) -> Result<Failure> {
+    let mut failure = match fault {
+        Fault::Other(error) => return Err(error),
+        Fault::Event(failure) => failure,
+        Fault::Doubtful { failure, error } => match serves(client, table).await? {
+            true => failure,
+            false => return Err(error),
+        },
+    };
+    let Some(state) = failure.state.clone() else {
+        return Ok(failure);
+    };
+    failure.message += &format!("; table {}", table.name);
+    if let Some(column) = find_column(client, table, change, &state).await? {
+        failure.message += &format!(", column {} of type {}", column.name, column.type_name);
+        if &*state == "22P02"
+            && let Some(name) = enum_of(client, table, column).await?
+        {
+            failure.message += &format!(
+                "; if the source's type has a label more: ALTER TYPE {name} ADD VALUE 'LABEL'; on the target, with the label that the event has in this column"
+            );
+        }
+    }
+    Ok(failure)
+}
+
+/// Whether the target's table is there as it was when its definition was read, and the role may write it: then what was refused
+/// is the event.
+async fn serves(client: &Client, table: &Table) -> Result<bool> {
+    let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
+    let row = client
+        .query_one(
+            "SELECT EXISTS (
+                 SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
+                   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                   AND pg_catalog.has_any_column_privilege(c.oid, 'SELECT')
+                   AND pg_catalog.has_any_column_privilege(c.oid, 'INSERT')
+                   AND pg_catalog.has_any_column_privilege(c.oid, 'UPDATE')
+                   AND pg_catalog.has_table_privilege(c.oid, 'DELETE')
+                   AND (SELECT count(*) FROM pg_catalog.pg_attribute a
+                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                          AND a.attname = ANY ($3::text[])) = cardinality($3))",
+            &[&table.target.schema, &table.target.table, &names],
+        )
+        .await;
+    row.map(|row| row.get(0))
+        .map_err(|error| classify("looking at a table that refuses an event", &error))
+}
+
+/// The first column whose value is refused in the same way when it comes alone.
+async fn find_column<'t>(
+    client: &Client,
+    table: &'t Table,
+    change: &Change<'_>,
+    state: &str,
+) -> Result<Option<&'t Column>> {
+    let image = match change.kind {
+        Kind::Delete => &change.identity.0[..],
+        Kind::DeleteOne => change.before(),
+        _ => change.after(),
+    };
+    let failed = |error: tokio_postgres::Error| -> Error { classify("trying a value", &error) };
+    for (name, json) in image.iter().take(TRIED_MAX) {
+        let Some(column) = table.column(name).map(|place| &table.columns[place]) else {
+            continue;
+        };
+        let Ok(Some(value)) = value_of(column, json) else {
+            continue;
+        };
+        if column.generated {
+            continue;
+        }
+        let sql = format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT $1::text::{}",
+            table.name,
+            quoted(&column.name),
+            column.type_name
+        );
+        let parameters: [&(dyn ToSql + Sync); 1] = [&value];
+        client
+            .batch_execute("SAVEPOINT trial")
+            .await
+            .map_err(failed)?;
+        let tried = match client.prepare_typed(&sql, &[Type::TEXT]).await {
+            Ok(statement) => client.execute(&statement, &parameters).await,
+            Err(error) => Err(error),
+        };
+        client
+            .batch_execute("ROLLBACK TO SAVEPOINT trial; RELEASE SAVEPOINT trial")
+            .await
+            .map_err(failed)?;
+        let is_it = |error: &tokio_postgres::Error| {
+            let by_itself = error.as_db_error().is_some_and(|db| db.where_().is_none());
+            by_itself && state_of(error) == Some(state)
+        };
+        if tried.as_ref().is_err_and(is_it) {
+            return Ok(Some(column));
+        }
+    }
+    Ok(None)
+}
+
+/// The enum that a column is of, or its elements are, or its domain is over.
+async fn enum_of(client: &Client, table: &Table, column: &Column) -> Result<Option<String>> {
+    let row = client
+        .query_opt(
+            "SELECT pg_catalog.format_type(e.oid, NULL) FROM pg_catalog.pg_attribute a
+             JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+             JOIN pg_catalog.pg_type e ON e.oid IN (t.oid, t.typbasetype, t.typelem) AND e.typtype = 'e'
+             WHERE a.attrelid = $1 AND a.attname = $2 LIMIT 1",
+            &[&table.oid, &column.name],
+        )
+        .await;
+    row.map(|row| row.map(|row| row.get(0)))
+        .map_err(|error| classify("reading the catalog", &error))
+}
