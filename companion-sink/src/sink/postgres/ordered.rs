@@ -325,8 +325,8 @@ impl Postgres {
                 session.keep_part();
                 Ok(Some(Ok(())))
             }
-            Err(Fault::Event(why) | Fault::Doubtful { failure: why, .. }) => {
-                tracing::debug!(code = %why.code, reason = %why.reason, "rows are applied the careful way");
+            Err(Fault::Event(_) | Fault::Doubtful { .. }) => {
+                tracing::debug!("rows are applied the careful way");
                 session.undo_part().await?;
                 if self.settings.shadow.is_some() {
                     // A replay may have made some of them meanwhile, which is undone as well.
