@@ -337,8 +337,8 @@ impl Postgres {
                 session.keep_part();
                 Ok(Some(Ok(())))
             }
-            Err(Fault::Event(why) | Fault::Doubtful { failure: why, .. }) => {
-                tracing::debug!(code = %why.code, reason = %why.reason, "rows are applied the careful way");
+            Err(Fault::Event(_) | Fault::Doubtful { .. }) => {
+                tracing::debug!("rows are applied the careful way");
                 session.undo_part().await?;
                 let connection = self.connection.as_mut().ok_or_else(not_connected)?;
                 if self.settings.shadow.is_some() || connection.bindings.has_added() {
