@@ -61,7 +61,10 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
         }
         return wanted.topic;
     }
-    if before.as_ref().is_some_and(|before| before.topic != wanted.topic) {
+    if before
+        .as_ref()
+        .is_some_and(|before| before.topic != wanted.topic)
+    {
         // Who reads the old topic must know that nothing comes there any more: the table is another topic's now.
         SchemaChange::new("UNTRACK").capture(&table);
     }
