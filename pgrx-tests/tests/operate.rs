@@ -444,11 +444,7 @@ fn what_makes_a_topic_unsafe_is_told() {
     let warning = |code: &str| ("warning".to_owned(), code.to_owned());
     assert_eq!(
         lines(&mut client, &topic),
-        [
-            warning("CDC0308"),
-            warning("CDC0311"),
-            warning("CDC0314")
-        ]
+        [warning("CDC0308"), warning("CDC0311"), warning("CDC0314")]
     );
     // One line for all that have it.
     run(

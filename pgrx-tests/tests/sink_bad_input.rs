@@ -1,8 +1,8 @@
 //! What the sinks do with wrong input: in the configuration, in the events, in the values.
 
 mod sink_events;
-mod sink_refusals;
 mod sink_forged;
+mod sink_refusals;
 
 use std::process::{Command, Output};
 

@@ -45,7 +45,11 @@ impl Readiness {
             let (state, applied, has_more) = {
                 let figures = sink.figures();
                 let moved = figures.applied_total() + figures.duplicates;
-                (figures.state, moved, figures.lag_events.is_some_and(|events| events > 0))
+                (
+                    figures.state,
+                    moved,
+                    figures.lag_events.is_some_and(|events| events > 0),
+                )
             };
             let known = seen.entry(sink.name.clone()).or_insert(Seen {
                 state,
