@@ -93,8 +93,9 @@ DECLARE
     made regclass;
     persistence "char";
 BEGIN
+    -- A table with a foreign key, and others, are told of once for each of their commands.
     FOR made, persistence IN
-        SELECT c.oid::regclass, c.relpersistence FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.oid = d.objid
+        SELECT DISTINCT c.oid::regclass, c.relpersistence FROM pg_event_trigger_ddl_commands() d JOIN pg_class c ON c.oid = d.objid
         JOIN pg_namespace n ON n.oid = c.relnamespace JOIN @extschema@.cdc_schemas s ON s.schema = n.nspname
         WHERE d.classid = 'pg_class'::regclass AND c.relkind IN ('r', 'p') AND NOT c.relispartition
             AND c.relname <> ALL (s.exclude)

@@ -136,15 +136,17 @@ impl TopicCounters {
         Some(entry)
     }
 
-    /// The same for a topic that a database has chosen, unless it is another's.
-    pub fn claim_for(&self, topic: &str, database: u32) {
-        if let Some(entry) = self.claim(topic) {
+    /// The same for a topic that a database has chosen, unless it is another's; whether there was room.
+    pub fn claim_for(&self, topic: &str, database: u32) -> bool {
+        let entry = self.claim(topic);
+        if let Some(entry) = entry {
             // Another database's stays so.
             let _taken =
                 entry
                     .database
                     .compare_exchange(0, database, Ordering::Relaxed, Ordering::Relaxed);
         }
+        entry.is_some()
     }
 
     /// Whether another topic is known that Kafka would take for the same.

@@ -40,7 +40,7 @@ pub const UNIQUE: &str = "unique";
 /// Why an event is put aside.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// CDC1005 to CDC1007, CDC1012 to CDC1014.
+    /// CDC1005 to CDC1007, CDC1012 to CDC1014, CDC1018.
     pub code: Code,
     /// The reason in one word, or the rule's name.
     pub reason: Cow<'static, str>,
@@ -106,6 +106,7 @@ impl Failure {
             reason: "foreign".into(),
             stage: Stage::ValueConverter,
             message,
+            state: None,
         }
     }
 
@@ -116,6 +117,7 @@ impl Failure {
             reason: "not_allowed".into(),
             stage: Stage::ValueConverter,
             message,
+            state: None,
         }
     }
 
@@ -126,6 +128,7 @@ impl Failure {
             reason: "unbelievable".into(),
             stage: Stage::ValueConverter,
             message: "header cdc.version names a commit that the source has not come to".into(),
+            state: None,
         }
     }
 
@@ -146,6 +149,17 @@ impl Failure {
             stage: Stage::TaskPut,
             message,
             state: None,
+        }
+    }
+}
+
+impl Failure {
+    /// The target takes nothing of the event's table.
+    pub fn collection_refused(message: String) -> Self {
+        Failure {
+            code: Code::CollectionRefused,
+            reason: "collection".into(),
+            ..Failure::refused(message)
         }
     }
 }

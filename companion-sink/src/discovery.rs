@@ -212,7 +212,8 @@ mod tests {
             ("socket.timeout.ms", "hunter2"),
         ] {
             let mut client = rdkafka::ClientConfig::new();
-            let made: Result<BaseConsumer, KafkaError> = client.set(name, value).create();
+            let made: std::result::Result<BaseConsumer, KafkaError> =
+                client.set(name, value).create();
             let error = configuration_error(&made.err().unwrap());
             let told = format!("{error} {} {error:?}", error.hint);
             assert!(!told.contains("hunter2"), "{told}");

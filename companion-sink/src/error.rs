@@ -33,6 +33,8 @@ pub enum Code {
     NotAllowed = 1013,
     /// An event that claims a place which its source has not come to.
     Unbelievable = 1014,
+    /// A collection of a history of which the server takes nothing.
+    CollectionRefused = 1018,
 }
 
 /// What the sink does about an error.
@@ -59,7 +61,8 @@ impl Code {
             | Code::ValueRefused
             | Code::Foreign
             | Code::NotAllowed
-            | Code::Unbelievable => Policy::SetAside,
+            | Code::Unbelievable
+            | Code::CollectionRefused => Policy::SetAside,
             Code::Configuration
             | Code::SecretFile
             | Code::TargetRefuses

@@ -158,9 +158,15 @@ fn emitting_is_granted_and_not_into_the_topic_of_a_table() {
         "CDC0106",
     );
     run(&mut client, &["SET ROLE nobody_special"]);
-    let error = refusal::of(&mut client, "SELECT cdc_emit('emit_rights.events', 'a', '{}')");
+    let error = refusal::of(
+        &mut client,
+        "SELECT cdc_emit('emit_rights.events', 'a', '{}')",
+    );
     assert_eq!(error.code().code(), "42501");
     run(&mut client, &["RESET ROLE"]);
     assert_eq!(emitted(&database, "emit_rights.events").len(), 1);
-    assert_eq!(emitted(&database, "emit_rights.events")[0].json(), json!({}));
+    assert_eq!(
+        emitted(&database, "emit_rights.events")[0].json(),
+        json!({})
+    );
 }

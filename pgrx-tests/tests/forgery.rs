@@ -246,12 +246,14 @@ fn only_what_cdc_track_sealed_says_anything() {
     );
     let mut ways = Vec::new();
     for arguments in [&nothing, &sealed, &legal, &own.join(", ")] {
-        for function in ["f.noop", "cdc_capture"] {
-            for name in ["_cdc", "zzz"] {
-                ways.push(format!(
-                    "CREATE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON f.mine FOR EACH ROW EXECUTE FUNCTION {function}({arguments})"
-                ));
-            }
+        for (name, function) in [
+            ("_cdc", "f.noop"),
+            ("_cdc", "cdc_capture"),
+            ("zzz", "cdc_capture"),
+        ] {
+            ways.push(format!(
+                "CREATE TRIGGER {name} AFTER INSERT OR UPDATE OR DELETE ON f.mine FOR EACH ROW EXECUTE FUNCTION {function}({arguments})"
+            ));
         }
         ways.push(format!(
             "CREATE TRIGGER _cdc_truncate AFTER TRUNCATE ON f.mine EXECUTE FUNCTION cdc_capture_truncate({arguments})"

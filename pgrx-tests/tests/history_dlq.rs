@@ -1,7 +1,7 @@
 //! Events that a history refuses: they and the later ones of their keys wait in its database until somebody decides, by the
 //! command or over HTTP.
 //!
-//! FerretDB refuses arrays in arrays, and nothing mends that: an edit does, or the event.
+//! FerretDB refuses an object that has a name twice, and nothing mends that: an edit does, or the event.
 
 mod sink_events;
 
@@ -28,14 +28,21 @@ fn row(id: u64, n: i64) -> Value {
     json!({"id": id, "city": "city", "a": [1], "n": n})
 }
 
+/// What stands in an event for [`TWICE`], which no JSON value of the test's can be.
+const MARK: &str = "[\"twice\"]";
+/// A value that the history refuses.
+const TWICE: &str = "{\"x\":1,\"x\":2}";
+
 /// One that the history refuses.
-fn nested(id: u64, n: i64) -> Value {
-    json!({"id": id, "city": "city", "a": [[1], [2]], "n": n})
+fn refused_row(id: u64, n: i64) -> Value {
+    json!({"id": id, "city": "city", "a": ["twice"], "n": n})
 }
 
 fn create(source: &mut Source, after: &Value) -> Event {
     let id = after["id"].as_u64().expect("an id");
     let event = source.create("t", Some(&id_key(id)), after);
+    let value = String::from_utf8(event.value.clone().expect("a value")).expect("text");
+    let event = event.with_value(value.replace(MARK, TWICE).as_bytes());
     source.send(&event);
     event
 }
@@ -130,7 +137,7 @@ fn people_decide_about_refused_events_of_a_history() {
     source.track("t", &COLUMNS, &["id"]);
     let mut refused = Vec::new();
     for id in 1..=4 {
-        refused.push(create(&mut source, &nested(id, 0)).id());
+        refused.push(create(&mut source, &refused_row(id, 0)).id());
         // In one batch with it.
         update(&mut source, id, 1);
         create(&mut source, &row(10 + id, 0));
@@ -197,16 +204,39 @@ fn people_decide_about_refused_events_of_a_history() {
         (vec![], vec![0, 1, 3])
     );
 
+    tells(
+        &sink,
+        &["history", "t", "3"],
+        "1 refused event of this row waits",
+    );
+    let wrong = [
+        "dlq",
+        "edit",
+        &refused[0],
+        "--set",
+        "after.n=abc",
+        "--reason",
+        "x",
+    ];
+    tells(&sink, &wrong, "the value is no integer");
+
     // New events come while it is carried out.
-    dlq(
-        &sink,
-        &["edit", &refused[0], "--set", "after.a=[7]", "--by", "ann"],
-    );
-    dlq(
-        &sink,
-        &["skip", &refused[1], "--reason", "a test row", "--by", "bob"],
-    );
-    dlq(&sink, &["retry", &refused[2], "--by", "bob"]);
+    let edit = ["--set", "after.a=[7]", "--reason", "a typo", "--by", "ann"];
+    let edit = [&["dlq", "edit", &refused[0]], &edit[..]].concat();
+    tells(&sink, &edit, ": edit of history: applied");
+    let skip = [
+        "dlq",
+        "skip",
+        &refused[1],
+        "--reason",
+        "a test row",
+        "--by",
+        "bob",
+    ];
+    tells(&sink, &skip, ": skip of history: skipped");
+    let retry = ["dlq", "retry", &refused[2], "--by", "bob"];
+    let again = ": retry of history: refused again: mongodb refused the document: ";
+    tells(&sink, &retry, again);
     for n in 4..=300 {
         update(&mut source, 1, n);
     }
@@ -223,6 +253,22 @@ fn people_decide_about_refused_events_of_a_history() {
     let edited = edited.next().expect("the edited event");
     let after = edited.get_document("after").expect("an image");
     assert_eq!(after.get_array("a").expect("a"), &vec![Bson::Int32(7)]);
+    let mark = edited.get_document("edited").expect("a mark");
+    let told = ["by", "reason"].map(|name| mark.get_str(name).expect(name));
+    assert_eq!(told, ["ann", "a typo"]);
+    let original = mark.get_document("original").expect("the original");
+    assert!(original.get_str("a").expect("a").starts_with(TWICE));
+    let csv = sink.run_command(&["history", "t", "1", "--format", "csv", "--limit", "0"]);
+    let edited = csv.lines().nth(1).expect("a line");
+    assert!(
+        edited.contains("create (edited)") && edited.contains("[edited by ann: a typo; a was "),
+        "{edited}"
+    );
+    tells(
+        &sink,
+        &["history", "t", "2"],
+        "1 skipped: event of this row",
+    );
     assert_actions(&source, &refused);
 
     mend(&source, &refused[2]);
@@ -231,12 +277,21 @@ fn people_decide_about_refused_events_of_a_history() {
     wait_for_attempts(&sink, &refused[3], 2);
     // What is decided while nobody runs is done at the start.
     assert!(sink.stop().expect("it ran").success());
-    dlq(&sink, &["skip", &refused[3], "--reason", "enough"]);
+    let skip = ["dlq", "skip", &refused[3], "--reason", "enough"];
+    tells(&sink, &skip, ": skip of history: noted, nothing runs");
     sink.start_only(&["history"]);
     wait_for_row(&source, 4, &[1, 2, 3]);
     wait_for_parked_keys(&sink, 0);
     assert_eq!(documents(&source, "companion_parked"), []);
     assert_eq!(dlq(&sink, &["list"]), [] as [Value; 0]);
+    tells(&sink, &["dlq", "retry", "--all"], "nothing was refused");
+}
+
+/// A command says something to people.
+fn tells(sink: &CompanionSink, arguments: &[&str], text: &str) {
+    let output = sink.try_command(arguments);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains(text), "{arguments:?}: {told}");
 }
 
 /// Who decided what is kept, and of an edit the original.
@@ -248,7 +303,7 @@ fn assert_actions(source: &Source, refused: &[String]) {
     };
     let text = |action: &Document, name: &str| action.get_str(name).unwrap_or("-").to_owned();
     for (action, event, by, reason, outcome) in [
-        ("edit", &refused[0], "ann", "-", "done"),
+        ("edit", &refused[0], "ann", "a typo", "done"),
         ("skip", &refused[1], "bob", "a test row", "done"),
         ("retry", &refused[2], "bob", "-", "refused"),
     ] {
@@ -258,7 +313,7 @@ fn assert_actions(source: &Source, refused: &[String]) {
     }
     let original = find("edit").get_binary_generic("value").cloned();
     let original = String::from_utf8(original.expect("the original")).expect("text");
-    assert!(original.contains("[[1],[2]]"), "{original}");
+    assert!(original.contains(TWICE), "{original}");
 }
 
 /// Makes an event one that is taken.
@@ -270,7 +325,7 @@ fn mend(source: &Source, event_id: &str) {
     let value = String::from_utf8(value).expect("text");
     let value = Binary {
         subtype: BinarySubtype::Generic,
-        bytes: value.replace("[[1],[2]]", "[1]").into_bytes(),
+        bytes: value.replace(TWICE, "[1]").into_bytes(),
     };
     let mended = parked.update_one(doc! {"event": event_id}, doc! {"$set": {"value": value}});
     assert_eq!(mended.run().expect("mend it").modified_count, 1);
@@ -319,7 +374,7 @@ fn a_kill_between_any_two_writes_loses_nothing_and_lets_nothing_overtake() {
         for step in 0..4 {
             for id in (1..=20).map(|id| round * 100 + id) {
                 let after = if step == 1 && id % 2 == 0 {
-                    nested(id, step)
+                    refused_row(id, step)
                 } else {
                     row(id, step)
                 };
@@ -382,7 +437,10 @@ fn a_kill_between_any_two_writes_loses_nothing_and_lets_nothing_overtake() {
     };
     let kept = documents(&source, "companion_parked").into_iter();
     let kept: Vec<Document> = kept.filter(is_of_key).collect();
-    dlq(&sink, &["edit", event, "--set", "after.a=null"]);
+    dlq(
+        &sink,
+        &["edit", event, "--set", "after.a=null", "--reason", "a test"],
+    );
     let is_settled = || {
         wait_until("the decision to be carried out", TIMEOUT, || {
             let open = documents(&source, "companion_actions").into_iter();
@@ -437,7 +495,17 @@ fn an_event_larger_than_a_document_is_kept_whole() {
         shown["body"].as_str().map(|body| body.len() > 17 << 20),
         Some(true)
     );
-    dlq(&sink, &["edit", &edited, "--set", "after.city=short"]);
+    dlq(
+        &sink,
+        &[
+            "edit",
+            &edited,
+            "--set",
+            "after.city=short",
+            "--reason",
+            "too large",
+        ],
+    );
     dlq(&sink, &["skip", &skipped, "--reason", "too large"]);
     wait_for_row(&source, 1, &[0, 1]);
     wait_for_parked_keys(&sink, 0);
@@ -456,11 +524,11 @@ fn too_many_refused_events_halt_the_history() {
     let mut source = Source::new("flooded_history");
     source.more_toml = "[dead_letters]\nmax_parked_keys_per_minute = 5\n";
     source.track("t", &COLUMNS, &["id"]);
-    let refused = [1, 2, 3, 4, 5].map(|id| create(&mut source, &nested(id, 0)).id());
+    let refused = [1, 2, 3, 4, 5].map(|id| create(&mut source, &refused_row(id, 0)).id());
     let sink = start(&source);
     wait_until_applied(&source, &sink);
     wait_for_parked_keys(&sink, 5);
-    create(&mut source, &nested(6, 0));
+    create(&mut source, &refused_row(6, 0));
     source.flush();
     let halted = || match sink.get("/readyz") {
         answer if answer.contains("CDC1004") => Ok(()),
@@ -473,7 +541,17 @@ fn too_many_refused_events_halt_the_history() {
         "the one that was too much is not parked"
     );
     // What people decide counts nevertheless.
-    dlq(&sink, &["edit", &refused[0], "--set", "after.a=[1]"]);
+    dlq(
+        &sink,
+        &[
+            "edit",
+            &refused[0],
+            "--set",
+            "after.a=[1]",
+            "--reason",
+            "a test",
+        ],
+    );
     wait_for_row(&source, 1, &[0]);
     dlq(&sink, &["skip", &refused[1], "--reason", "a test row"]);
     wait_for_parked_keys(&sink, 3);
@@ -497,10 +575,12 @@ const JSON: &str = "Content-Type: application/json";
 #[test]
 fn people_decide_over_http() {
     let mut source = Source::new("http_dlq");
+    source.more_toml = "[[rule]]\ntopic = \"http_dlq.public.t\"\nname = \"refused\"\nreject_if = \"after.city == 'bad'\"\nsinks = [\"history\"]\n";
     source.track("t", &COLUMNS, &["id"]);
     let long = |id: u64| json!({"id": id, "city": "toolong", "a": [1], "n": 0});
     let of_replica = [1, 2].map(|id| create(&mut source, &long(id)).id());
-    let of_history = [3, 4].map(|id| create(&mut source, &nested(id, 0)).id());
+    let bad = |id: u64| json!({"id": id, "city": "bad", "a": [1], "n": 0});
+    let of_history = [3, 4].map(|id| create(&mut source, &bad(id)).id());
     let broken = source.create("t", Some(&id_key(5)), &row(5, 0));
     source.send(&broken.clone().with_value(b"{\"op\":\"c\",\"after\":{"));
     create(&mut source, &row(6, 0));
@@ -536,14 +616,9 @@ fn people_decide_over_http() {
     assert_eq!(status, 200, "{shown}");
     assert_eq!(
         (&shown["sink"], &shown["code"]),
-        (&json!("history"), &json!("CDC1007"))
+        (&json!("history"), &json!("CDC1006"))
     );
-    assert!(
-        shown["body"]
-            .as_str()
-            .expect("a body")
-            .contains("[[1],[2]]")
-    );
+    assert!(shown["body"].as_str().expect("a body").contains("\"bad\""));
     assert_eq!(shown["headers"]["cdc.op"], "c");
 
     refuses_what_is_wrong(&sink, &of_replica[0], &broken.id());
@@ -556,12 +631,12 @@ fn people_decide_over_http() {
     post(
         &of_replica[0],
         "edit",
-        r#"{"set": {"after.city": "ok"}, "by": "ann"}"#,
+        r#"{"set": {"after.city": "ok"}, "reason": "shorter", "by": "ann"}"#,
     );
     let decided = post(
         &of_history[0],
         "edit",
-        r#"{"set": {"after.a": [9007199254740993]}}"#,
+        r#"{"set": {"after.a": [9007199254740993], "after.city": "city"}, "reason": "a typo"}"#,
     );
     assert_eq!(decided["state"], "edit decided");
     post(&of_history[1], "skip", r#"{"reason": "a test row"}"#);
@@ -581,10 +656,7 @@ fn people_decide_over_http() {
         other => Err(format!("{other:?}")),
     });
     let rows = "SELECT string_agg(id || city, ' ' ORDER BY id) FROM t";
-    assert_eq!(
-        one_text(&mut replica, rows),
-        "1ok 2toolong 3city 4city 6city"
-    );
+    assert_eq!(one_text(&mut replica, rows), "1ok 2toolong 3bad 4bad 6city");
     assert_eq!((of_row(&source, 3), of_row(&source, 4)), (vec![0], vec![]));
     let edited = source.history("t").all().into_iter();
     let mut edited = edited.filter(|document| document.get_str("_id") == Ok(&of_history[0]));
@@ -668,23 +740,34 @@ fn refuses_what_is_wrong(sink: &CompanionSink, id: &str, of_both: &str) {
         (format!("{id}/skip"), vec![JSON], "{}", 400),
         (format!("{id}/skip"), vec![JSON], "{\"reason\"", 400),
         (format!("{id}/retry"), vec![JSON], r#"{"reason": "x"}"#, 400),
-        (format!("{id}/edit"), vec![JSON], r#"{"set": {}}"#, 400),
         (
             format!("{id}/edit"),
             vec![JSON],
-            r#"{"set": {"city": "x"}}"#,
+            r#"{"set": {"after.city": "x"}}"#,
             400,
         ),
         (
             format!("{id}/edit"),
             vec![JSON],
-            r#"{"set": {"after.town": "x"}}"#,
+            r#"{"set": {}, "reason": "x"}"#,
+            400,
+        ),
+        (
+            format!("{id}/edit"),
+            vec![JSON],
+            r#"{"set": {"city": "x"}, "reason": "x"}"#,
+            400,
+        ),
+        (
+            format!("{id}/edit"),
+            vec![JSON],
+            r#"{"set": {"after.town": "x"}, "reason": "x"}"#,
             400,
         ),
         (
             format!("{of_both}/edit?sink=history"),
             vec![JSON],
-            r#"{"set": {"after.n": 1}}"#,
+            r#"{"set": {"after.n": 1}, "reason": "x"}"#,
             400,
         ),
         (format!("{id}/skip?sink=nobody"), vec![JSON], skip, 400),

@@ -394,13 +394,18 @@ fn only_administrators_give_orders() {
     );
     // Who it was and when, the server knows; what the call says of it does not count.
     let mut anybody = database.bed().source().connect_as("anybody", "orders");
-    let forged = r#"SELECT _cdc_order(convert_to(
-        '{"order": "pause", "role": "somebody else", "at": "1999-01-01T00:00:00Z", "reason": "first\nLOG:  second"}', 'UTF8'))"#;
-    run(&mut anybody, &[forged]);
+    let order = |reason: &str| {
+        format!(
+            r#"SELECT _cdc_order(convert_to('{{"order": "pause", "role": "somebody else", "at": "1999-01-01T00:00:00Z", "reason": "{reason}"}}', 'UTF8'))"#
+        )
+    };
+    let two_lines = order("first\\nLOG:  second");
+    refusal::coded(&mut anybody, &two_lines, "22023", "CDC0606");
+    run(&mut anybody, &[&order("first")]);
     let waiting = text(&mut anybody, "SELECT waiting_for FROM cdc_status()").expect("a reason");
     run(&mut anybody, &["SELECT cdc_resume()"]);
     assert!(
-        waiting.contains("anybody") && waiting.contains("first LOG:  second"),
+        waiting.contains("anybody") && waiting.contains("first"),
         "{waiting}"
     );
     assert!(
@@ -439,11 +444,7 @@ fn what_makes_a_topic_unsafe_is_told() {
     let warning = |code: &str| ("warning".to_owned(), code.to_owned());
     assert_eq!(
         lines(&mut client, &topic),
-        [
-            warning("CDC0308"),
-            warning("CDC0311"),
-            warning("CDC0314")
-        ]
+        [warning("CDC0308"), warning("CDC0311"), warning("CDC0314")]
     );
     // One line for all that have it.
     run(

@@ -306,6 +306,9 @@ const SPELLINGS: [(&str, &str, &str, &str); 6] = [
     ("s_interval", "interval", "\"P1M\"", "\"P30D\""),
 ];
 
+/// Makes what is sent of a table and the two spellings, one step after the other.
+type Steps<'s> = &'s dyn Fn(&mut Source, &str, &str, &str) -> Vec<Vec<Event>>;
+
 /// An event of a row `{k, v}` whose key is spelled so.
 fn spelled(mut event: Event, spelling: &str) -> Event {
     let value = String::from_utf8(event.value.take().expect("a value")).expect("text");
@@ -336,8 +339,7 @@ fn a_row_whose_key_has_several_spellings_is_as_its_newest_event() {
     let sink = start_instance(&plan);
     let tables = SPELLINGS.map(|(table, ..)| table);
     // Sends what `make` makes of each table, one step after the other, and waits for it.
-    let step = |source: &mut Source,
-                make: &dyn Fn(&mut Source, &str, &str, &str) -> Vec<Vec<Event>>| {
+    let step = |source: &mut Source, make: Steps<'_>| {
         let mut steps: Vec<Vec<Vec<Event>>> = Vec::new();
         for (table, _, one, other) in SPELLINGS {
             steps.push(make(source, table, one, other));
@@ -415,7 +417,7 @@ fn a_row_whose_key_has_several_spellings_is_as_its_newest_event() {
         let refused = create(source, table, one, 3_000_000_000);
         let behind = delete(source, table, one);
         let came = create(source, table, other, 5);
-        vec![vec![refused, behind], vec![came]]
+        vec![vec![refused], vec![behind], vec![came]]
     });
     let mut other_session = source.replica();
     let parked = "SELECT count(*) FROM companion.parked";
@@ -450,10 +452,9 @@ fn a_row_whose_key_has_several_spellings_is_as_its_newest_event() {
         let second = (digits[0] == "00").then(|| start_instance(&plan));
         source.wait_until_replica_applied(&sink, "many");
         let scale = digits[1].len();
-        let rows =
-            format!("SELECT count(*) || ' ' || min(scale(k)) || ' ' || max(scale(k)) FROM many");
+        let rows = "SELECT count(*) || ' ' || min(scale(k)) || ' ' || max(scale(k)) FROM many";
         assert_eq!(
-            one_text(&mut other_session, &rows),
+            one_text(&mut other_session, rows),
             format!("{ROWS} {scale} {scale}")
         );
         drop(second);

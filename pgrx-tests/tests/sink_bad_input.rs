@@ -1,8 +1,8 @@
 //! What the sinks do with wrong input: in the configuration, in the events, in the values.
 
 mod sink_events;
-mod sink_refusals;
 mod sink_forged;
+mod sink_refusals;
 
 use std::process::{Command, Output};
 
@@ -101,7 +101,7 @@ fn check_refuses_what_run_refuses_and_no_value_of_a_property_is_told() {
     for line in [
         "sasl.pasword=hunter2",
         "socket.timeout.ms=hunter2",
-        "ssl.key.pem=hunter2",
+        "security.protocol=hunter2",
     ] {
         std::fs::write(&properties, format!("{line}\n")).expect("write");
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
@@ -435,7 +435,15 @@ fn an_event_too_large_for_the_dead_letters_goes_there_without_its_value() {
     assert_eq!(letter.header("cdc.dlq.code"), Some("CDC1007"));
     assert_eq!(letter.value, None);
     // The value is in the store.
-    sink.run_command(&["dlq", "edit", &large.id(), "--set", "after.city=short"]);
+    sink.run_command(&[
+        "dlq",
+        "edit",
+        &large.id(),
+        "--set",
+        "after.city=short",
+        "--reason",
+        "shorter",
+    ]);
     wait_until("the edited row", TIMEOUT, || {
         match one_text(&mut source.replica(), "SELECT string_agg(city, ' ') FROM t").as_str() {
             "short" => Ok(()),
@@ -570,6 +578,8 @@ fn people_decide_about_events_that_stop_a_consistent_replica() {
         &refused[0],
         "--set",
         "after.city=ok",
+        "--reason",
+        "shorter",
         "--by",
         "ann",
     ]);
@@ -609,7 +619,7 @@ fn people_decide_about_events_that_stop_a_consistent_replica() {
         FROM companion.actions WHERE decided_by IN ('ann', 'bob')";
     assert_eq!(
         one_text(&mut replica, actions),
-        "edit ann, skip bob a test row"
+        "edit ann shorter, skip bob a test row"
     );
     let was = one_text(
         &mut replica,
@@ -655,7 +665,15 @@ fn parked_events_are_tried_again_in_the_order_of_their_keys() {
             (4, 3)
         );
 
-        sink.run_command(&["dlq", "edit", &refused[0], "--set", "after.city=short"]);
+        sink.run_command(&[
+            "dlq",
+            "edit",
+            &refused[0],
+            "--set",
+            "after.city=short",
+            "--reason",
+            "shorter",
+        ]);
         sink.run_command(&["dlq", "skip", &refused[1], &refused[2], "--reason", "wrong"]);
         // Not decided about the fourth: it waits on. New events of the others come meanwhile.
         for id in 1..=2 {

@@ -345,8 +345,12 @@ fn put_aside(delivery: &str) {
     assert_eq!(text(&mut client, aside).as_deref(), Some(all));
     let told = "SELECT topics_aside::text || ' ' || state FROM cdc_status()";
     assert_eq!(text(&mut client, told).as_deref(), Some("2 streaming"));
-    let lines = "SELECT string_agg(code, ',' ORDER BY code) FROM cdc_check() WHERE message LIKE 'put aside%'";
+    let lines = "SELECT string_agg(code, ',' ORDER BY code) FROM cdc_check() WHERE message LIKE 'put aside at%'";
     assert_eq!(text(&mut client, lines).as_deref(), Some("CDC0312,CDC0313"));
+    // The owner, who sees nothing of the sender, sees that too.
+    let own = "SELECT string_agg(relation || ' ' || state || ' ' || left(warning, 7), ', ' ORDER BY relation::text) FROM cdc_tables";
+    let told_owner = "a put aside CDC0312, wide put aside CDC0313";
+    assert_eq!(text(&mut ann, own).as_deref(), Some(told_owner));
     let position = newest_position(&bed);
     let named: Vec<&String> = position["aside"]
         .as_object()

@@ -12,8 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::request;
-use super::status::timestamp;
 use super::snapshot;
+use super::status::timestamp;
 use super::table::Table;
 use super::tables::tables;
 use super::topic_rights;
@@ -27,7 +27,6 @@ use crate::snapshot::job::Wanted;
 
 /// How long an order may take until the sender has taken it up; it counts later just as well.
 const TAKEN_UP_MS: i64 = 15_000;
-const MAX_REASON_CHARACTERS: usize = 1000;
 /// How long giving up events may take.
 const SKIPPED_MS: i64 = 60_000;
 
@@ -39,7 +38,7 @@ struct Request {
     order: Order,
 }
 
-/// Who gives the order, and when: as the server knows it, whatever the call says. A reason is one line.
+/// Who gives the order, and when: as the server knows it, whatever the call says.
 fn by(reason: Option<String>) -> By {
     // SAFETY: catalog look-ups inside the running transaction; the name is copied.
     let role = unsafe {
@@ -51,14 +50,13 @@ fn by(reason: Option<String>) -> By {
     By {
         role: one_line(&role),
         at: now.as_str().unwrap_or_default().to_owned(),
-        reason: reason.map(|reason| one_line(&reason)),
+        reason,
     }
 }
 
-/// The text without control characters, and no longer than a line may be.
+/// The text without control characters.
 fn one_line(text: &str) -> String {
     text.chars()
-        .take(MAX_REASON_CHARACTERS)
         .map(|character| {
             if character.is_control() {
                 ' '

@@ -7,16 +7,26 @@ use crate::report::Report;
 
 /// Reads what a function of `sql/functions.sql` put together.
 pub fn read<T: DeserializeOwned>(request: &[u8]) -> T {
+    if request.len() > MOST_BYTES {
+        refused(&format!("They have more than {MOST_BYTES} bytes.")).raise();
+    }
     match serde_json::from_slice(request) {
         Ok(request) => request,
         // Its members have the arguments' types: what is left is JSON inside of JSON, deeper than is read.
-        Err(error) => Report::new(
-            "CDC0110",
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "options contradict each other or are unknown",
-            "Pass flat JSON objects.",
-        )
-        .detail(format!("The arguments cannot be read: {error}."))
-        .raise(),
+        Err(error) => refused(&format!("They cannot be read: {error}.")).raise(),
     }
+}
+
+/// What is read is a tree in memory, many times as large, and memory that is out ends the process.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// CDC0110.
+fn refused(detail: &str) -> Report {
+    Report::new(
+        "CDC0110",
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        "options contradict each other or are unknown",
+        "Pass shorter arguments, and flat JSON objects.",
+    )
+    .detail(detail)
 }

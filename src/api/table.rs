@@ -343,12 +343,13 @@ impl Table {
         self.read(|relation| unsafe {
             let trigger = &*Own::Truncate.of(relation)?;
             let name = |text: *mut std::ffi::c_char| {
-                pgrx::spi::quote_identifier(utf8(CStr::from_ptr(text).to_bytes()))
+                (!text.is_null())
+                    .then(|| pgrx::spi::quote_identifier(utf8(CStr::from_ptr(text).to_bytes())))
             };
             let schema = name(pg_sys::get_namespace_name(pg_sys::get_func_namespace(
                 trigger.tgfoid,
-            )));
-            let function = name(pg_sys::get_func_name(trigger.tgfoid));
+            )))?;
+            let function = name(pg_sys::get_func_name(trigger.tgfoid))?;
             Some((format!("{schema}.{function}"), arguments))
         })
     }

@@ -10,6 +10,7 @@ use super::statement;
 use super::status::timestamp;
 use super::unsound_triggers::{Unsound, unsound};
 use crate::capture::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Standing, Tracked};
+use crate::sender::orders::{Aside, Orders};
 use crate::shared::{self, Shared};
 
 /// Row triggers of tables that the caller may read (a partition's is its root's), and the table's own key.
@@ -41,6 +42,9 @@ pub fn tables() -> Vec<Value> {
     let query = TRIGGERS
         .replace("COLUMNS", COLUMNS)
         .replace("IS_ROW_TRIGGER", IS_ROW_TRIGGER);
+    // Where the orders cannot be read, the sender says so.
+    let asides = Orders::read().map(|orders| orders.asides);
+    let asides = asides.unwrap_or_default();
     let rows = statement::pinned(|| {
         Spi::connect(|client| {
             let found = client.select(&query, None, &[])?;
@@ -67,7 +71,14 @@ pub fn tables() -> Vec<Value> {
                     .map(|name| String::from_utf8_lossy(name).into_owned())
                     .collect();
             }
-            table(shared, *relation, &options, &unsound, tracked.standing)
+            table(
+                shared,
+                *relation,
+                &options,
+                &unsound,
+                tracked.standing,
+                &asides,
+            )
         })
         .collect()
 }
@@ -78,6 +89,7 @@ fn table(
     options: &Options,
     unsound: &[Unsound],
     standing: Standing,
+    asides: &[Aside],
 ) -> Value {
     let list = |names: &[String]| {
         if names.is_empty() {
@@ -106,6 +118,11 @@ fn table(
     let parts = || unsound.iter().filter(|part| part.root == relation);
     let missed = parts().find(|part| part.misses(options));
     let unlogged = parts().find(|part| part.unlogged);
+    let aside = asides.iter().find(|aside| {
+        let mut topics = options.topics.values().chain([&options.topic]);
+        topics.any(|topic| *topic == aside.topic)
+    });
+    let aside = aside.map(|aside| aside.code.as_str());
     let (state, warning) = if shared.is_none() {
         (
             "not covered",
@@ -130,6 +147,16 @@ fn table(
                 part.name
             ),
         )
+    } else if let Some(code) = aside {
+        let remedy = match code {
+            "CDC0312" => {
+                "CDC0312: its topic cannot be made; choose another with cdc_track(…, topic => …), then cdc_snapshot() it"
+            }
+            _ => {
+                "CDC0313: an event does not fit into its topic; let the topic take more, then cdc_resume_topic()"
+            }
+        };
+        ("put aside", remedy.to_owned())
     } else if let Some(part) = unlogged {
         (
             "capturing",

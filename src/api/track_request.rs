@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::statement;
-use crate::capture::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Tracked};
 use super::table::Table;
 use super::topic_rights;
+use crate::capture::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Tracked};
 use crate::capture::relation_plan::place;
 use crate::capture::{database_name, mask, row_filter};
 use crate::report::{Report, notice};

@@ -215,6 +215,9 @@ fn shipped_as_stub(plan: &Plan, limits: Limits) -> Report {
 pub enum Captured<'a> {
     Inserted(pg_sys::HeapTuple),
     Deleted(pg_sys::HeapTuple),
+    /// By an UPDATE: a delete, or an insert, for those who read.
+    LeftFilter(pg_sys::HeapTuple),
+    EnteredFilter(pg_sys::HeapTuple),
     Updated {
         old: pg_sys::HeapTuple,
         new: pg_sys::HeapTuple,
@@ -274,8 +277,8 @@ impl Buffer {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         let op = match row {
-            Captured::Inserted(_) => Op::Insert,
-            Captured::Deleted(_) => Op::Delete,
+            Captured::Inserted(_) | Captured::EnteredFilter(_) => Op::Insert,
+            Captured::Deleted(_) | Captured::LeftFilter(_) => Op::Delete,
             Captured::Updated { .. } => Op::Update,
             Captured::Truncated => Op::Truncate,
             Captured::SchemaChanged(_) => Op::Schema,
@@ -294,11 +297,17 @@ impl Buffer {
             sequence,
             command,
         );
+        if matches!(row, Captured::LeftFilter(_) | Captured::EnteredFilter(_)) {
+            body::mark_crossed_filter(&mut self.data, start);
+        }
         let mut key_changed = false;
         // SAFETY: as the caller promises.
         unsafe {
             match row {
-                Captured::Inserted(tuple) | Captured::Deleted(tuple) => {
+                Captured::Inserted(tuple)
+                | Captured::Deleted(tuple)
+                | Captured::LeftFilter(tuple)
+                | Captured::EnteredFilter(tuple) => {
                     self.new.deform(*tuple, descriptor, plan);
                     let new = &self.new;
                     within_limits(plan, &mut self.data, |data, limits| {

@@ -112,11 +112,26 @@ pub fn utf8(bytes: &[u8]) -> String {
         let converted =
             pg_sys::pg_server_to_any(bytes.as_ptr().cast(), len, pg_sys::pg_enc::PG_UTF8 as i32);
         if converted.is_null() || converted.cast_const().cast() == bytes.as_ptr() {
-            String::from_utf8_lossy(bytes).into_owned()
+            owned(bytes)
         } else {
-            std::ffi::CStr::from_ptr(converted)
-                .to_string_lossy()
-                .into_owned()
+            owned(std::ffi::CStr::from_ptr(converted).to_bytes())
         }
     }
 }
+
+/// A copy, with what is not UTF-8 replaced. Values have up to 1 GB: an ERROR where memory is out.
+fn owned(bytes: &[u8]) -> String {
+    let mut text = Vec::new();
+    for chunk in bytes.utf8_chunks() {
+        let valid = chunk.valid().as_bytes();
+        reserve(&mut text, valid.len() + REPLACEMENT.len());
+        text.extend_from_slice(valid);
+        if !chunk.invalid().is_empty() {
+            text.extend_from_slice(REPLACEMENT);
+        }
+    }
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// U+FFFD in UTF-8.
+const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();

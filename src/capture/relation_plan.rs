@@ -121,10 +121,12 @@ impl Plans {
     pub unsafe fn plan(&mut self, trigger: &pg_sys::TriggerData) -> &Plan {
         // SAFETY: the relation of a running trigger is open.
         let oid = unsafe { (*trigger.tg_trigger).tgoid };
-        let is_right = |plan: &Box<Plan>| {
-            plan.valid.get() && plan.identity_number == shared::identity_number()
-        };
-        if !self.plans.get(&oid).is_some_and(is_right) {
+        let identity_number = shared::identity_number();
+        if !self
+            .plans
+            .get(&oid)
+            .is_some_and(|plan| plan.valid.get() && plan.identity_number == identity_number)
+        {
             // SAFETY: as the caller promises.
             unsafe { self.build(oid, trigger) };
         }

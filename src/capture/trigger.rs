@@ -68,8 +68,8 @@ pub extern "C-unwind" fn cdc_capture(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
                 }
                 pg_sys::TRIGGER_EVENT_UPDATE => match (plan.passes(old), plan.passes(new)) {
                     (true, true) => (inserted_by(new), Captured::Updated { old, new }),
-                    (true, false) => (inserted_by(new), Captured::Deleted(old)),
-                    (false, true) => (inserted_by(new), Captured::Inserted(new)),
+                    (true, false) => (inserted_by(new), Captured::LeftFilter(old)),
+                    (false, true) => (inserted_by(new), Captured::EnteredFilter(new)),
                     (false, false) => return,
                 },
                 _ => return,

@@ -81,6 +81,8 @@ impl SchemaChange {
             .collect();
         json!({
             "type": self.kind, "ddl": ddl, "contents_changed": self.contents_changed, "renames": self.renames,
+            // The same whatever the table is called.
+            "table_oid": table.oid.to_u32(),
             "tableChanges": [{
                 "type": self.kind, "id": format!("\"{}\".\"{}\".\"{}\"", database_name(), table.schema, table.name),
                 "table": { "primaryKeyColumnNames": identity.unwrap_or_default(), "columns": columns },

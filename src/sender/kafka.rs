@@ -639,9 +639,10 @@ impl Shipper<'_> {
                     withheld.from = Some(aside.from);
                 }
                 if let Some(shared) = shared::shared() {
-                    for (topic, ends) in &known.ends {
-                        shared.topic_counters.claim_for(topic, ends.database);
-                    }
+                    let counters = &shared.topic_counters;
+                    let mut topics = known.ends.iter();
+                    // Until there is no room for more.
+                    let _all = topics.all(|(topic, ends)| counters.claim_for(topic, ends.database));
                 }
                 self.known = *known;
                 Ok(())

@@ -3,26 +3,57 @@
 use mongodb::bson::{Bson, Document};
 
 use super::answer::printable;
+use crate::history::{crossed_filter, edited, mark, mark_in};
 use crate::sink::mongo_history::document::INFERRED_DELETE;
 use crate::sink::mongo_history::schemas::ColumnTypes;
 
-/// What changed.
+/// What changed, and what is not as the source sent it.
 pub fn change_text(version: &Document, types: Option<&ColumnTypes>) -> String {
-    let value = |name: &str, value: &Bson| value_text(name, value, types);
+    let changed = changed(version, types);
+    let Some(edited) = edited(version) else {
+        return changed;
+    };
+    let by = edited.get_str("by").unwrap_or("?");
+    let original = edited.get_document("original").into_iter().flatten();
+    let original: Vec<String> = original
+        .map(|(name, value)| format!("{name} was {}", value_text(name, value, types)))
+        .collect();
+    let why = edited
+        .get_str("reason")
+        .map(|why| format!(": {}", printable(why)));
+    format!(
+        "{changed} [edited by {}{}; {}]",
+        printable(by),
+        why.unwrap_or_default(),
+        original.join(", ")
+    )
+}
+
+fn changed(version: &Document, types: Option<&ColumnTypes>) -> String {
+    let value = |name: &str, value: &Bson, image: &str| {
+        marked(
+            value_text(name, value, types),
+            mark_in(version, image, name),
+        )
+    };
     let key = version.get_document("key").ok();
     let parts: Vec<String> = match version.get_str("op") {
         Ok("create" | "snapshot") => {
             let after = version.get_document("after").into_iter().flatten();
             let shown = after.filter(|(name, value)| {
-                !matches!(value, Bson::Null) && !key.is_some_and(|key| key.contains_key(name))
+                let is_empty = matches!(value, Bson::Null) && mark(version, name).is_none();
+                !is_empty && !key.is_some_and(|key| key.contains_key(name))
             });
             let parts: Vec<_> = shown
-                .map(|(name, new)| format!("{name} {}", value(name, new)))
+                .map(|(name, new)| format!("{name} {}", value(name, new, "after")))
                 .collect();
             return parts.join(", ");
         }
         // Its time is not the row's.
         Ok(INFERRED_DELETE) => return "gone before a snapshot ended".into(),
+        _ if crossed_filter(version).is_some() => {
+            return "an update: the table's filter does not pass the row any more".into();
+        }
         _ => {
             let diff = version.get_array("diff").into_iter().flatten();
             diff.filter_map(Bson::as_document)
@@ -30,10 +61,14 @@ pub fn change_text(version: &Document, types: Option<&ColumnTypes>) -> String {
                     let name = entry.get_str("path").unwrap_or("?");
                     match (entry.get("from"), entry.get("to")) {
                         (Some(old), Some(new)) => {
-                            format!("{name} {} -> {}", value(name, old), value(name, new))
+                            let (old, new) =
+                                (value(name, old, "before"), value(name, new, "after"));
+                            format!("{name} {old} -> {new}")
                         }
-                        (None, Some(new)) => format!("{name} added {}", value(name, new)),
-                        (Some(old), None) => format!("{name} removed {}", value(name, old)),
+                        (None, Some(new)) => format!("{name} added {}", value(name, new, "after")),
+                        (Some(old), None) => {
+                            format!("{name} removed {}", value(name, old, "before"))
+                        }
                         (None, None) => format!("{name} changed (masked)"),
                     }
                 })
@@ -43,6 +78,28 @@ pub fn change_text(version: &Document, types: Option<&ColumnTypes>) -> String {
     match parts.is_empty() {
         true => "-".into(),
         false => parts.join("; "),
+    }
+}
+
+/// A value with what it is instead of the row's own, or that alone where there is nothing else to show.
+pub fn marked(value: String, mark: Option<&str>) -> String {
+    match mark {
+        None => value,
+        Some(mark @ ("redacted" | "oversize")) => format!("({mark})"),
+        Some(mark) => format!("{value} ({mark})"),
+    }
+}
+
+/// The operation as people see it.
+pub fn op_text(version: &Document) -> String {
+    let op = match crossed_filter(version) {
+        Some("left") => "left filter",
+        Some(_) => "entered filter",
+        None => version.get_str("op").unwrap_or("-"),
+    };
+    match edited(version) {
+        Some(_) => format!("{op} (edited)"),
+        None => op.to_owned(),
     }
 }
 
@@ -103,6 +160,20 @@ mod tests {
             (
                 doc! { "op": "delete", "key": { "id": 42 }, "diff": [] },
                 "-",
+            ),
+            (
+                doc! { "op": "create", "key": { "id": 42 }, "after": { "id": 42, "iban": Bson::Null, "pin": "hmac:1", "memo": "ab", "blob": Bson::Null },
+                "marks": { "after": { "iban": "redacted", "pin": "hashed", "memo": "truncated", "blob": { "stub": { "bytes": 5 } } } } },
+                "iban (redacted), pin \"hmac:1\" (hashed), memo \"ab\" (truncated), blob (oversize)",
+            ),
+            (
+                doc! { "op": "update", "key": { "id": 42 }, "diff": [{ "path": "balance", "from": "10.50", "to": "25.00", "kind": "changed" }],
+                "edited": { "by": "ann", "at": "x", "reason": "a typo", "original": { "balance": "abc" } } },
+                "balance 10.50 -> 25.00 [edited by ann: a typo; balance was abc]",
+            ),
+            (
+                doc! { "op": "delete", "diff": [], "marks": { "filter": "left" } },
+                "an update: the table's filter does not pass the row any more",
             ),
             (
                 doc! { "op": INFERRED_DELETE, "diff": [] },

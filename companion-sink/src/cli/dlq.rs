@@ -2,12 +2,14 @@
 
 use clap::{Args, Subcommand};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::Color;
 use super::answer::{Answer, Format, Look};
 use crate::config::Config;
 use crate::dlq::edit::Set;
 use crate::dlq::event::{Decider, Parked, Refused, Whole};
+use crate::dlq::outcome::{WAIT, outcome};
 use crate::dlq::{self, Found, Held, Order, Store};
 use crate::error::Result;
 
@@ -69,6 +71,9 @@ enum Action {
         /// after.COLUMN=VALUE; VALUE as in the event: JSON, else a text
         #[arg(long, value_name = "after.COLUMN=VALUE", required = true)]
         set: Vec<String>,
+        /// Why, for the record of actions and the history
+        #[arg(long)]
+        reason: String,
         #[command(flatten)]
         of: Of,
         #[command(flatten)]
@@ -128,11 +133,15 @@ impl Dlq {
                 decide(all, Order::Retry, decider, None).await
             }
             Action::Edit {
-                id, set, decider, ..
+                id,
+                set,
+                reason,
+                decider,
+                ..
             } => {
                 let set: Result<Vec<Set>> = set.iter().map(|set| Set::parse(set)).collect();
                 let chosen = chosen(&stores, std::slice::from_ref(id)).await?;
-                decide(chosen, Order::Edit(&set?), decider, None).await
+                decide(chosen, Order::Edit(&set?), decider, Some(reason)).await
             }
             Action::Skip {
                 ids,
@@ -196,11 +205,21 @@ async fn decide(
         by: &by.by,
         reason: reason.map(String::as_str),
     };
+    if chosen.is_empty() {
+        eprintln!("companion-sink: nothing was refused: there is nothing to decide");
+    }
+    let mut decided = Vec::with_capacity(chosen.len());
     for mut held in chosen {
         let decision = held.decision(order).await?;
         let name = decision.name();
         held.decide(decision, decider).await?;
-        eprintln!("{}: {name} of {}", held.event.event_id, held.store.sink);
+        decided.push((held, name));
+    }
+    let until = Instant::now() + WAIT;
+    for (held, name) in decided {
+        let outcome = outcome(&held, until).await?.text(name);
+        let (event, sink) = (&held.event.event_id, &held.store.sink);
+        eprintln!("{event}: {name} of {sink}: {outcome}");
     }
     Ok(true)
 }

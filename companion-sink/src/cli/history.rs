@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Color;
 use super::answer::{Answer, Format, Look};
-use super::change_text::{change_text, key_text, plain, value_text};
+use super::change_text::{change_text, key_text, marked, op_text, plain, value_text};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::history::blame::blame;
@@ -19,8 +19,8 @@ use crate::history::entity::{Entity, Range, Version};
 use crate::history::moment::Moment;
 use crate::history::restore::restore;
 use crate::history::rows::{Rows, row_json};
-use crate::history::table::{Histories, Table, find, several};
-use crate::history::{json, state, text_at};
+use crate::history::table::{Histories, Missing, Table, find, several};
+use crate::history::{edited, json, mark, marks, state, text_at};
 use crate::sink::mongo_history::document::INFERRED_DELETE;
 use crate::sink::mongo_history::schemas::ColumnTypes;
 
@@ -125,7 +125,12 @@ impl Query {
         let answer = |header| Answer::new(format, self.output.as_deref(), color, header);
         let found = match (&self.key, &self.at) {
             (Some(key), at) => match find(&tables, key).await? {
-                None => false,
+                None => {
+                    for table in &tables {
+                        say_what_is_missing(table.missing(key).await?);
+                    }
+                    false
+                }
                 Some(entity) => match (at, &self.diff, &self.blame, &self.restore) {
                     (Some(at), ..) => self.at(&entity, at, answer(STATE)?).await?,
                     (_, Some(diff), ..) => self.diff(&entity, diff, answer(DIFFERENCE)?).await?,
@@ -171,7 +176,7 @@ impl Query {
             let types = types.of(entity.table(), &version.document).await?;
             let mut cells = vec![version.number.to_string()];
             cells.extend(circumstances(&version.document));
-            cells.insert(2, op(&version.document).to_owned());
+            cells.insert(2, op_text(&version.document));
             cells.push(change_text(&version.document, types));
             answer.row(|| version.json(), cells, look(&version.document))?;
         }
@@ -180,6 +185,7 @@ impl Query {
         let name = self.name_of(entity, &versions);
         let found = answer.count() > 0;
         answer.finish(&format!("{name}, {count} version{plural}"))?;
+        say_what_is_missing(entity.missing().await?);
         Ok(found)
     }
 
@@ -194,13 +200,28 @@ impl Query {
         if answer.is_json() {
             let state = state.map(json);
             answer.row(
-                || json!({ "version": version.number, "state": state }),
+                || {
+                    let mut object = json!({ "version": version.number, "state": state });
+                    for (name, part) in [
+                        ("marks", marks(&version.document)),
+                        ("edited", edited(&version.document)),
+                    ] {
+                        if let Some(part) = part {
+                            object[name] = json(part);
+                        }
+                    }
+                    object
+                },
                 Vec::new(),
                 Look::Plain,
             )?;
         } else {
             for (column, value) in state.into_iter().flatten() {
-                let cells = vec![column.clone(), value_text(column, value, types.as_ref())];
+                let value = value_text(column, value, types.as_ref());
+                let cells = vec![
+                    column.clone(),
+                    marked(value, mark(&version.document, column)),
+                ];
                 answer.row(|| Value::Null, cells, Look::Plain)?;
             }
         }
@@ -240,9 +261,9 @@ impl Query {
         }
         let mut rows = Rows::at(table, &moment, None).await?;
         while let Some(row) = rows.next().await? {
-            let value = |column: &String| match state(&row)?.get(column)? {
-                Bson::Null => None,
-                value => Some(plain(value)),
+            let value = |column: &String| match (state(&row)?.get(column)?, mark(&row, column)) {
+                (Bson::Null, None) => None,
+                (value, mark) => Some(marked(plain(value), mark)),
             };
             let cells = columns
                 .iter()
@@ -278,7 +299,9 @@ impl Query {
         let types = entity.table().types(&to.document).await?;
         let text = |column: &str, side: &Side| match side {
             Side::Absent => "-".to_owned(),
-            Side::Marked { mark, .. } => format!("({mark})"),
+            Side::Marked { mark, value } => {
+                marked(value_text(column, value, types.as_ref()), Some(mark))
+            }
             Side::Value(value) => value_text(column, value, types.as_ref()),
         };
         for difference in difference(&from.document, &to.document) {
@@ -314,7 +337,10 @@ impl Query {
             let mut cells = vec![
                 blamed.version.number.to_string(),
                 blamed.column.to_owned(),
-                value_text(blamed.column, blamed.value(), types.as_ref()),
+                marked(
+                    value_text(blamed.column, blamed.value(), types.as_ref()),
+                    mark(version, blamed.column),
+                ),
             ];
             cells.extend(circumstances(version));
             answer.row(|| blamed.json(), cells, Look::Plain)?;
@@ -351,7 +377,7 @@ impl Query {
             let own = [
                 change.table.name.clone(),
                 key_text(&change.document).unwrap_or_else(|| "-".into()),
-                op(&change.document).to_owned(),
+                op_text(&change.document),
             ];
             cells.splice(1..1, own);
             cells.push(change_text(&change.document, types));
@@ -420,6 +446,13 @@ fn look(version: &Document) -> Look {
         "create" => Look::New,
         "delete" | "truncate" | INFERRED_DELETE => Look::Gone,
         _ => Look::Plain,
+    }
+}
+
+/// A timeline that looks whole may lack something.
+fn say_what_is_missing(missing: Missing) {
+    for text in missing.texts() {
+        eprintln!("companion-sink: {text}");
     }
 }
 

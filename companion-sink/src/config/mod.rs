@@ -178,7 +178,7 @@ pub enum Kind {
 pub struct MongoHistory {
     /// The database of the documents and of the offsets.
     pub database: String,
-    /// The collection's name, made of {database}, {schema} and {table}.
+    /// The collection's name, made of {database}, {schema} and {table}, or {schema_}: the schema with `_` behind, nothing for public.
     pub collection: String,
     /// Names or `*` patterns of the source's tables (`schema.table`) that may come in more than one topic.
     pub several_topics: Vec<String>,
@@ -367,7 +367,7 @@ impl Default for MongoHistory {
     fn default() -> Self {
         MongoHistory {
             database: "history".into(),
-            collection: "{table}_history".into(),
+            collection: "{schema_}{table}_history".into(),
             several_topics: Vec::new(),
         }
     }

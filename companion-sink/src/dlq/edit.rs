@@ -5,6 +5,8 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
 use crate::event::Image;
+use crate::history::key_value::value_form;
+use crate::sink::mongo_history::schemas::ColumnTypes;
 
 /// Another value of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,32 @@ impl Set {
             Err(_) => Value::from(value).to_string(),
         };
         Set::new(path, json)
+    }
+
+    /// The same in the form that events have for the column's type; fails where it is none of its values.
+    pub fn typed(&self, types: Option<&ColumnTypes>) -> Result<Set> {
+        let type_name = types.and_then(|types| types.get(&self.column));
+        let json = match serde_json::from_str::<Value>(&self.json) {
+            Ok(Value::String(text)) => value_form(&text, type_name.map(String::as_str)),
+            Ok(Value::Number(_) | Value::Bool(_)) => {
+                value_form(&self.json, type_name.map(String::as_str))
+            }
+            _ => return Ok(self.clone()),
+        };
+        let json = match (json, type_name) {
+            (Some(Some(json)), _) => json,
+            (None, Some(type_name)) => {
+                return Err(wrong(format!(
+                    "the value is no {type_name}, which {} is",
+                    self.column
+                )));
+            }
+            _ => self.json.clone(),
+        };
+        Ok(Set {
+            column: self.column.clone(),
+            json,
+        })
     }
 }
 
@@ -106,6 +134,43 @@ mod tests {
                 .contains("no column town")
         );
         assert!(edited(&["city=x"]).is_err());
+        let types = [
+            ("n", "numeric(12,2)"),
+            ("id", "smallint"),
+            ("at", "date"),
+            ("city", "text"),
+        ];
+        let types = types
+            .map(|(name, of)| (name.to_owned(), of.to_owned()))
+            .into_iter()
+            .collect();
+        let typed = |set: &str| {
+            Set::parse(set)
+                .unwrap()
+                .typed(Some(&types))
+                .map(|set| set.json)
+        };
+        assert_eq!(typed("after.n=5").unwrap(), "\"5.00\"");
+        assert_eq!(typed("after.at=2026-01-02").unwrap(), "\"2026-01-02Z\"");
+        assert_eq!(typed("after.id=7").unwrap(), "7");
+        assert_eq!(typed("after.city=7").unwrap(), "\"7\"");
+        assert_eq!(typed("after.n=null").unwrap(), "null");
+        assert_eq!(typed("after.more=x").unwrap(), "\"x\"");
+        for wrong in [
+            "after.n=abc",
+            "after.n=123456789012",
+            "after.id=70000",
+            "after.id=x",
+            "after.at=31.12.2026",
+        ] {
+            assert!(
+                typed(wrong)
+                    .unwrap_err()
+                    .what
+                    .starts_with("the value is no "),
+                "{wrong}"
+            );
+        }
         assert!(edited(&["after.city"]).is_err());
     }
 }

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use super::event::{Action, Decider, Decision, Holds, Parked};
 use super::page::{At, Part};
 use crate::error::Result;
+use crate::record::Record;
+use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::parked::ParkedEvents;
+use crate::sink::mongo_history::schemas::{ColumnTypes, stored_expressions};
 
 /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason. Without their values.
 pub async fn refused(
@@ -60,6 +63,18 @@ pub async fn body(events: &ParkedEvents, event_id: &str) -> Result<Vec<u8>> {
     Ok(events.value(event_id).await?.unwrap_or_default())
 }
 
+/// The types of the columns of an event, as far as its source has told them.
+pub async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<ColumnTypes>> {
+    match (record.header("cdc.table"), record.header("cdc.schema")) {
+        (Some(table), Some(hash)) => {
+            stored_expressions(events.database(), &format!("{table}:{hash}"))
+                .await
+                .map_err(|error| classify("reading a schema", &error))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// What was decided about an event, the oldest first.
 pub async fn actions(events: &ParkedEvents, event_id: &str) -> Result<Vec<Action>> {
     events.actions.of_event(event_id).await
@@ -76,8 +91,9 @@ pub async fn decide(
         Decision::Edit(_) => events.kept_value(event_id).await?,
         _ => None,
     };
+    let entity = events.entity(event_id).await?;
     events
         .actions
-        .note(event_id, decision, decider, original)
+        .note(event_id, decision, decider, original, entity)
         .await
 }

@@ -4,6 +4,7 @@
 pub mod edit;
 pub mod event;
 mod history;
+pub mod outcome;
 pub mod page;
 mod replica;
 
@@ -169,6 +170,13 @@ impl Store {
 }
 
 impl Held<'_> {
+    /// The event as it is aside now; none where it is no longer.
+    pub async fn now(&self) -> Result<Option<Parked>> {
+        let id = &self.event.event_id;
+        let events = self.store.refused(id, None, None).await?;
+        Ok(events.into_iter().find(|event| event.event_id == *id))
+    }
+
     /// The event with its content, and what was decided about it.
     pub async fn whole(self) -> Result<Whole> {
         let body = self.body().await?;
@@ -194,7 +202,18 @@ impl Held<'_> {
     pub async fn decision(&self, order: Order<'_>) -> Result<Decision> {
         Ok(match order {
             Order::Retry => Decision::Retry,
-            Order::Edit(set) => Decision::Edit(edit(&self.body().await?, set)?),
+            Order::Edit(set) => {
+                let set = match &self.store.kind {
+                    // Its target looks at the types itself.
+                    StoreKind::Replica(_) => set.to_vec(),
+                    StoreKind::History(events) => {
+                        let types = history::types(events, &self.event.record).await?;
+                        let typed = set.iter().map(|set| set.typed(types.as_ref()));
+                        typed.collect::<Result<Vec<Set>>>()?
+                    }
+                };
+                Decision::Edit(edit(&self.body().await?, &set)?)
+            }
             Order::Skip => Decision::Skip,
         })
     }

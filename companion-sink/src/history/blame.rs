@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mongodb::bson::Bson;
+use mongodb::bson::{Bson, Document};
 
 use super::difference::difference;
 use super::entity::Version;
@@ -30,6 +30,7 @@ impl Blamed<'_> {
         serde_json::json!({
             "column": self.column,
             "value": self.value().clone().into_relaxed_extjson(),
+            "mark": super::mark(document, self.column),
             "version": self.version.number,
             "actor": text_at(document, "who", "actor"),
             "role": text_at(document, "who", "current_user"),
@@ -45,8 +46,16 @@ impl Blamed<'_> {
 pub fn blame(versions: &[Version]) -> Vec<Blamed<'_>> {
     let mut from: HashMap<&str, &Version> = HashMap::new();
     let mut before: Option<&Version> = None;
+    // The row as it was before it began to move to another partition.
+    let mut moving: Option<&Version> = None;
     for version in versions {
-        match before {
+        let earlier = match (before, moving) {
+            (Some(gone), Some(moving)) if is_move(&gone.document, &version.document) => {
+                Some(moving)
+            }
+            (before, _) => before,
+        };
+        match earlier {
             Some(before) if state(&before.document).is_some() => {
                 let changed = difference(&before.document, &version.document);
                 let after = state(&version.document);
@@ -63,6 +72,7 @@ pub fn blame(versions: &[Version]) -> Vec<Blamed<'_>> {
                 from.extend(names.map(|name| (name.as_str(), version)));
             }
         }
+        moving = before;
         before = Some(version);
     }
     let newest = before.and_then(|newest| state(&newest.document));
@@ -75,6 +85,27 @@ pub fn blame(versions: &[Version]) -> Vec<Blamed<'_>> {
             })
         })
         .collect()
+}
+
+/// Whether a delete and a create are one update, by which the row went to another partition of its table: PostgreSQL tells both,
+/// one behind the other. (An insert of its own behind a delete looks the same, and is shown so.)
+pub fn is_move(gone: &Document, come: &Document) -> bool {
+    let place = |document: &Document| {
+        let transaction = document.get_document("transaction").ok()?;
+        let position = transaction.get("position")?;
+        let position = position.as_i64().or(position.as_i32().map(i64::from))?;
+        Some((transaction.get_str("id").ok()?.to_owned(), position))
+    };
+    let (Some((one, first)), Some((other, second))) = (place(gone), place(come)) else {
+        return false;
+    };
+    let ops = (gone.get_str("op"), come.get_str("op"));
+    ops == (Ok("delete"), Ok("create"))
+        && one == other
+        && second == first + 1
+        && super::crossed_filter(gone).is_none()
+        && super::crossed_filter(come).is_none()
+        && come.get_str("entity") == gone.get_str("entity")
 }
 
 #[cfg(test)]
@@ -118,5 +149,18 @@ mod tests {
             document: again,
         });
         assert_eq!(told(&all), [("id", 6), ("city", 6)], "another row");
+        // To another partition, which PostgreSQL tells as a delete and a create.
+        for (number, op, position) in [(7, "delete", 1), (8, "create", 2)] {
+            let transaction = doc! { "id": "812:1", "position": position };
+            let image = doc! { "id": 1, "city": "Basel" };
+            let (before, after) = match op {
+                "delete" => (Bson::Document(image), Bson::Null),
+                _ => (Bson::Null, Bson::Document(image)),
+            };
+            let document =
+                doc! { "op": op, "before": before, "after": after, "transaction": transaction };
+            all.push(Version { number, document });
+        }
+        assert_eq!(told(&all), [("id", 6), ("city", 8)], "the same row");
     }
 }

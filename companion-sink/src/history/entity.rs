@@ -5,7 +5,7 @@ use mongodb::bson::{Document, doc};
 
 use super::moment::{self, Moment};
 use super::place::Place;
-use super::table::Table;
+use super::table::{Missing, Table};
 use crate::error::Result;
 use crate::sink::mongo_history::failure::classify;
 
@@ -103,11 +103,16 @@ impl Entity {
         &self.table
     }
 
+    /// What the history has not of it.
+    pub async fn missing(&self) -> Result<Missing> {
+        self.table.missing_of(&self.names).await
+    }
+
     /// All its versions that `more` lets through. A truncate belongs to the table, and ended the row as well.
     fn filter(&self, more: Vec<Document>) -> Document {
         let own = doc! { "entity": { "$in": &self.names } };
         let truncates = doc! {
-            "entity": &self.table.name,
+            "entity": &self.table.id,
             "op": "truncate",
             "version": { "$gt": &self.first },
         };

@@ -8,11 +8,13 @@ pub mod changes;
 pub mod difference;
 pub mod entity;
 mod key;
+pub mod key_value;
 pub mod moment;
 pub mod place;
 pub mod restore;
 pub mod rows;
 pub mod table;
+mod table_name;
 
 use mongodb::bson::{Bson, Document};
 
@@ -31,10 +33,44 @@ pub fn text_at<'a>(version: &'a Document, object: &str, field: &str) -> Option<&
     (!text.is_empty()).then_some(text)
 }
 
-/// The mark of a column of the row after a change: `redacted`, `hashed`, `oversize` and so on.
+/// The mark of a column of the row after a change: `redacted`, `hashed`, `truncated`, `oversize`.
 pub fn mark<'a>(version: &'a Document, column: &str) -> Option<&'a str> {
-    let marks = version.get_document("marks").ok()?;
-    marks.get_document("after").ok()?.get_str(column).ok()
+    mark_in(version, "after", column)
+}
+
+/// The same of an image, `before` or `after`.
+pub fn mark_in<'a>(version: &'a Document, image: &str, column: &str) -> Option<&'a str> {
+    let marks = version
+        .get_document("marks")
+        .ok()?
+        .get_document(image)
+        .ok()?;
+    match marks.get(column)? {
+        Bson::String(mark) => Some(mark),
+        // A stub, with what is known of the value.
+        Bson::Document(_) => Some("oversize"),
+        _ => None,
+    }
+}
+
+/// The marks of the row after a change, by column; none where it has none.
+pub fn marks(version: &Document) -> Option<&Document> {
+    let marks = version
+        .get_document("marks")
+        .ok()?
+        .get_document("after")
+        .ok()?;
+    (!marks.is_empty()).then_some(marks)
+}
+
+/// `left` or `entered`, of an update by which the row crossed its table's filter.
+pub fn crossed_filter(version: &Document) -> Option<&str> {
+    version.get_document("marks").ok()?.get_str("filter").ok()
+}
+
+/// Who edited the event before it was applied, and why; the columns as the source had sent them.
+pub fn edited(version: &Document) -> Option<&Document> {
+    version.get_document("edited").ok()
 }
 
 /// A document as JSON, numbers as numbers.

@@ -26,12 +26,12 @@ impl Rows {
             ));
         };
         let collection = table.collection.clone_with_type::<RawDocumentBuf>();
-        let mut truncates = truncates(&collection, &table.name, until.clone()).await?;
+        let mut truncates = truncates(&collection, &table.id, until.clone()).await?;
         let filter = match after {
             Some(after) => doc! { "$and": [until, { "entity": { "$gt": after } }] },
             None => until,
         };
-        let fields = doc! { "entity": 1, "version": 1, "key": 1, "op": 1, "after": 1, "when": 1 };
+        let fields = doc! { "entity": 1, "version": 1, "key": 1, "op": 1, "after": 1, "marks": 1, "edited": 1, "when": 1 };
         Ok(Rows {
             newest: Newest::of(&collection, filter, fields).await?,
             emptied: truncates.pop().unwrap_or_default(),
@@ -57,6 +57,8 @@ pub fn row_json(row: &Document) -> Value {
         "key": row.get_document("key").ok().map(super::json),
         "version": row.get_str("version").ok(),
         "state": state(row).map(super::json),
+        "marks": super::marks(row).map(super::json),
+        "edited": super::edited(row).map(super::json),
     })
 }
 

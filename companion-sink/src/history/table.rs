@@ -1,22 +1,68 @@
 //! The collections of a history, and the tables that they belong to.
 
+use std::sync::Arc;
+
 use change::topic_name;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
 use tokio::sync::OnceCell;
 
 use super::entity::Entity;
-use super::key::identities;
+use super::key::{KeyColumn, Values, meant};
 use super::moment::Moment;
+use super::table_name::Wanted;
 use crate::config::{Config, Kind};
 use crate::discovery::matches;
 use crate::error::{Error, Result};
 use crate::sink::mongo_history;
 use crate::sink::mongo_history::complete;
-use crate::sink::mongo_history::document::entity;
 use crate::sink::mongo_history::failure::classify;
+use crate::sink::mongo_history::lineage::{Lineage, Natural};
+use crate::sink::mongo_history::links::Links;
+use crate::sink::mongo_history::parked::ParkedEvents;
 use crate::sink::mongo_history::schemas::{ColumnTypes, stored_types};
+use crate::sink::mongo_history::tables::{Tables, table_of};
 use crate::watermark::Complete;
+
+/// Events of a row that its history does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// They were refused.
+    pub refused: u64,
+    /// They are behind a refused one.
+    pub behind: u64,
+    /// People left them out.
+    pub skipped: u64,
+}
+
+impl Missing {
+    /// What is to be said about it; nothing where nothing is missing.
+    pub fn texts(&self) -> Vec<String> {
+        let events = |count: u64| if count == 1 { "event" } else { "events" };
+        let waits = |count: u64| if count == 1 { "waits" } else { "wait" };
+        let (refused, behind, skipped) = (self.refused, self.behind, self.skipped);
+        let mut texts = Vec::new();
+        if refused > 0 {
+            let (events, waits) = (events(refused), waits(refused));
+            texts.push(format!(
+                "{refused} refused {events} of this row {waits} (companion-sink dlq list)"
+            ));
+        }
+        if behind > 0 {
+            let (events, waits) = (events(behind), waits(behind));
+            texts.push(format!(
+                "{behind} {events} of this row {waits} behind a refused one"
+            ));
+        }
+        if skipped > 0 {
+            let events = events(skipped);
+            texts.push(format!(
+                "{skipped} skipped: {events} of this row that somebody left out for good"
+            ));
+        }
+        texts
+    }
+}
 
 /// The histories of all sinks of kind `mongo-history`.
 pub struct Histories(Vec<History>);
@@ -36,11 +82,17 @@ struct History {
 #[derive(Clone)]
 pub struct Table {
     database: Database,
+    /// `<name>.<sink>`, as its state has it.
+    sink: String,
     pub collection: Collection<Document>,
-    /// `database.schema.table`.
+    /// `database.schema.table`, as it is called now.
     pub name: String,
-    /// Empty where rows have no key.
+    /// What the entities of its rows begin with.
+    pub id: String,
+    /// As they are called now; empty where rows have no key.
     pub key_columns: Vec<String>,
+    /// All its names and keys, where they are known.
+    pub lineage: Option<Arc<Lineage>>,
     /// Up to where it has everything.
     pub complete: Option<Complete>,
 }
@@ -75,16 +127,39 @@ impl Histories {
             let connect = || mongo_history::connect(&history.url, &history.database);
             let database = history.connection.get_or_try_init(connect).await?;
             let complete = complete::read(database, &history.sink).await?;
+            let known = Tables::read(database).await?.into_all();
+            let meant = meant_by(&known, name);
+            let is_named = !meant.is_empty();
+            for lineage in meant {
+                tables.push(Table::of(
+                    database,
+                    &history.sink,
+                    lineage.clone(),
+                    complete.clone(),
+                ));
+            }
+            if is_named && name.is_some() {
+                continue;
+            }
+            // Collections of tables that have sent nothing since the history notes its tables.
             let patterns = collection_patterns(&history.template, name);
             let names = database
                 .list_collection_names()
                 .await
                 .map_err(|error| classify("looking for the collection", &error))?;
             for collection in names {
-                let is_ours = collection.starts_with("companion_");
+                let is_ours = collection.starts_with("companion_")
+                    || known.iter().any(|table| table.collection == collection);
                 let is_meant = patterns.iter().any(|pattern| matches(pattern, &collection));
                 if !is_ours && is_meant {
-                    tables.extend(Table::open(database, &collection, complete.clone()).await?);
+                    let table =
+                        Table::open(database, &history.sink, &collection, complete.clone()).await?;
+                    let is_known = |table: &Table| {
+                        known
+                            .iter()
+                            .any(|known| known.names.iter().any(|name| name.header == table.name))
+                    };
+                    tables.extend(table.filter(|table| !is_known(table)));
                 }
             }
         }
@@ -132,6 +207,7 @@ fn collection_patterns(template: &str, name: Option<&str>) -> Vec<String> {
         };
         let (table, schema, database) = (next(), next(), next());
         template
+            .replace("{schema_}", "*")
             .replace("{table}", &table)
             .replace("{schema}", &schema)
             .replace("{database}", &database)
@@ -162,10 +238,59 @@ fn parts_of(name: &str) -> Vec<String> {
     parts
 }
 
+/// The tables of a name: those that have it now, else those that had it; all without one.
+fn meant_by<'k>(known: &'k [Lineage], name: Option<&str>) -> Vec<&'k Lineage> {
+    let Some(name) = name else {
+        return known.iter().collect();
+    };
+    let wanted = Wanted::parse(name);
+    let mut now: Vec<&Lineage> = known
+        .iter()
+        .filter(|table| wanted.is_name_of(table))
+        .collect();
+    // One that had its name before another got it was dropped.
+    now.sort_by_key(|table| {
+        table
+            .name()
+            .map(|name| (&name.header, std::cmp::Reverse(&name.from)))
+    });
+    now.dedup_by_key(|table| table.name().map(|name| &name.header));
+    match now.is_empty() {
+        true => known
+            .iter()
+            .filter(|table| wanted.was_name_of(table))
+            .collect(),
+        false => now,
+    }
+}
+
 impl Table {
+    /// A table with its names.
+    fn of(database: &Database, sink: &str, lineage: Lineage, complete: Option<Complete>) -> Table {
+        let collection = database.collection::<Document>(&lineage.collection);
+        let key = lineage.keys.last().map(|key| key.columns.as_slice());
+        let key_columns = key.unwrap_or_default().iter();
+        Table {
+            database: database.clone(),
+            sink: sink.to_owned(),
+            collection,
+            name: lineage
+                .name()
+                .map(|name| name.header.clone())
+                .unwrap_or_default(),
+            id: lineage.id.clone(),
+            key_columns: key_columns
+                .map(|column| lineage.column_now(column))
+                .collect(),
+            complete,
+            lineage: Some(Arc::new(lineage)),
+        }
+    }
+
     /// None where nothing is in the collection.
     async fn open(
         database: &Database,
+        sink: &str,
         name: &str,
         complete: Option<Complete>,
     ) -> Result<Option<Table>> {
@@ -184,7 +309,10 @@ impl Table {
         let columns = sample.get_document("key").map(Document::keys);
         Ok(Some(Table {
             database: database.clone(),
+            sink: sink.to_owned(),
             name: table_of(entity).to_owned(),
+            id: table_of(entity).to_owned(),
+            lineage: None,
             key_columns: columns.map_or_else(|_| Vec::new(), |names| names.cloned().collect()),
             collection,
             complete,
@@ -209,11 +337,86 @@ impl Table {
                 "Their changes are found with --where, --actor, --request or --transaction.",
             ));
         }
-        let identities = identities(key, &self.key_columns)?;
-        let names = identities
-            .iter()
-            .map(|identity| entity(&self.name, Some(identity)));
-        Entity::find(self, names.collect()).await
+        let mut refused = None;
+        for (number, columns) in self.keys() {
+            let values = match meant(key, &columns) {
+                Ok(values) => values,
+                // An earlier key may be meant.
+                Err(error) => {
+                    refused.get_or_insert(error);
+                    continue;
+                }
+            };
+            let names = self.entities(number, &values).await?;
+            if let Some(entity) = Entity::find(self, names).await? {
+                return Ok(Some(entity));
+            }
+            refused = None;
+        }
+        refused.map_or(Ok(None), Err)
+    }
+
+    /// What the history has not of the row of a key, whether it has anything of it or not.
+    pub async fn missing(&self, key: &str) -> Result<Missing> {
+        let mut entities = Vec::new();
+        for (number, columns) in self.keys() {
+            if let Ok(values) = meant(key, &columns) {
+                entities.extend(self.entities(number, &values).await?);
+            }
+        }
+        self.missing_of(&entities).await
+    }
+
+    /// The same of the row of one of the entities.
+    pub async fn missing_of(&self, entities: &[String]) -> Result<Missing> {
+        let parked = ParkedEvents::new(&self.database, &self.sink);
+        Ok(Missing {
+            refused: parked.count_waiting(entities, false).await?,
+            behind: parked.count_waiting(entities, true).await?,
+            skipped: parked.actions.count_skipped(entities).await?,
+        })
+    }
+
+    /// The keys that its rows have had, today's first, with their numbers.
+    fn keys(&self) -> Vec<(i32, Vec<KeyColumn>)> {
+        let Some(lineage) = &self.lineage else {
+            let columns = self.key_columns.iter().map(|name| KeyColumn {
+                first: name.clone(),
+                names: vec![name.clone()],
+                type_name: None,
+            });
+            return vec![(1, columns.collect())];
+        };
+        let column = |first: &String| KeyColumn {
+            first: first.clone(),
+            names: lineage.names_of_column(first),
+            type_name: lineage.type_of(first).map(str::to_owned),
+        };
+        let keys = lineage.keys.iter().rev();
+        keys.map(|key| (key.number, key.columns.iter().map(column).collect()))
+            .collect()
+    }
+
+    /// The entities that a key of a number can mean.
+    async fn entities(&self, number: i32, values: &[Values]) -> Result<Vec<String>> {
+        let mut entities = Vec::new();
+        let mut links = Vec::new();
+        for values in values {
+            let members = values
+                .iter()
+                .map(|(column, json)| (column.as_str(), json.as_str()));
+            match Lineage::row(&self.id, members, number) {
+                Natural::Entity(entity) => entities.push(entity),
+                Natural::Link(link) => links.push(link),
+            }
+        }
+        let wanted: Vec<&str> = links.iter().map(String::as_str).collect();
+        let found = Links::of(&self.database).find(&wanted).await?;
+        let linked = links
+            .into_iter()
+            .map(|link| found.get(&link).cloned().unwrap_or(link));
+        entities.extend(linked);
+        Ok(entities)
     }
 
     /// The types of the columns at one of its versions, as far as they are known.
@@ -221,15 +424,25 @@ impl Table {
         let Ok(hash) = version.get_str("schema") else {
             return Ok(None);
         };
-        stored_types(&self.database, &format!("{}:{hash}", self.name))
-            .await
-            .map_err(|error| classify("reading a schema", &error))
+        let names = match &self.lineage {
+            Some(lineage) => lineage
+                .names
+                .iter()
+                .rev()
+                .map(|name| name.header.as_str())
+                .collect(),
+            None => vec![self.name.as_str()],
+        };
+        // The definition was noted under the name that the table had then.
+        for name in names {
+            let types = stored_types(&self.database, &format!("{name}:{hash}")).await;
+            let types = types.map_err(|error| classify("reading a schema", &error))?;
+            if types.is_some() {
+                return Ok(types);
+            }
+        }
+        Ok(None)
     }
-}
-
-/// The table of an entity: what is before its key.
-fn table_of(entity: &str) -> &str {
-    entity.split_once(":{").map_or(entity, |(table, _)| table)
 }
 
 #[cfg(test)]

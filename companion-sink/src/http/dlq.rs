@@ -112,6 +112,7 @@ struct Retry {
 struct Edit {
     /// Values by `after.COLUMN`.
     set: BTreeMap<String, Box<RawValue>>,
+    reason: String,
     by: Option<String>,
 }
 
@@ -143,7 +144,7 @@ impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
 }
 
 fn wrong_body(what: String) -> Problem {
-    let hint = "Send {\"set\":{\"after.COLUMN\":VALUE}} to edit, {\"reason\":\"…\"} to skip, {} to retry; \"by\" may say who decides.";
+    let hint = "Send {\"set\":{\"after.COLUMN\":VALUE},\"reason\":\"…\"} to edit, {\"reason\":\"…\"} to skip, {} to retry; \"by\" may say who decides.";
     Error::configuration(what, hint).into()
 }
 
@@ -189,7 +190,7 @@ async fn edit(wish: Wish, Body(body): Body<Edit>) -> Decided {
     if set.is_empty() {
         return Err(wrong_body("\"set\" names no column".to_owned()));
     }
-    decide(wish, Order::Edit(&set), body.by, None).await
+    decide(wish, Order::Edit(&set), body.by, Some(&body.reason)).await
 }
 
 async fn skip(wish: Wish, Body(body): Body<Skip>) -> Decided {

@@ -20,7 +20,7 @@ use crate::history::place::Place;
 use crate::history::restore::restore;
 use crate::history::rows::{Rows, row_json};
 use crate::history::table::{Histories, find, several};
-use crate::history::{json, state};
+use crate::history::{edited, json, marks, state};
 use crate::watermark::Complete;
 
 const LIMIT: u32 = 100;
@@ -138,7 +138,11 @@ async fn timeline(
     let versions = entity.versions(&page.range()?).await?;
     let versions: Vec<Value> = versions.iter().map(|version| version.json()).collect();
     let next = page.next(&versions);
+    let missing = entity.missing().await?;
     Ok(Json(json!({
+        "refused": missing.refused,
+        "behind": missing.behind,
+        "skipped": missing.skipped,
         "table": entity.table().name,
         "key": versions.iter().map(|version| &version["key"]).find(|key| !key.is_null()),
         "versions": versions,
@@ -160,6 +164,8 @@ async fn row_at(
     Ok(Json(json!({
         "version": version.number,
         "state": state(&version.document).map(json),
+        "marks": marks(&version.document).map(json),
+        "edited": edited(&version.document).map(json),
         "complete_up_to": entity.table().complete.as_ref().map(Complete::json),
     })))
 }

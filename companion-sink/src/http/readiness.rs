@@ -45,7 +45,11 @@ impl Readiness {
             let (state, applied, has_more) = {
                 let figures = sink.figures();
                 let moved = figures.applied_total() + figures.duplicates;
-                (figures.state, moved, figures.lag_events > 0)
+                (
+                    figures.state,
+                    moved,
+                    figures.lag_events.is_some_and(|events| events > 0),
+                )
             };
             let known = seen.entry(sink.name.clone()).or_insert(Seen {
                 state,
@@ -110,11 +114,11 @@ mod tests {
         readiness.look(&sinks);
         assert_eq!(readiness.trouble(&sink).as_deref(), Some("starting"));
         sink.set_state(State::Running);
-        sink.figures().lag_events = 5;
+        sink.figures().lag_events = Some(5);
         readiness.look(&sinks);
         std::thread::sleep(Duration::from_millis(2));
         assert_eq!(readiness.trouble(&sink).as_deref(), Some("stalled"));
-        sink.figures().lag_events = 0;
+        sink.figures().lag_events = Some(0);
         let patient = Readiness::new(Duration::from_secs(60));
         patient.look(&sinks);
         assert_eq!(patient.trouble(&sink), None);

@@ -164,7 +164,6 @@ impl<S: Sink> Run<'_, S> {
                 _ = second.tick() => {
                     self.copy_offsets();
                     self.pass_markers();
-                    self.measure_lag();
                     self.clear_doubts();
                     self.note_complete().await?;
                     self.look_at_others().await?;

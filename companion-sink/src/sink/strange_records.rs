@@ -103,8 +103,9 @@ fn look_at(record: &Record) {
     if let Ok(headers) = Headers::read(record) {
         assert!(Version::parse(headers.version).is_some());
         for op in [headers.op, Op::Update] {
-            let made: Result<_, Malformed> = Body::parse(record, op)
-                .and_then(|body| body.document(record, &headers, "s", None, Names::WithoutDots));
+            let made: Result<_, Malformed> = Body::parse(record, op).and_then(|body| {
+                body.document(record, &headers, "t:1", "s", None, Names::WithoutDots)
+            });
             drop(made);
         }
     }

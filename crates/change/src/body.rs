@@ -8,6 +8,7 @@
 //! record   length (4) | code (1) | rest
 //!          16 context switch: index                 17 statement: its start, microseconds since 2000-01-01
 //!          1..11 row: relation, sequence and command as differences to the row before | images
+//!          (+64: an UPDATE by which the row crossed the filter; +128: an UPDATE of the key)
 //! image    flags (1): bit 0 null bitmap, bit 1 changed bitmap, bit 2 stub bitmap
 //!          | [changed bitmap] [null bitmap] [stub bitmap] values
 //! stub     bytes (8) | SHA-256 (32)      instead of a value that is too large to be shipped
@@ -21,6 +22,8 @@ use crate::wire::{Cursor, WireError, put_bytes, put_optional, put_signed, put_va
 const CODE_CONTEXT: u8 = 16;
 const CODE_STATEMENT: u8 = 17;
 const CODE_KEY_CHANGED: u8 = 0x80;
+/// Of an insert or a delete: an UPDATE by which the row began or ceased to pass the table's filter.
+const CODE_CROSSED_FILTER: u8 = 0x40;
 const IMAGE_NULLS: u8 = 1;
 const IMAGE_CHANGED: u8 = 2;
 const IMAGE_STUBS: u8 = 4;
@@ -401,6 +404,12 @@ pub fn mark_key_changed(out: &mut [u8], start: usize) {
     out[start + RECORD_LENGTH_BYTES] |= CODE_KEY_CHANGED;
 }
 
+/// Marks the insert or delete that began at `start` as an UPDATE by which the row crossed the table's filter.
+#[inline]
+pub fn mark_crossed_filter(out: &mut [u8], start: usize) {
+    out[start + RECORD_LENGTH_BYTES] |= CODE_CROSSED_FILTER;
+}
+
 /// An event of the application's own: a key, a payload and headers, as it gave them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Emission<'a> {
@@ -610,6 +619,8 @@ impl<'a> Body<'a> {
 pub struct Row<'a> {
     pub op: Op,
     pub key_changed: bool,
+    /// An insert or delete that is an UPDATE: the row entered or left the table's filter.
+    pub crossed_filter: bool,
     /// Index into the body's relations, checked.
     pub relation: usize,
     /// With the row's own sequence, command, context and statement.
@@ -651,8 +662,9 @@ impl<'a> Rows<'_, 'a> {
                         u32::try_from(i64::from(self.state.command).wrapping_add(record.signed()?))
                             .map_err(|_| WireError::Invalid("command id"))?;
                     return Ok(Some(Row {
-                        op: Op::from_code(code & !CODE_KEY_CHANGED)?,
+                        op: Op::from_code(code & !(CODE_KEY_CHANGED | CODE_CROSSED_FILTER))?,
                         key_changed: code & CODE_KEY_CHANGED != 0,
+                        crossed_filter: code & CODE_CROSSED_FILTER != 0,
                         relation,
                         state: self.state,
                         before,

@@ -11,7 +11,7 @@ use crate::hex::put_hex;
 use crate::json::{put_integer, put_optional_string, put_string};
 use crate::snapshot::{self, TableId, Verdict, Windows};
 use crate::topic_name;
-use crate::value::{Mark, put_bounded};
+use crate::value::{Mark, put_bounded, put_value};
 use crate::version::{self, Version, put_emitted_id, put_event_number};
 use crate::wire::{Cursor, WireError, make_room};
 
@@ -26,6 +26,8 @@ const SHORTEST_STUB_BYTES: usize = 256;
 const LOOKED_AT_BYTES: usize = 4096;
 /// What the values of a key have together at most, before they are rendered; a longer value is a stub, in images too.
 const MAX_KEY_BYTES: usize = 64 * 1024;
+/// A value of a key may have so much however many columns the key has.
+const SHORT_IN_KEY_BYTES: usize = 2048;
 /// What is sent of a snapshot's chunk about rows that were changed meanwhile: if it is more, the chunk is read again.
 const MAX_CHANGED_BYTES: usize = 256 * 1024;
 const TRUNCATE_KEY: &[u8] = br#"{"__cdc":"truncate"}"#;
@@ -585,7 +587,7 @@ impl Renderer {
 
     fn source(&self, body: &Body<'_>, relation: &Relation<'_>) -> Vec<u8> {
         let commit = &self.commit;
-        let commit_us = commit.commit_us + EPOCH_US;
+        let commit_us = commit.commit_us.saturating_add(EPOCH_US);
         let mut out = Vec::with_capacity(384);
         out.extend_from_slice(b"\"source\":{\"version\":\"");
         out.extend_from_slice(PRODUCT_VERSION.as_bytes());
@@ -821,7 +823,7 @@ impl Renderer {
             bounds = self.bounds(here, buffers, shape, emit)?;
         }
         loop {
-            let limit_bytes = match self.put_event(here, buffers, shape, order, bounds) {
+            let limit_bytes = match self.put_event(here, buffers, shape, order, &bounds) {
                 Ok(()) => match self.send(here, buffers, shape, bounds.longest, emit)? {
                     Sent::TooLarge { limit_bytes } => limit_bytes,
                     Sent::Taken | Sent::Room { .. } => return Ok(()),
@@ -889,7 +891,7 @@ impl Renderer {
         buffers: &mut Buffers,
         shape: &Shape<'_>,
         order: u64,
-        bounds: Bounds,
+        bounds: &Bounds,
     ) -> Result<(), WireError> {
         let out = &mut buffers.value;
         out.clear();
@@ -921,7 +923,11 @@ impl Renderer {
         out.extend_from_slice(b",\"after\":");
         let before = shape.before;
         put_image(out, after_marks, here, shape.after, before, texts, bounds)?;
-        put_marks(out, before_marks, after_marks);
+        let crossed = here.row.crossed_filter.then_some(match here.row.op {
+            Op::Delete => "left",
+            _ => "entered",
+        });
+        put_marks(out, before_marks, after_marks, crossed);
         if let Some(change) = shape.schema_change {
             out.extend_from_slice(b",\"schema_change\":");
             out.extend_from_slice(change.as_bytes());
@@ -1081,18 +1087,20 @@ fn put_key(
     image: &[Value<'_>],
 ) -> Result<(), WireError> {
     out.clear();
-    let longest = longest_in_key(here.relation);
     for &index in columns {
         out.push(if out.is_empty() { b'{' } else { b',' });
         out.extend_from_slice(&here.relation_texts.columns[index]);
         match image.get(index).ok_or(WireError::Invalid("key column"))? {
+            Value::Given(bytes) if bytes.len() <= SHORT_IN_KEY_BYTES => {
+                put_value(out, &here.relation.columns[index].kind, bytes)?;
+            }
             // Equal values still go to one partition.
-            Value::Given(bytes) if bytes.len() > longest => {
+            Value::Given(bytes) if bytes.len() > longest_in_key(here.relation) => {
                 put_digest(out, &Sha256::digest(bytes));
             }
             Value::Given(bytes) => {
-                let most = (bytes.len() > SHORTEST_STUB_BYTES).then_some(usize::MAX);
-                put_bounded(out, &here.relation.columns[index].kind, bytes, most)?;
+                let kind = &here.relation.columns[index].kind;
+                put_bounded(out, kind, bytes, usize::MAX)?;
             }
             Value::Null => out.extend_from_slice(b"null"),
             Value::Stub { sha256, .. } => put_digest(out, sha256),
@@ -1113,10 +1121,11 @@ fn put_digest(out: &mut Vec<u8>, sha256: &[u8]) {
 fn longest_in_key(relation: &Relation<'_>) -> usize {
     let identity = relation.identity.as_ref().map_or(0, Vec::len);
     let columns = relation.key.len().max(identity).max(1);
-    (MAX_KEY_BYTES / columns).max(SHORTEST_STUB_BYTES)
+    (MAX_KEY_BYTES / columns).max(SHORT_IN_KEY_BYTES)
 }
 
 /// How long values of a column may be.
+#[cold]
 fn longest_of_column(relation: &Relation<'_>, column: usize, longest: usize) -> usize {
     let is_key = |columns: &[usize]| columns.contains(&column);
     match is_key(&relation.key) || relation.identity.as_deref().is_some_and(is_key) {
@@ -1160,7 +1169,7 @@ fn put_image(
     image: Option<&[Value<'_>]>,
     before: Option<&[Value<'_>]>,
     texts: &mut Vec<Range<usize>>,
-    bounds: Bounds,
+    bounds: &Bounds,
 ) -> Result<(), WireError> {
     marks.clear();
     let Some(image) = image else {
@@ -1221,7 +1230,7 @@ fn put_column(
     here: &Here<'_>,
     index: usize,
     value: Value<'_>,
-    bounds: Bounds,
+    bounds: &Bounds,
 ) -> Result<(), WireError> {
     let name = &here.relation_texts.columns[index];
     out.extend_from_slice(name);
@@ -1229,7 +1238,7 @@ fn put_column(
     let digest;
     let value = match value {
         Value::Given(bytes)
-            if bytes.len() > SHORTEST_STUB_BYTES
+            if bytes.len() > bounds.longest.min(SHORT_IN_KEY_BYTES)
                 && bytes.len() > longest_of_column(here.relation, index, bounds.longest) =>
         {
             digest = Sha256::digest(bytes);
@@ -1250,7 +1259,11 @@ fn put_column(
             }
         }
         (Value::Given(bytes), masked) => {
-            match (put_bounded(out, kind, bytes, bounds.most)?, masked) {
+            let mark = match bounds.most {
+                None => put_value(out, kind, bytes)?,
+                Some(most) => put_bounded(out, kind, bytes, most)?,
+            };
+            match (mark, masked) {
                 (_, Some(Masked::Hashed)) => b"\"hashed\",",
                 (_, Some(Masked::Truncated)) => b"\"truncated\",",
                 (Some(Mark::Base64), _) => b"\"base64\",",
@@ -1273,8 +1286,9 @@ fn put_column(
     Ok(())
 }
 
-fn put_marks(out: &mut Vec<u8>, before: &[u8], after: &[u8]) {
-    if before.is_empty() && after.is_empty() {
+/// `crossed` says how an update made the row cross the table's filter.
+fn put_marks(out: &mut Vec<u8>, before: &[u8], after: &[u8], crossed: Option<&str>) {
+    if before.is_empty() && after.is_empty() && crossed.is_none() {
         return;
     }
     out.extend_from_slice(b",\"marks\":");
@@ -1287,6 +1301,12 @@ fn put_marks(out: &mut Vec<u8>, before: &[u8], after: &[u8]) {
             out.push(b'}');
             separator = b',';
         }
+    }
+    if let Some(crossed) = crossed {
+        out.push(separator);
+        out.extend_from_slice(b"\"filter\":\"");
+        out.extend_from_slice(crossed.as_bytes());
+        out.push(b'"');
     }
     out.push(b'}');
 }
@@ -1310,9 +1330,9 @@ fn put_audit(out: &mut Vec<u8>, context: &Context<'_>, statement_us: i64) {
     out.extend_from_slice(name);
     put_integer(out, context.pid);
     out.extend_from_slice(b",\"transaction_ts_us\":");
-    put_integer(out, context.transaction_us + EPOCH_US);
+    put_integer(out, context.transaction_us.saturating_add(EPOCH_US));
     out.extend_from_slice(b",\"statement_ts_us\":");
-    put_integer(out, statement_us + EPOCH_US);
+    put_integer(out, statement_us.saturating_add(EPOCH_US));
     out.extend_from_slice(b",\"context\":");
     out.extend_from_slice(context.context.unwrap_or("{}").as_bytes());
     out.push(b'}');

@@ -81,14 +81,14 @@ pub fn sort<E: From<WireError>>(
             )?;
             output.push(&body, &row, place.half)?;
             if output.records.len() >= OUTPUT_BYTES {
-                emit(output.take())?;
+                emit(output.take()?)?;
             }
         }
         held = Some((first.chunk, Rc::clone(&bytes)));
         rest = &rest[run..];
     }
     if !output.records.is_empty() {
-        emit(output.take())?;
+        emit(output.take()?)?;
     }
     Ok(())
 }
@@ -187,14 +187,19 @@ impl Output {
         if row.key_changed {
             body::mark_key_changed(&mut self.records, start);
         }
+        if row.crossed_filter {
+            body::mark_crossed_filter(&mut self.records, start);
+        }
+        make_room(&mut self.records, row.images.len())?;
         self.records.extend_from_slice(row.images);
         body::end_record(&mut self.records, start);
         Ok(())
     }
 
-    fn take(&mut self) -> Vec<u8> {
+    fn take(&mut self) -> Result<Vec<u8>, WireError> {
         let done = std::mem::take(self);
-        let mut bytes = Vec::with_capacity(done.records.len() + 1024);
+        let mut bytes = Vec::new();
+        make_room(&mut bytes, done.records.len() + 1024)?;
         put_head(
             &mut bytes,
             &Head {
@@ -206,7 +211,7 @@ impl Output {
             },
         );
         bytes.extend_from_slice(&done.records);
-        bytes
+        Ok(bytes)
     }
 }
 

@@ -98,16 +98,13 @@ pub fn put_large_value(
 /// Values longer than this are looked at before they become JSON, if there is a bound for all.
 const LARGE_BYTES: usize = 4096;
 
-/// Appends one of many values that have a bound together: all of `out` has about `most` bytes at most then, if it has a bound.
+/// Appends one of many values that have a bound together: all of `out` has about `most` bytes at most then.
 pub fn put_bounded(
     out: &mut Vec<u8>,
     kind: &Kind,
     bytes: &[u8],
-    most: Option<usize>,
+    most: usize,
 ) -> Result<Option<Mark>, WireError> {
-    let Some(most) = most else {
-        return put_value(out, kind, bytes);
-    };
     if bytes.len() > LARGE_BYTES || matches!(kind, Kind::Array(_) | Kind::Composite(_)) {
         return put_large_value(out, kind, bytes, most);
     }
@@ -185,7 +182,11 @@ impl<'a> Nullable<'a> {
             out.extend_from_slice(b"null");
             return Ok(None);
         }
-        put_bounded(out, kind, take_value(cursor, kind)?, most)
+        let bytes = take_value(cursor, kind)?;
+        match most {
+            None => put_value(out, kind, bytes),
+            Some(most) => put_bounded(out, kind, bytes, most),
+        }
     }
 }
 

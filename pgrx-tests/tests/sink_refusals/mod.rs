@@ -258,7 +258,15 @@ fn a_halted_sink_holds_nothing_and_says_how_far_it_is_behind() {
         Some(3),
         "a sink is halted"
     );
-    sink.run_command(&["dlq", "skip", &empty.id(), "--reason", "it has no columns"]);
+    sink.run_command(&[
+        "dlq",
+        "skip",
+        &empty.id(),
+        "--sink",
+        "replica",
+        "--reason",
+        "it has no columns",
+    ]);
     source.wait_until_replica_applied(&sink, "t");
     let state = wait_for_state(&sink, "the replica to have everything", |state| {
         state["lag_events"] == 0

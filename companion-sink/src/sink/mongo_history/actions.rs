@@ -31,6 +31,12 @@ pub struct Open {
     pub event_id: String,
     /// What is to be done.
     pub decision: Decision,
+    /// Who decided.
+    pub by: String,
+    /// RFC 3339.
+    pub at: String,
+    /// Why, if that was said.
+    pub reason: Option<String>,
 }
 
 impl Actions {
@@ -43,13 +49,15 @@ impl Actions {
         }
     }
 
-    /// Notes a decision about an event; of an edit with the `original` value, as a document holds it.
+    /// Notes a decision about an event; of an edit with the `original` value, as a document holds it. `entity` is the event's row,
+    /// if it is known.
     pub async fn note(
         &self,
         event_id: &str,
         decision: &Decision,
         decider: Decider<'_>,
         original: Option<Bson>,
+        entity: Option<String>,
     ) -> Result<()> {
         let id = ObjectId::new();
         let edited = match decision {
@@ -60,7 +68,7 @@ impl Actions {
         let document = doc! {
             "_id": id, "sink": &self.sink, "event": event_id, "action": decision.name(), "by": decider.by,
             "at": rfc3339(now_us()), "reason": decider.reason, "value": original, "edited_value": edited,
-            "open": true, "outcome": Bson::Null,
+            "entity": entity, "open": true, "outcome": Bson::Null,
         };
         let noted = self.collection.insert_one(document).await;
         noted
@@ -80,6 +88,9 @@ impl Actions {
                 id: found.get_object_id("_id").unwrap_or_default(),
                 event_id: text("event").to_owned(),
                 decision: Decision::of(text("action"), edited.await?),
+                by: text("by").to_owned(),
+                at: text("at").to_owned(),
+                reason: found.get_str("reason").ok().map(str::to_owned),
             });
         }
         Ok(open)
@@ -115,6 +126,20 @@ impl Actions {
             }
         };
         Ok(found.iter().map(action).collect())
+    }
+
+    /// How many events of a row were skipped: of one of the `entities`.
+    pub async fn count_skipped(&self, entities: &[String]) -> Result<u64> {
+        let failed = |error| classify("reading the actions", &error);
+        let skipped = doc! {
+            "sink": &self.sink, "entity": { "$in": entities }, "action": "skip", "outcome": "done",
+        };
+        let events = self
+            .collection
+            .distinct("event", skipped)
+            .await
+            .map_err(failed)?;
+        Ok(events.len() as u64)
     }
 
     /// Whether the record of an edit needs the event's value.

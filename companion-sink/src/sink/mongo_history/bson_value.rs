@@ -5,7 +5,13 @@ use std::borrow::Cow;
 use mongodb::bson::{RawArrayBuf, RawBson, RawDocumentBuf};
 use serde_json::value::RawValue;
 
+use super::array_text::{array_text, is_nested};
+use super::schemas::{ColumnTypes, type_of};
 use crate::event::{Image, Malformed};
+use crate::sink::postgres::pg_text::PgType;
+
+/// More levels no server takes, nor does the stack hold any number of them.
+const DEPTH_MAX: usize = 1000;
 
 /// How names of columns and settings are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,19 +38,58 @@ impl Names {
 
 /// An image (or a key) as a BSON document, its columns in their order.
 pub fn document(image: &Image<'_>, names: Names) -> Result<RawDocumentBuf, Malformed> {
+    document_of(image, None, names)
+}
+
+/// As [`document`], of columns with known types.
+pub fn document_of(
+    image: &Image<'_>,
+    types: Option<&ColumnTypes>,
+    names: Names,
+) -> Result<RawDocumentBuf, Malformed> {
     let mut out = RawDocumentBuf::new();
     for (name, value) in &image.0 {
-        // BSON ends a name at a zero byte; PostgreSQL allows none in names either.
-        if name.contains('\0') {
-            return Err(Malformed("a column's name holds a zero byte".into()));
-        }
-        out.append(names.write(name), value_of(value, names)?);
+        out.append(checked(name, names)?, value_in(value, name, types, names)?);
     }
     Ok(out)
 }
 
-/// One JSON value as BSON.
-pub fn value_of(json: &RawValue, names: Names) -> Result<RawBson, Malformed> {
+/// BSON ends a name at a zero byte; PostgreSQL allows none in names either.
+fn checked(name: &str, names: Names) -> Result<Cow<'_, str>, Malformed> {
+    match name.contains('\0') {
+        true => Err(Malformed("a column's name holds a zero byte".into())),
+        false => Ok(names.write(name)),
+    }
+}
+
+/// The value of a column.
+pub fn value_in(
+    json: &RawValue,
+    column: &str,
+    types: Option<&ColumnTypes>,
+    names: Names,
+) -> Result<RawBson, Malformed> {
+    match json.get().starts_with("[") {
+        true => value_of(json, &type_of(types, column), names),
+        false => value_of(json, &PgType::Plain, names),
+    }
+}
+
+/// One JSON value of a type as BSON.
+pub fn value_of(json: &RawValue, of: &PgType, names: Names) -> Result<RawBson, Malformed> {
+    value_at(json, of, names, DEPTH_MAX)
+}
+
+/// With so many further levels inside at most.
+fn value_at(
+    json: &RawValue,
+    of: &PgType,
+    names: Names,
+    levels: usize,
+) -> Result<RawBson, Malformed> {
+    let Some(levels) = levels.checked_sub(1) else {
+        return Err(Malformed("a value is nested too deep".into()));
+    };
     let text = json.get();
     let broken = |_| Malformed("a value is not JSON".into());
     Ok(match text.as_bytes().first() {
@@ -52,15 +97,23 @@ pub fn value_of(json: &RawValue, names: Names) -> Result<RawBson, Malformed> {
         Some(b't') => RawBson::Boolean(true),
         Some(b'f') => RawBson::Boolean(false),
         Some(b'"') => RawBson::String(serde_json::from_str(text).map_err(broken)?),
-        Some(b'{') => RawBson::Document(document(
-            &serde_json::from_str(text).map_err(broken)?,
-            names,
-        )?),
+        Some(b'{') => {
+            let object: Image<'_> = serde_json::from_str(text).map_err(broken)?;
+            let mut out = RawDocumentBuf::new();
+            for (name, value) in &object.0 {
+                let value = value_at(value, &PgType::Plain, names, levels)?;
+                out.append(checked(name, names)?, value);
+            }
+            RawBson::Document(out)
+        }
         Some(b'[') => {
             let items: Vec<&RawValue> = serde_json::from_str(text).map_err(broken)?;
+            if is_nested(&items) {
+                return Ok(RawBson::String(array_text(&items, of)?));
+            }
             let mut array = RawArrayBuf::new();
             for item in items {
-                array.push(value_of(item, names)?);
+                array.push(value_at(item, &PgType::Plain, names, levels)?);
             }
             RawBson::Array(array)
         }
@@ -94,6 +147,7 @@ mod tests {
     fn bson(json: &str) -> RawBson {
         value_of(
             &serde_json::from_str::<Box<RawValue>>(json).unwrap(),
+            &PgType::Plain,
             Names::WithoutDots,
         )
         .unwrap()
@@ -120,10 +174,14 @@ mod tests {
     fn nested_values_are_followed() {
         assert_eq!(bson("null"), RawBson::Null);
         assert_eq!(bson(r#""a\u00e4""#), RawBson::String("aä".into()));
-        let RawBson::Array(array) = bson("[[1,2],[3,null]]") else {
+        let RawBson::Array(array) = bson("[1,null]") else {
             panic!()
         };
         assert_eq!(array.into_iter().count(), 2);
+        assert_eq!(
+            bson("[[1,2],[3,null]]"),
+            RawBson::String("{{1,2},{3,NULL}}".into())
+        );
         let RawBson::Document(doc) = bson(r#"{"street":"x","zip":null}"#) else {
             panic!()
         };

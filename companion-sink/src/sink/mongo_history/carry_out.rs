@@ -7,9 +7,11 @@ use std::collections::{HashMap, HashSet};
 use std::future::pending;
 use std::time::{Duration, Instant};
 
+use mongodb::bson::RawDocumentBuf;
 use tokio::time::sleep;
 
 use super::actions::Open;
+use super::edited::edited;
 use super::park::Documents;
 use super::parked::{Head, ParkedEvents, Waiting};
 use super::parked_keys::Key;
@@ -180,9 +182,21 @@ impl MongoHistory {
         let mut records = Vec::with_capacity(due);
         for (place, event) in events[..due].iter().enumerate() {
             records.push(match look.decision(event) {
-                Some(Decision::Skip) => continue,
-                Some(Decision::Edit(body)) => event.record.with_value(body),
-                Some(Decision::Retry) | None => event.record.clone(),
+                Some(Open {
+                    decision: Decision::Skip,
+                    ..
+                }) => continue,
+                Some(
+                    open @ Open {
+                        decision: Decision::Edit(body),
+                        ..
+                    },
+                ) => {
+                    let record = event.record.with_value(body);
+                    let edited = edited(open, &event.record, &record, self.connection()?.names);
+                    (record, Some(edited))
+                }
+                Some(_) | None => (event.record.clone(), None),
             });
             tried.push(place);
         }
@@ -214,13 +228,19 @@ impl MongoHistory {
     }
 
     /// Writes the documents of events of one key up to the first that is refused: its place, and why.
-    async fn try_in_order(&mut self, records: &[Record]) -> Result<Option<(usize, Failure)>> {
+    async fn try_in_order(
+        &mut self,
+        records: &[(Record, Option<RawDocumentBuf>)],
+    ) -> Result<Option<(usize, Failure)>> {
         let mut documents = Documents::new();
         let mut refused = None;
-        for (place, record) in records.iter().enumerate() {
+        for (place, (record, edited)) in records.iter().enumerate() {
             match self.made(record).await? {
                 Ok(None) => {}
-                Ok(Some((collection, document))) => {
+                Ok(Some((collection, mut document))) => {
+                    if let Some(edited) = edited {
+                        document.append("edited", edited.clone());
+                    }
                     let pending = Pending { place, document };
                     documents.entry(collection).or_default().push(pending);
                 }
@@ -232,7 +252,8 @@ impl MongoHistory {
         }
         let mut inserted = self.insert_all(documents).await?;
         if let Some((place, failure)) = inserted.refused.pop_first() {
-            let behind: Vec<_> = records.iter().enumerate().skip(place + 1).collect();
+            let behind = records.iter().map(|(record, _)| record).enumerate();
+            let behind: Vec<_> = behind.skip(place + 1).collect();
             self.take_out(&behind, &mut inserted).await?;
             refused = Some((place, failure));
         }
@@ -249,8 +270,8 @@ impl Look<'_> {
     }
 
     /// The newest decision about an event.
-    fn decision(&self, event: &Waiting) -> Option<&Decision> {
-        self.decided_about(event).last().map(|open| &open.decision)
+    fn decision(&self, event: &Waiting) -> Option<&Open> {
+        self.decided_about(event).last().copied()
     }
 
     fn decided_about(&self, event: &Waiting) -> &[&Open] {

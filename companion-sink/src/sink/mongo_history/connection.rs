@@ -9,7 +9,8 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 
-use super::failure::{classify, is_missing_collection};
+use super::failure::{classify, is_missing_collection, refused_collection};
+use super::insert::collection_refused;
 use crate::error::{Error, Result};
 
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,7 +72,7 @@ pub async fn make_indexes<T: Send + Sync>(
         Ok(names) => names,
         // The collection is not there yet.
         Err(error) if is_missing_collection(&error) => Vec::new(),
-        Err(error) => return Err(classify("reading the indexes", &error)),
+        Err(error) => return Err(failed(collection, "reading the indexes", &error)),
     };
     let missing = indexes.iter().filter_map(|fields| {
         let name: Vec<_> = fields.iter().map(|field| format!("{field}_1")).collect();
@@ -90,5 +91,17 @@ pub async fn make_indexes<T: Send + Sync>(
         .create_indexes(missing)
         .await
         .map(|_| ())
-        .map_err(|error| classify("making the indexes", &error))
+        .map_err(|error| failed(collection, "making the indexes", &error))
+}
+
+/// The collection is refused, or something is the matter with the server.
+fn failed<T: Send + Sync>(
+    collection: &Collection<T>,
+    doing: &str,
+    error: &mongodb::error::Error,
+) -> Error {
+    match refused_collection(error) {
+        Some(why) => collection_refused(collection.name(), &why),
+        None => classify(doing, error),
+    }
 }

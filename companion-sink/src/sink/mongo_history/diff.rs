@@ -2,7 +2,7 @@
 
 use mongodb::bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
 
-use super::bson_value::{Names, value_of};
+use super::bson_value::{Names, value_in};
 use super::schemas::ColumnTypes;
 use crate::event::{Image, Malformed};
 
@@ -28,12 +28,12 @@ pub fn diff(
         match old {
             _ if is_masked(name) => entry.append("kind", "masked"),
             Some(old) => {
-                entry.append("from", value_of(old, names)?);
-                entry.append("to", value_of(new, names)?);
+                entry.append("from", value_in(old, name, types, names)?);
+                entry.append("to", value_in(new, name, types, names)?);
                 entry.append("kind", "changed");
             }
             None => {
-                entry.append("to", value_of(new, names)?);
+                entry.append("to", value_in(new, name, types, names)?);
                 entry.append("kind", "added");
             }
         }
@@ -45,7 +45,7 @@ pub fn diff(
             if is_masked(name) {
                 entry.append("kind", "masked");
             } else {
-                entry.append("from", value_of(old, names)?);
+                entry.append("from", value_in(old, name, types, names)?);
                 entry.append("kind", "removed");
             }
             out.push(entry);

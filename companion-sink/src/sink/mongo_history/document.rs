@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use mongodb::bson::{Bson, DateTime, Document, RawBson, RawDocumentBuf, doc, rawdoc};
 use serde::Deserialize;
 
-use super::bson_value::{Names, document};
+use super::bson_value::{Names, document, document_of};
 use super::diff::diff;
+use super::lineage::Name;
 use super::schemas::ColumnTypes;
 use crate::civil_time::rfc3339;
 use crate::event::{Headers, Image, Malformed, Op, TableName, Text, parse_body};
@@ -85,6 +86,9 @@ struct Marks<'a> {
     before: Option<Image<'a>>,
     #[serde(borrow)]
     after: Option<Image<'a>>,
+    /// `left` or `entered`, of an update by which the row crossed the table's filter.
+    #[serde(borrow)]
+    filter: Option<Cow<'a, str>>,
 }
 
 impl<'a> Body<'a> {
@@ -103,12 +107,15 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The collection's name, made of `template`.
-    pub fn collection(&self, template: &str) -> String {
-        template
-            .replace("{database}", &self.source.db)
-            .replace("{schema}", &self.source.schema)
-            .replace("{table}", &self.source.table)
+    /// What the table is called.
+    pub fn name(&self, headers: &Headers<'_>) -> Name {
+        Name {
+            from: String::new(),
+            header: headers.table.to_owned(),
+            database: self.source.db.clone().into_owned(),
+            schema: self.source.schema.clone().into_owned(),
+            table: self.source.table.clone().into_owned(),
+        }
     }
 
     /// The table that it names.
@@ -120,34 +127,47 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// The document of this event.
+    /// The row before the change, or as it is where there is only that.
+    pub fn known_image(&self) -> Option<&Image<'a>> {
+        self.before.as_ref().or(self.after.as_ref())
+    }
+
+    /// The document of this event, of a row that the history calls `entity`.
     pub fn document(
         &self,
         record: &Record,
         headers: &Headers<'_>,
+        entity: &str,
         source_name: &str,
         types: Option<&ColumnTypes>,
         names: Names,
     ) -> Result<RawDocumentBuf, Malformed> {
-        let identity = identity(record, headers);
-        let key = match identity {
-            Some(json) => RawBson::Document(document(&Image::parse(json.as_bytes())?, names)?),
-            None => RawBson::Null,
+        let key_of = |json: Option<&str>| match json {
+            Some(json) => {
+                let image = Image::parse(json.as_bytes())?;
+                Ok(RawBson::Document(document_of(&image, types, names)?))
+            }
+            None => Ok(RawBson::Null),
         };
-        let previous_key = match headers.old_key {
-            Some(json) => RawBson::Document(document(&Image::parse(json.as_bytes())?, names)?),
-            None => RawBson::Null,
-        };
+        let key = key_of(identity(record, headers))?;
+        let previous_key = key_of(headers.old_key)?;
         let mut doc = rawdoc! {
             "_id": headers.id,
-            "entity": entity(headers.table, identity),
+            "entity": entity,
             "key": key,
             "previous_key": previous_key,
             "op": operation(headers.op),
             "version": headers.version,
         };
-        doc.append("before", optional_document(self.before.as_ref(), names)?);
-        doc.append("after", optional_document(self.after.as_ref(), names)?);
+        for (field, image) in [("before", &self.before), ("after", &self.after)] {
+            doc.append(
+                field,
+                match image {
+                    Some(image) => RawBson::Document(document_of(image, types, names)?),
+                    None => RawBson::Null,
+                },
+            );
+        }
         match (&self.before, &self.after) {
             (Some(before), Some(after)) => {
                 doc.append(
@@ -251,10 +271,14 @@ impl<'a> Body<'a> {
         let Some(marks) = &self.marks else {
             return Ok(RawBson::Null);
         };
-        Ok(RawBson::Document(rawdoc! {
+        let mut out = rawdoc! {
             "before": optional_document(marks.before.as_ref(), names)?,
             "after": optional_document(marks.after.as_ref(), names)?,
-        }))
+        };
+        if let Some(filter) = &marks.filter {
+            out.append("filter", filter.as_ref());
+        }
+        Ok(RawBson::Document(out))
     }
 
     fn who(&self) -> RawDocumentBuf {
@@ -306,18 +330,13 @@ impl<'a> Body<'a> {
 }
 
 /// The row's identity as JSON: the header, else the record's key. Control events have none.
-fn identity<'a>(record: &'a Record, headers: &Headers<'a>) -> Option<&'a str> {
+pub fn identity<'a>(record: &'a Record, headers: &Headers<'a>) -> Option<&'a str> {
     if !headers.op.is_row() {
         return None;
     }
     headers
         .identity
         .or_else(|| std::str::from_utf8(record.key()?).ok())
-}
-
-/// What the history calls the row of an event; none if that cannot be told.
-pub fn entity_of(record: &Record, headers: &Headers<'_>) -> Option<String> {
-    identity(record, headers).map(|identity| entity(headers.table, Some(identity)))
 }
 
 /// What the history calls a row: its table and its identity; the table alone where a row has none.
@@ -423,11 +442,8 @@ mod tests {
         );
         let headers = Headers::read(&record).unwrap();
         let body = Body::parse(&record, headers.op).unwrap();
-        assert_eq!(
-            body.collection("{schema}_{table}_history"),
-            "public_customer_history"
-        );
-        body.document(&record, &headers, "pg", None, Names::AsTheyAre)
+        let entity = entity(headers.table, identity(&record, &headers));
+        body.document(&record, &headers, &entity, "pg", None, Names::AsTheyAre)
             .unwrap()
             .to_document()
             .unwrap()

@@ -23,6 +23,8 @@ const PAGE: usize = 1000;
 /// The end of a snapshot, and where what it says is written to.
 pub struct End<'a> {
     pub collection: &'a Collection<RawDocumentBuf>,
+    /// What the entities of its table begin with.
+    pub table: &'a str,
     pub snapshots: &'a Snapshots,
     pub snapshot: &'a Snapshot,
     pub record: &'a Record,
@@ -37,7 +39,7 @@ pub struct End<'a> {
 impl End<'_> {
     /// Writes a document for each row that is gone; returns how many. Once more writes the same.
     pub async fn write_inferred_deletes(&self) -> Result<u64> {
-        let table = self.headers.table;
+        let table = self.table;
         let end = self.headers.version;
         let truncates = truncates(self.collection, table, doc! {}).await?;
         let before = truncates.partition_point(|truncate| truncate.as_str() < end);
@@ -141,8 +143,8 @@ impl End<'_> {
             Some(refused) => Err(Error::new(
                 Code::TargetRefuses,
                 format!(
-                    "mongodb refused the inferred delete of a row of {topic} (code {})",
-                    refused.code
+                    "mongodb refused the inferred delete of a row of {topic}: {}",
+                    refused.why
                 ),
                 "Look at the collection's validation rules, then send SIGHUP.",
             )),

@@ -93,9 +93,9 @@ impl Mending {
         }
         if !missing.is_empty() {
             let documents = missing.iter().map(|(_, document)| *document);
-            for Refused { place, code } in insert_new(collection, documents).await? {
+            for Refused { place, why } in insert_new(collection, documents).await? {
                 let place = missing.get(place).map_or(place, |(place, _)| *place);
-                refused.push(Refused { place, code });
+                refused.push(Refused { place, why });
             }
         }
         for (place, document) in different {
@@ -103,7 +103,10 @@ impl Mending {
             let replaced = collection.replace_one(doc! { "_id": id }, document).await;
             match replaced {
                 Ok(_) => {}
-                Err(error) if is_about_document(&error) => refused.push(Refused { place, code: 0 }),
+                Err(error) if is_about_document(&error) => {
+                    let why = "another document in the place of the one that is there".to_owned();
+                    refused.push(Refused { place, why });
+                }
                 Err(error) => return Err(classify("replacing a document", &error)),
             }
         }

@@ -2,27 +2,35 @@
 
 mod actions;
 mod admission;
+mod array_text;
 mod bodies;
 pub mod bson_value;
 mod carry_out;
+mod collection_name;
 pub mod complete;
 mod connection;
 pub mod diff;
 pub mod document;
+mod edited;
 pub mod failure;
 mod gone;
 mod insert;
+pub mod lineage;
+pub mod links;
 pub mod mend;
 pub mod newest;
 pub mod offsets;
 mod park;
 pub mod parked;
 mod parked_keys;
+mod rekeyed;
+pub mod renames;
 pub mod schemas;
 pub mod snapshots;
+pub mod tables;
 mod unchanged;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,7 +44,7 @@ use self::admission::{Admission, Told, may_be_written};
 use self::bson_value::Names;
 pub use self::connection::{connect, connect_to_primary};
 use self::connection::{durable, make_indexes};
-use self::document::{Body, entity, entity_of};
+use self::document::{Body, identity};
 use self::failure::classify;
 use self::gone::End;
 use self::insert::insert_new;
@@ -45,15 +53,16 @@ use self::offsets::Offsets;
 use self::park::Inserted;
 use self::parked::{Aside, ParkedEvents};
 use self::parked_keys::ParkedKeys;
-use self::schemas::{Schemas, type_of};
+use self::schemas::{Definition, Schemas, type_of};
 use self::snapshots::Snapshots;
+use self::tables::Tables;
 use self::unchanged::Sifted;
 use super::refusal_limit::RefusalLimit;
 use super::{Applied, Batch, Move, Position, Sink, origin, unreadable_snapshot};
 use crate::config;
 use crate::consumer::TopicPartition;
 use crate::dead_letter::{DeadLetters, Failure};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Op, SnapshotBody};
 use crate::live::Live;
 use crate::record::Record;
@@ -82,8 +91,6 @@ pub struct MongoHistory {
     /// As `state_name`, of the sink itself where this is its replay.
     sink_name: String,
     connection: Option<Connection>,
-    /// Which table each collection belongs to.
-    tables: HashMap<String, String>,
     parked: ParkedKeys,
     /// The partitions whose positions were asked for since the connection.
     assigned: HashSet<TopicPartition>,
@@ -99,6 +106,7 @@ struct Connection {
     database: Database,
     offsets: Offsets,
     schemas: Schemas,
+    tables: Tables,
     snapshots: Snapshots,
     parked_events: ParkedEvents,
     admission: Admission,
@@ -148,7 +156,6 @@ impl MongoHistory {
             sink_name: format!("{instance}.{name}"),
             state_name: format!("{instance}.{name}"),
             connection: None,
-            tables: HashMap::new(),
             parked: ParkedKeys::default(),
             assigned: HashSet::new(),
             next_look: Instant::now(),
@@ -208,12 +215,13 @@ impl MongoHistory {
             }
         }
         if headers.op == Op::Schema {
-            let learnt = connection
-                .schemas
-                .learn(&connection.database, record, &headers)
-                .await;
-            let learnt = learnt.map_err(|error| classify("writing a schema", &error))?;
-            return Ok(learnt.map(|()| None).map_err(Failure::from));
+            return match Definition::parse(record) {
+                Ok(definition) => {
+                    self.learn(record, &headers, &definition).await?;
+                    Ok(Ok(None))
+                }
+                Err(malformed) => Ok(Err(malformed.into())),
+            };
         }
         if headers.op == Op::Snapshot {
             return Ok(SnapshotBody::parse(record)
@@ -223,56 +231,108 @@ impl MongoHistory {
         if !headers.op.is_row() && headers.op != Op::Truncate {
             return Ok(Ok(None));
         }
+        let body = match Body::parse(record, headers.op) {
+            Ok(body) => body,
+            Err(malformed) => return Ok(Err(malformed.into())),
+        };
+        let told = Told::by_row(body.table_name().into_owned());
+        let admission = &mut connection.admission;
+        let refused = admission.refused(record, &headers, &told, several_topics);
+        if let Some(failure) = refused.await? {
+            return Ok(Err(failure));
+        }
+        let template = &self.settings.collection;
         let names = connection.names;
+        let tables = &mut connection.tables;
+        let place = rekeyed::place(tables, record, &headers, &body, template, names).await?;
+        let place = match place {
+            Ok(place) => place,
+            Err(malformed) => return Ok(Err(malformed.into())),
+        };
+        if !may_be_written(&place.collection) {
+            let why = format!(
+                "collection {} may not be written: it is not a history's",
+                place.collection
+            );
+            return Ok(Err(Failure::not_allowed(origin::shown(&why))));
+        }
         let types = connection
             .schemas
             .types(&connection.database, &headers)
             .await;
         let types = types.map_err(|error| classify("reading a schema", &error))?;
-        let built = Body::parse(record, headers.op).and_then(|body| {
-            let document = body.document(record, &headers, &self.source_name, types, names)?;
-            let collection = body.collection(&self.settings.collection);
-            Ok((collection, document, body.table_name().into_owned()))
-        });
-        let (collection, document, source) = match built {
-            Ok(built) => built,
+        let entity = &place.entity;
+        let built = body.document(record, &headers, entity, &self.source_name, types, names);
+        let document = match built {
+            Ok(document) => document,
             Err(malformed) => return Ok(Err(malformed.into())),
         };
-        if !may_be_written(&collection) {
-            let why = format!("collection {collection} may not be written: it is not a history's");
-            return Ok(Err(Failure::not_allowed(origin::shown(&why))));
-        }
-        let admission = &mut connection.admission;
-        let told = Told::by_row(source);
-        let refused = admission.refused(record, &headers, &told, several_topics);
-        if let Some(failure) = refused.await? {
-            return Ok(Err(failure));
-        }
         if headers.op.is_row()
             && let Err(failure) = self.rules.check(record, &|column| type_of(types, column))
         {
             return Ok(Err(failure));
         }
-        match self.tables.get(&collection) {
-            Some(table) if table == headers.table => {}
-            Some(table) => {
-                return Err(Error::configuration(
-                    format!(
-                        "tables {table} and {} would share the collection {collection}",
-                        headers.table
-                    ),
-                    format!(
-                        "Put {{schema}} or {{database}} into [sink.{}] collection, then restart.",
-                        self.name
-                    ),
-                ));
-            }
-            None => {
-                self.tables
-                    .insert(collection.clone(), headers.table.to_owned());
-            }
+        Ok(Ok(Some((place.collection, document))))
+    }
+
+    /// Takes in what a schema event says: types, names, and the key. Of rows that get another key links are noted first.
+    async fn learn(
+        &mut self,
+        record: &Record,
+        headers: &Headers<'_>,
+        definition: &Definition,
+    ) -> Result<()> {
+        let template = &self.settings.collection;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        let schemas = &mut connection.schemas;
+        let learnt = schemas
+            .learn(&connection.database, definition, headers)
+            .await;
+        learnt.map_err(|error| classify("writing a schema", &error))?;
+        let told = definition.told(record, headers);
+        if connection.tables.other_key(&told).is_some() {
+            let (database, names) = (&connection.database, connection.names);
+            let linked = rekeyed::link_rows(database, &mut connection.tables, &told, names).await?;
+            tracing::info!(
+                sink = self.name,
+                table = headers.table,
+                linked,
+                "rows of a table have another key"
+            );
         }
-        Ok(Ok(Some((collection, document))))
+        connection.tables.learn(&told, template).await.map(drop)
+    }
+
+    /// What the history calls a row that an event is about; none if that cannot be told.
+    pub(self) async fn entity_of(
+        &mut self,
+        headers: &Headers<'_>,
+        identity: Option<&str>,
+    ) -> Result<Option<String>> {
+        let Some(identity) = identity else {
+            return Ok(None);
+        };
+        let tables = &mut self.connection()?.tables;
+        let Some(lineage) = tables.of(headers.table, headers.version) else {
+            return Ok(Some(document::entity(headers.table, Some(identity))));
+        };
+        let natural = lineage.natural(Some(identity), headers.version);
+        tables.look_up([&natural]).await?;
+        Ok(Some(tables.entity(natural)))
+    }
+
+    /// The entities of rows that a chunk left out, for they were changed before it.
+    async fn changed(
+        &mut self,
+        headers: &Headers<'_>,
+        body: &SnapshotBody<'_>,
+    ) -> Result<Vec<String>> {
+        let mut entities = Vec::new();
+        for key in body.changed() {
+            let key = std::str::from_utf8(key).ok();
+            entities.extend(self.entity_of(headers, key).await?);
+        }
+        Ok(entities)
     }
 
     /// Inserts the documents of a collection that are not there yet.
@@ -282,8 +342,34 @@ impl MongoHistory {
         pending: Vec<Pending>,
         inserted: &mut Inserted,
     ) -> Result<()> {
-        let table = self.tables.get(name).cloned().unwrap_or_default();
-        let collection = self.connection()?.collection(name).await?;
+        let tried = self.try_insert(name, &pending, inserted).await;
+        match tried {
+            Err(error) if error.code == Code::CollectionRefused => {
+                for pending in &pending {
+                    let failure = Failure::collection_refused(error.what.clone());
+                    inserted.refused.insert(pending.place, failure);
+                }
+                Ok(())
+            }
+            tried => tried,
+        }
+    }
+
+    async fn try_insert(
+        &mut self,
+        name: &str,
+        pending: &[Pending],
+        inserted: &mut Inserted,
+    ) -> Result<()> {
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        let table = connection
+            .tables
+            .all()
+            .iter()
+            .find(|table| table.collection == name);
+        let table = table.map(|table| table.id.clone()).unwrap_or_default();
+        let collection = connection.collection(name).await?;
+        let pending: Vec<&Pending> = pending.iter().collect();
         let Sifted { kept, left_out } = unchanged::leave_out(&collection, &table, pending).await?;
         inserted.left_out.extend(left_out);
         if kept.is_empty() {
@@ -299,7 +385,7 @@ impl MongoHistory {
             None => insert_new(&collection, documents).await?,
         };
         for refused in refused {
-            let why = format!("mongodb refused the document (code {})", refused.code);
+            let why = format!("mongodb refused the document: {}", refused.why);
             let pending = kept.get(refused.place).ok_or_else(not_connected)?;
             inserted
                 .refused
@@ -316,7 +402,6 @@ impl MongoHistory {
         left_out: Vec<(usize, String)>,
         asides: &[Aside<'_>],
     ) -> Result<()> {
-        let snapshots = &mut self.connection()?.snapshots;
         let mut there: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         let mut partial = BTreeSet::new();
         for (place, entity) in left_out {
@@ -332,14 +417,16 @@ impl MongoHistory {
                 continue;
             }
             match Headers::read(record) {
-                Ok(headers) if headers.op.is_row() => match entity_of(record, &headers) {
-                    Some(entity) => {
-                        there.entry(&record.topic).or_default().insert(entity);
+                Ok(headers) if headers.op.is_row() => {
+                    match self.entity_of(&headers, identity(record, &headers)).await? {
+                        Some(entity) => {
+                            there.entry(&record.topic).or_default().insert(entity);
+                        }
+                        None => {
+                            partial.insert(&*record.topic);
+                        }
                     }
-                    None => {
-                        partial.insert(&*record.topic);
-                    }
-                },
+                }
                 Ok(headers) if headers.op != Op::Snapshot => {}
                 // Nobody knows which row it is about.
                 _ => {
@@ -358,9 +445,10 @@ impl MongoHistory {
                 there
                     .entry(&record.topic)
                     .or_default()
-                    .extend(changed(&headers, &body));
+                    .extend(self.changed(&headers, &body).await?);
             }
         }
+        let snapshots = &mut self.connection()?.snapshots;
         for topic in partial {
             snapshots.set_partial(topic).await?;
         }
@@ -399,22 +487,36 @@ impl MongoHistory {
         body: &SnapshotBody<'_>,
     ) -> Result<()> {
         let event = Body::parse(record, headers.op).map_err(unreadable_snapshot)?;
-        let Some(connection) = self.connection.as_mut() else {
-            return Err(not_connected());
-        };
+        let template = self.settings.collection.clone();
+        let connection = self.connection()?;
         if body.is_partial() {
             connection.snapshots.set_partial(&record.topic).await?;
         }
         if let Some(snapshot) = connection.snapshots.whole(&record.topic, body.id()) {
             // What waits may say otherwise.
             let parked = self.parked.of_topic(&record.topic);
-            let parked = parked.map(|key| entity(headers.table, std::str::from_utf8(key).ok()));
-            let there = changed(headers, body).chain(parked).collect();
+            let parked: Vec<Vec<u8>> = parked.map(<[u8]>::to_vec).collect();
+            let mut there = BTreeSet::from_iter(self.changed(headers, body).await?);
+            for key in parked {
+                let key = std::str::from_utf8(&key).ok();
+                there.extend(self.entity_of(headers, key).await?);
+            }
+            let connection = self.connection.as_mut().ok_or_else(not_connected)?;
             connection.snapshots.note(&record.topic, &there).await?;
-            let name = event.collection(&self.settings.collection);
-            let collection = connection.collection(&name).await?;
+            let told = rekeyed::told_by_row(record, headers, &event, &[]);
+            let lineage = connection.tables.learn(&told, &template).await?;
+            let (table, name) = (lineage.id.clone(), lineage.collection.clone());
+            let collection = match connection.collection(&name).await {
+                Ok(collection) => collection,
+                // Nothing of the table is there that could be gone.
+                Err(error) if error.code == Code::CollectionRefused => {
+                    return connection.snapshots.end(&record.topic, body.id()).await;
+                }
+                Err(error) => return Err(error),
+            };
             let end = End {
                 collection: &collection,
+                table: &table,
                 snapshots: &connection.snapshots,
                 snapshot: &snapshot,
                 record,
@@ -432,14 +534,26 @@ impl MongoHistory {
                 "a snapshot of the source ended"
             );
         }
-        connection.snapshots.end(&record.topic, body.id()).await
+        let snapshots = &mut self.connection()?.snapshots;
+        snapshots.end(&record.topic, body.id()).await
     }
-}
 
-/// The entities of rows that a chunk left out, for they were changed before it.
-fn changed(headers: &Headers<'_>, body: &SnapshotBody<'_>) -> impl Iterator<Item = String> {
-    let keys = body.changed().map(|key| std::str::from_utf8(key).ok());
-    keys.flatten().map(|key| entity(headers.table, Some(key)))
+    /// Whether an event gives a table's rows another key, as far as is known: which rows are there must be known then.
+    fn may_change_key(&self, record: &Record) -> bool {
+        let Some(connection) = &self.connection else {
+            return false;
+        };
+        let (Ok(headers), Ok(definition)) = (Headers::read(record), Definition::parse(record))
+        else {
+            return false;
+        };
+        let told = definition.told(record, &headers);
+        match connection.tables.knows(&told) {
+            true => connection.tables.other_key(&told).is_some(),
+            // What it was before may be in the batch that is being gathered.
+            false => !definition.is_first() && !told.key.is_empty(),
+        }
+    }
 }
 
 impl Sink for MongoHistory {
@@ -465,6 +579,7 @@ impl Sink for MongoHistory {
             )
             .await?,
             snapshots: Snapshots::read(&database, &self.state_name).await?,
+            tables: Tables::read(&database).await?,
             database,
             schemas: Schemas::default(),
             indexed: HashSet::new(),
@@ -500,7 +615,7 @@ impl Sink for MongoHistory {
         }
         self.note(batch, inserted.left_out, &asides).await?;
         if !is_replay {
-            self.park(batch, &asides, dead_letters).await?;
+            self.park(batch, &mut asides, dead_letters).await?;
         }
         self.connection()?.offsets.advance(&batch.moves).await?;
         Ok(Applied {
@@ -542,13 +657,23 @@ impl Sink for MongoHistory {
 
     fn waits_together(&self, record: &Record) -> bool {
         // The copies of a truncate have one id: they are one document anyway.
+        let waits = match record.op() {
+            Some("snapshot") => true,
+            Some("schema") => self.may_change_key(record),
+            _ => false,
+        };
         let admission = self.connection.as_ref().map(|known| &known.admission);
-        record.op() == Some("snapshot")
-            && admission.is_none_or(|admission| !admission.is_plainly_refused(record))
+        waits && admission.is_none_or(|admission| !admission.is_plainly_refused(record))
     }
 
     async fn apply_together(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
         let headers = Headers::read(record).map_err(unreadable_snapshot)?;
+        if headers.op == Op::Schema {
+            if let (false, Ok(definition)) = (self.is_beyond(record), Definition::parse(record)) {
+                self.learn(record, &headers, &definition).await?;
+            }
+            return self.connection()?.offsets.advance(moves).await;
+        }
         let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
         if self.is_beyond(record) {
             return self.connection()?.offsets.advance(moves).await;
@@ -572,7 +697,7 @@ impl Sink for MongoHistory {
 
 fn not_connected() -> Error {
     Error::new(
-        crate::error::Code::Unreachable,
+        Code::Unreachable,
         "mongodb: not connected",
         "It is tried again.",
     )

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use mongodb::bson::{RawDocumentBuf, doc};
 
 use super::admission::Told;
+use super::document::identity;
 use super::failure::classify;
 use super::parked::Aside;
 use super::parked_keys::{key_of, version_of};
@@ -137,8 +138,9 @@ impl MongoHistory {
         for (place, record) in events {
             inserted.left_out.retain(|(left_out, _)| left_out != place);
             if let Some(name) = inserted.collections.get(place) {
-                let collection = self.connection()?.collection(name).await?;
-                let deleted = collection
+                let database = &self.connection()?.database;
+                let deleted = database
+                    .collection::<RawDocumentBuf>(name)
                     .delete_one(doc! { "_id": record.event_id() })
                     .await;
                 deleted.map_err(|error| classify("taking out what has to wait", &error))?;
@@ -151,12 +153,20 @@ impl MongoHistory {
     pub(super) async fn park(
         &mut self,
         batch: &Batch,
-        asides: &[Aside<'_>],
+        asides: &mut [Aside<'_>],
         dead_letters: &DeadLetters,
     ) -> Result<()> {
         if asides.is_empty() {
             return Ok(());
         }
+        for aside in asides.iter_mut() {
+            let headers = Headers::read(aside.record).ok();
+            if let Some(headers) = headers.filter(|headers| headers.op.is_row()) {
+                let identity = identity(aside.record, &headers);
+                aside.entity = self.entity_of(&headers, identity).await?;
+            }
+        }
+        let asides = &*asides;
         // Where another instance has gone on, people may have decided already.
         self.connection()?.offsets.check(&batch.moves).await?;
         let refused = asides
@@ -187,6 +197,7 @@ impl MongoHistory {
             record,
             key,
             waits_for: None,
+            entity: None,
             failure: Some(failure),
         });
     }
@@ -211,6 +222,7 @@ impl MongoHistory {
             record,
             key,
             waits_for,
+            entity: None,
             failure: None,
         });
         true

@@ -22,12 +22,17 @@ use crate::error::{Code, Error, Result};
 use crate::record::Record;
 
 const COLLECTION: &str = "companion_parked";
-const INDEXES: [&[&str]; 2] = [&["sink", "topic", "offset"], &["sink", "parked_behind"]];
+const INDEXES: [&[&str]; 3] = [
+    &["sink", "topic", "offset"],
+    &["sink", "parked_behind"],
+    &["sink", "entity"],
+];
 /// Everything but what can be long.
 const ALL_BUT_VALUE: &str = "value";
 
 /// The parked events of one sink.
 pub struct ParkedEvents {
+    database: Database,
     collection: Collection<Document>,
     bodies: Bodies,
     /// What was decided about them.
@@ -45,6 +50,8 @@ pub struct Aside<'b> {
     pub key: Option<Box<[u8]>>,
     /// The key that its row had before, if it waits for that one.
     pub waits_for: Option<Box<[u8]>>,
+    /// What the history calls its row; noted when it is parked.
+    pub entity: Option<String>,
     /// Why it was refused.
     pub failure: Option<Failure>,
 }
@@ -78,11 +85,17 @@ impl ParkedEvents {
     /// The parked events of `sink` (`<name>.<sink>`, as its offsets), kept in `database`.
     pub fn new(database: &Database, sink: &str) -> Self {
         ParkedEvents {
+            database: database.clone(),
             collection: database.collection(COLLECTION),
             bodies: Bodies::new(database),
             actions: Actions::new(database, sink),
             sink: sink.to_owned(),
         }
+    }
+
+    /// Where they are kept.
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
     /// The keys that are parked.
@@ -132,7 +145,7 @@ impl ParkedEvents {
             None => Ok(()),
             Some(refused) => Err(Error::new(
                 Code::TargetRefuses,
-                format!("mongodb refused to keep an event (code {})", refused.code),
+                format!("mongodb refused to keep an event: {}", refused.why),
                 format!("Look at the validation rules of {COLLECTION}, then send SIGHUP."),
             )),
         }
@@ -152,7 +165,7 @@ impl ParkedEvents {
             "_id": id, "sink": &self.sink, "event": event_id, "topic": &*record.topic, "partition": record.partition,
             "offset": record.offset, "version": version_of(record), "key": aside.key.as_deref().map(binary),
             "waits_for": aside.waits_for.as_deref().map(binary), "parked_behind": aside.failure.is_none(),
-            "parked_at": &now, "record_key": record.key().map(binary), "headers": headers, "value": value,
+            "entity": aside.entity.as_deref(), "parked_at": &now, "record_key": record.key().map(binary), "headers": headers, "value": value,
         };
         if let Some(failure) = &aside.failure {
             document.extend(failed_at(failure, 1, &now));
@@ -256,6 +269,21 @@ impl ParkedEvents {
             Some(kept) => self.bodies.load(&kept).await,
             None => Ok(None),
         }
+    }
+
+    /// What the history calls the row of an event.
+    pub async fn entity(&self, event_id: &str) -> Result<Option<String>> {
+        let found = self.document_of(&self.id(event_id)).await?;
+        Ok(found.and_then(|found| found.get_str("entity").ok().map(str::to_owned)))
+    }
+
+    /// How many refused events of a row there are, or events `behind` such: of one of the `entities`.
+    pub async fn count_waiting(&self, entities: &[String], behind: bool) -> Result<u64> {
+        let waiting = doc! {
+            "sink": &self.sink, "entity": { "$in": entities }, "parked_behind": behind,
+        };
+        let count = self.collection.count_documents(waiting).await;
+        count.map_err(|error| classify("counting parked events", &error))
     }
 
     /// An event's value as its document has it.

@@ -2,13 +2,14 @@
 //! `companion_schemas`, because a later run does not see those events again.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 
 use super::bson_value::Names;
+use super::lineage::{Name, Told};
 use crate::event::{Headers, Malformed, parse_body};
 use crate::record::Record;
 use crate::sink::postgres::pg_text::PgType;
@@ -45,14 +46,29 @@ pub struct Schemas {
     known: HashMap<String, Option<ColumnTypes>>,
 }
 
+/// A schema event.
 #[derive(Deserialize)]
-struct Body {
+pub struct Definition {
+    source: Source,
     schema_change: Change,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    db: String,
+    schema: String,
+    table: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Change {
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default, rename = "table_oid")]
+    oid: Option<i64>,
+    #[serde(default)]
+    renames: BTreeMap<String, String>,
     #[serde(default)]
     table_changes: Vec<TableChange>,
 }
@@ -63,7 +79,10 @@ struct TableChange {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Table {
+    #[serde(default)]
+    primary_key_column_names: Vec<String>,
     columns: Vec<Column>,
 }
 
@@ -72,6 +91,57 @@ struct Table {
 struct Column {
     name: String,
     type_name: String,
+    #[serde(default)]
+    type_expression: Option<String>,
+}
+
+impl Table {
+    fn types(&self) -> Vec<(&str, &str)> {
+        let columns = self.columns.iter();
+        columns
+            .filter_map(|column| Some((column.name.as_str(), column.type_expression.as_deref()?)))
+            .collect()
+    }
+}
+
+impl Definition {
+    /// Parses a schema event.
+    pub fn parse(record: &Record) -> Result<Definition, Malformed> {
+        parse_body(record)
+    }
+
+    /// Whether the source begins to send the table.
+    pub fn is_first(&self) -> bool {
+        self.schema_change.kind == "CREATE"
+    }
+
+    fn table(&self) -> Option<&Table> {
+        let changes = &self.schema_change.table_changes;
+        changes.iter().find_map(|change| change.table.as_ref())
+    }
+
+    /// What it says about its table.
+    pub fn told<'t>(&'t self, record: &'t Record, headers: &Headers<'t>) -> Told<'t> {
+        let change = &self.schema_change;
+        Told {
+            version: headers.version,
+            topic: &record.topic,
+            is_renaming: change.kind == "RENAME",
+            name: Name {
+                from: String::new(),
+                header: headers.table.to_owned(),
+                database: self.source.db.clone(),
+                schema: self.source.schema.clone(),
+                table: self.source.table.clone(),
+            },
+            oid: change.oid,
+            renames: &change.renames,
+            key: self
+                .table()
+                .map_or(&[], |table| &table.primary_key_column_names),
+            types: self.table().map_or(Vec::new(), Table::types),
+        }
+    }
 }
 
 impl Schemas {
@@ -79,28 +149,26 @@ impl Schemas {
     pub async fn learn(
         &mut self,
         database: &Database,
-        record: &Record,
+        definition: &Definition,
         headers: &Headers<'_>,
-    ) -> Result<Result<(), Malformed>, mongodb::error::Error> {
+    ) -> Result<(), mongodb::error::Error> {
         let Some(hash) = headers.schema else {
-            return Ok(Ok(()));
+            return Ok(());
         };
         let id = format!("{}:{hash}", headers.table);
         if matches!(self.known.get(&id), Some(Some(_))) {
-            return Ok(Ok(()));
+            return Ok(());
         }
-        let body: Body = match parse_body(record) {
-            Ok(body) => body,
-            Err(malformed) => return Ok(Err(malformed)),
-        };
-        let tables = body.schema_change.table_changes;
-        let Some(table) = tables.into_iter().find_map(|change| change.table) else {
-            return Ok(Ok(()));
+        let Some(table) = definition.table() else {
+            return Ok(());
         };
         let columns: Vec<_> = table
             .columns
             .iter()
-            .map(|column| doc! { "name": &column.name, "type": &column.type_name })
+            .map(|column| {
+                let expression = column.type_expression.as_ref();
+                doc! { "name": &column.name, "type": &column.type_name, "expression": expression }
+            })
             .collect();
         let known = database.collection::<Document>(COLLECTION);
         let inserted = known
@@ -113,10 +181,10 @@ impl Schemas {
         }
         let types = table
             .columns
-            .into_iter()
-            .map(|column| (column.name, column.type_name));
+            .iter()
+            .map(|column| (column.name.clone(), column.type_name.clone()));
         self.known.insert(id, Some(types.collect()));
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// The column types of an event, if they are known.
@@ -142,6 +210,29 @@ pub async fn stored_types(
     database: &Database,
     id: &str,
 ) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
+    let type_name = |column: &Document| column.get_str("type").ok().map(str::to_owned);
+    stored(database, id, type_name).await
+}
+
+/// The same with their modifiers, as far as these were kept.
+pub async fn stored_expressions(
+    database: &Database,
+    id: &str,
+) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
+    let expression = |column: &Document| {
+        let expression = column
+            .get_str("expression")
+            .or_else(|_| column.get_str("type"));
+        expression.ok().map(str::to_owned)
+    };
+    stored(database, id, expression).await
+}
+
+async fn stored(
+    database: &Database,
+    id: &str,
+    type_of: impl Fn(&Document) -> Option<String>,
+) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
     let known = database.collection::<Document>(COLLECTION);
     let found = known.find_one(doc! { "_id": id }).await?;
     let columns = found
@@ -152,7 +243,7 @@ pub async fn stored_types(
         columns
             .filter_map(|column| {
                 let name = column.get_str("name").ok()?.to_owned();
-                Some((name, column.get_str("type").ok()?.to_owned()))
+                Some((name, type_of(column)?))
             })
             .collect()
     }))

@@ -119,10 +119,7 @@ impl Snapshots {
             None => Ok(()),
             Some(refused) => Err(Error::new(
                 Code::TargetRefuses,
-                format!(
-                    "mongodb refused a note of a snapshot (code {})",
-                    refused.code
-                ),
+                format!("mongodb refused a note of a snapshot: {}", refused.why),
                 "Allow the sink's user to write every collection of its database, then send SIGHUP.",
             )),
         }

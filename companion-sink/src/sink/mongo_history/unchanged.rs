@@ -13,26 +13,26 @@ use crate::error::Result;
 type LastImages = HashMap<String, (String, Option<Bson>)>;
 
 /// What a batch has for a collection.
-pub struct Sifted {
+pub struct Sifted<'p> {
     /// To be written.
-    pub kept: Vec<Pending>,
+    pub kept: Vec<&'p Pending>,
     /// Rows of snapshots that the history knows: the places of their events in the batch, and their entities.
     pub left_out: Vec<(usize, String)>,
 }
 
 /// Leaves out the rows of snapshots that equal the newest image of their entity. Only what is older than a row counts, so
 /// that reading the same events again leaves out the same rows.
-pub async fn leave_out(
+pub async fn leave_out<'p>(
     collection: &Collection<RawDocumentBuf>,
     table: &str,
-    pending: Vec<Pending>,
-) -> Result<Sifted> {
+    pending: Vec<&'p Pending>,
+) -> Result<Sifted<'p>> {
     let mut sifted = Sifted {
         kept: Vec::with_capacity(pending.len()),
         left_out: Vec::new(),
     };
     // Looked at as it is: outside of snapshots nothing is parsed.
-    let is_of_snapshot = |pending: &Pending| pending.document.get_str("op") == Ok("snapshot");
+    let is_of_snapshot = |pending: &&Pending| pending.document.get_str("op") == Ok("snapshot");
     if !pending.iter().any(is_of_snapshot) {
         sifted.kept = pending;
         return Ok(sifted);

@@ -18,7 +18,7 @@ pub enum Fault {
     /// (`refusal`).
     Doubtful {
         /// What it is if the event is to blame.
-        failure: Failure,
+        failure: Box<Failure>,
         /// What it is if the target is.
         error: Error,
     },
@@ -94,7 +94,7 @@ pub fn sort(doing: &str, error: &PgError) -> Fault {
         Kind::Conflict | Kind::ReadOnly => Fault::Other(passing(doing, state)),
         Kind::Target => Fault::Other(of_target(doing, db)),
         Kind::Doubtful => Fault::Doubtful {
-            failure: refused(state, db),
+            failure: Box::new(refused(state, db)),
             error: of_target(doing, db),
         },
         // A server that is there and refuses something refuses what it was given.

@@ -243,7 +243,7 @@ impl Postgres {
                 failure.code, failure.message
             ),
             format!(
-                "companion-sink dlq show {id}; then mend the target (or the rule) and `dlq retry {id}`, or `dlq edit {id} --set after.COLUMN=VALUE`, or `dlq skip {id} --reason TEXT`."
+                "companion-sink dlq show {id}; then mend the target (or the rule) and `dlq retry {id}`, or `dlq edit {id} --set after.COLUMN=VALUE --reason TEXT`, or `dlq skip {id} --reason TEXT`."
             ),
         ))
     }
@@ -337,8 +337,8 @@ impl Postgres {
                 session.keep_part();
                 Ok(Some(Ok(())))
             }
-            Err(Fault::Event(why) | Fault::Doubtful { failure: why, .. }) => {
-                tracing::debug!(code = %why.code, reason = %why.reason, "rows are applied the careful way");
+            Err(Fault::Event(_) | Fault::Doubtful { .. }) => {
+                tracing::debug!("rows are applied the careful way");
                 session.undo_part().await?;
                 let connection = self.connection.as_mut().ok_or_else(not_connected)?;
                 if self.settings.shadow.is_some() || connection.bindings.has_added() {

@@ -24,7 +24,7 @@ pub async fn told(
         Fault::Other(error) => return Err(error),
         Fault::Event(failure) => failure,
         Fault::Doubtful { failure, error } => match serves(client, table).await? {
-            true => failure,
+            true => *failure,
             false => return Err(error),
         },
     };
