@@ -134,8 +134,11 @@ fn escaped_len(bytes: &[u8]) -> usize {
             _ => 0,
         })
         .sum();
-    // What is no UTF-8 becomes base64.
-    (bytes.len() + more + 2).max(bytes.len() / 3 * 4 + 6)
+    match std::str::from_utf8(bytes) {
+        Ok(_) => bytes.len() + more + 2,
+        // It becomes base64.
+        Err(_) => bytes.len() / 3 * 4 + 6,
+    }
 }
 
 fn put_text(out: &mut Vec<u8>, bytes: &[u8]) -> Option<Mark> {
@@ -306,6 +309,17 @@ mod tests {
             shown(Kind::Text, &[0xff, 0x41]),
             ("\"/0E=\"".into(), Some(Mark::Base64))
         );
+    }
+
+    #[test]
+    fn a_text_that_just_fits_is_rendered() {
+        const MOST: usize = 1 << 20;
+        let mut out = Vec::new();
+        put_large_value(&mut out, &Kind::Text, &vec![b'a'; MOST - 2], MOST).unwrap();
+        assert_eq!(out.len(), MOST);
+        let one_more = vec![b'a'; MOST - 1];
+        let refused = put_large_value(&mut Vec::new(), &Kind::Text, &one_more, MOST);
+        assert!(matches!(refused, Err(WireError::TooLong)));
     }
 
     #[test]
