@@ -241,6 +241,11 @@ impl Admission {
                 let owner = bound.tables.last().map_or("", String::as_str);
                 return Some(origin::foreign(topic, owner, header));
             }
+            // Names go from table to table in one transaction, and topics are read independently: the one that gives the
+            // name up may not have come to that yet.
+            if told.is_rename {
+                return None;
+            }
         }
         let named = format!("{}.{}", told.source.schema, told.source.table);
         let mut several = several_topics.iter();
