@@ -82,10 +82,12 @@ pub fn named(relation: &pg_sys::RelationData, name: &str) -> Option<*mut pg_sys:
         .find(|trigger| unsafe { CStr::from_ptr((**trigger).tgname).to_bytes() == name.as_bytes() })
 }
 
+/// Copies, as the executor makes them: a look-up in a catalog may have the relation cache build its descriptions anew.
 fn triggers(relation: &pg_sys::RelationData) -> impl Iterator<Item = *mut pg_sys::Trigger> {
-    let description = relation.trigdesc;
-    // SAFETY: the relation is open; its trigger descriptions are null or an array of the stated length.
+    // SAFETY: the relation is open; its trigger descriptions are null or an array of the stated length, and so is a copy,
+    // which lives as long as the memory of the current context.
     let (first, count) = unsafe {
+        let description = pg_sys::CopyTriggerDesc(relation.trigdesc);
         if description.is_null() {
             (std::ptr::null_mut(), 0)
         } else {

@@ -178,6 +178,16 @@ fn tell_of(found: &[Touched], command: &Command) -> Vec<pg_sys::Oid> {
                 types.push(one.now.row_type);
             }
         } else if one.now.has_row_trigger() {
+            // What another transaction changed is not locked here, and may be gone in a moment.
+            let is_ours = is_renamed(before, &one.now)
+                || before.differs(&one.now)
+                || before.triggers != one.now.triggers
+                || before.persistence != one.now.persistence
+                || rewritten.contains(&one.oid)
+                || (one.now.kind == b'p' && !rewritten.is_empty());
+            if !is_ours {
+                continue;
+            }
             let table = Table::at(one.oid);
             // SAFETY: inside a transaction.
             let root = Table::at(unsafe { root_of(one.oid) });
@@ -198,11 +208,13 @@ fn tell_of(found: &[Touched], command: &Command) -> Vec<pg_sys::Oid> {
         }
     }
     warn_of(&disabled);
-    let change = SchemaChange {
-        ddl: command.ddl(),
-        ..SchemaChange::new("ALTER")
-    };
-    changed_types::capture(types, false, &change, &told);
+    if !types.is_empty() {
+        let change = SchemaChange {
+            ddl: command.ddl(),
+            ..SchemaChange::new("ALTER")
+        };
+        changed_types::capture(types, false, &change, &told);
+    }
     told
 }
 

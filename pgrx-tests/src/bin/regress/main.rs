@@ -98,10 +98,12 @@ const PLAIN: [(&str, &str); 4] = [
     ("cdc.brokers", ""),
 ];
 
-const TRACKED: [(&str, &str); 3] = [
+const TRACKED: [(&str, &str); 4] = [
     ("max_prepared_transactions", "2"),
     ("fsync", "off"),
     ("cdc.topic_partitions", "1"),
+    // Roles of the suite make more tables than a database may have topics by default.
+    ("cdc.max_topics", "10000"),
 ];
 
 fn read(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
