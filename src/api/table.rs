@@ -254,11 +254,13 @@ impl Table {
         })
     }
 
-    /// Columns of the primary key, else of the replica identity index. A deferrable one is none; where nothing else is
-    /// the key (`must_serve`) it is refused with CDC0105.
-    pub fn identity(&self, must_serve: bool) -> Vec<String> {
+    /// Reads something of the index of the primary key, else of the replica identity; none if there is neither.
+    pub fn with_identity_index<R>(
+        &self,
+        read: impl FnOnce(&pg_sys::RelationData, &pg_sys::RelationData) -> R,
+    ) -> Option<R> {
         // SAFETY: the relation is open while it is read; the index is closed again.
-        let found = self.read(|relation| unsafe {
+        self.read(|relation| unsafe {
             pg_sys::list_free(pg_sys::RelationGetIndexList(
                 std::ptr::from_ref(relation).cast_mut(),
             ));
@@ -271,7 +273,18 @@ impl Table {
                 return None;
             }
             let index = pg_sys::index_open(index_oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            let form = &*(*index).rd_index;
+            let result = read(relation, &*index);
+            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            Some(result)
+        })
+    }
+
+    /// Columns of the primary key, else of the replica identity index. A deferrable one is none; where nothing else is
+    /// the key (`must_serve`) it is refused with CDC0105.
+    pub fn identity(&self, must_serve: bool) -> Vec<String> {
+        // SAFETY: relation and index are open while they are read.
+        let found = self.with_identity_index(|relation, index| unsafe {
+            let form = &*index.rd_index;
             let columns: Vec<String> = form
                 .indkey
                 .values
@@ -280,9 +293,7 @@ impl Table {
                 .filter(|number| **number > 0)
                 .map(|number| name_of(tuple_attribute(relation.rd_att, *number as usize - 1)))
                 .collect();
-            let immediate = form.indimmediate;
-            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            Some((columns, immediate))
+            (columns, form.indimmediate)
         });
         match found {
             Some((columns, true)) => columns,

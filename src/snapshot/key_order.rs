@@ -40,24 +40,13 @@ pub struct KeyOrder(Vec<KeyColumn>);
 impl KeyOrder {
     /// The order of the primary key, else of the replica identity; none if there is no such B-tree.
     pub fn of(table: &Table) -> Option<KeyOrder> {
-        // SAFETY: the relation is open while it is read; the index is closed again.
-        table.read(|relation| unsafe {
-            pg_sys::list_free(pg_sys::RelationGetIndexList(
-                std::ptr::from_ref(relation).cast_mut(),
-            ));
-            let index_oid = if relation.rd_pkindex != pg_sys::InvalidOid {
-                relation.rd_pkindex
-            } else {
-                relation.rd_replidindex
-            };
-            if index_oid == pg_sys::InvalidOid {
-                return None;
-            }
-            let index = pg_sys::index_open(index_oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            let columns = columns_of(relation, &*index);
-            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            columns.filter(|columns| !columns.is_empty()).map(KeyOrder)
-        })
+        // SAFETY: relation and index are open while they are read.
+        let columns =
+            table.with_identity_index(|relation, index| unsafe { columns_of(relation, index) });
+        columns
+            .flatten()
+            .filter(|columns| !columns.is_empty())
+            .map(KeyOrder)
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
