@@ -15,6 +15,7 @@ const COLUMNS: &str = "SELECT coalesce(string_agg(a.attname || ' ' || format_typ
 fn start(database: &Database<'_>, consistency: &'static str, more_toml: &str) -> CompanionSink {
     let plan = pg_cdc_tests::companion_sink::Plan {
         consistency,
+        topics: vec![format!("{}.*", database.name())],
         more_toml: more_toml.to_owned(),
         ..database.plan_companion_sink()
     };
@@ -271,5 +272,57 @@ fn tables_and_columns_may_have_other_names_on_the_target() {
                 .get::<_, i64>(0),
             1
         );
+    }
+}
+
+#[test]
+fn a_table_that_is_dropped_and_made_anew_has_none_of_the_old_rows() {
+    for consistency in ["row", "transaction"] {
+        let database = TestBed::shared().database(&format!("anew_{consistency}"));
+        let mut source = database.source();
+        run(
+            &mut source,
+            &[
+                "SELECT cdc_track_schema('public', new_tables => true)",
+                "CREATE TABLE t (id int PRIMARY KEY, place text)",
+                "CREATE TABLE keyless (place text)",
+                "INSERT INTO t VALUES (1, 'old'), (2, 'old')",
+                "INSERT INTO keyless VALUES ('old')",
+            ],
+        );
+        let sink = start(&database, consistency, "");
+        // No text is a box: the old rows must be gone before the columns change.
+        run(
+            &mut source,
+            &[
+                "DROP TABLE t, keyless",
+                "CREATE TABLE t (id int PRIMARY KEY, place box, more int)",
+                "INSERT INTO t VALUES (2, '(1,1),(0,0)', 2)",
+                "BEGIN",
+                "CREATE TABLE keyless (place int)",
+                "INSERT INTO keyless VALUES (1)",
+                "DROP TABLE keyless",
+                "CREATE TABLE keyless (place text)",
+                "INSERT INTO keyless VALUES ('new')",
+                "COMMIT",
+                // As a whole schema, and by who owned it.
+                "CREATE SCHEMA hr",
+                "SELECT cdc_track_schema('hr', new_tables => true)",
+                "CREATE TABLE hr.person (id int PRIMARY KEY)",
+                "INSERT INTO hr.person VALUES (1)",
+                "DROP SCHEMA hr CASCADE",
+                "CREATE SCHEMA hr",
+                "SELECT cdc_track_schema('hr', new_tables => true)",
+                "CREATE TABLE hr.person (id int PRIMARY KEY)",
+                "INSERT INTO hr.person VALUES (2)",
+            ],
+        );
+        for table in ["t", "keyless"] {
+            applied(&database, &sink, &database.topic(table));
+            replica::assert_equal(&mut source, &mut database.replica(), table);
+        }
+        let of_hr = format!("{}.hr.person", database.name());
+        applied(&database, &sink, &of_hr);
+        replica::assert_equal(&mut source, &mut database.replica(), "hr.person");
     }
 }

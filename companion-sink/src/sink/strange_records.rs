@@ -1,7 +1,10 @@
 //! Whatever a record holds: it is an event or malformed, and never the end of the process.
 
+use std::time::{Duration, Instant};
+
 use change::version::Version;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::mongo_history::bson_value::Names;
 use super::mongo_history::document::Body;
@@ -19,6 +22,9 @@ const BODY: &str = r#"{"id":"n-1","op":"u","ts_us":1,"source":{"db":"d","schema"
 "snapshot":{"id":1,"chunk":1,"event":"chunk_end","to":null,"changed":[{"id":1}]},
 "schema_change":{"type":"ALTER","contents_changed":true,"renames":{"a":"b"},"tableChanges":[{"table":{"primaryKeyColumnNames":["id"],
 "columns":[{"name":"id","typeName":"int4","typeExpression":"integer","optional":false}]}}]}}"#;
+
+/// Cases of a round.
+const ROUND: u32 = 2000;
 
 /// Pieces that parsers stumble over.
 fn pieces() -> impl Strategy<Value = Vec<u8>> {
@@ -111,25 +117,85 @@ fn look_at(record: &Record) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_record_is_the_end(body in prop::option::of(bodies()), key in prop::option::of(texts()), values in prop::collection::vec(prop::option::of(texts()), 8)) {
-        let names = [
-            "cdc.id", "cdc.version", "cdc.op", "cdc.table", "cdc.schema", "cdc.identity", "cdc.sinks", "__debezium.oldkey",
-        ];
-        let headers = names.iter().copied().zip(values.iter().map(|value| value.as_deref()));
-        look_at(&Record::new("t".into(), 0, 0, key.as_deref(), body.as_deref(), headers));
-        // The same with headers as they should be.
-        let good: [(&str, Option<&[u8]>); 4] = [
-            ("cdc.id", Some(b"n-1")),
-            ("cdc.version", Some(b"0001-00000001-00000000015a3098-0000000001-00")),
-            ("cdc.op", Some(b"u")),
-            ("cdc.table", Some(b"d.public.t")),
-        ];
-        look_at(&Record::new("t".into(), 0, 0, key.as_deref(), body.as_deref(), good.into_iter()));
+/// One round of cases; as many as fit into the seconds of `PG_CDC_FUZZ_SECONDS` where it is set, as `./dev fuzz` does.
+fn rounds<S: Strategy>(strategy: &S, case: impl Fn(S::Value)) {
+    let seconds =
+        std::env::var("PG_CDC_FUZZ_SECONDS").map_or(0, |text| text.parse().expect("seconds"));
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut cases = 0;
+    loop {
+        let result = TestRunner::new(ProptestConfig {
+            cases: ROUND,
+            ..ProptestConfig::default()
+        })
+        .run(strategy, |value| {
+            case(value);
+            Ok(())
+        });
+        if let Err(failure) = result {
+            panic!("{failure}");
+        }
+        cases += ROUND;
+        if Instant::now() >= end {
+            break;
+        }
     }
+    println!("{cases} records");
+}
+
+#[test]
+fn no_record_is_the_end() {
+    let names = [
+        "cdc.id",
+        "cdc.version",
+        "cdc.op",
+        "cdc.table",
+        "cdc.schema",
+        "cdc.identity",
+        "cdc.sinks",
+        "__debezium.oldkey",
+    ];
+    // Headers as they should be: what is behind them is reached.
+    let good: [(&str, Option<&[u8]>); 4] = [
+        ("cdc.id", Some(b"n-1")),
+        (
+            "cdc.version",
+            Some(b"0001-00000001-00000000015a3098-0000000001-00"),
+        ),
+        ("cdc.op", Some(b"u")),
+        ("cdc.table", Some(b"d.public.t")),
+    ];
+    let records = (
+        prop::option::of(bodies()),
+        prop::option::of(texts()),
+        prop::collection::vec(prop::option::of(texts()), names.len()),
+    );
+    rounds(&records, |(body, key, values)| {
+        let headers = names
+            .iter()
+            .copied()
+            .zip(values.iter().map(|value| value.as_deref()));
+        look_at(&Record::new(
+            "t".into(),
+            0,
+            0,
+            key.as_deref(),
+            body.as_deref(),
+            headers,
+        ));
+        look_at(&Record::new(
+            "t".into(),
+            0,
+            0,
+            key.as_deref(),
+            body.as_deref(),
+            good.into_iter(),
+        ));
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ROUND, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_a_version_is_the_only_spelling_of_it(text in "[0-9a-fA-F+ -]{0,50}|[0-9a-f]{4}-[0-9a-f]{8}-[0-9a-f]{16}-[0-9]{10}-[0-9]{2}") {

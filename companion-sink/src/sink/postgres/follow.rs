@@ -70,6 +70,8 @@ pub struct Followed {
     pub target: Target,
     /// What the source's was.
     pub definition: Definition,
+    /// The source has dropped its table: its rows are here until another table comes into the topic.
+    pub is_dropped: bool,
 }
 
 impl<'a> SchemaBody<'a> {
@@ -81,6 +83,11 @@ impl<'a> SchemaBody<'a> {
     /// Whether the source no longer sends the table.
     pub fn is_farewell(&self) -> bool {
         matches!(self.schema_change.kind.as_str(), "UNTRACK" | "DROP")
+    }
+
+    /// Whether the source has dropped the table.
+    pub fn is_drop(&self) -> bool {
+        self.schema_change.kind == "DROP"
     }
 
     /// Whether the table, or its schema, has another name.
@@ -116,6 +123,8 @@ pub struct Follower<'f> {
     pub settings: &'f config::Postgres,
     /// The event's `cdc.table`.
     pub header: &'f str,
+    /// The target's table has been emptied in this transaction: nothing is there that could be cast.
+    pub is_emptied: bool,
 }
 
 impl Follower<'_> {
@@ -164,6 +173,7 @@ impl Follower<'_> {
         Ok(Some(Followed {
             target,
             definition: definition.clone(),
+            is_dropped: false,
         }))
     }
 
@@ -282,6 +292,7 @@ impl Follower<'_> {
             &body.schema_change.renames,
             definition,
             before,
+            self.is_emptied,
             |name| self.settings.target_column(&body.source, name).to_owned(),
         );
         for type_expression in &plan.types {
@@ -436,6 +447,7 @@ impl Plan {
         renames: &BTreeMap<String, String>,
         definition: &Definition,
         before: Option<&Definition>,
+        is_emptied: bool,
         target_name: impl Fn(&str) -> String,
     ) -> Plan {
         let mut plan = Plan::default();
@@ -479,9 +491,10 @@ impl Plan {
                 continue;
             };
             if before.type_expression != *type_expression {
+                let name = quoted(&name);
+                let value = if is_emptied { "NULL" } else { &name };
                 plan.others.push(format!(
-                    "ALTER COLUMN {name} TYPE {type_expression} USING {name}::{type_expression}",
-                    name = quoted(&name)
+                    "ALTER COLUMN {name} TYPE {type_expression} USING {value}::{type_expression}"
                 ));
                 plan.types.push(type_expression.clone());
             }

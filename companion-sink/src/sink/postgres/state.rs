@@ -138,7 +138,7 @@ impl State {
              COMMENT ON TABLE {schema}.progress IS 'companion-sink: the newest commit of the source that is here, of sinks with consistency = \"transaction\"';
              CREATE TABLE IF NOT EXISTS {schema}.definitions (
                  sink text NOT NULL, topic text NOT NULL, target_schema text NOT NULL, target_table text NOT NULL,
-                 definition text NOT NULL, PRIMARY KEY (sink, topic));
+                 definition text NOT NULL, is_dropped boolean NOT NULL DEFAULT false, PRIMARY KEY (sink, topic));
              COMMENT ON TABLE {schema}.definitions IS 'companion-sink: the definitions of the source''s tables that the target follows';
              CREATE TABLE IF NOT EXISTS {schema}.loading (
                  sink text NOT NULL, topic text NOT NULL, since timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (sink, topic));
@@ -342,7 +342,7 @@ impl State {
     /// The definition of a topic's table that is followed.
     pub async fn followed(&self, client: &Client, topic: &str) -> Result<Option<Followed>> {
         let sql = format!(
-            "SELECT target_schema, target_table, definition FROM {}.definitions WHERE sink = $1 AND topic = $2",
+            "SELECT target_schema, target_table, definition, is_dropped FROM {}.definitions WHERE sink = $1 AND topic = $2",
             self.schema
         );
         let row = client
@@ -365,24 +365,29 @@ impl State {
                 ),
             )
         })?;
-        Ok(Some(Followed { target, definition }))
+        Ok(Some(Followed {
+            target,
+            definition,
+            is_dropped: row.get(3),
+        }))
     }
 
     /// Notes the definition of a topic's table that is followed now.
     pub async fn follow(&self, client: &Client, topic: &str, now: &Followed) -> Result<()> {
         let sql = format!(
-            "INSERT INTO {}.definitions (sink, topic, target_schema, target_table, definition) VALUES ($1, $2, $3, $4, $5)
+            "INSERT INTO {}.definitions (sink, topic, target_schema, target_table, definition, is_dropped) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (sink, topic) DO UPDATE SET target_schema = EXCLUDED.target_schema,
-                 target_table = EXCLUDED.target_table, definition = EXCLUDED.definition",
+                 target_table = EXCLUDED.target_table, definition = EXCLUDED.definition, is_dropped = EXCLUDED.is_dropped",
             self.schema
         );
         let definition = serde_json::to_string(&now.definition).unwrap_or_default();
-        let parameters: [&(dyn ToSql + Sync); 5] = [
+        let parameters: [&(dyn ToSql + Sync); 6] = [
             &self.sink,
             &topic,
             &now.target.schema,
             &now.target.table,
             &definition,
+            &now.is_dropped,
         ];
         let noted = client.execute(&sql, &parameters).await;
         noted

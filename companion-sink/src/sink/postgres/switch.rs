@@ -240,7 +240,7 @@ impl Control {
         self.execute("copying the tables", &sql).await?;
         let now = Followed {
             target: shadow,
-            definition: followed.definition.clone(),
+            ..followed.clone()
         };
         self.replay.follow(&self.client, topic, &now).await
     }
@@ -381,6 +381,7 @@ impl Control {
                 let now = Followed {
                     target: built.target,
                     definition,
+                    is_dropped: built.is_dropped,
                 };
                 self.live.follow(&self.client, &built.topic, &now).await?;
             }
@@ -413,7 +414,8 @@ impl Control {
     async fn built(&self) -> Result<Vec<Built>> {
         let (live, replay) = (&self.live_schema, &self.replay_schema);
         let sql = format!(
-            "SELECT c.relname::text, d.topic, d.definition, s.begun_at, l.definition IS NOT NULL AND l.definition IS DISTINCT FROM d.definition
+            "SELECT c.relname::text, d.topic, d.definition, s.begun_at, l.definition IS NOT NULL AND l.definition IS DISTINCT FROM d.definition,
+                 coalesce(d.is_dropped, false)
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
              LEFT JOIN {replay}.definitions d ON d.target_table = c.relname
              LEFT JOIN {replay}.snapshots s ON s.topic = d.topic
@@ -457,6 +459,7 @@ impl Control {
             })?,
             snapshot_since: row.get(3),
             is_behind: row.get(4),
+            is_dropped: row.get(5),
         })
     }
 
@@ -539,4 +542,6 @@ struct Built {
     snapshot_since: Option<String>,
     /// The sink follows another definition.
     is_behind: bool,
+    /// The source has dropped its table.
+    is_dropped: bool,
 }

@@ -223,13 +223,6 @@ impl Postgres {
     /// The table's definition is another one.
     async fn follow_schema(&mut self, record: &Record, headers: &Headers<'_>) -> Result<()> {
         let body = SchemaBody::parse(record).map_err(unreadable)?;
-        if body.is_farewell() {
-            tracing::info!(
-                table = headers.table,
-                "the source no longer sends this table; the target keeps it"
-            );
-            return Ok(());
-        }
         let Some(Connection {
             session, tables, ..
         }) = self.connection.as_mut()
@@ -237,14 +230,51 @@ impl Postgres {
             return Err(not_connected());
         };
         let before = self.state.followed(&session.client, &record.topic).await?;
+        if body.is_farewell() {
+            tracing::info!(
+                table = headers.table,
+                "the source no longer sends this table; the target keeps it"
+            );
+            if let Some(mut now) = before.filter(|_| body.is_drop()) {
+                now.is_dropped = true;
+                self.state
+                    .follow(&session.client, &record.topic, &now)
+                    .await?;
+            }
+            return Ok(());
+        }
         // A topic may get another table when its own is no longer sent: that is no other name.
         let target = Target::of(&self.settings, headers.table, &body.source);
         let before = before.filter(|before| before.target == target || !body.is_first());
         tables.forget_topic(&record.topic);
+        // Rows of a table that the source has dropped are no rows of the one that it made in its place.
+        let dropped = before.as_ref().filter(|before| before.is_dropped);
+        let emptied = match dropped {
+            Some(before) => {
+                tables
+                    .load(
+                        &session.client,
+                        &self.settings,
+                        before.target.clone(),
+                        &body.source,
+                    )
+                    .await?
+            }
+            None => None,
+        };
+        if let Some(table) = &emptied {
+            empty(
+                session,
+                &[table.name.clone()],
+                self.settings.truncate == "delete",
+            )
+            .await?;
+        }
         let follower = Follower {
             client: &session.client,
             settings: &self.settings,
             header: headers.table,
+            is_emptied: emptied.is_some(),
         };
         let now = follower.follow(tables, &body, before.as_ref()).await?;
         // A key may have another type now.
