@@ -40,7 +40,7 @@ pub const UNIQUE: &str = "unique";
 /// Why an event is put aside.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// CDC1005 to CDC1007, CDC1012 to CDC1014, CDC1018.
+    /// CDC1004 to CDC1007, CDC1011 to CDC1014, CDC1018.
     pub code: Code,
     /// The reason in one word, or the rule's name.
     pub reason: Cow<'static, str>,
@@ -154,6 +154,20 @@ impl Failure {
 }
 
 impl Failure {
+    /// The target's table is not as the event needs it (CDC1004, CDC1011).
+    pub fn lack(code: Code, message: String) -> Self {
+        Failure {
+            code,
+            reason: "table".into(),
+            ..Failure::refused(message)
+        }
+    }
+
+    /// Whether the target's table keeps it back.
+    pub fn is_lack(&self) -> bool {
+        matches!(self.code, Code::TargetRefuses | Code::SchemaChange)
+    }
+
     /// The target takes nothing of the event's table.
     pub fn collection_refused(message: String) -> Self {
         Failure {

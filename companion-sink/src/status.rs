@@ -149,6 +149,9 @@ pub struct Figures {
     /// Since when the sink has been halted or tried again; short attempts between are no end of that.
     #[serde(skip)]
     troubled_since: Option<Instant>,
+    /// It was running, or standing by, at some time.
+    #[serde(skip)]
+    has_worked: bool,
 }
 
 impl Figures {
@@ -185,6 +188,7 @@ impl Figures {
 
     fn enter(&mut self, state: State) {
         self.state = state;
+        self.has_worked |= matches!(state, State::Running | State::Standby);
         self.state_since = Instant::now();
         if matches!(state, State::Retrying | State::Halted) {
             self.troubled_since.get_or_insert(self.state_since);
@@ -195,6 +199,20 @@ impl Figures {
         if state == State::Halted {
             self.retrying_since = None;
         }
+    }
+
+    /// Why the sink is not ready, for `/readyz`; none if it is.
+    pub fn trouble(&self) -> Option<String> {
+        let error = self.last_error.as_ref().map(|error| error.code.as_str());
+        let code = error.unwrap_or(self.state.name());
+        let trouble = match self.state {
+            State::Standby => None,
+            State::Running => self.stuck.then_some("stuck"),
+            // A short pause is no trouble.
+            State::Retrying => (self.stuck || !self.has_worked).then_some(code),
+            State::Starting | State::Halted | State::Stopped => Some(code),
+        };
+        trouble.map(str::to_owned)
     }
 
     fn set_lag(&mut self, lag: Lag, stuck_after: Duration) {
@@ -354,6 +372,7 @@ impl SinkStatus {
                 moved_at: Instant::now(),
                 state_since: Instant::now(),
                 troubled_since: None,
+                has_worked: false,
             })),
             progress: Arc::default(),
         }
@@ -501,6 +520,38 @@ mod tests {
         status.applied(limit, None);
         assert_eq!(look(Lag::Unknown), (None, false));
         assert!(is_over() && status.figures().retrying_since.is_none());
+    }
+
+    #[test]
+    fn what_is_stuck_is_not_ready() {
+        let status = SinkStatus::new("replica", "postgres");
+        let trouble = || status.figures().trouble();
+        let look = |limit| {
+            let lag = Lag::Some {
+                events: 5,
+                seconds: None,
+            };
+            status.set_lag(lag, limit);
+        };
+        assert_eq!(trouble().as_deref(), Some("starting"));
+        status.set_state(State::Retrying);
+        assert_eq!(trouble().as_deref(), Some("retrying"), "it never worked");
+        status.set_state(State::Running);
+        status.applied(Duration::ZERO, None);
+        look(Duration::from_secs(60));
+        assert_eq!(trouble(), None);
+        look(Duration::ZERO);
+        assert_eq!(trouble().as_deref(), Some("stuck"));
+        look(Duration::from_secs(60));
+        status.set_state(State::Retrying);
+        assert_eq!(trouble(), None, "a short pause");
+        look(Duration::ZERO);
+        assert_eq!(trouble().as_deref(), Some("retrying"));
+        status.set_state(State::Standby);
+        look(Duration::ZERO);
+        assert_eq!(trouble(), None);
+        status.set_state(State::Halted);
+        assert_eq!(trouble().as_deref(), Some("halted"));
     }
 
     #[test]

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, doc};
 use postgres::Client;
+use serde_json::Value;
 
 use crate::kafka::Kafka;
 use crate::process::{self, Process};
-use crate::{parts, topic, wait_until};
+use crate::{Database, parts, topic, wait_until};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the sinks may take to apply what is in Kafka.
@@ -48,8 +49,8 @@ pub struct Plan {
 impl Plan {
     fn toml(&self) -> String {
         // JSON's strings and lists of strings are TOML's.
-        let text = |value: &str| serde_json::Value::from(value).to_string();
-        let topics = serde_json::Value::from(self.topics.clone());
+        let text = |value: &str| Value::from(value).to_string();
+        let topics = Value::from(self.topics.clone());
         let file = |key: &str, file: &Option<PathBuf>| {
             file.as_ref().map_or_else(String::new, |file| {
                 format!("{key} = {}\n", text(&file.to_string_lossy()))
@@ -245,6 +246,62 @@ impl CompanionSink {
         self.ask(&format!(
             "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
         ))
+    }
+
+    /// What `/v1/status` says of a sink: `history` or `replica`.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn state_of(&self, sink: &str) -> Value {
+        let answer = self.get("/v1/status");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        let status: Value = serde_json::from_str(body).expect("JSON");
+        status["sinks"][sink].clone()
+    }
+
+    /// What `companion-sink history` says, whether it succeeds or not.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn ask_history(&self, arguments: &[&str]) -> Output {
+        self.try_command(&[&["history"], arguments].concat())
+    }
+
+    /// The objects of an answer of the history that there is.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn find_in_history(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = self.ask_history(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {errors}");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let lines = text.lines();
+        lines
+            .map(|line| serde_json::from_str(line).expect("an object"))
+            .collect()
+    }
+
+    /// Waits until the history has everything that the source has sent until now, and knows that.
+    ///
+    /// # Panics
+    /// When it does not come to that.
+    pub fn wait_until_history_is_complete(&self, database: &Database<'_>) {
+        database.wait_until_in_kafka();
+        let query = "SELECT lpad(to_hex((sent_lsn - '0/0')::bigint), 16, '0') FROM cdc_status()";
+        let sent = database.source().query_one(query, &[]).expect("cdc_status");
+        let sent: String = sent.get(0);
+        wait_until("the history to be complete", 2 * TIMEOUT, || {
+            let page = self.get("/v1/history/other?limit=1");
+            let (_, body) = page.split_once("\r\n\r\n").expect("a body");
+            let page: Value = serde_json::from_str(body).unwrap_or_default();
+            let complete = page["complete_up_to"]["version"].as_str();
+            let lsn = complete.unwrap_or_default().split('-').nth(2);
+            match lsn.is_some_and(|lsn| *lsn >= *sent) {
+                true => Ok(()),
+                false => Err(body.to_owned()),
+            }
+        });
     }
 
     /// What it answers to these bytes.

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{Database, TestBed, parts, wait_until};
+use pg_cdc_tests::{TestBed, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -17,31 +16,12 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Its exit code and the objects that it prints.
 fn ask(sink: &CompanionSink, arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
-    let output = output(sink, arguments);
+    let output = sink.ask_history(arguments);
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let lines = text
         .lines()
         .map(|line| serde_json::from_str(line).expect("an object"));
     (output.status.code(), lines.collect())
-}
-
-fn output(sink: &CompanionSink, arguments: &[&str]) -> Output {
-    let mut command = Command::new(parts::companion_sink());
-    command
-        .arg("--config")
-        .arg(sink.config_file())
-        .arg("history");
-    command
-        .args(arguments)
-        .output()
-        .expect("run companion-sink")
-}
-
-/// The objects of an answer that there is.
-fn found(sink: &CompanionSink, arguments: &[&str]) -> Vec<Value> {
-    let (code, lines) = ask(sink, arguments);
-    assert_eq!(code, Some(0), "{arguments:?}");
-    lines
 }
 
 /// What an answer has under a path such as `/who/actor`, line by line.
@@ -64,26 +44,6 @@ fn changed(client: &mut Client, context: [&str; 3], statements: &str) {
         "BEGIN; SELECT cdc_context('{actor}', '{reason}', '{request}'); {statements}; COMMIT"
     );
     client.batch_execute(&statements).expect("a change");
-}
-
-/// Waits until the history has everything, and knows that.
-fn applied(database: &Database<'_>, sink: &CompanionSink, tables: &[&str]) {
-    database.wait_until_in_kafka();
-    let topics: Vec<String> = tables.iter().map(|table| database.topic(table)).collect();
-    sink.wait_until_sink_applied("history", database.bed().kafka(), &topics);
-    let query = "SELECT lpad(to_hex((sent_lsn - '0/0')::bigint), 16, '0') FROM cdc_status()";
-    let sent = database.source().query_one(query, &[]).expect("cdc_status");
-    let sent: String = sent.get(0);
-    wait_until("the history to be complete", TIMEOUT, || {
-        let (_, page) = get(sink, &format!("/v1/history/{}?limit=1", tables[0]));
-        let complete = page["complete_up_to"]["version"]
-            .as_str()
-            .unwrap_or_default();
-        complete
-            .ends_with(&sent)
-            .then_some(())
-            .ok_or(page.to_string())
-    });
 }
 
 #[test]
@@ -117,9 +77,9 @@ fn who_changed_what_when_and_why() {
         "UPDATE customer SET balance = 25, note = 'VIP'; UPDATE account SET n = 1",
     );
     let sink = database.start_companion_sink();
-    applied(&database, &sink, &["customer", "account"]);
+    sink.wait_until_history_is_complete(&database);
 
-    let timeline = found(&sink, &["customer", "42"]);
+    let timeline = sink.find_in_history(&["customer", "42"]);
     assert_eq!(
         at(&timeline, "/op"),
         [&json!("create"), &json!("update"), &json!("update")]
@@ -128,9 +88,9 @@ fn who_changed_what_when_and_why() {
         at(&timeline, "/sequence_number"),
         [&json!(1), &json!(2), &json!(3)]
     );
-    let later = found(&sink, &["public.customer", "id=42", "--since", &created]);
+    let later = sink.find_in_history(&["public.customer", "id=42", "--since", &created]);
     assert_eq!(at(&later, "/sequence_number"), [&json!(2), &json!(3)]);
-    let newest = found(&sink, &["shop.public.customer", "42", "--limit", "1"]);
+    let newest = sink.find_in_history(&["shop.public.customer", "42", "--limit", "1"]);
     assert_eq!(at(&newest, "/sequence_number"), [&json!(3)]);
 
     // As it was.
@@ -151,7 +111,7 @@ fn who_changed_what_when_and_why() {
         );
     }
     assert_eq!(
-        found(&sink, &["customer", "42", "--diff", "1..3"]),
+        sink.find_in_history(&["customer", "42", "--diff", "1..3"]),
         [
             json!({"path": "city", "from": "Basel", "to": "Bern"}),
             json!({"path": "balance", "from": "10.50", "to": "25.00"}),
@@ -160,7 +120,7 @@ fn who_changed_what_when_and_why() {
     );
 
     // Whose doing it is.
-    let blamed = found(&sink, &["customer", "42", "--blame"]);
+    let blamed = sink.find_in_history(&["customer", "42", "--blame"]);
     let blamed: BTreeMap<&str, (&Value, &Value)> = blamed
         .iter()
         .map(|one| {
@@ -173,7 +133,7 @@ fn who_changed_what_when_and_why() {
     assert_eq!(blamed["name"], (&json!(1), &json!("ann")));
     assert_eq!(blamed["city"], (&json!(2), &json!("ann")));
     assert_eq!(blamed["note"], (&json!(3), &json!("bob")));
-    let one = found(&sink, &["customer", "42", "--blame", "city"]);
+    let one = sink.find_in_history(&["customer", "42", "--blame", "city"]);
     assert_eq!(at(&one, "/reason"), [&json!("moved")]);
 
     // Over all tables.
@@ -185,39 +145,34 @@ fn who_changed_what_when_and_why() {
         tables.map(str::to_owned).collect()
     };
     assert_eq!(
-        tables(&found(&sink, &["--actor", "ann"])),
+        tables(&sink.find_in_history(&["--actor", "ann"])),
         ["customer", "account", "customer"]
     );
     assert_eq!(
-        tables(&found(&sink, &["--request", "r-18"])),
+        tables(&sink.find_in_history(&["--request", "r-18"])),
         ["customer", "account"]
     );
     let transaction = timeline[2]["transaction"]["id"].as_str().expect("an id");
     let (xid, _) = transaction.split_once(':').expect("xid and LSN");
     for id in [transaction, xid] {
         assert_eq!(
-            tables(&found(&sink, &["--transaction", id])),
+            tables(&sink.find_in_history(&["--transaction", id])),
             ["customer", "account"]
         );
     }
     assert_eq!(
-        tables(&found(&sink, &["account", "--actor", "ann"])),
+        tables(&sink.find_in_history(&["account", "--actor", "ann"])),
         ["account"]
     );
-    let moved = found(
-        &sink,
-        &["customer", "--where", "city=Basel", "--where", "city=Bern"],
-    );
+    let moved =
+        sink.find_in_history(&["customer", "--where", "city=Basel", "--where", "city=Bern"]);
     assert_eq!(at(&moved, "/why/reason"), [&json!("moved")]);
     assert_eq!(ask(&sink, &["--actor", "nobody"]).0, Some(4));
 
     the_same_over_http(&sink, &timeline, &created);
 
     // For a spreadsheet, and what cannot be asked.
-    let csv = output(
-        &sink,
-        &["customer", "42", "--format", "csv", "--limit", "1"],
-    );
+    let csv = sink.ask_history(&["customer", "42", "--format", "csv", "--limit", "1"]);
     let csv = String::from_utf8_lossy(&csv.stdout);
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines[0], "#,when,op,actor,role,reason,request,change");
@@ -226,7 +181,7 @@ fn who_changed_what_when_and_why() {
             && lines[1].ends_with(",\"balance 10.50 -> 25.00; note null -> \"\"VIP\"\"\""),
         "{csv}"
     );
-    let csv = output(&sink, &["customer", "--at", &created, "--format", "csv"]);
+    let csv = sink.ask_history(&["customer", "--at", &created, "--format", "csv"]);
     assert_eq!(
         String::from_utf8_lossy(&csv.stdout),
         "id,name,city,balance,note\n42,Eva,Basel,10.50,\n"
@@ -234,7 +189,7 @@ fn who_changed_what_when_and_why() {
     let file = bed.path("customer.json");
     let file = file.to_str().expect("a name");
     assert_eq!(
-        found(&sink, &["customer", "42", "-o", file]),
+        sink.find_in_history(&["customer", "42", "-o", file]),
         [] as [Value; 0]
     );
     let written = std::fs::read_to_string(file).expect("the file");
@@ -245,7 +200,7 @@ fn who_changed_what_when_and_why() {
         ["customer", "--at", "1", "--json"],
         ["customer", "{\"x\": 1}", "--limit", "1"],
     ] {
-        let output = output(&sink, &wrong);
+        let output = sink.ask_history(&wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {output:?}");
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("CDC1001"), "{text}");
@@ -471,7 +426,7 @@ fn every_moment_comes_back_as_it_was() {
         moments.push((now(&mut client), rows(&mut client)));
     }
     let sink = database.start_companion_sink();
-    applied(&database, &sink, &["t"]);
+    sink.wait_until_history_is_complete(&database);
 
     for (moment, rows) in &moments {
         let answer = ask(&sink, &["t", "--at", moment]).1;
@@ -493,7 +448,7 @@ fn every_moment_comes_back_as_it_was() {
     for id in (1..20).step_by(3) {
         let id = id.to_string();
         for (moment, rows_then) in moments.iter().step_by(4) {
-            let output = output(&sink, &["t", &id, "--restore", moment]);
+            let output = sink.ask_history(&["t", &id, "--restore", moment]);
             if output.status.code() == Some(4) {
                 continue;
             }
@@ -538,7 +493,7 @@ fn a_moment_has_no_half_of_a_transaction() {
         ],
     );
     let sink = database.start_companion_sink();
-    applied(&database, &sink, &["account"]);
+    sink.wait_until_history_is_complete(&database);
     let is_over = AtomicBool::new(false);
     let moments = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -590,7 +545,7 @@ fn a_moment_has_no_half_of_a_transaction() {
     assert!(moments.len() >= 5, "{moments:?}");
 
     // When it is over, the history comes to its end.
-    applied(&database, &sink, &["account"]);
+    sink.wait_until_history_is_complete(&database);
     let query = "SELECT jsonb_object_agg(id, balance)::text FROM account";
     let wanted: Value =
         serde_json::from_str(client.query_one(query, &[]).expect("rows").get(0)).expect("JSON");

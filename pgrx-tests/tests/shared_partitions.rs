@@ -9,7 +9,7 @@ use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, pgbench, port, replica, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
-use sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_log};
+use sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_log, wait_for_text};
 
 const COLUMNS: [(&str, &str); 3] = [("id", "bigint"), ("city", "varchar(5)"), ("n", "integer")];
 /// Notes every step back of an offset, and of a number that only rises at the source.
@@ -55,17 +55,10 @@ fn start_instance(plan: &Plan) -> CompanionSink {
     sink
 }
 
-fn status(sink: &CompanionSink) -> Value {
-    let answer = sink.get("/v1/status");
-    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-    let status: Value = serde_json::from_str(body).expect("JSON");
-    status["sinks"]["replica"].clone()
-}
-
 /// Waits until the instances have so many partitions each, in any order.
 fn wait_for_shares(sinks: &[&CompanionSink], expected: &[u64]) {
     wait_until("the partitions to be shared out", TIMEOUT, || {
-        let statuses: Vec<Value> = sinks.iter().map(|sink| status(sink)).collect();
+        let statuses: Vec<Value> = sinks.iter().map(|sink| sink.state_of("replica")).collect();
         let shares = statuses.iter().map(|status| status["partitions"].as_u64());
         let mut shares: Vec<Option<u64>> = shares.collect();
         shares.sort_unstable();
@@ -80,15 +73,10 @@ fn wait_for_shares(sinks: &[&CompanionSink], expected: &[u64]) {
     });
 }
 
-fn wait_for_text(client: &mut Client, query: &str, expected: &str) {
-    wait_until(query, TIMEOUT, || match one_text(client, query) {
-        text if text == expected => Ok(()),
-        text => Err(text),
-    });
-}
-
 fn applied(sink: &CompanionSink) -> u64 {
-    status(sink)["applied_total"].as_u64().expect("a number")
+    sink.state_of("replica")["applied_total"]
+        .as_u64()
+        .expect("a number")
 }
 
 #[test]
@@ -131,7 +119,7 @@ fn each_instance_applies_its_share() {
     send(&mut source, 1);
     wait_for_text(&mut replica, content, &all(1));
     for sink in [&first, &second, &third] {
-        assert!(applied(sink) > 0, "{}", status(sink));
+        assert!(applied(sink) > 0, "{}", sink.state_of("replica"));
     }
     // More than there are partitions for.
     let fourth = start_instance(&plan);
@@ -222,7 +210,11 @@ fn an_instance_that_sleeps_in_the_middle_of_a_batch_does_no_harm() {
     wait_until("both to have applied some", TIMEOUT, || {
         match applied(asleep) > before_asleep && applied(awake) > before_awake {
             true => Ok(()),
-            false => Err(format!("{} {}", status(asleep), status(awake))),
+            false => Err(format!(
+                "{} {}",
+                asleep.state_of("replica"),
+                awake.state_of("replica")
+            )),
         }
     });
     assert_nothing_went_back(&mut other);
@@ -257,7 +249,7 @@ fn parked_keys_go_with_their_partition() {
     assert_eq!(one_text(&mut replica, parked), expected);
 
     // Whoever takes the partition over knows the key, and carries out what was decided meanwhile.
-    let keys = |sink: &CompanionSink| status(sink)["parked_keys"].as_u64();
+    let keys = |sink: &CompanionSink| sink.state_of("replica")["parked_keys"].as_u64();
     wait_until("the keys to be told", TIMEOUT, || {
         let told = (keys(&sinks[0]), keys(&sinks[1]));
         match told {

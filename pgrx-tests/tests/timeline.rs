@@ -1,38 +1,13 @@
 //! A row has one timeline, whatever is renamed around it; and each table has a history, whatever it is called.
 
-use std::process::Output;
 use std::time::Duration;
 
 use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{Database, TestBed, parts, wait_until};
+use pg_cdc_tests::{Database, TestBed, wait_until};
 use serde_json::{Value, json};
 
 const TIMEOUT: Duration = Duration::from_secs(120);
-
-fn output(sink: &CompanionSink, arguments: &[&str]) -> Output {
-    let mut command = std::process::Command::new(parts::companion_sink());
-    command
-        .arg("--config")
-        .arg(sink.config_file())
-        .arg("history");
-    command
-        .args(arguments)
-        .output()
-        .expect("run companion-sink")
-}
-
-/// The objects of an answer that there is.
-fn found(sink: &CompanionSink, arguments: &[&str]) -> Vec<Value> {
-    let output = output(sink, arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {errors}");
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let lines = text.lines();
-    lines
-        .map(|line| serde_json::from_str(line).expect("an object"))
-        .collect()
-}
 
 fn ops(timeline: &[Value]) -> Vec<&str> {
     let ops = timeline.iter().map(|version| version["op"].as_str());
@@ -41,7 +16,7 @@ fn ops(timeline: &[Value]) -> Vec<&str> {
 
 /// The timeline of a row: as many versions as it says, of these operations.
 fn is_timeline(sink: &CompanionSink, row: &[&str], wanted: &[&str]) {
-    let timeline = found(sink, row);
+    let timeline = sink.find_in_history(row);
     assert_eq!(ops(&timeline), wanted, "{row:?}");
     let numbers = timeline
         .iter()
@@ -56,7 +31,8 @@ fn is_timeline(sink: &CompanionSink, row: &[&str], wanted: &[&str]) {
 
 /// The states of all rows of a table, later than anything.
 fn states(sink: &CompanionSink, table: &str) -> Vec<Value> {
-    let mut states: Vec<Value> = found(sink, &[table, "--at", "2100-01-01"])
+    let mut states: Vec<Value> = sink
+        .find_in_history(&[table, "--at", "2100-01-01"])
         .into_iter()
         .map(|row| row["state"].clone())
         .collect();
@@ -71,28 +47,6 @@ fn start(database: &Database<'_>, name: &str) -> CompanionSink {
     let sink = database.bed().companion_sink(plan);
     sink.start_only(&["history"]);
     sink
-}
-
-/// Waits until the history has everything, and knows that.
-fn applied(database: &Database<'_>, sink: &CompanionSink) {
-    database.wait_until_in_kafka();
-    let query = "SELECT lpad(to_hex((sent_lsn - '0/0')::bigint), 16, '0') FROM cdc_status()";
-    let sent = database.source().query_one(query, &[]).expect("cdc_status");
-    let sent: String = sent.get(0);
-    wait_until("the history to be complete", TIMEOUT, || {
-        let page = sink.get("/v1/history/other?limit=1");
-        let (_, body) = page.split_once("\r\n\r\n").expect("a body");
-        let page: Value = serde_json::from_str(body).unwrap_or_default();
-        let complete = page["complete_up_to"]["version"]
-            .as_str()
-            .unwrap_or_default();
-        complete
-            .split('-')
-            .nth(2)
-            .is_some_and(|lsn| *lsn >= *sent)
-            .then_some(())
-            .ok_or(body.to_owned())
-    });
 }
 
 #[test]
@@ -135,7 +89,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
         ],
     );
     let sink = start(&database, "named");
-    applied(&database, &sink);
+    sink.wait_until_history_is_complete(&database);
     run(
         &mut client,
         &[
@@ -169,7 +123,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
             "INSERT INTO other VALUES (2, 0)",
         ],
     );
-    applied(&database, &sink);
+    sink.wait_until_history_is_complete(&database);
 
     for key in ["42", "customer_id=42", "id=42", r#"{"customer_id":42}"#] {
         is_timeline(&sink, &["customer", key], &["create", "update"]);
@@ -194,7 +148,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
         .expect("a key")
         .get(0);
     for key in [key.to_uppercase(), "1".to_owned()] {
-        let timeline = found(&sink, &["wide", &key]);
+        let timeline = sink.find_in_history(&["wide", &key]);
         assert!(
             ops(&timeline).starts_with(&["create"]) && ops(&timeline).contains(&"update"),
             "{timeline:?}"
@@ -215,7 +169,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
         is_timeline(&sink, &["pair", key], &["create", "update"]);
     }
     for (table, states_then) in [("one", [2, 20]), ("two", [1, 10])] {
-        let timeline = found(&sink, &[table, "1"]);
+        let timeline = sink.find_in_history(&[table, "1"]);
         let n = timeline
             .iter()
             .map(|version| version["after"]["n"].as_i64());
@@ -240,9 +194,9 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
             Err(format!("{open} are not done"))
         }
     });
-    applied(&database, &sink);
+    sink.wait_until_history_is_complete(&database);
     for table in &tables {
-        let changes = found(&sink, &[table, "--limit", "0"]);
+        let changes = sink.find_in_history(&[table, "--limit", "0"]);
         assert!(
             !ops(&changes).contains(&"inferred delete"),
             "{table}: {changes:?}"
@@ -261,7 +215,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
         ],
     );
     wait_until("the inferred delete", TIMEOUT, || {
-        let timeline = found(&sink, &["cust", "k43"]);
+        let timeline = sink.find_in_history(&["cust", "k43"]);
         match ops(&timeline).as_slice() {
             ["create", "inferred delete"] => Ok(()),
             other => Err(format!("{other:?}")),
@@ -272,19 +226,23 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
     tables.push("other");
     let before: Vec<Vec<Value>> = tables
         .iter()
-        .map(|table| found(&sink, &[table, "--limit", "0"]))
+        .map(|table| sink.find_in_history(&[table, "--limit", "0"]))
         .collect();
     sink.stop();
     (0..3).for_each(|partition| sink.rewind_history(partition));
     sink.start_only(&["history"]);
     run(&mut client, &["UPDATE other SET n = 1 WHERE id = 2"]);
-    applied(&database, &sink);
+    sink.wait_until_history_is_complete(&database);
     for (table, before) in tables
         .iter()
         .zip(&before)
         .filter(|(table, _)| **table != "other")
     {
-        assert_eq!(&found(&sink, &[table, "--limit", "0"]), before, "{table}");
+        assert_eq!(
+            &sink.find_in_history(&[table, "--limit", "0"]),
+            before,
+            "{table}"
+        );
     }
     let replay = [
         "replay",
@@ -342,7 +300,7 @@ fn every_table_has_a_history_whatever_it_is_called() {
         ],
     );
     let sink = start(&database, "called");
-    applied(&database, &sink);
+    sink.wait_until_history_is_complete(&database);
     for (table, n) in [
         ("a.orders", 1),
         ("b.orders", 2),
@@ -353,28 +311,28 @@ fn every_table_has_a_history_whatever_it_is_called() {
         ("Order Items", 1),
         ("public.\"Order Items\"", 1),
     ] {
-        let timeline = found(&sink, &[table, "1"]);
+        let timeline = sink.find_in_history(&[table, "1"]);
         assert_eq!(timeline.len(), 1, "{table}");
         assert_eq!(timeline[0]["after"]["n"], json!(n), "{table}");
     }
     assert_eq!(states(&sink, "b.orders").len(), 2);
-    assert_eq!(found(&sink, &["a_b.c", "1"]).len(), 1);
-    assert_eq!(found(&sink, &["a.b_c", "2"]).len(), 1);
+    assert_eq!(sink.find_in_history(&["a_b.c", "1"]).len(), 1);
+    assert_eq!(sink.find_in_history(&["a.b_c", "2"]).len(), 1);
 
     is_timeline(&sink, &["cols", "1"], &["create", "update"]);
 
     // Arrays of arrays, as PostgreSQL prints them, and back.
-    let timeline = found(&sink, &["grid", "1"]);
+    let timeline = sink.find_in_history(&["grid", "1"]);
     assert_eq!(ops(&timeline), ["create", "update", "update"]);
     assert_eq!(timeline[0]["after"]["a"], json!("{{1},{2}}"));
     assert_eq!(timeline[0]["after"]["b"], json!("{{\"\\\\x01\"},{NULL}}"));
     assert_eq!(timeline[0]["after"]["t"], json!("{{\"a b\"},{NULL}}"));
     assert_eq!(timeline[2]["after"]["a"], json!([5]));
     assert_eq!(
-        found(&sink, &["grid", "1", "--diff", "1..2"]),
+        sink.find_in_history(&["grid", "1", "--diff", "1..2"]),
         [json!({"path": "a", "from": "{{1},{2}}", "to": "{{3},{NULL}}"})]
     );
-    let restored = output(&sink, &["grid", "1", "--restore", "1"]);
+    let restored = sink.ask_history(&["grid", "1", "--restore", "1"]);
     client
         .batch_execute(&String::from_utf8_lossy(&restored.stdout))
         .expect("the row is restored");
@@ -393,7 +351,7 @@ fn every_table_has_a_history_whatever_it_is_called() {
 }
 
 fn csv(sink: &CompanionSink, arguments: &[&str]) -> String {
-    let output = output(sink, &[arguments, &["--format", "csv"]].concat());
+    let output = sink.ask_history(&[arguments, &["--format", "csv"]].concat());
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
@@ -414,8 +372,8 @@ fn what_is_no_fact_of_the_row_is_marked(database: &Database<'_>, sink: &Companio
             "UPDATE other SET n = n + 1",
         ],
     );
-    applied(database, sink);
-    let timeline = found(sink, &["person", "1"]);
+    sink.wait_until_history_is_complete(database);
+    let timeline = sink.find_in_history(&["person", "1"]);
     assert_eq!(ops(&timeline), ["create", "delete", "create", "delete"]);
     let crossed: Vec<&Value> = timeline
         .iter()
@@ -444,16 +402,18 @@ fn what_is_no_fact_of_the_row_is_marked(database: &Database<'_>, sink: &Companio
         at.contains("iban,(redacted)") && at.contains("(truncated)"),
         "{at}"
     );
-    let at = found(sink, &["person", "1", "--at", "1"]).remove(0);
+    let at = sink
+        .find_in_history(&["person", "1", "--at", "1"])
+        .remove(0);
     assert_eq!(at["marks"]["iban"], json!("redacted"));
     let at = csv(sink, &["person", "--at", "2100-01-01"]);
     assert!(at.contains("3,CH,(redacted),ab (truncated)"), "{at}");
-    let timeline = found(sink, &["person", "2"]);
+    let timeline = sink.find_in_history(&["person", "2"]);
     let crossed = timeline
         .iter()
         .map(|version| version["marks"]["filter"].clone());
     assert_eq!(crossed.collect::<Vec<_>>(), [json!(null), json!("left")]);
-    let timeline = found(sink, &["person", "3"]);
+    let timeline = sink.find_in_history(&["person", "3"]);
     assert_eq!(timeline[0]["marks"]["filter"], json!("entered"));
 }
 
@@ -495,7 +455,7 @@ fn keys_are_found_as_people_write_them(database: &Database<'_>, sink: &Companion
             "UPDATE other SET n = n + 1",
         ],
     );
-    applied(database, sink);
+    sink.wait_until_history_is_complete(database);
     for (table, _, value, written) in &keys {
         for key in [*value, *written] {
             let table = format!("key_{table}");

@@ -72,7 +72,6 @@ pub const TOP: &[Key] = &[
             key("listen", Text),
             key("token_file", Text),
             key("peers", List),
-            key("stalled_after", Duration),
         ]),
     ),
     key(

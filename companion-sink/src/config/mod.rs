@@ -109,9 +109,6 @@ pub struct Http {
     pub token: String,
     /// Addresses of other instances, for `status`.
     pub peers: Vec<String>,
-    /// A sink that has not moved for so long, though there is more, is not ready.
-    #[serde(deserialize_with = "duration")]
-    pub stalled_after: Duration,
 }
 
 /// `[dead_letters]`
@@ -349,7 +346,6 @@ impl Default for Http {
             token_file: String::new(),
             token: String::new(),
             peers: Vec::new(),
-            stalled_after: Duration::from_secs(60),
         }
     }
 }
@@ -604,7 +600,7 @@ impl Config {
     pub fn to_toml(&self) -> String {
         let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let mut out = format!(
-            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[source]\nurl = {}\n\n[http]\nlisten = {}\ntoken_file = {}\npeers = [{}]\nstalled_after = \"{}ms\"\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
+            "name = {}\nlog = {{ level = {}, format = {} }}\n\n[kafka]\nbrokers = {}\nsource = {}\nconfig_file = {}\nfetch_memory = \"{}B\"\n\n[source]\nurl = {}\n\n[http]\nlisten = {}\ntoken_file = {}\npeers = [{}]\n\n[dead_letters]\nretention = \"{}ms\"\nmax_parked_keys_per_minute = {}\n",
             quote(&self.name),
             quote(&self.log.level),
             quote(&self.log.format),
@@ -621,7 +617,6 @@ impl Config {
                 .map(|peer| quote(peer))
                 .collect::<Vec<_>>()
                 .join(", "),
-            self.http.stalled_after.as_millis(),
             self.dead_letters.retention.as_millis(),
             self.dead_letters.max_parked_keys_per_minute,
         );

@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use super::entity::Entity;
 use super::key::{KeyColumn, Values, meant};
 use super::moment::Moment;
-use super::table_name::Wanted;
+use super::table_name::{Wanted, parts_of};
 use crate::config::{Config, Kind};
 use crate::discovery::matches;
 use crate::error::{Error, Result};
@@ -219,23 +219,6 @@ fn collection_patterns(template: &str, name: Option<&str>) -> Vec<String> {
     ];
     patterns.dedup();
     patterns
-}
-
-/// The parts of a name as SQL has them: what is in quotes may hold dots.
-fn parts_of(name: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut chars = name.chars().peekable();
-    let mut in_quotes = false;
-    while let Some(c) = chars.next() {
-        match (c, parts.last_mut()) {
-            ('"', Some(part)) if in_quotes && chars.next_if_eq(&'"').is_some() => part.push('"'),
-            ('"', Some(part)) if in_quotes || part.is_empty() => in_quotes = !in_quotes,
-            ('.', _) if !in_quotes => parts.push(String::new()),
-            (c, Some(part)) => part.push(c),
-            (_, None) => {}
-        }
-    }
-    parts
 }
 
 /// The tables of a name: those that have it now, else those that had it; all without one.
@@ -471,7 +454,6 @@ mod tests {
                 assert!(patterns.iter().any(|found| found == wanted), "{patterns:?}");
             }
         }
-        assert_eq!(parts_of("a.\"b.\"\"c\".d"), ["a", "b.\"c", "d"]);
         assert_eq!(patterns("s.t"), ["s.t"]);
     }
 

@@ -13,22 +13,7 @@ pub struct Wanted<'w> {
 impl Wanted<'_> {
     /// What a text means.
     pub fn parse(text: &str) -> Wanted<'_> {
-        let mut parts = vec![String::new()];
-        let mut is_quoted = false;
-        let mut chars = text.chars().peekable();
-        while let Some(c) = chars.next() {
-            let part = parts.last_mut();
-            match (c, part) {
-                ('"', Some(part)) if is_quoted && chars.peek() == Some(&'"') => {
-                    chars.next();
-                    part.push('"');
-                }
-                ('"', _) => is_quoted = !is_quoted,
-                ('.', _) if !is_quoted => parts.push(String::new()),
-                (c, Some(part)) => part.push(c),
-                (_, None) => {}
-            }
-        }
+        let mut parts = parts_of(text);
         parts.reverse();
         Wanted { text, parts }
     }
@@ -59,9 +44,39 @@ impl Wanted<'_> {
     }
 }
 
+/// The parts of a name as SQL has them: what is in quotes may hold dots, and a quote in the middle is a character
+/// like any other.
+pub fn parts_of(name: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut chars = name.chars().peekable();
+    let mut in_quotes = false;
+    while let Some(c) = chars.next() {
+        match (c, parts.last_mut()) {
+            ('"', Some(part)) if in_quotes && chars.next_if_eq(&'"').is_some() => part.push('"'),
+            ('"', Some(part)) if in_quotes || part.is_empty() => in_quotes = !in_quotes,
+            ('.', _) if !in_quotes => parts.push(String::new()),
+            (c, Some(part)) => part.push(c),
+            (_, None) => {}
+        }
+    }
+    parts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_has_parts_as_in_sql() {
+        for (text, parts) in [
+            ("a.\"b.\"\"c\".d", &["a", "b.\"c", "d"][..]),
+            ("in\"ch.t", &["in\"ch", "t"]),
+            ("a..b", &["a", "", "b"]),
+            ("\"\"", &[""]),
+        ] {
+            assert_eq!(parts_of(text), parts, "{text}");
+        }
+    }
 
     #[test]
     fn tables_are_found_by_any_part_of_their_names() {

@@ -7,7 +7,6 @@ mod history;
 pub mod own_token;
 mod parameters;
 mod problem;
-mod readiness;
 mod same_site;
 
 use std::net::SocketAddr;
@@ -28,7 +27,6 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::problem::Problem;
-use self::readiness::Readiness;
 pub use self::same_site::is_loopback;
 use crate::config::{self, Config};
 use crate::discovery::Cluster;
@@ -55,7 +53,6 @@ struct Shared {
     cluster: watch::Receiver<Cluster>,
     position: positions::Newest,
     source: Option<Arc<Source>>,
-    readiness: Readiness,
 }
 
 /// Who may ask what.
@@ -129,7 +126,6 @@ impl Server {
             cluster,
             position,
             source: Source::new(&config.source.url).map(Arc::new),
-            readiness: Readiness::new(settings.stalled_after),
         };
         let address = listener.local_addr();
         let token: Arc<str> = settings.token.as_str().into();
@@ -145,10 +141,7 @@ impl Server {
         let router = router(config, &shared, access);
         let (stop, stopped) = watch::channel(false);
         let serving = tokio::spawn(async move {
-            tokio::join!(
-                connections::serve(listener, router, stopped),
-                look_forever(&shared)
-            );
+            connections::serve(listener, router, stopped).await;
         });
         Ok(Server { stop, serving })
     }
@@ -189,15 +182,6 @@ fn router(config: &Config, shared: &Shared, access: Access) -> Router {
 
 /// A decision with all values of a row.
 const BODY_BYTES_MAX: usize = 2 << 20;
-
-/// Looks at the sinks as long as somebody may ask for them.
-async fn look_forever(shared: &Shared) {
-    let mut interval = tokio::time::interval(readiness::LOOK);
-    loop {
-        interval.tick().await;
-        shared.readiness.look(&shared.sinks);
-    }
-}
 
 /// Whether who asks has a token; an empty one is none, and nobody has it.
 fn has_token(headers: &HeaderMap, token: &str) -> bool {
@@ -251,11 +235,11 @@ async fn healthz() -> Response {
     Json(json!({ "state": "ok" })).into_response()
 }
 
-/// 503 until every sink applies events (or stands by), and when one is halted, retries for long, or does not move.
+/// 503 until every sink applies events (or stands by), and when one is halted or stuck.
 async fn readyz(Extract(shared): Extract<Shared>) -> Response {
     let mut bad = Map::new();
     for sink in &shared.sinks {
-        if let Some(trouble) = shared.readiness.trouble(sink) {
+        if let Some(trouble) = sink.figures().trouble() {
             bad.insert(sink.name.clone(), Value::String(trouble));
         }
     }
@@ -312,7 +296,7 @@ async fn metrics(Extract(shared): Extract<Shared>) -> Response {
     let mut metrics = Metrics::default();
     put_metrics(&mut metrics, &shared.sinks);
     let ready = shared.sinks.iter().map(|sink| {
-        let is_ready = shared.readiness.trouble(sink).is_none();
+        let is_ready = sink.figures().trouble().is_none();
         let labels = format!("{{sink=\"{}\"}}", sink.name);
         (labels, f64::from(u8::from(is_ready)))
     });

@@ -14,7 +14,7 @@ use super::bounds::{check_bounds, find_out_of_range};
 use super::doubt::{self, Doubts};
 use super::merge::{Merge, Next};
 use super::partition_queues::{PartitionQueues, Polled};
-use super::postgres::{Commit, Outcome, Poison, Postgres};
+use super::postgres::{Commit, Outcome, Poison, Postgres, Uncommitted};
 use super::runner::{Context, Course, Ended, ended, stopped};
 use crate::consumer::TopicPartition;
 use crate::discovery::follows;
@@ -91,6 +91,10 @@ impl InCommitOrder {
             };
             match run.run().await? {
                 Followed::Poisoned(found) => poison = Some(found),
+                Followed::Again => tracing::debug!(
+                    sink = context.name,
+                    "the target refuses a transaction at its end: the event is looked for"
+                ),
                 Followed::Outgrown => tracing::debug!(
                     sink = context.name,
                     "many more partitions: connecting again, with a smaller share of the memory for each"
@@ -139,6 +143,17 @@ enum Followed {
     Outgrown,
     /// This event cannot be applied. Nothing of the open transaction is left.
     Poisoned(Box<Poison>),
+    /// Nothing of the open transaction is left, which is to be given once more.
+    Again,
+}
+
+impl From<Uncommitted> for Followed {
+    fn from(undone: Uncommitted) -> Self {
+        match undone {
+            Uncommitted::Poisoned(poison) => Followed::Poisoned(poison),
+            Uncommitted::Again => Followed::Again,
+        }
+    }
 }
 
 impl Run<'_> {
@@ -225,8 +240,8 @@ impl Run<'_> {
                         return self.stop_at_poison().await;
                     }
                     if self.part.is_full(self.context.config.batch_rows()) {
-                        if let Some(poison) = self.flush(place).await? {
-                            return Ok(Followed::Poisoned(poison));
+                        if let Some(undone) = self.flush(place).await? {
+                            return Ok(undone.into());
                         }
                         if self.part.is_empty() && *self.stop.borrow() {
                             return Ok(Followed::Stopped);
@@ -245,7 +260,7 @@ impl Run<'_> {
             }
         }
         Ok(match self.commit().await? {
-            Some(poison) => Followed::Poisoned(poison),
+            Some(undone) => undone.into(),
             None => Followed::Reached,
         })
     }
@@ -267,7 +282,7 @@ impl Run<'_> {
         if self.begun <= self.part.place
             && let Some(earlier) = self.commit().await?
         {
-            return Ok(Followed::Poisoned(earlier));
+            return Ok(earlier.into());
         }
         let Some(poison) = self.poison.take() else {
             return Ok(Followed::Reached);
@@ -403,14 +418,14 @@ impl Run<'_> {
     }
 
     /// Gives what was gathered to the target, and commits there if the next event belongs to another commit.
-    async fn flush(&mut self, next: Place) -> Result<Option<Box<Poison>>> {
+    async fn flush(&mut self, next: Place) -> Result<Option<Uncommitted>> {
         if self.part.place != Some(next) && self.begun <= self.part.place {
             return self.commit().await;
         }
         let dead_letters = &self.context.shared.dead_letters;
         let records = &self.part.records;
         if let Outcome::Poisoned(poison) = self.replica.apply_part(records, dead_letters).await? {
-            return Ok(Some(poison));
+            return Ok(Some(Uncommitted::Poisoned(poison)));
         }
         self.context.status.figures().count_events(records);
         self.context.status.works();
@@ -421,7 +436,7 @@ impl Run<'_> {
     }
 
     /// Gives what was gathered to the target and commits there.
-    async fn commit(&mut self) -> Result<Option<Box<Poison>>> {
+    async fn commit(&mut self) -> Result<Option<Uncommitted>> {
         let moves = self.merge.moves();
         if moves.is_empty() {
             return Ok(None);
@@ -439,7 +454,7 @@ impl Run<'_> {
         let committed = replica.commit_part(&part.records, &commit, dead_letters);
         let applied = match committed.await? {
             Ok(applied) => applied,
-            Err(poison) => return Ok(Some(poison)),
+            Err(undone) => return Ok(Some(undone)),
         };
         self.merge.moved(&moves);
         self.context.status.moved(&moves);

@@ -32,7 +32,15 @@ impl RefusalLimit {
         while self.recent.front().is_some_and(|at| at.elapsed() > MINUTE) {
             self.recent.pop_front();
         }
-        if self.recent.len() + refused > self.max_per_minute {
+        self.check(refused)?;
+        self.recent
+            .extend(std::iter::repeat_n(Instant::now(), refused));
+        Ok(())
+    }
+
+    /// Whether so many more may be refused now.
+    pub fn check(&self, more: usize) -> Result<()> {
+        if self.recent.len() + more > self.max_per_minute {
             return Err(Error::new(
                 Code::TargetRefuses,
                 format!(
@@ -42,8 +50,6 @@ impl RefusalLimit {
                 "Look at its constraints and types, and at [[rule]]; the last batch was not applied. Correct them and send SIGHUP a minute later, or raise [dead_letters] max_parked_keys_per_minute and restart.",
             ));
         }
-        self.recent
-            .extend(std::iter::repeat_n(Instant::now(), refused));
         Ok(())
     }
 }

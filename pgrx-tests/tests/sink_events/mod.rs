@@ -433,3 +433,11 @@ pub fn one_text(client: &mut Client, query: &str) -> String {
     row.get::<_, Option<String>>(0)
         .unwrap_or_else(|| "NULL".to_owned())
 }
+
+/// Waits until the first row of `query` is `expected`, as text.
+pub fn wait_for_text(client: &mut Client, query: &str, expected: &str) {
+    wait_until(query, TIMEOUT, || match one_text(client, query) {
+        text if text == expected => Ok(()),
+        text => Err(text),
+    });
+}

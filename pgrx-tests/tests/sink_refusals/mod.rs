@@ -3,10 +3,9 @@
 
 use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::wait_until;
-use postgres::Client;
 use serde_json::{Value, json};
 
-use super::sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text};
+use super::sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_text};
 
 /// Columns whose values the target may refuse in one way each.
 const COLUMNS: [(&str, &str); 10] = [
@@ -38,25 +37,11 @@ fn key_of(id: u64) -> Option<String> {
     Some(id_key(id))
 }
 
-fn state_of(sink: &CompanionSink, name: &str) -> Value {
-    let answer = sink.get("/v1/status");
-    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-    let status: Value = serde_json::from_str(body).expect("JSON");
-    status["sinks"][name].clone()
-}
-
 fn wait_for_state(sink: &CompanionSink, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-    wait_until(what, TIMEOUT, || match state_of(sink, "replica") {
+    wait_until(what, TIMEOUT, || match sink.state_of("replica") {
         state if is_so(&state) => Ok(state),
         state => Err(state.to_string()),
     })
-}
-
-fn wait_for_text(client: &mut Client, query: &str, expected: &str) {
-    wait_until(query, TIMEOUT, || match one_text(client, query) {
-        text if text == expected => Ok(()),
-        text => Err(text),
-    });
 }
 
 /// A row that differs from a plain one in one column.
@@ -173,7 +158,7 @@ fn a_value_that_the_target_refuses_is_no_outage() {
         let parked = "SELECT count(*) FROM companion.parked WHERE code = 'CDC1007'";
         assert_eq!(one_text(&mut target, parked), "12");
         assert_eq!(
-            state_of(&sink, "replica")["retries"],
+            sink.state_of("replica")["retries"],
             0,
             "nothing is taken for an outage"
         );
@@ -220,7 +205,7 @@ fn a_halted_sink_holds_nothing_and_says_how_far_it_is_behind() {
         "the lag of a sink that never reached its target",
         TIMEOUT,
         || {
-            let state = state_of(&sink, "history");
+            let state = sink.state_of("history");
             match state["state"] == "retrying"
                 && state["lag_events"] == 4
                 && state["retrying_since"].is_string()
@@ -452,7 +437,7 @@ fn what_the_target_computes_or_does_not_have_stops_nothing() {
             assert_eq!(one_text(&mut target, query), expected, "{query}");
         }
         assert_eq!(
-            state_of(&sink, "replica")["unknown_rows"],
+            sink.state_of("replica")["unknown_rows"],
             2,
             "they are counted"
         );
@@ -468,6 +453,6 @@ fn what_the_target_computes_or_does_not_have_stops_nothing() {
             .for_each(|table| source.wait_until_applied(&sink, table));
         let left = "SELECT (SELECT count(*) FROM parent) + (SELECT count(*) FROM child)";
         wait_for_text(&mut target, left, "0");
-        assert_eq!(state_of(&sink, "replica")["state"], "running");
+        assert_eq!(sink.state_of("replica")["state"], "running");
     }
 }

@@ -306,6 +306,7 @@ impl MongoHistory {
     /// What the history calls a row that an event is about; none if that cannot be told.
     pub(self) async fn entity_of(
         &mut self,
+        topic: &str,
         headers: &Headers<'_>,
         identity: Option<&str>,
     ) -> Result<Option<String>> {
@@ -313,7 +314,7 @@ impl MongoHistory {
             return Ok(None);
         };
         let tables = &mut self.connection()?.tables;
-        let Some(lineage) = tables.of(headers.table, headers.version) else {
+        let Some(lineage) = tables.of(topic, headers.table, headers.version) else {
             return Ok(Some(document::entity(headers.table, Some(identity))));
         };
         let natural = lineage.natural(Some(identity), headers.version);
@@ -324,13 +325,14 @@ impl MongoHistory {
     /// The entities of rows that a chunk left out, for they were changed before it.
     async fn changed(
         &mut self,
+        topic: &str,
         headers: &Headers<'_>,
         body: &SnapshotBody<'_>,
     ) -> Result<Vec<String>> {
         let mut entities = Vec::new();
         for key in body.changed() {
             let key = std::str::from_utf8(key).ok();
-            entities.extend(self.entity_of(headers, key).await?);
+            entities.extend(self.entity_of(topic, headers, key).await?);
         }
         Ok(entities)
     }
@@ -418,7 +420,10 @@ impl MongoHistory {
             }
             match Headers::read(record) {
                 Ok(headers) if headers.op.is_row() => {
-                    match self.entity_of(&headers, identity(record, &headers)).await? {
+                    match self
+                        .entity_of(&record.topic, &headers, identity(record, &headers))
+                        .await?
+                    {
                         Some(entity) => {
                             there.entry(&record.topic).or_default().insert(entity);
                         }
@@ -445,7 +450,7 @@ impl MongoHistory {
                 there
                     .entry(&record.topic)
                     .or_default()
-                    .extend(self.changed(&headers, &body).await?);
+                    .extend(self.changed(&record.topic, &headers, &body).await?);
             }
         }
         let snapshots = &mut self.connection()?.snapshots;
@@ -496,10 +501,10 @@ impl MongoHistory {
             // What waits may say otherwise.
             let parked = self.parked.of_topic(&record.topic);
             let parked: Vec<Vec<u8>> = parked.map(<[u8]>::to_vec).collect();
-            let mut there = BTreeSet::from_iter(self.changed(headers, body).await?);
+            let mut there = BTreeSet::from_iter(self.changed(&record.topic, headers, body).await?);
             for key in parked {
                 let key = std::str::from_utf8(&key).ok();
-                there.extend(self.entity_of(headers, key).await?);
+                there.extend(self.entity_of(&record.topic, headers, key).await?);
             }
             let connection = self.connection.as_mut().ok_or_else(not_connected)?;
             connection.snapshots.note(&record.topic, &there).await?;

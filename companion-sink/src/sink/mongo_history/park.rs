@@ -163,7 +163,9 @@ impl MongoHistory {
             let headers = Headers::read(aside.record).ok();
             if let Some(headers) = headers.filter(|headers| headers.op.is_row()) {
                 let identity = identity(aside.record, &headers);
-                aside.entity = self.entity_of(&headers, identity).await?;
+                aside.entity = self
+                    .entity_of(&aside.record.topic, &headers, identity)
+                    .await?;
             }
         }
         let asides = &*asides;

@@ -62,7 +62,7 @@ pub async fn place(
     names: Names,
 ) -> Result<std::result::Result<Place, Malformed>> {
     let identity = identity(record, headers);
-    let lineage = match tables.of(headers.table, headers.version) {
+    let lineage = match tables.of(&record.topic, headers.table, headers.version) {
         // What identifies the rows of a table without a primary key only they say.
         Some(lineage) if identity.is_none() || !lineage.keys.is_empty() => lineage,
         _ => {
@@ -87,7 +87,7 @@ pub async fn place(
     }
     tables.look_up([&natural]).await?;
     if tables.is_unlinked(&natural) && matches!(headers.op, Op::Update | Op::Delete | Op::Read) {
-        let lineage = lineage_of(tables, headers);
+        let lineage = lineage_of(tables, record, headers);
         link_by_former_key(tables, lineage.as_ref(), &natural, headers, body, names).await?;
         tables.look_up([&natural]).await?;
     }
@@ -96,8 +96,9 @@ pub async fn place(
 }
 
 /// It was there a moment ago.
-fn lineage_of(tables: &Tables, headers: &Headers<'_>) -> Option<Lineage> {
-    tables.of(headers.table, headers.version).cloned()
+fn lineage_of(tables: &Tables, record: &Record, headers: &Headers<'_>) -> Option<Lineage> {
+    let lineage = tables.of(&record.topic, headers.table, headers.version);
+    lineage.cloned()
 }
 
 /// Notes the link of a row whose last document, from before it had its present key, has not got that key's columns.

@@ -78,20 +78,26 @@ impl Tables {
         }
     }
 
-    /// The table that had a name at a version.
-    pub fn of(&self, header: &str, version: &str) -> Option<&Lineage> {
-        self.place_of(header, version).map(|place| &self.all[place])
+    /// The table that had a name at a version, for events of a topic.
+    pub fn of(&self, topic: &str, header: &str, version: &str) -> Option<&Lineage> {
+        let place = self.place_of(topic, header, version);
+        place.map(|place| &self.all[place])
     }
 
-    fn place_of(&self, header: &str, version: &str) -> Option<usize> {
+    /// The topic's own table counts before others: a definition in another topic takes no rows of this one away.
+    fn place_of(&self, topic: &str, header: &str, version: &str) -> Option<usize> {
         let places = self.by_header.get(header)?.iter();
-        let since = |place: &usize| Some((self.all[*place].called_since(header, version)?, *place));
-        places.filter_map(since).max().map(|(_, place)| place)
+        let since = |place: &usize| {
+            let lineage = &self.all[*place];
+            let since = lineage.called_since(header, version)?;
+            Some((lineage.topic == topic, since, *place))
+        };
+        places.filter_map(since).max().map(|(.., place)| place)
     }
 
     /// The table that a definition is about, if it is known.
     fn place_of_definition(&self, told: &Told<'_>) -> Option<usize> {
-        let named = self.place_of(&told.name.header, told.version);
+        let named = self.place_of(told.topic, &told.name.header, told.version);
         if !told.is_renaming {
             // Another topic may have told first under which name it is tracked now.
             return named.or_else(|| self.place_of_oid(told));
@@ -123,7 +129,11 @@ impl Tables {
             let database = lineage.name().map(|name| name.database.as_str());
             lineage.oid.as_ref() == Some(&oid) && database == Some(&told.name.database)
         };
-        self.all.iter().position(is_same)
+        let place = self.all.iter().position(is_same)?;
+        let is_of = |lineage: &Lineage| lineage.topic == told.topic;
+        // A topic that has a table of its own gives no other one another name.
+        let may_be = !told.is_renaming || is_of(&self.all[place]) || !self.all.iter().any(is_of);
+        may_be.then_some(place)
     }
 
     /// Whether the table that a definition is about is known.

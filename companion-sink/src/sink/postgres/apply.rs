@@ -7,12 +7,12 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::change::{Change, Kind, Values, identity_of, key_layout, layout, values};
 use super::connection::Session;
-use super::failure::{Fault, sort};
+use super::failure::{Fault, Lack, sort};
 use super::newest;
 use super::parked::ParkedKeys;
-use super::refusal;
+use super::refusal::{self, Told};
 use super::statements;
-use super::tables::{Table, Tables};
+use super::tables::{Table, Tables, quoted};
 use crate::dead_letter::Failure;
 use crate::error::{Code, Error};
 use crate::event::Headers;
@@ -93,6 +93,8 @@ pub async fn apply_apart<'c, 'b>(
 ) -> Result<Aside<'c, 'b>, Error> {
     let mut aside = Aside::default();
     let mut parts: VecDeque<Vec<&'c Change<'b>>> = VecDeque::from([changes.to_vec()]);
+    // Tables that take nothing: not each of their events is tried.
+    let mut closed: HashMap<usize, Failure> = HashMap::new();
     while let Some(part) = parts.pop_front() {
         // A key may have been parked by an earlier part.
         let mut part = part;
@@ -101,8 +103,14 @@ pub async fn apply_apart<'c, 'b>(
             if behind {
                 park_key(change, parked);
                 aside.behind.push(change);
+                return false;
             }
-            !behind
+            if let Some(failure) = closed.get(&change.table) {
+                park_key(change, parked);
+                aside.refused.push((change, failure.clone()));
+                return false;
+            }
+            true
         });
         if part.is_empty() {
             continue;
@@ -120,8 +128,12 @@ pub async fn apply_apart<'c, 'b>(
         session.undo_part().await?;
         match part.as_slice() {
             [alone] => {
-                let failure =
-                    refusal::told(&session.client, tables.get(alone.table), alone, fault).await?;
+                let table = tables.get(alone.table);
+                let Told { failure, is_of_all } =
+                    refusal::told(&session.client, table, alone, fault).await?;
+                if is_of_all {
+                    closed.insert(alone.table, failure.clone());
+                }
                 park_key(alone, parked);
                 aside.refused.push((alone, failure));
             }
@@ -324,14 +336,14 @@ async fn run_one(
     let doing = format!("changing a row of {}", table.name);
     let failed = |error| sort(&doing, &error);
     let statement = session.prepared(sql, &types).await;
-    let statement = statement.map_err(|error| failed(error).of_target())?;
+    let statement = statement.map_err(|error| failed(error).of_table())?;
     let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
     let done = session.client.execute(&statement, &parameters).await;
     done.map_err(failed)
 }
 
 /// Whether a unique index of the target has exactly the key's columns: what an upsert needs.
-pub fn check_unique(table: &Table, key: &[usize]) -> Result<(), Error> {
+pub fn check_unique(table: &Table, key: &[usize]) -> Result<(), Fault> {
     let names: Vec<String> = key
         .iter()
         .map(|place| table.columns[*place].name.clone())
@@ -339,19 +351,23 @@ pub fn check_unique(table: &Table, key: &[usize]) -> Result<(), Error> {
     if table.is_unique(&names) {
         return Ok(());
     }
-    Err(Error::new(
-        Code::TargetRefuses,
-        format!(
-            "postgres: table {} has no unique index on its key ({})",
+    Err(Fault::Lack(Lack {
+        code: Code::TargetRefuses,
+        what: format!(
+            "table {} has no unique index on its key ({})",
             table.name,
             names.join(", ")
         ),
-        format!(
-            "CREATE UNIQUE INDEX ON {} ({}); on the target, then send SIGHUP.",
+        remedy: format!(
+            "CREATE UNIQUE INDEX ON {} ({}); on the target",
             table.name,
-            names.join(", ")
+            names
+                .iter()
+                .map(|name| quoted(name))
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
-    ))
+    }))
 }
 
 /// The values of many rows, column by column.
@@ -377,7 +393,7 @@ impl<'c> Arrays<'c> {
         let failed = |error| sort(&doing, &error);
         let types = vec![Type::TEXT_ARRAY; self.columns.len()];
         let statement = session.prepared(sql, &types).await;
-        let statement = statement.map_err(|error| failed(error).of_target())?;
+        let statement = statement.map_err(|error| failed(error).of_table())?;
         let parameters: Vec<&(dyn ToSql + Sync)> =
             self.columns.iter().map(|column| column as _).collect();
         session

@@ -11,12 +11,13 @@ use tokio_postgres::types::ToSql;
 use super::bindings::Refusal;
 use super::connection::Session;
 use super::failure::classify;
+use super::ordered::of_whole_table;
 use super::sharing::{lock_name, tell_others};
 use super::whole_table::unreadable;
 use super::{Park, Postgres, not_connected};
 use crate::consumer::TopicPartition;
 use crate::dead_letter::DeadLetters;
-use crate::error::Result;
+use crate::error::{Policy, Result};
 use crate::event::Headers;
 use crate::record::Record;
 use crate::sink::reached::{Reached, Stand, missing_copy, reached, version_of};
@@ -250,7 +251,13 @@ impl Postgres {
                 );
                 Ok(true)
             }
-            _ => self.apply_to_table(record, &headers).await.map(|()| true),
+            _ => match self.apply_to_table(record, &headers).await {
+                Ok(()) => Ok(true),
+                Err(error) if error.code.policy() == Policy::Halt => {
+                    Err(of_whole_table(record, error))
+                }
+                Err(error) => Err(error),
+            },
         }
     }
 

@@ -139,7 +139,7 @@ impl Postgres {
                 session.undo_part().await?;
                 let table = tables.get(change.table);
                 let told = refusal::told(&session.client, table, &change, fault).await?;
-                Ok(Some(told))
+                Ok(Some(told.failure))
             }
         }
     }

@@ -121,6 +121,21 @@ impl Session {
         checked.map_err(|error| sort("checking deferred constraints", &error))
     }
 
+    /// As [`Session::check_constraints`]; what does not hold.
+    pub async fn doubt(&self) -> Result<Option<Doubt>> {
+        let done = self.client.batch_execute(IMMEDIATE).await;
+        done.map_or_else(
+            |error| Doubt::of("checking deferred constraints", &error),
+            |()| Ok(None),
+        )
+    }
+
+    /// Commits; what the target refuses that for.
+    pub async fn commit(&self) -> Result<Option<Doubt>> {
+        let done = self.client.batch_execute("COMMIT").await;
+        done.map_or_else(|error| Doubt::of("COMMIT", &error), |()| Ok(None))
+    }
+
     /// Runs statements that concern the transaction.
     pub async fn execute(&self, sql: &str) -> Result<()> {
         let done = self.client.batch_execute(sql).await;
@@ -139,6 +154,44 @@ impl Session {
         let statement = self.client.prepare_typed(sql, types).await?;
         self.statements.insert(sql.to_owned(), statement.clone());
         Ok(statement)
+    }
+}
+
+/// What does not hold at the end of a transaction.
+pub struct Doubt {
+    /// As it is told.
+    pub fault: Fault,
+    /// Schema and table, where the server names one.
+    pub table: Option<(String, String)>,
+    /// The server's detail, with values: never to be shown.
+    pub detail: Option<String>,
+    /// SQLSTATE, constraint, and which function raised it.
+    sign: [Option<String>; 3],
+}
+
+impl Doubt {
+    fn of(doing: &str, error: &tokio_postgres::Error) -> Result<Option<Doubt>> {
+        let fault = match sort(doing, error) {
+            Fault::Other(error) => return Err(error),
+            fault => fault,
+        };
+        let db = error.as_db_error();
+        let told = |what: Option<&str>| what.map(str::to_owned);
+        Ok(Some(Doubt {
+            fault,
+            table: db.and_then(|db| Some((db.schema()?.to_owned(), db.table()?.to_owned()))),
+            detail: db.and_then(|db| told(db.detail())),
+            sign: [
+                db.map(|db| db.code().code().to_owned()),
+                db.and_then(|db| told(db.constraint())),
+                db.and_then(|db| told(db.where_())),
+            ],
+        }))
+    }
+
+    /// Whether it is the same that does not hold.
+    pub fn is_same(&self, other: &Doubt) -> bool {
+        (&self.sign, &self.table, &self.detail) == (&other.sign, &other.table, &other.detail)
     }
 }
 

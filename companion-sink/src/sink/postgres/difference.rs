@@ -101,7 +101,9 @@ impl Pair<'_> {
 
     fn failed(&self, error: &tokio_postgres::Error) -> Error {
         match sort(&format!("comparing {}", self.table.name), error) {
-            Fault::Doubtful { error, .. } | Fault::Other(error) => error,
+            fault @ (Fault::Doubtful { .. } | Fault::Lack(_) | Fault::Other(_)) => {
+                fault.error("comparing rows")
+            }
             Fault::Event(failure) => Error::new(
                 Code::ValueRefused,
                 format!(

@@ -20,25 +20,69 @@ pub enum Fault {
         /// What it is if the event is to blame.
         failure: Box<Failure>,
         /// What it is if the target is.
-        error: Error,
+        lack: Lack,
     },
-    /// Not the event's fault.
+    /// The table of the target is not as the event needs it.
+    Lack(Lack),
+    /// Neither the event's fault nor its table's.
     Other(Error),
 }
 
+/// What a table of the target lacks for events of its source.
+#[derive(Debug, Clone)]
+pub struct Lack {
+    /// CDC1004 or CDC1011.
+    pub code: Code,
+    /// What is missing, without any value.
+    pub what: String,
+    /// The remedy: a sentence without its full stop.
+    pub remedy: String,
+}
+
+impl Lack {
+    /// As it stops a whole sink.
+    pub fn error(&self) -> Error {
+        Error::new(
+            self.code,
+            format!("postgres: {}", self.what),
+            format!("{}, then send SIGHUP.", self.remedy),
+        )
+    }
+
+    /// As it keeps an event of the table back.
+    pub fn failure(&self) -> Failure {
+        Failure::lack(self.code, format!("{}: {}", self.what, self.remedy))
+    }
+}
+
 impl Fault {
-    /// The event's failure by itself, anything else as the error that it is.
+    /// What keeps one event back, anything else as the error that it is.
     pub fn refusal<T>(self) -> Result<std::result::Result<T, Failure>> {
         match self {
             Fault::Event(failure) => Ok(Err(failure)),
-            Fault::Doubtful { error, .. } | Fault::Other(error) => Err(error),
+            Fault::Doubtful { failure, .. } => Ok(Err(*failure)),
+            Fault::Lack(lack) => Ok(Err(lack.failure())),
+            Fault::Other(error) => Err(error),
+        }
+    }
+
+    /// As it stops a whole sink that is `doing` something.
+    pub fn error(self, doing: &str) -> Error {
+        match self {
+            Fault::Doubtful { lack, .. } | Fault::Lack(lack) => lack.error(),
+            Fault::Other(error) => error,
+            Fault::Event(failure) => Error::new(
+                Code::TargetRefuses,
+                format!("postgres: {doing}: {}", failure.message),
+                "Look at the target's state schema, then send SIGHUP.",
+            ),
         }
     }
 
     /// As it is where no value was looked at yet: nothing of an event is to blame.
-    pub fn of_target(self) -> Fault {
+    pub fn of_table(self) -> Fault {
         match self {
-            Fault::Doubtful { error, .. } => Fault::Other(error),
+            Fault::Doubtful { lack, .. } => Fault::Lack(lack),
             fault => fault,
         }
     }
@@ -62,6 +106,8 @@ enum Kind {
     Target,
     /// A value, or the target.
     Doubtful,
+    /// The target's table, whatever the values are.
+    Table,
     /// A value, a constraint, a trigger.
     Value,
     /// Everything else.
@@ -76,6 +122,8 @@ impl Kind {
             ("08" | "53", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05") => Kind::Outage,
             ("40", _) | (_, "55P03" | "57014") => Kind::Conflict,
             (_, "25006") => Kind::ReadOnly,
+            // ON CONFLICT finds no unique index.
+            (_, "42P10") => Kind::Table,
             ("0A" | "0L" | "0P" | "3F" | "42", _) => Kind::Doubtful,
             ("22" | "23" | "44" | "54" | "P0", _) => Kind::Value,
             _ => Kind::Unknown,
@@ -92,10 +140,11 @@ pub fn sort(doing: &str, error: &PgError) -> Fault {
     match Kind::of(state) {
         Kind::Outage => Fault::Other(unreachable(doing, &of_state(state))),
         Kind::Conflict | Kind::ReadOnly => Fault::Other(passing(doing, state)),
-        Kind::Target => Fault::Other(of_target(doing, db)),
+        Kind::Target => Fault::Other(lack(doing, db).error()),
+        Kind::Table => Fault::Lack(lack(doing, db)),
         Kind::Doubtful => Fault::Doubtful {
             failure: Box::new(refused(state, db)),
-            error: of_target(doing, db),
+            lack: lack(doing, db),
         },
         // A server that is there and refuses something refuses what it was given.
         Kind::Value | Kind::Unknown => Fault::Event(refused(state, db)),
@@ -110,14 +159,7 @@ pub fn classify(doing: &str, error: &PgError) -> Error {
     {
         return unreachable(doing, &of_state(state));
     }
-    match sort(doing, error) {
-        Fault::Doubtful { error, .. } | Fault::Other(error) => error,
-        Fault::Event(failure) => Error::new(
-            Code::TargetRefuses,
-            format!("postgres: {doing}: {}", failure.message),
-            "Look at the target's state schema, then send SIGHUP.",
-        ),
-    }
+    sort(doing, error).error(doing)
 }
 
 /// The SQLSTATE of the server's answer, if it is one.
@@ -126,25 +168,25 @@ pub fn state_of(error: &PgError) -> Option<&str> {
 }
 
 /// The target as a whole, or its table, is not as it has to be.
-fn of_target(doing: &str, db: &DbError) -> Error {
+fn lack(doing: &str, db: &DbError) -> Lack {
     let state = db.code().code();
-    let hint = match state {
-        "53100" | "58030" => "Free or add disk space on the target, then send SIGHUP.",
-        "42501" => "Grant the sink's role what the message names, then send SIGHUP.",
+    let remedy = match state {
+        "53100" | "58030" => "Free or add disk space on the target",
+        "42501" => "Grant the sink's role what the message names",
         "42P01" | "42703" | "3F000" => {
-            "Create what the message names, then send SIGHUP; or set create_tables = true and restart."
+            "Create what the message names (with create_tables = true missing tables are made when they are tracked)"
         }
-        "42P10" => "Create a unique index on the key's columns, then send SIGHUP.",
+        "42P10" => "Create a unique index on the key's columns",
         "0A000" => {
-            "Change the target so that it is possible, then send SIGHUP; for TRUNCATE set truncate = \"delete\" and restart."
+            "Change the target so that it is possible, for TRUNCATE with truncate = \"delete\" and a restart"
         }
-        _ => "Correct the sink's role or the target, then send SIGHUP; or its url, and restart.",
+        _ => "Correct the sink's role, its url or the target",
     };
-    Error::new(
-        Code::TargetRefuses,
-        format!("postgres: {doing}: {} (SQLSTATE {state})", db.message()),
-        hint,
-    )
+    Lack {
+        code: Code::TargetRefuses,
+        what: format!("{doing}: {} (SQLSTATE {state})", db.message()),
+        remedy: remedy.to_owned(),
+    }
 }
 
 /// The target refused an event: told with the server's own words, but for values that they quote.

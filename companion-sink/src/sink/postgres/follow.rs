@@ -152,7 +152,7 @@ impl Follower<'_> {
         match there {
             None if self.is_made_like(body, definition).await? => {}
             None if settings.create_tables => self.create(&target, body, definition).await?,
-            None => return Err(missing_table(&target)),
+            None => return Err(missing_table(&target).error()),
             Some(table) => {
                 let before = before.map(|before| &before.definition);
                 self.alter(&table, body, definition, before).await?;

@@ -14,6 +14,7 @@ mod ordered;
 pub mod parked;
 pub mod pg_text;
 mod refusal;
+mod search;
 pub mod shadow;
 mod sharing;
 mod snapshot;
@@ -43,6 +44,8 @@ use self::connection::{IMMEDIATE, News, Session};
 use self::failure::{Fault, classify};
 pub use self::ordered::{Commit, Outcome, Poison};
 use self::parked::ParkedKeys;
+use self::search::Search;
+pub use self::search::Uncommitted;
 use self::sharing::Sharing;
 use self::state::State;
 use self::stream::Stream;
@@ -79,6 +82,10 @@ pub struct Postgres {
     news: Arc<News>,
     /// When to look for parked events that are tried again though nobody has decided about them.
     retry_at: Option<Instant>,
+    /// For the event that the target refuses when a transaction ends.
+    search: Search,
+    /// Deferred constraints are looked at before a batch is committed, for one refused it once.
+    looks_before_commit: bool,
     /// Reasons of the events that the open transaction parks.
     parked_in_transaction: Vec<Cow<'static, str>>,
 }
@@ -199,6 +206,8 @@ impl Postgres {
             refusals,
             news: Arc::default(),
             retry_at: None,
+            search: Search::default(),
+            looks_before_commit: false,
             parked_in_transaction: Vec::new(),
         }
     }
@@ -349,7 +358,7 @@ impl Postgres {
                 .await?;
             let table = tables.get(table);
             if let Some(column) = change.fit(table) {
-                return Err(missing_column(table, column));
+                return Ok(Err(missing_column(table, column).failure()));
             }
         }
         let shadow = self.settings.shadow.as_ref();
@@ -375,7 +384,10 @@ impl Postgres {
         let (topic, header) = (&record.topic, headers.table);
         let tables = &mut connection.tables;
         let found = tables.find(client, &self.settings, topic, header, source);
-        found.await.map(Ok)
+        match found.await {
+            Ok(table) => Ok(Ok(table)),
+            Err(fault) => fault.refusal(),
+        }
     }
 
     /// Whether an event may go to the table that it names.
@@ -438,14 +450,14 @@ impl Postgres {
             }
         }
         let mut applied = apply(session, tables, &to_apply, Mode::Upsert).await;
-        if applied.is_ok() && !*is_replica {
+        if applied.is_ok() && (self.looks_before_commit || !*is_replica) {
             // At the end of the transaction nobody could tell which event it is.
             applied = session.check_constraints().await;
         }
         match applied {
             Ok(()) => return Ok(()),
             Err(Fault::Other(error)) => return Err(error),
-            Err(Fault::Event(_) | Fault::Doubtful { .. }) => {}
+            Err(Fault::Event(_) | Fault::Doubtful { .. } | Fault::Lack(_)) => {}
         }
         session.execute("ROLLBACK").await?;
         state.begin_transaction(session, IMMEDIATE).await?;
@@ -458,6 +470,36 @@ impl Postgres {
             parks.push(change.park(None));
         }
         Ok(())
+    }
+
+    /// Applies a batch and commits; what the target refused it for at its end.
+    async fn apply_batch(
+        &mut self,
+        batch: &Batch,
+        dead_letters: &DeadLetters,
+    ) -> Result<std::result::Result<Applied, Fault>> {
+        let mut parks = Vec::new();
+        let changes = self.changes(batch, &mut parks).await?;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        newest::make_ready(&mut connection.session, &connection.tables, &changes).await?;
+        self.apply_in_transaction(batch, &changes, &mut parks)
+            .await?;
+        if !parks.is_empty() {
+            self.park(&parks, dead_letters).await?;
+        }
+        self.note_chunks(batch, &parks).await?;
+        let connection = self.connection()?;
+        if let Some(doubt) = connection.session.commit().await? {
+            return Ok(Err(doubt.fault));
+        }
+        Ok(Ok(Applied {
+            dead_letters: parks
+                .iter()
+                .filter_map(|park| Some(park.failure.as_ref()?.reason.clone()))
+                .collect(),
+            parked_keys: connection.parked.len() as u64,
+            unknown_rows: std::mem::take(&mut connection.session.unknown_rows),
+        }))
     }
 
     /// Notes what the ends of a snapshot's chunks say, in the open transaction.
@@ -483,14 +525,30 @@ impl Postgres {
         Ok(())
     }
 
+    /// Counts refused events, and sends them to the dead letters.
+    async fn tell(
+        &mut self,
+        letters: &[(&Record, &Failure)],
+        dead_letters: &DeadLetters,
+    ) -> Result<()> {
+        self.refusals
+            .count(letters.iter().map(|(_, failure)| *failure))?;
+        match letters.is_empty() {
+            true => Ok(()),
+            false => dead_letters.send(&self.name, letters).await,
+        }
+    }
+
     /// Sends the refused events to the dead letters and parks them and those behind, in the open transaction.
     async fn park(&mut self, parks: &[Park<'_>], dead_letters: &DeadLetters) -> Result<()> {
-        self.refusals
-            .count(parks.iter().filter_map(|park| park.failure.as_ref()))?;
         let letters: Vec<_> = parks
             .iter()
             .filter_map(|park| park.failure.as_ref().map(|failure| (park.record, failure)))
             .collect();
+        match self.search.is_on() {
+            true => self.search.keep(&letters),
+            false => self.tell(&letters, dead_letters).await?,
+        }
         let state = &self.state;
         let Some(Connection {
             session, parked, ..
@@ -498,9 +556,6 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
-        if !letters.is_empty() {
-            dead_letters.send(&self.name, &letters).await?;
-        }
         for park in parks {
             state
                 .parked_events()
@@ -598,28 +653,22 @@ impl Sink for Postgres {
     }
 
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
-        let mut parks = Vec::new();
         let decided = self.decided_batch(batch)?;
         let batch = decided.as_ref().unwrap_or(batch);
-        let changes = self.changes(batch, &mut parks).await?;
-        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        newest::make_ready(&mut connection.session, &connection.tables, &changes).await?;
-        self.apply_in_transaction(batch, &changes, &mut parks)
-            .await?;
-        if !parks.is_empty() {
-            self.park(&parks, dead_letters).await?;
+        let refused = match self.apply_batch(batch, dead_letters).await? {
+            Ok(applied) => return Ok(applied),
+            Err(fault) => fault.error("COMMIT"),
+        };
+        if self.looks_before_commit {
+            return Err(refused);
         }
-        self.note_chunks(batch, &parks).await?;
-        let connection = self.connection()?;
-        connection.session.execute("COMMIT").await?;
-        Ok(Applied {
-            dead_letters: parks
-                .iter()
-                .filter_map(|park| Some(park.failure.as_ref()?.reason.clone()))
-                .collect(),
-            parked_keys: connection.parked.len() as u64,
-            unknown_rows: std::mem::take(&mut connection.session.unknown_rows),
-        })
+        // Constraint triggers may be there for this role as well. Looked at before, each event is told.
+        self.looks_before_commit = true;
+        Err(Error::new(
+            Code::Unreachable,
+            refused.what,
+            "It is tried again, and the event is looked for.",
+        ))
     }
 
     async fn note_complete(&mut self, complete: &Complete) -> Result<()> {

@@ -29,8 +29,17 @@ pub async fn make_ready(
             continue;
         };
         if !session.newest_tables.contains(&name) {
-            make(session, table, &key, &name).await?;
-            session.newest_tables.insert(name);
+            match make(session, table, &key, &name).await {
+                Ok(()) => {
+                    session.newest_tables.insert(name);
+                }
+                Err(Fault::Other(error)) => return Err(error),
+                // Who applies events of the table looks why.
+                Err(fault) => {
+                    let why = fault.error("noting the newest events of keys");
+                    tracing::warn!(table = table.name, hint = why.hint, "{}", why.what);
+                }
+            }
         }
     }
     Ok(())
@@ -63,7 +72,7 @@ pub async fn claim<'c, 'b>(
     let failed = |error| sort(&doing, &error);
     let types = vec![Type::TEXT_ARRAY; key.len() + 1];
     let statement = session.prepared(&sql(table, &key, &name), &types).await;
-    let statement = statement.map_err(|error| failed(error).of_target())?;
+    let statement = statement.map_err(|error| failed(error).of_table())?;
     let mut parameters: Vec<&(dyn ToSql + Sync)> = arrays
         .iter()
         .map(|array| array as &(dyn ToSql + Sync))
@@ -98,8 +107,13 @@ fn name_of(session: &Session, table: &Table, key: &[usize]) -> Option<String> {
 }
 
 /// Makes a table of the state; one with another key, from before a change of the definition, goes.
-async fn make(session: &Session, table: &Table, key: &[usize], name: &str) -> Result<()> {
-    let failed = |error| classify("noting the newest events of keys", &error);
+async fn make(
+    session: &Session,
+    table: &Table,
+    key: &[usize],
+    name: &str,
+) -> std::result::Result<(), Fault> {
+    let failed = |error| sort("noting the newest events of keys", &error);
     let columns: Vec<String> = key
         .iter()
         .map(|place| quoted(&table.columns[*place].name))

@@ -7,6 +7,7 @@ use change::version::{Place, Version};
 use super::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
 use super::change::Change;
 use super::failure::Fault;
+use super::search::Uncommitted;
 use super::stream::{STATEMENT_ROWS, Stream, fits};
 use super::{Connection, Park, Postgres, not_connected};
 use crate::config::OnError;
@@ -47,7 +48,8 @@ pub enum Why {
 }
 
 impl Poison {
-    fn new(record: &Record, why: Why) -> Box<Self> {
+    /// The event of `record`.
+    pub fn new(record: &Record, why: Why) -> Box<Self> {
         Box::new(Poison {
             record: record.clone(),
             place: version_of(record).place(),
@@ -64,6 +66,21 @@ pub enum Outcome {
     Poisoned(Box<Poison>),
 }
 
+/// An error about an event of a whole table, with the event.
+pub fn of_whole_table(record: &Record, error: Error) -> Error {
+    Error::new(
+        error.code,
+        format!(
+            "event {} ({} of table {}): {}",
+            record.event_id(),
+            record.op().unwrap_or_default(),
+            record.header("cdc.table").unwrap_or_default(),
+            error.what
+        ),
+        error.hint,
+    )
+}
+
 impl Postgres {
     /// Applies events in the open transaction, and opens one if there is none.
     pub async fn apply_part(
@@ -78,9 +95,27 @@ impl Postgres {
                 .iter()
                 .filter_map(|record| as_decided(record, decided))
                 .collect();
-            return self.apply_events(&decided, dead_letters).await;
+            return self.apply_or_search(&decided, dead_letters).await;
         }
-        self.apply_events(records, dead_letters).await
+        self.apply_or_search(records, dead_letters).await
+    }
+
+    async fn apply_or_search(
+        &mut self,
+        records: &[Record],
+        dead_letters: &DeadLetters,
+    ) -> Result<Outcome> {
+        if !self.search.is_on() {
+            return self.apply_events(records, dead_letters).await;
+        }
+        for record in records {
+            let one = std::slice::from_ref(record);
+            if let Outcome::Poisoned(poison) = self.apply_events(one, dead_letters).await? {
+                return Ok(Outcome::Poisoned(poison));
+            }
+            self.look_at_doubts(record).await?;
+        }
+        Ok(Outcome::Applied)
     }
 
     async fn apply_events(
@@ -114,7 +149,14 @@ impl Postgres {
                 return self.stopped(poison).await;
             }
             match headers.op {
-                op if op.is_row() => rows.push((record, headers)),
+                op if op.is_row() => match self.search.found(record) {
+                    None => rows.push((record, headers)),
+                    Some(failure) => {
+                        let failure = Some(failure.clone());
+                        let parked = &mut self.connection()?.parked;
+                        parks.push(Park::aside(record, &headers, failure, parked));
+                    }
+                },
                 Op::Truncate => {
                     let refused = self.apply_rows(&rows, &mut parks).await?;
                     rows.clear();
@@ -191,9 +233,9 @@ impl Postgres {
         records: &[Record],
         commit: &Commit<'_>,
         dead_letters: &DeadLetters,
-    ) -> Result<std::result::Result<Applied, Box<Poison>>> {
+    ) -> Result<std::result::Result<Applied, Uncommitted>> {
         if let Outcome::Poisoned(poison) = self.apply_part(records, dead_letters).await? {
-            return Ok(Err(poison));
+            return Ok(Err(Uncommitted::Poisoned(poison)));
         }
         let state = &self.state;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
@@ -209,7 +251,10 @@ impl Postgres {
                 .note_progress(&mut connection.session, place, time_us)
                 .await?;
         }
-        connection.session.execute("COMMIT").await?;
+        if let Some(uncommitted) = self.end_transaction(records.last(), dead_letters).await? {
+            return Ok(Err(uncommitted));
+        }
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         connection.in_transaction = false;
         connection.bindings.settled();
         Ok(Ok(Applied {
@@ -224,7 +269,7 @@ impl Postgres {
         let Poison { record, why, .. } = poison;
         let failure = match why {
             Why::Refused(failure) => failure,
-            Why::Target(error) => return Ok(error.clone()),
+            Why::Target(error) => return Ok(of_whole_table(record, error.clone())),
         };
         let state = &self.state;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
@@ -236,8 +281,12 @@ impl Postgres {
             dead_letters.send(&self.name, &[(record, failure)]).await?;
         }
         let id = record.event_id();
+        let code = match failure.is_lack() {
+            true => failure.code,
+            false => Code::Poison,
+        };
         Ok(Error::new(
-            Code::Poison,
+            code,
             format!(
                 "event {id} stops the consistent replica ({}): {}",
                 failure.code, failure.message
@@ -275,6 +324,7 @@ impl Postgres {
                 .begin_transaction(&mut connection.session, deferred)
                 .await?;
             connection.in_transaction = true;
+            self.search.begin();
             self.parked_in_transaction.clear();
         }
         Ok(())
@@ -337,7 +387,7 @@ impl Postgres {
                 session.keep_part();
                 Ok(Some(Ok(())))
             }
-            Err(Fault::Event(_) | Fault::Doubtful { .. }) => {
+            Err(Fault::Event(_) | Fault::Doubtful { .. } | Fault::Lack(_)) => {
                 tracing::debug!("rows are applied the careful way");
                 session.undo_part().await?;
                 let connection = self.connection.as_mut().ok_or_else(not_connected)?;
@@ -401,7 +451,7 @@ impl Postgres {
                     return Ok(None);
                 }
                 Err(Fault::Other(error)) => return Err(error),
-                Err(Fault::Event(_) | Fault::Doubtful { .. }) => {
+                Err(Fault::Event(_) | Fault::Doubtful { .. } | Fault::Lack(_)) => {
                     session.undo_part().await?;
                 }
             }

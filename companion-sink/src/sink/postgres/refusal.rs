@@ -4,32 +4,54 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::change::{Change, Kind, value_of};
-use super::failure::{Fault, classify, state_of};
-use super::tables::{Column, Table, quoted};
+use super::failure::{Fault, Lack, classify, state_of};
+use super::tables::{Column, Table, missing_column, no_table, quoted};
 use crate::dead_letter::Failure;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 /// Columns that are tried one by one at most.
 const TRIED_MAX: usize = 200;
 
+/// Why an event was refused.
+pub struct Told {
+    /// With its table, and where it is one value with the column.
+    pub failure: Failure,
+    /// The table takes no event of its source, whatever that holds.
+    pub is_of_all: bool,
+}
+
 /// Why the event of `change`, alone, was refused, in the open transaction and after the part of it that failed was undone. The
-/// target as a whole, or its table, is told as the error that it is.
+/// target as a whole is told as the error that it is.
 pub async fn told(
     client: &Client,
     table: &Table,
     change: &Change<'_>,
     fault: Fault,
-) -> Result<Failure> {
+) -> Result<Told> {
+    let of_event = |failure| Told {
+        failure,
+        is_of_all: false,
+    };
+    let of_table = |lack: Lack| Told {
+        failure: lack.failure(),
+        is_of_all: true,
+    };
     let mut failure = match fault {
         Fault::Other(error) => return Err(error),
         Fault::Event(failure) => failure,
-        Fault::Doubtful { failure, error } => match serves(client, table).await? {
-            true => *failure,
-            false => return Err(error),
+        Fault::Lack(lack) => {
+            return Ok(match find_lack(client, table).await? {
+                Some(lack) => of_table(lack),
+                None => of_event(lack.failure()),
+            });
+        }
+        Fault::Doubtful { failure, .. } => match find_lack(client, table).await? {
+            Some(lack) => return Ok(of_table(lack)),
+            None => *failure,
         },
     };
     let Some(state) = failure.state.clone() else {
-        return Ok(failure);
+        return Ok(of_event(failure));
     };
     failure.message += &format!("; table {}", table.name);
     if let Some(column) = find_column(client, table, change, &state).await? {
@@ -42,31 +64,61 @@ pub async fn told(
             );
         }
     }
-    Ok(failure)
+    Ok(of_event(failure))
 }
 
-/// Whether the target's table is there as it was when its definition was read, and the role may write it: then what was refused
-/// is the event.
-async fn serves(client: &Client, table: &Table) -> Result<bool> {
+/// What the target's table has no more that it had when its definition was read, or what the role may not do with it; `None`
+/// if nothing: then what was refused is the event.
+async fn find_lack(client: &Client, table: &Table) -> Result<Option<Lack>> {
     let names: Vec<&str> = table.columns.iter().map(|c| c.name.as_str()).collect();
+    // Rights on every column that is written serve as well as those on the table.
     let row = client
-        .query_one(
-            "SELECT EXISTS (
-                 SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
-                   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-                   AND pg_catalog.has_any_column_privilege(c.oid, 'SELECT')
-                   AND pg_catalog.has_any_column_privilege(c.oid, 'INSERT')
-                   AND pg_catalog.has_any_column_privilege(c.oid, 'UPDATE')
-                   AND pg_catalog.has_table_privilege(c.oid, 'DELETE')
-                   AND (SELECT count(*) FROM pg_catalog.pg_attribute a
-                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                          AND a.attname = ANY ($3::text[])) = cardinality($3))",
+        .query_opt(
+            "SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+                 (SELECT w.name FROM unnest($3::text[]) WITH ORDINALITY AS w(name, place)
+                  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                                    WHERE a.attrelid = c.oid AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped)
+                  ORDER BY w.place LIMIT 1),
+                 (SELECT array_agg(p.name ORDER BY p.name) FROM unnest('{SELECT,INSERT,UPDATE,DELETE}'::text[]) AS p(name)
+                  WHERE NOT CASE p.name
+                      WHEN 'DELETE' THEN pg_catalog.has_table_privilege(c.oid, p.name)
+                      ELSE pg_catalog.has_table_privilege(c.oid, p.name) OR (
+                          SELECT pg_catalog.bool_and(pg_catalog.has_column_privilege(c.oid, a.attnum, p.name)) IS TRUE
+                          FROM pg_catalog.pg_attribute a
+                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') END),
+                 current_user::text
+             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')",
             &[&table.target.schema, &table.target.table, &names],
         )
         .await;
-    row.map(|row| row.get(0))
-        .map_err(|error| classify("looking at a table that refuses an event", &error))
+    let row = row.map_err(|error| classify("looking at a table that refuses an event", &error))?;
+    let Some(row) = row else {
+        return no_table(client, &table.target).await.map(Some);
+    };
+    let (may_use, column, rights): (bool, Option<&str>, Option<Vec<&str>>) =
+        (row.get(0), row.get(1), row.get(2));
+    let role = quoted(row.get(3));
+    let no_right = |right: &str, of: &str| Lack {
+        code: Code::TargetRefuses,
+        what: format!(
+            "the sink's role {role} has no right to {right} on {of} (SQLSTATE 42501), table {}",
+            table.name
+        ),
+        remedy: format!("GRANT {right} ON {of} TO {role}; on the target"),
+    };
+    Ok(match (may_use, column, rights) {
+        (false, ..) => Some(no_right(
+            "USAGE",
+            &format!("SCHEMA {}", quoted(&table.target.schema)),
+        )),
+        (_, Some(column), _) => Some(missing_column(table, column)),
+        (.., Some(rights)) => Some(no_right(
+            &rights.join(", "),
+            &format!("TABLE {}", table.name),
+        )),
+        _ => None,
+    })
 }
 
 /// The first column whose value is refused in the same way when it comes alone.

@@ -471,7 +471,7 @@ impl Control {
             return Ok(table);
         }
         if !settings.create_tables {
-            return Err(missing_table(&built.target));
+            return Err(missing_table(&built.target).error());
         }
         let sql = format!(
             "CREATE SCHEMA IF NOT EXISTS {}; CREATE TABLE {} (LIKE {} INCLUDING ALL)",
@@ -481,14 +481,15 @@ impl Control {
         );
         self.execute("making a missing table", &sql).await?;
         let load = tables.load(client, settings, built.target.clone(), &built.source);
-        load.await?.ok_or_else(|| missing_table(&built.target))
+        load.await?
+            .ok_or_else(|| missing_table(&built.target).error())
     }
 
     fn pair<'t>(&self, built: &Built, table: &'t Table) -> Result<Pair<'t>> {
         let find = |name: &str| {
             let name = self.settings.target_column(&built.source, name);
             let column = table.columns.iter().find(|column| column.name == name);
-            column.ok_or_else(|| missing_column(table, name))
+            column.ok_or_else(|| missing_column(table, name).error())
         };
         let (columns, key): (Vec<&Column>, Vec<&Column>) = match &built.definition {
             Some(definition) => (

@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 use tokio_postgres::types::Oid;
 
-use super::failure::classify;
+use super::failure::{Fault, Lack, classify};
 use super::pg_text::PgType;
 use crate::config;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::TableName;
 
 /// A table of the target.
@@ -187,7 +187,7 @@ impl Tables {
         self.by_topic.remove(topic);
     }
 
-    /// Finds the table of an event that was admitted to its topic; missing is an error that halts.
+    /// Finds the table of an event that was admitted to its topic.
     pub async fn find(
         &mut self,
         client: &Client,
@@ -195,7 +195,7 @@ impl Tables {
         topic: &str,
         header: &str,
         source: &TableName<'_>,
-    ) -> Result<usize> {
+    ) -> std::result::Result<usize, Fault> {
         if let Some(place) = self.by_header.get(header).copied() {
             let known = (header.to_owned(), place);
             self.by_topic.insert(topic.to_owned(), known);
@@ -210,7 +210,7 @@ impl Tables {
             table = self.load(client, settings, target.clone(), source).await?;
         }
         let Some(table) = table else {
-            return Err(missing_table(&target));
+            return Err(Fault::Lack(no_table(client, &target).await?));
         };
         if let Some(shadow) = &settings.shadow {
             shadow.note(settings, header, source);
@@ -408,32 +408,49 @@ fn named(source: &TableName<'_>) -> String {
 }
 
 /// A table that events have and the target has not.
-pub fn missing_table(target: &Target) -> Error {
-    Error::new(
-        Code::TargetRefuses,
-        format!(
-            "postgres: table {} does not exist on the target",
-            target.quoted()
-        ),
-        "Create it there with the source's columns, then send SIGHUP. (With create_tables = true it is made when the table is tracked.)",
-    )
+pub fn missing_table(target: &Target) -> Lack {
+    Lack {
+        code: Code::TargetRefuses,
+        what: format!("table {} does not exist on the target", target.quoted()),
+        remedy: "Create it there with the source's columns (with create_tables = true it is made when the table is tracked)".into(),
+    }
+}
+
+/// As [`missing_table`], where something else may have its name.
+pub async fn no_table(client: &Client, target: &Target) -> Result<Lack> {
+    let sql = "SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'
+                      WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'composite type' ELSE 'index' END
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind NOT IN ('r', 'p')";
+    let row = client
+        .query_opt(sql, &[&target.schema, &target.table])
+        .await;
+    let row = row.map_err(|error| classify("reading the catalog", &error))?;
+    Ok(match row {
+        None => missing_table(target),
+        Some(row) => Lack {
+            code: Code::TargetRefuses,
+            what: format!(
+                "{} of the target is a {}, no table",
+                target.quoted(),
+                row.get::<_, &str>(0)
+            ),
+            remedy: "Put a table with the source's columns in its place, or name another one in tables and restart".into(),
+        },
+    })
 }
 
 /// A column that events have and the target has not (CDC1011).
-pub fn missing_column(table: &Table, column: &str) -> Error {
-    Error::new(
-        Code::SchemaChange,
-        format!(
-            "postgres: table {} has no column {}",
+pub fn missing_column(table: &Table, column: &str) -> Lack {
+    Lack {
+        code: Code::SchemaChange,
+        what: format!("table {} has no column {}", table.name, quoted(column)),
+        remedy: format!(
+            "ALTER TABLE {} ADD COLUMN {} TYPE; on the target",
             table.name,
             quoted(column)
         ),
-        format!(
-            "ALTER TABLE {} ADD COLUMN {} TYPE; on the target, then send SIGHUP.",
-            table.name,
-            quoted(column)
-        ),
-    )
+    }
 }
 
 /// A table in quotes, with its schema.

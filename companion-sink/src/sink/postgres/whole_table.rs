@@ -162,7 +162,8 @@ impl Postgres {
                 headers.table,
                 &body.source,
             )
-            .await?;
+            .await
+            .map_err(|fault| fault.error("ending a snapshot"))?;
         let table = tables.get(table);
         // Those of other instances' partitions, and those that the open transaction parks.
         let mut waiting = self.state.parked_events().keys(&session.client).await?;
@@ -205,7 +206,8 @@ impl Postgres {
                     headers.table,
                     &source,
                 )
-                .await?;
+                .await
+                .map_err(|fault| fault.error("emptying a table"))?;
             let name = &tables.get(table).name;
             if !names.contains(name) {
                 names.push(name.clone());
