@@ -267,7 +267,7 @@ impl Postgres {
         if let Some(table) = &emptied {
             empty(
                 session,
-                &[table.name.clone()],
+                std::slice::from_ref(&table.name),
                 self.settings.truncate == "delete",
             )
             .await?;
