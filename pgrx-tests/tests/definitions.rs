@@ -604,3 +604,105 @@ fn whatever_changes_a_definition_says_so() {
     assert_eq!(of("f"), ["CREATE", "c", "UNTRACK", "DROP"]);
     database.bed().source().assert_never_crashed();
 }
+
+#[test]
+fn filters_follow_types_and_labels_of_other_people() {
+    let database = database("labels");
+    let mut tables = owner(&database, "of_tables");
+    let mut types = owner(&database, "of_types");
+    run(
+        &mut types,
+        &[
+            "CREATE SCHEMA kinds; GRANT USAGE ON SCHEMA kinds TO PUBLIC",
+            "CREATE TYPE kinds.mood AS ENUM ('x', 'y')",
+            "CREATE SCHEMA later",
+        ],
+    );
+    run(
+        &mut tables,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY, m kinds.mood)",
+            "CREATE TABLE p (id int PRIMARY KEY, ms kinds.mood[]) PARTITION BY RANGE (id)",
+            "CREATE TABLE p_1 PARTITION OF p DEFAULT",
+            "SELECT cdc_track('t', filter => $$m = 'x'$$)",
+            "SELECT cdc_track('p', filter => $$'x' = ANY (ms)$$)",
+            // From here on the text names the type.
+            "ALTER TABLE t RENAME m TO mood",
+        ],
+    );
+    let mut write = |id: i32, label: &str| {
+        let rows = format!(
+            "INSERT INTO t VALUES ({id}, '{label}'), ({id} + 100, 'y');
+             INSERT INTO p VALUES ({id}, '{{{label},y}}'), ({id} + 100, '{{y}}')"
+        );
+        run(&mut tables, &[&rows]);
+    };
+    write(1, "x");
+    for (id, command, label) in [
+        (
+            2,
+            "ALTER TYPE kinds.mood RENAME VALUE 'x' TO 'it''s'",
+            "it''s",
+        ),
+        (3, "ALTER TYPE kinds.mood RENAME TO humour", "it''s"),
+        (4, "ALTER SCHEMA kinds RENAME TO sorts", "it''s"),
+        (5, "ALTER TYPE sorts.humour SET SCHEMA later", "it''s"),
+        (6, "ALTER TYPE later.humour ADD VALUE 'z'", "it''s"),
+        (
+            7,
+            "BEGIN; SAVEPOINT s; ALTER TYPE later.humour RENAME VALUE 'it''s' TO 'no'; ROLLBACK TO s; COMMIT",
+            "it''s",
+        ),
+    ] {
+        run(&mut types, &[command]);
+        write(id, label);
+    }
+    for table in ["t", "p"] {
+        let events = database.events(table);
+        let created = events.iter().filter(|event| event.op() == "c");
+        let created: Vec<&str> = created.map(Record::key_text).collect();
+        let expected: Vec<String> = (1..8).map(|id| format!(r#"{{"id":{id}}}"#)).collect();
+        assert_eq!(created, expected, "{table}");
+    }
+}
+
+#[test]
+fn what_was_said_of_a_column_goes_for_the_one_that_takes_its_place() {
+    let database = database("replaced");
+    let (mut client, notices) = database.bed().source().connect_with_notices("replaced");
+    run(
+        &mut client,
+        &[
+            "CREATE ROLE replacer; GRANT CREATE ON SCHEMA public TO replacer; SET SESSION AUTHORIZATION replacer",
+            "CREATE TABLE t (id int PRIMARY KEY, iban varchar(20), photo text, pin text)",
+            r#"SELECT cdc_track('t', mask => '{"iban": "redact", "pin": "redact"}', exclude => '{photo}')"#,
+        ],
+    );
+    notices.lock().expect("the notices").clear();
+    run(
+        &mut client,
+        &[
+            "ALTER TABLE t DROP iban, ADD iban text, DROP photo, ADD photo bytea",
+            "INSERT INTO t VALUES (1, 'SECRET', 'SECRET', 'SECRET')",
+        ],
+    );
+    assert!(notices.lock().expect("the notices").is_empty());
+    run(&mut client, &["ALTER TABLE t DROP photo, DROP pin"]);
+    let told: Vec<String> = {
+        let notices = notices.lock().expect("the notices");
+        notices.iter().map(|it| it.message().to_owned()).collect()
+    };
+    assert_eq!(
+        told,
+        [
+            "exclude of column \"photo\" of table \"t\" went with the column",
+            "mask \"redact\" of column \"pin\" of table \"t\" went with the column"
+        ]
+    );
+    let events = database.events("t");
+    let row = events.iter().find(|event| event.op() == "c");
+    assert_eq!(
+        row.expect("the row").json()["after"],
+        json!({"id": 1, "pin": null, "iban": null})
+    );
+}

@@ -614,6 +614,7 @@ fn options_that_make_no_sense_are_refused() {
         ("filter => 'true) ORDER BY (1'", "0A000", "CDC0111"),
         ("filter => 'true), (false'", "0A000", "CDC0111"),
         ("filter => 'xmin = 1'", "0A000", "CDC0111"),
+        ("filter => 'public.t.id = 1'", "0A000", "CDC0111"),
         ("filter => 'count(id) > 0'", "0A000", "CDC0111"),
     ] {
         refusal::coded(
@@ -808,4 +809,25 @@ fn a_whole_schema_is_tracked_and_what_it_gets_later() {
         .expect("a table");
     let triggers = client.query("SELECT 1 FROM pg_trigger WHERE tgname LIKE '\\_cdc%'", &[]);
     assert!(triggers.expect("triggers").is_empty());
+}
+
+#[test]
+fn a_column_named_twice_in_a_key_counts_once() {
+    let database = database("twice");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, n int);
+             SELECT cdc_track('t', key => '{n,id,n}');
+             INSERT INTO t VALUES (1, 2)",
+        )
+        .expect("a tracked table");
+    let key: Vec<String> = client
+        .query_one("SELECT key::text[] FROM cdc_tables", &[])
+        .expect("cdc_tables")
+        .get(0);
+    assert_eq!(key, ["n", "id"]);
+    let events = database.events("t");
+    let row = events.iter().find(|event| event.op() == "c");
+    assert_eq!(row.expect("the row").key_text(), r#"{"n":2,"id":1}"#);
 }

@@ -66,7 +66,12 @@ impl Request {
             None if includes => Vec::new(),
             exclude => exclude.unwrap_or(so_far.exclude),
         };
-        let key = self.key.unwrap_or(so_far.key);
+        let mut key: Vec<String> = Vec::new();
+        for name in self.key.unwrap_or(so_far.key) {
+            if !key.contains(&name) {
+                key.push(name);
+            }
+        }
         for names in [&include, &exclude, &key] {
             named(names);
         }

@@ -1,7 +1,7 @@
 //! The text of a filter, written anew after columns or the table itself got other names; and what is said where a filter
 //! fits its table no longer.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 
 use pgrx::PgTryBuilder;
@@ -9,9 +9,9 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
-use super::row_filter::{only_expression, refuse_text};
-use super::{server_text, utf8};
-use crate::ffi;
+use super::row_filter::expression;
+use super::utf8;
+use crate::api::table::as_superuser;
 use crate::report::Report;
 
 /// Runs `body`, in which the filter of `table` is read: what PostgreSQL refuses there comes with our code and a remedy.
@@ -55,6 +55,14 @@ pub struct FormerNames<'a> {
     pub columns: &'a [(i16, String, String)],
 }
 
+impl FormerNames<'_> {
+    /// Everything is called as it was.
+    pub const NONE: FormerNames<'static> = FormerNames {
+        table: None,
+        columns: &[],
+    };
+}
+
 /// The filter's text with the names of today, if it must be another one. Raises PostgreSQL's own error where the text is
 /// no condition even with the former names.
 ///
@@ -67,8 +75,8 @@ pub unsafe fn follow(
 ) -> Option<String> {
     // SAFETY: as the caller promises.
     unsafe {
-        ffi::with_pinned_search_path(|| {
-            let expression = parsed(relation, filter, former);
+        as_superuser(|| {
+            let expression = expression(relation, filter, former);
             let mut numbers = std::ptr::null_mut();
             pg_sys::pull_varattnos(expression, 1, &mut numbers);
             let reads = |number: i16| {
@@ -77,61 +85,46 @@ pub unsafe fn follow(
             };
             let names_table = former.table.is_some_and(|table| filter.contains(table));
             let changes = names_table || former.columns.iter().any(|(number, ..)| reads(*number));
-            changes.then(|| {
-                let name = pg_sys::get_rel_name((*relation).rd_id);
-                let context = pg_sys::deparse_context_for(name, (*relation).rd_id);
-                let text = pg_sys::deparse_expression(expression, context, false, false);
-                utf8(CStr::from_ptr(text).to_bytes())
-            })
+            changes.then(|| deparsed(relation, expression))
         })
     }
 }
 
-/// The expression tree, names being the former ones.
-unsafe fn parsed(
-    relation: pg_sys::Relation,
-    filter: &str,
-    former: &FormerNames<'_>,
-) -> *mut pg_sys::Node {
-    let statement = server_text(&format!("SELECT ({filter}\n)"));
-    // SAFETY: the parser's own calls, as in row_filter; names are put into lists that the range table entry has for itself.
+/// The filter as a tree, in PostgreSQL's own form, and as text.
+///
+/// # Safety
+/// As for [`follow`].
+pub unsafe fn tree(relation: pg_sys::Relation, filter: &str) -> (CString, String) {
+    // SAFETY: as the caller promises; the text is copied.
     unsafe {
-        let raw = only_expression(pg_sys::raw_parser(
-            statement.as_ptr(),
-            pg_sys::RawParseMode::RAW_PARSE_DEFAULT,
-        ));
-        refuse_text(raw, relation, former.columns);
-        let state = pg_sys::make_parsestate(std::ptr::null_mut());
-        (*state).p_sourcetext = statement.as_ptr();
-        let item = pg_sys::addRangeTableEntryForRelation(
-            state,
-            relation,
-            pg_sys::AccessShareLock as i32,
-            std::ptr::null_mut(),
-            false,
-            false,
-        );
-        let names = (*item).p_names;
-        if let Some(table) = former.table {
-            (*names).aliasname = pg_sys::pstrdup(server_text(table).as_ptr());
-        }
-        let put = |number: i16, name: &str| {
-            let place = (*(*names).colnames).elements.add(number as usize - 1);
-            let name = pg_sys::pstrdup(server_text(name).as_ptr());
-            (*place).ptr_value = pg_sys::makeString(name).cast();
-        };
-        for (number, old, _) in former.columns {
-            put(*number, old);
-        }
-        pg_sys::addNSItemToQuery(state, item, false, true, true);
-        let expression = pg_sys::transformExpr(
-            state,
-            raw,
-            pg_sys::ParseExprKind::EXPR_KIND_CHECK_CONSTRAINT,
-        );
-        let expression = pg_sys::coerce_to_boolean(state, expression, c"filter".as_ptr());
-        pg_sys::assign_expr_collations(state, expression);
-        pg_sys::free_parsestate(state);
-        expression
+        as_superuser(|| {
+            let expression = expression(relation, filter, &FormerNames::NONE);
+            let tree = CStr::from_ptr(pg_sys::nodeToString(expression.cast()));
+            (tree.to_owned(), deparsed(relation, expression))
+        })
+    }
+}
+
+/// The text of a filter with the names of today.
+///
+/// # Safety
+/// As for [`follow`]; the tree is one that [`tree`] made of the relation's filter.
+pub unsafe fn text(relation: pg_sys::Relation, tree: &CStr) -> String {
+    // SAFETY: as the caller promises.
+    unsafe {
+        as_superuser(|| {
+            let expression = pg_sys::stringToNode(tree.as_ptr());
+            deparsed(relation, expression.cast())
+        })
+    }
+}
+
+unsafe fn deparsed(relation: pg_sys::Relation, expression: *mut pg_sys::Node) -> String {
+    // SAFETY: the expression is one on columns of the open relation; the text is copied.
+    unsafe {
+        let name = pg_sys::get_rel_name((*relation).rd_id);
+        let context = pg_sys::deparse_context_for(name, (*relation).rd_id);
+        let text = pg_sys::deparse_expression(expression, context, false, false);
+        utf8(CStr::from_ptr(text).to_bytes())
     }
 }

@@ -12,33 +12,37 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use super::filter_names::FormerNames;
 use super::relation_plan::{name_of, tuple_attribute};
 use super::row_expression::RowExpression;
 use super::{server_text, utf8};
+use crate::api::table::as_superuser;
 use crate::ffi;
 use crate::report::Report;
 
-/// Prepares the condition `text` on rows of `relation`. CDC0111 for what is no allowed condition.
+/// Prepares the condition `text` on rows of `relation`. CDC0111 for what is no allowed condition. Who writes a row need have
+/// no rights on the schema of a type that the owner names in it.
 ///
 /// # Safety
 /// In a transaction; the relation is open and locked.
 pub unsafe fn prepare(relation: pg_sys::Relation, text: &str) -> RowExpression {
     // SAFETY: as the caller promises.
-    unsafe {
-        RowExpression::new(relation, || {
-            ffi::with_pinned_search_path(|| condition(relation, text))
-        })
-    }
+    unsafe { RowExpression::new(relation, || as_superuser(|| condition(relation, text))) }
 }
 
-/// Checks a filter before anything is tracked with it.
+/// Checks a filter before anything is tracked with it, with the caller's rights.
 ///
 /// # Safety
 /// As for [`prepare`].
 pub unsafe fn check(relation: pg_sys::Relation, text: &str) {
     // SAFETY: as the caller promises. Caught only to be raised again under our code: the statement ends in any case.
     unsafe {
-        PgTryBuilder::new(AssertUnwindSafe(|| drop(prepare(relation, text))))
+        let prepared = || {
+            RowExpression::new(relation, || {
+                ffi::with_pinned_search_path(|| condition(relation, text))
+            })
+        };
+        PgTryBuilder::new(AssertUnwindSafe(|| drop(prepared())))
             .catch_others(|error| match error {
                 CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
                     let ours = report.hint().is_some_and(|hint| hint.ends_with(']'));
@@ -53,18 +57,40 @@ pub unsafe fn check(relation: pg_sys::Relation, text: &str) {
     }
 }
 
-/// The expression tree of the condition. Names mean what they mean in pg_catalog, whoever writes the row.
+/// The expression tree of the condition, checked. Names mean what they mean in pg_catalog, whoever writes the row.
 unsafe fn condition(relation: pg_sys::Relation, text: &str) -> *mut pg_sys::Node {
-    // SAFETY: the parser's own calls, in the order in which PostgreSQL makes them for a publication's row filter.
+    // SAFETY: as for `expression`.
     unsafe {
         // With no bracket around it, what would close one is no condition.
-        parsed(&format!("SELECT {text}\n"));
-        let statement = server_text(&format!("SELECT ({text}\n)"));
-        let raw = only_expression(pg_sys::raw_parser(
-            statement.as_ptr(),
-            pg_sys::RawParseMode::RAW_PARSE_DEFAULT,
-        ));
-        refuse_text(raw, relation, &[]);
+        parsed(&server_text(&format!("SELECT {text}\n")));
+        let expression = expression(relation, text, &FormerNames::NONE);
+        if pg_sys::contain_mutable_functions(expression) {
+            refused("It calls a function whose result depends on more than the row.").raise();
+        }
+        // What a walker raises goes as far as where PostgreSQL was called last.
+        pg_guard_ffi_boundary(|| refuse_nodes(expression, std::ptr::null_mut()));
+        // A virtual column is what it is computed from.
+        #[cfg(feature = "pg18")]
+        let expression = pg_sys::expand_generated_columns_in_expr(expression, relation, 1);
+        expression
+    }
+}
+
+/// The expression tree of a condition that may have been written with former names.
+///
+/// # Safety
+/// As for [`prepare`], with the search_path pinned.
+pub unsafe fn expression(
+    relation: pg_sys::Relation,
+    text: &str,
+    former: &FormerNames<'_>,
+) -> *mut pg_sys::Node {
+    let statement = server_text(&format!("SELECT ({text}\n)"));
+    // SAFETY: the parser's own calls, in the order in which PostgreSQL makes them for a publication's row filter; names are
+    // put into lists that the range table entry has for itself.
+    unsafe {
+        let raw = parsed(&statement);
+        refuse_text(raw, relation, former.columns);
         let state = pg_sys::make_parsestate(std::ptr::null_mut());
         (*state).p_sourcetext = statement.as_ptr();
         let item = pg_sys::addRangeTableEntryForRelation(
@@ -75,6 +101,15 @@ unsafe fn condition(relation: pg_sys::Relation, text: &str) -> *mut pg_sys::Node
             false,
             false,
         );
+        let names = (*item).p_names;
+        if let Some(table) = former.table {
+            (*names).aliasname = pg_sys::pstrdup(server_text(table).as_ptr());
+        }
+        for (number, old, _) in former.columns {
+            let place = (*(*names).colnames).elements.add(*number as usize - 1);
+            let name = pg_sys::pstrdup(server_text(old).as_ptr());
+            (*place).ptr_value = pg_sys::makeString(name).cast();
+        }
         pg_sys::addNSItemToQuery(state, item, false, true, true);
         // The kind refuses subqueries, aggregates, window and set-returning functions.
         let expression = pg_sys::transformExpr(
@@ -84,22 +119,13 @@ unsafe fn condition(relation: pg_sys::Relation, text: &str) -> *mut pg_sys::Node
         );
         let expression = pg_sys::coerce_to_boolean(state, expression, c"filter".as_ptr());
         pg_sys::assign_expr_collations(state, expression);
-        if pg_sys::contain_mutable_functions(expression) {
-            refused("It calls a function whose result depends on more than the row.").raise();
-        }
-        // What a walker raises goes as far as where PostgreSQL was called last.
-        pg_guard_ffi_boundary(|| refuse_nodes(expression, std::ptr::null_mut()));
         pg_sys::free_parsestate(state);
-        // A virtual column is what it is computed from.
-        #[cfg(feature = "pg18")]
-        let expression = pg_sys::expand_generated_columns_in_expr(expression, relation, 1);
         expression
     }
 }
 
 /// The one expression of a statement `SELECT …`.
-unsafe fn parsed(statement: &str) -> *mut pg_sys::Node {
-    let statement = server_text(statement);
+unsafe fn parsed(statement: &CStr) -> *mut pg_sys::Node {
     // SAFETY: the text is zero-ended, and names in the tree are copies.
     unsafe {
         only_expression(pg_sys::raw_parser(
@@ -114,7 +140,7 @@ unsafe fn parsed(statement: &str) -> *mut pg_sys::Node {
 ///
 /// # Safety
 /// As for [`prepare`]; the tree is one that the grammar made.
-pub unsafe fn refuse_text(
+unsafe fn refuse_text(
     raw: *mut pg_sys::Node,
     relation: pg_sys::Relation,
     former: &[(i16, String, String)],
@@ -204,6 +230,10 @@ unsafe extern "C-unwind" fn refuse_names(node: *mut pg_sys::Node, context: *mut 
             Tag::T_ColumnRef => {
                 let names = names_of((*node.cast::<pg_sys::ColumnRef>()).fields);
                 match names.last() {
+                    // What is not needed would have to follow when the table goes elsewhere.
+                    Some(Some(_)) if names.len() > 2 => {
+                        refused("It names a column with the table's schema.").raise();
+                    }
                     Some(Some(name)) => (*context.cast::<Columns<'_>>()).refuse(name),
                     _ => refused("It takes more than one column at once.").raise(),
                 }
@@ -259,7 +289,7 @@ unsafe fn names_of(list: *mut pg_sys::List) -> Vec<Option<String>> {
 }
 
 /// The expression of `SELECT (…)`; refuses whatever closes the bracket and goes on.
-pub unsafe fn only_expression(statements: *mut pg_sys::List) -> *mut pg_sys::Node {
+unsafe fn only_expression(statements: *mut pg_sys::List) -> *mut pg_sys::Node {
     let not_one = || refused("It is not one condition.").raise();
     // SAFETY: a parse tree of PostgreSQL's own, whose node tags are looked at before it is read as what they say.
     unsafe {

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 
 use super::schema_change::SchemaChange;
 use super::table_changes::{self, Command};
-use super::{before, changed_types, dropped_partitions};
+use super::{before, changed_types, dropped_partitions, type_names};
 use crate::api::statement;
 use crate::api::table::Table;
 use crate::capture::own_trigger::IS_ROW_TRIGGER;
@@ -61,6 +61,7 @@ pub extern "C-unwind" fn cdc_ddl_start(fcinfo: pg_sys::FunctionCallInfo) -> pg_s
         if let Some(command) = command_of(fcinfo, "cdc_ddl_start") {
             table_changes::command_begins();
             dropped_partitions::forget();
+            type_names::before(command);
             match (*command).type_ {
                 pg_sys::NodeTag::T_AlterTableStmt => before::altered(&*command.cast()),
                 pg_sys::NodeTag::T_RenameStmt => before::renamed(&*command.cast()),
@@ -110,6 +111,7 @@ unsafe fn command_of(
 unsafe fn command_ended(command: *mut pg_sys::Node) {
     // SAFETY: the tag says which statement it is.
     unsafe {
+        type_names::follow();
         let kind = (*command).type_;
         let commands = if kind == pg_sys::NodeTag::T_AlterTableStmt {
             commands_of(&*command.cast())

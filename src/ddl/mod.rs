@@ -12,3 +12,4 @@ pub mod partitions;
 pub mod schema_change;
 pub mod table_changes;
 pub mod touched;
+pub mod type_names;

@@ -19,10 +19,12 @@ pub fn follow(table: &Table, before: &Definition, now: &Definition) {
         return;
     };
     let renamed = before.renamed(now);
+    // Where the same command gave the name to a new column, what was said of the old one goes for that.
     let dropped: Vec<String> = before
         .dropped(now)
         .into_iter()
         .map(|(_, name)| name)
+        .filter(|name| !before.added(now).any(|column| column.name == *name))
         .collect();
     let mut wanted = options.clone();
     drop_names(table, &mut wanted, &dropped);
@@ -69,7 +71,16 @@ fn drop_names(table: &Table, options: &mut Options, dropped: &[String]) {
         // An empty list would ship every column.
         needed(table, &dropped.join(", "), "include").raise();
     }
-    options.exclude.retain(|name| !dropped.contains(name));
+    options.exclude.retain(|name| {
+        let goes = dropped.contains(name);
+        if goes {
+            notice(format!(
+                "exclude of column \"{name}\" of table \"{}\" went with the column",
+                table.name
+            ));
+        }
+        !goes
+    });
     options.mask.retain(|name, mask| {
         let goes = dropped.contains(name);
         if goes {
@@ -96,7 +107,7 @@ fn follow_filter(table: &Table, options: &mut Options, former: &FormerNames<'_>)
 }
 
 /// CDC0121: PostgreSQL makes no trigger anew on a table whose triggers have yet to fire.
-fn refuse_pending(table: &Table) {
+pub fn refuse_pending(table: &Table) {
     let mut parts = partitions::below(table.oid);
     parts.push(table.oid);
     // SAFETY: inside a transaction; reads the backend's own list of events.
