@@ -47,8 +47,6 @@ unsafe extern "C-unwind" {
         transactional: bool,
         flush: bool,
     ) -> pg_sys::XLogRecPtr;
-    /// catalog/partition.h: every ancestor of a partition, the root last.
-    fn get_partition_ancestors(relid: pg_sys::Oid) -> *mut pg_sys::List;
 }
 
 /// Lets a background worker end at SIGTERM wherever it looks for interrupts, as a backend does, and take note of SIGHUP.
@@ -147,23 +145,6 @@ pub unsafe fn walk_raw_expression(
         return pg_guard_ffi_boundary(|| raw_expression_tree_walker(node, walker, context));
         #[cfg(not(feature = "pg15"))]
         return pg_sys::raw_expression_tree_walker_impl(node, Some(walker), context);
-    }
-}
-
-/// Every table that a partition is a part of, the root last.
-///
-/// # Safety
-/// On the main thread, inside a transaction; `relid` is a partition.
-pub unsafe fn partition_ancestors(relid: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    // SAFETY: as the caller promises; an ERROR inside becomes a panic at the boundary. The list is one of oids.
-    unsafe {
-        let ancestors = pg_guard_ffi_boundary(|| get_partition_ancestors(relid));
-        if ancestors.is_null() {
-            return Vec::new();
-        }
-        (0..(*ancestors).length as usize)
-            .map(|place| (*(*ancestors).elements.add(place)).oid_value)
-            .collect()
     }
 }
 

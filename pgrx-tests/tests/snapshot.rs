@@ -984,3 +984,19 @@ fn a_snapshot_waits_for_whoever_is_writing_and_for_nobody_else() {
     run(&mut reader, &["COMMIT"]);
     assert_reader_has_the_table(&database, "t");
 }
+
+#[test]
+fn a_snapshot_of_a_table_that_is_dropped_meanwhile_is_cancelled() {
+    let database = TestBed::shared().database("dropped_meanwhile");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &["CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); SELECT cdc_track('t')"],
+    );
+    let mut writer = database.source();
+    run(&mut writer, &["BEGIN", "INSERT INTO t VALUES (2)"]);
+    let id = snapshot(&mut client, "cdc_snapshot('t')");
+    wait_for_state(&mut client, id, "waiting for writers");
+    run(&mut writer, &["DROP TABLE t", "COMMIT"]);
+    wait_for_state(&mut client, id, "cancelled");
+}

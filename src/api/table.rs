@@ -8,7 +8,9 @@ use pgrx::prelude::*;
 
 use super::statement;
 use crate::capture::own_trigger::{Own, Standing, Tracked};
-use crate::capture::relation_plan::{name_of, qualified_name, tuple_attribute};
+use crate::capture::relation_plan::{
+    key_attributes, name_of, qualified_name, tuple_attribute, with_identity_index,
+};
 use crate::capture::utf8;
 use crate::ffi;
 use crate::report::Report;
@@ -66,6 +68,14 @@ impl Table {
         // SAFETY: the lock that was taken above.
         unsafe { pg_sys::UnlockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
         result
+    }
+
+    /// As [`Table::glance`], whoever asks; none if the table is gone.
+    pub fn glance_at<R>(oid: pg_sys::Oid, body: impl FnOnce(&Table) -> R) -> Option<R> {
+        let result = body(&Table::if_there(oid)?);
+        // SAFETY: the lock that was taken above.
+        unsafe { pg_sys::UnlockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
+        Some(result)
     }
 
     /// The table, locked so that it stays; none if it is gone.
@@ -259,24 +269,7 @@ impl Table {
         &self,
         read: impl FnOnce(&pg_sys::RelationData, &pg_sys::RelationData) -> R,
     ) -> Option<R> {
-        // SAFETY: the relation is open while it is read; the index is closed again.
-        self.read(|relation| unsafe {
-            pg_sys::list_free(pg_sys::RelationGetIndexList(
-                std::ptr::from_ref(relation).cast_mut(),
-            ));
-            let index_oid = if relation.rd_pkindex != pg_sys::InvalidOid {
-                relation.rd_pkindex
-            } else {
-                relation.rd_replidindex
-            };
-            if index_oid == pg_sys::InvalidOid {
-                return None;
-            }
-            let index = pg_sys::index_open(index_oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            let result = read(relation, &*index);
-            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            Some(result)
-        })
+        self.read(|relation| with_identity_index(relation, |index| read(relation, index)))
     }
 
     /// Columns of the primary key, else of the replica identity index. A deferrable one is none; where nothing else is
@@ -285,13 +278,9 @@ impl Table {
         // SAFETY: relation and index are open while they are read.
         let found = self.with_identity_index(|relation, index| unsafe {
             let form = &*index.rd_index;
-            let columns: Vec<String> = form
-                .indkey
-                .values
-                .as_slice(form.indnkeyatts as usize)
-                .iter()
-                .filter(|number| **number > 0)
-                .map(|number| name_of(tuple_attribute(relation.rd_att, *number as usize - 1)))
+            let columns: Vec<String> = key_attributes(index)
+                .into_iter()
+                .map(|attribute| name_of(tuple_attribute(relation.rd_att, attribute)))
                 .collect();
             (columns, form.indimmediate)
         });

@@ -162,14 +162,20 @@ fn misses_changes(table: &Table, options: &Options) -> bool {
 /// lock of a weaker one would wait for each other, or for a writer who waits for them. Readers wait only where there are
 /// triggers to be dropped.
 fn lock_for_triggers(relation: pg_sys::Oid) -> Table {
-    let mode = if partitions::any_triggers(relation) {
-        pg_sys::AccessExclusiveLock
-    } else {
-        pg_sys::ShareRowExclusiveLock
-    };
-    let table = Table::open(relation, mode);
-    partitions::lock_below(relation, mode);
-    table
+    loop {
+        let mode = if partitions::any_triggers(relation) {
+            pg_sys::AccessExclusiveLock
+        } else {
+            pg_sys::ShareRowExclusiveLock
+        };
+        let table = Table::open(relation, mode);
+        if mode == pg_sys::AccessExclusiveLock || !partitions::any_triggers(relation) {
+            partitions::lock_below(relation, mode);
+            return table;
+        }
+        // Somebody tracked it while this waited. SAFETY: the lock that was taken above, under which nothing was done.
+        unsafe { pg_sys::UnlockRelationOid(relation, mode as pg_sys::LOCKMODE) };
+    }
 }
 
 /// Stops shipping `relation`; false, with a NOTICE, if it was not tracked.

@@ -20,9 +20,10 @@ use super::own_trigger::{Own, Standing, Tracked, copied_table, unsealed_table};
 use super::row_expression::RowExpression;
 use super::utf8;
 use super::{filter_names, row_filter};
+use crate::ddl::definition::Catalogs;
 use crate::ddl::drop_hook;
 use crate::report::Report;
-use crate::{ffi, shared};
+use crate::shared;
 
 /// A live column.
 pub struct PlanColumn {
@@ -304,10 +305,7 @@ unsafe fn authority_of(trigger: &pg_sys::TriggerData) -> (pg_sys::Oid, Option<Tr
         if root == relation.rd_id {
             return (root, Tracked::of(relation));
         }
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let opened = pg_sys::relation_open(root, lock);
-        let tracked = Tracked::of(&*opened);
-        pg_sys::relation_close(opened, lock);
+        let tracked = read_root(root, |root| Tracked::of(&*root));
         (root, tracked.filter(|_| (*trigger.tg_trigger).tgisclone))
     }
 }
@@ -586,8 +584,6 @@ unsafe fn as_the_root_has_them(
 ) -> (Vec<usize>, Vec<usize>) {
     // SAFETY: the partition is open; the root is opened while it is read, and closed by the transaction after an ERROR.
     unsafe {
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let relation = pg_sys::relation_open(root, lock);
         let own: Vec<(usize, String)> = live_attributes(partition)
             .into_iter()
             .map(|attribute| {
@@ -597,88 +593,97 @@ unsafe fn as_the_root_has_them(
                 )
             })
             .collect();
-        let own_attributes = |of_root: Vec<usize>| -> Vec<usize> {
-            let names = of_root
-                .into_iter()
-                .map(|attribute| name_of(tuple_attribute((*relation).rd_att, attribute)));
-            names
-                .filter_map(|name| own.iter().find(|(_, own)| *own == name))
-                .map(|(attribute, _)| *attribute)
-                .collect()
-        };
-        let found = (
-            own_attributes(live_attributes(relation)),
-            own_attributes(identity_attributes(relation)),
-        );
-        pg_sys::relation_close(relation, lock);
-        found
+        read_root(root, |relation| {
+            let own_attributes = |of_root: Vec<usize>| -> Vec<usize> {
+                let names = of_root
+                    .into_iter()
+                    .map(|attribute| name_of(tuple_attribute((*relation).rd_att, attribute)));
+                names
+                    .filter_map(|name| own.iter().find(|(_, own)| *own == name))
+                    .map(|(attribute, _)| *attribute)
+                    .collect()
+            };
+            (
+                own_attributes(live_attributes(relation)),
+                own_attributes(identity_attributes(relation)),
+            )
+        })
+    }
+}
+
+/// Reads something of the table that a locked partition belongs to. That one is not locked: who changes what is read here
+/// locks the partitions as well, and would wait for this transaction while it waited for him.
+unsafe fn read_root<R>(root: pg_sys::Oid, read: impl FnOnce(pg_sys::Relation) -> R) -> R {
+    // SAFETY: inside a transaction, as the caller promises; after an ERROR its end lets go of the relation.
+    unsafe {
+        let relation = pg_sys::RelationIdGetRelation(root);
+        if relation.is_null() {
+            pgrx::error!("could not open relation with OID {}", root.to_u32());
+        }
+        let result = read(relation);
+        pg_sys::RelationClose(relation);
+        result
     }
 }
 
 /// Attribute indexes of the primary key, else of the replica identity index; empty for none.
 unsafe fn identity_attributes(relation: pg_sys::Relation) -> Vec<usize> {
-    // SAFETY: the relation is open; the list and the index are released again before anything is returned.
+    // SAFETY: the relation is open.
+    with_identity_index(unsafe { &*relation }, key_attributes).unwrap_or_default()
+}
+
+/// Reads something of the index of an open relation's primary key, else of its replica identity; none if there is neither.
+pub fn with_identity_index<R>(
+    relation: &pg_sys::RelationData,
+    read: impl FnOnce(&pg_sys::RelationData) -> R,
+) -> Option<R> {
+    // SAFETY: the relation is open; the list and the index are released again.
     unsafe {
-        let list = pg_sys::RelationGetIndexList(relation);
-        pg_sys::list_free(list);
-        let index_oid = if (*relation).rd_pkindex != pg_sys::InvalidOid {
-            (*relation).rd_pkindex
+        pg_sys::list_free(pg_sys::RelationGetIndexList(
+            std::ptr::from_ref(relation).cast_mut(),
+        ));
+        let index_oid = if relation.rd_pkindex != pg_sys::InvalidOid {
+            relation.rd_pkindex
         } else {
-            (*relation).rd_replidindex
+            relation.rd_replidindex
         };
         if index_oid == pg_sys::InvalidOid {
-            return Vec::new();
+            return None;
         }
         let index = pg_sys::index_open(index_oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let form = (*index).rd_index;
-        let numbers = (*form).indkey.values.as_slice((*form).indnkeyatts as usize);
-        let attributes = numbers
-            .iter()
-            .filter(|number| **number > 0)
-            .map(|number| *number as usize - 1)
-            .collect();
+        let result = read(&*index);
         pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        attributes
+        Some(result)
     }
 }
 
+/// Indexes of the attributes that an open index has as its key.
+pub fn key_attributes(index: &pg_sys::RelationData) -> Vec<usize> {
+    // SAFETY: the index is open, and has as many numbers as it says.
+    let numbers = unsafe {
+        let form = &*index.rd_index;
+        form.indkey.values.as_slice(form.indnkeyatts as usize)
+    };
+    numbers
+        .iter()
+        .filter(|number| **number > 0)
+        .map(|number| *number as usize - 1)
+        .collect()
+}
+
 /// The table that a partition's changes are changes of: the topmost one above it that is tracked, which may be the
-/// partition itself, else the root. A table that is no partition is its own.
+/// partition itself, else the root. A table that is no partition is its own. Nothing is locked.
 ///
 /// # Safety
 /// Inside a transaction.
 pub unsafe fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
-    // SAFETY: as the caller promises.
-    unsafe {
-        if !pg_sys::get_rel_relispartition(oid) {
-            return oid;
-        }
-        let above = ffi::partition_ancestors(oid);
-        let root = above.last().copied().unwrap_or(oid);
-        above
-            .into_iter()
-            .rev()
-            .chain([oid])
-            .find(|table| is_tracked_itself(*table))
-            .unwrap_or(root)
-    }
-}
-
-/// Whether a table has a row trigger of ours that is no clone.
-unsafe fn is_tracked_itself(oid: pg_sys::Oid) -> bool {
-    // SAFETY: inside a transaction, as the caller promises; the relation is open while it is read.
-    unsafe {
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let relation = pg_sys::try_relation_open(oid, lock);
-        if relation.is_null() {
-            return false;
-        }
-        let found = Own::Row
-            .of(&*relation)
-            .is_some_and(|trigger| !(*trigger).tgisclone);
-        pg_sys::relation_close(relation, lock);
-        found
-    }
+    Catalogs::today(|catalogs| {
+        let mut line = vec![oid];
+        line.extend(catalogs.ancestors(oid));
+        let root = line[line.len() - 1];
+        let tracked = |table: &pg_sys::Oid| catalogs.is_tracked_itself(*table);
+        line.into_iter().rev().find(tracked).unwrap_or(root)
+    })
 }
 
 /// Schema and name of a relation, in UTF-8.

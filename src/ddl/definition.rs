@@ -11,12 +11,16 @@ use crate::capture::utf8;
 
 /// `pg_inherits_relid_seqno_index` (catalog/pg_inherits.h).
 const INHERITS_RELID_SEQNO_INDEX: u32 = 2680;
+/// `pg_inherits_parent_index` (catalog/pg_inherits.h).
+const INHERITS_PARENT_INDEX: u32 = 2187;
 
 /// The fixed part of a row of pg_inherits, as far as it is read.
 #[repr(C)]
 struct Inherits {
     child: pg_sys::Oid,
     parent: pg_sys::Oid,
+    _number: i32,
+    is_being_detached: bool,
 }
 
 /// A live column.
@@ -49,7 +53,7 @@ pub struct Definition {
     pub triggers: Vec<(Own, u8)>,
 }
 
-/// Which state of the catalogs is read.
+/// Which state of the catalogs is read; null is as PostgreSQL itself reads them now.
 pub struct Catalogs {
     snapshot: pg_sys::Snapshot,
 }
@@ -82,7 +86,8 @@ impl Catalogs {
 
     /// Runs `body` with the catalogs as they are.
     pub fn today<R>(body: impl FnOnce(&Catalogs) -> R) -> R {
-        Catalogs::before_and_now(0, |_, now| body(now))
+        let snapshot = std::ptr::null_mut();
+        body(&Catalogs { snapshot })
     }
 
     /// Reads every row of a catalog that has `oid` in the first column of the index.
@@ -222,8 +227,29 @@ impl Catalogs {
         primary.or(chosen).unwrap_or_default()
     }
 
-    fn triggers(&self, oid: pg_sys::Oid) -> Vec<(Own, u8)> {
+    /// Our triggers of a relation, whatever they are worth, and when they fire.
+    pub fn triggers(&self, oid: pg_sys::Oid) -> Vec<(Own, u8)> {
         let mut triggers = Vec::new();
+        self.each_trigger(oid, |own, trigger| {
+            triggers.push((own, trigger.tgenabled as u8))
+        });
+        triggers
+    }
+
+    /// Whether a table has a row trigger of ours that is no clone.
+    pub fn is_tracked_itself(&self, oid: pg_sys::Oid) -> bool {
+        let mut found = false;
+        self.each_trigger(oid, |own, trigger| {
+            found |= own == Own::Row && trigger.tgparentid == pg_sys::InvalidOid;
+        });
+        found
+    }
+
+    fn each_trigger(
+        &self,
+        oid: pg_sys::Oid,
+        mut read: impl FnMut(Own, &pg_sys::FormData_pg_trigger),
+    ) {
         // SAFETY: pg_trigger has this struct.
         unsafe {
             self.rows(
@@ -235,17 +261,77 @@ impl Catalogs {
                     let name = CStr::from_ptr(trigger.tgname.data.as_ptr()).to_bytes();
                     let mut all = Own::ALL.into_iter();
                     if let Some(own) = all.find(|own| own.calls(name, trigger.tgfoid)) {
-                        triggers.push((own, trigger.tgenabled as u8));
+                        read(own, trigger);
                     }
                 },
             );
         }
-        triggers
+    }
+
+    /// Every table that a partition is a part of, the root last; none for a table that is no partition. One that is being
+    /// detached (CONCURRENTLY) is a part until that is done.
+    pub fn ancestors(&self, partition: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+        let mut above = Vec::new();
+        let mut next = partition;
+        // SAFETY: a catalog look-up inside the running transaction.
+        while unsafe { pg_sys::get_rel_relispartition(next) } {
+            let Some(parent) = self.parent(next) else {
+                break;
+            };
+            above.push(parent);
+            next = parent;
+        }
+        above
+    }
+
+    /// Everything below a partitioned table, in the order in which PostgreSQL locks it; none below an ordinary one.
+    pub fn parts_below(&self, table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+        let mut found = vec![table];
+        let mut looked_at = 0;
+        while let Some(parent) = found.get(looked_at).copied() {
+            looked_at += 1;
+            // SAFETY: a catalog look-up inside the running transaction.
+            if unsafe { pg_sys::get_rel_relkind(parent) } as u8 == b'p' {
+                found.extend(self.parts(parent));
+            }
+        }
+        found.remove(0);
+        found
+    }
+
+    /// Whether DETACH CONCURRENTLY of a partition has begun and not ended.
+    pub fn is_being_detached(&self, partition: pg_sys::Oid) -> bool {
+        let mut found = false;
+        self.above(partition, |row| found = row.is_being_detached);
+        found
+    }
+
+    /// The partitions of a partitioned table, in the order of their oids.
+    fn parts(&self, table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+        let mut parts = Vec::new();
+        // SAFETY: rows of pg_inherits begin with this struct.
+        unsafe {
+            self.rows(
+                pg_sys::Oid::from(INHERITS_RELATION),
+                INHERITS_PARENT_INDEX,
+                2,
+                table,
+                |row: &Inherits| parts.push(row.child),
+            );
+        }
+        parts.sort_unstable_by_key(|oid| oid.to_u32());
+        parts
     }
 
     /// The table that a partition belongs to.
     pub fn parent(&self, partition: pg_sys::Oid) -> Option<pg_sys::Oid> {
         let mut parent = None;
+        self.above(partition, |row| parent = Some(row.parent));
+        parent
+    }
+
+    /// Reads what ties a partition to the table above it.
+    fn above(&self, partition: pg_sys::Oid, read: impl FnMut(&Inherits)) {
         // SAFETY: rows of pg_inherits begin with this struct.
         unsafe {
             self.rows(
@@ -253,13 +339,9 @@ impl Catalogs {
                 INHERITS_RELID_SEQNO_INDEX,
                 1,
                 partition,
-                |row: &Inherits| {
-                    debug_assert_eq!(row.child, partition);
-                    parent = Some(row.parent);
-                },
+                read,
             );
         }
-        parent
     }
 }
 

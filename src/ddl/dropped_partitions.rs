@@ -9,7 +9,6 @@ use super::partition_rows::{self, Moved};
 use super::partitions;
 use crate::api::table::Table;
 use crate::capture::relation_plan::root_of;
-use crate::ffi;
 use crate::settings::{self, PartitionRows};
 
 thread_local! {
@@ -55,15 +54,9 @@ pub unsafe fn before(statement: &pg_sys::DropStmt) {
     };
     NAMED.set(named.clone());
     for partition in &named {
-        // SAFETY: catalog look-ups inside the running transaction.
-        let ancestors = unsafe {
-            if !pg_sys::get_rel_relispartition(*partition) {
-                continue;
-            }
-            ffi::partition_ancestors(*partition)
-        };
+        let ancestors = Catalogs::today(|catalogs| catalogs.ancestors(*partition));
         let goes_with_more = ancestors.iter().any(|ancestor| named.contains(ancestor));
-        if !goes_with_more && may_drop(*partition) {
+        if !ancestors.is_empty() && !goes_with_more && may_drop(*partition) {
             drop_rows(*partition, &ancestors);
         }
     }
@@ -123,8 +116,7 @@ fn drop_rows(partition: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
         for part in partitions::below(partition) {
             pg_sys::LockRelationOid(part, exclusive);
         }
-        pg_sys::get_rel_relispartition(partition)
-            && ffi::partition_ancestors(partition) == ancestors
+        Catalogs::today(|catalogs| catalogs.ancestors(partition)) == ancestors
             && root_of(partition) == root
     };
     if !is_the_same || !is_tracked(root) {

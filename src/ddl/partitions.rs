@@ -5,12 +5,13 @@ use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 use pgrx::spi::{quote_identifier, quote_literal};
 
+use super::definition::Catalogs;
 use super::partition_rows::{self, Moved};
 use super::schema_change::SchemaChange;
 use super::{dropped_partitions, event_trigger};
 use crate::api::table::{Table, as_superuser};
 use crate::api::{statement, track, unseen};
-use crate::capture::own_trigger::{IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER, Own, TRUNCATE_TRIGGER};
+use crate::capture::own_trigger::{IS_ROW_TRIGGER, Own, TRUNCATE_TRIGGER};
 use crate::capture::relation_plan::root_of;
 use crate::report::{Report, notice};
 use crate::settings::{self, PartitionRows};
@@ -43,7 +44,12 @@ fn give_triggers(partitions: &[Table], definition: Option<&str>) {
             }
             continue;
         }
-        replace_trigger(partition, definition);
+        // PostgreSQL alters none that is being detached, and what its trigger does the root's options say.
+        let is_being_detached =
+            Catalogs::today(|catalogs| catalogs.is_being_detached(partition.oid));
+        if definition.is_none() || !is_being_detached {
+            replace_trigger(partition, definition);
+        }
     }
 }
 
@@ -80,13 +86,9 @@ fn partitions_of(table: &Table) -> Vec<Table> {
     below(table.oid).into_iter().map(Table::at).collect()
 }
 
-/// The partitions of a table, at every level; none of an ordinary one.
+/// The partitions of a table, at every level; none of an ordinary one. Nothing is locked.
 pub fn below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    statement::oids(
-        "the partitions of a table",
-        "SELECT relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1) WHERE relid <> $1 ORDER BY relid",
-        &[table.into()],
-    )
+    Catalogs::today(|catalogs| catalogs.parts_below(table))
 }
 
 /// Locks the partitions of a locked table.
@@ -99,20 +101,24 @@ pub fn lock_below(table: pg_sys::Oid, mode: u32) {
 
 /// Whether a table, or a partition of it, has a trigger of ours. No lock is needed.
 pub fn any_triggers(table: pg_sys::Oid) -> bool {
-    let query = format!(
-        "SELECT t.oid FROM pg_catalog.pg_trigger t WHERE ({IS_ROW_TRIGGER} OR {IS_TRUNCATE_TRIGGER})
-             AND (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1))) LIMIT 1"
-    );
-    !statement::oids("the triggers of a table", &query, &[table.into()]).is_empty()
+    Catalogs::today(|catalogs| {
+        let mut tables = catalogs.parts_below(table);
+        tables.push(table);
+        tables
+            .into_iter()
+            .any(|table| !catalogs.triggers(table).is_empty())
+    })
 }
 
 /// The tables that are tracked by themselves, of a table and its partitions.
 pub fn tracked_themselves(table: pg_sys::Oid) -> Vec<Table> {
     let query = format!(
         "SELECT t.tgrelid FROM pg_catalog.pg_trigger t WHERE {IS_ROW_TRIGGER} AND t.tgparentid = 0
-             AND (t.tgrelid = $1 OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1))) ORDER BY 1"
+             AND t.tgrelid = ANY ($1) ORDER BY 1"
     );
-    let found = statement::oids("the triggers of a table", &query, &[table.into()]);
+    let mut tables = below(table);
+    tables.push(table);
+    let found = statement::oids("the triggers of a table", &query, &[tables.into()]);
     found.into_iter().map(Table::at).collect()
 }
 

@@ -29,11 +29,17 @@ pub fn pre_commit() {
         return;
     }
     // SAFETY: queries are allowed before the commit; after an ERROR the transaction's end pops the snapshot. Whoever locks
-    // a table exclusively has committed once the lock is there.
+    // a table exclusively has committed once the lock is there. Who has locked a partitioned one so, and waits for the
+    // partition that this transaction has changed, is not waited for: he changes nothing before.
     unsafe {
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
         for oid in noted {
-            pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+            if !pg_sys::ConditionalLockRelationOid(oid, lock)
+                && pg_sys::get_rel_relkind(oid) as u8 != b'p'
+            {
+                pg_sys::LockRelationOid(oid, lock);
+            }
             if pg_sys::get_rel_relkind(oid) == 0 {
                 continue;
             }

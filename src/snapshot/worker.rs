@@ -133,13 +133,8 @@ fn nothing_left(database: u32) -> bool {
 /// Makes a snapshot until it is done, paused, cancelled or has failed.
 fn make(shared: &'static Shared, job: Job) {
     let id = job.id;
-    // SAFETY: a catalog look-up inside a transaction.
-    if transaction(|| unsafe { pg_sys::get_rel_relkind(job.relation) }) == 0 {
-        transaction(|| {
-            if let Some(jobs) = Jobs::find() {
-                jobs.set_state(id, "cancelled");
-            }
-        });
+    let relation = job.relation;
+    if cancelled_as_gone(id, relation) {
         return;
     }
     let slot = loop {
@@ -177,7 +172,7 @@ fn make(shared: &'static Shared, job: Job) {
     };
     // SAFETY: outside of any error handling now; ends the failed transaction.
     unsafe { pg_sys::AbortCurrentTransaction() };
-    if code == "CDC0502" {
+    if code == "CDC0502" || cancelled_as_gone(id, relation) {
         return;
     }
     report::Report::new(
@@ -193,6 +188,20 @@ fn make(shared: &'static Shared, job: Job) {
             jobs.fail(id, &code, &message);
         }
     });
+}
+
+/// Cancels a snapshot whose table was dropped; false if the table is there.
+fn cancelled_as_gone(id: i64, relation: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside a transaction.
+    let is_gone = transaction(|| unsafe { pg_sys::get_rel_relkind(relation) }) == 0;
+    if is_gone {
+        transaction(|| {
+            if let Some(jobs) = Jobs::find() {
+                jobs.set_state(id, "cancelled");
+            }
+        });
+    }
+    is_gone
 }
 
 /// Why a run of chunks ended.
