@@ -234,6 +234,11 @@ impl Table {
         pgrx::spi::quote_qualified_identifier(&self.schema, &self.name)
     }
 
+    /// The table as the argument of a function, for hints that can be run as they stand.
+    pub fn argument(&self) -> String {
+        pgrx::spi::quote_literal(self.sql_name())
+    }
+
     /// Live columns, in their order.
     pub fn columns(&self) -> Vec<ColumnDefinition> {
         // SAFETY: the relation is open while it is read; texts are copied out of the memory that the catalog gives. Names

@@ -11,11 +11,11 @@ use pgrx::prelude::*;
 
 use super::row_filter::expression;
 use super::utf8;
-use crate::api::table::as_superuser;
+use crate::api::table::{Table, as_superuser};
 use crate::report::Report;
 
 /// Runs `body`, in which the filter of `table` is read: what PostgreSQL refuses there comes with our code and a remedy.
-pub fn coded<R>(table: &str, body: impl FnOnce() -> R) -> R {
+pub fn coded<R>(table: &Table, body: impl FnOnce() -> R) -> R {
     // Caught only to be raised again: the statement ends in any case.
     PgTryBuilder::new(AssertUnwindSafe(body))
         .catch_others(|error| match error {
@@ -36,13 +36,17 @@ pub fn coded<R>(table: &str, body: impl FnOnce() -> R) -> R {
 }
 
 /// CDC0120.
-fn unfit(table: &str, message: &str) -> Report {
+fn unfit(table: &Table, message: &str) -> Report {
     Report::new(
         "CDC0120",
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("filter of tracked table \"{table}\" does not fit its columns: {message}"),
         format!(
-            "Call cdc_track('{table}', filter => …) with one that fits before and after, or '' for none."
+            "filter of tracked table \"{}\" does not fit its columns: {message}",
+            table.name
+        ),
+        format!(
+            "Call cdc_track({}, filter => …) with one that fits before and after, or '' for none.",
+            table.argument()
         ),
     )
 }

@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 
 use super::relation_plan::is_copy;
 use super::{seal, utf8};
+use crate::api::table::Table;
 use crate::report::Report;
 
 pub const ROW_TRIGGER: &str = "_cdc";
@@ -225,23 +226,23 @@ pub fn split_arguments(bytes: &[u8]) -> Vec<String> {
 }
 
 /// CDC0107: the trigger was made in another database or on another server.
-pub fn copied_table(table: &str) -> Report {
+pub fn copied_table(table: &Table) -> Report {
     Report::new(
         "CDC0107",
         PgSqlErrorCode::ERRCODE_WARNING,
-        format!("table \"{table}\" is a copy and not captured"),
-        format!("To capture it here, call cdc_track('{table}') again."),
+        format!("table \"{}\" is a copy and not captured", table.name),
+        format!("To capture it here, call cdc_track({}) again.", table.argument()),
     )
     .detail("Its trigger was made in another database or on another server: by CREATE DATABASE … TEMPLATE, or by restoring a dump.")
 }
 
 /// CDC0114: the trigger was not made by `cdc_track`, or was changed since.
-pub fn unsealed_table(table: &str, trigger: &str) -> Report {
+pub fn unsealed_table(table: &Table, trigger: &str) -> Report {
     Report::new(
         "CDC0114",
         PgSqlErrorCode::ERRCODE_WARNING,
-        format!("trigger \"{trigger}\" of table \"{table}\" was not made by cdc_track() and captures nothing"),
-        format!("To capture the table's changes, call cdc_track('{table}'); else drop the trigger."),
+        format!("trigger \"{trigger}\" of table \"{}\" was not made by cdc_track() and captures nothing", table.name),
+        format!("To capture the table's changes, call cdc_track({}); else drop the trigger.", table.argument()),
     )
     .detail("The seal in the trigger's arguments does not hold: it was made by hand, by restoring a dump, or for a trigger that is gone.")
 }

@@ -20,6 +20,7 @@ use super::own_trigger::{Own, Standing, Tracked, copied_table, unsealed_table};
 use super::row_expression::RowExpression;
 use super::utf8;
 use super::{filter_names, row_filter};
+use crate::api::table::Table;
 use crate::ddl::definition::Catalogs;
 use crate::ddl::drop_hook;
 use crate::report::Report;
@@ -311,7 +312,11 @@ unsafe fn authority_of(trigger: &pg_sys::TriggerData) -> (pg_sys::Oid, Option<Tr
 }
 
 /// Says why nothing is captured: for a copy, or for a trigger that is not ours.
-unsafe fn warn_of_silence(trigger: &pg_sys::TriggerData, table: &str, standing: Option<Standing>) {
+unsafe fn warn_of_silence(
+    trigger: &pg_sys::TriggerData,
+    table: &Table,
+    standing: Option<Standing>,
+) {
     match standing {
         Some(Standing::Copy) => copied_table(table).warn(),
         _ => {
@@ -347,12 +352,13 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         let relation = trigger.tg_relation;
         let descriptor = (*relation).rd_att;
         let (root, tracked) = authority_of(trigger);
-        let (schema, table) = qualified_name(root);
+        let root_table = Table::at(root);
+        let (schema, table) = (&root_table.schema, &root_table.name);
         let options = match tracked {
             Some(tracked) if tracked.standing == Standing::Here => tracked.options,
             other => {
                 also_depends_on(&valid, &[root]);
-                warn_of_silence(trigger, &table, other.map(|tracked| tracked.standing));
+                warn_of_silence(trigger, &root_table, other.map(|tracked| tracked.standing));
                 return silent_plan(id, valid, format!("{schema}.{table}"));
             }
         };
@@ -447,8 +453,8 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         let entry = RelationEntry {
             oid: root.to_u32(),
             schema_hash: u32::from_be_bytes(schema_hash),
-            schema: &schema,
-            table: &table,
+            schema,
+            table,
             topic: &options.topic,
             topics: Operation::ALL
                 .map(|operation| options.topics.get(&operation).map(String::as_str)),
@@ -471,7 +477,11 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             let live = live
                 .iter()
                 .map(|attribute| tuple_attribute(descriptor, *attribute));
-            refuse_missing(&table, &options, &live.map(name_of).collect::<Vec<_>>());
+            refuse_missing(
+                &root_table,
+                &options,
+                &live.map(name_of).collect::<Vec<_>>(),
+            );
         }
         Plan {
             id,
@@ -485,7 +495,9 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             local_only: options.local_only,
             skip_unchanged: options.skip_unchanged,
             filter: (!options.filter.is_empty() && !drop_hook::is_dropping()).then(|| {
-                filter_names::coded(&table, || row_filter::prepare(relation, &options.filter))
+                filter_names::coded(&root_table, || {
+                    row_filter::prepare(relation, &options.filter)
+                })
             }),
             computed,
             valid,
@@ -495,7 +507,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
 
 /// CDC0118: an option names a column that is not there. Without it a value could leave in clear, or a record without its
 /// key: rows are refused until somebody says what shall hold.
-fn refuse_missing(table: &str, options: &Options, columns: &[String]) {
+fn refuse_missing(table: &Table, options: &Options, columns: &[String]) {
     let masked: Vec<String> = options.mask.keys().cloned().collect();
     for (option, names) in [
         ("key", &options.key),
@@ -507,8 +519,8 @@ fn refuse_missing(table: &str, options: &Options, columns: &[String]) {
             Report::new(
                 "CDC0118",
                 PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("option {option} of tracked table \"{table}\" names column \"{missing}\", which is not there"),
-                format!("Call cdc_track('{table}', {option} => …) with the columns of today."),
+                format!("option {option} of tracked table \"{}\" names column \"{missing}\", which is not there", table.name),
+                format!("Call cdc_track({}, {option} => …) with the columns of today.", table.argument()),
             )
             .raise();
         }

@@ -106,7 +106,7 @@ pub unsafe fn renamed(statement: &pg_sys::RenameStmt) {
                 "cannot rename trigger \"{name}\" on table \"{}\"",
                 table.name
             ),
-            format!("Call cdc_untrack('{}') to be rid of it.", table.name),
+            format!("Call cdc_untrack({}) to be rid of it.", table.argument()),
         )
         .detail("pg_cdc captures the table's changes by it, and finds it by its name.")
         .raise();

@@ -94,7 +94,7 @@ fn drop_names(table: &Table, options: &mut Options, dropped: &[String]) {
 }
 
 fn follow_filter(table: &Table, options: &mut Options, former: &FormerNames<'_>) {
-    let text = filter_names::coded(&table.name, || {
+    let text = filter_names::coded(table, || {
         // SAFETY: the relation is open while it is read, and the command that has just ended has locked it.
         table.read(|relation| unsafe {
             let relation = std::ptr::from_ref(relation).cast_mut();
@@ -136,8 +136,8 @@ fn needed(table: &Table, column: &str, option: &str) -> Report {
             table.name
         ),
         format!(
-            "Call cdc_track('{}', {option} => …) with other columns first, or '{{}}' for none.",
-            table.sql_name()
+            "Call cdc_track({}, {option} => …) with other columns first, or '{{}}' for none.",
+            table.argument()
         ),
     )
 }

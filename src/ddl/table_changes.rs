@@ -322,7 +322,7 @@ fn refuse_unlogged(table: &Table, root: &Table) {
         "CDC0101",
         PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         format!("cannot make tracked table \"{}\" unlogged", table.name),
-        format!("Call cdc_untrack('{}') first.", root.name),
+        format!("Call cdc_untrack({}) first.", root.argument()),
     )
     .detail("A crash empties an unlogged table without a trace.")
     .raise()
@@ -335,8 +335,8 @@ fn not_captured(table: &Table, root: &Table) -> Report {
         PgSqlErrorCode::ERRCODE_WARNING,
         format!("changes of \"{}\" are not captured", table.name),
         format!(
-            "SELECT cdc_track('{name}') to capture again, then cdc_snapshot('{name}') to repair what was missed.",
-            name = root.sql_name()
+            "SELECT cdc_track({name}) to capture again, then cdc_snapshot({name}) to repair what was missed.",
+            name = root.argument()
         ),
     )
     .detail(format!(

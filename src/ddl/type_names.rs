@@ -83,7 +83,7 @@ fn kept(table: &Table) -> Option<Kept> {
     if filter.is_empty() {
         return None;
     }
-    let (tree, text) = filter_names::coded(&table.name, || {
+    let (tree, text) = filter_names::coded(table, || {
         // SAFETY: the relation is open while it is read.
         table.read(|relation| unsafe {
             filter_names::tree(std::ptr::from_ref(relation).cast_mut(), &filter)

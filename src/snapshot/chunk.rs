@@ -55,16 +55,16 @@ pub fn read(job: &Job, reader: &Reader) -> Read {
         table.as_owner(|| table.with_trigger(|trigger| read_table(job, reader, &table, trigger)));
     // SAFETY: as above.
     unsafe { pg_sys::PopActiveSnapshot() };
-    read.unwrap_or_else(|| not_tracked(&table.name).raise())
+    read.unwrap_or_else(|| not_tracked(&table).raise())
 }
 
 /// CDC0505.
-pub fn not_tracked(table: &str) -> Report {
+pub fn not_tracked(table: &Table) -> Report {
     Report::new(
         "CDC0505",
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("table \"{table}\" is not tracked"),
-        format!("SELECT cdc_track('{table}', snapshot => true)."),
+        format!("table \"{}\" is not tracked", table.name),
+        format!("SELECT cdc_track({}, snapshot => true).", table.argument()),
     )
 }
 
@@ -72,11 +72,11 @@ pub fn not_tracked(table: &str) -> Report {
 /// else made, wherever that says.
 pub fn refuse_untracked(table: &Table) {
     let refusal = match table.tracked() {
-        None => not_tracked(&table.name),
+        None => not_tracked(table),
         Some(tracked) => match tracked.standing {
             Standing::Here => return,
-            Standing::Copy => copied_table(&table.name),
-            Standing::Unsealed => unsealed_table(&table.name, ROW_TRIGGER),
+            Standing::Copy => copied_table(table),
+            Standing::Unsealed => unsealed_table(table, ROW_TRIGGER),
         },
     };
     Report {
@@ -133,7 +133,7 @@ fn read_table(job: &Job, reader: &Reader, table: &Table, trigger: &pg_sys::Trigg
         // SAFETY: relation and trigger are open while the table is read.
         let plan = unsafe { capture.plans.plan(trigger) };
         if plan.silent {
-            not_tracked(&table.name).raise();
+            not_tracked(table).raise();
         }
         // SAFETY: as above.
         let descriptor = unsafe { (*trigger.tg_relation).rd_att };
