@@ -570,7 +570,7 @@ fn options_that_make_no_sense_are_refused() {
     let database = database("senseless");
     let mut client = database.source();
     client
-        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text); CREATE TABLE other (id int PRIMARY KEY); SELECT cdc_track('other');
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, name text); CREATE TABLE other (id int PRIMARY KEY); SELECT cdc_track('other'); CREATE TYPE unused AS ENUM ('a');
              CREATE TABLE bare (a int, b int)")
         .expect("tables");
     let nothing_left = "SELECT cdc_track('bare', exclude => '{a, b}')";
@@ -615,6 +615,11 @@ fn options_that_make_no_sense_are_refused() {
         ("filter => 'true), (false'", "0A000", "CDC0111"),
         ("filter => 'xmin = 1'", "0A000", "CDC0111"),
         ("filter => 'public.t.id = 1'", "0A000", "CDC0111"),
+        (
+            "filter => $$'a'::public.unused IS NULL$$",
+            "0A000",
+            "CDC0111",
+        ),
         ("filter => 'count(id) > 0'", "0A000", "CDC0111"),
     ] {
         refusal::coded(
@@ -830,4 +835,50 @@ fn a_column_named_twice_in_a_key_counts_once() {
     let events = database.events("t");
     let row = events.iter().find(|event| event.op() == "c");
     assert_eq!(row.expect("the row").key_text(), r#"{"n":2,"id":1}"#);
+}
+
+/// A constant is what it was to who called cdc_track, and the same for every writer.
+#[test]
+fn dates_in_a_filter_mean_the_same_for_everybody() {
+    let database = database("dated");
+    let mut client = database.source();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, day date, at timestamptz);
+             SET DateStyle = 'ISO, DMY'; SET TimeZone = 'Pacific/Auckland';
+             SELECT cdc_track('t', filter => $$day >= '13/02/2020' AND at < '2020-02-14' OR day = 'today'$$)",
+        )
+        .expect("a tracked table");
+    for settings in [
+        "SET DateStyle = 'ISO, MDY'; SET TimeZone = 'America/Los_Angeles'",
+        "SET DateStyle = 'SQL, DMY'; SET TimeZone = 'UTC'",
+    ] {
+        let mut writer = database.source();
+        writer.batch_execute(settings).expect("settings");
+        // The day begins in Auckland at 11 o'clock of the day before.
+        writer
+            .batch_execute(
+                "INSERT INTO t VALUES (1, '2020-02-13', '2020-02-13 10:59:59+00'), (2, '2020-02-13', '2020-02-13 11:00:00+00'),
+                    (3, '2020-02-12', '2020-02-12 00:00:00+00');
+                 DELETE FROM t",
+            )
+            .expect("rows");
+    }
+    let events = database.events("t");
+    let rows = events.iter().filter(|event| event.is_row_change());
+    let rows: Vec<String> = rows
+        .map(|event| format!("{} {}", event.op(), event.key_text()))
+        .collect();
+    let once = [r#"c {"id":1}"#, r#"d {"id":1}"#];
+    assert_eq!(rows, [once, once].concat());
+    let filter: String = client
+        .query_one("SELECT filter FROM cdc_tables", &[])
+        .expect("cdc_tables")
+        .get(0);
+    assert!(!filter.contains("today"), "{filter}");
+    // Said once more, nothing of it is another.
+    client
+        .batch_execute("RESET DateStyle; SELECT cdc_track('t')")
+        .expect("the same table");
+    assert_eq!(database.events("t").len(), events.len());
 }

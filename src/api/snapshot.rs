@@ -28,7 +28,7 @@ const MAX_SINKS_BYTES: usize = 4096;
     sql = "CREATE FUNCTION _cdc_snapshot(relation regclass, request bytea) RETURNS bigint LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
 fn snapshot_by_request(relation: pg_sys::Oid, request: &[u8]) -> i64 {
-    let wanted: Wanted = request::read(request);
+    let mut wanted: Wanted = request::read(request);
     let table = Table::look(relation);
     table.refuse_unsupported();
     let names = wanted.sinks.iter().flatten();
@@ -47,9 +47,10 @@ fn snapshot_by_request(relation: pg_sys::Oid, request: &[u8]) -> i64 {
     }
     if let Some(filter) = wanted.filter.as_deref().filter(|filter| !filter.is_empty()) {
         // SAFETY: the relation is open while it is read, and locked.
-        table.read(|relation| unsafe {
-            row_filter::check(std::ptr::from_ref(relation).cast_mut(), filter);
+        let lasting = table.read(|relation| unsafe {
+            row_filter::check(std::ptr::from_ref(relation).cast_mut(), filter)
         });
+        wanted.filter = Some(lasting);
     }
     ask(&table, &wanted)
 }

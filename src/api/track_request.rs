@@ -106,7 +106,7 @@ impl Request {
                 change::topic_name::join(&[&table.schema, &table.name])
             ),
         };
-        let options = Options {
+        let mut options = Options {
             topics: match (chosen, topics) {
                 (Some(_), _) => BTreeMap::new(),
                 (None, topics) => topics.unwrap_or(topics_so_far),
@@ -137,8 +137,8 @@ impl Request {
         topic_rights::admit(&topics.map(String::as_str).collect::<Vec<_>>());
         if !options.filter.is_empty() {
             // SAFETY: the relation is open and locked while the filter is prepared.
-            table.read(|relation| unsafe {
-                row_filter::check(std::ptr::from_ref(relation).cast_mut(), &options.filter);
+            options.filter = table.read(|relation| unsafe {
+                row_filter::check(std::ptr::from_ref(relation).cast_mut(), &options.filter)
             });
         }
         options

@@ -762,7 +762,7 @@ unsafe fn put_composite(out: &mut Vec<u8>, attributes: &[(usize, Encode)], datum
 
 /// Pins the settings that output functions depend on, so that text means the same whoever writes; restores them on
 /// every way out, errors included.
-struct PinnedStyle {
+pub struct PinnedStyle {
     date_style: c_int,
     date_order: c_int,
     interval_style: c_int,
@@ -781,7 +781,9 @@ thread_local! {
 }
 
 impl PinnedStyle {
-    unsafe fn set() -> PinnedStyle {
+    /// # Safety
+    /// On the main thread of a backend, inside a transaction.
+    pub unsafe fn set() -> PinnedStyle {
         // SAFETY: these variables belong to this backend's only thread; the zone is looked up before anything is set.
         unsafe {
             let utc = UTC.with(|utc| **utc);

@@ -9,9 +9,11 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use super::datum::PinnedStyle;
 use super::row_filter::expression;
 use super::utf8;
 use crate::api::table::{Table, as_superuser};
+use crate::ffi;
 use crate::report::Report;
 
 /// Runs `body`, in which the filter of `table` is read: what PostgreSQL refuses there comes with our code and a remedy.
@@ -79,6 +81,7 @@ pub unsafe fn follow(
 ) -> Option<String> {
     // SAFETY: as the caller promises.
     unsafe {
+        let _pinned = PinnedStyle::set();
         as_superuser(|| {
             let expression = expression(relation, filter, former);
             let mut numbers = std::ptr::null_mut();
@@ -101,6 +104,7 @@ pub unsafe fn follow(
 pub unsafe fn tree(relation: pg_sys::Relation, filter: &str) -> (CString, String) {
     // SAFETY: as the caller promises; the text is copied.
     unsafe {
+        let _pinned = PinnedStyle::set();
         as_superuser(|| {
             let expression = expression(relation, filter, &FormerNames::NONE);
             let tree = CStr::from_ptr(pg_sys::nodeToString(expression.cast()));
@@ -116,11 +120,28 @@ pub unsafe fn tree(relation: pg_sys::Relation, filter: &str) -> (CString, String
 pub unsafe fn text(relation: pg_sys::Relation, tree: &CStr) -> String {
     // SAFETY: as the caller promises.
     unsafe {
+        let _pinned = PinnedStyle::set();
         as_superuser(|| {
             let expression = pg_sys::stringToNode(tree.as_ptr());
             deparsed(relation, expression.cast())
         })
     }
+}
+
+/// What PostgreSQL's text of a constant has whose type's input depends on settings, or on the moment.
+const DATES: [&str; 4] = ["::date", "::time", "::ts", "::interval"];
+
+/// The text of a filter with such constants, as it is read whatever is set; none of one that has none.
+///
+/// # Safety
+/// As for [`follow`]; the expression is one on the relation's columns.
+pub unsafe fn lasting(relation: pg_sys::Relation, expression: *mut pg_sys::Node) -> Option<String> {
+    // SAFETY: as the caller promises.
+    let text = unsafe {
+        let _pinned = PinnedStyle::set();
+        ffi::with_pinned_search_path(|| deparsed(relation, expression))
+    };
+    DATES.iter().any(|kind| text.contains(kind)).then_some(text)
 }
 
 unsafe fn deparsed(relation: pg_sys::Relation, expression: *mut pg_sys::Node) -> String {

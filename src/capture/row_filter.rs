@@ -12,7 +12,8 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
-use super::filter_names::FormerNames;
+use super::datum::PinnedStyle;
+use super::filter_names::{self, FormerNames};
 use super::relation_plan::{name_of, tuple_attribute};
 use super::row_expression::RowExpression;
 use super::{server_text, utf8};
@@ -27,22 +28,28 @@ use crate::report::Report;
 /// In a transaction; the relation is open and locked.
 pub unsafe fn prepare(relation: pg_sys::Relation, text: &str) -> RowExpression {
     // SAFETY: as the caller promises.
-    unsafe { RowExpression::new(relation, || as_superuser(|| condition(relation, text))) }
+    unsafe {
+        RowExpression::new(relation, || {
+            let _pinned = PinnedStyle::set();
+            as_superuser(|| condition(relation, text))
+        })
+    }
 }
 
-/// Checks a filter before anything is tracked with it, with the caller's rights.
+/// Checks a filter before anything is tracked with it, with the caller's rights, and returns the text that means for
+/// everybody and always what the caller's means now: a date is read as the session's settings say, and `now` passes.
 ///
 /// # Safety
 /// As for [`prepare`].
-pub unsafe fn check(relation: pg_sys::Relation, text: &str) {
+pub unsafe fn check(relation: pg_sys::Relation, text: &str) -> String {
     // SAFETY: as the caller promises. Caught only to be raised again under our code: the statement ends in any case.
     unsafe {
-        let prepared = || {
-            RowExpression::new(relation, || {
-                ffi::with_pinned_search_path(|| condition(relation, text))
-            })
+        let condition = || ffi::with_pinned_search_path(|| condition(relation, text));
+        let lasting = || {
+            drop(RowExpression::new(relation, condition));
+            filter_names::lasting(relation, condition()).unwrap_or_else(|| text.to_owned())
         };
-        PgTryBuilder::new(AssertUnwindSafe(|| drop(prepared())))
+        PgTryBuilder::new(AssertUnwindSafe(lasting))
             .catch_others(|error| match error {
                 CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
                     let ours = report.hint().is_some_and(|hint| hint.ends_with(']'));
@@ -53,7 +60,7 @@ pub unsafe fn check(relation: pg_sys::Relation, text: &str) {
                 }
                 panic => panic.rethrow(),
             })
-            .execute();
+            .execute()
     }
 }
 
@@ -161,6 +168,28 @@ struct Columns<'a> {
 }
 
 impl Columns<'_> {
+    /// Whether a type is PostgreSQL's own, or what a column is made of.
+    unsafe fn has(&self, type_id: pg_sys::Oid) -> bool {
+        // SAFETY: the relation is open; catalog look-ups inside the running transaction.
+        unsafe {
+            let plain = |type_id| {
+                let base = pg_sys::getBaseType(type_id);
+                let element = pg_sys::get_element_type(base);
+                if element == pg_sys::InvalidOid {
+                    base
+                } else {
+                    element
+                }
+            };
+            let named = plain(type_id);
+            let descriptor = (*self.relation).rd_att;
+            named.to_u32() < pg_sys::FirstNormalObjectId
+                || (0..(*descriptor).natts as usize)
+                    .map(|attribute| tuple_attribute(descriptor, attribute))
+                    .any(|form| !form.attisdropped && plain(form.atttypid) == named)
+        }
+    }
+
     /// Refuses a name that is no column, and a column whose type is not allowed.
     unsafe fn refuse(&self, name: &str) {
         // SAFETY: the relation is open.
@@ -247,6 +276,10 @@ unsafe extern "C-unwind" fn refuse_names(node: *mut pg_sys::Node, context: *mut 
                 let type_id = pg_sys::LookupTypeNameOid(std::ptr::null_mut(), type_name, false);
                 if !is_allowed_result(type_id) {
                     refused("It names a type of its own.").raise();
+                }
+                // Else nothing would tell when the type is dropped.
+                if !(*context.cast::<Columns<'_>>()).has(type_id) {
+                    refused("It names a type that no column has.").raise();
                 }
             }
             Tag::T_SubLink | Tag::T_RangeVar => refused("It reads more than the row.").raise(),

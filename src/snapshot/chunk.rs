@@ -270,8 +270,8 @@ impl Query {
         {
             // What it names may have changed since it was accepted, and here it is run as it is written.
             // SAFETY: the relation is open and locked while the filter is prepared.
-            table.read(|relation| unsafe {
-                row_filter::check(std::ptr::from_ref(relation).cast_mut(), filter);
+            let filter = table.read(|relation| unsafe {
+                row_filter::check(std::ptr::from_ref(relation).cast_mut(), filter)
             });
             conditions.push(format!("(({filter}\n))"));
         }
