@@ -292,3 +292,34 @@ fn a_table_can_be_tracked_while_a_partition_is_being_detached() {
     let events = database.events("t");
     assert_eq!(events.iter().filter(|event| event.op() == "c").count(), 1);
 }
+
+#[test]
+fn two_who_track_at_once_do_not_get_one_topic() {
+    let database = database("at_once");
+    let mut client = owner(&database);
+    run(
+        &mut client,
+        &["CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)"],
+    );
+    let mut first = owner(&database);
+    run(
+        &mut first,
+        &["BEGIN", "SELECT cdc_track('a', topic => 'at_once.x.y')"],
+    );
+    let second = start(
+        owner(&database),
+        "SELECT cdc_track('b', topic => 'at_once.x.y')",
+    );
+    let query =
+        "SELECT count(*) FROM pg_locks WHERE pid = $1 AND locktype = 'object' AND NOT granted";
+    let waits = || -> i64 {
+        let row = client.query_one(query, &[&second.pid]);
+        row.expect("pg_locks").get(0)
+    };
+    wait_for("the topic to be waited for", TIMEOUT, waits, |waits| {
+        *waits > 0
+    });
+    run(&mut first, &["COMMIT"]);
+    let refused = second.end().expect_err("the topic is taken");
+    assert!(refused.contains("[CDC0106]"), "{refused}");
+}

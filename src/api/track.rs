@@ -11,7 +11,7 @@ use super::request;
 use super::snapshot;
 use super::statement;
 use super::table::{Table, as_superuser, is_monitor};
-use super::track_request::{Request, check_shipped};
+use super::track_request::{Request, check_shipped, claim_topics};
 use super::unseen;
 use super::unsound_triggers::unsound;
 use crate::capture::own_trigger::{self, Own, Tracked};
@@ -58,6 +58,7 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
     table.refuse_unsupported();
     let before = table.tracked();
     let Intent { wanted, key } = Intent::of(request, &table, before.as_ref()).warn(&table);
+    claim_topics(&table, &wanted);
     let told = before.as_ref().filter(|before| before.is_here());
     if told.is_some_and(|before| before.options == wanted) {
         if misses_changes(&table, &wanted) {

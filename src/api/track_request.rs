@@ -1,6 +1,6 @@
 //! What `cdc_track` is asked for: put together with what the table has already, and checked before anything changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use change::options::{Mask, Operation, Operations, Options};
@@ -309,6 +309,43 @@ fn check_topic(table: &Table, topic: &str) {
     refuse_taken_topic(table.oid, topic);
 }
 
+/// Lets nobody else track a table with one of these topics until the transaction ends, and looks once more whether somebody
+/// has done so: what another session has not committed yet was not to be seen.
+pub fn claim_topics(table: &Table, options: &Options) {
+    let topics: BTreeSet<&String> = [&options.topic]
+        .into_iter()
+        .chain(options.topics.values())
+        .collect();
+    let numbers: BTreeSet<[u8; 4]> = topics
+        .iter()
+        .map(|topic| {
+            let hash = blake3::hash(collapsed(topic).as_bytes());
+            let mut number = [0; 4];
+            number.copy_from_slice(&hash.as_bytes()[..4]);
+            number
+        })
+        .collect();
+    for number in numbers {
+        // A number of its own beside the oids of triggers. SAFETY: in a transaction; released with it.
+        unsafe {
+            pg_sys::LockDatabaseObject(
+                pg_sys::TriggerRelationId,
+                pg_sys::Oid::from(u32::from_be_bytes(number)),
+                1,
+                pg_sys::ExclusiveLock as pg_sys::LOCKMODE,
+            );
+        }
+    }
+    // SAFETY: in a transaction. The statement's own snapshot is older than what was waited for; after an ERROR the
+    // transaction's end pops this one.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    topics
+        .into_iter()
+        .for_each(|topic| refuse_taken_topic(table.oid, topic));
+    // SAFETY: as above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+}
+
 /// CDC0108.
 pub fn refuse_illegal(topic: &str) {
     if let Some(reason) = change::topic_name::refusal(topic) {
@@ -349,10 +386,13 @@ pub fn refuse_taken_topic(table: pg_sys::Oid, topic: &str) {
     }
 }
 
+/// Kafka refuses names that differ only in "." and "_": they share the name of a metric.
+fn collapsed(topic: &str) -> String {
+    topic.replace('.', "_")
+}
+
 /// CDC0106 and CDC0109.
 fn refuse_taken(topic: &str, taken: &str, other: &str) {
-    // Kafka refuses names that differ only in "." and "_": they share the name of a metric.
-    let collides = |name: &str| name.replace('.', "_");
     if taken == topic {
         Report::new(
             "CDC0106",
@@ -362,7 +402,7 @@ fn refuse_taken(topic: &str, taken: &str, other: &str) {
         )
         .raise();
     }
-    if collides(taken) == collides(topic) {
+    if collapsed(taken) == collapsed(topic) {
         Report::new(
             "CDC0109",
             PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
