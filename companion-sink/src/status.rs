@@ -73,6 +73,18 @@ pub struct LastError {
     pub over_since: Option<String>,
 }
 
+impl LastError {
+    fn now(error: &Error) -> Self {
+        LastError {
+            code: error.code.to_string(),
+            message: error.what.clone(),
+            hint: error.hint.clone(),
+            at: civil_time::rfc3339(civil_time::now_us()),
+            over_since: None,
+        }
+    }
+}
+
 /// How far a sink is behind what Kafka holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Lag {
@@ -111,7 +123,8 @@ pub struct Figures {
     pub unmoved_seconds: Option<f64>,
     /// Since when it is tried again without success, RFC 3339; none where it is not.
     pub retrying_since: Option<String>,
-    /// It has been halted, tried again, or applied nothing though something waits, for longer than `stuck_after`.
+    /// It has been halted, tried again, or applied nothing though something waits, or a topic has been stopped, for longer than
+    /// `stuck_after`.
     pub stuck: bool,
     /// Which of these.
     pub stuck_because: Option<String>,
@@ -132,6 +145,8 @@ pub struct Figures {
     pub parked_keys: u64,
     /// Changes of rows, of tables without a key, that the target did not have.
     pub unknown_rows: u64,
+    /// Topics that wait at an event about their table which the target cannot follow, with the reason; the others go on.
+    pub stopped_topics: BTreeMap<String, LastError>,
     /// The last error, also when it is over.
     pub last_error: Option<LastError>,
     /// Seconds that applying a batch took.
@@ -143,6 +158,9 @@ pub struct Figures {
     /// When something was applied last, or nothing waited.
     #[serde(skip)]
     moved_at: Instant,
+    /// Since when some topic has been stopped.
+    #[serde(skip)]
+    stopped_since: Option<Instant>,
     /// When the state became what it is.
     #[serde(skip)]
     state_since: Instant,
@@ -244,6 +262,15 @@ impl Figures {
             (State::Halted, _) => None,
             (_, Some(troubled)) if troubled > stuck_after => {
                 Some(format!("tried again for more than {seconds} s"))
+            }
+            _ if self
+                .stopped_since
+                .is_some_and(|since| since.elapsed() > stuck_after) =>
+            {
+                let topic = self.stopped_topics.keys().next();
+                topic.map(|topic| {
+                    format!("topic {topic} has been stopped for more than {seconds} s")
+                })
             }
             _ if waits && unmoved > stuck_after => Some(format!(
                 "nothing was applied for more than {seconds} s though events wait"
@@ -366,10 +393,12 @@ impl SinkStatus {
                 dead_letters: BTreeMap::new(),
                 parked_keys: 0,
                 unknown_rows: 0,
+                stopped_topics: BTreeMap::new(),
                 last_error: None,
                 apply_seconds: Histogram::default(),
                 latency_seconds: Histogram::default(),
                 moved_at: Instant::now(),
+                stopped_since: None,
                 state_since: Instant::now(),
                 troubled_since: None,
                 has_worked: false,
@@ -442,13 +471,36 @@ impl SinkStatus {
 
     /// Notes an error.
     pub fn set_error(&self, error: &Error) {
-        self.figures().last_error = Some(LastError {
-            code: error.code.to_string(),
-            message: error.what.clone(),
-            hint: error.hint.clone(),
-            at: civil_time::rfc3339(civil_time::now_us()),
-            over_since: None,
-        });
+        self.figures().last_error = Some(LastError::now(error));
+    }
+
+    /// A topic waits at an event that the target cannot follow.
+    pub fn stops_at(&self, topic: &str, error: &Error) {
+        let mut figures = self.figures();
+        let at = figures
+            .stopped_topics
+            .get(topic)
+            .map(|known| known.at.clone());
+        let mut stopped = LastError::now(error);
+        stopped.at = at.unwrap_or(stopped.at);
+        figures.stopped_topics.insert(topic.to_owned(), stopped);
+        figures.stopped_since.get_or_insert_with(Instant::now);
+    }
+
+    /// The topic goes on.
+    pub fn goes_on(&self, topic: &str) {
+        let mut figures = self.figures();
+        figures.stopped_topics.remove(topic);
+        if figures.stopped_topics.is_empty() {
+            figures.stopped_since = None;
+        }
+    }
+
+    /// A new run: which topics are stopped is found out again.
+    pub fn begins_anew(&self) {
+        let mut figures = self.figures();
+        figures.stopped_topics.clear();
+        figures.stopped_since = None;
     }
 
     /// Notes an applied batch, and when its last event was committed, microseconds since 1970.

@@ -202,10 +202,7 @@ impl TestBed {
     /// When there is one of that name.
     pub fn database_without_extension(&self, name: &str) -> Database<'_> {
         self.source().create_database(name);
-        Database {
-            bed: self,
-            name: name.to_owned(),
-        }
+        Database::of(self, name)
     }
 
     /// Waits until `cdc_status().state` is `streaming`.
@@ -283,6 +280,14 @@ pub struct Database<'a> {
 }
 
 impl<'a> Database<'a> {
+    /// One that is there already.
+    pub fn of(bed: &'a TestBed, name: &str) -> Database<'a> {
+        Database {
+            bed,
+            name: name.to_owned(),
+        }
+    }
+
     /// Its name, which is the prefix of its topics too.
     pub fn name(&self) -> &str {
         &self.name

@@ -6,6 +6,7 @@ use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, TestBed, replica, wait_until};
 use postgres::Client;
+use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The columns of a table: name, type, whether NULL is refused.
@@ -324,5 +325,184 @@ fn a_table_that_is_dropped_and_made_anew_has_none_of_the_old_rows() {
         let of_hr = format!("{}.hr.person", database.name());
         applied(&database, &sink, &of_hr);
         replica::assert_equal(&mut source, &mut database.replica(), "hr.person");
+    }
+}
+
+fn sink_state(sink: &CompanionSink) -> Value {
+    let answer = sink.get("/v1/status");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    let status: Value = serde_json::from_str(body).expect("JSON");
+    status["sinks"]["replica"].clone()
+}
+
+fn wait_until_stopped(sink: &CompanionSink, topic: &str, code: &str) -> Value {
+    wait_until("the topic to stop", TIMEOUT, || {
+        let state = sink_state(sink);
+        match state["stopped_topics"][topic]["code"] == code {
+            true => Ok(state),
+            false => Err(state.to_string()),
+        }
+    })
+}
+
+#[test]
+fn a_definition_that_cannot_be_followed_stops_its_table_alone() {
+    let database = TestBed::shared().database("stopped");
+    let mut source = database.source();
+    run(
+        &mut source,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY, a text)",
+            "CREATE TABLE other (id int PRIMARY KEY, a text)",
+            "CREATE TABLE cast_away (id int PRIMARY KEY, a text)",
+            "SELECT cdc_track('t'), cdc_track('other'), cdc_track('cast_away')",
+            "INSERT INTO t VALUES (1, 'a')",
+            "INSERT INTO cast_away VALUES (1, 'a')",
+        ],
+    );
+    let sink = start(&database, "row", "stuck_after = \"1s\"\n");
+    let [topic, other, cast_away] = ["t", "other", "cast_away"].map(|table| database.topic(table));
+    for topic in [&topic, &cast_away] {
+        applied(&database, &sink, topic);
+    }
+    run(
+        &mut source,
+        &[
+            "CREATE TYPE mood AS ENUM ('glad')",
+            "ALTER TABLE t ADD COLUMN m mood",
+            "INSERT INTO t VALUES (2, 'b', 'glad')",
+            "UPDATE t SET m = 'glad' WHERE id = 1",
+            "INSERT INTO other VALUES (1, 'goes on')",
+        ],
+    );
+    let state = wait_until_stopped(&sink, &topic, "CDC1011");
+    assert_eq!(state["state"], "running", "{state}");
+    let told = &state["stopped_topics"][&topic];
+    assert!(
+        told["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("mood")),
+        "{told}"
+    );
+    applied(&database, &sink, &other);
+    assert_follows(&database, "other");
+    wait_until("the sink to be stuck", TIMEOUT, || {
+        let answer = sink.get("/readyz");
+        match answer.contains("503")
+            && sink_state(&sink)["stuck_because"]
+                .to_string()
+                .contains(&topic)
+        {
+            true => Ok(()),
+            false => Err(answer),
+        }
+    });
+    let metrics = sink.get("/metrics");
+    assert!(
+        metrics.contains("companion_sink_stopped_topics{sink=\"replica\"} 1"),
+        "{metrics}"
+    );
+    let list = sink.run_command(&["--json", "dlq", "list"]);
+    let listed: Vec<Value> = list
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(listed.len(), 1, "{list}");
+    assert_eq!(listed[0]["state"], "stops its topic", "{list}");
+    assert_eq!(listed[0]["code"], "CDC1011", "{list}");
+
+    // The target is mended: nobody has to say so. After a restart as well.
+    assert!(sink.stop().expect("it ran").success());
+    sink.start_only(&["replica"]);
+    wait_until_stopped(&sink, &topic, "CDC1011");
+    let mut copy = database.replica();
+    copy.batch_execute("CREATE TYPE mood AS ENUM ('glad')")
+        .expect("the type");
+    applied(&database, &sink, &topic);
+    assert_follows(&database, "t");
+    wait_until("nothing to be stopped", TIMEOUT, || {
+        let state = sink_state(&sink);
+        let none = state["stopped_topics"]
+            .as_object()
+            .is_some_and(serde_json::Map::is_empty);
+        match none && state["stuck"] == false {
+            true => Ok(()),
+            false => Err(state.to_string()),
+        }
+    });
+    let left = sink.run_command(&["--json", "dlq", "list"]);
+    assert_eq!(left.trim(), "", "nothing is left");
+
+    // What cannot be done at all is left out by a person.
+    copy.batch_execute("CREATE VIEW seen AS SELECT a FROM cast_away")
+        .expect("a view that holds the column");
+    run(
+        &mut source,
+        &[
+            "ALTER TABLE cast_away ALTER COLUMN a TYPE int USING 7",
+            "INSERT INTO cast_away VALUES (2, 8)",
+        ],
+    );
+    wait_until_stopped(&sink, &cast_away, "CDC1011");
+    let list = sink.run_command(&["--json", "dlq", "list"]);
+    let event: Value = serde_json::from_str(list.lines().next().expect("a line")).expect("JSON");
+    let id = event["event"].as_str().expect("an id");
+    let told = format!("{:?}", sink.try_command(&["dlq", "retry", id]));
+    assert!(told.contains("refused again"), "{told}");
+    sink.run_command(&["dlq", "skip", id, "--reason", "the column stays text here"]);
+    applied(&database, &sink, &cast_away);
+    let row = copy.query_one("SELECT a FROM cast_away WHERE id = 2", &[]);
+    assert_eq!(row.expect("the row").get::<_, String>(0), "8");
+}
+
+#[test]
+fn values_that_cannot_be_cast_come_with_the_snapshot_and_keys_go() {
+    for consistency in ["row", "transaction"] {
+        let database = TestBed::shared().database(&format!("computed_{consistency}"));
+        let mut source = database.source();
+        run(
+            &mut source,
+            &[
+                "CREATE TABLE t (id int PRIMARY KEY, a text NOT NULL)",
+                "CREATE TABLE u (id int PRIMARY KEY, a text)",
+                "SELECT cdc_track('t'), cdc_track('u')",
+                "INSERT INTO t VALUES (1, 'one'), (2, 'three')",
+                "INSERT INTO u VALUES (1, 'one')",
+            ],
+        );
+        let sink = start(&database, consistency, "");
+        let topics = [database.topic("t"), database.topic("u")];
+        topics
+            .iter()
+            .for_each(|topic| applied(&database, &sink, topic));
+        run(
+            &mut source,
+            &[
+                "ALTER TABLE t ALTER COLUMN a TYPE int USING length(a)",
+                "INSERT INTO t VALUES (3, 4)",
+                // No key any more: rows may be alike in it, or have no value.
+                "ALTER TABLE u DROP CONSTRAINT u_pkey",
+                "ALTER TABLE u ALTER COLUMN id DROP NOT NULL",
+                "INSERT INTO u VALUES (1, 'again'), (NULL, 'none')",
+                "DELETE FROM u WHERE a = 'one'",
+            ],
+        );
+        database.wait_until_in_kafka();
+        wait_until("the snapshot", TIMEOUT, || {
+            let query = "SELECT count(*) FROM cdc_snapshots WHERE state = 'done'";
+            match source
+                .query_one(query, &[])
+                .expect("snapshots")
+                .get::<_, i64>(0)
+            {
+                0 => Err("not done".to_owned()),
+                _ => Ok(()),
+            }
+        });
+        topics
+            .iter()
+            .for_each(|topic| applied(&database, &sink, topic));
+        replica::assert_equal(&mut source, &mut database.replica(), "t");
+        replica::assert_equal(&mut source, &mut database.replica(), "u");
     }
 }

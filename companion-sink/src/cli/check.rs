@@ -231,6 +231,11 @@ async fn ask_instances(config: &Config, report: &mut Report) {
             let state = sink["state"].as_str().unwrap_or("-");
             let error = &sink["last_error"];
             let text = |field: &str| error[field].as_str().unwrap_or_default();
+            for (topic, why) in sink["stopped_topics"].as_object().into_iter().flatten() {
+                let part = |field: &str| why[field].as_str().unwrap_or_default();
+                let what = format!("{topic} is stopped on {address}: {}", part("message"));
+                report.found(&item, &what, part("code"), part("hint"));
+            }
             match state {
                 "halted" => {
                     let what = format!("halted on {address}: {}", text("message"));

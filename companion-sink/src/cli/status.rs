@@ -160,8 +160,14 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
     };
     // Where instances share them.
     let state = match sink["partitions"].as_u64() {
-        Some(1) => format!("{}, 1 partition", text("state")),
-        Some(partitions) => format!("{}, {partitions} partitions", text("state")),
+        Some(partitions) => format!(
+            "{}, {}",
+            text("state"),
+            count_of(
+                usize::try_from(partitions).unwrap_or(usize::MAX),
+                "partition"
+            )
+        ),
         None => text("state"),
     };
     let state = match (
@@ -171,6 +177,22 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
         (_, Some(because)) => format!("{state}, STUCK: {because}"),
         (Some(since), None) => format!("{state}, retrying since {since}"),
         (None, None) => state,
+    };
+    let stopped = sink["stopped_topics"].as_object();
+    let stopped = stopped.filter(|stopped| !stopped.is_empty());
+    let (state, error) = match stopped {
+        None => (state, error),
+        Some(stopped) => {
+            let reasons = stopped.iter().map(|(topic, why)| {
+                let part = |field: &str| why[field].as_str().unwrap_or("-");
+                format!("{topic}: {} {}", part("code"), part("message"))
+            });
+            let reasons: Vec<String> = reasons.collect();
+            (
+                format!("{state}, {} stopped", count_of(stopped.len(), "topic")),
+                reasons.join("; "),
+            )
+        }
     };
     vec![
         name,
@@ -191,6 +213,11 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
         count("parked_keys"),
         error,
     ]
+}
+
+fn count_of(count: usize, what: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{ending}")
 }
 
 /// What an instance answers.
@@ -281,6 +308,18 @@ mod tests {
         assert_eq!(
             cells("replica".to_owned(), &shared)[2],
             "running, 2 partitions"
+        );
+        let stopped = json!({
+            "kind": "postgres", "state": "running", "partitions": 1,
+            "stopped_topics": { "shop.public.t": { "code": "CDC1011", "message": "no type mood" } },
+        });
+        let cells_of_stopped = cells("replica".to_owned(), &stopped);
+        assert_eq!(
+            [&cells_of_stopped[2], &cells_of_stopped[8]],
+            [
+                "running, 1 partition, 1 topic stopped",
+                "shop.public.t: CDC1011 no type mood"
+            ]
         );
         let instance = json!({
             "position": { "source": "pg", "generation": 1, "timeline": 2, "lsn": "0/15A3098", "age_seconds": 0.41 },

@@ -49,6 +49,8 @@ pub struct Decider<'d> {
 pub enum Holds {
     /// The whole sink.
     Sink,
+    /// All of its topic: it is about the whole table.
+    Topic,
     /// The later events of its key.
     Key,
     /// Nothing: it is about no row.
@@ -82,6 +84,7 @@ impl Parked {
             (Some(Decision::Edit(_)), _) => "edit decided",
             (Some(Decision::Skip), _) => "skip decided",
             (None, Holds::Sink) => "halts the sink",
+            (None, Holds::Topic) => "stops its topic",
             (None, Holds::Key) => "parks its key",
             (None, Holds::Nothing) => "holds nothing back",
         }
@@ -91,7 +94,7 @@ impl Parked {
     pub fn key_text(&self) -> String {
         match self.holds {
             Holds::Nothing => text(self.record.key().unwrap_or_default()),
-            Holds::Sink | Holds::Key => text(&self.key),
+            Holds::Sink | Holds::Topic | Holds::Key => text(&self.key),
         }
     }
 

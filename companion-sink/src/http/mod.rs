@@ -399,8 +399,14 @@ fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
     per_sink!(
         "stuck",
         "gauge",
-        "1 if the sink has been halted, tried again, or has applied nothing though something waits, for longer than stuck_after.",
+        "1 if the sink has been halted, tried again, or has applied nothing though something waits, or a topic has been stopped, for longer than stuck_after.",
         |f: &F| f64::from(u8::from(f.stuck))
+    );
+    per_sink!(
+        "stopped_topics",
+        "gauge",
+        "Topics that wait at an event about their table which the target cannot follow.",
+        |f: &F| f.stopped_topics.len() as f64
     );
     per_sink!(
         "unknown_rows_total",

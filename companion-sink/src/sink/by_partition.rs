@@ -3,6 +3,7 @@
 
 mod held;
 mod shared;
+mod stopped_topics;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use change::version::{Place, Version};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use self::stopped_topics::StoppedTopics;
 use super::bounds::{check_bounds, find_out_of_range};
 use super::doubt::{Doubts, is_far_beyond};
 use super::endless_copies::{self, EndlessCopies};
@@ -88,6 +90,7 @@ impl<S: Sink> Course for ByPartition<S> {
             committed: HashMap::new(),
             watermark: Watermark::default(),
             doubts: Doubts::default(),
+            stopped: StoppedTopics::default(),
             goal: context.goal.as_ref(),
         };
         let ended = tokio::select! {
@@ -129,6 +132,8 @@ struct Run<'r, S> {
     watermark: Watermark,
     /// Events beyond what the sender has come to.
     doubts: Doubts,
+    /// Topics that wait at an event about their table which the target cannot follow.
+    stopped: StoppedTopics,
     /// The run ends when these offsets come next.
     goal: Option<&'r HashMap<TopicPartition, i64>>,
 }
@@ -137,6 +142,7 @@ impl<S: Sink> Run<'_, S> {
     async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<Ended> {
         let mut cluster = self.shared.discovery.cluster();
         cluster.mark_changed();
+        self.status.begins_anew();
         self.carry_out().await?;
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -168,7 +174,11 @@ impl<S: Sink> Run<'_, S> {
                     self.note_complete().await?;
                     self.look_at_others().await?;
                 }
-                () = self.sink.decided() => self.carry_out().await?,
+                () = self.sink.decided() => {
+                    self.carry_out().await?;
+                    self.stopped.try_now();
+                    self.look_at_others().await?;
+                }
                 () = self.sink.others_acted() => self.look_at_others().await?,
                 fetched = self.reader.next() => match fetched {
                     None => return Err(ended("the reading thread")),
@@ -242,6 +252,9 @@ impl<S: Sink> Run<'_, S> {
             .collect();
         for at in &given_up {
             let lane = self.lanes.remove(at);
+            if !self.lanes.keys().any(|left| left.topic == at.topic) {
+                self.goes_on(&at.topic);
+            }
             self.status.gives_up(at);
             // Where it was held, it is not read.
             if lane.is_some_and(|lane| lane.held.is_none() && lane.doubted.is_none()) {

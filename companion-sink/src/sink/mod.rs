@@ -78,7 +78,7 @@ pub struct Applied {
 }
 
 /// What came of telling the other instances that partitions have reached an event about the whole table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Met {
     /// Partitions are missing; the others know of those that are there.
     Waiting,
@@ -88,6 +88,8 @@ pub enum Met {
     Done,
     /// It was done before: the target has other positions.
     Moved,
+    /// The target cannot do it. Nothing is done, and the table waits until it can.
+    Stopped(Error),
 }
 
 /// A target. After an error nothing of the sink's connection is trusted: `connect` comes next, then `positions`.

@@ -126,6 +126,7 @@ fn rounds<S: Strategy>(strategy: &S, case: impl Fn(S::Value)) {
     loop {
         let result = TestRunner::new(ProptestConfig {
             cases: ROUND,
+            failure_persistence: None,
             ..ProptestConfig::default()
         })
         .run(strategy, |value| {

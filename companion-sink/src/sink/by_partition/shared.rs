@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Run;
 use crate::consumer::TopicPartition;
-use crate::error::Result;
+use crate::error::{Result, log};
 use crate::record::Record;
 use crate::sink::reached::version_of;
 use crate::sink::{Met, Sink};
@@ -49,19 +50,41 @@ impl<S: Sink> Run<'_, S> {
                 Met::Busy => self.incomplete = true,
                 Met::Done => {
                     self.status.figures().count_event(&record);
+                    self.goes_on(&record.topic);
                     self.go_on_where_target_is(&held).await?;
                 }
-                Met::Moved => self.go_on_where_target_is(&held).await?,
+                Met::Moved => {
+                    self.goes_on(&record.topic);
+                    self.go_on_where_target_is(&held).await?;
+                }
+                Met::Stopped(error) => {
+                    if self.stopped.note(&record.topic, Instant::now()) {
+                        log(&error, &self.status.name);
+                    }
+                    self.status.stops_at(&record.topic, &error);
+                }
             }
         }
         Ok(())
     }
 
-    /// The events that partitions are held at, of each topic the earliest first, but for those that the others know of.
+    pub(super) fn goes_on(&mut self, topic: &str) {
+        if self.stopped.forget(topic) {
+            tracing::info!(sink = %self.status.name, topic, "the table goes on");
+            self.status.goes_on(topic);
+        }
+    }
+
+    /// The events that partitions are held at, of each topic the earliest first, but for those that the others know of,
+    /// and that it is too soon to try again.
     fn events_to_meet_at(&self) -> Vec<Record> {
+        let now = Instant::now();
         let mut events: BTreeMap<(Arc<str>, &str), &Record> = BTreeMap::new();
         for (at, lane) in &self.lanes {
-            if let Some(held) = lane.held.as_ref().filter(|_| !lane.is_noted) {
+            if let Some(held) = lane.held.as_ref()
+                && !lane.is_noted
+                && !self.stopped.rests(&at.topic, now)
+            {
                 events.insert((Arc::clone(&at.topic), version_of(held)), held);
             }
         }

@@ -15,9 +15,11 @@ use super::ordered::of_whole_table;
 use super::sharing::{lock_name, tell_others};
 use super::whole_table::unreadable;
 use super::{Park, Postgres, not_connected};
+use crate::config::OnError;
 use crate::consumer::TopicPartition;
-use crate::dead_letter::DeadLetters;
-use crate::error::{Policy, Result};
+use crate::dead_letter::{DeadLetters, Failure};
+use crate::dlq::event::Decision;
+use crate::error::{Error, Policy, Result};
 use crate::event::Headers;
 use crate::record::Record;
 use crate::sink::reached::{Reached, Stand, missing_copy, reached, version_of};
@@ -153,19 +155,65 @@ impl Postgres {
         self.state.begin_transaction(session, "").await?;
         let met = self
             .meet_in_transaction(record, moves, partitions, dead_letters)
-            .await?;
-        if met == Met::Moved {
-            // Another instance may have followed a change of the definition.
-            let connection = self.connection()?;
-            connection.forget_tables();
-            connection.session.newest_tables.clear();
-        }
+            .await;
+        let met = match met {
+            Err(error) if error.code.policy() == Policy::Halt => {
+                let error = of_whole_table(record, error);
+                match self.settings.on_error() {
+                    OnError::Halt => return Err(error),
+                    OnError::Park => Met::Stopped(error),
+                }
+            }
+            met => met?,
+        };
         let end = match met {
             Met::Waiting | Met::Done => "COMMIT",
-            Met::Busy | Met::Moved => "ROLLBACK",
+            Met::Busy | Met::Moved | Met::Stopped(_) => "ROLLBACK",
         };
         self.connection()?.session.execute(end).await?;
+        match met {
+            // Another instance may have followed a change of the definition.
+            Met::Moved => self.look_anew()?,
+            Met::Stopped(error) => {
+                self.look_anew()?;
+                return self.stop_topic(record, error, dead_letters).await;
+            }
+            Met::Waiting | Met::Done | Met::Busy => {}
+        }
         Ok(met)
+    }
+
+    /// Forgets what the target's tables were.
+    fn look_anew(&mut self) -> Result<()> {
+        let connection = self.connection()?;
+        connection.forget_tables();
+        connection.session.newest_tables.clear();
+        Ok(())
+    }
+
+    /// Notes the event that stops its topic, so that people can decide about it.
+    async fn stop_topic(
+        &mut self,
+        record: &Record,
+        error: Error,
+        dead_letters: &DeadLetters,
+    ) -> Result<Met> {
+        let failure = Failure::lack(error.code, error.what.clone());
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        let parked_events = self.state.parked_events();
+        let noted = parked_events.note_stop(&connection.session.client, record, &failure);
+        if noted.await? {
+            dead_letters.send(&self.name, &[(record, &failure)]).await?;
+        }
+        let id = record.event_id();
+        Ok(Met::Stopped(Error::new(
+            error.code,
+            error.what,
+            format!(
+                "{} The other tables go on. This one is tried again every 10 s, without SIGHUP too; or `companion-sink dlq skip {id} --reason TEXT` leaves the event out.",
+                error.hint
+            ),
+        )))
     }
 
     async fn meet_in_transaction(
@@ -235,6 +283,12 @@ impl Postgres {
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         let session: &mut Session = &mut connection.session;
         state.advance(session, moves).await?;
+        let parked_events = state.parked_events();
+        let decided = parked_events.decided(&session.client).await?;
+        parked_events.forget_poison(&session.client, moves).await?;
+        if matches!(decided.get(&*record.event_id()), Some(Decision::Skip)) {
+            return Ok(true);
+        }
         if let Some(refusal) = refused {
             let park = Park::apart(record, refusal.failure());
             self.park(&[park], dead_letters).await?;
@@ -251,13 +305,7 @@ impl Postgres {
                 );
                 Ok(true)
             }
-            _ => match self.apply_to_table(record, &headers).await {
-                Ok(()) => Ok(true),
-                Err(error) if error.code.policy() == Policy::Halt => {
-                    Err(of_whole_table(record, error))
-                }
-                Err(error) => Err(error),
-            },
+            _ => self.apply_to_table(record, &headers).await.map(|()| true),
         }
     }
 

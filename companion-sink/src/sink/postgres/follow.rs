@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use super::failure::classify;
+use super::failure::{classify, state_of};
 use super::tables::{Table, Tables, Target, missing_table, qualified, quoted};
 use crate::config::{self, FollowSchema};
 use crate::error::{Code, Error, Policy, Result};
@@ -155,6 +155,9 @@ impl Follower<'_> {
             None => return Err(missing_table(&target).error()),
             Some(table) => {
                 let before = before.map(|before| &before.definition);
+                if let Some(before) = before {
+                    self.drop_key(&table, body, definition, before).await?;
+                }
                 self.alter(&table, body, definition, before).await?;
                 let table = tables
                     .load(client, settings, target.clone(), &body.source)
@@ -303,12 +306,86 @@ impl Follower<'_> {
             plan.widening.iter().map(alter).collect(),
             plan.others.iter().map(alter).collect(),
         );
+        let casts = plan.casts.iter().map(|cast| alter(&cast.step()));
+        let casts: Vec<String> = casts.collect();
         let may_widen = self.settings.follow_schema != FollowSchema::Halt;
         let may_all = self.settings.follow_schema == FollowSchema::All;
-        if (!may_all && !others.is_empty()) || (!may_widen && !widening.is_empty()) {
-            return Err(self.not_followed(&[others, widening].concat()));
+        let needs_all = !others.is_empty() || !casts.is_empty();
+        if (!may_all && needs_all) || (!may_widen && !widening.is_empty()) {
+            return Err(self.not_followed(&[others, casts, widening].concat()));
         }
-        self.execute(&[others, widening].concat()).await
+        self.execute(&others).await?;
+        for (cast, step) in plan.casts.iter().zip(&casts) {
+            self.cast(table, cast, step, body.awaits_snapshot()).await?;
+        }
+        self.execute(&widening).await
+    }
+
+    /// Changes a column's type. Where its values cannot be cast and a snapshot brings them anew, for the source computed them in
+    /// some other way, they are emptied until then.
+    async fn cast(
+        &self,
+        table: &Table,
+        cast: &Cast,
+        step: &String,
+        values_come: bool,
+    ) -> Result<()> {
+        if !values_come {
+            return self.execute(std::slice::from_ref(step)).await;
+        }
+        let savepoint = |sql: &'static str| async move {
+            let done = self.client.batch_execute(sql).await;
+            done.map_err(|error| classify(sql, &error))
+        };
+        savepoint("SAVEPOINT casting").await?;
+        let Err(error) = self.client.batch_execute(step).await else {
+            tracing::info!(statement = step.as_str(), "the target follows the source");
+            return savepoint("RELEASE SAVEPOINT casting").await;
+        };
+        savepoint("ROLLBACK TO SAVEPOINT casting; RELEASE SAVEPOINT casting").await?;
+        let is_of_values = state_of(&error)
+            .is_some_and(|state| state.starts_with("22") || matches!(state, "42846" | "42804"));
+        if !is_of_values {
+            return Err(not_possible(step, classify(step, &error)));
+        }
+        let Cast {
+            column,
+            type_expression,
+            ..
+        } = cast;
+        let emptied = format!(
+            "ALTER TABLE {} ALTER COLUMN {column} DROP NOT NULL, ALTER COLUMN {column} TYPE {type_expression} USING NULL::{type_expression}",
+            table.name
+        );
+        self.execute(&[emptied]).await
+    }
+
+    /// The key that identified rows does so no more: rows may be alike in it now, or have no value there.
+    async fn drop_key(
+        &self,
+        table: &Table,
+        body: &SchemaBody<'_>,
+        definition: &Definition,
+        before: &Definition,
+    ) -> Result<()> {
+        let renames = &body.schema_change.renames;
+        let key = before.primary_key_column_names.iter();
+        let key: Vec<&String> = key.map(|name| renames.get(name).unwrap_or(name)).collect();
+        if key.iter().copied().eq(&definition.primary_key_column_names) {
+            return Ok(());
+        }
+        let names = before.primary_key_column_names.iter();
+        let names = names.map(|name| self.settings.target_column(&body.source, name));
+        match &table.primary_key {
+            Some((constraint, columns)) if names.eq(columns.iter().map(String::as_str)) => {
+                let step = drop_constraint(table, constraint);
+                if self.settings.follow_schema != FollowSchema::All {
+                    return Err(self.not_followed(&[step]));
+                }
+                self.execute(&[step]).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Another key identifies rows now.
@@ -328,12 +405,8 @@ impl Follower<'_> {
             return Ok(());
         }
         let mut steps = Vec::new();
-        if let Some(constraint) = &table.primary_key {
-            steps.push(format!(
-                "ALTER TABLE {} DROP CONSTRAINT {}",
-                table.name,
-                quoted(constraint)
-            ));
+        if let Some((constraint, _)) = &table.primary_key {
+            steps.push(drop_constraint(table, constraint));
         }
         let columns: Vec<String> = names.iter().map(|name| quoted(name)).collect();
         steps.push(format!(
@@ -429,12 +502,44 @@ fn not_possible(step: &str, error: Error) -> Error {
     )
 }
 
+/// Another type of a column.
+#[derive(Debug, PartialEq, Eq)]
+struct Cast {
+    /// Quoted.
+    column: String,
+    type_expression: String,
+    /// Nothing is there to be cast.
+    of_nothing: bool,
+}
+
+impl Cast {
+    fn step(&self) -> String {
+        let Cast {
+            column,
+            type_expression,
+            of_nothing,
+        } = self;
+        let value = if *of_nothing { "NULL" } else { column };
+        format!("ALTER COLUMN {column} TYPE {type_expression} USING {value}::{type_expression}")
+    }
+}
+
+fn drop_constraint(table: &Table, constraint: &str) -> String {
+    format!(
+        "ALTER TABLE {} DROP CONSTRAINT {}",
+        table.name,
+        quoted(constraint)
+    )
+}
+
 /// What `ALTER TABLE` has to do.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
     /// Takes nothing away from readers.
     widening: Vec<String>,
     others: Vec<String>,
+    /// After these.
+    casts: Vec<Cast>,
     /// Types that are named.
     types: Vec<String>,
 }
@@ -491,11 +596,11 @@ impl Plan {
                 continue;
             };
             if before.type_expression != *type_expression {
-                let name = quoted(&name);
-                let value = if is_emptied { "NULL" } else { &name };
-                plan.others.push(format!(
-                    "ALTER COLUMN {name} TYPE {type_expression} USING {value}::{type_expression}"
-                ));
+                plan.casts.push(Cast {
+                    column: quoted(&name),
+                    type_expression: type_expression.clone(),
+                    of_nothing: is_emptied,
+                });
                 plan.types.push(type_expression.clone());
             }
             if !before.optional && column.optional {

@@ -128,6 +128,34 @@ impl ParkedEvents<'_> {
             .await
     }
 
+    /// Notes an event that stops its topic; whether it is new. Each partition has a copy, of which one is noted.
+    pub async fn note_stop(
+        &self,
+        client: &Client,
+        record: &Record,
+        failure: &Failure,
+    ) -> Result<bool> {
+        let sql = format!(
+            "UPDATE {}.parked SET attempts = attempts + 1, last_failed = now(), code = $4, reason = $5, message = $6, decision = NULL
+             WHERE sink = $1 AND topic = $2 AND event_id = $3 AND halts",
+            self.schema
+        );
+        let parameters: [&(dyn ToSql + Sync); 6] = [
+            &self.sink,
+            &&*record.topic,
+            &record.event_id(),
+            &failure.code.to_string(),
+            &&*failure.reason,
+            &failure.message,
+        ];
+        let known = client.execute(&sql, &parameters).await;
+        let known = known.map_err(|error| classify("parking an event", &error))?;
+        if known == 0 {
+            self.note_poison(client, record, failure).await?;
+        }
+        Ok(known == 0)
+    }
+
     /// Whether an event stopped the sink that was not passed since.
     pub async fn has_poison(&self, client: &Client) -> Result<bool> {
         let sql = format!(
@@ -501,6 +529,7 @@ fn read(row: &Row) -> Parked {
         first_failed: row.get(12),
         last_failed: row.get(13),
     });
+    let is_about_table = matches!(record.op(), Some("schema" | "t" | "snapshot"));
     Parked {
         record,
         event_id: row.get(4),
@@ -508,6 +537,7 @@ fn read(row: &Row) -> Parked {
         failure,
         decision: decision(row, 14, 15),
         holds: match row.get(16) {
+            true if is_about_table => Holds::Topic,
             true => Holds::Sink,
             false if is_apart(key) => Holds::Nothing,
             false => Holds::Key,

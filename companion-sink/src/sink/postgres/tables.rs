@@ -23,8 +23,8 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// The relation's number in the catalog.
     pub oid: Oid,
-    /// The name of the primary key's constraint.
-    pub primary_key: Option<String>,
+    /// The name of the primary key's constraint, and its columns.
+    pub primary_key: Option<(String, Vec<String>)>,
     /// Which reading of the catalog it comes from: a later one may have other columns.
     pub reading: u64,
     /// The columns of each unique index that an upsert can use.
@@ -324,7 +324,9 @@ impl Tables {
         loaded.unique = indexes.iter().map(|index| index.get(0)).collect();
         let primary_key = client
             .query_opt(
-                "SELECT k.conname::text FROM pg_catalog.pg_constraint k
+                "SELECT k.conname::text, array(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(attnum, place)
+                            JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum ORDER BY u.place)
+                 FROM pg_catalog.pg_constraint k
                  JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                  WHERE n.nspname = $1 AND c.relname = $2 AND k.contype = 'p'",
@@ -332,7 +334,7 @@ impl Tables {
             )
             .await
             .map_err(failed)?;
-        loaded.primary_key = primary_key.map(|row| row.get(0));
+        loaded.primary_key = primary_key.map(|row| (row.get(0), row.get(1)));
         loaded.target = target;
         Ok(Some(loaded))
     }

@@ -1,0 +1,80 @@
+//! Topics that wait at an event about their whole table, which the target cannot follow: the others go on, and the event is
+//! tried again by itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// When each of them is tried again.
+#[derive(Debug, Default)]
+pub struct StoppedTopics {
+    topics: HashMap<Arc<str>, Stopped>,
+}
+
+#[derive(Debug)]
+struct Stopped {
+    again: Instant,
+    pause: Duration,
+}
+
+impl StoppedTopics {
+    /// The event was tried, in vain; whether for the first time.
+    pub fn note(&mut self, topic: &Arc<str>, now: Instant) -> bool {
+        let known = self.topics.get(topic).map(|stopped| stopped.pause);
+        let pause = known.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
+        let again = now + pause;
+        self.topics
+            .insert(Arc::clone(topic), Stopped { again, pause });
+        known.is_none()
+    }
+
+    /// Whether the topic's event is not to be tried yet.
+    pub fn rests(&self, topic: &str, now: Instant) -> bool {
+        self.topics
+            .get(topic)
+            .is_some_and(|stopped| now < stopped.again)
+    }
+
+    /// The topic goes on; whether it was stopped.
+    pub fn forget(&mut self, topic: &str) -> bool {
+        self.topics.remove(topic).is_some()
+    }
+
+    /// Somebody has decided: each is tried when it is looked at next.
+    pub fn try_now(&mut self) {
+        let now = Instant::now();
+        for stopped in self.topics.values_mut() {
+            stopped.again = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_until_the_topic_goes_on() {
+        let (topic, start) = (Arc::from("t"), Instant::now());
+        let mut stopped = StoppedTopics::default();
+        assert!(!stopped.rests("t", start));
+        let mut now = start;
+        let mut pauses = Vec::new();
+        for attempt in 0..6 {
+            assert_eq!(stopped.note(&topic, now), attempt == 0);
+            let begun = now;
+            while stopped.rests("t", now) {
+                now += Duration::from_secs(1);
+            }
+            pauses.push((now - begun).as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 10, 10]);
+        stopped.note(&topic, Instant::now());
+        stopped.try_now();
+        assert!(!stopped.rests("t", Instant::now()));
+        assert!(stopped.forget("t") && !stopped.forget("t"));
+    }
+}
