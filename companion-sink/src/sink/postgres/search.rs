@@ -10,13 +10,13 @@ use super::tables::Table;
 use super::{Postgres, not_connected};
 use crate::config::OnError;
 use crate::dead_letter::{DeadLetters, Failure};
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Image, RowBody};
 use crate::record::Record;
 
 /// So often is looked at most since when the same is in doubt: each look is at all of it.
 const LOOKS_MAX: usize = 1000;
-/// A transaction that is refused for something else each time is not given more often.
+/// A transaction is not given more often for one event.
 const TURNS_MAX: usize = 3;
 
 /// Why nothing of a transaction is in the target.
@@ -78,6 +78,9 @@ impl Postgres {
         let Some(wanted) = &self.search.wanted else {
             return Ok(());
         };
+        if self.search.found(record).is_some() {
+            return Ok(());
+        }
         let connection = self.connection.as_ref().ok_or_else(not_connected)?;
         let header = record.header("cdc.table").unwrap_or_default();
         if let Some(table) = connection.tables.known(&record.topic, header)
@@ -86,7 +89,9 @@ impl Postgres {
             self.search.named = Some(record.clone());
         }
         let looks = self.search.first.as_ref().map(|(_, looks)| *looks);
-        if self.search.named.is_some() || looks > Some(LOOKS_MAX) {
+        // A detail names the row, nearly always.
+        let may_be_named = wanted.detail.is_some() && self.search.turns < 2;
+        if self.search.named.is_some() || may_be_named || looks > Some(LOOKS_MAX) {
             return Ok(());
         }
         let session = &connection.session;
@@ -142,7 +147,8 @@ impl Postgres {
             .as_ref()
             .is_some_and(|wanted| wanted.is_same(&doubt));
         search.turns += 1;
-        if !is_wanted && search.turns <= TURNS_MAX {
+        let is_told = is_wanted && (search.named.is_some() || search.first.is_some());
+        if !is_told && search.turns <= TURNS_MAX {
             search.wanted = Some(doubt);
             return Ok(Some(Uncommitted::Again));
         }
@@ -165,10 +171,21 @@ impl Postgres {
             let poison = Poison::new(&record, Why::Refused(failure));
             return Ok(Some(Uncommitted::Poisoned(poison)));
         }
-        search.found.insert(record.event_id(), failure);
+        let what = format!("postgres: COMMIT: {}", failure.message);
+        let known = search.found.insert(record.event_id(), failure);
         search.wanted = None;
         search.turns = 0;
-        self.refusals.check(search.found.len())?;
+        let checked = self.refusals.check(search.found.len());
+        if known.is_some() || checked.is_err() {
+            // It is not this one, or there are too many: a person has to look, and the search begins anew then.
+            self.search = Search::default();
+            checked?;
+            return Err(Error::new(
+                Code::TargetRefuses,
+                what,
+                "Correct the target's constraint or trigger, then send SIGHUP.",
+            ));
+        }
         Ok(Some(Uncommitted::Again))
     }
 }
