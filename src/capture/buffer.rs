@@ -26,6 +26,10 @@ use crate::{ffi, shared};
 /// Rows captured since the last early write are looked at against `cdc.capture_buffer` once they reach this.
 const MIN_CHUNK_BYTES: usize = 64 * 1024;
 
+/// What a section's rows refer to is written early from here on: a chunk is read whole, and a table of thousands of attributes
+/// takes many times in memory what it takes here.
+const MAX_HEAD_BYTES: usize = 4 * 1024 * 1024;
+
 /// Where a section began, and what of it survives so far.
 struct Mark {
     subtransaction: u32,
@@ -366,10 +370,14 @@ impl Buffer {
             mark.rows += 1;
             mark.key_changes += u64::from(key_changed);
             let section_bytes = self.data.len() - mark.data_len;
+            let head_bytes = self.relations.blobs.len() + self.contexts.blobs.len()
+                - mark.relations.1
+                - mark.contexts.1;
             if pre_commit_ran {
                 self.write_last();
-            } else if section_bytes >= MIN_CHUNK_BYTES
-                && section_bytes >= settings::CAPTURE_BUFFER.get() as usize * 1024
+            } else if (section_bytes >= MIN_CHUNK_BYTES
+                && section_bytes >= settings::CAPTURE_BUFFER.get() as usize * 1024)
+                || head_bytes >= MAX_HEAD_BYTES
             {
                 self.write_section(false);
             }

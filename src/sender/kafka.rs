@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::{CString, c_void};
 use std::ptr;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -351,6 +352,14 @@ struct Withheld {
     from: Option<u64>,
 }
 
+impl Withheld {
+    /// Whether events of the transaction that committed at `commit_lsn` are not to go into the topic: by `cdc_skip_topic`, or because it
+    /// is put aside.
+    fn has(self, commit_lsn: u64) -> bool {
+        commit_lsn <= self.up_to || self.from.is_some_and(|from| commit_lsn >= from)
+    }
+}
+
 /// Why rendering or producing stopped.
 enum Stop {
     /// The session failed, or was asked to end.
@@ -449,7 +458,7 @@ pub fn run(
         exact: writer.map(|writer| ExactlyOnce::new(writer, settings.heartbeat_ms)),
         queue: &queue,
         known: Known::default(),
-        withheld: HashMap::new(),
+        withheld: Rc::default(),
         commit: None,
         topics: Vec::new(),
         topic_indexes: HashMap::new(),
@@ -485,8 +494,8 @@ struct Shipper<'a> {
     exact: Option<ExactlyOnce<'a>>,
     queue: &'a QueueWake,
     known: Known,
-    /// By topic, what is not to be sent of it.
-    withheld: HashMap<String, Withheld>,
+    /// By topic, what is not to be sent of it. Shared with whoever renders.
+    withheld: Rc<HashMap<String, Withheld>>,
     /// The transaction at hand.
     commit: Option<Commit>,
     topics: Vec<Topic>,
@@ -630,12 +639,13 @@ impl Shipper<'_> {
     fn produce(&mut self, item: Work) -> Result<(), Stop> {
         match item {
             Work::Known(known) => {
+                let withheld = Rc::make_mut(&mut self.withheld);
                 for skip in &known.skips {
-                    let withheld = self.withheld.entry(skip.topic.clone()).or_default();
+                    let withheld = withheld.entry(skip.topic.clone()).or_default();
                     withheld.up_to = withheld.up_to.max(skip.up_to);
                 }
                 for aside in &known.asides {
-                    let withheld = self.withheld.entry(aside.topic.clone()).or_default();
+                    let withheld = withheld.entry(aside.topic.clone()).or_default();
                     withheld.from = Some(aside.from);
                 }
                 if let Some(shared) = shared::shared() {
@@ -721,11 +731,16 @@ impl Shipper<'_> {
             return Err(Stop::Undecodable("rows before a beginning".to_owned()));
         };
         let transaction = self.begun - 1;
+        let (withheld, commit_lsn) = (Rc::clone(&self.withheld), self.commit_lsn());
         let circumstances = Circumstances {
             sent_us: unix_us(),
             tombstones: self.settings.tombstones,
             session: self.session,
             is_snapshot: &is_snapshot,
+            is_withheld: &|topic| {
+                let withheld = withheld.get(topic);
+                withheld.is_some_and(|withheld| withheld.has(commit_lsn))
+            },
         };
         let done = renderer.render(&body, &circumstances, &mut |event| {
             self.send(event, transaction)
@@ -739,7 +754,7 @@ impl Shipper<'_> {
             self.sequence = event.sequence;
             return Ok(match event.stage {
                 Stage::Asked => UNSENT_ROOM,
-                Stage::Sent | Stage::Unsendable { .. } => Sent::Taken,
+                Stage::Sent | Stage::Unsendable { .. } | Stage::PassedOver => Sent::Taken,
             });
         }
         if event.sequence != self.sequence {
@@ -764,6 +779,8 @@ impl Shipper<'_> {
         let bytes = match event.stage {
             Stage::Sent => event.value.map_or(0, <[u8]>::len),
             Stage::Unsendable { bytes } => bytes,
+            // Withheld above.
+            Stage::PassedOver => return Ok(Sent::Taken),
             Stage::Asked => {
                 return Ok(Sent::Room {
                     limit_bytes,
@@ -800,12 +817,10 @@ impl Shipper<'_> {
         self.commit.map_or(0, |commit| commit.lsn)
     }
 
-    /// Whether events of the transaction at hand are not to go into a topic: by `cdc_skip_topic`, or because it is put aside.
+    /// Whether events of the transaction at hand are not to go into a topic.
     fn is_withheld(&self, topic: &str) -> bool {
-        let commit_lsn = self.commit_lsn();
-        self.withheld.get(topic).is_some_and(|withheld| {
-            commit_lsn <= withheld.up_to || withheld.from.is_some_and(|from| commit_lsn >= from)
-        })
+        let withheld = self.withheld.get(topic);
+        withheld.is_some_and(|withheld| withheld.has(self.commit_lsn()))
     }
 
     /// Counts an event that is not sent. It need not be rendered whole for that.
@@ -841,8 +856,8 @@ impl Shipper<'_> {
             }
             self.board.kafka_wake.wait(BUSY_MS);
         }
-        let withheld = self.withheld.entry(topic.to_owned()).or_default();
-        withheld.from = Some(from);
+        let withheld = Rc::make_mut(&mut self.withheld);
+        withheld.entry(topic.to_owned()).or_default().from = Some(from);
         Ok(())
     }
 

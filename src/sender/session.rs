@@ -586,6 +586,7 @@ impl<'a> Session<'a> {
         let session = std::cell::RefCell::new(self);
         change::order::sort(
             chunks.len() as u32,
+            limit,
             &mut |index| {
                 if let Some((_, body)) = cache.iter().find(|(cached, _)| *cached == index) {
                     return Ok(Rc::clone(body));

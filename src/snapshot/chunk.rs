@@ -6,7 +6,8 @@ use change::body::{Masked, Relation, relation_of};
 use change::json::put_string;
 use change::options::{Mask, Options};
 use change::snapshot::{ChunkBegin, ChunkEnd, Visibility};
-use change::value::put_value;
+use change::value::put_bounded;
+use change::wire::WireError;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -408,6 +409,22 @@ fn null_in_key(column: &change::body::Column<'_>) -> ! {
     .raise()
 }
 
+/// What the key of a row may have, as JSON: each chunk names two, in every partition.
+const MAX_KEY_BYTES: usize = 400 * 1024;
+
+fn long_key(column: &change::body::Column<'_>) -> ! {
+    Report::new(
+        "CDC0501",
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        format!("key column \"{}\" is too long in a row", column.name),
+        "Make a shorter key the primary key; then call cdc_snapshot_resume.",
+    )
+    .detail(format!(
+        "A key may have {MAX_KEY_BYTES} bytes as JSON, for each chunk of a snapshot names two."
+    ))
+    .raise()
+}
+
 /// The key of a row: as text for the next statement, and as events have it.
 unsafe fn place_of(
     query: &Query,
@@ -444,9 +461,11 @@ unsafe fn place_of(
                 put_string(&mut key, column.name);
                 key.push(b':');
                 let done = change::value::take_value(&mut cursor, &column.kind)
-                    .and_then(|value| put_value(&mut key, &column.kind, value));
-                if let Err(error) = done {
-                    pgrx::error!("pg_cdc cannot read a key of its own: {error}");
+                    .and_then(|value| put_bounded(&mut key, &column.kind, value, MAX_KEY_BYTES));
+                match done {
+                    Ok(_) if key.len() <= MAX_KEY_BYTES => {}
+                    Ok(_) | Err(WireError::TooLong) => long_key(column),
+                    Err(error) => pgrx::error!("pg_cdc cannot read a key of its own: {error}"),
                 }
             }
         }

@@ -15,9 +15,11 @@
 //! ```
 //! An UPDATE has the whole old image and, of the new one, only the columns that changed. Strings are UTF-8.
 
+use std::cell::OnceCell;
+
 use crate::kind::Kind;
 use crate::value::take_value;
-use crate::wire::{Cursor, WireError, put_bytes, put_optional, put_signed, put_varint};
+use crate::wire::{Cursor, WireError, make_room, put_bytes, put_optional, put_signed, put_varint};
 
 const CODE_CONTEXT: u8 = 16;
 const CODE_STATEMENT: u8 = 17;
@@ -270,18 +272,46 @@ pub fn relation_of(entry: &[u8]) -> Result<Relation<'_>, WireError> {
     read_relation(Cursor::new(entry).bytes()?)
 }
 
+/// What the entry of a relation begins with: enough to know whom its rows are for.
+#[derive(Debug, Clone, Copy)]
+pub struct Addressed<'a> {
+    pub oid: u32,
+    schema_hash: u32,
+    tombstones: bool,
+    schema: &'a str,
+    table: &'a str,
+    pub topic: &'a str,
+    pub topics: [Option<&'a str>; 4],
+}
+
+fn read_addressed<'a>(cursor: &mut Cursor<'a>) -> Result<Addressed<'a>, WireError> {
+    Ok(Addressed {
+        oid: cursor.u32()?,
+        schema_hash: cursor.u32()?,
+        tombstones: cursor.u8()? != 0,
+        schema: cursor.text()?,
+        table: cursor.text()?,
+        topic: cursor.text()?,
+        topics: [
+            cursor.optional()?,
+            cursor.optional()?,
+            cursor.optional()?,
+            cursor.optional()?,
+        ],
+    })
+}
+
 fn read_relation(blob: &[u8]) -> Result<Relation<'_>, WireError> {
     let mut cursor = Cursor::new(blob);
-    let oid = cursor.u32()?;
-    let schema_hash = cursor.u32()?;
-    let tombstones = cursor.u8()? != 0;
-    let schema = cursor.text()?;
-    let table = cursor.text()?;
-    let topic = cursor.text()?;
-    let mut topics = [None; 4];
-    for topic in &mut topics {
-        *topic = cursor.optional()?;
-    }
+    let Addressed {
+        oid,
+        schema_hash,
+        tombstones,
+        schema,
+        table,
+        topic,
+        topics,
+    } = read_addressed(&mut cursor)?;
     let count = cursor.varint()?;
     let mut columns = Vec::new();
     for _ in 0..count {
@@ -531,17 +561,22 @@ impl ImageMarks {
     }
 }
 
-/// A decoded body; rows are decoded one by one.
+/// A decoded body. Rows are decoded one by one, and what they refer to when it is asked for: what one table brings along
+/// does not keep the rows of others from being read.
 #[derive(Debug)]
 pub struct Body<'a> {
     pub database: &'a str,
     pub prefix: &'a str,
     pub base: State,
-    pub contexts: Vec<Context<'a>>,
-    pub relations: Vec<Relation<'a>>,
-    context_blobs: Vec<&'a [u8]>,
-    relation_blobs: Vec<&'a [u8]>,
+    contexts: Vec<&'a [u8]>,
+    relations: Vec<RelationEntry<'a>>,
     records: &'a [u8],
+}
+
+#[derive(Debug)]
+struct RelationEntry<'a> {
+    blob: &'a [u8],
+    read: OnceCell<Box<Relation<'a>>>,
 }
 
 impl<'a> Body<'a> {
@@ -556,32 +591,58 @@ impl<'a> Body<'a> {
             context: cursor.u32()?,
             statement_us: cursor.i64()?,
         };
-        let mut context_blobs = Vec::new();
+        let mut contexts = Vec::new();
         for _ in 0..cursor.varint()? {
-            context_blobs.push(cursor.bytes()?);
+            make_room(&mut contexts, 1)?;
+            contexts.push(cursor.bytes()?);
         }
-        let contexts = context_blobs
-            .iter()
-            .map(|blob| read_context(blob))
-            .collect::<Result<_, _>>()?;
-        let mut relation_blobs = Vec::new();
+        let mut relations = Vec::new();
         for _ in 0..cursor.varint()? {
-            relation_blobs.push(cursor.bytes()?);
+            make_room(&mut relations, 1)?;
+            relations.push(RelationEntry {
+                blob: cursor.bytes()?,
+                read: OnceCell::new(),
+            });
         }
-        let relations = relation_blobs
-            .iter()
-            .map(|blob| read_relation(blob))
-            .collect::<Result<_, _>>()?;
         Ok(Body {
             database,
             prefix,
             base,
             contexts,
             relations,
-            context_blobs,
-            relation_blobs,
             records: cursor.rest(),
         })
+    }
+
+    /// How many relations the rows refer to.
+    pub fn relations(&self) -> usize {
+        self.relations.len()
+    }
+
+    /// A relation that rows refer to, read once.
+    pub fn relation(&self, index: usize) -> Result<&Relation<'a>, WireError> {
+        let entry = self
+            .relations
+            .get(index)
+            .ok_or(WireError::Invalid("relation index"))?;
+        match entry.read.get() {
+            Some(relation) => Ok(relation),
+            None => {
+                let relation = read_relation(entry.blob)?;
+                Ok(entry.read.get_or_init(|| Box::new(relation)))
+            }
+        }
+    }
+
+    /// The same, as far as one must know it who does not want its rows.
+    pub fn addressed(&self, index: usize) -> Result<Addressed<'a>, WireError> {
+        read_addressed(&mut Cursor::new(self.relation_blob(index)))
+    }
+
+    /// Who and why, of a row with this state.
+    pub fn context(&self, state: &State) -> Result<Context<'a>, WireError> {
+        let blob = self.context_blob(state.context);
+        read_context(blob.ok_or(WireError::Invalid("context index"))?)
     }
 
     /// The rows, from the first record on.
@@ -606,11 +667,11 @@ impl<'a> Body<'a> {
     }
 
     pub fn context_blob(&self, index: u32) -> Option<&'a [u8]> {
-        self.context_blobs.get(index as usize).copied()
+        self.contexts.get(index as usize).copied()
     }
 
     pub fn relation_blob(&self, index: usize) -> &'a [u8] {
-        self.relation_blobs[index]
+        self.relations[index].blob
     }
 }
 

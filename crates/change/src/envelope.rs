@@ -1,5 +1,6 @@
 //! The event: Debezium's envelope with `id` and `audit`, its key and its headers (interface 3.1).
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::ops::Range;
 
@@ -24,7 +25,8 @@ const SHORTEST_STUB_BYTES: usize = 256;
 /// Images that are longer than this are looked at before they are rendered: a few bytes can become many times as much (a
 /// `numeric` of 131072 digits has 8).
 const LOOKED_AT_BYTES: usize = 4096;
-/// What the values of a key have together at most, before they are rendered; a longer value is a stub, in images too.
+/// What the values of a key have together at most, before they are rendered; a longer value, or one that becomes more than six
+/// times as long, is a stub, in images too.
 const MAX_KEY_BYTES: usize = 64 * 1024;
 /// A value of a key may have so much however many columns the key has.
 const SHORT_IN_KEY_BYTES: usize = 2048;
@@ -89,6 +91,8 @@ pub enum Stage {
     Asked,
     /// It cannot be rendered, for no topic takes a value of so many bytes.
     Unsendable { bytes: usize },
+    /// It is not sent, as [`Circumstances::is_withheld`] has said, and so nothing of it is decoded.
+    PassedOver,
 }
 
 /// What becomes of a record.
@@ -172,7 +176,7 @@ pub struct Renderer {
     texts: CommitTexts,
     sequence: u64,
     /// Events so far per relation (by oid), for `data_collection_order`.
-    orders: Vec<(u32, u64)>,
+    orders: HashMap<u32, u64>,
     buffers: Buffers,
     windows: Windows,
     /// The snapshot's chunk that this transaction is.
@@ -224,6 +228,8 @@ pub struct Circumstances<'c> {
     pub session: u64,
     /// Whether a snapshot of a table is being made.
     pub is_snapshot: &'c dyn Fn(TableId) -> bool,
+    /// Whether nothing of this transaction is sent into a topic.
+    pub is_withheld: &'c dyn Fn(&str) -> bool,
 }
 
 #[derive(Debug, Default)]
@@ -363,7 +369,7 @@ impl Renderer {
             commit,
             texts,
             sequence: 0,
-            orders: Vec::new(),
+            orders: HashMap::new(),
             buffers: Buffers::default(),
         }
     }
@@ -407,7 +413,7 @@ impl Renderer {
     ) -> Result<(), E> {
         let mut texts = BodyTexts {
             sent: sent(circumstances.sent_us),
-            relations: body.relations.iter().map(|_| None).collect(),
+            relations: (0..body.relations()).map(|_| None).collect(),
             audit: Vec::new(),
             audit_of: None,
             origin: Vec::new(),
@@ -420,8 +426,11 @@ impl Renderer {
             if row.op == Op::ChunkBegin {
                 self.begin_chunk(body, &row, circumstances)?;
             }
+            if self.passes_over(body, &row, circumstances, emit)? {
+                continue;
+            }
             self.prepare(&mut texts, body, &row, circumstances)?;
-            let relation = &body.relations[row.relation];
+            let relation = body.relation(row.relation)?;
             let here = Here {
                 texts: &texts,
                 relation,
@@ -455,8 +464,9 @@ impl Renderer {
                 }
                 Op::Emit => {
                     let emission = Emission::read(row.images)?;
-                    let context = &body.contexts[row.state.context as usize];
-                    self.emitted(&here, &mut buffers_in_use.headers, &emission, context, emit)
+                    let context = body.context(&row.state)?;
+                    let headers = &mut buffers_in_use.headers;
+                    self.emitted(&here, headers, &emission, &context, emit)
                 }
                 Op::Read => {
                     body::read_image(&mut images, &relation.columns, &mut after)?;
@@ -486,6 +496,67 @@ impl Renderer {
             done?;
         }
         Ok(())
+    }
+
+    /// Whether nothing of a row is sent, whatever it is: then it is counted, and not decoded, so that one that cannot be decoded can
+    /// be given up.
+    fn passes_over<E: From<WireError>>(
+        &mut self,
+        body: &Body<'_>,
+        row: &Row<'_>,
+        circumstances: &Circumstances<'_>,
+        emit: &mut Emit<'_, E>,
+    ) -> Result<bool, E> {
+        let addressed = body.addressed(row.relation)?;
+        let (table_topic, own) = (addressed.topic, addressed.topics);
+        let topics: &[&str] = match row.op {
+            Op::Update if row.key_changed => &[
+                own_topic(table_topic, own, "d"),
+                own_topic(table_topic, own, "c"),
+            ],
+            Op::Update => &[own_topic(table_topic, own, "u")],
+            Op::Insert | Op::KeyCreate => &[own_topic(table_topic, own, "c")],
+            Op::Delete | Op::KeyDelete => &[own_topic(table_topic, own, "d")],
+            Op::Truncate => &[own_topic(table_topic, own, "t")],
+            Op::Schema if own.iter().flatten().any(|topic| !(circumstances.is_withheld)(topic)) => {
+                return Ok(false);
+            }
+            Op::Schema | Op::Emit | Op::Read | Op::ChunkBegin | Op::ChunkEnd => &[table_topic],
+        };
+        if !topics.iter().all(|topic| (circumstances.is_withheld)(topic)) {
+            return Ok(false);
+        }
+        if matches!(row.op, Op::Read | Op::ChunkBegin | Op::ChunkEnd) {
+            if self.chunk.as_ref().is_some_and(Chunk::is_rejected) {
+                self.sequence += 1;
+                return Ok(true);
+            }
+        } else if row.op != Op::Emit {
+            // Which row it was is not looked at.
+            let table = (self.commit.database_oid, addressed.oid);
+            if (circumstances.is_snapshot)(table) {
+                self.windows.touch(table, self.commit.xid8, None);
+            }
+        }
+        let headers = Headers::default();
+        for topic in topics {
+            self.sequence += 1;
+            if row.op != Op::Emit {
+                self.next_order(addressed.oid);
+            }
+            emit(&Event {
+                sequence: self.sequence,
+                topic,
+                audience: Audience::Key,
+                key: None,
+                value: Some(&[]),
+                headers: &headers,
+                can_shrink: false,
+                stage: Stage::PassedOver,
+                is_last: false,
+            })?;
+        }
+        Ok(true)
     }
 
     /// An event of the application's own: its payload alone, who and why as headers.
@@ -560,7 +631,7 @@ impl Renderer {
         circumstances: &Circumstances<'_>,
     ) -> Result<(), WireError> {
         if texts.relations[row.relation].is_none() {
-            let relation = &body.relations[row.relation];
+            let relation = body.relation(row.relation)?;
             texts.relations[row.relation] = Some(RelationTexts {
                 source: self.source(body, relation),
                 table: topic_name::join(&[body.database, relation.schema, relation.table]),
@@ -572,14 +643,11 @@ impl Renderer {
         }
         let audit_of = (row.state.context, row.state.statement_us);
         if texts.audit_of != Some(audit_of) {
-            let context = body
-                .contexts
-                .get(row.state.context as usize)
-                .ok_or(WireError::Invalid("context index"))?;
-            put_audit(&mut texts.audit, context, row.state.statement_us);
+            let context = body.context(&row.state)?;
+            put_audit(&mut texts.audit, &context, row.state.statement_us);
             texts.origin.clear();
             put_optional_string(&mut texts.origin, context.origin);
-            texts.traceparent = traceparent(context);
+            texts.traceparent = traceparent(&context);
             texts.audit_of = Some(audit_of);
         }
         Ok(())
@@ -679,7 +747,10 @@ impl Renderer {
         circumstances: &Circumstances<'_>,
     ) -> Result<(), WireError> {
         let begin = snapshot::ChunkBegin::read(row.images)?;
-        let table = (self.commit.database_oid, body.relations[row.relation].oid);
+        let table = (
+            self.commit.database_oid,
+            body.addressed(row.relation)?.oid,
+        );
         let verdict = if begin.session == circumstances.session {
             self.windows
                 .judge(table, &begin.visibility)
@@ -1042,26 +1113,19 @@ impl Renderer {
     }
 
     fn next_order(&mut self, oid: u32) -> u64 {
-        match self
-            .orders
-            .iter_mut()
-            .find(|(relation, _)| *relation == oid)
-        {
-            Some((_, order)) => {
-                *order += 1;
-                *order
-            }
-            None => {
-                self.orders.push((oid, 1));
-                1
-            }
-        }
+        let order = self.orders.entry(oid).or_default();
+        *order += 1;
+        *order
     }
 }
 
 /// The topic of an operation's events: its own, or the table's.
 fn topic_of<'a>(relation: &Relation<'a>, op: &str) -> &'a str {
-    let [insert, update, delete, truncate] = relation.topics;
+    own_topic(relation.topic, relation.topics, op)
+}
+
+fn own_topic<'a>(table_topic: &'a str, topics: [Option<&'a str>; 4], op: &str) -> &'a str {
+    let [insert, update, delete, truncate] = topics;
     let own = match op {
         "c" => insert,
         "u" => update,
@@ -1069,7 +1133,7 @@ fn topic_of<'a>(relation: &Relation<'a>, op: &str) -> &'a str {
         "t" => truncate,
         _ => None,
     };
-    own.unwrap_or(relation.topic)
+    own.unwrap_or(table_topic)
 }
 
 /// `"name":`, rendered once per body.
@@ -1091,16 +1155,21 @@ fn put_key(
         out.push(if out.is_empty() { b'{' } else { b',' });
         out.extend_from_slice(&here.relation_texts.columns[index]);
         match image.get(index).ok_or(WireError::Invalid("key column"))? {
-            Value::Given(bytes) if bytes.len() <= SHORT_IN_KEY_BYTES => {
-                put_value(out, &here.relation.columns[index].kind, bytes)?;
-            }
             // Equal values still go to one partition.
             Value::Given(bytes) if bytes.len() > longest_in_key(here.relation) => {
                 put_digest(out, &Sha256::digest(bytes));
             }
             Value::Given(bytes) => {
                 let kind = &here.relation.columns[index].kind;
-                put_bounded(out, kind, bytes, usize::MAX)?;
+                let start = out.len();
+                let most = start + most_in_key(here.relation);
+                let put = put_bounded(out, kind, bytes, most);
+                if put == Err(WireError::TooLong) || out.len() > most {
+                    out.truncate(start);
+                    put_digest(out, &Sha256::digest(bytes));
+                } else {
+                    put?;
+                }
             }
             Value::Null => out.extend_from_slice(b"null"),
             Value::Stub { sha256, .. } => put_digest(out, sha256),
@@ -1124,14 +1193,31 @@ fn longest_in_key(relation: &Relation<'_>) -> usize {
     (MAX_KEY_BYTES / columns).max(SHORT_IN_KEY_BYTES)
 }
 
+/// How long it may become: a text of control characters is six times as long, but a few bytes can be an array of thousands of
+/// names.
+fn most_in_key(relation: &Relation<'_>) -> usize {
+    6 * longest_in_key(relation) + 2
+}
+
+/// Whether a column belongs to the key or to the identity.
+fn is_in_key(relation: &Relation<'_>, column: usize) -> bool {
+    let has = |columns: &[usize]| columns.contains(&column);
+    has(&relation.key) || relation.identity.as_deref().is_some_and(has)
+}
+
 /// How long values of a column may be.
 #[cold]
 fn longest_of_column(relation: &Relation<'_>, column: usize, longest: usize) -> usize {
-    let is_key = |columns: &[usize]| columns.contains(&column);
-    match is_key(&relation.key) || relation.identity.as_deref().is_some_and(is_key) {
+    match is_in_key(relation, column) {
         true => longest.min(longest_in_key(relation)),
         false => longest,
     }
+}
+
+/// Whether a value that became so long is a stub, for the key has its digest.
+#[cold]
+fn is_too_long_in_key(relation: &Relation<'_>, column: usize, became: usize) -> bool {
+    became > most_in_key(relation) && is_in_key(relation, column)
 }
 
 /// Whether a definition is the last that is told of a table.
@@ -1236,6 +1322,7 @@ fn put_column(
     out.extend_from_slice(name);
     let Column { kind, masked, .. } = &here.relation.columns[index];
     let digest;
+    let mut given = None;
     let value = match value {
         Value::Given(bytes)
             if bytes.len() > bounds.longest.min(SHORT_IN_KEY_BYTES)
@@ -1245,6 +1332,24 @@ fn put_column(
             Value::Stub {
                 bytes: bytes.len() as u64,
                 sha256: &digest,
+            }
+        }
+        Value::Given(bytes) => {
+            let start = out.len();
+            given = match bounds.most {
+                None => put_value(out, kind, bytes)?,
+                Some(most) => put_bounded(out, kind, bytes, most)?,
+            };
+            let became = out.len() - start;
+            if became > 6 * SHORT_IN_KEY_BYTES && is_too_long_in_key(here.relation, index, became) {
+                out.truncate(start);
+                digest = Sha256::digest(bytes);
+                Value::Stub {
+                    bytes: bytes.len() as u64,
+                    sha256: &digest,
+                }
+            } else {
+                value
             }
         }
         value => value,
@@ -1258,18 +1363,12 @@ fn put_column(
                 _ => return Ok(()),
             }
         }
-        (Value::Given(bytes), masked) => {
-            let mark = match bounds.most {
-                None => put_value(out, kind, bytes)?,
-                Some(most) => put_bounded(out, kind, bytes, most)?,
-            };
-            match (mark, masked) {
-                (_, Some(Masked::Hashed)) => b"\"hashed\",",
-                (_, Some(Masked::Truncated)) => b"\"truncated\",",
-                (Some(Mark::Base64), _) => b"\"base64\",",
-                (None, _) => return Ok(()),
-            }
-        }
+        (Value::Given(_), masked) => match (given, masked) {
+            (_, Some(Masked::Hashed)) => b"\"hashed\",",
+            (_, Some(Masked::Truncated)) => b"\"truncated\",",
+            (Some(Mark::Base64), _) => b"\"base64\",",
+            (None, _) => return Ok(()),
+        },
         (Value::Stub { bytes, sha256 }, _) => {
             out.extend_from_slice(b"null");
             marks.extend_from_slice(name);
@@ -1365,5 +1464,173 @@ fn put_nanoseconds(out: &mut Vec<u8>, us: i64) {
     put_integer(out, us);
     if us != 0 {
         out.extend_from_slice(b"000");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::{
+        Bitmaps, Head, State, begin_image, begin_row, end_record, mark_key_changed, put_context,
+        put_head, switch_context,
+    };
+    use crate::kind::Kind;
+    use crate::wire::put_varint;
+
+    const COMMIT: Commit = Commit {
+        nonce: [1; 16],
+        xid8: 9,
+        database_oid: 5,
+        generation: 1,
+        timeline: 1,
+        lsn: 100,
+        previous_lsn: None,
+        commit_us: 1,
+        event_count: 7,
+    };
+
+    fn relation<'a>(topic: &'a str, kind: Kind) -> Relation<'a> {
+        Relation {
+            oid: topic.len() as u32,
+            schema_hash: 1,
+            schema: "s",
+            table: "t",
+            topic,
+            topics: [None; 4],
+            columns: vec![Column {
+                name: "c",
+                kind,
+                masked: None,
+            }],
+            key: vec![0],
+            identity: None,
+            tombstones: true,
+        }
+    }
+
+    /// A body with these relations, and of each row its operation, relation and image.
+    fn body(relations: &[Relation<'_>], rows: &[(Op, usize, &[u8])]) -> Vec<u8> {
+        let (mut contexts, mut blobs) = (Vec::new(), Vec::new());
+        put_context(&mut contexts, &Context::default());
+        for relation in relations {
+            relation.put(&mut blobs);
+        }
+        let mut bytes = Vec::new();
+        put_head(
+            &mut bytes,
+            &Head {
+                database: "d",
+                prefix: "d",
+                base: State::START,
+                contexts: (1, &contexts),
+                relations: (relations.len() as u32, &blobs),
+            },
+        );
+        let mut state = State::START;
+        switch_context(&mut bytes, &mut state, 0);
+        for (place, (op, relation, image)) in rows.iter().enumerate() {
+            let sequence = place as u64 + 1;
+            let start = begin_row(&mut bytes, &mut state, *op, *relation as u32, sequence, 1);
+            if *op == Op::Update {
+                mark_key_changed(&mut bytes, start);
+            }
+            bytes.extend_from_slice(image);
+            end_record(&mut bytes, start);
+        }
+        bytes
+    }
+
+    fn render(
+        bytes: &[u8],
+        withheld: &str,
+    ) -> (Result<(), WireError>, Vec<(u64, String, Stage, Vec<u8>)>) {
+        let mut renderer = Renderer::new(COMMIT, 1000);
+        let circumstances = Circumstances {
+            sent_us: 1,
+            tombstones: false,
+            session: 1,
+            is_snapshot: &|_| false,
+            is_withheld: &|topic| topic == withheld,
+        };
+        let mut events = Vec::new();
+        let body = Body::parse(bytes).unwrap();
+        let done = renderer.render::<WireError>(&body, &circumstances, &mut |event| {
+            let value = event.value.unwrap_or_default().to_vec();
+            let key = event.key.unwrap_or_default();
+            let shown = if value.is_empty() { value } else { key.to_vec() };
+            events.push((event.sequence, event.topic.to_owned(), event.stage, shown));
+            Ok(match event.stage {
+                Stage::Asked => Sent::Room {
+                    limit_bytes: usize::MAX,
+                    stubs: true,
+                },
+                _ => Sent::Taken,
+            })
+        });
+        (done, events)
+    }
+
+    #[test]
+    fn what_is_given_up_is_not_decoded() {
+        let good = {
+            let mut image = Vec::new();
+            begin_image(&mut image, 1, Bitmaps::default());
+            image.extend_from_slice(&7i32.to_le_bytes());
+            image
+        };
+        let mut relations = [relation("bad", Kind::Int4), relation("good", Kind::Int4)];
+        relations[0].columns[0].name = "broken";
+        let mut bytes = body(
+            &relations,
+            &[
+                (Op::Insert, 0, b"\xff"),
+                (Op::Insert, 1, &good),
+                (Op::Update, 0, b"\xff"),
+                (Op::Schema, 0, b"\xff"),
+                (Op::Emit, 0, b"\xff"),
+                (Op::Insert, 1, &good),
+            ],
+        );
+        // The names of its columns are no text any more.
+        let place = bytes.windows(6).position(|part| part == b"broken").unwrap();
+        bytes[place] = 0xff;
+        assert!(render(&bytes, "").0.is_err(), "it is poison");
+        let (done, events) = render(&bytes, "bad");
+        assert_eq!(done, Ok(()));
+        let bad = |sequence| (sequence, "bad".to_owned(), Stage::PassedOver, Vec::new());
+        let good = |sequence| {
+            let key = b"{\"c\":7}".to_vec();
+            (sequence, "good".to_owned(), Stage::Sent, key)
+        };
+        assert_eq!(
+            events,
+            [bad(1), good(2), bad(3), bad(4), bad(5), bad(6), good(7)]
+        );
+    }
+
+    #[test]
+    fn a_key_that_becomes_many_times_as_long_has_its_digest() {
+        let attributes = (0..1000).map(|number| (format!("{number:0>60}"), Kind::Bool));
+        let kind = Kind::Array(Box::new(Kind::Composite(attributes.collect())));
+        // Elements of NULLs alone: 125 bytes become 67 kB.
+        let mut image = Vec::new();
+        begin_image(&mut image, 1, Bitmaps::default());
+        let mut array = vec![crate::kind::ARRAY_ITEMS, 1];
+        put_varint(&mut array, 400);
+        array.resize(array.len() + 50, 0);
+        for _ in 0..400 {
+            put_varint(&mut array, 125);
+            array.resize(array.len() + 125, 0xff);
+        }
+        put_varint(&mut image, array.len() as u64);
+        image.extend_from_slice(&array);
+        let bytes = body(&[relation("wide", kind)], &[(Op::Insert, 0, &image)]);
+        let (done, events) = render(&bytes, "");
+        assert_eq!(done, Ok(()));
+        let mut expected = b"{\"c\":".to_vec();
+        put_digest(&mut expected, &Sha256::digest(&array));
+        expected.push(b'}');
+        let (.., key) = events.last().unwrap();
+        assert_eq!(*key, expected);
     }
 }

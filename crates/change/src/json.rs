@@ -47,6 +47,23 @@ pub fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// Bytes that a text becomes as a JSON string.
+pub fn escaped_len(bytes: &[u8]) -> usize {
+    let more: usize = bytes
+        .iter()
+        .map(|byte| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
+            0..0x20 => 5,
+            _ => 0,
+        })
+        .sum();
+    match std::str::from_utf8(bytes) {
+        Ok(_) => bytes.len() + more + 2,
+        // It becomes base64.
+        Err(_) => bytes.len() / 3 * 4 + 6,
+    }
+}
+
 fn must_be_escaped(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }

@@ -5,7 +5,8 @@
 //! transaction is sorted by (command id, sequence); one that changes keys sends, within a command, all deletes
 //! before all creates, so that shifted keys do not delete each other (A2).
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use crate::body::{self, Body, Head, Op, Row, State, put_head};
@@ -13,6 +14,8 @@ use crate::wire::{WireError, make_room, put_varint};
 
 /// Records that are gathered before a sorted body is handed on.
 const OUTPUT_BYTES: usize = 256 * 1024;
+/// What their contexts and relations have at most before it is.
+const OUTPUT_HEAD_BYTES: usize = 4 * 1024 * 1024;
 
 /// A row's place: sorted by this, rows are in the order in which they must be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,37 +41,65 @@ enum Half {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct StateKey(u64, u32, u32, i64);
 
+/// The places of a chunk's rows, sorted.
+struct Opened {
+    chunk: u32,
+    bytes: Rc<Vec<u8>>,
+    places: Vec<Place>,
+}
+
+impl Opened {
+    fn size_bytes(&self) -> usize {
+        self.places.capacity() * size_of::<Place>()
+    }
+}
+
 /// Sorts the rows of `chunks` bodies, which `fetch` gives by index (each at least twice), and hands the sorted bodies
-/// to `emit`. Takes 48 bytes of memory a row.
+/// to `emit`. Each body is sorted by itself and then they are merged: what is in memory is a place for each body, and the
+/// places of the rows of those that are being read, of about `max_bytes` or one body.
 pub fn sort<E: From<WireError>>(
     chunks: u32,
+    max_bytes: usize,
     fetch: &mut dyn FnMut(u32) -> Result<Rc<Vec<u8>>, E>,
     emit: &mut dyn FnMut(Vec<u8>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut places = Vec::new();
+    // The next place of every body.
+    let mut waiting = BinaryHeap::new();
     for chunk in 0..chunks {
         let bytes = fetch(chunk)?;
+        let mut first: Option<Place> = None;
         for row in Body::parse(&bytes)?.rows() {
-            push_places(&mut places, &row?, chunk)?;
+            for place in places_of(&row?, chunk)?.into_iter().flatten() {
+                first = Some(first.map_or(place, |first| first.min(place)));
+            }
         }
+        waiting
+            .try_reserve(1)
+            .map_err(|_| WireError::OutOfMemory)?;
+        waiting.extend(first.map(Reverse));
     }
-    places.sort_unstable();
 
     let mut output = Output::default();
-    let mut held: Option<(u32, Rc<Vec<u8>>)> = None;
-    let mut rest = places.as_slice();
-    while let Some(first) = rest.first() {
-        // Parse a body once for a run of rows out of it, not once a row.
-        let run = rest
-            .iter()
-            .take_while(|place| place.chunk == first.chunk)
-            .count();
-        let bytes = match held.take() {
-            Some((chunk, bytes)) if chunk == first.chunk => bytes,
-            _ => fetch(first.chunk)?,
+    let mut opened: VecDeque<Opened> = VecDeque::new();
+    let mut opened_bytes = 0;
+    while let Some(Reverse(first)) = waiting.pop() {
+        let found = opened.iter().position(|known| known.chunk == first.chunk);
+        let current = match found.and_then(|found| opened.remove(found)) {
+            Some(known) => {
+                opened_bytes -= known.size_bytes();
+                known
+            }
+            None => open(first.chunk, fetch(first.chunk)?)?,
         };
-        let body = Body::parse(&bytes)?;
-        for place in &rest[..run] {
+        let start = current.places.partition_point(|place| *place < first);
+        let others = waiting.peek().map(|Reverse(place)| *place);
+        // Parse a body once for a run of rows out of it, not once a row.
+        let run = current.places[start..]
+            .iter()
+            .take_while(|place| others.is_none_or(|others| **place < others))
+            .count();
+        let body = Body::parse(&current.bytes)?;
+        for place in &current.places[start..start + run] {
             let StateKey(sequence, command, context, statement_us) = place.before;
             let row = body.row_at(
                 place.offset as usize,
@@ -79,13 +110,21 @@ pub fn sort<E: From<WireError>>(
                     statement_us,
                 },
             )?;
-            output.push(&body, &row, place.half)?;
-            if output.records.len() >= OUTPUT_BYTES {
+            output.push(&body, &row, place)?;
+            if output.is_full() {
                 emit(output.take()?)?;
             }
         }
-        held = Some((first.chunk, Rc::clone(&bytes)));
-        rest = &rest[run..];
+        if let Some(next) = current.places.get(start + run) {
+            waiting.push(Reverse(*next));
+            opened_bytes += current.size_bytes();
+            opened.push_back(current);
+            while opened_bytes > max_bytes
+                && let Some(oldest) = opened.pop_front()
+            {
+                opened_bytes -= oldest.size_bytes();
+            }
+        }
     }
     if !output.records.is_empty() {
         emit(output.take()?)?;
@@ -93,7 +132,24 @@ pub fn sort<E: From<WireError>>(
     Ok(())
 }
 
-fn push_places(places: &mut Vec<Place>, row: &Row<'_>, chunk: u32) -> Result<(), WireError> {
+fn open(chunk: u32, bytes: Rc<Vec<u8>>) -> Result<Opened, WireError> {
+    let mut places = Vec::new();
+    for row in Body::parse(&bytes)?.rows() {
+        for place in places_of(&row?, chunk)?.into_iter().flatten() {
+            make_room(&mut places, 1)?;
+            places.push(place);
+        }
+    }
+    places.sort_unstable();
+    Ok(Opened {
+        chunk,
+        bytes,
+        places,
+    })
+}
+
+/// Where a row belongs; a changed key has two places.
+fn places_of(row: &Row<'_>, chunk: u32) -> Result<[Option<Place>; 2], WireError> {
     let offset = u32::try_from(row.offset).map_err(|_| WireError::Invalid("record offset"))?;
     let before = StateKey(
         row.before.sequence,
@@ -101,30 +157,22 @@ fn push_places(places: &mut Vec<Place>, row: &Row<'_>, chunk: u32) -> Result<(),
         row.before.context,
         row.before.statement_us,
     );
-    // A changed key has two. Grows as `push` would, so that only this can fail.
-    if places.capacity() - places.len() < 2 {
-        make_room(places, places.len().max(1024))?;
-    }
-    let mut push = |phase: u8, half: Half| {
-        places.push(Place {
-            command: row.state.command,
-            phase,
-            sequence: row.state.sequence,
-            chunk,
-            half,
-            offset,
-            before,
-        });
+    let place = |phase: u8, half: Half| Place {
+        command: row.state.command,
+        phase,
+        sequence: row.state.sequence,
+        chunk,
+        half,
+        offset,
+        before,
     };
-    match row.op {
+    Ok(match row.op {
         Op::Update if row.key_changed => {
-            push(0, Half::Delete);
-            push(1, Half::Create);
+            [Some(place(0, Half::Delete)), Some(place(1, Half::Create))]
         }
-        Op::Delete => push(0, Half::Whole),
-        _ => push(1, Half::Whole),
-    }
-    Ok(())
+        Op::Delete => [Some(place(0, Half::Whole)), None],
+        _ => [Some(place(1, Half::Whole)), None],
+    })
 }
 
 /// A body under construction, with the contexts and relations its rows need, each once.
@@ -140,38 +188,58 @@ struct Output {
 
 #[derive(Default)]
 struct Dictionary {
-    indexes: HashMap<Vec<u8>, u32>,
+    /// By the digest of what they are, and by chunk and place there.
+    indexes: HashMap<[u8; 32], u32>,
+    known: HashMap<(u32, u32), u32>,
     blobs: Vec<u8>,
 }
 
 impl Dictionary {
-    fn index(&mut self, blob: &[u8]) -> u32 {
-        if let Some(index) = self.indexes.get(blob) {
-            return *index;
+    /// The place of what a chunk has at `place`.
+    fn index<'a>(
+        &mut self,
+        chunk: u32,
+        place: u32,
+        blob: impl FnOnce() -> Option<&'a [u8]>,
+    ) -> Result<u32, WireError> {
+        if let Some(index) = self.known.get(&(chunk, place)) {
+            return Ok(*index);
         }
-        let index = self.indexes.len() as u32;
-        self.indexes.insert(blob.to_vec(), index);
-        put_varint(&mut self.blobs, blob.len() as u64);
-        self.blobs.extend_from_slice(blob);
-        index
+        let blob = blob().ok_or(WireError::Invalid("index"))?;
+        let next = self.indexes.len() as u32;
+        let index = *self.indexes.entry(*blake3::hash(blob).as_bytes()).or_insert(next);
+        if index == next {
+            make_room(&mut self.blobs, blob.len() + 10)?;
+            put_varint(&mut self.blobs, blob.len() as u64);
+            self.blobs.extend_from_slice(blob);
+        }
+        self.known.insert((chunk, place), index);
+        Ok(index)
     }
 }
 
 impl Output {
-    fn push(&mut self, body: &Body<'_>, row: &Row<'_>, half: Half) -> Result<(), WireError> {
+    fn is_full(&self) -> bool {
+        self.records.len() >= OUTPUT_BYTES
+            || self.contexts.blobs.len() + self.relations.blobs.len() >= OUTPUT_HEAD_BYTES
+    }
+
+    fn push(&mut self, body: &Body<'_>, row: &Row<'_>, place: &Place) -> Result<(), WireError> {
         if self.records.is_empty() {
             self.database = body.database.to_owned();
             self.prefix = body.prefix.to_owned();
         }
-        let context = self.contexts.index(
-            body.context_blob(row.state.context)
-                .ok_or(WireError::Invalid("context index"))?,
-        );
-        let relation = self.relations.index(body.relation_blob(row.relation));
+        let (chunk, context) = (place.chunk, row.state.context);
+        let context = self
+            .contexts
+            .index(chunk, context, || body.context_blob(context))?;
+        let relation = self.relations.index(chunk, row.relation as u32, || {
+            Some(body.relation_blob(row.relation))
+        })?;
         let state = self.state.get_or_insert(State::START);
         body::switch_context(&mut self.records, state, context);
         body::switch_statement(&mut self.records, state, row.state.statement_us);
-        let op = match half {
+        let op = match place.half {
             Half::Whole => row.op,
             Half::Delete => Op::KeyDelete,
             Half::Create => Op::KeyCreate,
@@ -199,7 +267,8 @@ impl Output {
     fn take(&mut self) -> Result<Vec<u8>, WireError> {
         let done = std::mem::take(self);
         let mut bytes = Vec::new();
-        make_room(&mut bytes, done.records.len() + 1024)?;
+        let head_bytes = done.contexts.blobs.len() + done.relations.blobs.len();
+        make_room(&mut bytes, head_bytes + done.records.len() + 1024)?;
         put_head(
             &mut bytes,
             &Head {
@@ -340,11 +409,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sorted_rows_are_all_there_in_the_order_of_their_changes(rows in prop::collection::vec(given(), 0..60)) {
+        fn sorted_rows_are_all_there_in_the_order_of_their_changes(rows in prop::collection::vec(given(), 0..60), max_bytes in 0usize..8000) {
             let bodies = bodies(&rows);
             let mut sorted = Vec::new();
             sort::<WireError>(
                 bodies.len() as u32,
+                max_bytes,
                 &mut |chunk| Ok(Rc::clone(&bodies[chunk as usize])),
                 &mut |body| {
                     sorted.push(body);
@@ -378,7 +448,7 @@ mod tests {
                     found.push((row.op, sequence));
                     prop_assert_eq!(row.state.command, rows[sequence as usize - 1].command);
                     prop_assert_eq!(row.state.statement_us, sequence as i64 / 2);
-                    let actor = body.contexts[row.state.context as usize].actor;
+                    let actor = body.context(&row.state).unwrap().actor;
                     prop_assert_eq!(actor, Some(if sequence / 3 % 2 == 0 { "ann" } else { "bob" }));
                     let mut images = Vec::new();
                     put_images(&mut images, rows[sequence as usize - 1].op, sequence);

@@ -135,6 +135,8 @@ enum Touched {
     Keys(HashSet<Box<[u8]>>),
     /// More than is kept, or everything.
     All,
+    /// So did many before it, more than are kept. While it is open, those that follow are taken to be of them.
+    Many { open: bool },
 }
 
 /// Which rows of tables that a snapshot is being made of were changed by whom. Kept until a chunk's snapshot sees the
@@ -156,7 +158,8 @@ pub enum Verdict {
 }
 
 impl Windows {
-    /// Beyond `max_bytes` of keys a transaction counts as having changed every row.
+    /// Beyond `max_bytes` of keys a transaction counts as having changed every row, and beyond as many transactions as would fit
+    /// without keys they are not told from each other any more.
     pub fn new(max_bytes: usize) -> Windows {
         Windows {
             max_bytes,
@@ -167,7 +170,21 @@ impl Windows {
     /// A transaction changed the row with this key (as JSON); none for every row.
     pub fn touch(&mut self, table: TableId, xid8: u64, key: Option<&[u8]>) {
         let changes = self.changes.entry(table).or_default();
+        if let Some((last, Touched::Many { open: true })) = changes.last_mut() {
+            *last = (*last).max(xid8);
+            return;
+        }
         if changes.last().is_none_or(|(last, _)| *last != xid8) {
+            if changes.len() >= (self.max_bytes / ENTRY_BYTES).max(1) {
+                let newest = changes.iter().map(|(xid8, _)| *xid8).max();
+                for (_, touched) in changes.drain(..) {
+                    if let Touched::Keys(keys) = touched {
+                        self.bytes -= bytes_of(&keys);
+                    }
+                }
+                changes.push((newest.unwrap_or(0).max(xid8), Touched::Many { open: true }));
+                return;
+            }
             changes.push((xid8, Touched::Keys(HashSet::new())));
         }
         let Some((_, touched)) = changes.last_mut() else {
@@ -195,8 +212,15 @@ impl Windows {
             return Verdict::Accepted(HashSet::new());
         };
         let bytes = &mut self.bytes;
-        changes.retain(|(xid8, touched)| {
-            let seen = visibility.sees(*xid8);
+        changes.retain_mut(|(xid8, touched)| {
+            let seen = match touched {
+                // With all that are older.
+                Touched::Many { open } => {
+                    *open = false;
+                    *xid8 < visibility.xmin
+                }
+                Touched::Keys(_) | Touched::All => visibility.sees(*xid8),
+            };
             if seen && let Touched::Keys(keys) = touched {
                 *bytes -= bytes_of(keys);
             }
@@ -205,7 +229,7 @@ impl Windows {
         let mut out_of_date = HashSet::new();
         for (_, touched) in changes.iter() {
             match touched {
-                Touched::All => return Verdict::Rejected,
+                Touched::All | Touched::Many { .. } => return Verdict::Rejected,
                 Touched::Keys(keys) => out_of_date.extend(keys.iter().cloned()),
             }
         }
@@ -282,6 +306,25 @@ mod tests {
 
     fn visibility(text: &str) -> Visibility {
         parse(text).unwrap()
+    }
+
+    #[test]
+    fn many_transactions_take_no_more_than_their_share() {
+        let mut windows = Windows::new(100 * ENTRY_BYTES);
+        for xid8 in 10..100_000 {
+            windows.touch(TABLE, xid8, Some(b"{}"));
+        }
+        assert!(windows.changes[&TABLE].len() <= 100);
+        let rejected = windows.judge(TABLE, &visibility("99999:99999:"));
+        assert_eq!(rejected, Verdict::Rejected, "one of them is not seen");
+        // What comes after that is told apart again.
+        windows.touch(TABLE, 200_000, Some(b"{\"a\":1}"));
+        let accepted = windows.judge(TABLE, &visibility("100000:200000:"));
+        assert_eq!(
+            accepted,
+            Verdict::Accepted(HashSet::from([b"{\"a\":1}".as_slice().into()]))
+        );
+        assert_eq!(windows.bytes, b"{\"a\":1}".len() + ENTRY_BYTES);
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! One value of a row image as JSON (the table of types is interface 3.3).
 
 use crate::hex::put_hex;
-use crate::json::{put_base64, put_integer, put_string};
+use crate::json::{escaped_len, put_base64, put_integer, put_string};
 use crate::kind::{ARRAY_ITEMS, ARRAY_TEXT, Kind};
 use crate::wire::{Cursor, WireError, make_room};
 use crate::{datetime, float, hstore, numeric};
@@ -46,7 +46,7 @@ pub fn put_value(out: &mut Vec<u8>, kind: &Kind, bytes: &[u8]) -> Result<Option<
         Kind::Numeric => numeric::put_numeric(out, bytes)?,
         Kind::Bit1 => out.extend_from_slice(if bytes == b"1" { b"true" } else { b"false" }),
         Kind::Text => return Ok(put_text(out, bytes)),
-        Kind::Hstore => match hstore::to_json(bytes) {
+        Kind::Hstore => match hstore::to_json(bytes)? {
             Some(json) => put_string(out, &json),
             None => return Ok(put_text(out, bytes)),
         },
@@ -122,23 +122,6 @@ fn grow(out: &mut Vec<u8>, most: usize) -> Result<(), WireError> {
         make_room(out, needed.max(out.len()))?;
     }
     Ok(())
-}
-
-/// What a text becomes as a JSON string.
-fn escaped_len(bytes: &[u8]) -> usize {
-    let more: usize = bytes
-        .iter()
-        .map(|byte| match byte {
-            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
-            0..0x20 => 5,
-            _ => 0,
-        })
-        .sum();
-    match std::str::from_utf8(bytes) {
-        Ok(_) => bytes.len() + more + 2,
-        // It becomes base64.
-        Err(_) => bytes.len() / 3 * 4 + 6,
-    }
 }
 
 fn put_text(out: &mut Vec<u8>, bytes: &[u8]) -> Option<Mark> {

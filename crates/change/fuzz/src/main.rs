@@ -282,6 +282,7 @@ fn use_body(bytes: &[u8]) {
         tombstones: true,
         session: 1,
         is_snapshot: &|_| true,
+        is_withheld: &|topic| topic.len() % 2 == 1,
     };
     // Half of the events come again, with stubs.
     let mut turn = false;
@@ -298,6 +299,7 @@ fn use_body(bytes: &[u8]) {
     let bytes = Rc::new(bytes.to_vec());
     drop(order::sort::<WireError>(
         2,
+        1000,
         &mut |_| Ok(Rc::clone(&bytes)),
         &mut |sorted| Body::parse(&sorted).map(drop),
     ));
