@@ -9,6 +9,7 @@ CREATE TABLE @extschema@.cdc_snapshot_jobs (
     rows_done bigint NOT NULL DEFAULT 0,
     rows_estimated bigint,
     started timestamptz,
+    served timestamptz,
     busy_ms bigint NOT NULL DEFAULT 0,
     problem bytea);
 COMMENT ON TABLE @extschema@.cdc_snapshot_jobs IS 'pg_cdc''s own: look into cdc_snapshots';

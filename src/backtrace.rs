@@ -39,7 +39,8 @@ pub fn settle() {
     }));
 }
 
-fn is_main_thread() -> bool {
+/// Whether this thread is the process's first one, on which alone PostgreSQL may be called.
+pub fn is_main_thread() -> bool {
     // SAFETY: both calls take nothing and cannot fail.
     unsafe { libc::gettid() == libc::getpid() }
 }

@@ -11,6 +11,7 @@ mod backtrace;
 mod capture;
 mod ddl;
 mod ffi;
+mod memory;
 mod report;
 mod secret_file;
 mod sender;

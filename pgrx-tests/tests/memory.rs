@@ -4,6 +4,7 @@ use std::process::Command;
 
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{TestBed, process, refusal, topic};
+use postgres::{Client, NoTls};
 
 /// Bounds the address space of a backend (prlimit of util-linux), or lifts the bound: the soft limit, which its own user
 /// may change.
@@ -135,4 +136,149 @@ fn a_replica_of_many_partitions_that_are_all_far_behind_does_not_grow_with_them(
     assert_eq!(rows, 8000);
     let peak_kb = process::kilobytes(sink.pid(), "VmHWM");
     assert!(peak_kb < 128 * 1024, "the sink grew to {peak_kb} kB");
+}
+
+/// Wherever a backend or the sender runs out of memory: an error, or the end of that session; everybody else goes on.
+#[test]
+fn memory_that_runs_out_ends_a_session_at_most() {
+    let bed = TestBed::start_with(&[("cdc.sender_memory", "8MB")]);
+    let database = bed.database("little");
+    let mut admin = database.source();
+    run(
+        &mut admin,
+        &[
+            "CREATE EXTENSION hstore",
+            "CREATE TABLE t (id int PRIMARY KEY, a text, b jsonb, c int[], d hstore, e bytea, f xml)",
+            "SELECT cdc_track('t')",
+            "CREATE ROLE owner LOGIN; ALTER TABLE t OWNER TO owner; GRANT CREATE ON SCHEMA public TO owner",
+            "GRANT EXECUTE ON FUNCTION cdc_emit TO owner",
+        ],
+    );
+    let url = bed.source().url("little").replace("postgres@", "owner@");
+    let statements = [
+        "INSERT INTO t (id, a) VALUES (1, repeat(E'\\x01', 6000000))",
+        "INSERT INTO t (id, b) SELECT 2, jsonb_object_agg(i, repeat('\"', 20)) FROM generate_series(1, 100000) AS i",
+        "INSERT INTO t (id, c) SELECT 3, array_agg(i) FROM generate_series(1, 1000000) AS i",
+        "INSERT INTO t (id, d) SELECT 4, hstore(array_agg(i::text), array_agg(repeat(E'\\x01', 20))) FROM generate_series(1, 100000) AS i",
+        "INSERT INTO t (id, e) VALUES (5, convert_to(repeat('e', 8000000), 'UTF8'))",
+        "UPDATE t SET a = a || 'x'",
+        "SELECT cdc_emit('little.events', NULL, to_jsonb(repeat(E'\\x02', 8000000)))",
+        "SELECT cdc_emit('little.events', NULL, '1', jsonb_object_agg(i, 'x')) FROM generate_series(1, 500000) AS i",
+        "SELECT cdc_context(context => jsonb_build_object('x', repeat('x', 8000000)))",
+        "SELECT cdc_track('t', filter => 'id <> 0' || repeat(' AND id <> 0', 300))",
+        "SELECT cdc_track('t', filter => '')",
+        "SELECT cdc_track('t', mask => (SELECT jsonb_object_agg('column_' || i, 'hash') FROM generate_series(1, 200000) AS i))",
+        "DELETE FROM t",
+    ];
+    // From hardly any to enough.
+    for step in 0..14_u64 {
+        let mut client = Client::connect(&url, NoTls).expect("the owner connects");
+        run(&mut client, &["SET client_min_messages = error", "BEGIN"]);
+        run(&mut client, &["INSERT INTO t (id) VALUES (0)", "ROLLBACK"]);
+        let pid: i32 = client
+            .query_one("SELECT pg_backend_pid()", &[])
+            .expect("pid")
+            .get(0);
+        let bound = address_space_bytes(pid) + step * step * 1024 * 1024;
+        bound_address_space(pid, &bound.to_string());
+        for statement in statements {
+            if let Err(error) = client.batch_execute(statement) {
+                // An error of the statement, or the end of this session.
+                assert!(error.code().is_some() || client.is_closed(), "{error:?}");
+            }
+            if client.is_closed() {
+                break;
+            }
+        }
+        run(&mut admin, &["SELECT 1"]);
+    }
+    bed.source().assert_never_crashed();
+    database.wait_until_in_kafka();
+
+    // The sender, with what a transaction of others needs: it waits, or is started again, and has it all in the end.
+    for megabytes in [1, 8, 24, 64] {
+        let sender: i32 = admin
+            .query_one("SELECT pid FROM cdc_status()", &[])
+            .expect("pid")
+            .get(0);
+        let bound = address_space_bytes(sender) + megabytes * 1024 * 1024;
+        bound_address_space(sender, &bound.to_string());
+        run(
+            &mut admin,
+            &[
+                &format!(
+                    "INSERT INTO t (id, a) SELECT {megabytes}, string_agg(md5(i::text), '') FROM generate_series(1, 1000000) AS i"
+                ),
+                &format!(
+                    "INSERT INTO t (id, e) SELECT i, convert_to(repeat('e', 300000), 'UTF8') FROM generate_series(100, 160) AS i"
+                ),
+                "DELETE FROM t WHERE id >= 100",
+            ],
+        );
+        let waited = admin.batch_execute("SELECT cdc_wait('4s')");
+        if let Err(error) = waited {
+            assert!(error.code().is_some(), "{error:?}");
+        }
+        let now: Option<i32> = admin
+            .query_one("SELECT pid FROM cdc_status()", &[])
+            .expect("pid")
+            .get(0);
+        if now == Some(sender) {
+            bound_address_space(sender, "unlimited");
+        }
+        run(&mut admin, &["SELECT cdc_wait('2 min')"]);
+    }
+    let events = database.events("t");
+    let large: Vec<i64> = events
+        .iter()
+        .filter(|event| event.op() == "c")
+        .map(|event| event.json()["after"]["id"].as_i64().expect("an id"))
+        .filter(|id| [1, 8, 24, 64].contains(id))
+        .collect();
+    for id in [8, 24, 64] {
+        assert!(large.contains(&id), "{id} of {large:?}");
+    }
+    bed.source().assert_never_crashed();
+}
+
+/// What takes many times in the library what it took in PostgreSQL: a list of options.
+#[test]
+fn options_for_which_there_is_no_memory_end_their_session() {
+    let bed = TestBed::start();
+    let database = bed.database("options");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY)",
+            "SELECT cdc_track('t')",
+            "CREATE TABLE j AS SELECT jsonb_build_object('a', jsonb_agg(1)) AS j FROM generate_series(1, 1000000)",
+        ],
+    );
+    for megabytes in (40..160_u64).step_by(4) {
+        let mut other = database.source();
+        run(
+            &mut other,
+            &["BEGIN", "INSERT INTO t VALUES (0)", "ROLLBACK"],
+        );
+        let pid: i32 = other
+            .query_one("SELECT pg_backend_pid()", &[])
+            .expect("pid")
+            .get(0);
+        let bound = address_space_bytes(pid) + megabytes * 1024 * 1024;
+        bound_address_space(pid, &bound.to_string());
+        let error = refusal::of(
+            &mut other,
+            "SELECT cdc_track('t', mask => (SELECT j FROM j))",
+        );
+        let code = error.code().code();
+        assert!(matches!(code, "53200" | "22023"), "{error:?}");
+    }
+    run(&mut client, &["INSERT INTO t VALUES (1)"]);
+    let log = bed.source().log();
+    assert!(
+        log.contains("CDC0316"),
+        "pg_cdc itself ran out of memory once"
+    );
+    bed.source().assert_never_crashed();
 }

@@ -465,3 +465,104 @@ fn what_makes_a_topic_unsafe_is_told() {
         [warning("CDC0308")]
     );
 }
+
+/// Orders are no rows: they count whatever becomes of the transaction, and the one that would lose by that is refused in one.
+#[test]
+fn orders_count_at_once_and_what_a_rollback_would_undo_is_refused() {
+    let bed = TestBed::start_with(&[("max_prepared_transactions", "5")]);
+    let (database, mut client) = tracked(&bed, "shop");
+    topic_admin::create(bed.kafka(), "shop.public.small", 3);
+    topic_admin::set(
+        bed.kafka(),
+        "shop.public.small",
+        "max.message.bytes",
+        "1000",
+    );
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE small (id int PRIMARY KEY, note text)",
+            "SELECT cdc_track('small')",
+            "INSERT INTO small SELECT i, repeat('x', 1000) FROM generate_series(1, 3) AS i",
+        ],
+    );
+    database.wait_until_in_kafka();
+    let aside = "SELECT count(*)::text FROM cdc_aside";
+    assert_eq!(text(&mut client, aside).as_deref(), Some("1"));
+    topic_admin::set(
+        bed.kafka(),
+        "shop.public.small",
+        "max.message.bytes",
+        "100000",
+    );
+    for block in [
+        "BEGIN; SELECT * FROM cdc_resume_topic('shop.public.small')",
+        "DO $$ BEGIN BEGIN PERFORM cdc_resume_topic('shop.public.small'); EXCEPTION WHEN division_by_zero THEN NULL; END; END $$",
+    ] {
+        refusal::coded(&mut client, block, "25001", "CDC0606");
+        let _ended = client.batch_execute("ROLLBACK");
+    }
+    // A call that ends with an error has let nothing go on.
+    bed.kafka().freeze();
+    run(&mut client, &["INSERT INTO t VALUES (1)"]);
+    let error = refusal::of(
+        &mut client,
+        "SET statement_timeout = '2s'; SELECT * FROM cdc_resume_topic('shop.public.small')",
+    );
+    bed.kafka().thaw();
+    run(&mut client, &["SET statement_timeout = 0"]);
+    assert!(
+        matches!(error.code().code(), "57014" | "25001"),
+        "{error:?}"
+    );
+    assert_eq!(text(&mut client, aside).as_deref(), Some("1"));
+    let snapshots = "SELECT count(*)::text FROM cdc_snapshots";
+    assert_eq!(text(&mut client, snapshots).as_deref(), Some("0"));
+
+    // The others count, also where the transaction is rolled back or prepared.
+    run(
+        &mut client,
+        &["BEGIN", "SELECT cdc_pause('in a transaction')", "ROLLBACK"],
+    );
+    wait_for(&mut client, "paused", None);
+    insert(&mut client, 2..4);
+    run(
+        &mut client,
+        &[
+            "BEGIN",
+            "INSERT INTO t VALUES (100)",
+            "SELECT cdc_resume()",
+            "PREPARE TRANSACTION 'resumed'",
+        ],
+    );
+    wait_for(&mut client, "streaming", None);
+    assert_eq!(ids(&database, "t"), BTreeSet::from([1, 2, 3]));
+    run(&mut client, &["SELECT cdc_pause()"]);
+    wait_for(&mut client, "paused", None);
+    insert(&mut client, 4..6);
+    run(&mut client, &["SELECT cdc_resume()"]);
+    // What is given up stays so; the prepared transaction is not of it, though its commit record is the very next one.
+    run(
+        &mut client,
+        &[
+            "BEGIN",
+            "SELECT cdc_skip_topic('shop.public.t', reason => 'given up')",
+            "ROLLBACK",
+        ],
+    );
+    run(&mut client, &["COMMIT PREPARED 'resumed'"]);
+    insert(&mut client, 6..7);
+    let found = ids(&database, "t");
+    assert!(
+        found.is_superset(&BTreeSet::from([1, 2, 3, 100, 6])),
+        "{found:?}"
+    );
+
+    run(
+        &mut client,
+        &["SELECT * FROM cdc_resume_topic('shop.public.small')"],
+    );
+    assert_eq!(text(&mut client, aside).as_deref(), Some("0"));
+    assert_eq!(text(&mut client, snapshots).as_deref(), Some("1"));
+    bed.source().assert_never_crashed();
+}

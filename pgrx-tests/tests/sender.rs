@@ -404,3 +404,97 @@ fn state(client: &mut Client) -> String {
         .expect("cdc_status")
         .get(0)
 }
+
+/// What anybody may write into the topic of the positions who has the right in Kafka.
+#[test]
+fn records_of_others_move_no_position_and_a_stranger_is_told() {
+    let bed = TestBed::start();
+    let (database, mut client) = tracked(&bed, "shop");
+    insert(&mut client, 0..10);
+    database.wait_until_in_kafka();
+    let early = pg_cdc_tests::topic::read(bed.kafka(), "pg.cdc_positions");
+    insert(&mut client, 10..20);
+    assert_eq!(inserted(&database), (0..20).collect());
+    let own = pg_cdc_tests::topic::read(bed.kafka(), "pg.cdc_positions");
+    let newest = own.last().expect("a position");
+    let text = |record: &pg_cdc_tests::topic::Record| record.value_text().to_owned();
+    let lsn = newest.json()["commit_lsn"]
+        .as_str()
+        .expect("an LSN")
+        .to_owned();
+    let forged = [
+        text(newest).replace(&lsn, "0/1"),
+        text(newest).replace(&lsn, "FF/FFFFFFFF"),
+        text(newest).replace("\"epoch\":", "\"epoch\":9"),
+        "no JSON".to_owned(),
+        "{}".to_owned(),
+        "\u{0}".repeat(500_000),
+    ];
+    let key = newest.key_text().to_owned();
+    bed.source().stop();
+    for value in &forged {
+        produce(&bed, &key, Some(value));
+    }
+    // Genuine, and from before; the end is its own again.
+    for record in &early {
+        produce(
+            &bed,
+            record.key_text(),
+            record.value.as_ref().map(|_| text(record)).as_deref(),
+        );
+    }
+    bed.source().start();
+    bed.wait_until_streaming("shop");
+    let mut client = database.source();
+    insert(&mut client, 20..30);
+    assert_eq!(inserted(&database), (0..30).collect());
+    let records = pg_cdc_tests::topic::read(bed.kafka(), &database.topic("t"));
+    let changes = records.iter().filter(|record| record.is_row_change());
+    assert_eq!(changes.count(), 30, "nothing was sent again");
+    let ignored = bed
+        .source()
+        .log()
+        .matches("is not a position of this source")
+        .count();
+    assert!(ignored >= forged.len(), "{ignored}");
+
+    // A source that is not this one: nobody can know that it is none.
+    let source = newest.json()["source"].as_str().expect("an id").to_owned();
+    let other = "00000000-0000-4000-8000-000000000000";
+    let value = text(newest).replace(&source, other);
+    let key = key.replace(&source, other);
+    produce(&bed, &key, Some(&value));
+    bed.source().restart();
+    let mut client = database.source();
+    wait_until("the sender to halt", Duration::from_secs(60), || {
+        let row = client.query_one("SELECT state, error_code FROM cdc_status()", &[]);
+        let row = row.map_err(|e| format!("{e:?}"))?;
+        match (row.get("state"), row.get("error_code")) {
+            ("halted", Some("CDC0406")) => Ok(()),
+            (state, code) => Err(format!("{state} {code:?}")),
+        }
+    });
+    // Somebody takes it away.
+    produce(&bed, &key, None);
+    client
+        .batch_execute("SELECT pg_reload_conf()")
+        .expect("reload");
+    bed.wait_until_streaming("shop");
+    insert(&mut client, 30..40);
+    assert_eq!(inserted(&database), (0..40).collect());
+    bed.source().assert_never_crashed();
+}
+
+fn produce(bed: &TestBed, key: &str, value: Option<&str>) {
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    let producer: BaseProducer = bed.kafka().client_config().create().expect("a producer");
+    let mut record = BaseRecord::to("pg.cdc_positions").partition(0).key(key);
+    if let Some(value) = value {
+        record = record.payload(value);
+    }
+    producer
+        .send(record)
+        .map_err(|(error, _)| error)
+        .expect("a record");
+    producer.flush(Duration::from_secs(30)).expect("flush");
+}

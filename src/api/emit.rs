@@ -53,6 +53,13 @@ pub extern "C-unwind" fn cdc_emit(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::D
     let Some(topic) = topic else {
         pgrx::error!("topic must not be null");
     };
+    // An escaped text is six times as long at most: what is longer is not read at all.
+    if let Some(headers) = headers
+        .as_ref()
+        .filter(|it| it.len() > 8 * MAX_HEADERS_BYTES)
+    {
+        too_large("headers", headers.len(), MAX_HEADERS_BYTES).raise();
+    }
     let headers = headers
         .map(|headers| read_headers(&headers))
         .unwrap_or_default();
@@ -119,15 +126,18 @@ fn refuse_too_large(emission: &Emission<'_>) {
         ("payload", bytes(emission.payload), payload_bytes),
     ] {
         if has > may {
-            Report::new(
-                "CDC0127",
-                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-                format!("the {what} of an event may have {may} bytes, not {has}"),
-                "Emit a reference to what is large.",
-            )
-            .raise();
+            too_large(what, has, may).raise();
         }
     }
+}
+
+fn too_large(what: &str, has_bytes: usize, may_bytes: usize) -> Report {
+    Report::new(
+        "CDC0127",
+        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        format!("the {what} of an event may have {may_bytes} bytes, not {has_bytes}"),
+        "Emit a reference to what is large.",
+    )
 }
 
 /// Names and values of a JSON object; values that are no texts as their JSON.

@@ -20,7 +20,7 @@ use super::topic_rights;
 use super::wait::refuse_own_changes;
 use crate::capture::utf8;
 use crate::report::{Report, not_loaded, notice};
-use crate::sender::orders::{Adoption, By, Gap, Hold, Orders, Skip};
+use crate::sender::orders::{Adoption, Aside, By, Gap, Hold, Orders, Skip};
 use crate::sender::wal_reader::end_of_wal;
 use crate::shared::{self, Shared, State};
 use crate::snapshot::job::Wanted;
@@ -322,8 +322,10 @@ fn skip_topic(shared: &Shared, by: By, topic: String, up_to: Option<String>) -> 
     topic_rights::refuse_order_about(&topic);
     let sent_lsn = shared.sent_lsn.load(Ordering::Acquire);
     let end_lsn = end_of_wal();
+    // The next record begins where the WAL ends now, and may be a commit that nobody knows of.
+    let last_lsn = end_lsn.saturating_sub(1);
     let up_to = match up_to.as_deref().map(change::position::parse_lsn) {
-        None => end_lsn,
+        None => last_lsn,
         // What nobody has written yet, nobody can know to be worth nothing.
         Some(Some(lsn)) if lsn > end_lsn => Report::new(
             "CDC0603",
@@ -333,7 +335,7 @@ fn skip_topic(shared: &Shared, by: By, topic: String, up_to: Option<String>) -> 
         )
         .detail(format!("The WAL ends at {}.", lsn_text(end_lsn)))
         .raise(),
-        Some(Some(lsn)) if lsn >= sent_lsn => lsn,
+        Some(Some(lsn)) if lsn >= sent_lsn => lsn.min(last_lsn),
         Some(_) => Report::new(
             "CDC0603",
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -437,6 +439,7 @@ fn nothing_about(topic: &str, detail: &str) -> Report {
 fn resume_topic(shared: &Shared, by: &By, topic: &str) -> Value {
     // Its name may be what it was put aside for.
     topic_rights::refuse_order_about(topic);
+    refuse_transaction_block();
     let mut found = None;
     let number = change(shared, |orders| {
         found = orders.aside(topic).cloned();
@@ -451,6 +454,10 @@ fn resume_topic(shared: &Shared, by: &By, topic: &str) -> Value {
         topic.escape_debug(),
         lsn_text(aside.from)
     );
+    let mut call = ResumeCall {
+        shared,
+        aside: Some(aside),
+    };
     wait_until_obeyed(shared, number);
     let is_of_topic = |table: &&Value| {
         let further = table["topics"].as_object().into_iter().flatten();
@@ -467,7 +474,52 @@ fn resume_topic(shared: &Shared, by: &By, topic: &str) -> Value {
         }
         json!({"relation": table["relation"], "has_key": has_key})
     });
-    repaired.collect()
+    let repaired = repaired.collect();
+    call.aside = None;
+    repaired
+}
+
+/// CDC0606: the topic would go on at once, and the snapshots that repair it only if the transaction commits.
+fn refuse_transaction_block() {
+    // SAFETY: plain reads of the state of the running transaction.
+    if unsafe { !pg_sys::IsTransactionBlock() && !pg_sys::IsSubTransaction() } {
+        return;
+    }
+    Report::new(
+        "CDC0606",
+        PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
+        "cdc_resume_topic() cannot run inside a transaction block",
+        "Call it alone, outside of BEGIN and of blocks with an exception handler.",
+    )
+    .detail("The topic goes on at once; the snapshots that repair its tables would be taken back with the transaction.")
+    .raise();
+}
+
+/// A call that lets a topic go on. Should it fail or be cancelled, no snapshot repairs what was not sent: the topic is put aside as
+/// before.
+struct ResumeCall<'a> {
+    shared: &'a Shared,
+    aside: Option<Aside>,
+}
+
+impl Drop for ResumeCall<'_> {
+    fn drop(&mut self) {
+        let Some(aside) = self.aside.take() else {
+            return;
+        };
+        let topic = aside.topic.escape_debug().to_string();
+        let put_back = Orders::change(self.shared, |orders| {
+            if orders.aside(&aside.topic).is_none() {
+                orders.asides.push(aside);
+            }
+        });
+        match put_back {
+            Ok(_) => pgrx::log!("pg_cdc: topic \"{topic}\" is put aside again: the call failed"),
+            Err(error) => {
+                pgrx::log!("pg_cdc: that topic \"{topic}\" goes on cannot be taken back: {error}")
+            }
+        }
+    }
 }
 
 fn adopt(shared: &Shared, by: By, source_id: &str) -> Value {

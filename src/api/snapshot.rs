@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use super::request;
 use super::table::{Table, as_superuser};
+use super::topic_rights::asks_as_admin;
 use crate::capture::row_filter;
 use crate::report::{Report, not_loaded};
 use crate::shared;
 use crate::snapshot::chunk::{has_key, no_key, refuse_untracked};
-use crate::snapshot::job::{Jobs, Place, Wanted};
+use crate::snapshot::job::{Jobs, MOST_OF_TABLE, Place, Wanted};
 use crate::snapshot::launcher;
 
 thread_local! {
@@ -55,8 +56,31 @@ fn snapshot_by_request(relation: pg_sys::Oid, request: &[u8]) -> i64 {
     ask(&table, &wanted)
 }
 
-/// Adds a snapshot of a table; its rows are read once the transaction has committed.
+/// Asks for a snapshot of a table; its rows are read once the transaction has committed.
 pub fn ask(table: &Table, wanted: &Wanted) -> i64 {
+    refuse_more(table);
+    add(table, wanted)
+}
+
+/// CDC0508: whoever asks in a loop is told so.
+fn refuse_more(table: &Table) {
+    let unfinished = as_superuser(|| Jobs::find().map_or(0, |jobs| jobs.unfinished(table.oid)));
+    if unfinished < MOST_OF_TABLE || asks_as_admin() {
+        return;
+    }
+    Report::new(
+        "CDC0508",
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        format!(
+            "table \"{}\" has {unfinished} unfinished snapshots",
+            table.name
+        ),
+        "Wait until they are done, or cdc_snapshot_cancel() those that are not needed: see cdc_snapshots.",
+    )
+    .raise();
+}
+
+fn add(table: &Table, wanted: &Wanted) -> i64 {
     if shared::shared().is_none() {
         not_loaded().raise();
     }
@@ -79,10 +103,17 @@ pub fn ask(table: &Table, wanted: &Wanted) -> i64 {
 /// everybody.
 pub fn ask_unless_pending(table: &Table) {
     let wanted = Wanted::default();
-    let is_pending =
-        as_superuser(|| Jobs::find().is_some_and(|jobs| jobs.has_pending(table.oid, &wanted)));
+    let is_pending = as_superuser(|| {
+        Jobs::find().is_some_and(|jobs| {
+            let is_pending = jobs.has_pending(table.oid, &wanted);
+            if !is_pending && jobs.unfinished(table.oid) >= MOST_OF_TABLE {
+                jobs.cancel_oldest(table.oid);
+            }
+            is_pending
+        })
+    });
     if !is_pending {
-        ask(table, &wanted);
+        add(table, &wanted);
     }
 }
 

@@ -99,7 +99,7 @@ pub fn admit(topics: &[&str]) {
 }
 
 /// Whether an administrator asks, also by a function that runs with other rights.
-fn asks_as_admin() -> bool {
+pub fn asks_as_admin() -> bool {
     // SAFETY: plain reads, and catalog look-ups inside the running transaction.
     unsafe {
         let role = pg_sys::get_role_oid(c"cdc_admin".as_ptr(), true);

@@ -17,6 +17,7 @@ pub mod trigger;
 
 use std::cell::RefCell;
 
+use change::memory::may_fail;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -62,7 +63,9 @@ pub fn reserve(out: &mut Vec<u8>, bytes: usize) {
 fn grow(out: &mut Vec<u8>, bytes: usize) {
     // Doubling, as Vec does by itself, so that a transaction of n bytes copies O(n).
     let wanted = bytes.max(out.capacity());
-    if out.try_reserve(wanted).is_err() && out.try_reserve_exact(bytes).is_err() {
+    if may_fail(|| out.try_reserve(wanted)).is_err()
+        && may_fail(|| out.try_reserve_exact(bytes)).is_err()
+    {
         Report::new(
             "CDC0201",
             PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::fmt;
 
 use change::chunk::{self, MacKey, Manifest};
+use change::memory::may_fail;
 use pgrx::pg_sys;
 
 use super::wal_reader::Record;
@@ -398,7 +399,7 @@ impl Assembly {
 /// A copy, if there is memory for it.
 pub fn copy_of(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut copy = Vec::new();
-    copy.try_reserve_exact(bytes.len()).ok()?;
+    may_fail(|| copy.try_reserve_exact(bytes.len())).ok()?;
     copy.extend_from_slice(bytes);
     Some(copy)
 }

@@ -5,6 +5,7 @@
 //! through a fenced producer; with `exactly_once` the Kafka thread does that itself. Only the main thread calls PostgreSQL; the others have all signals blocked, get their work over a
 //! bounded channel and answer on the `board`.
 
+pub mod abort;
 pub mod aside;
 mod assembly;
 pub mod board;

@@ -497,24 +497,29 @@ impl<'a> Writer<'a> {
         consumer.assign(&assignment).map_err(wrap)?;
         let mut positions: Vec<Position> = Vec::new();
         let mut parts = Parts::default();
-        let mut stranger = None;
+        // By key: compaction forgets a record in whose place there is none.
+        let mut strangers = BTreeMap::new();
         let start = Instant::now();
         loop {
             if self.is_over() {
                 return Ok(Found {
                     own: positions,
-                    stranger,
+                    stranger: strangers.into_values().next(),
                 });
             }
             match consumer.poll(Duration::from_millis(200)) {
                 Some(Ok(message)) => {
+                    let record = message.key().unwrap_or_default();
                     let Some(bytes) = message.payload() else {
+                        strangers.remove(record);
                         continue;
                     };
                     match Position::open(bytes, self.key) {
                         Some(position) if position.source == self.owner.source_id => positions.extend(parts.take(position)),
                         _ => match serde_json::from_slice::<Position>(bytes) {
-                            Ok(other) if other.source != self.owner.source_id => stranger = Some((other.source, other.node)),
+                            Ok(other) if other.source != self.owner.source_id => {
+                                strangers.insert(record.to_vec(), (other.source, other.node));
+                            }
                             _ => self.board.log(format!(
                                 "pg_cdc: record at offset {} of topic \"{}\" is not a position of this source and is ignored",
                                 message.offset(),
@@ -526,7 +531,7 @@ impl<'a> Writer<'a> {
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     return Ok(Found {
                         own: positions,
-                        stranger,
+                        stranger: strangers.into_values().next(),
                     });
                 }
                 // The partition is assigned: the group is a name only.
@@ -760,11 +765,13 @@ impl<'a> Writer<'a> {
 
 /// The newest position, with the ends of the full record that it adds to.
 fn newest(positions: &[Position]) -> Option<Position> {
-    let newest = positions.iter().max_by_key(|position| position.rank())?;
+    let newest = positions
+        .iter()
+        .max_by_key(|position| position.progress())?;
     let full = positions
         .iter()
         .filter(|position| position.record == Record::Full)
-        .max_by_key(|position| position.rank());
+        .max_by_key(|position| position.progress());
     let mut ends = full.map(|full| full.ends.clone()).unwrap_or_default();
     ends.extend(newest.ends.clone());
     Some(Position {

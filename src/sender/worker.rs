@@ -15,6 +15,7 @@ use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::abort;
 use super::board::{Board, Failure, Trouble, no_eventfd};
 use super::client::{KafkaSettings, read_properties};
 use super::kafka;
@@ -82,7 +83,10 @@ impl Threads {
         self.board.stop();
         let start = Instant::now();
         for handle in self.handles {
-            while !handle.is_finished() && start.elapsed() < STOP_TIMEOUT {
+            while !handle.is_finished()
+                && !abort::has_stopped_a_thread()
+                && start.elapsed() < STOP_TIMEOUT
+            {
                 std::thread::sleep(Duration::from_millis(1));
             }
             if handle.is_finished() {
@@ -133,6 +137,7 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
         pg_sys::on_proc_exit(Some(leave_for_good), pg_sys::Datum::from(0));
         pg_sys::before_shmem_exit(Some(leave), pg_sys::Datum::from(0));
         ffi::take_signals();
+        abort::take();
         // To no database, as the logical replication launcher: that makes the process one of pg_stat_activity.
         pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
     }

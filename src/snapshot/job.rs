@@ -36,6 +36,9 @@ pub struct Job {
     pub rows_done: i64,
 }
 
+/// Jobs of one table that may be unfinished, for who is not an administrator, and finished ones that are kept.
+pub const MOST_OF_TABLE: i64 = 10;
+
 /// The jobs of the connected database. Every method is for a running transaction in which names are pg_catalog's: the
 /// worker's, or under `as_superuser`.
 pub struct Jobs {
@@ -70,8 +73,49 @@ impl Jobs {
         }
     }
 
+    /// How many jobs of a table are not finished.
+    pub fn unfinished(&self, relation: pg_sys::Oid) -> i64 {
+        let query = "SELECT pg_catalog.count(*) FROM JOBS
+            WHERE relation = $1 AND state NOT IN ('done', 'cancelled')"
+            .replace("JOBS", &self.table);
+        let found = Spi::connect(|client| {
+            client
+                .select(&query, Some(1), &[relation.into()])?
+                .first()
+                .get_one::<i64>()
+        });
+        match found {
+            Ok(count) => count.unwrap_or_default(),
+            Err(error) => failed(error),
+        }
+    }
+
+    /// Cancels the oldest of a table that is not being made: another one that is asked for does what it would have done.
+    pub fn cancel_oldest(&self, relation: pg_sys::Oid) {
+        self.run(
+            "UPDATE JOBS SET state = 'cancelled' WHERE snapshot_id = (SELECT o.snapshot_id FROM JOBS o
+                 WHERE o.relation = $1 AND o.state NOT IN ('done', 'cancelled', 'running')
+                 ORDER BY o.snapshot_id LIMIT 1 FOR UPDATE SKIP LOCKED)",
+            &[relation.into()],
+        );
+    }
+
+    /// Forgets finished jobs of a table but for the newest ones, and all of tables that are gone.
+    fn forget_old(&self, relation: pg_sys::Oid) {
+        self.run(
+            "DELETE FROM JOBS WHERE snapshot_id IN (SELECT o.snapshot_id FROM JOBS o
+                 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = o.relation)
+                    OR (o.relation = $1 AND o.state IN ('done', 'cancelled') AND o.snapshot_id <= (
+                        SELECT k.snapshot_id FROM JOBS k WHERE k.relation = $1 AND k.state IN ('done', 'cancelled')
+                        ORDER BY k.snapshot_id DESC OFFSET $2 LIMIT 1))
+                 FOR UPDATE SKIP LOCKED)",
+            &[relation.into(), MOST_OF_TABLE.into()],
+        );
+    }
+
     /// Adds one; returns its id.
     pub fn add(&self, relation: pg_sys::Oid, wanted: &Wanted) -> i64 {
+        self.forget_old(relation);
         let statement =
             "INSERT INTO JOBS (relation, request) VALUES ($1, $2) RETURNING snapshot_id"
                 .replace("JOBS", &self.table);
@@ -102,10 +146,12 @@ impl Jobs {
         found.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
     }
 
-    /// The first that is to be gone on with.
+    /// The first that is to be gone on with, of the owner whose turn is longest ago.
     pub fn next(&self) -> Option<Job> {
-        let query = "SELECT snapshot_id, relation, request, chunk, place, rows_done FROM JOBS
-            WHERE state IN ('waiting for writers', 'running') ORDER BY snapshot_id LIMIT 1"
+        let query = "SELECT snapshot_id, relation, request, chunk, place, rows_done FROM (
+                SELECT j.*, pg_catalog.max(j.served) OVER (PARTITION BY c.relowner) AS owner_served
+                FROM JOBS j LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation) AS j
+            WHERE state IN ('waiting for writers', 'running') ORDER BY owner_served NULLS FIRST, snapshot_id LIMIT 1"
             .replace("JOBS", &self.table);
         let found = Spi::connect(|client| {
             let mut rows = client.select(&query, Some(1), &[])?;
@@ -128,6 +174,19 @@ impl Jobs {
         found.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
     }
 
+    /// Whether another owner's job waits for this one.
+    pub fn others_wait(&self, relation: pg_sys::Oid) -> bool {
+        let query = "SELECT FROM JOBS j JOIN pg_catalog.pg_class c ON c.oid = j.relation
+            WHERE j.state IN ('waiting for writers', 'running')
+              AND c.relowner <> (SELECT o.relowner FROM pg_catalog.pg_class o WHERE o.oid = $1) LIMIT 1"
+            .replace("JOBS", &self.table);
+        let found = Spi::connect(|client| {
+            let rows = client.select(&query, Some(1), &[relation.into()])?;
+            Ok(!rows.is_empty())
+        });
+        found.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
+    }
+
     /// Locks the job and says whether it is to be gone on with: nobody paused or cancelled it.
     pub fn goes_on(&self, id: i64) -> bool {
         self.lock(id)
@@ -141,7 +200,7 @@ impl Jobs {
 
     pub fn wait_for_writers(&self, id: i64) {
         self.run(
-            "UPDATE JOBS SET state = 'waiting for writers' WHERE snapshot_id = $1",
+            "UPDATE JOBS SET state = 'waiting for writers', served = pg_catalog.clock_timestamp() WHERE snapshot_id = $1",
             &[id.into()],
         );
     }

@@ -119,14 +119,18 @@ impl Launcher {
                 !stopped
             });
         }
-        if !self.due.is_empty() {
-            self.start_due();
-        }
+        let waiting = match self.due.is_empty() {
+            true => 0,
+            false => self.start_due(),
+        };
+        shared.snapshots.set_waiting(waiting);
     }
 
-    fn start_due(&mut self) {
+    /// Starts a worker in each database whose time has come, the one that waits longest first, as far as there may be as many; how
+    /// many wait then.
+    fn start_due(&mut self) -> u32 {
         let now = Instant::now();
-        let ready: Vec<u32> = self
+        let mut ready: Vec<(Instant, u32)> = self
             .due
             .iter()
             .filter(|(database, at)| {
@@ -136,11 +140,12 @@ impl Launcher {
                         .iter()
                         .all(|(running, ..)| running != *database)
             })
-            .map(|(database, _)| *database)
+            .map(|(database, at)| (*at, *database))
             .collect();
-        for database in ready {
+        ready.sort_unstable();
+        for (started, (_, database)) in ready.iter().copied().enumerate() {
             if self.running.len() >= settings::SNAPSHOT_WORKERS.get() as usize {
-                return;
+                return (ready.len() - started) as u32;
             }
             match start(database) {
                 Some(worker) => {
@@ -152,6 +157,7 @@ impl Launcher {
                 }
             }
         }
+        0
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Slots {
     wanted: [AtomicU32; SLOTS],
     /// Rises with each of these requests.
     requests: AtomicU64,
+    /// Databases that wait until one of those whose snapshots are made has had its turn.
+    waiting: AtomicU32,
 }
 
 impl Slots {
@@ -96,6 +98,16 @@ impl Slots {
         if there {
             self.requests.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// Says how many databases wait for their turn.
+    pub fn set_waiting(&self, databases: u32) {
+        self.waiting.store(databases, Ordering::Relaxed);
+    }
+
+    /// Whether a database waits for its turn.
+    pub fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// The number of requests so far.

@@ -22,6 +22,11 @@ use crate::{ffi, report};
 
 /// The net below everything that wakes the worker.
 const TICK_MS: i64 = 1000;
+/// After so long it is another owner's turn, or another database's, if one waits.
+const TURN: Duration = Duration::from_secs(10);
+/// How soon it is looked again whether a writer is done; twice as long each time.
+const WRITER_LOOK_MIN: Duration = Duration::from_millis(5);
+const WRITER_LOOK_MAX: Duration = Duration::from_millis(500);
 /// How output functions and planner are set while rows are read: keys as text that reads back, and in the order of their
 /// index, so that no chunk sorts the table.
 const SETTINGS: [(&std::ffi::CStr, &std::ffi::CStr); 15] = [
@@ -98,7 +103,12 @@ pub extern "C-unwind" fn pg_cdc_snapshot_main(arg: pg_sys::Datum) {
             );
         }
     }
+    let begun = Instant::now();
     loop {
+        // The note of this database stays: it has its turn again.
+        if begun.elapsed() > TURN && shared.snapshots.is_waited_for() {
+            return;
+        }
         let next = transaction(|| Jobs::find().and_then(|jobs| jobs.next()));
         match next {
             Some(job) => make(shared, job),
@@ -204,19 +214,25 @@ fn cancelled_as_gone(id: i64, relation: pg_sys::Oid) -> bool {
     is_gone
 }
 
+/// Whether a job that has been made since then is to let others have their turn.
+fn is_turn_over(shared: &Shared, jobs: &Jobs, job: &Job, since: Instant) -> bool {
+    since.elapsed() > TURN && (shared.snapshots.is_waited_for() || jobs.others_wait(job.relation))
+}
+
 /// Why a run of chunks ended.
 enum End {
-    /// Done, or stopped by somebody.
+    /// Done, stopped by somebody, or others have their turn.
     Finished,
     /// Writers must be waited for once more.
     Again,
 }
 
 fn make_chunks(shared: &'static Shared, mut job: Job, slot: u32) {
+    let since = Instant::now();
     loop {
         // What the sender remembers begins with its session; what committed before, the next snapshots see.
         let session = shared.session.load(Ordering::SeqCst);
-        if !wait_for_writers(&job) {
+        if !wait_for_writers(shared, &job, since) {
             return;
         }
         let reader = Reader {
@@ -224,7 +240,7 @@ fn make_chunks(shared: &'static Shared, mut job: Job, slot: u32) {
             session,
             max_rows: chunk_rows(&job),
         };
-        match run(shared, &mut job, reader) {
+        match run(shared, &mut job, reader, since) {
             End::Finished => return,
             End::Again => interrupts(),
         }
@@ -232,8 +248,8 @@ fn make_chunks(shared: &'static Shared, mut job: Job, slot: u32) {
 }
 
 /// Waits for everybody who is writing the table: they may have a commit record already and not be visible yet. Their locks
-/// go after they are visible. False if the job was stopped.
-fn wait_for_writers(job: &Job) -> bool {
+/// go after they are visible. False if the job was stopped, or others have their turn meanwhile: one writer may take its time.
+fn wait_for_writers(shared: &Shared, job: &Job, since: Instant) -> bool {
     let goes_on = transaction(|| {
         let Some(jobs) = Jobs::find().filter(|jobs| jobs.goes_on(job.id)) else {
             return false;
@@ -245,12 +261,19 @@ fn wait_for_writers(job: &Job) -> bool {
         return false;
     }
     for writer in transaction(|| writers(job.relation)) {
-        // SAFETY: outside of a transaction before and after; one without a snapshot, for it may wait for hours and must not
-        // hold back VACUUM meanwhile. Only waits, also for prepared ones; ends when the worker is asked to.
-        unsafe {
-            pg_sys::StartTransactionCommand();
-            pg_sys::VirtualXactLock(writer, true);
-            pg_sys::CommitTransactionCommand();
+        let mut look = WRITER_LOOK_MIN;
+        // SAFETY: in a transaction. Looks, also for prepared ones, and does not wait.
+        while !transaction(|| unsafe { pg_sys::VirtualXactLock(writer, false) }) {
+            pause(look);
+            look = (look * 2).min(WRITER_LOOK_MAX);
+            let goes_on = transaction(|| {
+                Jobs::find().is_some_and(|jobs| {
+                    jobs.goes_on(job.id) && !is_turn_over(shared, &jobs, job, since)
+                })
+            });
+            if !goes_on {
+                return false;
+            }
         }
     }
     transaction(|| {
@@ -302,7 +325,7 @@ fn virtual_transaction(text: &str) -> Option<pg_sys::VirtualTransactionId> {
     })
 }
 
-fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader) -> End {
+fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader, since: Instant) -> End {
     let mut busy = Instant::now();
     loop {
         follow_settings();
@@ -315,7 +338,7 @@ fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader) -> End {
         busy = Instant::now();
         let read = transaction(|| {
             let jobs = Jobs::find()?;
-            let goes_on = jobs.goes_on(job.id);
+            let goes_on = jobs.goes_on(job.id) && !is_turn_over(shared, &jobs, job, since);
             jobs.save(job, busy_ms);
             goes_on.then(|| {
                 READING.set(true);

@@ -518,12 +518,20 @@ impl Renderer {
             Op::Insert | Op::KeyCreate => &[own_topic(table_topic, own, "c")],
             Op::Delete | Op::KeyDelete => &[own_topic(table_topic, own, "d")],
             Op::Truncate => &[own_topic(table_topic, own, "t")],
-            Op::Schema if own.iter().flatten().any(|topic| !(circumstances.is_withheld)(topic)) => {
+            Op::Schema
+                if own
+                    .iter()
+                    .flatten()
+                    .any(|topic| !(circumstances.is_withheld)(topic)) =>
+            {
                 return Ok(false);
             }
             Op::Schema | Op::Emit | Op::Read | Op::ChunkBegin | Op::ChunkEnd => &[table_topic],
         };
-        if !topics.iter().all(|topic| (circumstances.is_withheld)(topic)) {
+        if !topics
+            .iter()
+            .all(|topic| (circumstances.is_withheld)(topic))
+        {
             return Ok(false);
         }
         if matches!(row.op, Op::Read | Op::ChunkBegin | Op::ChunkEnd) {
@@ -747,10 +755,7 @@ impl Renderer {
         circumstances: &Circumstances<'_>,
     ) -> Result<(), WireError> {
         let begin = snapshot::ChunkBegin::read(row.images)?;
-        let table = (
-            self.commit.database_oid,
-            body.addressed(row.relation)?.oid,
-        );
+        let table = (self.commit.database_oid, body.addressed(row.relation)?.oid);
         let verdict = if begin.session == circumstances.session {
             self.windows
                 .judge(table, &begin.visibility)
@@ -1557,7 +1562,11 @@ mod tests {
         let done = renderer.render::<WireError>(&body, &circumstances, &mut |event| {
             let value = event.value.unwrap_or_default().to_vec();
             let key = event.key.unwrap_or_default();
-            let shown = if value.is_empty() { value } else { key.to_vec() };
+            let shown = if value.is_empty() {
+                value
+            } else {
+                key.to_vec()
+            };
             events.push((event.sequence, event.topic.to_owned(), event.stage, shown));
             Ok(match event.stage {
                 Stage::Asked => Sent::Room {

@@ -1,6 +1,7 @@
 //! hstore's text (`"k"=>"v", "n"=>NULL`, contrib/hstore/hstore_io.c) as the text of a JSON object.
 
 use crate::json::{escaped_len, put_string};
+use crate::memory::may_fail;
 use crate::wire::{WireError, make_room};
 
 /// The JSON text, keys in hstore's own order; `None` for what hstore_out does not write.
@@ -10,8 +11,7 @@ pub fn to_json(text: &[u8]) -> Result<Option<String>, WireError> {
     };
     let (mut out, mut part) = (Vec::new(), String::new());
     make_room(&mut out, escaped_len(text))?;
-    part.try_reserve(text.len())
-        .map_err(|_| WireError::OutOfMemory)?;
+    may_fail(|| part.try_reserve(text.len())).map_err(|_| WireError::OutOfMemory)?;
     Ok(put_members(&mut out, &mut part, rest).and_then(|()| String::from_utf8(out).ok()))
 }
 

@@ -15,6 +15,7 @@ pub mod hex;
 pub mod hstore;
 pub mod json;
 pub mod kind;
+pub mod memory;
 pub mod numeric;
 pub mod options;
 pub mod order;

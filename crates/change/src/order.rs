@@ -10,6 +10,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::rc::Rc;
 
 use crate::body::{self, Body, Head, Op, Row, State, put_head};
+use crate::memory::may_fail;
 use crate::wire::{WireError, make_room, put_varint};
 
 /// Records that are gathered before a sorted body is handed on.
@@ -73,9 +74,7 @@ pub fn sort<E: From<WireError>>(
                 first = Some(first.map_or(place, |first| first.min(place)));
             }
         }
-        waiting
-            .try_reserve(1)
-            .map_err(|_| WireError::OutOfMemory)?;
+        may_fail(|| waiting.try_reserve(1)).map_err(|_| WireError::OutOfMemory)?;
         waiting.extend(first.map(Reverse));
     }
 
@@ -207,7 +206,10 @@ impl Dictionary {
         }
         let blob = blob().ok_or(WireError::Invalid("index"))?;
         let next = self.indexes.len() as u32;
-        let index = *self.indexes.entry(*blake3::hash(blob).as_bytes()).or_insert(next);
+        let index = *self
+            .indexes
+            .entry(*blake3::hash(blob).as_bytes())
+            .or_insert(next);
         if index == next {
             make_room(&mut self.blobs, blob.len() + 10)?;
             put_varint(&mut self.blobs, blob.len() as u64);

@@ -127,6 +127,14 @@ impl Position {
         (self.epoch, self.timeline, self.commit_lsn)
     }
 
+    /// The same between positions of one commit: more of the transaction is there, and reading may start later. A copy of an
+    /// older record, which anybody may write who has it, is never the newest.
+    pub fn progress(&self) -> (u64, u32, u64, u64, u64) {
+        let (epoch, timeline, commit_lsn) = self.rank();
+        let done = self.events.done;
+        (epoch, timeline, commit_lsn, done, self.restart_lsn)
+    }
+
     /// Everything that committed up to here is in Kafka whole; the transaction at `commit_lsn` may be there in part.
     pub fn complete_lsn(&self) -> u64 {
         match self.events.done < self.events.of {

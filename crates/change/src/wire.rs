@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::memory::may_fail;
+
 /// Why bytes could not be decoded. The MAC is checked before decoding, so this means a defect or another version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WireError {
@@ -29,8 +31,12 @@ impl fmt::Display for WireError {
 impl std::error::Error for WireError {}
 
 /// Makes room for `items` more: where their number depends on data, too little memory must not end the process.
+#[inline]
 pub fn make_room<T>(out: &mut Vec<T>, items: usize) -> Result<(), WireError> {
-    out.try_reserve(items).map_err(|_| WireError::OutOfMemory)
+    if out.capacity() - out.len() >= items {
+        return Ok(());
+    }
+    may_fail(|| out.try_reserve(items)).map_err(|_| WireError::OutOfMemory)
 }
 
 /// Appends an unsigned LEB128 integer (1 to 10 bytes).
