@@ -311,3 +311,37 @@ fn null_masked_and_oversize_are_told_apart_and_a_replica_waits_for_whole_rows() 
     );
     sink.stop();
 }
+
+/// More elements than PostgreSQL itself could take apart at once, and texts that become many times as long as JSON.
+#[test]
+fn arrays_of_many_millions_of_elements_fail_no_statement() {
+    let bed = TestBed::start_with(&[("max_wal_size", "4GB")]);
+    let database = bed.database("arrays");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE ROLE owner LOGIN; GRANT CREATE ON SCHEMA public TO owner",
+            "SET SESSION AUTHORIZATION owner",
+            "CREATE TABLE t (id int PRIMARY KEY, a bool[], b int[], c text)",
+            "SELECT cdc_track('t')",
+            "INSERT INTO t (id, a) VALUES (1, array_fill(true, ARRAY[150000000]))",
+            "INSERT INTO t (id, b) VALUES (2, array_fill(NULL::int, ARRAY[20000000]) || 7)",
+            "INSERT INTO t (id, b) SELECT 3, array_agg(i) FROM generate_series(1, 10000000) AS i",
+            "INSERT INTO t (id, c) VALUES (4, repeat(E'\\x01', 200000000))",
+            "UPDATE t SET id = id + 10",
+            "INSERT INTO t (id, b) VALUES (5, '{1,NULL,3}')",
+        ],
+    );
+    let events = database.events("t");
+    for (id, column) in [(11, "a"), (12, "b"), (13, "b"), (14, "c")] {
+        let (value, mark) = mark_of(&events, id, column);
+        let bytes = mark["stub"]["bytes"].as_u64();
+        assert!(
+            value.is_null() && bytes > Some(10_000_000),
+            "{id} {column} {mark}"
+        );
+    }
+    assert_eq!(mark_of(&events, 5, "b"), (json!([1, null, 3]), Value::Null));
+    bed.source().assert_never_crashed();
+}

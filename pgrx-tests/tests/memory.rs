@@ -282,3 +282,37 @@ fn options_for_which_there_is_no_memory_end_their_session() {
     );
     bed.source().assert_never_crashed();
 }
+
+/// Every row has another key: within the command all deletes come before all creates.
+#[test]
+fn a_large_transaction_that_must_be_sorted_takes_no_memory_for_each_row() {
+    const ROWS: i64 = 1_500_000;
+    let bed = TestBed::start_with(&[
+        ("max_wal_size", "8GB"),
+        ("cdc.sender_memory", "16MB"),
+        ("cdc.tombstones", "off"),
+    ]);
+    let database = bed.database("sorted");
+    let mut client = database.source();
+    run(
+        &mut client,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY)",
+            &format!("INSERT INTO t SELECT generate_series(1, {ROWS})"),
+            "SELECT cdc_track('t')",
+            "SELECT cdc_wait()",
+            &format!("UPDATE t SET id = id + {ROWS}"),
+        ],
+    );
+    let sender: i32 = client
+        .query_one("SELECT pid FROM cdc_status()", &[])
+        .expect("pid")
+        .get(0);
+    run(&mut client, &["SELECT cdc_wait('10 min')"]);
+    let sent = client
+        .query_one("SELECT events FROM cdc_tables", &[])
+        .expect("cdc_tables");
+    assert_eq!(sent.get::<_, i64>(0), 2 * ROWS + 1);
+    let peak_kb = process::kilobytes(sender as u32, "VmHWM");
+    assert!(peak_kb < 160 * 1024, "the sender grew to {peak_kb} kB");
+}

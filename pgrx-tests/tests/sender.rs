@@ -498,3 +498,94 @@ fn produce(bed: &TestBed, key: &str, value: Option<&str>) {
         .expect("a record");
     producer.flush(Duration::from_secs(30)).expect("flush");
 }
+
+/// So many topics that a position is several records: the server restarts, and is killed while they are being written.
+#[test]
+fn a_position_of_several_parts_outlives_restarts_and_kills() {
+    const TOPICS: usize = 1_050;
+    let bed = TestBed::start_with(&[
+        ("cdc.topic_partitions", "1"),
+        ("cdc.max_topics", "2000"),
+        ("cdc.heartbeat_interval", "1s"),
+    ]);
+    let database = bed.database("parts");
+    let mut client = database.source();
+    let name = |number: usize| format!("parts.{number:0>235}");
+    let emit = |client: &mut Client, round: u32| {
+        let query = format!(
+            "SELECT count(cdc_emit('parts.' || lpad(i::text, 235, '0'), NULL, '{round}')) FROM generate_series(1, {TOPICS}) AS i"
+        );
+        client.batch_execute(&query).expect("events");
+    };
+    let wait = |client: &mut Client| {
+        let wait = client.batch_execute("SELECT cdc_wait('5 min')");
+        wait.expect("all is in Kafka");
+    };
+    emit(&mut client, 1);
+    wait(&mut client);
+    let newest_parts = || {
+        let records = pg_cdc_tests::topic::read(bed.kafka(), "pg.cdc_positions");
+        let full: Vec<_> = records
+            .iter()
+            .map(pg_cdc_tests::topic::Record::json)
+            .filter(|record| record["record"] == "full")
+            .collect();
+        let sent = full.last().expect("a full position")["sent_ts_us"].clone();
+        let newest = full.into_iter().filter(|part| part["sent_ts_us"] == sent);
+        newest.collect::<Vec<_>>()
+    };
+    wait_until(
+        "a full position of all topics",
+        Duration::from_secs(60),
+        || {
+            let parts = newest_parts();
+            let named = parts
+                .iter()
+                .map(|part| part["ends"].as_object().map_or(0, serde_json::Map::len));
+            let named: usize = named.sum();
+            let of = parts[0]["part"]["of"].as_u64();
+            match (named, of) {
+                (TOPICS, Some(of)) if of > 1 && of == parts.len() as u64 => Ok(()),
+                seen => Err(format!("{seen:?}")),
+            }
+        },
+    );
+    bed.source().restart();
+    let mut client = database.source();
+    emit(&mut client, 2);
+    wait(&mut client);
+    for round in 3..6 {
+        emit(&mut client, round);
+        // Some of it is on its way, and positions are written every second.
+        let begun = "SELECT events > 0 FROM cdc_status()";
+        wait_until(
+            "events on their way",
+            Duration::from_secs(120),
+            || match client.query_one(begun, &[]).expect("cdc_status").get(0) {
+                true => Ok(()),
+                false => Err("none"),
+            },
+        );
+        let pid = sender_pid(&mut client).expect("a sender");
+        bed.source().signal_backend(pid, libc::SIGKILL);
+        wait_until("the server to recover", Duration::from_secs(60), || {
+            if client.simple_query("SELECT 1").is_ok() {
+                return Err("an old connection still lives".to_owned());
+            }
+            bed.source().try_connect("parts").map(drop)
+        });
+        client = database.source();
+    }
+    wait(&mut client);
+    for number in (1..=TOPICS).step_by(50) {
+        let records = pg_cdc_tests::topic::read(bed.kafka(), &name(number));
+        let rounds: BTreeSet<String> = records
+            .iter()
+            .map(|record| record.value_text().to_owned())
+            .collect();
+        let expected = (1..6).map(|round: u32| round.to_string()).collect();
+        assert_eq!(rounds, expected, "topic {number}");
+        // What was sent again follows what it is a copy of.
+        prefix_rule::assert_holds(&records);
+    }
+}

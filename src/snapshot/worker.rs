@@ -24,12 +24,11 @@ use crate::{ffi, report};
 const TICK_MS: i64 = 1000;
 /// After so long it is another owner's turn, or another database's, if one waits.
 const TURN: Duration = Duration::from_secs(10);
-/// How soon it is looked again whether a writer is done; twice as long each time.
-const WRITER_LOOK_MIN: Duration = Duration::from_millis(5);
-const WRITER_LOOK_MAX: Duration = Duration::from_millis(500);
+/// So long a writer is waited for before it is looked again whether that is still wanted.
+const WRITER_LOOK_MS: i32 = 500;
 /// How output functions and planner are set while rows are read: keys as text that reads back, and in the order of their
 /// index, so that no chunk sorts the table.
-const SETTINGS: [(&std::ffi::CStr, &std::ffi::CStr); 15] = [
+const SETTINGS: [(&std::ffi::CStr, &std::ffi::CStr); 16] = [
     (c"application_name", c"pg_cdc snapshot"),
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"default_transaction_isolation", c"read committed"),
@@ -46,6 +45,8 @@ const SETTINGS: [(&std::ffi::CStr, &std::ffi::CStr); 15] = [
     (c"bytea_output", c"hex"),
     (c"enable_seqscan", c"off"),
     (c"enable_sort", c"off"),
+    // What is off costs so much on paper that every statement would be compiled.
+    (c"jit", c"off"),
 ];
 
 thread_local! {
@@ -261,11 +262,7 @@ fn wait_for_writers(shared: &Shared, job: &Job, since: Instant) -> bool {
         return false;
     }
     for writer in transaction(|| writers(job.relation)) {
-        let mut look = WRITER_LOOK_MIN;
-        // SAFETY: in a transaction. Looks, also for prepared ones, and does not wait.
-        while !transaction(|| unsafe { pg_sys::VirtualXactLock(writer, false) }) {
-            pause(look);
-            look = (look * 2).min(WRITER_LOOK_MAX);
+        while !is_over(writer) {
             let goes_on = transaction(|| {
                 Jobs::find().is_some_and(|jobs| {
                     jobs.goes_on(job.id) && !is_turn_over(shared, &jobs, job, since)
@@ -282,6 +279,30 @@ fn wait_for_writers(shared: &Shared, job: &Job, since: Instant) -> bool {
         }
     });
     true
+}
+
+/// Waits a moment for a transaction, also a prepared one; whether it is over.
+fn is_over(writer: pg_sys::VirtualTransactionId) -> bool {
+    // SAFETY: outside of a transaction before and after; one without a snapshot, for it may wait for hours and must not
+    // hold back VACUUM meanwhile. The setting is that of this process, which waits for no lock at the same time.
+    let wait = AssertUnwindSafe(|| unsafe {
+        pg_sys::StartTransactionCommand();
+        pg_sys::LockTimeout = WRITER_LOOK_MS;
+        pg_sys::VirtualXactLock(writer, true);
+        pg_sys::LockTimeout = 0;
+        pg_sys::CommitTransactionCommand();
+        true
+    });
+    let is_over = PgTryBuilder::new(wait)
+        .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |_| false)
+        // SAFETY: a plain write to a variable of this process, on its main thread.
+        .finally(|| unsafe { pg_sys::LockTimeout = 0 })
+        .execute();
+    if !is_over {
+        // SAFETY: outside of any error handling now; ends the failed transaction.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    is_over
 }
 
 /// The transactions that hold a lock under which rows of the table are changed. As WaitForLockers would find them, but for

@@ -1545,10 +1545,10 @@ mod tests {
         bytes
     }
 
-    fn render(
-        bytes: &[u8],
-        withheld: &str,
-    ) -> (Result<(), WireError>, Vec<(u64, String, Stage, Vec<u8>)>) {
+    /// Sequence, topic, what is to be done, and the key.
+    type Seen = (u64, String, Stage, Vec<u8>);
+
+    fn render(bytes: &[u8], withheld: &str) -> (Result<(), WireError>, Vec<Seen>) {
         let mut renderer = Renderer::new(COMMIT, 1000);
         let circumstances = Circumstances {
             sent_us: 1,
