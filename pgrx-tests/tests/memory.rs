@@ -209,9 +209,7 @@ fn memory_that_runs_out_ends_a_session_at_most() {
                 &format!(
                     "INSERT INTO t (id, a) SELECT {megabytes}, string_agg(md5(i::text), '') FROM generate_series(1, 1000000) AS i"
                 ),
-                &format!(
-                    "INSERT INTO t (id, e) SELECT i, convert_to(repeat('e', 300000), 'UTF8') FROM generate_series(100, 160) AS i"
-                ),
+                "INSERT INTO t (id, e) SELECT i, convert_to(repeat('e', 300000), 'UTF8') FROM generate_series(100, 160) AS i",
                 "DELETE FROM t WHERE id >= 100",
             ],
         );

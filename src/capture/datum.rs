@@ -681,27 +681,6 @@ fn put_nulls(out: &mut Vec<u8>, count: usize, is_null: impl Fn(usize) -> bool) {
     }
 }
 
-/// More elements are taken one by one: all at once they would need more than PostgreSQL allocates.
-const MOST_TAKEN_APART: usize = 16 * 1024 * 1024;
-
-/// Appends elements behind their NULL bitmap; `next` gives them by index, in their order.
-unsafe fn put_items(
-    out: &mut Vec<u8>,
-    encode: &Encode,
-    count: usize,
-    mut next: impl FnMut(usize) -> Option<pg_sys::Datum>,
-) {
-    let start = out.len();
-    put_nulls(out, count, |_| false);
-    for index in 0..count {
-        match next(index) {
-            // SAFETY: as the caller promises, a value of the element's type.
-            Some(item) => unsafe { put_datum(out, encode, item) },
-            None => out[start + index / 8] |= 1 << (index % 8),
-        }
-    }
-}
-
 unsafe fn put_array(out: &mut Vec<u8>, encode: &ArrayEncode, datum: pg_sys::Datum) {
     // SAFETY: the datum is an array of the element type; dimensions and lower bounds follow its header (utils/array.h),
     // and what is taken apart lies in the trigger's per-tuple memory.
@@ -726,33 +705,25 @@ unsafe fn put_array(out: &mut Vec<u8>, encode: &ArrayEncode, datum: pg_sys::Datu
         lengths
             .iter()
             .for_each(|length| put_varint(out, *length as u64));
-        let items: usize = lengths.iter().map(|length| *length as usize).product();
-        if dimensions == 0 {
-            // There is nothing in it.
-        } else if items > MOST_TAKEN_APART {
-            let iterator = pg_sys::array_create_iterator(array, 0, std::ptr::null_mut());
-            put_items(out, &encode.element, items, |_| {
-                let (mut item, mut is_null) = (pg_sys::Datum::from(0), true);
-                pg_sys::array_iterate(iterator, &mut item, &mut is_null);
-                (!is_null).then_some(item)
-            });
-            pg_sys::array_free_iterator(iterator);
-        } else {
-            let (mut values, mut nulls, mut count) =
-                (std::ptr::null_mut(), std::ptr::null_mut(), 0);
-            pg_sys::deconstruct_array(
-                array,
-                encode.element_type,
-                encode.length.into(),
-                encode.by_value,
-                encode.align,
-                &mut values,
-                &mut nulls,
-                &mut count,
-            );
-            put_items(out, &encode.element, count as usize, |index| {
-                (!*nulls.add(index)).then_some(*values.add(index))
-            });
+        let (mut items, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+        pg_sys::deconstruct_array(
+            array,
+            encode.element_type,
+            encode.length.into(),
+            encode.by_value,
+            encode.align,
+            &mut items,
+            &mut nulls,
+            &mut count,
+        );
+        let count = count as usize;
+        if count > 0 {
+            let items = std::slice::from_raw_parts(items, count);
+            let nulls = std::slice::from_raw_parts(nulls, count);
+            put_nulls(out, count, |index| nulls[index]);
+            for (item, _) in items.iter().zip(nulls).filter(|(_, null)| !**null) {
+                put_datum(out, &encode.element, *item);
+            }
         }
         end_counted(out, start);
     }
