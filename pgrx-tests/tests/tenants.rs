@@ -647,3 +647,60 @@ fn snapshots_of_one_owner_keep_no_other_owner_and_no_other_database_waiting() {
     assert_eq!(text(&mut client, kept).as_deref(), Some("true"));
     bed.source().assert_never_crashed();
 }
+
+/// Kafka takes no record without a key into a compacted topic: who chooses one for a table without a key stops nobody else.
+fn refused_records(delivery: &str) {
+    let bed = TestBed::start_with(&[("cdc.delivery", delivery)]);
+    let database = bed.database("shop");
+    let mut client = database.source();
+    let mut ann = owner(&database, "ann");
+    let mut bob = owner(&database, "bob");
+    topic_admin::create(bed.kafka(), "shop.ann.newest", 1);
+    topic_admin::set(bed.kafka(), "shop.ann.newest", "cleanup.policy", "compact");
+    run(
+        &mut bob,
+        &[
+            "CREATE TABLE b (id int PRIMARY KEY)",
+            "SELECT cdc_track('b')",
+            "INSERT INTO b VALUES (1)",
+        ],
+    );
+    run(
+        &mut ann,
+        &[
+            "CREATE TABLE a (note text)",
+            "SELECT cdc_track('a', topic => 'shop.ann.newest')",
+            "INSERT INTO a VALUES ('one'), ('two')",
+        ],
+    );
+    run(&mut bob, &["INSERT INTO b VALUES (2)"]);
+    assert_eq!(rows(&database, "shop.bob.b").len(), 2);
+    let aside = "SELECT string_agg(topic || ' ' || error_code, ', ') FROM cdc_aside";
+    let told = Some("shop.ann.newest CDC0317");
+    assert_eq!(text(&mut client, aside).as_deref(), told);
+    let own = "SELECT state || ' ' || left(warning, 7) FROM cdc_tables";
+    assert_eq!(
+        text(&mut ann, own).as_deref(),
+        Some("put aside CDC0317"),
+        "its owner is told"
+    );
+    topic_admin::set(bed.kafka(), "shop.ann.newest", "cleanup.policy", "delete");
+    run(
+        &mut client,
+        &["SELECT * FROM cdc_resume_topic('shop.ann.newest')"],
+    );
+    run(&mut ann, &["INSERT INTO a VALUES ('three')"]);
+    let found = rows(&database, "shop.ann.newest");
+    assert_eq!(found.last().expect("a row")["after"]["note"], "three");
+    bed.source().assert_never_crashed();
+}
+
+#[test]
+fn a_topic_that_refuses_records_without_a_key_is_put_aside() {
+    refused_records("at_least_once");
+}
+
+#[test]
+fn with_exactly_once_a_topic_that_refuses_records_is_put_aside_likewise() {
+    refused_records("exactly_once");
+}

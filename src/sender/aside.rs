@@ -50,6 +50,17 @@ pub fn too_large(id: &str, bytes: usize, topic: &str) -> Trouble {
     }
 }
 
+/// CDC0317: an event that Kafka refuses for what it is.
+pub fn refused_event(id: &str, topic: &str, why: &str) -> Trouble {
+    Trouble {
+        code: "CDC0317",
+        message: format!("event {id} is refused by topic \"{topic}\": {why}"),
+        remedy: format!(
+            "A compacted topic takes no events without a key: set cleanup.policy=delete, or give the table a key; then SELECT * FROM cdc_resume_topic('{topic}')."
+        ),
+    }
+}
+
 /// CDC0315.
 pub fn out_of_memory() -> Trouble {
     Trouble {

@@ -1493,6 +1493,12 @@ impl Shipper<'_> {
         if let Some(limit_bytes) = is_too_large.then(|| self.batch_limit(name)).flatten() {
             return self.board.fail(Failure::Smaller(limit_bytes));
         }
+        if *code == RDKafkaErrorCode::InvalidRecord {
+            let trouble = aside::refused_event(id, name, &undelivered.message);
+            let (from, database) = (undelivered.commit_lsn, undelivered.database);
+            let aside = Box::new(aside::new(name, from, database, trouble));
+            return self.board.fail(Failure::Aside(aside));
+        }
         self.board.fail(if is_too_large && self.settings.stubs {
             self.too_large_for_broker(undelivered, name)
         } else if is_too_large {

@@ -717,6 +717,7 @@ fn show_activity(state: State, error_code: &str) {
 fn aside_code(code: &str) -> &'static str {
     match code {
         "CDC0312" => "CDC0312",
+        "CDC0317" => "CDC0317",
         _ => "CDC0313",
     }
 }
