@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pg_cdc_tests::bed::Ports;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, TestBed, refusal, topic, topic_admin, wait_until};
 use postgres::{Client, NoTls};
@@ -703,4 +704,42 @@ fn a_topic_that_refuses_records_without_a_key_is_put_aside() {
 #[test]
 fn with_exactly_once_a_topic_that_refuses_records_is_put_aside_likewise() {
     refused_records("exactly_once");
+}
+
+/// A record must fit into a segment as well.
+#[test]
+fn a_topic_of_small_segments_gets_stubs_and_the_others_go_on() {
+    let bed = TestBed::prepare(Ports::free(), &[], &[("message.max.bytes", "20000000")]);
+    bed.kafka();
+    let database = bed.database("shop");
+    let mut ann = owner(&database, "ann");
+    let mut bob = owner(&database, "bob");
+    topic_admin::create(bed.kafka(), "shop.ann.t", 1);
+    topic_admin::set(bed.kafka(), "shop.ann.t", "segment.bytes", "1048576");
+    run(
+        &mut ann,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY, note text)",
+            "SELECT cdc_track('t')",
+            // Nothing that compression could make small.
+            "INSERT INTO t SELECT 1, string_agg(md5(i::text), '') FROM generate_series(1, 100000) AS i",
+            "INSERT INTO t VALUES (2, 'small')",
+        ],
+    );
+    run(
+        &mut bob,
+        &[
+            "CREATE TABLE b (id int PRIMARY KEY)",
+            "SELECT cdc_track('b')",
+            "INSERT INTO b VALUES (1)",
+        ],
+    );
+    assert_eq!(rows(&database, "shop.bob.b").len(), 1);
+    let found = rows(&database, "shop.ann.t");
+    assert_eq!(
+        found[0]["marks"]["after"]["note"]["stub"]["bytes"],
+        3_200_000
+    );
+    assert_eq!(found[1]["after"]["note"], "small");
+    bed.source().assert_never_crashed();
 }

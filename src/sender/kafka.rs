@@ -1487,7 +1487,9 @@ impl Shipper<'_> {
         }
         let is_too_large = matches!(
             code,
-            RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize
+            RDKafkaErrorCode::MessageSizeTooLarge
+                | RDKafkaErrorCode::InvalidMessageSize
+                | RDKafkaErrorCode::MessageBatchTooLarge
         );
         // The limit is one of batches: an event may be refused for the company that it was in.
         if let Some(limit_bytes) = is_too_large.then(|| self.batch_limit(name)).flatten() {

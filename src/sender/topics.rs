@@ -388,7 +388,7 @@ pub unsafe fn settings<const N: usize>(
 /// What a topic's settings allow, and promise.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Of a batch.
+    /// Of a batch: what the topic takes, and what a segment of it holds.
     pub max_message_bytes: usize,
     pub min_in_sync: usize,
     pub is_compacted: bool,
@@ -399,17 +399,24 @@ pub struct Limits {
 /// # Safety
 /// `client` is a live handle.
 pub unsafe fn limits(client: *mut rd::rd_kafka_t, name: &str) -> Result<Limits, TopicError> {
-    let wanted = ["max.message.bytes", "min.insync.replicas", "cleanup.policy"];
+    let wanted = [
+        "max.message.bytes",
+        "min.insync.replicas",
+        "segment.bytes",
+        "cleanup.policy",
+    ];
     // SAFETY: as the caller promises.
-    let [max_message_bytes, min_in_sync, policy] = unsafe { settings(client, name, wanted) }?;
+    let values = unsafe { settings(client, name, wanted) }?;
+    let [max_message_bytes, min_in_sync, segment_bytes, policy] = values;
     let number = |name: &str, value: &str| {
-        value.parse().map_err(|_| TopicError {
+        value.parse::<usize>().map_err(|_| TopicError {
             code: Code::RD_KAFKA_RESP_ERR_UNKNOWN,
             message: format!("{name} is {value}"),
         })
     };
     Ok(Limits {
-        max_message_bytes: number(wanted[0], &max_message_bytes)?,
+        max_message_bytes: number(wanted[0], &max_message_bytes)?
+            .min(number(wanted[2], &segment_bytes)?),
         min_in_sync: number(wanted[1], &min_in_sync)?,
         is_compacted: policy.split(',').any(|part| part == "compact"),
     })
