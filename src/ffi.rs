@@ -1,5 +1,6 @@
 //! What pgrx does not bind, or binds differently from version to version.
 
+use std::cell::Cell;
 use std::ffi::{c_char, c_int};
 
 use pgrx::pg_sys;
@@ -47,6 +48,39 @@ unsafe extern "C-unwind" {
         transactional: bool,
         flush: bool,
     ) -> pg_sys::XLogRecPtr;
+}
+
+thread_local! {
+    /// That of [`with_room_for_errors`].
+    static ROOM: Cell<pg_sys::MemoryContext> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Calls functions of PostgreSQL on large values in memory that has room for telling an error. Where memory runs out, pgrx
+/// copies the error into the memory that the call was made in, tries that again if there is no room, and so fills PostgreSQL's
+/// stack of errors, which is a PANIC (`pg_guard_ffi_boundary` in pgrx-pg-sys, ffi.rs).
+///
+/// # Safety
+/// On the main thread. What `body` returns does not lie in PostgreSQL's memory, and `body` does not come here again.
+pub unsafe fn with_room_for_errors<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: as the caller promises; the context lives as long as the process, and a reset leaves its first block.
+    unsafe {
+        if ROOM.get().is_null() {
+            ROOM.set(pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"pg_cdc values".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            ));
+        }
+        // The call before may have ended in an error.
+        pg_sys::MemoryContextReset(ROOM.get());
+        let before = pg_sys::MemoryContextSwitchTo(ROOM.get());
+        let result = body();
+        pg_sys::MemoryContextSwitchTo(before);
+        pg_sys::MemoryContextReset(ROOM.get());
+        result
+    }
 }
 
 /// Lets a background worker end at SIGTERM wherever it looks for interrupts, as a backend does, and take note of SIGHUP.

@@ -282,17 +282,17 @@ impl CompanionSink {
             .collect()
     }
 
-    /// Waits until the history has everything that the source has sent until now, and knows that.
+    /// Waits until the history, asked for `table`, has everything that the source has sent until now, and knows that.
     ///
     /// # Panics
     /// When it does not come to that.
-    pub fn wait_until_history_is_complete(&self, database: &Database<'_>) {
+    pub fn wait_until_history_is_complete(&self, database: &Database<'_>, table: &str) {
         database.wait_until_in_kafka();
         let query = "SELECT lpad(to_hex((sent_lsn - '0/0')::bigint), 16, '0') FROM cdc_status()";
         let sent = database.source().query_one(query, &[]).expect("cdc_status");
         let sent: String = sent.get(0);
         wait_until("the history to be complete", 2 * TIMEOUT, || {
-            let page = self.get("/v1/history/other?limit=1");
+            let page = self.get(&format!("/v1/history/{table}?limit=1"));
             let (_, body) = page.split_once("\r\n\r\n").expect("a body");
             let page: Value = serde_json::from_str(body).unwrap_or_default();
             let complete = page["complete_up_to"]["version"].as_str();

@@ -15,17 +15,25 @@ impl Content {
     /// # Panics
     /// When it cannot be read.
     pub fn read(client: &mut Client, table: &str, columns: &[String]) -> Content {
+        Content::try_read(client, table, columns).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// As [`Content::read`]; why it cannot be read.
+    pub fn try_read(
+        client: &mut Client,
+        table: &str,
+        columns: &[String],
+    ) -> Result<Content, String> {
         let list: Vec<String> = columns
             .iter()
             .map(|c| format!("\"{}\"", c.replace('"', "\"\"")))
             .collect();
         let query = format!("SELECT ROW({})::text FROM {table}", list.join(", "));
-        let rows = client
-            .query(&query, &[])
-            .unwrap_or_else(|e| panic!("{query}: {e:?}"));
+        let rows = client.query(&query, &[]);
+        let rows = rows.map_err(|e| format!("{query}: {e:?}"))?;
         let mut rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         rows.sort_unstable();
-        Content { rows }
+        Ok(Content { rows })
     }
 
     /// The number of rows.

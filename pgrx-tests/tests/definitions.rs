@@ -65,7 +65,9 @@ fn every_change_of_a_definition_is_an_event_between_the_rows() {
             "DROP TABLE archive.renamed",
         ],
     );
-    let events = database.events("t");
+    let mut events = database.events("t");
+    // Those of the snapshots that some of these begin, come when they come.
+    events.retain(|event| !matches!(event.op(), "snapshot" | "r"));
     assert_eq!(
         kinds(&events),
         [

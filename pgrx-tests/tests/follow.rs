@@ -287,6 +287,7 @@ fn a_table_that_is_dropped_and_made_anew_has_none_of_the_old_rows() {
                 "SELECT cdc_track_schema('public', new_tables => true)",
                 "CREATE TABLE t (id int PRIMARY KEY, place text)",
                 "CREATE TABLE keyless (place text)",
+                "CREATE TABLE empty ()",
                 "INSERT INTO t VALUES (1, 'old'), (2, 'old')",
                 "INSERT INTO keyless VALUES ('old')",
             ],
@@ -296,6 +297,8 @@ fn a_table_that_is_dropped_and_made_anew_has_none_of_the_old_rows() {
         run(
             &mut source,
             &[
+                "ALTER TABLE empty ADD COLUMN id int PRIMARY KEY",
+                "INSERT INTO empty VALUES (1)",
                 "DROP TABLE t, keyless",
                 "CREATE TABLE t (id int PRIMARY KEY, place box, more int)",
                 "INSERT INTO t VALUES (2, '(1,1),(0,0)', 2)",
@@ -318,7 +321,7 @@ fn a_table_that_is_dropped_and_made_anew_has_none_of_the_old_rows() {
                 "INSERT INTO hr.person VALUES (2)",
             ],
         );
-        for table in ["t", "keyless"] {
+        for table in ["t", "keyless", "empty"] {
             applied(&database, &sink, &database.topic(table));
             replica::assert_equal(&mut source, &mut database.replica(), table);
         }

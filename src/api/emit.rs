@@ -40,12 +40,14 @@ thread_local! {
 pub extern "C-unwind" fn cdc_emit(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: PostgreSQL passes as many arguments as the function was declared with, of those types.
     let (topic, key, payload, headers) = unsafe {
-        (
-            text(fcinfo, 0),
-            text(fcinfo, 1),
-            json(fcinfo, 2),
-            json(fcinfo, 3),
-        )
+        ffi::with_room_for_errors(|| {
+            (
+                text(fcinfo, 0),
+                text(fcinfo, 1),
+                json(fcinfo, 2),
+                json(fcinfo, 3),
+            )
+        })
     };
     if shared::shared().is_none() {
         not_loaded().raise();

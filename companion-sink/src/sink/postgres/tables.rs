@@ -264,16 +264,15 @@ impl Tables {
                             'oid'::regtype, 'text'::regtype, 'varchar'::regtype, 'uuid'::regtype,
                             'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'bytea'::regtype)),
                         k.collation, c.oid
-                 FROM pg_catalog.pg_attribute a
-                 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+                 FROM pg_catalog.pg_class c
                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+                 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                 LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
                  LEFT JOIN LATERAL (
                      SELECT pg_catalog.format('%I.%I', kn.nspname, k.collname) AS collation
                      FROM pg_catalog.pg_collation k JOIN pg_catalog.pg_namespace kn ON kn.oid = k.collnamespace
                      WHERE k.oid = a.attcollation AND NOT k.collisdeterministic) k ON true
                  WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
-                   AND a.attnum > 0 AND NOT a.attisdropped
                  ORDER BY a.attnum",
                 &[&schema, &table],
             )
@@ -294,7 +293,10 @@ impl Tables {
             target: Target::default(),
         };
         for column in &columns {
-            let name: String = column.get(0);
+            // A table may have no columns, yet.
+            let Some(name) = column.get::<_, Option<String>>(0) else {
+                continue;
+            };
             loaded.columns.push(Column {
                 source_name: settings.source_column(source, &name).to_owned(),
                 name,

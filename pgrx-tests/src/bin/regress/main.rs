@@ -1,7 +1,8 @@
 //! `./dev regress`: runs PostgreSQL's own regression suite twice, on a plain server and in a database whose schema
-//! `public` is tracked with `new_tables`, and compares what it prints.
+//! `public` is tracked with `new_tables`, and compares what it prints, and a replica with its source.
 
 mod compare;
+mod equality;
 mod suite;
 
 use std::collections::BTreeMap;
@@ -20,12 +21,15 @@ Usage: regress [--keep FOLDER] SOURCE
 Runs the regression suite in SOURCE (PostgreSQL's unpacked source) on a plain server, then on one with pg_cdc where every
 table of schema public is tracked. Fails when a file of the second output is neither as the first nor as PostgreSQL
 expects it, and is not named, with the reason, in pgrx-tests/src/bin/regress/differs.txt; or when a file that is named
-there does not differ.
+there does not differ. Then a companion-sink makes a replica of all tables, which must equal its source but for the tables
+that are named in pgrx-tests/src/bin/regress/unequal.txt.
 
   --keep FOLDER   write what differs there (target/regress if not given)";
 
 /// The files that may differ, one a line: `name: reason`.
-const NAMED: &str = include_str!("differs.txt");
+const DIFFERS: &str = include_str!("differs.txt");
+/// The tables whose replica may differ, in the same form.
+const UNEQUAL: &str = include_str!("unequal.txt");
 
 /// How long the sender may take for everything that the suite has written.
 const SENDER_TIMEOUT: Duration = Duration::from_secs(300);
@@ -54,40 +58,55 @@ fn main() -> ExitCode {
     track_public(&bed);
     tracked.run(bed.source());
     sender_is_well(&bed);
+    let equality = equality::look_at(&bed);
     bed.stop();
     bed.source().assert_never_crashed();
 
     let differing = compare::all(&tracked, &plain, &arguments.keep);
-    let named = named();
-    for (name, lines) in &differing.files {
-        let reason = named.get(name.as_str()).copied().unwrap_or("NOT NAMED");
-        println!("   {name:<24} {lines:>5} lines  {reason}");
-    }
-    let new = differing
+    let files = differing
         .files
-        .keys()
-        .filter(|name| !named.contains_key(name.as_str()))
-        .count();
-    let stale: Vec<&str> = named
-        .keys()
-        .copied()
-        .filter(|name| !differing.files.contains_key(*name))
-        .collect();
+        .iter()
+        .map(|(name, lines)| (name.as_str(), format!("{lines} lines")));
+    let is_same = report(files.collect(), DIFFERS, "differs.txt");
     println!(
-        "{} of {} files differ, {new} of them not named ({:.0} s). What differs is in {}.",
+        "{} of {} files differ. What differs is in {}.",
         differing.files.len(),
         differing.compared,
-        start.elapsed().as_secs_f64(),
         arguments.keep.display()
     );
-    if !stale.is_empty() {
-        println!("Named, but equal: {stale:?}. Take them out of differs.txt.");
+    let tables = equality.differing.iter();
+    let tables = tables.map(|(name, why)| (name.as_str(), why.clone()));
+    let is_equal = report(tables.collect(), UNEQUAL, "unequal.txt");
+    println!(
+        "{} of {} tables of the replica differ ({:.0} s in all).",
+        equality.differing.len(),
+        equality.compared,
+        start.elapsed().as_secs_f64()
+    );
+    match is_same && is_equal {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
-    if new == 0 && stale.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+}
+
+/// Prints what differs, with the reason that `named`, the content of `file`, has for it; whether that names exactly these.
+fn report(differing: BTreeMap<&str, String>, named: &str, file: &str) -> bool {
+    let named = reasons(named);
+    let mut is_named = true;
+    for (name, what) in &differing {
+        match named.get(name) {
+            Some(reason) => println!("   {name:<24} {what:.100}  {reason}"),
+            None => {
+                println!(" ✗ {name:<24} {what}");
+                is_named = false;
+            }
+        }
     }
+    for name in named.keys().filter(|name| !differing.contains_key(*name)) {
+        println!(" ✗ {name} is named in {file}, and is equal: take it out.");
+        is_named = false;
+    }
+    is_named
 }
 
 /// What the suite wants of a server, beside what initdb gives it.
@@ -168,8 +187,8 @@ fn sender_is_well(bed: &TestBed) {
     println!("   {} events are in Kafka.", row.get::<_, i64>("events"));
 }
 
-fn named() -> BTreeMap<&'static str, &'static str> {
-    NAMED
+fn reasons(named: &str) -> BTreeMap<&str, &str> {
+    named
         .lines()
         .filter(|line| !line.starts_with('#'))
         .filter_map(|line| line.split_once(": "))
