@@ -374,9 +374,11 @@ fn nobody_asks_without_the_token() {
     std::fs::write(&file, "an0ther\n").expect("write the token");
     sink.reload();
     wait_until("the new token", TIMEOUT, || {
-        match parse(&sink.get_as("/v1/status", "an0ther")).0 {
-            200 => Ok(()),
-            status => Err(status.to_string()),
+        // A connection that is opened meanwhile may be closed with the old ones.
+        let answer = sink.get_as("/v1/status", "an0ther");
+        match answer.starts_with("HTTP/1.1 200") {
+            true => Ok(()),
+            false => Err(answer),
         }
     });
     assert_eq!(parse(&sink.get_as("/v1/status", "s3cret-t0ken")).0, 401);
