@@ -16,6 +16,8 @@ pub static TOPIC_PREFIX: Text = Text::new(Some(c""));
 pub static CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static TOPIC_PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(3);
 pub static TOPIC_REPLICATION_FACTOR: GucSetting<i32> = GucSetting::<i32>::new(-1);
+/// Milliseconds.
+pub static TOPIC_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 /// Minutes.
 pub static TOPIC_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
 /// Kilobytes.
@@ -221,6 +223,16 @@ pub fn define(preloading: bool) {
         &CREATE_TOPICS,
         GucContext::Sighup,
         none,
+    );
+    GucRegistry::define_int_guc(
+        c"cdc.topic_timeout",
+        c"How long a topic that is missing or not allowed holds back the others.",
+        c"Then it is put aside, if nothing was ever sent to it. -1: it holds them back until it can be used.",
+        &TOPIC_TIMEOUT,
+        -1,
+        i32::MAX,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
     );
     GucRegistry::define_int_guc(
         c"cdc.topic_partitions",

@@ -708,3 +708,50 @@ fn what_was_said_of_a_column_goes_for_the_one_that_takes_its_place() {
         json!({"id": 1, "pin": null, "iban": null})
     );
 }
+
+#[test]
+fn a_generated_column_that_tells_of_a_masked_one_is_warned_of() {
+    let database = database("computed");
+    let (mut client, notices) = database.bed().source().connect_with_notices("computed");
+    let told = || -> Vec<String> {
+        let mut notices = notices.lock().expect("the notices");
+        notices
+            .drain(..)
+            .map(|it| format!("{} {}", it.message(), it.hint().unwrap_or_default()))
+            .filter(|it| it.contains("CDC02"))
+            .collect()
+    };
+    run(
+        &mut client,
+        &[
+            "CREATE ROLE computer; GRANT CREATE ON SCHEMA public TO computer; SET SESSION AUTHORIZATION computer",
+            "CREATE TABLE t (id int PRIMARY KEY, iban text, name text, loud text GENERATED ALWAYS AS (upper(name)) STORED,
+                up text GENERATED ALWAYS AS (upper(iban)) STORED)",
+            r#"SELECT cdc_track('t', mask => '{"iban": "redact"}')"#,
+        ],
+    );
+    let warned = told();
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(
+        warned[0].contains("\"up\" of table \"t\" is shipped, and is computed from \"iban\""),
+        "{warned:?}"
+    );
+    assert!(warned[0].contains("CDC0210"), "{warned:?}");
+    run(
+        &mut client,
+        &[r#"SELECT cdc_track('t', mask => '{"iban": "redact", "up": "redact"}')"#],
+    );
+    assert_eq!(told(), Vec::<String>::new());
+    run(
+        &mut client,
+        &[
+            "ALTER TABLE t ADD plain text",
+            "ALTER TABLE t ADD short text GENERATED ALWAYS AS (left(iban, 4)) STORED",
+        ],
+    );
+    let warned = told();
+    assert!(
+        warned.len() == 1 && warned[0].contains("\"short\""),
+        "{warned:?}"
+    );
+}

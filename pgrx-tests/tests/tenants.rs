@@ -743,3 +743,73 @@ fn a_topic_of_small_segments_gets_stubs_and_the_others_go_on() {
     assert_eq!(found[1]["after"]["note"], "small");
     bed.source().assert_never_crashed();
 }
+
+/// Whoever tracks a table chooses its topic: one that nobody has made stops the others for a moment only.
+#[test]
+fn a_new_topic_that_cannot_be_used_is_put_aside() {
+    let bed = TestBed::start_with(&[("cdc.create_topics", "off"), ("cdc.topic_timeout", "2s")]);
+    topic_admin::create(bed.kafka(), "pg.cdc_positions", 1);
+    topic_admin::set(bed.kafka(), "pg.cdc_positions", "cleanup.policy", "compact");
+    topic_admin::create(bed.kafka(), "shop.bob.b", 3);
+    let database = bed.database("shop");
+    let mut ann = owner(&database, "ann");
+    let mut bob = owner(&database, "bob");
+    run(
+        &mut ann,
+        &[
+            "CREATE TABLE t (id int PRIMARY KEY)",
+            "SELECT cdc_track('t')",
+            "INSERT INTO t VALUES (1)",
+        ],
+    );
+    run(
+        &mut bob,
+        &[
+            "CREATE TABLE b (id int PRIMARY KEY)",
+            "SELECT cdc_track('b')",
+            "INSERT INTO b VALUES (1)",
+        ],
+    );
+    assert_eq!(rows(&database, "shop.bob.b").len(), 1);
+    let mut admin = database.source();
+    let aside = "SELECT string_agg(topic || ' ' || error_code, ',') FROM cdc_aside";
+    wait_for(&mut admin, aside, "shop.ann.t CDC0318");
+    let told = "SELECT error || ' ' || remedy FROM cdc_aside";
+    let told = text(&mut admin, told).expect("what is told");
+    for part in [
+        "is missing",
+        "kafka-topics.sh",
+        "cdc_resume_topic('shop.ann.t')",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let warning = "SELECT left(warning, 8) FROM cdc_tables WHERE relation = 'ann.t'::regclass";
+    assert_eq!(text(&mut admin, warning).as_deref(), Some("CDC0318:"));
+
+    // Who made it lets it go on: the rows come with a snapshot.
+    topic_admin::create(bed.kafka(), "shop.ann.t", 3);
+    run(
+        &mut admin,
+        &["SELECT * FROM cdc_resume_topic('shop.ann.t', 'made')"],
+    );
+    run(&mut ann, &["INSERT INTO t VALUES (2)"]);
+    wait_for(&mut admin, "SELECT count(*)::text FROM cdc_aside", "0");
+    wait_for(
+        &mut admin,
+        "SELECT string_agg(DISTINCT state, ',') FROM cdc_snapshots",
+        "done",
+    );
+    let mut ids: Vec<i64> = events(&database, "shop.ann.t")
+        .iter()
+        .filter_map(|event| event.json()["after"]["id"].as_i64())
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids, [1, 2]);
+
+    // One that had events is waited for.
+    topic_admin::delete(bed.kafka(), "shop.bob.b");
+    run(&mut bob, &["INSERT INTO b VALUES (2)"]);
+    wait_for(&mut admin, "SELECT error_code FROM cdc_status()", "CDC0307");
+    bed.source().assert_never_crashed();
+}

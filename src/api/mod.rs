@@ -2,6 +2,7 @@
 
 pub mod check;
 mod check_topics;
+pub mod computed_columns;
 pub mod context;
 pub mod emit;
 pub mod operate;

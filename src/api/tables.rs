@@ -152,6 +152,9 @@ fn table(
             "CDC0312" => {
                 "CDC0312: its topic cannot be made; choose another with cdc_track(…, topic => …), then cdc_snapshot() it"
             }
+            "CDC0318" => {
+                "CDC0318: its topic is missing or not allowed; see to that, then cdc_resume_topic()"
+            }
             "CDC0317" => {
                 "CDC0317: its topic refuses events; see to the topic's settings, or track the table with a key, then cdc_resume_topic()"
             }

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
+use super::computed_columns::warn_of_clear;
 use super::request;
 use super::snapshot;
 use super::statement;
@@ -136,6 +137,7 @@ impl Intent {
         if self.key.is_empty() {
             no_key(table).warn();
         }
+        warn_of_clear(table, &self.wanted);
         self
     }
 }

@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 
 use super::definition::Definition;
 use super::partitions;
+use crate::api::computed_columns::warn_of_clear;
 use crate::api::table::Table;
 use crate::api::track::make_triggers;
 use crate::capture::filter_names::{self, FormerNames};
@@ -42,6 +43,9 @@ pub fn follow(table: &Table, before: &Definition, now: &Definition) {
         refuse_pending(table);
         make_triggers(table, &wanted);
         partitions::follow(table);
+    }
+    if before.added(now).any(|column| column.generated) {
+        warn_of_clear(table, &wanted);
     }
 }
 

@@ -61,6 +61,18 @@ pub fn refused_event(id: &str, topic: &str, why: &str) -> Trouble {
     }
 }
 
+/// CDC0318: a topic that was not there, or not allowed, for `cdc.topic_timeout`.
+pub fn unusable(topic: &str, trouble: Trouble) -> Trouble {
+    Trouble {
+        code: "CDC0318",
+        message: format!("topic \"{topic}\" cannot be used: {}", trouble.message),
+        remedy: format!(
+            "{} Then SELECT * FROM cdc_resume_topic('{topic}').",
+            trouble.remedy
+        ),
+    }
+}
+
 /// CDC0315.
 pub fn out_of_memory() -> Trouble {
     Trouble {

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
@@ -41,6 +42,8 @@ pub struct KafkaSettings {
     /// Properties from `cdc.kafka_config_file`.
     pub properties: Vec<(String, String)>,
     pub create_topics: bool,
+    /// `cdc.topic_timeout`; none for ever.
+    pub topic_timeout: Option<Duration>,
     pub partitions: i32,
     pub replication_factor: i32,
     /// Milliseconds, -1 for ever.

@@ -1072,6 +1072,7 @@ impl Shipper<'_> {
             ],
         };
         let client = self.producer.client().native_ptr();
+        let began = Instant::now();
         let described = loop {
             // SAFETY: the producer's handle is live.
             match unsafe { topics::ensure(client, name, &design) } {
@@ -1084,12 +1085,18 @@ impl Shipper<'_> {
                     let trouble = aside::refused_name(name, &error.message);
                     return self.put_aside(name, trouble).map(|()| None);
                 }
-                Err(error) => self.board.set_blocked(Some(topics::trouble(
-                    &error,
-                    &settings.brokers,
-                    name,
-                    &design,
-                ))),
+                Err(error) => {
+                    let trouble = topics::trouble(&error, &settings.brokers, name, &design);
+                    let is_over = settings
+                        .topic_timeout
+                        .is_some_and(|timeout| began.elapsed() >= timeout);
+                    if is_over && known.is_none() && error.is_of_topic() {
+                        self.board.set_blocked(None);
+                        let trouble = aside::unusable(name, trouble);
+                        return self.put_aside(name, trouble).map(|()| None);
+                    }
+                    self.board.set_blocked(Some(trouble));
+                }
             }
             self.serve();
             if self.is_over() {

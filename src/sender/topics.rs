@@ -47,6 +47,13 @@ impl TopicError {
         self.code == Code::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION
     }
 
+    /// It lies with this topic, and not with the brokers or the sender's user as a whole.
+    pub fn is_of_topic(&self) -> bool {
+        self.is_missing()
+            || self.is_refused_setting()
+            || self.code == Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
+    }
+
     /// Kafka does not take the settings of a new topic: a policy may bound them.
     fn is_refused_setting(&self) -> bool {
         matches!(

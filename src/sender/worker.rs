@@ -718,6 +718,7 @@ fn aside_code(code: &str) -> &'static str {
     match code {
         "CDC0312" => "CDC0312",
         "CDC0317" => "CDC0317",
+        "CDC0318" => "CDC0318",
         _ => "CDC0313",
     }
 }
@@ -741,6 +742,9 @@ pub fn read_settings() -> Result<KafkaSettings, Trouble> {
         source_name: settings::text(&settings::SOURCE_NAME),
         properties: read_properties(&settings::text(&settings::KAFKA_CONFIG_FILE))?,
         create_topics: settings::CREATE_TOPICS.get(),
+        topic_timeout: u64::try_from(settings::TOPIC_TIMEOUT.get())
+            .ok()
+            .map(Duration::from_millis),
         partitions: settings::TOPIC_PARTITIONS.get(),
         replication_factor: settings::TOPIC_REPLICATION_FACTOR.get(),
         retention_ms: if retention_min < 0 {
