@@ -336,16 +336,9 @@ fn a_table_that_is_dropped_and_made_anew_has_none_of_the_old_rows() {
     }
 }
 
-fn sink_state(sink: &CompanionSink) -> Value {
-    let answer = sink.get("/v1/status");
-    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-    let status: Value = serde_json::from_str(body).expect("JSON");
-    status["sinks"]["replica"].clone()
-}
-
 fn wait_until_stopped(sink: &CompanionSink, topic: &str, code: &str) -> Value {
     wait_until("the topic to stop", TIMEOUT, || {
-        let state = sink_state(sink);
+        let state = sink.state_of("replica");
         match state["stopped_topics"][topic]["code"] == code {
             true => Ok(state),
             false => Err(state.to_string()),
@@ -397,7 +390,7 @@ fn a_definition_that_cannot_be_followed_stops_its_table_alone() {
     wait_until("the sink to be stuck", TIMEOUT, || {
         let answer = sink.get("/readyz");
         match answer.contains("503")
-            && sink_state(&sink)["stuck_because"]
+            && sink.state_of("replica")["stuck_because"]
                 .to_string()
                 .contains(&topic)
         {
@@ -429,7 +422,7 @@ fn a_definition_that_cannot_be_followed_stops_its_table_alone() {
     applied(&database, &sink, &topic);
     assert_follows(&database, "t");
     wait_until("nothing to be stopped", TIMEOUT, || {
-        let state = sink_state(&sink);
+        let state = sink.state_of("replica");
         let none = state["stopped_topics"]
             .as_object()
             .is_some_and(serde_json::Map::is_empty);

@@ -8,7 +8,6 @@ use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
 use pg_cdc_tests::replica::{self, Content};
 use pg_cdc_tests::{Database, TestBed, process, topic, wait_until};
 use postgres::Client;
-use serde_json::Value;
 
 use crate::suite;
 
@@ -110,10 +109,7 @@ fn wait_until_applied(
     let ends: Vec<(String, i64)> = topics.iter().map(end_of).collect();
     let applied = "SELECT topic, next_offset FROM companion.offsets";
     wait_until("the replica to be at the end", TIMEOUT, || {
-        let answer = sink.get("/v1/status");
-        let (_, body) = answer.split_once("\r\n\r\n").ok_or("no body")?;
-        let status: Value = serde_json::from_str(body).map_err(|error| error.to_string())?;
-        let state = &status["sinks"]["replica"];
+        let state = sink.state_of("replica");
         assert_ne!(state["state"], "halted", "{state}");
         let stopped = state["stopped_topics"].as_object().into_iter().flatten();
         let stopped = stopped.map(|(topic, why)| (topic.clone(), why["message"].to_string()));
