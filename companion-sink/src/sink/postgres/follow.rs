@@ -233,10 +233,7 @@ impl Follower<'_> {
                 quoted(&to.table)
             ));
         }
-        if settings.follow_schema != FollowSchema::All {
-            return Err(self.not_followed(&steps));
-        }
-        self.execute(&steps).await
+        self.take_away(&steps).await
     }
 
     async fn create(
@@ -378,11 +375,7 @@ impl Follower<'_> {
         let names = names.map(|name| self.settings.target_column(&body.source, name));
         match &table.primary_key {
             Some((constraint, columns)) if names.eq(columns.iter().map(String::as_str)) => {
-                let step = drop_constraint(table, constraint);
-                if self.settings.follow_schema != FollowSchema::All {
-                    return Err(self.not_followed(&[step]));
-                }
-                self.execute(&[step]).await
+                self.take_away(&[drop_constraint(table, constraint)]).await
             }
             _ => Ok(()),
         }
@@ -414,10 +407,7 @@ impl Follower<'_> {
             table.name,
             columns.join(", ")
         ));
-        if self.settings.follow_schema != FollowSchema::All {
-            return Err(self.not_followed(&steps));
-        }
-        self.execute(&steps).await
+        self.take_away(&steps).await
     }
 
     async fn make_schema(&self, schema: &str) -> Result<()> {
@@ -436,6 +426,14 @@ impl Follower<'_> {
                 self.execute(&[format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(schema))])
                     .await
             }
+        }
+    }
+
+    /// Does what takes something away from readers, where that may be followed.
+    async fn take_away(&self, steps: &[String]) -> Result<()> {
+        match self.settings.follow_schema {
+            FollowSchema::All => self.execute(steps).await,
+            FollowSchema::Add | FollowSchema::Halt => Err(self.not_followed(steps)),
         }
     }
 
