@@ -39,7 +39,7 @@ use super::position::{Owner, Unwritten, Writer, is_fenced};
 use super::progress::{Done, Progress, Progresses};
 use super::queue_wake::QueueWake;
 use super::stall;
-use super::topics::{self, Described, Design, Use};
+use super::topics::{self, Described, Design, Limits, Use};
 use crate::shared;
 use crate::topic_counters::{Safety, SafetySettings, TopicCounter};
 
@@ -104,6 +104,8 @@ const BATCH_OVERHEAD_BYTES: usize = 512;
 const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// For the ends of a partition.
 const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a topic's settings are asked for again.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The thread looks around at least this often while something is on its way, though nothing woke it.
 const BUSY_MS: i32 = 1000;
 /// And this often while nothing is.
@@ -1108,15 +1110,7 @@ impl Shipper<'_> {
         if let Some(known) = &known {
             self.compare(name, known, &described)?;
         }
-        // SAFETY: as above.
-        let limits = unsafe { topics::limits(client, name) };
-        let limits = limits.inspect_err(|error| {
-            let why = &error.message;
-            self.board.log(format!(
-                "pg_cdc: settings of topic \"{name}\" cannot be read: {why}"
-            ));
-        });
-        let limits = limits.ok();
+        let limits = self.limits(name)?;
         let max_record_bytes = match &limits {
             Some(limits) if settings.stubs => limits.max_message_bytes.min(MAX_RECORD_BYTES),
             None if settings.stubs => {
@@ -1169,6 +1163,30 @@ impl Shipper<'_> {
         }
         self.board.read(|facts| facts.topics = index as u32 + 1);
         Ok(Some(index))
+    }
+
+    /// The topic's settings, none where they may not be read. A broker may not have heard of a new topic yet.
+    fn limits(&mut self, name: &str) -> Result<Option<Limits>, Stop> {
+        let began = Instant::now();
+        loop {
+            // SAFETY: the producer's handle is live.
+            match unsafe { topics::limits(self.producer.client().native_ptr(), name) } {
+                Ok(limits) => return Ok(Some(limits)),
+                Err(error) if error.is_passing() && began.elapsed() < SETTINGS_TIMEOUT => {}
+                Err(error) => {
+                    let why = &error.message;
+                    self.board.log(format!(
+                        "pg_cdc: settings of topic \"{name}\" cannot be read: {why}"
+                    ));
+                    return Ok(None);
+                }
+            }
+            self.serve();
+            if self.is_over() {
+                return Err(Stop::Over);
+            }
+            self.board.kafka_wake.wait(BUSY_MS);
+        }
     }
 
     /// A topic is as the position has it, or the session fails: keys must not move, and what was acknowledged must be there.

@@ -54,6 +54,19 @@ impl TopicError {
             || self.code == Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
     }
 
+    /// The next attempt may succeed, without anybody doing anything.
+    pub fn is_passing(&self) -> bool {
+        self.is_missing()
+            || matches!(
+                self.code,
+                Code::RD_KAFKA_RESP_ERR__TIMED_OUT
+                    | Code::RD_KAFKA_RESP_ERR__TRANSPORT
+                    | Code::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT
+                    | Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE
+                    | Code::RD_KAFKA_RESP_ERR_NOT_CONTROLLER
+            )
+    }
+
     /// Kafka does not take the settings of a new topic: a policy may bound them.
     fn is_refused_setting(&self) -> bool {
         matches!(
