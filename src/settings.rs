@@ -1,4 +1,4 @@
-//! Every setting (interface 2). None holds a secret; the prefix `cdc` is reserved, so a misspelt name is an error.
+//! Every setting. None holds a secret; the prefix `cdc` is reserved, so a misspelt name is an error.
 
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_void};

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::ffi::CStr;
 
-use change::body::Emission;
 use change::version::put_emitted_id;
+use change::wal::emission::Emission;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};

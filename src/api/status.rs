@@ -193,6 +193,6 @@ pub fn timestamp(us: i64) -> Value {
         return Value::Null;
     }
     let mut text = Vec::new();
-    change::datetime::put_timestamptz(&mut text, us);
+    change::value::datetime::put_timestamptz(&mut text, us);
     serde_json::from_slice(&text).unwrap_or(Value::Null)
 }

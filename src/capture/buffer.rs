@@ -8,9 +8,14 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use change::body::{self, Emission, Head, Op, State, head_capacity, put_head};
-use change::chunk::{self, Compressor, Header, MESSAGE_PREFIX, MacKey, Manifest};
-use change::snapshot::{ChunkBegin, ChunkEnd};
+use change::mac_key::MacKey;
+use change::wal::body::{Head, head_capacity, put_head};
+use change::wal::emission::Emission;
+use change::wal::message;
+use change::wal::message::{Compressor, Header, MESSAGE_PREFIX, Manifest};
+use change::wal::record;
+use change::wal::record::{RecordKind, RecordState};
+use change::wal::snapshot_chunk::{ChunkBegin, ChunkEnd};
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
@@ -36,7 +41,7 @@ struct Mark {
     data_len: usize,
     relations: (u32, usize),
     contexts: (u32, usize),
-    state: State,
+    state: RecordState,
     /// In the buffer, and already in the WAL.
     rows: u64,
     key_changes: u64,
@@ -81,13 +86,13 @@ pub struct Buffer {
     unordered: bool,
     next_chunk: u32,
     first_lsn: u64,
-    /// The manifest is written: what still comes must be written at once (`reviews/capture.md` A6).
+    /// The manifest is written: what still comes must be written at once.
     pre_commit_ran: bool,
     /// Local id of the transaction for which our pre-commit callback ran last, whether it had rows then or not.
     ending: u32,
     marks: Vec<Mark>,
     data: Vec<u8>,
-    state: State,
+    state: RecordState,
     relations: Dictionary,
     /// Plan ids of the relations in the dictionary, by place.
     relation_plans: Vec<u64>,
@@ -139,7 +144,7 @@ impl Default for Buffer {
             ending: 0,
             marks: Vec::new(),
             data: Vec::new(),
-            state: State::START,
+            state: RecordState::START,
             relations: Dictionary::default(),
             relation_plans: Vec::new(),
             contexts: Dictionary::default(),
@@ -281,19 +286,19 @@ impl Buffer {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         let op = match row {
-            Captured::Inserted(_) | Captured::EnteredFilter(_) => Op::Insert,
-            Captured::Deleted(_) | Captured::LeftFilter(_) => Op::Delete,
-            Captured::Updated { .. } => Op::Update,
-            Captured::Truncated => Op::Truncate,
-            Captured::SchemaChanged(_) => Op::Schema,
-            Captured::Emitted(_) => Op::Emit,
-            Captured::Found { .. } => Op::Read,
-            Captured::ChunkBegin(_) => Op::ChunkBegin,
-            Captured::ChunkEnd(_) => Op::ChunkEnd,
+            Captured::Inserted(_) | Captured::EnteredFilter(_) => RecordKind::Insert,
+            Captured::Deleted(_) | Captured::LeftFilter(_) => RecordKind::Delete,
+            Captured::Updated { .. } => RecordKind::Update,
+            Captured::Truncated => RecordKind::Truncate,
+            Captured::SchemaChanged(_) => RecordKind::Schema,
+            Captured::Emitted(_) => RecordKind::Emit,
+            Captured::Found { .. } => RecordKind::Read,
+            Captured::ChunkBegin(_) => RecordKind::ChunkBegin,
+            Captured::ChunkEnd(_) => RecordKind::ChunkEnd,
         };
         reserve(&mut self.data, 64);
         let before = (self.data.len(), self.state);
-        let start = body::begin_row(
+        let start = record::begin_row(
             &mut self.data,
             &mut self.state,
             op,
@@ -302,7 +307,7 @@ impl Buffer {
             command,
         );
         if matches!(row, Captured::LeftFilter(_) | Captured::EnteredFilter(_)) {
-            body::mark_crossed_filter(&mut self.data, start);
+            record::mark_crossed_filter(&mut self.data, start);
         }
         let mut key_changed = false;
         // SAFETY: as the caller promises.
@@ -317,7 +322,7 @@ impl Buffer {
                     within_limits(plan, &mut self.data, |data, limits| {
                         image::put_image(data, plan, new, limits)
                     });
-                    body::end_record(&mut self.data, start);
+                    record::end_record(&mut self.data, start);
                 }
                 Captured::Updated { old, new } => {
                     self.old.deform(*old, descriptor, plan);
@@ -340,28 +345,28 @@ impl Buffer {
                     within_limits(plan, &mut self.data, |data, limits| {
                         image::put_image(data, plan, new, limits)
                     });
-                    body::end_record(&mut self.data, start);
+                    record::end_record(&mut self.data, start);
                 }
                 Captured::ChunkBegin(begin) => {
                     reserve(&mut self.data, begin.capacity());
                     begin.put(&mut self.data);
-                    body::end_record(&mut self.data, start);
+                    record::end_record(&mut self.data, start);
                 }
                 Captured::ChunkEnd(end) => {
                     reserve(&mut self.data, end.capacity());
                     end.put(&mut self.data);
-                    body::end_record(&mut self.data, start);
+                    record::end_record(&mut self.data, start);
                 }
-                Captured::Truncated => body::end_record(&mut self.data, start),
+                Captured::Truncated => record::end_record(&mut self.data, start),
                 Captured::SchemaChanged(change) => {
                     reserve(&mut self.data, change.len());
                     self.data.extend_from_slice(change.as_bytes());
-                    body::end_record(&mut self.data, start);
+                    record::end_record(&mut self.data, start);
                 }
                 Captured::Emitted(emission) => {
                     reserve(&mut self.data, emission.capacity());
                     emission.put(&mut self.data);
-                    body::end_record(&mut self.data, start);
+                    record::end_record(&mut self.data, start);
                 }
             }
         }
@@ -432,8 +437,8 @@ impl Buffer {
             self.who.current(contexts.count, |blob| contexts.add(blob))
         };
         reserve(&mut self.data, 64);
-        body::switch_context(&mut self.data, &mut self.state, context);
-        body::switch_statement(&mut self.data, &mut self.state, statement_us);
+        record::switch_context(&mut self.data, &mut self.state, context);
+        record::switch_statement(&mut self.data, &mut self.state, statement_us);
     }
 
     /// Writes the innermost section as a chunk; `last` adds the manifest of the whole transaction.
@@ -459,7 +464,7 @@ impl Buffer {
         put_head(&mut self.body, &head);
         self.body.extend_from_slice(rows);
         self.sealed.clear();
-        reserve(&mut self.sealed, chunk::sealed_capacity(self.body.len()));
+        reserve(&mut self.sealed, message::sealed_capacity(self.body.len()));
 
         mark.chunks += 1;
         let manifest = Manifest {
@@ -491,7 +496,7 @@ impl Buffer {
             Compression::None => None,
         };
         let key = self.mac_key.get_or_insert_with(chunk_key);
-        chunk::seal(
+        message::seal(
             &mut self.sealed,
             key,
             &header,
@@ -545,7 +550,7 @@ impl Buffer {
         data_len: usize,
         relations: (u32, usize),
         contexts: (u32, usize),
-        state: State,
+        state: RecordState,
     ) {
         self.data.truncate(data_len);
         self.relations.cut(relations);
@@ -602,7 +607,7 @@ impl Buffer {
         self.pre_commit_ran = false;
         self.truncated = None;
         self.marks.clear();
-        self.cut(0, (0, 0), (0, 0), State::START);
+        self.cut(0, (0, 0), (0, 0), RecordState::START);
         self.who.forget();
         left
     }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char};
 
-use change::body::{Context, put_context, set_transaction};
+use change::wal::context::{Context, put_context, set_transaction};
 use pgrx::pg_sys;
 use serde_json::{Map, Value};
 

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int};
 
-use change::kind::{ARRAY_ITEMS, ARRAY_TEXT, Kind, MOST_LEVELS};
 use change::options::Mask;
+use change::value::kind::{ARRAY_ITEMS, ARRAY_TEXT, Kind, MOST_LEVELS};
 use change::wire::put_varint;
 use pgrx::pg_sys;
 

@@ -3,9 +3,8 @@
 //! What is too large is not shipped: a stub stands in its place, with length and hash. A row that turns out to need
 //! one is begun again, for an image says first whether it has any.
 
-use change::body::{
-    Bitmaps, ImageMarks, begin_image, end_record, image_head_capacity, mark_key_changed,
-};
+use change::wal::image::{Bitmaps, ImageMarks, begin_image, image_head_capacity};
+use change::wal::record::{end_record, mark_key_changed};
 use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 

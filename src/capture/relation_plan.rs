@@ -10,8 +10,8 @@ use std::ffi::CStr;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use change::body::{Column, Masked, Relation as RelationEntry};
 use change::options::{Mask, Operation, Options};
+use change::wal::relation::{Column, Masked, Relation as RelationEntry};
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 

@@ -7,7 +7,7 @@
 
 use std::cell::OnceCell;
 
-use change::chunk::MacKey;
+use change::mac_key::MacKey;
 use pgrx::pg_sys;
 
 use super::buffer::cluster_secret;

@@ -54,7 +54,7 @@ impl SchemaChange {
         }
     }
 
-    /// The `schema_change` object, as Debezium's schema change topic has it (interface 3.1).
+    /// The `schema_change` object, as Debezium's schema change topic has it.
     pub fn json(&self, table: &Table, options: &Options) -> String {
         let shipped = |name: &String| {
             options.ships(name)

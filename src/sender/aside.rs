@@ -1,7 +1,7 @@
 //! Topics that are put aside: what one topic cannot take stops nobody else. Nothing more of it is sent, which is noted in
 //! the orders and told by every position, until somebody lets it go on.
 
-use change::datetime::EPOCH_US;
+use change::value::datetime::EPOCH_US;
 
 use super::board::Trouble;
 use super::kafka::unix_us;

@@ -4,8 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::fmt;
 
-use change::chunk::{self, MacKey, Manifest};
+use change::mac_key::MacKey;
 use change::memory::may_fail;
+use change::wal::message;
+use change::wal::message::{Manifest, MessageError};
 use pgrx::pg_sys;
 
 use super::wal_reader::Record;
@@ -79,7 +81,7 @@ pub struct Rejected {
 /// What is wrong with a message.
 pub enum Wrong {
     NotTransactional,
-    Chunk(chunk::ChunkError),
+    Chunk(MessageError),
     OtherTransaction,
     OtherEpoch,
     SentBefore,
@@ -184,7 +186,7 @@ impl Assembly {
         if !transactional {
             return rejected(Wrong::NotTransactional);
         }
-        let chunk = match chunk::open(bytes, &self.key) {
+        let chunk = match message::open(bytes, &self.key) {
             Ok(chunk) => chunk,
             Err(error) => return rejected(Wrong::Chunk(error)),
         };
@@ -411,7 +413,7 @@ pub fn our_message(data: &[u8]) -> Option<(u32, bool, &[u8])> {
         |start: usize| usize::from_ne_bytes(std::array::from_fn(|index| header[start + index]));
     let (prefix_bytes, message_bytes) = (size_at(8), size_at(16));
     let prefix = data.get(MESSAGE_HEADER_BYTES..)?.get(..prefix_bytes)?;
-    if prefix.strip_suffix(b"\0")? != chunk::MESSAGE_PREFIX.as_bytes() {
+    if prefix.strip_suffix(b"\0")? != message::MESSAGE_PREFIX.as_bytes() {
         return None;
     }
     let message = data

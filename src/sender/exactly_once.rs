@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use change::envelope::Judged;
+use change::event::snapshot_chunk::Judged;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 

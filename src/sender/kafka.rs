@@ -12,13 +12,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use change::body::Body;
-use change::chunk;
-use change::chunk::{ChunkError, MacKey};
-use change::envelope::{Audience, Circumstances, Commit, Event, Judged, Renderer, Sent, Stage};
+use change::event::commit::Commit;
+use change::event::record::{Audience, Event, Sent, Stage};
+use change::event::render_options::RenderOptions;
+use change::event::renderer::Renderer;
+use change::event::snapshot_chunk::Judged;
+use change::event::snapshot_window::TableId;
+use change::mac_key::MacKey;
 use change::partition::partition_of;
 use change::position::{Ends, Events};
-use change::snapshot::TableId;
+use change::wal::body::Body;
+use change::wal::message;
+use change::wal::message::MessageError;
 use change::wire::WireError;
 use crossbeam_channel::{Receiver, TryRecvError};
 use rdkafka::bindings as rd;
@@ -379,10 +384,10 @@ impl From<WireError> for Stop {
     }
 }
 
-impl From<ChunkError> for Stop {
-    fn from(error: ChunkError) -> Self {
+impl From<MessageError> for Stop {
+    fn from(error: MessageError) -> Self {
         match error {
-            ChunkError::OutOfMemory => Stop::OutOfMemory,
+            MessageError::OutOfMemory => Stop::OutOfMemory,
             error => Stop::Undecodable(error.to_string()),
         }
     }
@@ -687,7 +692,7 @@ impl Shipper<'_> {
             }
             Work::Chunk(bytes) => {
                 let mut body = std::mem::take(&mut self.body);
-                let opened = chunk::read(&bytes).and_then(|chunk| chunk.body_into(&mut body));
+                let opened = message::read(&bytes).and_then(|chunk| chunk.body_into(&mut body));
                 let done = opened.map_err(Stop::from).and_then(|()| self.render(&body));
                 body.clear();
                 body.shrink_to(KEPT_BUFFER_BYTES);
@@ -734,7 +739,7 @@ impl Shipper<'_> {
         };
         let transaction = self.begun - 1;
         let (withheld, commit_lsn) = (Rc::clone(&self.withheld), self.commit_lsn());
-        let circumstances = Circumstances {
+        let circumstances = RenderOptions {
             sent_us: unix_us(),
             tombstones: self.settings.tombstones,
             session: self.session,

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use change::chunk::MacKey;
-use change::datetime::EPOCH_US;
 use change::hex::hex;
+use change::mac_key::MacKey;
 use change::position::{Ends, Events, FORMAT, Key, Parts, Position, Record, lsn_text};
+use change::value::datetime::EPOCH_US;
 use rdkafka::bindings::rd_kafka_t;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;

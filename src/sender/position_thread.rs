@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use change::chunk::MacKey;
+use change::mac_key::MacKey;
 use rdkafka::producer::{BaseProducer, Producer};
 
 use super::board::{Board, EventFd, Failure, no_eventfd};

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use change::chunk::{self, ChunkError};
-use change::envelope::Commit;
+use change::event::commit::Commit;
 use change::position::{Position, lsn_text};
+use change::wal::message;
+use change::wal::message::MessageError;
 use change::wire::WireError;
 use crossbeam_channel::{Sender as Channel, TrySendError};
 use pgrx::pg_sys;
@@ -584,7 +585,7 @@ impl<'a> Session<'a> {
             std::collections::VecDeque::new();
         let mut cached_bytes = 0;
         let session = std::cell::RefCell::new(self);
-        change::order::sort(
+        change::wal::order::sort(
             chunks.len() as u32,
             limit,
             &mut |index| {
@@ -601,10 +602,10 @@ impl<'a> Session<'a> {
                     }
                 };
                 let mut body = Vec::new();
-                let opened = chunk::read(sealed).and_then(|chunk| chunk.body_into(&mut body));
+                let opened = message::read(sealed).and_then(|chunk| chunk.body_into(&mut body));
                 opened.map_err(|error| {
                     Interrupted::Wire(match error {
-                        ChunkError::OutOfMemory => WireError::OutOfMemory,
+                        MessageError::OutOfMemory => WireError::OutOfMemory,
                         _ => WireError::Invalid("chunk body"),
                     })
                 })?;

@@ -10,7 +10,7 @@ use super::wal_reader::flushed;
 use crate::ffi;
 use crate::shared::Shared;
 
-/// The slot's file lags behind by at most this: at a crash the saved value counts (`reviews/capture.md` B1).
+/// The slot's file lags behind by at most this: at a crash the saved value counts.
 const MAX_UNSAVED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The held slot.

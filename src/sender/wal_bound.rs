@@ -1,4 +1,4 @@
-//! How much WAL the sender may hold, and what it says before that is reached (interface 2, `cdc.max_wal_behind`).
+//! How much WAL the sender may hold, and what it says before that is reached (`cdc.max_wal_behind`).
 
 use std::ffi::CString;
 use std::sync::atomic::Ordering;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use change::chunk;
+use change::mac_key::MacKey;
 use change::position::lsn_text;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
@@ -47,7 +47,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Between a failed delivery and the next try.
 const REWIND_PAUSE: Duration = Duration::from_millis(200);
-/// What goes through values is recursive, and bounded (`change::kind::MOST_LEVELS`): this is many times what it takes.
+/// What goes through values is recursive, and bounded (`change::value::kind::MOST_LEVELS`): this is many times what it takes.
 const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
 /// Work items in the channel; bytes are bounded apart.
 const CHANNEL_ITEMS: usize = 4096;
@@ -628,7 +628,7 @@ impl Sender {
             .map_or(kafka_settings.batch_bytes(), |limit_bytes| {
                 limit_bytes.min(kafka_settings.batch_bytes())
             });
-        let key = chunk::MacKey::derive("pg_cdc 1 position", &cluster_secret());
+        let key = MacKey::derive("pg_cdc 1 position", &cluster_secret());
         let handles = without_signals(|| {
             let for_thread = || {
                 (

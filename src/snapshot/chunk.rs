@@ -2,11 +2,11 @@
 
 use std::ffi::CStr;
 
-use change::body::{Masked, Relation, relation_of};
-use change::json::put_string;
 use change::options::{Mask, Options};
-use change::snapshot::{ChunkBegin, ChunkEnd, Visibility};
+use change::value::json::put_string;
 use change::value::put_bounded;
+use change::wal::relation::{Masked, Relation, relation_of};
+use change::wal::snapshot_chunk::{ChunkBegin, ChunkEnd, Visibility};
 use change::wire::WireError;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -399,7 +399,7 @@ fn fetch(query: &Query, table: &Table, trigger: &pg_sys::TriggerData) -> (i64, O
 }
 
 /// Nothing goes on behind a NULL.
-fn null_in_key(column: &change::body::Column<'_>) -> ! {
+fn null_in_key(column: &change::wal::relation::Column<'_>) -> ! {
     Report::new(
         "CDC0501",
         PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
@@ -412,7 +412,7 @@ fn null_in_key(column: &change::body::Column<'_>) -> ! {
 /// What the key of a row may have, as JSON: each chunk names two, in every partition.
 const MAX_KEY_BYTES: usize = 400 * 1024;
 
-fn long_key(column: &change::body::Column<'_>) -> ! {
+fn long_key(column: &change::wal::relation::Column<'_>) -> ! {
     Report::new(
         "CDC0501",
         PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,

@@ -3,8 +3,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use change::envelope::Judged;
-use change::snapshot::TableId;
+use change::event::snapshot_chunk::Judged;
+use change::event::snapshot_window::TableId;
 
 /// Snapshots at once, and databases that wait for a worker.
 const SLOTS: usize = 32;

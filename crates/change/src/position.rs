@@ -1,11 +1,11 @@
-//! The position record (interface 3.4): how far the events in Kafka are complete, and where they end.
+//! The position record: how far the events in Kafka are complete, and where they end.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::chunk::MacKey;
 use crate::hex::hex;
+use crate::mac_key::MacKey;
 use crate::version::Place;
 
 /// What a record is for; each kind has its own key, so that compaction keeps the newest of each.

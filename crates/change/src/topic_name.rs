@@ -1,4 +1,4 @@
-//! Topic names (interface 3.5): what people name their tables stays readable, and no two tables share a topic.
+//! Topic names: what people name their tables stays readable, and no two tables share a topic.
 
 use crate::hex::hex;
 

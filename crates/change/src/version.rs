@@ -1,4 +1,4 @@
-//! Version and event id: the only order, and the only identity (DESIGN section 7, rules 1 and 2).
+//! Version and event id: the only order, and the only identity.
 
 use std::fmt;
 
@@ -116,10 +116,10 @@ pub fn put_order(out: &mut Vec<u8>, sequence: u64, sub: u8) {
 /// Appends the end of an event id, which is the transaction's nonce in hexadecimal, a hyphen, and this: the sequence, and
 /// the sub if there is one.
 pub fn put_event_number(out: &mut Vec<u8>, sequence: u64, sub: u8) {
-    crate::json::put_integer(out, sequence);
+    crate::value::json::put_integer(out, sequence);
     if sub != 0 {
         out.push(b'.');
-        crate::json::put_integer(out, sub);
+        crate::value::json::put_integer(out, sub);
     }
 }
 
@@ -127,7 +127,7 @@ pub fn put_event_number(out: &mut Vec<u8>, sequence: u64, sub: u8) {
 pub fn put_emitted_id(out: &mut Vec<u8>, nonce: &[u8; 16], sequence: u64) {
     put_hex(out, nonce);
     out.extend_from_slice(b"-e");
-    crate::json::put_integer(out, sequence);
+    crate::value::json::put_integer(out, sequence);
 }
 
 fn put_digits(out: &mut Vec<u8>, value: u64, chars: u32) {

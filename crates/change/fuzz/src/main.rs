@@ -9,14 +9,27 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use change::body::{self, Body, Column, Context, Head, Masked, Op, Relation, State};
-use change::chunk::{self, Compressor, Header, MacKey, Manifest};
-use change::envelope::{Circumstances, Commit, Renderer, Sent};
-use change::kind::Kind;
+use change::event::commit::Commit;
+use change::event::record::Sent;
+use change::event::render_options::RenderOptions;
+use change::event::renderer::Renderer;
+use change::mac_key::MacKey;
 use change::position::Position;
-use change::snapshot::{ChunkBegin, ChunkEnd, Visibility};
+use change::value::hstore;
+use change::value::kind::Kind;
+use change::wal::body;
+use change::wal::body::{Body, Head};
+use change::wal::context;
+use change::wal::context::Context;
+use change::wal::emission::Emission;
+use change::wal::message;
+use change::wal::message::{Compressor, Header, Manifest};
+use change::wal::order;
+use change::wal::record;
+use change::wal::record::{RecordKind, RecordState};
+use change::wal::relation::{Column, Masked, Relation};
+use change::wal::snapshot_chunk::{ChunkBegin, ChunkEnd, Visibility};
 use change::wire::{WireError, put_bytes, put_varint};
-use change::{hstore, order};
 
 /// xorshift64*: the same numbers for the same seed.
 struct Random(u64);
@@ -181,7 +194,7 @@ fn body_bytes(random: &mut Random) -> Vec<u8> {
         columns: columns.clone(),
     };
     let (mut contexts, mut relations) = (Vec::new(), Vec::new());
-    body::put_context(
+    context::put_context(
         &mut contexts,
         &Context {
             transaction_us: random.next() as i64,
@@ -197,47 +210,49 @@ fn body_bytes(random: &mut Random) -> Vec<u8> {
         &Head {
             database: "shop",
             prefix: "shop",
-            base: State::START,
+            base: RecordState::START,
             contexts: (1, &contexts),
             relations: (1, &relations),
         },
     );
-    let mut state = State::START;
-    body::switch_context(&mut out, &mut state, 0);
-    body::switch_statement(&mut out, &mut state, random.next() as i64);
+    let mut state = RecordState::START;
+    record::switch_context(&mut out, &mut state, 0);
+    record::switch_statement(&mut out, &mut state, random.next() as i64);
     for sequence in 1..=random.below(5) as u64 {
         let op = *random.one(&[
-            Op::Insert,
-            Op::Update,
-            Op::Delete,
-            Op::Truncate,
-            Op::Schema,
-            Op::Emit,
-            Op::Read,
-            Op::KeyDelete,
-            Op::KeyCreate,
-            Op::ChunkBegin,
-            Op::ChunkEnd,
+            RecordKind::Insert,
+            RecordKind::Update,
+            RecordKind::Delete,
+            RecordKind::Truncate,
+            RecordKind::Schema,
+            RecordKind::Emit,
+            RecordKind::Read,
+            RecordKind::KeyDelete,
+            RecordKind::KeyCreate,
+            RecordKind::ChunkBegin,
+            RecordKind::ChunkEnd,
         ]);
-        let start = body::begin_row(&mut out, &mut state, op, 0, sequence, 3);
+        let start = record::begin_row(&mut out, &mut state, op, 0, sequence, 3);
         match op {
-            Op::Insert | Op::Delete | Op::Read => image(random, &mut out, &columns, false),
-            Op::Update | Op::KeyDelete | Op::KeyCreate => {
+            RecordKind::Insert | RecordKind::Delete | RecordKind::Read => {
+                image(random, &mut out, &columns, false)
+            }
+            RecordKind::Update | RecordKind::KeyDelete | RecordKind::KeyCreate => {
                 if random.below(2) == 0 {
-                    body::mark_key_changed(&mut out, start);
+                    record::mark_key_changed(&mut out, start);
                 }
                 image(random, &mut out, &columns, false);
                 image(random, &mut out, &columns, true);
             }
-            Op::Truncate => {}
-            Op::Schema => out.extend_from_slice(b"{\"type\":\"ALTER\"}"),
-            Op::Emit => body::Emission {
+            RecordKind::Truncate => {}
+            RecordKind::Schema => out.extend_from_slice(b"{\"type\":\"ALTER\"}"),
+            RecordKind::Emit => Emission {
                 key: Some("k"),
                 payload: Some("{}"),
                 headers: vec![("h", "v")],
             }
             .put(&mut out),
-            Op::ChunkBegin => ChunkBegin {
+            RecordKind::ChunkBegin => ChunkBegin {
                 snapshot_id: 1,
                 chunk: 1,
                 session: 1,
@@ -250,14 +265,14 @@ fn body_bytes(random: &mut Random) -> Vec<u8> {
                 sinks: None,
             }
             .put(&mut out),
-            Op::ChunkEnd => ChunkEnd {
+            RecordKind::ChunkEnd => ChunkEnd {
                 from: None,
                 to: Some("{\"id\":1}"),
                 partial: false,
             }
             .put(&mut out),
         }
-        body::end_record(&mut out, start);
+        record::end_record(&mut out, start);
     }
     out
 }
@@ -277,7 +292,7 @@ fn use_body(bytes: &[u8]) {
         event_count: 5,
     };
     let mut renderer = Renderer::new(commit, 1000);
-    let circumstances = Circumstances {
+    let circumstances = RenderOptions {
         sent_us: 1,
         tombstones: true,
         session: 1,
@@ -332,7 +347,7 @@ fn fuzz_chunk(random: &mut Random) -> Vec<u8> {
     };
     let mut compressor = Compressor::default();
     let mut out = Vec::new();
-    chunk::seal(
+    message::seal(
         &mut out,
         &MacKey::derive("fuzz", b"key"),
         &header,
@@ -347,9 +362,9 @@ fn fuzz_chunk(random: &mut Random) -> Vec<u8> {
 }
 
 fn use_chunk(bytes: &[u8]) {
-    let _ = chunk::open(bytes, &MacKey::derive("fuzz", b"key")).is_ok();
+    let _ = message::open(bytes, &MacKey::derive("fuzz", b"key")).is_ok();
     // Past the MAC, as if it were right.
-    if let Ok(chunk) = chunk::read(bytes)
+    if let Ok(chunk) = message::read(bytes)
         && chunk.body_bytes() <= 1 << 24
     {
         let mut out = Vec::new();

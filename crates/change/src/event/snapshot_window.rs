@@ -1,129 +1,13 @@
 //! A chunk of a snapshot: rows that were read under one PostgreSQL snapshot, between two records that say so.
 //!
-//! A commit record does not make a transaction visible at once (DESIGN section 4). So the rows of a chunk may be older
+//! A commit record does not make a transaction visible at once. So the rows of a chunk may be older
 //! than events that are in the WAL before them. The chunk carries the snapshot it was read under: a row is left out
 //! whose key was changed by a transaction that committed before the chunk and is not visible in that snapshot.
 
 use std::collections::{HashMap, HashSet};
 
-use crate::wire::{Cursor, WireError, put_optional, put_varint};
-
-/// A snapshot of PostgreSQL's: which transactions' changes it sees (`pg_current_snapshot()`).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Visibility {
-    /// All transactions before this are over.
-    pub xmin: u64,
-    /// This and all later ones had not begun or were not over.
-    pub xmax: u64,
-    /// Those between that were not over.
-    pub in_progress: Vec<u64>,
-}
-
-impl Visibility {
-    /// Whether the changes of a transaction that committed are seen.
-    pub fn sees(&self, xid8: u64) -> bool {
-        xid8 < self.xmin || (xid8 < self.xmax && !self.in_progress.contains(&xid8))
-    }
-}
-
-/// The record before a chunk's rows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChunkBegin<'a> {
-    pub snapshot_id: i64,
-    /// From 1; a chunk that is read again has its number again.
-    pub chunk: u64,
-    /// The sender's session in which writers were waited for: only it knows what was changed since.
-    pub session: u64,
-    /// The place of the snapshot's worker in shared memory.
-    pub slot: u32,
-    pub visibility: Visibility,
-    /// JSON array of the sinks that are to act on the rows; none for all.
-    pub sinks: Option<&'a str>,
-}
-
-impl<'a> ChunkBegin<'a> {
-    /// Bytes that [`ChunkBegin::put`] needs at most.
-    pub fn capacity(&self) -> usize {
-        10 * (8 + self.visibility.in_progress.len()) + self.sinks.map_or(0, str::len)
-    }
-
-    pub fn put(&self, out: &mut Vec<u8>) {
-        for number in [
-            self.snapshot_id as u64,
-            self.chunk,
-            self.session,
-            u64::from(self.slot),
-            self.visibility.xmin,
-            self.visibility.xmax,
-            self.visibility.in_progress.len() as u64,
-        ] {
-            put_varint(out, number);
-        }
-        for xid8 in &self.visibility.in_progress {
-            put_varint(out, *xid8);
-        }
-        put_optional(out, self.sinks);
-    }
-
-    pub fn read(image: &'a [u8]) -> Result<ChunkBegin<'a>, WireError> {
-        let mut cursor = Cursor::new(image);
-        let snapshot_id = cursor.varint()? as i64;
-        let chunk = cursor.varint()?;
-        let session = cursor.varint()?;
-        let slot = u32::try_from(cursor.varint()?).map_err(|_| WireError::Invalid("slot"))?;
-        let (xmin, xmax) = (cursor.varint()?, cursor.varint()?);
-        let mut in_progress = Vec::new();
-        for _ in 0..cursor.varint()? {
-            in_progress.push(cursor.varint()?);
-        }
-        Ok(ChunkBegin {
-            snapshot_id,
-            chunk,
-            session,
-            slot,
-            visibility: Visibility {
-                xmin,
-                xmax,
-                in_progress,
-            },
-            sinks: cursor.optional()?,
-        })
-    }
-}
-
-/// The record behind a chunk's rows: their range of keys, as JSON objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChunkEnd<'a> {
-    /// The last key of the chunk before; none at the beginning.
-    pub from: Option<&'a str>,
-    /// The last key of this one; none at the end of the table.
-    pub to: Option<&'a str>,
-    /// The range says nothing of rows that are not in the chunk: the snapshot has a filter, or keys are masked.
-    pub partial: bool,
-}
-
-impl<'a> ChunkEnd<'a> {
-    /// Bytes that [`ChunkEnd::put`] needs at most.
-    pub fn capacity(&self) -> usize {
-        let len = |text: Option<&str>| text.map_or(0, str::len) + 10;
-        len(self.from) + len(self.to) + 1
-    }
-
-    pub fn put(&self, out: &mut Vec<u8>) {
-        put_optional(out, self.from);
-        put_optional(out, self.to);
-        out.push(u8::from(self.partial));
-    }
-
-    pub fn read(image: &'a [u8]) -> Result<ChunkEnd<'a>, WireError> {
-        let mut cursor = Cursor::new(image);
-        Ok(ChunkEnd {
-            from: cursor.optional()?,
-            to: cursor.optional()?,
-            partial: cursor.u8()? != 0,
-        })
-    }
-}
+use crate::value::json::put_integer;
+use crate::wal::snapshot_chunk::{ChunkBegin, Visibility};
 
 /// A table of the cluster: its database and its own oid.
 pub type TableId = (u32, u32);
@@ -277,14 +161,15 @@ fn bytes_of(keys: &HashSet<Box<[u8]>>) -> usize {
 /// Appends the `snapshot` object of a row.
 pub fn put_snapshot(out: &mut Vec<u8>, begin: &ChunkBegin<'_>) {
     out.extend_from_slice(b"\"snapshot\":{\"id\":");
-    crate::json::put_integer(out, begin.snapshot_id);
+    put_integer(out, begin.snapshot_id);
     out.extend_from_slice(b",\"chunk\":");
-    crate::json::put_integer(out, begin.chunk);
+    put_integer(out, begin.chunk);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wal::snapshot_chunk::ChunkEnd;
     use proptest::prelude::*;
 
     const TABLE: TableId = (1, 2);

@@ -1,6 +1,6 @@
 //! Floating-point numbers as JSON: the shortest digits that read back to the same bits.
 
-use crate::json::put_integer;
+use crate::value::json::put_integer;
 
 /// Appends a `float8`; what JSON numbers cannot say becomes the strings `"NaN"`, `"Infinity"`, `"-Infinity"`.
 pub fn put_float8(out: &mut Vec<u8>, value: f64) {

@@ -1,7 +1,7 @@
 //! hstore's text (`"k"=>"v", "n"=>NULL`, contrib/hstore/hstore_io.c) as the text of a JSON object.
 
-use crate::json::{escaped_len, put_string};
 use crate::memory::may_fail;
+use crate::value::json::{escaped_len, put_string};
 use crate::wire::{WireError, make_room};
 
 /// The JSON text, keys in hstore's own order; `None` for what hstore_out does not write.

@@ -3,7 +3,7 @@
 //! Years are astronomical (1 BC is `0000`, 44 BC `-0043`), years beyond 9999 carry a `+`, as Java's formatter and so
 //! Debezium write them. Every function appends a JSON string with its quotes.
 
-use crate::json::put_integer;
+use crate::value::json::put_integer;
 
 const US_PER_SECOND: i64 = 1_000_000;
 const US_PER_DAY: i64 = 86_400 * US_PER_SECOND;

@@ -1,7 +1,7 @@
 //! The true order of a transaction's rows, where capture could not write them in it.
 //!
 //! Capture writes a chunk of an inner subtransaction before the outer rows that happened earlier, and user triggers
-//! that change the same rows fire in another order than the changes were made in (`reviews/capture.md` A1). Such a
+//! that change the same rows fire in another order than the changes were made in. Such a
 //! transaction is sorted by (command id, sequence); one that changes keys sends, within a command, all deletes
 //! before all creates, so that shifted keys do not delete each other (A2).
 
@@ -9,8 +9,10 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::rc::Rc;
 
-use crate::body::{self, Body, Head, Op, Row, State, put_head};
 use crate::memory::may_fail;
+use crate::wal::body::{Body, Head, Row, put_head};
+use crate::wal::record;
+use crate::wal::record::{RecordKind, RecordState};
 use crate::wire::{WireError, make_room, put_varint};
 
 /// Records that are gathered before a sorted body is handed on.
@@ -102,7 +104,7 @@ pub fn sort<E: From<WireError>>(
             let StateKey(sequence, command, context, statement_us) = place.before;
             let row = body.row_at(
                 place.offset as usize,
-                State {
+                RecordState {
                     sequence,
                     command,
                     context,
@@ -166,10 +168,10 @@ fn places_of(row: &Row<'_>, chunk: u32) -> Result<[Option<Place>; 2], WireError>
         before,
     };
     Ok(match row.op {
-        Op::Update if row.key_changed => {
+        RecordKind::Update if row.key_changed => {
             [Some(place(0, Half::Delete)), Some(place(1, Half::Create))]
         }
-        Op::Delete => [Some(place(0, Half::Whole)), None],
+        RecordKind::Delete => [Some(place(0, Half::Whole)), None],
         _ => [Some(place(1, Half::Whole)), None],
     })
 }
@@ -181,7 +183,7 @@ struct Output {
     prefix: String,
     contexts: Dictionary,
     relations: Dictionary,
-    state: Option<State>,
+    state: Option<RecordState>,
     records: Vec<u8>,
 }
 
@@ -238,15 +240,15 @@ impl Output {
         let relation = self.relations.index(chunk, row.relation as u32, || {
             Some(body.relation_blob(row.relation))
         })?;
-        let state = self.state.get_or_insert(State::START);
-        body::switch_context(&mut self.records, state, context);
-        body::switch_statement(&mut self.records, state, row.state.statement_us);
+        let state = self.state.get_or_insert(RecordState::START);
+        record::switch_context(&mut self.records, state, context);
+        record::switch_statement(&mut self.records, state, row.state.statement_us);
         let op = match place.half {
             Half::Whole => row.op,
-            Half::Delete => Op::KeyDelete,
-            Half::Create => Op::KeyCreate,
+            Half::Delete => RecordKind::KeyDelete,
+            Half::Create => RecordKind::KeyCreate,
         };
-        let start = body::begin_row(
+        let start = record::begin_row(
             &mut self.records,
             state,
             op,
@@ -255,14 +257,14 @@ impl Output {
             row.state.command,
         );
         if row.key_changed {
-            body::mark_key_changed(&mut self.records, start);
+            record::mark_key_changed(&mut self.records, start);
         }
         if row.crossed_filter {
-            body::mark_crossed_filter(&mut self.records, start);
+            record::mark_crossed_filter(&mut self.records, start);
         }
         make_room(&mut self.records, row.images.len())?;
         self.records.extend_from_slice(row.images);
-        body::end_record(&mut self.records, start);
+        record::end_record(&mut self.records, start);
         Ok(())
     }
 
@@ -276,7 +278,7 @@ impl Output {
             &Head {
                 database: &done.database,
                 prefix: &done.prefix,
-                base: State::START,
+                base: RecordState::START,
                 contexts: (done.contexts.indexes.len() as u32, &done.contexts.blobs),
                 relations: (done.relations.indexes.len() as u32, &done.relations.blobs),
             },
@@ -289,38 +291,38 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::body::{
-        Bitmaps, Column, Context, Relation, begin_image, begin_row, end_record, mark_key_changed,
-        put_context,
-    };
-    use crate::kind::Kind;
+    use crate::value::kind::Kind;
+    use crate::wal::context::{Context, put_context};
+    use crate::wal::image::{Bitmaps, begin_image};
+    use crate::wal::record::{begin_row, end_record, mark_key_changed};
+    use crate::wal::relation::{Column, Relation};
     use proptest::prelude::*;
 
     /// A captured row: its command, what it is, and the chunk that capture put it into.
     #[derive(Debug, Clone, Copy)]
     struct Given {
         command: u32,
-        op: Op,
+        op: RecordKind,
         key_changed: bool,
         chunk: usize,
     }
 
     fn given() -> impl Strategy<Value = Given> {
         let ops = prop_oneof![
-            Just(Op::Insert),
-            Just(Op::Update),
-            Just(Op::Delete),
-            Just(Op::Truncate)
+            Just(RecordKind::Insert),
+            Just(RecordKind::Update),
+            Just(RecordKind::Delete),
+            Just(RecordKind::Truncate)
         ];
         (0u32..6, ops, any::<bool>(), 0usize..4).prop_map(|(command, op, changed, chunk)| Given {
             command,
             op,
-            key_changed: changed && op == Op::Update,
+            key_changed: changed && op == RecordKind::Update,
             chunk,
         })
     }
 
-    fn put_images(out: &mut Vec<u8>, op: Op, sequence: u64) {
+    fn put_images(out: &mut Vec<u8>, op: RecordKind, sequence: u64) {
         let mut image = |changed: bool| {
             let marks = begin_image(
                 out,
@@ -334,8 +336,8 @@ mod tests {
             out.extend_from_slice(&sequence.to_le_bytes());
         };
         match op {
-            Op::Insert | Op::Delete => image(false),
-            Op::Update => {
+            RecordKind::Insert | RecordKind::Delete => image(false),
+            RecordKind::Update => {
                 image(false);
                 image(true);
             }
@@ -383,20 +385,20 @@ mod tests {
                     &Head {
                         database: "d",
                         prefix: "d",
-                        base: State::START,
+                        base: RecordState::START,
                         contexts: (2, &contexts),
                         relations: (1, &relations),
                     },
                 );
-                let mut state = State::START;
+                let mut state = RecordState::START;
                 for (index, row) in rows
                     .iter()
                     .enumerate()
                     .filter(|(_, row)| row.chunk == chunk)
                 {
                     let sequence = index as u64 + 1;
-                    body::switch_context(&mut bytes, &mut state, (sequence / 3 % 2) as u32);
-                    body::switch_statement(&mut bytes, &mut state, sequence as i64 / 2);
+                    record::switch_context(&mut bytes, &mut state, (sequence / 3 % 2) as u32);
+                    record::switch_statement(&mut bytes, &mut state, sequence as i64 / 2);
                     let start = begin_row(&mut bytes, &mut state, row.op, 0, sequence, row.command);
                     if row.key_changed {
                         mark_key_changed(&mut bytes, start);
@@ -432,10 +434,10 @@ mod tests {
                     for (index, row) in rows.iter().enumerate().filter(|(_, row)| row.command == command) {
                         let sequence = index as u64 + 1;
                         match (row.op, row.key_changed, deletes) {
-                            (Op::Update, true, true) => expected.push((Op::KeyDelete, sequence)),
-                            (Op::Update, true, false) => expected.push((Op::KeyCreate, sequence)),
-                            (Op::Delete, _, true) => expected.push((Op::Delete, sequence)),
-                            (op, _, false) if op != Op::Delete => expected.push((op, sequence)),
+                            (RecordKind::Update, true, true) => expected.push((RecordKind::KeyDelete, sequence)),
+                            (RecordKind::Update, true, false) => expected.push((RecordKind::KeyCreate, sequence)),
+                            (RecordKind::Delete, _, true) => expected.push((RecordKind::Delete, sequence)),
+                            (op, _, false) if op != RecordKind::Delete => expected.push((op, sequence)),
                             _ => {}
                         }
                     }

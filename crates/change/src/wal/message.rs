@@ -14,6 +14,7 @@
 
 use std::fmt;
 
+use crate::mac_key::MacKey;
 use crate::wire::{Cursor, WireError, make_room};
 
 /// Prefix of our logical messages in the WAL.
@@ -29,28 +30,6 @@ const MANIFEST_BYTES: usize = 32;
 const COMPRESS_FROM_BYTES: usize = 1500;
 /// The largest body that is accepted: a chunk is one WAL record, and PostgreSQL bounds those to about 1 GB.
 const MAX_BODY_BYTES: usize = 1 << 30;
-
-/// The key of the MAC: derived from the server's own secret, never stored.
-#[derive(Clone)]
-pub struct MacKey([u8; 32]);
-
-impl MacKey {
-    /// Derives the key for one `purpose` from `secret` (pg_control's mock authentication nonce, equal on every standby).
-    pub fn derive(purpose: &str, secret: &[u8]) -> MacKey {
-        MacKey(blake3::derive_key(purpose, secret))
-    }
-
-    /// The first 16 bytes of keyed BLAKE3 over the parts, one after the other.
-    pub fn mac(&self, parts: &[&[u8]]) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        for part in parts {
-            hasher.update(part);
-        }
-        let mut mac = [0; 16];
-        mac.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        mac
-    }
-}
 
 /// Where a chunk belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +61,7 @@ pub struct Manifest {
 
 /// Why bytes are not a chunk of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ChunkError {
+pub enum MessageError {
     /// Not made by this server's capture: forged, damaged, or sealed with another key.
     Forged,
     /// Sealed by us, in a format that this version does not know.
@@ -95,25 +74,25 @@ pub enum ChunkError {
     OutOfMemory,
 }
 
-impl fmt::Display for ChunkError {
+impl fmt::Display for MessageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ChunkError::Forged => f.write_str("chunk was not written by this server's capture"),
-            ChunkError::UnknownFormat(format) => {
+            MessageError::Forged => f.write_str("chunk was not written by this server's capture"),
+            MessageError::UnknownFormat(format) => {
                 write!(f, "chunk has format {format}, this library knows {FORMAT}")
             }
-            ChunkError::Wire(error) => write!(f, "chunk {error}"),
-            ChunkError::Compression => f.write_str("chunk does not decompress"),
-            ChunkError::OutOfMemory => f.write_str("chunk needs more memory than there is"),
+            MessageError::Wire(error) => write!(f, "chunk {error}"),
+            MessageError::Compression => f.write_str("chunk does not decompress"),
+            MessageError::OutOfMemory => f.write_str("chunk needs more memory than there is"),
         }
     }
 }
 
-impl std::error::Error for ChunkError {}
+impl std::error::Error for MessageError {}
 
-impl From<WireError> for ChunkError {
+impl From<WireError> for MessageError {
     fn from(error: WireError) -> Self {
-        ChunkError::Wire(error)
+        MessageError::Wire(error)
     }
 }
 
@@ -190,7 +169,7 @@ pub fn seal(
 
 /// A chunk whose MAC is right. The body is not decompressed yet.
 #[derive(Debug, Clone, Copy)]
-pub struct Chunk<'a> {
+pub struct Message<'a> {
     pub header: Header,
     pub manifest: Option<Manifest>,
     body: &'a [u8],
@@ -199,21 +178,21 @@ pub struct Chunk<'a> {
 }
 
 /// Checks the MAC before anything else is looked at, then reads the header.
-pub fn open<'a>(bytes: &'a [u8], key: &MacKey) -> Result<Chunk<'a>, ChunkError> {
+pub fn open<'a>(bytes: &'a [u8], key: &MacKey) -> Result<Message<'a>, MessageError> {
     if bytes.len() < HEADER_BYTES
         || key.mac(&[&bytes[..MAC_RANGE.start], &bytes[MAC_RANGE.end..]]) != bytes[MAC_RANGE]
     {
-        return Err(ChunkError::Forged);
+        return Err(MessageError::Forged);
     }
     read(bytes)
 }
 
 /// Reads a chunk whose MAC was checked before.
-pub fn read(bytes: &[u8]) -> Result<Chunk<'_>, ChunkError> {
+pub fn read(bytes: &[u8]) -> Result<Message<'_>, MessageError> {
     let mut cursor = Cursor::new(bytes);
     let [format, flags, _, _] = cursor.array()?;
     if format != FORMAT {
-        return Err(ChunkError::UnknownFormat(format));
+        return Err(MessageError::UnknownFormat(format));
     }
     cursor.take(16)?;
     let header = Header {
@@ -235,7 +214,7 @@ pub fn read(bytes: &[u8]) -> Result<Chunk<'_>, ChunkError> {
     } else {
         None
     };
-    Ok(Chunk {
+    Ok(Message {
         header,
         manifest,
         body: cursor.rest(),
@@ -244,28 +223,28 @@ pub fn read(bytes: &[u8]) -> Result<Chunk<'_>, ChunkError> {
     })
 }
 
-impl Chunk<'_> {
+impl Message<'_> {
     /// Bytes of the body after decompression.
     pub fn body_bytes(&self) -> usize {
         self.body_bytes
     }
 
     /// Puts the decompressed body into `out`.
-    pub fn body_into(&self, out: &mut Vec<u8>) -> Result<(), ChunkError> {
+    pub fn body_into(&self, out: &mut Vec<u8>) -> Result<(), MessageError> {
         out.clear();
         if !self.lz4 {
-            make_room(out, self.body.len()).map_err(|_| ChunkError::OutOfMemory)?;
+            make_room(out, self.body.len()).map_err(|_| MessageError::OutOfMemory)?;
             out.extend_from_slice(self.body);
             return Ok(());
         }
         if self.body_bytes > MAX_BODY_BYTES {
-            return Err(ChunkError::Compression);
+            return Err(MessageError::Compression);
         }
-        make_room(out, self.body_bytes).map_err(|_| ChunkError::OutOfMemory)?;
+        make_room(out, self.body_bytes).map_err(|_| MessageError::OutOfMemory)?;
         out.resize(self.body_bytes, 0);
         match lz4_flex::block::decompress_into(self.body, out) {
             Ok(len) if len == self.body_bytes => Ok(()),
-            _ => Err(ChunkError::Compression),
+            _ => Err(MessageError::Compression),
         }
     }
 }
@@ -309,7 +288,7 @@ mod tests {
             seal(&mut sealed, &key, &header(), None, b"some rows", None);
             let position = position.index(sealed.len());
             sealed[position] ^= 1 << bit;
-            prop_assert_eq!(open(&sealed, &key).unwrap_err(), ChunkError::Forged);
+            prop_assert_eq!(open(&sealed, &key).unwrap_err(), MessageError::Forged);
         }
     }
 
@@ -326,7 +305,7 @@ mod tests {
         );
         assert_eq!(
             open(&sealed, &MacKey::derive("test", b"two")).unwrap_err(),
-            ChunkError::Forged
+            MessageError::Forged
         );
     }
 }

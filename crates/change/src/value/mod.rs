@@ -1,12 +1,18 @@
-//! One value of a row image as JSON (the table of types is interface 3.3).
+//! One value of a row image as JSON.
+
+pub mod datetime;
+pub mod float;
+pub mod hstore;
+pub mod json;
+pub mod kind;
+pub mod numeric;
 
 use crate::hex::put_hex;
-use crate::json::{escaped_len, put_base64, put_integer, put_string};
-use crate::kind::{ARRAY_ITEMS, ARRAY_TEXT, Kind};
+use crate::value::json::{escaped_len, put_base64, put_integer, put_string};
+use crate::value::kind::{ARRAY_ITEMS, ARRAY_TEXT, Kind};
 use crate::wire::{Cursor, WireError, make_room};
-use crate::{datetime, float, hstore, numeric};
 
-/// What a reader must know about a value that JSON alone does not show (interface 3.2).
+/// What a reader must know about a value that JSON alone does not show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
     /// Text that is not valid UTF-8 (an SQL_ASCII database): shown in base64.
