@@ -1,13 +1,12 @@
 //! The sender: one background worker for the whole server, without a database connection.
 //!
-//! Main thread (`worker`): reads the WAL (`wal_reader`), puts transactions together (`assembly`), holds the slot
+//! Main thread (`worker`): reads the WAL (`wal_reader`), puts transactions together (`change::wal::assembly`), holds the slot
 //! (`slot`). Kafka thread (`kafka`): renders and produces. Position thread (`position_thread`): writes how far that is,
 //! through a fenced producer; with `exactly_once` the Kafka thread does that itself. Only the main thread calls PostgreSQL; the others have all signals blocked, get their work over a
 //! bounded channel and answer on the `board`.
 
 pub mod abort;
 pub mod aside;
-mod assembly;
 pub mod board;
 pub mod client;
 pub mod durable_file;
@@ -29,5 +28,6 @@ pub mod standby;
 mod token;
 pub mod topics;
 pub mod wal_bound;
+mod wal_event;
 pub mod wal_reader;
 pub mod worker;

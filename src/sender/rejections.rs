@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::assembly::Rejected;
 use crate::report::Report;
+use change::wal::assembly::Rejected;
 
 /// A database has one line in this time.
 const ONE_LINE_EVERY: Duration = Duration::from_secs(1);

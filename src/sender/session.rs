@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use change::event::commit::Commit;
+use change::memory::copy_of;
 use change::position::{Position, lsn_text};
+use change::wal::assembly::{Assembly, ChunkPlace, Committed, Outcome};
 use change::wal::message;
 use change::wal::message::MessageError;
 use change::wire::WireError;
@@ -14,7 +16,6 @@ use crossbeam_channel::{Sender as Channel, TrySendError};
 use pgrx::pg_sys;
 
 use super::aside;
-use super::assembly::{Assembly, ChunkPlace, Committed, Outcome, copy_of, our_message};
 use super::board::{Board, Failure, Trouble};
 use super::client::KafkaSettings;
 use super::kafka::{Beginning, Known, Work};
@@ -25,6 +26,7 @@ use super::sleep::{WakeSet, interrupts};
 use super::slot::Slot;
 use super::source::Source;
 use super::standby::{self, Confirmed};
+use super::wal_event::{ThisServer, event_of, our_message};
 use super::wal_reader::{WalError, WalReader, flushed};
 use super::worker::{End, IDLE_TICK, Sender, TICK, read_settings, reload_if_asked};
 use crate::capture::buffer::chunk_key;
@@ -59,11 +61,6 @@ pub fn incomplete(xid8: u64, found: u64, expected: u64) -> Trouble {
         ),
         remedy: "WAL before the restart point is missing: see CDC0401 in docs/errors.".to_owned(),
     }
-}
-
-fn now_us() -> i64 {
-    // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
 /// Rates over the last ten seconds.
@@ -332,7 +329,10 @@ impl<'a> Session<'a> {
             let mut idle = stopping;
             for _ in 0..if stopping { 0 } else { RECORDS_PER_ROUND } {
                 let outcome = match reader.next() {
-                    Ok(Some(record)) => assembly.take(&record, now_us),
+                    Ok(Some(record)) => match event_of(&record, &assembly) {
+                        Some(event) => assembly.take(event, &ThisServer),
+                        None => Outcome::Nothing,
+                    },
                     Ok(None) => {
                         idle = true;
                         break;

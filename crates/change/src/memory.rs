@@ -19,3 +19,11 @@ pub fn may_fail<R>(allocate: impl FnOnce() -> R) -> R {
 pub fn failure_is_looked_at() -> bool {
     MAY_FAIL.get()
 }
+
+/// A copy, if there is memory for it.
+pub fn copy_of(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = Vec::new();
+    may_fail(|| copy.try_reserve_exact(bytes.len())).ok()?;
+    copy.extend_from_slice(bytes);
+    Some(copy)
+}

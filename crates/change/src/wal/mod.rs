@@ -3,6 +3,7 @@
 //! A transaction's rows lie in sealed messages ([`message`]), each with a [`body`]. [`order`] finds the true order of the
 //! rows where capture has not seen it.
 
+pub mod assembly;
 pub mod body;
 pub mod context;
 pub mod emission;

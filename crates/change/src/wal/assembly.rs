@@ -1,21 +1,63 @@
 //! Puts transactions together from the WAL: chunks as they come, released by the commit record, in commit order.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
 use std::fmt;
 
-use change::mac_key::MacKey;
-use change::memory::may_fail;
-use change::wal::message;
-use change::wal::message::{Manifest, MessageError};
-use pgrx::pg_sys;
+use super::message::{self, Manifest, MessageError};
+use crate::mac_key::MacKey;
+use crate::memory::copy_of;
+use crate::position::lsn_text;
 
-use super::wal_reader::Record;
+/// What a record of the WAL says of a transaction.
+#[derive(Debug, Clone)]
+pub enum WalEvent<'a> {
+    /// A logical message with our prefix.
+    Message(WalMessage<'a>),
+    Committed {
+        /// The low half of the transaction's xid8.
+        top_xid: u32,
+        subtransactions: Vec<u32>,
+        /// Microseconds since 2000-01-01.
+        commit_us: i64,
+        /// Where the commit record begins and ends.
+        lsn: u64,
+        end_lsn: u64,
+    },
+    /// A transaction, or a subtransaction with those below it, was rolled back.
+    Aborted {
+        xid: u32,
+        subtransactions: Vec<u32>,
+    },
+    Prepared {
+        top_xid: u32,
+        gid: String,
+    },
+    /// The server was shut down or recovered: nothing is running any more but what is prepared.
+    NothingRuns,
+}
 
-/// xl_logical_message (replication/message.h): database oid, transactional, prefix and message size, then both.
-const MESSAGE_HEADER_BYTES: usize = 24;
+/// A logical message with our prefix, as its record has it.
+#[derive(Debug, Clone, Copy)]
+pub struct WalMessage<'a> {
+    pub lsn: u64,
+    /// The transaction or subtransaction that wrote it.
+    pub xid: u32,
+    pub database_oid: u32,
+    pub is_transactional: bool,
+    /// The sealed content.
+    pub bytes: &'a [u8],
+}
+
+/// What is asked of the server whose WAL is read.
+pub trait Server {
+    /// Now, microseconds since 2000-01-01.
+    fn now_us(&self) -> i64;
+    /// The next transaction's full id.
+    fn next_xid8(&self) -> u64;
+}
 
 /// A chunk that waits for its transaction's end.
+#[derive(Debug)]
 pub struct ChunkPlace {
     pub lsn: u64,
     pub number: u32,
@@ -25,6 +67,7 @@ pub struct ChunkPlace {
     pub bytes: Option<Vec<u8>>,
 }
 
+#[derive(Debug)]
 struct Open {
     xid8: u64,
     database_oid: u32,
@@ -40,6 +83,7 @@ struct Open {
 }
 
 /// A transaction that committed, its surviving chunks in the order in which they were written.
+#[derive(Debug)]
 pub struct Committed {
     pub xid8: u64,
     pub database_oid: u32,
@@ -55,6 +99,7 @@ pub struct Committed {
 }
 
 /// What a record meant.
+#[derive(Debug)]
 pub enum Outcome {
     Nothing,
     /// A message that claims to be ours and is not.
@@ -71,6 +116,7 @@ pub enum Outcome {
 }
 
 /// A message that claims to be ours and is not: where it is, and what is wrong.
+#[derive(Debug)]
 pub struct Rejected {
     pub lsn: u64,
     pub database_oid: u32,
@@ -79,6 +125,7 @@ pub struct Rejected {
 }
 
 /// What is wrong with a message.
+#[derive(Debug)]
 pub enum Wrong {
     NotTransactional,
     Chunk(MessageError),
@@ -89,7 +136,7 @@ pub enum Wrong {
 
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lsn = change::position::lsn_text(self.lsn);
+        let lsn = lsn_text(self.lsn);
         let (database, xid) = (self.database_oid, self.xid);
         write!(
             f,
@@ -153,49 +200,76 @@ impl Assembly {
             .min(otherwise)
     }
 
-    /// Takes in one record.
-    pub fn take(&mut self, record: &Record<'_>, now_us: impl FnOnce() -> i64) -> Outcome {
-        match u32::from(record.resource_manager) {
-            manager if manager == pg_sys::RmgrIds::RM_LOGICALMSG_ID => self.message(record, now_us),
-            manager if manager == pg_sys::RmgrIds::RM_XACT_ID => self.transaction_record(record),
-            manager if manager == pg_sys::RmgrIds::RM_XLOG_ID => {
-                let info = u32::from(record.info) & !pg_sys::XLR_INFO_MASK;
-                // After a crash or shutdown nothing is running any more but what was prepared.
-                if info == pg_sys::XLOG_CHECKPOINT_SHUTDOWN || info == pg_sys::XLOG_END_OF_RECOVERY
-                {
-                    self.forget_running();
+    /// Whether no transaction is open.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Whether a transaction with chunks is open.
+    pub fn is_open(&self, top_xid: u32) -> bool {
+        self.open.contains_key(&top_xid)
+    }
+
+    /// Takes in what one record says.
+    pub fn take(&mut self, event: WalEvent<'_>, server: &impl Server) -> Outcome {
+        match event {
+            WalEvent::Message(message) => self.message(&message, server),
+            WalEvent::Committed {
+                top_xid,
+                subtransactions,
+                commit_us,
+                lsn,
+                end_lsn,
+            } => self.commit(top_xid, &subtransactions, commit_us, (lsn, end_lsn)),
+            WalEvent::Aborted {
+                xid,
+                subtransactions,
+            } => {
+                if self.forget(xid).is_none() {
+                    for subtransaction in subtransactions.into_iter().chain([xid]) {
+                        self.forget_subtransaction(subtransaction);
+                    }
                 }
                 Outcome::Nothing
             }
-            _ => Outcome::Nothing,
+            WalEvent::Prepared { top_xid, gid } => {
+                if let Some(open) = self.open.get_mut(&top_xid) {
+                    open.prepared = true;
+                    open.gid = gid;
+                }
+                Outcome::Nothing
+            }
+            WalEvent::NothingRuns => {
+                self.forget_running();
+                Outcome::Nothing
+            }
         }
     }
 
-    fn message(&mut self, record: &Record<'_>, now_us: impl FnOnce() -> i64) -> Outcome {
-        let Some((database_oid, transactional, bytes)) = our_message(record.data) else {
-            return Outcome::Nothing;
-        };
-        let rejected = |why: Wrong| {
-            Outcome::Rejected(Rejected {
-                lsn: record.lsn,
-                database_oid,
-                xid: record.xid,
+    fn message(&mut self, message: &WalMessage<'_>, server: &impl Server) -> Outcome {
+        match self.keep(message, server) {
+            Ok(()) => Outcome::Nothing,
+            Err(why) => Outcome::Rejected(Rejected {
+                lsn: message.lsn,
+                database_oid: message.database_oid,
+                xid: message.xid,
                 why,
-            })
-        };
-        if !transactional {
-            return rejected(Wrong::NotTransactional);
+            }),
         }
-        let chunk = match message::open(bytes, &self.key) {
-            Ok(chunk) => chunk,
-            Err(error) => return rejected(Wrong::Chunk(error)),
-        };
+    }
+
+    /// Adds a chunk to its transaction.
+    fn keep(&mut self, message: &WalMessage<'_>, server: &impl Server) -> Result<(), Wrong> {
+        if !message.is_transactional {
+            return Err(Wrong::NotTransactional);
+        }
+        let chunk = message::open(message.bytes, &self.key).map_err(Wrong::Chunk)?;
         let header = chunk.header;
-        if header.record_xid != record.xid || header.database_oid != database_oid {
-            return rejected(Wrong::OtherTransaction);
+        if header.record_xid != message.xid || header.database_oid != message.database_oid {
+            return Err(Wrong::OtherTransaction);
         }
-        if !self.is_of_this_epoch(header.xid8, record.xid) {
-            return rejected(Wrong::OtherEpoch);
+        if !self.is_of_this_epoch(header.xid8, message.xid, server) {
+            return Err(Wrong::OtherEpoch);
         }
         let top = header.xid8 as u32;
         // The same low half of another epoch is a leftover of long ago.
@@ -208,124 +282,51 @@ impl Assembly {
         }
         let open = self.open.entry(top).or_insert_with(|| Open {
             xid8: header.xid8,
-            database_oid,
+            database_oid: message.database_oid,
             nonce: header.nonce,
-            first_lsn: record.lsn,
-            since_us: now_us(),
+            first_lsn: message.lsn,
+            since_us: server.now_us(),
             chunks: Vec::new(),
             numbers: HashSet::new(),
             prepared: false,
             gid: String::new(),
         });
         if open.nonce != header.nonce || !open.numbers.insert(header.number) {
-            return rejected(Wrong::SentBefore);
+            return Err(Wrong::SentBefore);
         }
-        let keep = self.cached_bytes + bytes.len() <= self.max_cached_bytes;
-        let kept = if keep { copy_of(bytes) } else { None };
+        let keep = self.cached_bytes + message.bytes.len() <= self.max_cached_bytes;
+        let kept = if keep { copy_of(message.bytes) } else { None };
         self.cached_bytes += kept.as_ref().map_or(0, Vec::len);
         open.chunks.push(ChunkPlace {
-            lsn: record.lsn,
+            lsn: message.lsn,
             number: header.number,
-            record_xid: record.xid,
+            record_xid: message.xid,
             manifest: chunk.manifest,
             bytes: kept,
         });
-        if record.xid != top {
-            self.subtransactions.insert(record.xid, top);
+        if message.xid != top {
+            self.subtransactions.insert(message.xid, top);
         }
-        Outcome::Nothing
+        Ok(())
     }
 
     /// A record carries half of its transaction's id: four thousand million transactions later another one has the same.
-    fn is_of_this_epoch(&mut self, xid8: u64, record_xid: u32) -> bool {
+    fn is_of_this_epoch(&mut self, xid8: u64, record_xid: u32, server: &impl Server) -> bool {
         const ONE_EPOCH: u64 = 1 << 32;
         let record_xid8 = self.next_xid8 / ONE_EPOCH * ONE_EPOCH + u64::from(record_xid);
         if xid8.max(record_xid8) >= self.next_xid8 {
-            // SAFETY: a plain read under its own lock, on the main thread.
-            self.next_xid8 = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+            self.next_xid8 = server.next_xid8();
         }
         // The WAL itself does not reach back so far.
         self.next_xid8.saturating_sub(xid8) < ONE_EPOCH
     }
 
-    fn transaction_record(&mut self, record: &Record<'_>) -> Outcome {
-        if self.open.is_empty() {
-            return Outcome::Nothing;
-        }
-        let operation = u32::from(record.info) & pg_sys::XLOG_XACT_OPMASK;
-        match operation {
-            pg_sys::XLOG_XACT_COMMIT if !self.open.contains_key(&record.xid) => Outcome::Nothing,
-            pg_sys::XLOG_XACT_COMMIT | pg_sys::XLOG_XACT_COMMIT_PREPARED => {
-                let mut parsed = pg_sys::xl_xact_parsed_commit::default();
-                // SAFETY: the record's data is a commit record of this kind; `parsed` points into it.
-                let subtransactions: Vec<u32> = unsafe {
-                    pg_sys::ParseCommitRecord(
-                        record.info,
-                        record.data.as_ptr().cast_mut().cast(),
-                        &mut parsed,
-                    );
-                    transaction_ids(parsed.subxacts, parsed.nsubxacts)
-                };
-                let top = if operation == pg_sys::XLOG_XACT_COMMIT {
-                    record.xid
-                } else {
-                    parsed.twophase_xid.into()
-                };
-                self.commit(record, top, &subtransactions, parsed.xact_time)
-            }
-            pg_sys::XLOG_XACT_ABORT | pg_sys::XLOG_XACT_ABORT_PREPARED => {
-                let mut parsed = pg_sys::xl_xact_parsed_abort::default();
-                // SAFETY: the record's data is an abort record of this kind; `parsed` points into it.
-                let subtransactions: Vec<u32> = unsafe {
-                    pg_sys::ParseAbortRecord(
-                        record.info,
-                        record.data.as_ptr().cast_mut().cast(),
-                        &mut parsed,
-                    );
-                    transaction_ids(parsed.subxacts, parsed.nsubxacts)
-                };
-                let xid = if operation == pg_sys::XLOG_XACT_ABORT {
-                    record.xid
-                } else {
-                    parsed.twophase_xid.into()
-                };
-                if self.open.contains_key(&xid) {
-                    self.forget(xid);
-                } else {
-                    for subtransaction in subtransactions.into_iter().chain([xid]) {
-                        self.forget_subtransaction(subtransaction);
-                    }
-                }
-                Outcome::Nothing
-            }
-            pg_sys::XLOG_XACT_PREPARE => {
-                if let Some(open) = self.open.get_mut(&record.xid) {
-                    open.prepared = true;
-                    let mut parsed = pg_sys::xl_xact_parsed_prepare::default();
-                    // SAFETY: the record's data is a prepare record; the name in it is zero-ended and copied.
-                    open.gid = unsafe {
-                        pg_sys::ParsePrepareRecord(
-                            record.info,
-                            record.data.as_ptr().cast_mut().cast(),
-                            &mut parsed,
-                        );
-                        CStr::from_ptr(parsed.twophase_gid.as_ptr())
-                            .to_string_lossy()
-                            .into_owned()
-                    };
-                }
-                Outcome::Nothing
-            }
-            _ => Outcome::Nothing,
-        }
-    }
-
     fn commit(
         &mut self,
-        record: &Record<'_>,
         top: u32,
         subtransactions: &[u32],
         commit_us: i64,
+        (lsn, end_lsn): (u64, u64),
     ) -> Outcome {
         let Some(mut open) = self.forget(top) else {
             return Outcome::Nothing;
@@ -344,9 +345,9 @@ impl Assembly {
                 database_oid: open.database_oid,
                 nonce: open.nonce,
                 commit_us,
-                lsn: record.lsn,
-                end_lsn: record.end_lsn,
-                restart_lsn: self.restart_lsn(record.end_lsn),
+                lsn,
+                end_lsn,
+                restart_lsn: self.restart_lsn(end_lsn),
                 manifest,
                 chunks: open.chunks,
             })),
@@ -398,37 +399,5 @@ impl Assembly {
     }
 }
 
-/// A copy, if there is memory for it.
-pub fn copy_of(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut copy = Vec::new();
-    may_fail(|| copy.try_reserve_exact(bytes.len())).ok()?;
-    copy.extend_from_slice(bytes);
-    Some(copy)
-}
-
-/// Database, whether transactional, and content of a logical message, if it has our prefix.
-pub fn our_message(data: &[u8]) -> Option<(u32, bool, &[u8])> {
-    let header = data.get(..MESSAGE_HEADER_BYTES)?;
-    let size_at =
-        |start: usize| usize::from_ne_bytes(std::array::from_fn(|index| header[start + index]));
-    let (prefix_bytes, message_bytes) = (size_at(8), size_at(16));
-    let prefix = data.get(MESSAGE_HEADER_BYTES..)?.get(..prefix_bytes)?;
-    if prefix.strip_suffix(b"\0")? != message::MESSAGE_PREFIX.as_bytes() {
-        return None;
-    }
-    let message = data
-        .get(MESSAGE_HEADER_BYTES + prefix_bytes..)?
-        .get(..message_bytes)?;
-    let database_oid = u32::from_ne_bytes(std::array::from_fn(|index| header[index]));
-    Some((database_oid, header[4] != 0, message))
-}
-
-unsafe fn transaction_ids(ids: *mut pg_sys::TransactionId, count: i32) -> Vec<u32> {
-    if ids.is_null() || count <= 0 {
-        return Vec::new();
-    }
-    // SAFETY: the parsed record says how many there are; they may be unaligned in it.
-    (0..count as usize)
-        .map(|index| unsafe { ids.add(index).read_unaligned() }.into())
-        .collect()
-}
+#[cfg(test)]
+mod tests;
