@@ -1,7 +1,7 @@
 //! pg_cdc: ships row changes straight to Kafka.
 //!
 //! A row goes through `capture` (in the writer's backend: trigger, buffer, one WAL message just before commit) and
-//! `sender` (one background worker: reads the WAL, puts transactions together, produces). `ddl` turns changes of a table's
+//! `sender` (one background worker: reads the WAL, puts transactions together, produces). `tracked` is what every part asks of a tracked table; `ddl` turns changes of a table's
 //! definition into events, `api` holds the SQL functions.
 
 pgrx::pg_module_magic!();
@@ -9,16 +9,22 @@ pgrx::pg_module_magic!();
 mod api;
 mod backtrace;
 mod capture;
+mod catalog;
+mod cluster_secret;
 mod ddl;
 mod ffi;
 mod memory;
 mod report;
+mod reserve;
 mod secret_file;
 mod sender;
 mod settings;
 mod shared;
 mod snapshot;
+mod text;
 mod topic_counters;
+mod tracked;
+mod transaction_end;
 mod wait_event;
 
 /// Loading the library: at server start everything, later only what a session needs to say that this is too late.
@@ -31,7 +37,7 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define(preloading);
     if preloading {
         shared::request();
-        capture::commit::register();
+        transaction_end::register();
         ddl::drop_hook::install();
         ddl::touched::register();
         sender::worker::register();

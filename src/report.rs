@@ -132,3 +132,14 @@ pub fn not_loaded() -> Report {
         "The library must be loaded at server start; shared_preload_libraries is \"{libraries}\"."
     ))
 }
+
+/// CDC0005: the sender could not be started.
+pub fn no_worker() -> Report {
+    Report::new(
+        "CDC0005",
+        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        "no free worker for the sender",
+        "Raise max_worker_processes and restart the server.",
+    )
+    .detail("The sender is a background worker, and it is not running.")
+}

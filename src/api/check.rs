@@ -6,16 +6,15 @@ use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::check_line::{Line, line};
 use super::check_topics;
 use super::tables::tables;
-use crate::capture::relation_plan::qualified_name;
+use crate::catalog::qualified_name;
+use crate::report::no_worker;
 use crate::report::{Report, not_loaded};
 use crate::sender::orders::Orders;
 use crate::settings;
 use crate::shared::{self, State};
-
-/// Level, code, item, message and remedy.
-pub type Line = (String, Option<String>, String, String, Option<String>);
 
 /// Says at CREATE EXTENSION that the library must be preloaded; restoring a dump must not fail for it.
 #[pg_extern(name = "_cdc_warn_unless_loaded")]
@@ -63,11 +62,7 @@ pub fn cdc_check() -> TableIterator<
 
     let pid = shared.sender_pid.load(Ordering::Acquire);
     if pid == 0 {
-        lines.push(problem(
-            "error",
-            "max_worker_processes",
-            &super::track::no_worker(),
-        ));
+        lines.push(problem("error", "max_worker_processes", &no_worker()));
     } else {
         lines.push(ok(
             "sender",
@@ -183,16 +178,6 @@ pub fn cdc_check() -> TableIterator<
 
 fn ok(item: &str, message: String) -> Line {
     ("ok".to_owned(), None, item.to_owned(), message, None)
-}
-
-pub fn line(level: &str, code: &str, item: &str, message: &str, remedy: &str) -> Line {
-    (
-        level.to_owned(),
-        Some(code.to_owned()),
-        item.to_owned(),
-        message.to_owned(),
-        Some(remedy.to_owned()),
-    )
 }
 
 fn problem(level: &str, item: &str, report: &Report) -> Line {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use change::position::lsn_text;
 use serde_json::Value;
 
-use super::check::{Line, line};
+use super::check_line::{Line, line};
 use crate::sender::orders::Orders;
 use crate::sender::topics;
 use crate::settings;

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::request;
-use crate::capture::server_text;
 use crate::settings;
+use crate::text::server_text;
 
 #[derive(Deserialize)]
 struct Given {

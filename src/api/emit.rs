@@ -12,9 +12,10 @@ use serde_json::{Map, Value};
 use super::topic_rights;
 use super::track_request::{refuse_illegal, refuse_taken_topic};
 use crate::capture::buffer::Captured;
-use crate::capture::{server_text, utf8, with_capture};
+use crate::capture::state::with_capture;
 use crate::ffi;
 use crate::report::{Report, not_loaded};
+use crate::text::{server_text, utf8};
 use crate::{settings, shared};
 
 #[unsafe(no_mangle)]

@@ -1,21 +1,18 @@
 //! The SQL functions, one file per subject.
 
 pub mod check;
+mod check_line;
 mod check_topics;
-pub mod computed_columns;
 pub mod context;
 pub mod emit;
 pub mod operate;
 pub mod request;
 pub mod snapshot;
-pub mod statement;
 pub mod status;
-pub mod table;
 pub mod tables;
 pub mod topic_rights;
 pub mod track;
 pub mod track_request;
-pub mod unseen;
 pub mod unsound_triggers;
 pub mod wait;
 

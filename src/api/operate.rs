@@ -12,18 +12,18 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::request;
-use super::snapshot;
 use super::status::timestamp;
-use super::table::Table;
 use super::tables::tables;
 use super::topic_rights;
 use super::wait::refuse_own_changes;
-use crate::capture::utf8;
 use crate::report::{Report, not_loaded, notice};
 use crate::sender::orders::{Adoption, Aside, By, Gap, Hold, Orders, Skip};
 use crate::sender::wal_reader::end_of_wal;
 use crate::shared::{self, Shared, State};
 use crate::snapshot::job::Wanted;
+use crate::snapshot::request::ask;
+use crate::text::utf8;
+use crate::tracked::table::Table;
 
 /// How long an order may take until the sender has taken it up; it counts later just as well.
 const TAKEN_UP_MS: i64 = 15_000;
@@ -470,7 +470,7 @@ fn resume_topic(shared: &Shared, by: &By, topic: &str) -> Value {
         if has_key {
             let oid = table["relation"].as_u64().unwrap_or_default() as u32;
             let table = Table::look(pg_sys::Oid::from(oid));
-            snapshot::ask(&table, &Wanted::default());
+            ask(&table, &Wanted::default());
         }
         json!({"relation": table["relation"], "has_key": has_key})
     });

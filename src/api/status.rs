@@ -2,17 +2,18 @@
 
 use std::sync::atomic::Ordering;
 
+use change::position::lsn_text;
 use pgrx::JsonB;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
 use super::track;
+use crate::report::no_worker;
 use crate::sender::orders::Orders;
 use crate::sender::wal_bound::limit_bytes;
 use crate::settings;
 use crate::shared::{self, Described, Shared};
-use change::position::lsn_text;
 
 /// Everything that `cdc_status()` shows.
 #[pg_extern(name = "_cdc_status", stable, parallel_restricted)]
@@ -63,7 +64,7 @@ pub fn status_json() -> JsonB {
     let since = shared.state_since.load(Ordering::Relaxed);
     if pid == 0 && flush_lsn != 0 && now_us - since > track::SENDER_START_MS * 1000 {
         // Nobody is there to say so.
-        let report = track::no_worker();
+        let report = no_worker();
         error_code = report.code.to_owned();
         (error, remedy) = (report.message, report.hint);
     }

@@ -1,17 +1,18 @@
 //! The rows of `cdc_tables`, as JSON; `sql/status.sql` gives them their columns.
 
+use std::sync::atomic::Ordering;
+
 use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
-use std::sync::atomic::Ordering;
 
-use super::statement;
 use super::status::timestamp;
 use super::unsound_triggers::{Unsound, unsound};
-use crate::capture::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Standing, Tracked};
 use crate::sender::orders::{Aside, Orders};
 use crate::shared::{self, Shared};
+use crate::tracked::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Standing, Tracked};
+use crate::tracked::statement;
 
 /// Row triggers of tables that the caller may read (a partition's is its root's), and the table's own key.
 const TRIGGERS: &str = "

@@ -3,12 +3,13 @@
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::statement;
-use super::table::is_admin;
-use crate::capture::database_name;
+use crate::catalog::database_name;
 use crate::report::Report;
 use crate::settings;
 use crate::shared;
+use crate::tracked::rights::asks_as_admin;
+use crate::tracked::rights::is_admin;
+use crate::tracked::statement;
 
 /// CDC0102: only an administrator may choose a topic outside the database's prefix, or below the prefix of another database.
 pub fn refuse_others_topic(topic: &str) {
@@ -95,17 +96,6 @@ pub fn admit(topics: &[&str]) {
     }
     for topic in topics {
         counters.claim_for(topic, database);
-    }
-}
-
-/// Whether an administrator asks, also by a function that runs with other rights.
-pub fn asks_as_admin() -> bool {
-    // SAFETY: plain reads, and catalog look-ups inside the running transaction.
-    unsafe {
-        let role = pg_sys::get_role_oid(c"cdc_admin".as_ptr(), true);
-        let user = pg_sys::GetOuterUserId();
-        pg_sys::superuser_arg(user)
-            || (role != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, role))
     }
 }
 

@@ -2,29 +2,32 @@
 
 use std::sync::atomic::Ordering;
 
-use change::options::{Operation, Options};
+use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use pgrx::spi::{quote_identifier, quote_literal};
 
-use super::computed_columns::warn_of_clear;
 use super::request;
-use super::snapshot;
-use super::statement;
-use super::table::{Table, as_superuser, is_monitor};
 use super::track_request::{Request, check_shipped, claim_topics};
-use super::unseen;
 use super::unsound_triggers::unsound;
-use crate::capture::own_trigger::{self, Own, Tracked};
-use crate::capture::seal;
 use crate::ddl::partition_rows::{self, Moved};
+use crate::ddl::partitions;
 use crate::ddl::schema_change::SchemaChange;
-use crate::ddl::{event_trigger, partitions};
+use crate::ddl::untracking::untrack;
+use crate::report::no_worker;
 use crate::report::{Report, not_loaded, notice};
 use crate::settings;
 use crate::shared::{self, Shared};
 use crate::snapshot::chunk::{has_key, no_key as snapshot_needs_key};
 use crate::snapshot::job::Wanted;
+use crate::snapshot::request::ask;
+use crate::tracked::computed_columns::warn_of_clear;
+use crate::tracked::own_trigger::Tracked;
+use crate::tracked::partitions::any_triggers;
+use crate::tracked::partitions::lock_below;
+use crate::tracked::partitions::tracked_themselves;
+use crate::tracked::rights::is_monitor;
+use crate::tracked::table::Table;
+use crate::tracked::triggers::make_triggers;
 
 /// How long a server that has just started may take until its sender holds the slot.
 pub const SENDER_START_MS: i64 = 10_000;
@@ -85,7 +88,7 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
     }
     .capture(&table);
     if with_snapshot {
-        snapshot::ask(&table, &Wanted::default());
+        ask(&table, &Wanted::default());
     }
     let shown_key = if key.is_empty() {
         "none".to_owned()
@@ -149,7 +152,7 @@ fn already_tracked(table: &Table, topic: String, with_snapshot: bool) -> String 
         table.name
     ));
     if with_snapshot {
-        snapshot::ask(table, &Wanted::default());
+        ask(table, &Wanted::default());
     }
     topic
 }
@@ -166,14 +169,14 @@ fn misses_changes(table: &Table, options: &Options) -> bool {
 /// triggers to be dropped.
 fn lock_for_triggers(relation: pg_sys::Oid) -> Table {
     loop {
-        let mode = if partitions::any_triggers(relation) {
+        let mode = if any_triggers(relation) {
             pg_sys::AccessExclusiveLock
         } else {
             pg_sys::ShareRowExclusiveLock
         };
         let table = Table::open(relation, mode);
-        if mode == pg_sys::AccessExclusiveLock || !partitions::any_triggers(relation) {
-            partitions::lock_below(relation, mode);
+        if mode == pg_sys::AccessExclusiveLock || !any_triggers(relation) {
+            lock_below(relation, mode);
             return table;
         }
         // Somebody tracked it while this waited. SAFETY: the lock that was taken above, under which nothing was done.
@@ -204,110 +207,12 @@ fn cdc_untrack(relation: pg_sys::Oid) -> bool {
     true
 }
 
-/// Ends the tracking of a locked table: says it to those who read, and drops its own triggers.
-pub fn untrack(table: &Table) {
-    SchemaChange::new("UNTRACK").capture(table);
-    drop_own_triggers(table);
-}
-
 /// A partition that was tracked by itself, before it was attached or its root tracked, is the root's from now on.
 fn end_own_tracking_below(table: &Table) {
-    for partition in partitions::tracked_themselves(table.oid) {
+    for partition in tracked_themselves(table.oid) {
         if partition.oid != table.oid {
             untrack(&partition);
         }
-    }
-}
-
-fn drop_own_triggers(table: &Table) {
-    let _ours = event_trigger::quiet();
-    as_superuser(|| {
-        for own in Own::ALL {
-            // SAFETY: the relation is open while it is read.
-            let found = table.read(|relation| unsafe {
-                let trigger = &*own.of(relation)?;
-                (!trigger.tgisclone).then_some(trigger.tgoid)
-            });
-            if let Some(trigger) = found {
-                unseen::drop_trigger(trigger);
-            }
-        }
-    });
-}
-
-/// Makes the triggers that are a table's configuration, anew where they are there.
-pub fn make_triggers(table: &Table, options: &Options) {
-    drop_own_triggers(table);
-    Own::ALL
-        .iter()
-        .for_each(|own| refuse_taken_name(table, own.name()));
-    // The functions lie where the extension does; triggers name them by that schema, not by search_path.
-    let schema = statement::pinned(|| {
-        Spi::get_one::<String>(
-            "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_cdc'",
-        )
-    });
-    let schema = quote_identifier(schema.ok().flatten().unwrap_or_else(|| "public".to_owned()));
-    let events = options.operations.row_events();
-    let make = |what: &str, own: Own, definition: &str, arguments: &[String]| {
-        let arguments: Vec<String> = arguments.iter().map(quote_literal).collect();
-        unseen::run(&format!(
-            "CREATE {what} {} AFTER {definition}({})",
-            quote_identifier(own.name()),
-            arguments.join(", ")
-        ));
-    };
-    let always = |own: Own| {
-        // Rows that a subscription applies, and those under session_replication_role = replica, count too.
-        unseen::run(&format!(
-            "ALTER TABLE {} ENABLE ALWAYS TRIGGER {}",
-            table.sql_name(),
-            quote_identifier(own.name())
-        ));
-    };
-    let _ours = event_trigger::quiet();
-    as_superuser(|| {
-        let name = table.sql_name();
-        let rows = format!("{events} ON {name} FOR EACH ROW EXECUTE FUNCTION {schema}.cdc_capture");
-        let mut arguments = options.arguments();
-        make("TRIGGER", Own::Row, &rows, &arguments);
-        // The seal is for the trigger as it is there, so it comes second.
-        // SAFETY: the relation is open while it is read.
-        let made =
-            table.read(|relation| unsafe { Own::Row.of(relation).map(|made| (*made).tgoid) });
-        let Some(made) = made else {
-            pgrx::error!("pg_cdc cannot find the trigger that it made");
-        };
-        arguments.push(seal::argument(table.oid, made, &arguments));
-        make("OR REPLACE TRIGGER", Own::Row, &rows, &arguments);
-        always(Own::Row);
-        if options.operations.contains(Operation::Truncate) {
-            let truncate = format!(
-                "TRUNCATE ON {name} FOR EACH STATEMENT EXECUTE FUNCTION {schema}.cdc_capture_truncate"
-            );
-            make("TRIGGER", Own::Truncate, &truncate, &arguments);
-            always(Own::Truncate);
-        }
-    });
-}
-
-/// CDC0115: somebody's own trigger has the name of one of ours.
-pub fn refuse_taken_name(table: &Table, name: &str) {
-    if table.read(|relation| own_trigger::named(relation, name).is_some()) {
-        Report::new(
-            "CDC0115",
-            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
-            format!(
-                "table \"{}\" has another trigger named \"{name}\"",
-                table.name
-            ),
-            format!(
-                "ALTER TRIGGER {name} ON {} RENAME TO …, or drop it.",
-                table.sql_name()
-            ),
-        )
-        .detail("pg_cdc's own triggers have this name.")
-        .raise();
     }
 }
 
@@ -340,17 +245,6 @@ fn require_sender(shared: &Shared) {
     )
     .about_sender(shared, is_monitor())
     .raise();
-}
-
-/// CDC0005: the sender could not be started.
-pub fn no_worker() -> Report {
-    Report::new(
-        "CDC0005",
-        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        "no free worker for the sender",
-        "Raise max_worker_processes and restart the server.",
-    )
-    .detail("The sender is a background worker, and it is not running.")
 }
 
 fn no_key(table: &Table) -> Report {

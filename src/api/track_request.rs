@@ -8,14 +8,15 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::statement;
-use super::table::Table;
 use super::topic_rights;
-use crate::capture::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Tracked};
-use crate::capture::relation_plan::place;
-use crate::capture::{database_name, mask, row_filter};
+use crate::capture::{mask, row_filter};
+use crate::catalog::database_name;
 use crate::report::{Report, notice};
 use crate::settings;
+use crate::tracked::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Tracked};
+use crate::tracked::place::place;
+use crate::tracked::statement;
+use crate::tracked::table::Table;
 
 /// The arguments of `cdc_track`; none means "as it is".
 #[derive(Clone, Deserialize)]

@@ -5,8 +5,8 @@ use change::options::{Operation, Options};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::statement;
-use crate::capture::own_trigger::{IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER};
+use crate::tracked::own_trigger::{IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER};
+use crate::tracked::statement;
 
 /// `$1`: of this table alone, NULL for all.
 const UNSOUND: &str = "

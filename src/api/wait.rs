@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
-use super::table::is_monitor;
-use crate::capture;
+use crate::capture::state::with_capture;
 use crate::report::{Report, not_loaded};
 use crate::sender::wal_reader::end_of_wal;
 use crate::shared::{self, Shared};
+use crate::tracked::rights::is_monitor;
 
 /// Waits for the end of the WAL at the call, and returns it. The target is the insert position, flushed here, so that
 /// asynchronous commits count too.
@@ -37,7 +37,7 @@ fn cdc_wait(timeout: Interval) -> i64 {
 
 /// CDC0602: what this transaction changed is sent after its commit only.
 pub fn refuse_own_changes() {
-    if capture::with_capture(|capture| capture.buffer.holds_rows()) {
+    if with_capture(|capture| capture.buffer.holds_rows()) {
         Report::new(
             "CDC0602",
             PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,

@@ -23,8 +23,10 @@ use super::context::Who;
 use super::image::{self, Changes, Deformed, Limits, TooLarge};
 use super::nonce::Nonces;
 use super::relation_plan::Plan;
-use super::{database_name, reserve};
+use crate::catalog::database_name;
+use crate::cluster_secret::chunk_key;
 use crate::report::Report;
+use crate::reserve::reserve;
 use crate::settings::{self, Compression};
 use crate::{ffi, shared};
 
@@ -635,23 +637,6 @@ impl Buffer {
 }
 
 const MESSAGE_PREFIX_C: &std::ffi::CStr = c"pg_cdc";
-
-/// The key of the chunks' MAC, derived from the cluster's own secret in pg_control: equal on every standby, kept by
-/// backup and rewind, not readable by SQL.
-pub fn chunk_key() -> MacKey {
-    MacKey::derive("pg_cdc 1 chunk", &cluster_secret())
-}
-
-/// The 32 random bytes that initdb put into pg_control (`MOCK_AUTH_NONCE_LEN`).
-pub fn cluster_secret() -> [u8; 32] {
-    let mut secret = [0; 32];
-    // SAFETY: pg_control is mapped in every process of the server; the nonce has 32 bytes.
-    unsafe {
-        let nonce = pg_sys::GetMockAuthenticationNonce();
-        secret.copy_from_slice(std::slice::from_raw_parts(nonce.cast(), 32));
-    }
-    secret
-}
 
 /// Counts rows that could not be captured.
 pub fn count_uncovered(rows: u64) {

@@ -7,8 +7,8 @@ use change::wal::context::{Context, put_context, set_transaction};
 use pgrx::pg_sys;
 use serde_json::{Map, Value};
 
-use super::utf8;
 use crate::settings;
+use crate::text::utf8;
 
 /// What one setting of `cdc.context_settings` may have, as JSON, in bytes.
 const MAX_SETTING_BYTES: usize = 8 * 1024;

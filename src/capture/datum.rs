@@ -10,9 +10,10 @@ use change::wire::put_varint;
 use pgrx::pg_sys;
 
 use super::mask;
-use super::relation_plan::{name_of, tuple_attribute};
-use super::{reserve, utf8};
+use crate::catalog::{name_of, tuple_attribute};
 use crate::ffi;
+use crate::reserve::reserve;
+use crate::text::utf8;
 
 /// How a datum becomes bytes.
 pub enum Encode {

@@ -10,11 +10,11 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::datum::PinnedStyle;
+use super::filter_text::{FormerNames, deparsed};
 use super::row_filter::expression;
-use super::utf8;
-use crate::api::table::{Table, as_superuser};
-use crate::ffi;
 use crate::report::Report;
+use crate::tracked::rights::as_superuser;
+use crate::tracked::table::Table;
 
 /// Runs `body`, in which the filter of `table` is read: what PostgreSQL refuses there comes with our code and a remedy.
 pub fn coded<R>(table: &Table, body: impl FnOnce() -> R) -> R {
@@ -51,22 +51,6 @@ fn unfit(table: &Table, message: &str) -> Report {
             table.argument()
         ),
     )
-}
-
-/// The names that a filter was written with.
-pub struct FormerNames<'a> {
-    /// Of the table, if it has another one now.
-    pub table: Option<&'a str>,
-    /// Of columns that have another one now, by their numbers.
-    pub columns: &'a [(i16, String, String)],
-}
-
-impl FormerNames<'_> {
-    /// Everything is called as it was.
-    pub const NONE: FormerNames<'static> = FormerNames {
-        table: None,
-        columns: &[],
-    };
 }
 
 /// The filter's text with the names of today, if it must be another one. Raises PostgreSQL's own error where the text is
@@ -125,31 +109,5 @@ pub unsafe fn text(relation: pg_sys::Relation, tree: &CStr) -> String {
             let expression = pg_sys::stringToNode(tree.as_ptr());
             deparsed(relation, expression.cast())
         })
-    }
-}
-
-/// What PostgreSQL's text of a constant has whose type's input depends on settings, or on the moment.
-const DATES: [&str; 4] = ["::date", "::time", "::ts", "::interval"];
-
-/// The text of a filter with such constants, as it is read whatever is set; none of one that has none.
-///
-/// # Safety
-/// As for [`follow`]; the expression is one on the relation's columns.
-pub unsafe fn lasting(relation: pg_sys::Relation, expression: *mut pg_sys::Node) -> Option<String> {
-    // SAFETY: as the caller promises.
-    let text = unsafe {
-        let _pinned = PinnedStyle::set();
-        ffi::with_pinned_search_path(|| deparsed(relation, expression))
-    };
-    DATES.iter().any(|kind| text.contains(kind)).then_some(text)
-}
-
-unsafe fn deparsed(relation: pg_sys::Relation, expression: *mut pg_sys::Node) -> String {
-    // SAFETY: the expression is one on columns of the open relation; the text is copied.
-    unsafe {
-        let name = pg_sys::get_rel_name((*relation).rd_id);
-        let context = pg_sys::deparse_context_for(name, (*relation).rd_id);
-        let text = pg_sys::deparse_expression(expression, context, false, false);
-        utf8(CStr::from_ptr(text).to_bytes())
     }
 }

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::datum::{Encode, large_varlena, put_datum, same_bytes};
 use super::relation_plan::{Plan, PlanColumn};
-use super::reserve;
+use crate::reserve::reserve;
 use crate::settings;
 
 /// Bytes that the images of one row may have: with the rows and names before it they must fit into one WAL record

@@ -6,7 +6,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use sha2::Sha256;
 
-use super::database_name;
+use crate::catalog::database_name;
 use crate::report::Report;
 use crate::secret_file::{self, Refused};
 use crate::settings;

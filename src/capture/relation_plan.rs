@@ -16,15 +16,20 @@ use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::datum::{Describing, Encode, encoding_of, masked_encoding_of};
-use super::own_trigger::{Own, Standing, Tracked, copied_table, unsealed_table};
 use super::row_expression::RowExpression;
-use super::utf8;
 use super::{filter_names, row_filter};
-use crate::api::table::Table;
-use crate::ddl::definition::Catalogs;
-use crate::ddl::drop_hook;
+use crate::capture::dropping::is_dropping;
+use crate::catalog::key_attributes;
+use crate::catalog::name_of;
+use crate::catalog::tuple_attribute;
+use crate::catalog::with_identity_index;
 use crate::report::Report;
 use crate::shared;
+use crate::text::utf8;
+use crate::tracked::own_trigger::{Own, Standing, Tracked};
+use crate::tracked::partitions::root_of;
+use crate::tracked::table::Table;
+use crate::tracked::untrusted::{copied_table, unsealed_table};
 
 /// A live column.
 pub struct PlanColumn {
@@ -204,7 +209,7 @@ impl Plans {
             identity_number,
             ..plan
         };
-        if drop_hook::is_dropping() {
+        if is_dropping() {
             // Of what is left of the table, for the event that says so, and for nothing else.
             valid.set(false);
         }
@@ -269,28 +274,6 @@ fn invalidate_all(validity: &HashMap<pg_sys::Oid, Vec<Rc<Cell<bool>>>>) {
         .values()
         .flatten()
         .for_each(|valid| valid.set(false));
-}
-
-/// The source and database that a trigger made here and now belongs to; none while the server's identity is not known.
-pub fn place() -> Option<String> {
-    let source_id = shared::shared()?.source_id();
-    (!source_id.is_empty()).then(|| format!("{source_id}/{}", database_oid()))
-}
-
-/// Whether a trigger with this `source=` was made in another database or on another server. While the server's identity is
-/// not known its own tables are none: what they capture must not be lost.
-pub fn is_copy(source: &str) -> bool {
-    match place() {
-        Some(place) => source != place,
-        None => source
-            .rsplit_once('/')
-            .is_none_or(|(_, database)| database != database_oid().to_string()),
-    }
-}
-
-fn database_oid() -> u32 {
-    // SAFETY: set for the life of a backend.
-    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
 /// The table whose row trigger says what the running trigger captures, and that trigger, judged; none if the running one
@@ -472,7 +455,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         };
         entry.put(&mut blob);
 
-        if !drop_hook::is_dropping() {
+        if !is_dropping() {
             let live = live_attributes(relation);
             let live = live
                 .iter()
@@ -494,7 +477,7 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
             identity_number: 0,
             local_only: options.local_only,
             skip_unchanged: options.skip_unchanged,
-            filter: (!options.filter.is_empty() && !drop_hook::is_dropping()).then(|| {
+            filter: (!options.filter.is_empty() && !is_dropping()).then(|| {
                 filter_names::coded(&root_table, || {
                     row_filter::prepare(relation, &options.filter)
                 })
@@ -527,29 +510,6 @@ fn refuse_missing(table: &Table, options: &Options, columns: &[String]) {
     }
 }
 
-/// The attribute of a descriptor.
-///
-/// # Safety
-/// `attribute` is below the descriptor's `natts`.
-pub unsafe fn tuple_attribute<'a>(
-    descriptor: pg_sys::TupleDesc,
-    attribute: usize,
-) -> &'a pg_sys::FormData_pg_attribute {
-    // SAFETY: as the caller promises; before 18 the attributes follow the descriptor, from 18 on the compact ones do
-    // and the full ones follow those (TupleDescAttr in access/tupdesc.h).
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        return &*(*descriptor).attrs.as_ptr().add(attribute);
-        #[cfg(feature = "pg18")]
-        {
-            let compact = (*descriptor).compact_attrs.as_ptr();
-            let full: *const pg_sys::FormData_pg_attribute =
-                compact.add((*descriptor).natts as usize).cast();
-            &*full.add(attribute)
-        }
-    }
-}
-
 /// What computes a generated column.
 unsafe fn generated(relation: pg_sys::Relation, attribute: usize) -> RowExpression {
     // SAFETY: the relation is open and locked by the statement whose trigger runs; the column is a generated one. Its
@@ -567,12 +527,6 @@ unsafe fn generated(relation: pg_sys::Relation, attribute: usize) -> RowExpressi
 /// Virtual generated columns (18) are computed when read: the tuple holds nothing of them.
 fn is_virtual(form: &pg_sys::FormData_pg_attribute) -> bool {
     form.attgenerated == b'v' as std::ffi::c_char
-}
-
-/// The name of a column, in UTF-8.
-pub fn name_of(form: &pg_sys::FormData_pg_attribute) -> String {
-    // SAFETY: the name type ends in a zero byte.
-    utf8(unsafe { CStr::from_ptr(form.attname.data.as_ptr()) }.to_bytes())
 }
 
 /// Indexes of the attributes that a tuple of the relation has.
@@ -642,76 +596,4 @@ unsafe fn read_root<R>(root: pg_sys::Oid, read: impl FnOnce(pg_sys::Relation) ->
 unsafe fn identity_attributes(relation: pg_sys::Relation) -> Vec<usize> {
     // SAFETY: the relation is open.
     with_identity_index(unsafe { &*relation }, key_attributes).unwrap_or_default()
-}
-
-/// Reads something of the index of an open relation's primary key, else of its replica identity; none if there is neither.
-pub fn with_identity_index<R>(
-    relation: &pg_sys::RelationData,
-    read: impl FnOnce(&pg_sys::RelationData) -> R,
-) -> Option<R> {
-    // SAFETY: the relation is open; the list and the index are released again.
-    unsafe {
-        pg_sys::list_free(pg_sys::RelationGetIndexList(
-            std::ptr::from_ref(relation).cast_mut(),
-        ));
-        let index_oid = if relation.rd_pkindex != pg_sys::InvalidOid {
-            relation.rd_pkindex
-        } else {
-            relation.rd_replidindex
-        };
-        if index_oid == pg_sys::InvalidOid {
-            return None;
-        }
-        let index = pg_sys::index_open(index_oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let result = read(&*index);
-        pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        Some(result)
-    }
-}
-
-/// Indexes of the attributes that an open index has as its key.
-pub fn key_attributes(index: &pg_sys::RelationData) -> Vec<usize> {
-    // SAFETY: the index is open, and has as many numbers as it says.
-    let numbers = unsafe {
-        let form = &*index.rd_index;
-        form.indkey.values.as_slice(form.indnkeyatts as usize)
-    };
-    numbers
-        .iter()
-        .filter(|number| **number > 0)
-        .map(|number| *number as usize - 1)
-        .collect()
-}
-
-/// The table that a partition's changes are changes of: the topmost one above it that is tracked, which may be the
-/// partition itself, else the root. A table that is no partition is its own. Nothing is locked.
-///
-/// # Safety
-/// Inside a transaction.
-pub unsafe fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
-    Catalogs::today(|catalogs| {
-        let mut line = vec![oid];
-        line.extend(catalogs.ancestors(oid));
-        let root = line[line.len() - 1];
-        let tracked = |table: &pg_sys::Oid| catalogs.is_tracked_itself(*table);
-        line.into_iter().rev().find(tracked).unwrap_or(root)
-    })
-}
-
-/// Schema and name of a relation, in UTF-8.
-pub fn qualified_name(oid: pg_sys::Oid) -> (String, String) {
-    // SAFETY: catalog look-ups inside the running transaction; the texts are copied.
-    unsafe {
-        let text = |pointer: *mut std::ffi::c_char| {
-            if pointer.is_null() {
-                String::new()
-            } else {
-                utf8(CStr::from_ptr(pointer).to_bytes())
-            }
-        };
-        (
-            text(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid))),
-            text(pg_sys::get_rel_name(oid)),
-        )
-    }
 }

@@ -13,13 +13,13 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::datum::PinnedStyle;
-use super::filter_names::{self, FormerNames};
-use super::relation_plan::{name_of, tuple_attribute};
+use super::filter_text::{FormerNames, lasting};
 use super::row_expression::RowExpression;
-use super::{server_text, utf8};
-use crate::api::table::as_superuser;
+use crate::catalog::{name_of, tuple_attribute};
 use crate::ffi;
 use crate::report::Report;
+use crate::text::{server_text, utf8};
+use crate::tracked::rights::as_superuser;
 
 /// Prepares the condition `text` on rows of `relation`. CDC0111 for what is no allowed condition. Who writes a row need have
 /// no rights on the schema of a type that the owner names in it.
@@ -45,11 +45,11 @@ pub unsafe fn check(relation: pg_sys::Relation, text: &str) -> String {
     // SAFETY: as the caller promises. Caught only to be raised again under our code: the statement ends in any case.
     unsafe {
         let condition = || ffi::with_pinned_search_path(|| condition(relation, text));
-        let lasting = || {
+        let checked = || {
             drop(RowExpression::new(relation, condition));
-            filter_names::lasting(relation, condition()).unwrap_or_else(|| text.to_owned())
+            lasting(relation, condition()).unwrap_or_else(|| text.to_owned())
         };
-        PgTryBuilder::new(AssertUnwindSafe(lasting))
+        PgTryBuilder::new(AssertUnwindSafe(checked))
             .catch_others(|error| match error {
                 CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
                     let ours = report.hint().is_some_and(|hint| hint.ends_with(']'));

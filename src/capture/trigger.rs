@@ -1,30 +1,21 @@
 //! The trigger functions: `cdc_capture()` for rows, `cdc_capture_truncate()` for the table.
 
-use change::options::{Operation, Options};
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::buffer::{self, Captured};
-use super::own_trigger::Own;
-use super::relation_plan::root_of;
-use super::with_capture;
-use crate::api::table::Table;
-use crate::ddl::partitions;
+use crate::capture::state::with_capture;
 use crate::ffi;
 use crate::report;
 use crate::shared;
+use crate::tracked::table::Table;
 
 /// Combo command ids stand for two command ids in one field (access/htup_details.h).
 const HEAP_COMBOCID: u16 = 0x0020;
 
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_cdc_capture() -> &'static pg_sys::Pg_finfo_record {
-    &ffi::VERSION_1
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_cdc_capture_truncate() -> &'static pg_sys::Pg_finfo_record {
     &ffi::VERSION_1
 }
 
@@ -83,54 +74,12 @@ pub extern "C-unwind" fn cdc_capture(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
     pg_sys::Datum::from(0)
 }
 
-/// The statement trigger for TRUNCATE.
-#[unsafe(no_mangle)]
-#[pg_guard]
-pub extern "C-unwind" fn cdc_capture_truncate(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: as in cdc_capture.
-    unsafe {
-        let Some(trigger) = trigger_data(fcinfo) else {
-            not_a_trigger("cdc_capture_truncate")
-        };
-        if trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK != pg_sys::TRIGGER_EVENT_TRUNCATE {
-            not_a_trigger("cdc_capture_truncate");
-        }
-        if shared::shared().is_none() {
-            warn_not_covered();
-            return pg_sys::Datum::from(0);
-        }
-        truncated(trigger);
-    }
-    // The result of an AFTER trigger is not looked at.
-    pg_sys::Datum::from(0)
-}
-
-/// Captures a TRUNCATE. Of a partition alone it empties only a part of the table, and no event says which rows: so one
-/// about the table's contents goes out. With the root, PostgreSQL tells of the root first and of every partition after.
-unsafe fn truncated(trigger: &pg_sys::TriggerData) {
-    // SAFETY: as in cdc_capture.
-    unsafe {
-        // Whether it is shipped, and where to, the row trigger says: this one has no say of its own.
-        if !Own::Truncate.is(&*trigger.tg_trigger) {
-            return;
-        }
-        let relation = (*trigger.tg_relation).rd_id;
-        let root = root_of(relation);
-        if root == relation {
-            let table = Table::at(relation);
-            let ships = |options: &Options| options.operations.contains(Operation::Truncate);
-            if !table
-                .tracked()
-                .is_some_and(|tracked| ships(&tracked.options))
-            {
-                return;
-            }
-            table.with_trigger(|trigger| capture_table_event(trigger, &Captured::Truncated));
-            with_capture(|capture| capture.buffer.truncated = Some(root));
-        } else if !with_capture(|capture| capture.buffer.has_truncated(root)) {
-            partitions::truncated(root, relation);
-        }
-    }
+/// Captures a change of a table's definition, as an event of this transaction.
+pub fn capture_schema_change(table: &Table, change: &str) {
+    table.with_trigger(|data| {
+        // SAFETY: relation and trigger are open while they are read.
+        unsafe { capture_table_event(data, &Captured::SchemaChanged(change)) };
+    });
 }
 
 /// Captures an event about the table as a whole, after everything that the transaction did before.
@@ -152,7 +101,13 @@ pub unsafe fn capture_table_event(trigger: &pg_sys::TriggerData, event: &Capture
     }
 }
 
-unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> Option<&'a pg_sys::TriggerData> {
+/// What PostgreSQL passes to a function that a trigger calls.
+///
+/// # Safety
+/// `fcinfo` is a running call's.
+pub unsafe fn trigger_data<'a>(
+    fcinfo: pg_sys::FunctionCallInfo,
+) -> Option<&'a pg_sys::TriggerData> {
     // SAFETY: the context of a call is null or a node; its tag says which.
     unsafe {
         let context = (*fcinfo).context;
@@ -163,7 +118,8 @@ unsafe fn trigger_data<'a>(fcinfo: pg_sys::FunctionCallInfo) -> Option<&'a pg_sy
     }
 }
 
-fn not_a_trigger(function: &str) -> ! {
+/// A trigger function was called as something else.
+pub fn not_a_trigger(function: &str) -> ! {
     ErrorReport::new(
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
         format!("{function}() must be called by the trigger that cdc_track() makes"),
@@ -211,7 +167,7 @@ unsafe fn raw_command(header: pg_sys::HeapTupleHeader) -> u32 {
 }
 
 /// CDC0202: the library is not loaded, so rows of tracked tables go by. Once per backend.
-fn warn_not_covered() {
+pub fn warn_not_covered() {
     use std::sync::atomic::{AtomicBool, Ordering};
     static WARNED: AtomicBool = AtomicBool::new(false);
     if !WARNED.swap(true, Ordering::Relaxed) {

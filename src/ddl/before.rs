@@ -3,15 +3,16 @@
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::event_trigger::commands_of;
-use super::partitions;
-use crate::api::statement;
-use crate::api::table::Table;
-use crate::api::track;
-use crate::capture::own_trigger::{IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER, Own, ROW_TRIGGER};
-use crate::capture::relation_plan::root_of;
-use crate::capture::utf8;
+use crate::ddl::command::commands_of;
+use crate::ddl::untracking::untrack;
 use crate::report::{Report, notice};
+use crate::text::utf8;
+use crate::tracked::own_trigger::{IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER, Own, ROW_TRIGGER};
+use crate::tracked::partitions::lock_below;
+use crate::tracked::partitions::root_of;
+use crate::tracked::partitions::tracked_themselves;
+use crate::tracked::statement;
+use crate::tracked::table::Table;
 
 /// ATTACH PARTITION of a table that is tracked by itself, as all new ones of a schema may be: PostgreSQL gives it a clone
 /// of the root's trigger, of the same name, so its own one goes.
@@ -50,21 +51,21 @@ unsafe fn about_to_attach(parent_name: *mut pg_sys::RangeVar, name: *mut pg_sys:
         };
         // Who may not run the command is told so by PostgreSQL, and has nobody wait for a lock.
         let may = || Table::is_owned(parent) && Table::is_owned(partition);
-        if !may() || partitions::tracked_themselves(partition).is_empty() {
+        if !may() || tracked_themselves(partition).is_empty() {
             return;
         }
         // In the order and as strongly as the command itself takes them.
         pg_sys::LockRelationOid(parent, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE);
         pg_sys::LockRelationOid(partition, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE);
-        partitions::lock_below(partition, pg_sys::AccessExclusiveLock);
+        lock_below(partition, pg_sys::AccessExclusiveLock);
         if look_up(parent_name) != Some(parent) || look_up(name) != Some(partition) || !may() {
             return;
         }
         let root = Table::look_at(root_of(parent));
         let is_tracked = root.tracked().is_some();
-        for table in partitions::tracked_themselves(partition) {
+        for table in tracked_themselves(partition) {
             if is_tracked {
-                track::untrack(&table);
+                untrack(&table);
             } else if let Some(options) = table.options() {
                 notice(format!(
                     "table \"{}\" stays tracked by itself: its changes go to topic \"{}\"; table \"{}\" is not tracked",

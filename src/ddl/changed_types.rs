@@ -4,9 +4,9 @@
 use pgrx::pg_sys;
 
 use super::schema_change::SchemaChange;
-use crate::api::statement;
-use crate::api::table::Table;
-use crate::capture::own_trigger::IS_ROW_TRIGGER;
+use crate::tracked::own_trigger::IS_ROW_TRIGGER;
+use crate::tracked::statement;
+use crate::tracked::table::Table;
 
 /// Tracked tables with a column of these types, or of arrays, domains and row types made of them. `$1` are types, and the
 /// objects of the command that has just ended may be types, schemas with types, and extensions with types.

@@ -10,12 +10,15 @@ use std::ffi::{c_int, c_void};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::partitions;
 use super::schema_change::SchemaChange;
-use super::{event_trigger, partitions};
-use crate::api::statement;
-use crate::api::table::Table;
-use crate::capture::own_trigger::IS_ROW_TRIGGER;
-use crate::capture::{buffer::Captured, with_capture};
+use crate::capture::buffer::Captured;
+use crate::capture::dropping::Dropping;
+use crate::capture::state::with_capture;
+use crate::tracked::own_trigger::IS_ROW_TRIGGER;
+use crate::tracked::quiet::is_quiet;
+use crate::tracked::statement;
+use crate::tracked::table::Table;
 use crate::{ffi, shared};
 
 static mut PREVIOUS_HOOK: pg_sys::object_access_hook_type = None;
@@ -30,28 +33,6 @@ thread_local! {
 struct Dropped {
     trigger: pg_sys::Oid,
     event: String,
-}
-
-/// Whether a table is just told to be untracked because its trigger goes: columns that its options name may be gone
-/// already.
-pub fn is_dropping() -> bool {
-    DROPPING.get()
-}
-
-/// Ends [`is_dropping`], also by an error.
-struct Dropping(());
-
-impl Dropping {
-    fn begin() -> Dropping {
-        DROPPING.set(true);
-        Dropping(())
-    }
-}
-
-impl Drop for Dropping {
-    fn drop(&mut self) {
-        DROPPING.set(false);
-    }
 }
 
 /// Installs the hook; only at server start.
@@ -89,7 +70,7 @@ unsafe extern "C-unwind" fn object_access(
 
 /// UNTRACK, if the trigger is our row trigger.
 fn trigger_goes(trigger: pg_sys::Oid) {
-    if event_trigger::is_quiet() {
+    if is_quiet() {
         return;
     }
     let found = statement::pinned(|| {

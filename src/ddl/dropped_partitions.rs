@@ -4,12 +4,12 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
-use super::definition::Catalogs;
 use super::partition_rows::{self, Moved};
-use super::partitions;
-use crate::api::table::Table;
-use crate::capture::relation_plan::root_of;
 use crate::settings::{self, PartitionRows};
+use crate::tracked::definition::Catalogs;
+use crate::tracked::partitions::below;
+use crate::tracked::partitions::root_of;
+use crate::tracked::table::Table;
 
 thread_local! {
     /// Partitions that the running command drops and whose rows are captured already.
@@ -113,7 +113,7 @@ fn drop_rows(partition: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
         pg_sys::LockRelationOid(root, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
         pg_sys::LockRelationOid(*parent, exclusive);
         pg_sys::LockRelationOid(partition, exclusive);
-        for part in partitions::below(partition) {
+        for part in below(partition) {
             pg_sys::LockRelationOid(part, exclusive);
         }
         Catalogs::today(|catalogs| catalogs.ancestors(partition)) == ancestors
@@ -127,6 +127,6 @@ fn drop_rows(partition: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
     }
     CAPTURED.with_borrow_mut(|captured| {
         captured.push(partition);
-        captured.extend(partitions::below(partition));
+        captured.extend(below(partition));
     });
 }

@@ -1,46 +1,23 @@
 //! The event triggers at the beginning and at the end of every DDL command: what it makes of tracked tables becomes schema
 //! events.
 
-use std::cell::Cell;
-use std::ffi::CStr;
-
 use pgrx::pg_sys;
 use pgrx::pg_sys::AlterTableType as Alter;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::command::{DEFINES, MOVES};
 use super::schema_change::SchemaChange;
 use super::table_changes::{self, Command};
 use super::{before, changed_types, dropped_partitions, type_names};
-use crate::api::statement;
-use crate::api::table::Table;
-use crate::capture::own_trigger::IS_ROW_TRIGGER;
-use crate::capture::utf8;
+use crate::ddl::command::commands_of;
+use crate::ddl::command::statement_of;
 use crate::ffi;
 use crate::shared;
-
-thread_local! {
-    static QUIET: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Ends the quiet of [`quiet`].
-pub struct Quiet(());
-
-/// While the value lives, DDL is our own and makes no events.
-pub fn quiet() -> Quiet {
-    QUIET.set(true);
-    Quiet(())
-}
-
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        QUIET.set(false);
-    }
-}
-
-pub fn is_quiet() -> bool {
-    QUIET.get()
-}
+use crate::tracked::own_trigger::IS_ROW_TRIGGER;
+use crate::tracked::quiet::is_quiet;
+use crate::tracked::statement;
+use crate::tracked::table::Table;
 
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_cdc_ddl_start() -> &'static pg_sys::Pg_finfo_record {
@@ -205,74 +182,4 @@ fn changed_tables() -> Vec<Table> {
     // Of a schema's tables the command has locked none: another session may just have dropped one.
     .filter_map(Table::if_there)
     .collect()
-}
-
-/// What rewrites a table and leaves every value as it is.
-const MOVES: [Alter::Type; 4] = [
-    Alter::AT_SetLogged,
-    Alter::AT_SetUnLogged,
-    Alter::AT_SetTableSpace,
-    Alter::AT_SetAccessMethod,
-];
-
-/// What is told even where an event about the definition says the same as before.
-const DEFINES: [Alter::Type; 14] = [
-    Alter::AT_AddColumn,
-    Alter::AT_DropColumn,
-    Alter::AT_AlterColumnType,
-    Alter::AT_ColumnDefault,
-    Alter::AT_SetNotNull,
-    Alter::AT_DropNotNull,
-    Alter::AT_AddIndex,
-    Alter::AT_AddConstraint,
-    Alter::AT_AddIndexConstraint,
-    Alter::AT_DropConstraint,
-    Alter::AT_ReplicaIdentity,
-    Alter::AT_AddIdentity,
-    Alter::AT_DropIdentity,
-    Alter::AT_DropExpression,
-];
-
-/// The commands of an ALTER TABLE.
-///
-/// # Safety
-/// The statement is one that PostgreSQL runs.
-pub unsafe fn commands_of(statement: &pg_sys::AlterTableStmt) -> Vec<&pg_sys::AlterTableCmd> {
-    // SAFETY: as the caller promises, the commands are a list of AlterTableCmd.
-    unsafe {
-        let list = statement.cmds;
-        let count = if list.is_null() {
-            0
-        } else {
-            (*list).length as usize
-        };
-        (0..count)
-            .map(|index| {
-                &*(*(*list).elements.add(index))
-                    .ptr_value
-                    .cast::<pg_sys::AlterTableCmd>()
-            })
-            .collect()
-    }
-}
-
-/// The text of the running statement, if the client sent it alone and it is of this kind: a text of several statements
-/// would tell more than the event is about, and one inside a function is not there at all.
-pub fn statement_of(kind: pg_sys::NodeTag) -> Option<String> {
-    // SAFETY: the text of the client's query, null or zero-ended, as long as the query runs; parsed once before.
-    unsafe {
-        let text = pg_sys::debug_query_string;
-        if text.is_null() {
-            return None;
-        }
-        let statements = pg_sys::raw_parser(text, pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
-        if statements.is_null() || (*statements).length != 1 {
-            return None;
-        }
-        let raw: *mut pg_sys::RawStmt = (*(*statements).elements).ptr_value.cast();
-        ((*(*raw).stmt).type_ == kind).then(|| {
-            let text = utf8(CStr::from_ptr(text).to_bytes());
-            text.trim().trim_end_matches(';').to_owned()
-        })
-    }
 }

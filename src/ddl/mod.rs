@@ -2,7 +2,7 @@
 
 pub mod before;
 pub mod changed_types;
-pub mod definition;
+pub mod command;
 pub mod drop_hook;
 pub mod dropped_partitions;
 pub mod event_trigger;
@@ -12,4 +12,6 @@ pub mod partitions;
 pub mod schema_change;
 pub mod table_changes;
 pub mod touched;
+pub mod truncate;
 pub mod type_names;
+pub mod untracking;

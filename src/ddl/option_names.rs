@@ -4,13 +4,15 @@ use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::definition::Definition;
 use super::partitions;
-use crate::api::computed_columns::warn_of_clear;
-use crate::api::table::Table;
-use crate::api::track::make_triggers;
-use crate::capture::filter_names::{self, FormerNames};
+use crate::capture::filter_names;
+use crate::capture::filter_text::FormerNames;
 use crate::report::{Report, notice};
+use crate::tracked::computed_columns::warn_of_clear;
+use crate::tracked::definition::Definition;
+use crate::tracked::partitions::below;
+use crate::tracked::table::Table;
+use crate::tracked::triggers::make_triggers;
 
 /// Gives the table's triggers the names of today, in the transaction of the command that changed them: no row is captured
 /// in between. What is not captured here, a copy or a trigger that
@@ -112,7 +114,7 @@ fn follow_filter(table: &Table, options: &mut Options, former: &FormerNames<'_>)
 
 /// CDC0121: PostgreSQL makes no trigger anew on a table whose triggers have yet to fire.
 pub fn refuse_pending(table: &Table) {
-    let mut parts = partitions::below(table.oid);
+    let mut parts = below(table.oid);
     parts.push(table.oid);
     // SAFETY: inside a transaction; reads the backend's own list of events.
     let is_pending = |part| unsafe { pg_sys::AfterTriggerPendingOnRel(part) };

@@ -1,15 +1,15 @@
 //! Rows that come into a tracked table, or go, with the part of it that holds them: no row trigger fires for them, so they
 //! are read and captured as what they are to readers, rows inserted or deleted by the running transaction.
 
+use change::options::Operation;
 use pgrx::pg_sys;
 
-use crate::api::table::Table;
 use crate::capture::buffer::Captured;
+use crate::capture::state::with_capture;
 use crate::capture::trigger::is_applied;
-use crate::capture::with_capture;
-use crate::ddl::partitions::below;
 use crate::ffi;
-use change::options::Operation;
+use crate::tracked::partitions::below;
+use crate::tracked::table::Table;
 
 /// What happens to the rows.
 #[derive(Clone, Copy, PartialEq, Eq)]

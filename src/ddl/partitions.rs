@@ -5,16 +5,20 @@ use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 use pgrx::spi::{quote_identifier, quote_literal};
 
-use super::definition::Catalogs;
+use super::dropped_partitions;
 use super::partition_rows::{self, Moved};
 use super::schema_change::SchemaChange;
-use super::{dropped_partitions, event_trigger};
-use crate::api::table::{Table, as_superuser};
-use crate::api::{statement, track, unseen};
-use crate::capture::own_trigger::{IS_ROW_TRIGGER, Own, TRUNCATE_TRIGGER};
-use crate::capture::relation_plan::root_of;
 use crate::report::{Report, notice};
 use crate::settings::{self, PartitionRows};
+use crate::tracked::definition::Catalogs;
+use crate::tracked::own_trigger::{Own, TRUNCATE_TRIGGER};
+use crate::tracked::partitions::below;
+use crate::tracked::partitions::root_of;
+use crate::tracked::quiet::quiet;
+use crate::tracked::rights::as_superuser;
+use crate::tracked::table::Table;
+use crate::tracked::triggers::refuse_taken_name;
+use crate::tracked::unseen;
 
 /// Gives every partition below `table` its TRUNCATE trigger, anew where it is there; takes it away if the table does not
 /// ship TRUNCATE, or is not tracked.
@@ -33,7 +37,7 @@ fn definition(root: &Table) -> Option<String> {
 }
 
 fn give_triggers(partitions: &[Table], definition: Option<&str>) {
-    let _ours = event_trigger::quiet();
+    let _ours = quiet();
     for partition in partitions {
         if is_foreign(partition.oid) {
             if definition.is_some() {
@@ -70,7 +74,7 @@ fn replace_trigger(partition: &Table, definition: Option<&str>) {
             unseen::drop_trigger(before);
         }
         if let Some(definition) = definition {
-            track::refuse_taken_name(partition, TRUNCATE_TRIGGER);
+            refuse_taken_name(partition, TRUNCATE_TRIGGER);
             unseen::run(&format!(
                 "CREATE TRIGGER {trigger} AFTER TRUNCATE ON {name} {definition}"
             ));
@@ -84,42 +88,6 @@ fn replace_trigger(partition: &Table, definition: Option<&str>) {
 /// Everything below a partitioned table.
 fn partitions_of(table: &Table) -> Vec<Table> {
     below(table.oid).into_iter().map(Table::at).collect()
-}
-
-/// The partitions of a table, at every level; none of an ordinary one. Nothing is locked.
-pub fn below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
-    Catalogs::today(|catalogs| catalogs.parts_below(table))
-}
-
-/// Locks the partitions of a locked table.
-pub fn lock_below(table: pg_sys::Oid, mode: u32) {
-    for partition in below(table) {
-        // SAFETY: in a transaction; released with it. Who attaches or detaches a partition waits for the table's lock.
-        unsafe { pg_sys::LockRelationOid(partition, mode as pg_sys::LOCKMODE) };
-    }
-}
-
-/// Whether a table, or a partition of it, has a trigger of ours. No lock is needed.
-pub fn any_triggers(table: pg_sys::Oid) -> bool {
-    Catalogs::today(|catalogs| {
-        let mut tables = catalogs.parts_below(table);
-        tables.push(table);
-        tables
-            .into_iter()
-            .any(|table| !catalogs.triggers(table).is_empty())
-    })
-}
-
-/// The tables that are tracked by themselves, of a table and its partitions.
-pub fn tracked_themselves(table: pg_sys::Oid) -> Vec<Table> {
-    let query = format!(
-        "SELECT t.tgrelid FROM pg_catalog.pg_trigger t WHERE {IS_ROW_TRIGGER} AND t.tgparentid = 0
-             AND t.tgrelid = ANY ($1) ORDER BY 1"
-    );
-    let mut tables = below(table);
-    tables.push(table);
-    let found = statement::oids("the triggers of a table", &query, &[tables.into()]);
-    found.into_iter().map(Table::at).collect()
 }
 
 /// A partition was made, or attached with the rows that it has: for readers they are inserted now.
@@ -198,23 +166,9 @@ pub fn dropped(partition: pg_sys::Oid) {
     let change = if keep || dropped_partitions::is_captured(partition) {
         SchemaChange::new("DETACH")
     } else {
-        contents_changed("DETACH", None)
+        SchemaChange::of_contents("DETACH", None)
     };
     change.capture(&Table::at(root));
-}
-
-/// A partition was emptied, and the rest of the table was not.
-pub fn truncated(root: pg_sys::Oid, partition: pg_sys::Oid) {
-    let statement = format!("TRUNCATE {}", Table::at(partition).sql_name());
-    contents_changed("ALTER", Some(statement)).capture(&Table::at(root));
-}
-
-fn contents_changed(kind: &'static str, ddl: Option<String>) -> SchemaChange {
-    SchemaChange {
-        ddl,
-        contents_changed: true,
-        ..SchemaChange::new(kind)
-    }
 }
 
 fn root(partition: pg_sys::Oid) -> pg_sys::Oid {

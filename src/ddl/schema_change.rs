@@ -6,11 +6,12 @@ use change::options::{Mask, Options};
 use pgrx::prelude::PgSqlErrorCode;
 use serde_json::{Value, json};
 
-use crate::api::table::{ColumnDefinition, Table};
-use crate::capture::database_name;
+use crate::capture::trigger::capture_schema_change;
+use crate::catalog::database_name;
 use crate::report::Report;
 use crate::snapshot::chunk::has_key;
 use crate::snapshot::repair;
+use crate::tracked::table::{ColumnDefinition, Table};
 
 /// A statement's text is told up to this length, in bytes: an event must stay one that a topic takes.
 const MAX_DDL_BYTES: usize = 8 * 1024;
@@ -29,6 +30,15 @@ pub struct SchemaChange {
 }
 
 impl SchemaChange {
+    /// Rows came or went without row events.
+    pub fn of_contents(kind: &'static str, ddl: Option<String>) -> SchemaChange {
+        SchemaChange {
+            ddl,
+            contents_changed: true,
+            ..SchemaChange::new(kind)
+        }
+    }
+
     /// The kind of a table's first event. Its rows come by a snapshot only if somebody asked for one.
     pub const TRACKED: &str = "CREATE";
 
@@ -44,7 +54,7 @@ impl SchemaChange {
     /// Captures the event in the running transaction; nothing if the table is not tracked.
     pub fn capture(&self, table: &Table) {
         if let Some(options) = table.options() {
-            table.capture_schema_change(&self.json(table, &options));
+            capture_schema_change(table, &self.json(table, &options));
             if self.contents_changed && self.kind != Self::TRACKED {
                 if !has_key(table, &options) {
                     not_repaired(table).log();

@@ -11,19 +11,20 @@ use change::options::{Operation, Options};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::definition::{Catalogs, Column, Definition};
-use super::event_trigger::statement_of;
 use super::partition_rows::is_empty;
 use super::schema_change::SchemaChange;
 use super::{changed_types, option_names, partitions, touched};
-use crate::api::statement;
-use crate::api::table::Table;
-use crate::capture::own_trigger::{
-    IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER, Own, ROW_TRIGGER, TRUNCATE_TRIGGER,
-};
-use crate::capture::relation_plan::root_of;
+use crate::ddl::command::statement_of;
 use crate::ffi;
 use crate::report::Report;
+use crate::tracked::definition::{Catalogs, Column, Definition};
+use crate::tracked::own_trigger::{
+    IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER, Own, ROW_TRIGGER, TRUNCATE_TRIGGER,
+};
+use crate::tracked::partitions::below;
+use crate::tracked::partitions::root_of;
+use crate::tracked::statement;
+use crate::tracked::table::Table;
 
 thread_local! {
     /// The transaction in which tables were looked at last, and its command id then.
@@ -265,7 +266,7 @@ fn contents_changed(
     let ships = |name: &str| table.options().is_some_and(|options| options.ships(name));
     let is_rewritten = !rewritten.is_empty()
         && std::iter::once(table.oid)
-            .chain(partitions::below(table.oid))
+            .chain(below(table.oid))
             .any(|part| rewritten.contains(&part));
     let changed = (command.computes && is_rewritten)
         || before

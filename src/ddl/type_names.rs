@@ -8,11 +8,12 @@ use pgrx::pg_sys;
 
 use super::option_names::refuse_pending;
 use super::partitions;
-use crate::api::statement;
-use crate::api::table::Table;
-use crate::api::track::make_triggers;
 use crate::capture::filter_names;
-use crate::capture::own_trigger::IS_ROW_TRIGGER;
+use crate::tracked::own_trigger::IS_ROW_TRIGGER;
+use crate::tracked::partitions::lock_below;
+use crate::tracked::statement;
+use crate::tracked::table::Table;
+use crate::tracked::triggers::make_triggers;
 
 /// Tracked tables with a column of a type that somebody made. Filters use enums alone of those.
 const TABLES: &str = "
@@ -117,7 +118,7 @@ pub fn follow() {
         let Some(table) = Table::if_there(kept.table) else {
             continue;
         };
-        partitions::lock_below(table.oid, exclusive);
+        lock_below(table.oid, exclusive);
         if let Some((mut options, text)) = changed(&table) {
             refuse_pending(&table);
             options.filter = text;

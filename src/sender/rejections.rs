@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use change::wal::assembly::Rejected;
 use pgrx::prelude::*;
 
 use crate::report::Report;
-use change::wal::assembly::Rejected;
 
 /// A database has one line in this time.
 const ONE_LINE_EVERY: Duration = Duration::from_secs(1);

@@ -29,7 +29,7 @@ use super::standby::{self, Confirmed};
 use super::wal_event::{ThisServer, event_of, our_message};
 use super::wal_reader::{WalError, WalReader, flushed};
 use super::worker::{End, IDLE_TICK, Sender, TICK, read_settings, reload_if_asked};
-use crate::capture::buffer::chunk_key;
+use crate::cluster_secret::chunk_key;
 use crate::shared::State;
 
 /// The restart point is recorded when this much WAL without our changes has gone by.

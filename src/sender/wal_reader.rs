@@ -4,7 +4,6 @@
 //! belongs elsewhere all mean that WAL that is needed cannot be read.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-
 use std::panic::AssertUnwindSafe;
 
 use pgrx::PgTryBuilder;

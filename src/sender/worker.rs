@@ -31,7 +31,7 @@ use super::slot::{self, Slot};
 use super::source::{self, Source};
 use super::wal_bound::WalBound;
 use super::wal_reader::{end_of_wal, flushed, is_there, timeline_start};
-use crate::capture::buffer::cluster_secret;
+use crate::cluster_secret::cluster_secret;
 use crate::settings;
 use crate::shared::{self, Described, Shared, State};
 use crate::snapshot::launcher::Launcher;

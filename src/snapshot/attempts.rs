@@ -5,8 +5,8 @@
 use std::fs;
 use std::io::ErrorKind;
 
-use super::launcher::DIRECTORY;
-
+/// Where work on snapshots is noted, below the data directory, which is the server's working directory.
+pub const DIRECTORY: &str = "pg_cdc/snapshots";
 /// A chunk is tried so often before its snapshot has failed.
 pub const MOST: u32 = 5;
 

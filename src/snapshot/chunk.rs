@@ -14,14 +14,18 @@ use pgrx::spi::quote_identifier;
 
 use super::job::{Job, Place};
 use super::key_order::KeyOrder;
-use crate::api::table::Table;
 use crate::capture::buffer::Captured;
 use crate::capture::datum::put_datum;
-use crate::capture::own_trigger::{ROW_TRIGGER, Standing, copied_table, unsealed_table};
-use crate::capture::relation_plan::{Plan, name_of, tuple_attribute};
-use crate::capture::{row_filter, server_text, utf8, with_capture};
-use crate::ddl::partitions::below;
+use crate::capture::relation_plan::Plan;
+use crate::capture::row_filter;
+use crate::capture::state::with_capture;
+use crate::catalog::{name_of, tuple_attribute};
 use crate::report::Report;
+use crate::text::{server_text, utf8};
+use crate::tracked::own_trigger::{ROW_TRIGGER, Standing};
+use crate::tracked::partitions::below;
+use crate::tracked::table::Table;
+use crate::tracked::untrusted::{copied_table, unsealed_table};
 
 /// Rows that are fetched at once.
 const FETCH_ROWS: i64 = 1000;

@@ -7,9 +7,9 @@ use std::ffi::CStr;
 use pgrx::pg_sys;
 use pgrx::spi::{quote_identifier, quote_literal, quote_qualified_identifier};
 
-use crate::api::table::Table;
-use crate::capture::relation_plan::{name_of, tuple_attribute};
-use crate::capture::utf8;
+use crate::catalog::{name_of, tuple_attribute};
+use crate::text::utf8;
+use crate::tracked::table::Table;
 
 /// One column of the index.
 struct KeyColumn {

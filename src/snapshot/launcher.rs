@@ -14,12 +14,10 @@ use pgrx::bgworkers::{
 };
 use pgrx::pg_sys;
 
-use super::attempts;
+use super::attempts::{self, DIRECTORY};
 use crate::settings;
 use crate::shared::Shared;
 
-/// Below the data directory, which is the server's working directory.
-pub const DIRECTORY: &str = "pg_cdc/snapshots";
 /// After a worker ended before its work was done; twice as long each time that it ended at once.
 const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(300);
@@ -201,7 +199,7 @@ fn start(database: u32) -> Option<DynamicBackgroundWorker> {
         .set_argument(Some(pg_sys::Datum::from(database)))
         .load_dynamic();
     if worker.is_err() {
-        crate::api::track::no_worker()
+        crate::report::no_worker()
             .detail("A snapshot waits for a background worker.")
             .log();
     }

@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use pgrx::pg_sys;
 
 use super::chunk::has_key;
-use crate::api::snapshot;
-use crate::api::table::Table;
+use crate::snapshot::request::ask_unless_pending;
+use crate::tracked::table::Table;
 
 thread_local! {
     static NOTED: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
@@ -49,7 +49,7 @@ pub fn pre_commit() {
                 .options()
                 .is_some_and(|options| has_key(&table, &options))
             {
-                snapshot::ask_unless_pending(&table);
+                ask_unless_pending(&table);
             }
         }
         pg_sys::PopActiveSnapshot();

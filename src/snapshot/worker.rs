@@ -14,10 +14,10 @@ use pgrx::prelude::*;
 use super::chunk::{self, Reader};
 use super::job::{Job, Jobs};
 use super::{attempts, launcher};
-use crate::ddl::partitions::below;
 use crate::sender::sleep::{interrupts, pause};
 use crate::settings;
 use crate::shared::{self, Shared};
+use crate::tracked::partitions::below;
 use crate::{ffi, report};
 
 /// The net below everything that wakes the worker.

@@ -5,9 +5,9 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use crate::capture::own_trigger::Own;
-use crate::capture::relation_plan::name_of;
-use crate::capture::utf8;
+use super::own_trigger::Own;
+use crate::catalog::name_of;
+use crate::text::utf8;
 
 /// `pg_inherits_relid_seqno_index` (catalog/pg_inherits.h).
 const INHERITS_RELID_SEQNO_INDEX: u32 = 2680;

@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use pgrx::pg_sys;
 use pgrx::pg_sys::{SubXactEvent, XactEvent};
 
-use super::{buffer, try_with_capture, with_capture};
-use crate::api::snapshot;
+use crate::capture::buffer;
+use crate::capture::state::{try_with_capture, with_capture};
 use crate::shared;
 use crate::snapshot::repair;
+use crate::snapshot::request;
 
 /// Registers the callbacks for this process and its children.
 pub fn register() {
@@ -31,7 +32,7 @@ unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _arg: *mut
             with_capture(|capture| capture.buffer.pre_commit())
         }
         XactEvent::XACT_EVENT_COMMIT => {
-            snapshot::ended(true);
+            request::ended(true);
             let left = try_with_capture(|capture| {
                 if capture.buffer.is_idle() {
                     return None;
@@ -62,7 +63,7 @@ unsafe extern "C-unwind" fn transaction_event(event: XactEvent::Type, _arg: *mut
         XactEvent::XACT_EVENT_ABORT | XactEvent::XACT_EVENT_PREPARE => {
             repair::forget();
             // The worker waits for what is prepared to be committed.
-            snapshot::ended(event == XactEvent::XACT_EVENT_PREPARE);
+            request::ended(event == XactEvent::XACT_EVENT_PREPARE);
             try_with_capture(|capture| {
                 if !capture.buffer.is_idle() {
                     capture.buffer.reset();

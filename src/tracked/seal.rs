@@ -10,7 +10,7 @@ use std::cell::OnceCell;
 use change::mac_key::MacKey;
 use pgrx::pg_sys;
 
-use super::buffer::cluster_secret;
+use crate::cluster_secret::cluster_secret;
 
 /// How the last argument begins.
 const NAME: &str = "seal=";

@@ -6,14 +6,15 @@ use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::own_trigger::{Own, Standing, Tracked};
+use super::rights::{as_user, is_admin};
 use super::statement;
-use crate::capture::own_trigger::{Own, Standing, Tracked};
-use crate::capture::relation_plan::{
+use crate::catalog::{
     key_attributes, name_of, qualified_name, tuple_attribute, with_identity_index,
 };
-use crate::capture::utf8;
 use crate::ffi;
 use crate::report::Report;
+use crate::text::utf8;
 
 /// A table, locked until the transaction ends. It is open only while something of it is read: DDL refuses a table that
 /// its own session has open.
@@ -359,19 +360,6 @@ impl Table {
         })
     }
 
-    /// Captures a change of the table's definition, as an event of this transaction.
-    pub fn capture_schema_change(&self, change: &str) {
-        self.with_trigger(|data| {
-            // SAFETY: relation and trigger are open while they are read.
-            unsafe {
-                crate::capture::trigger::capture_table_event(
-                    data,
-                    &crate::capture::buffer::Captured::SchemaChanged(change),
-                );
-            }
-        });
-    }
-
     /// Runs `body` with the data that our row trigger would get, the table being open; none if it has no such trigger.
     pub fn with_trigger<R>(&self, body: impl FnOnce(&pg_sys::TriggerData) -> R) -> Option<R> {
         self.read(|relation| {
@@ -392,48 +380,4 @@ impl Table {
         let owner = self.read(|relation| unsafe { (*relation.rd_rel).relowner });
         as_user(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, body)
     }
-}
-
-/// Whether the caller is a member of cdc_admin (superusers are).
-pub fn is_admin() -> bool {
-    // SAFETY: catalog look-ups inside the running transaction; a missing role gives InvalidOid.
-    unsafe {
-        let role = pg_sys::get_role_oid(c"cdc_admin".as_ptr(), true);
-        let user = pg_sys::GetUserId();
-        pg_sys::superuser_arg(user)
-            || (role != pg_sys::InvalidOid && pg_sys::has_privs_of_role(user, role))
-    }
-}
-
-/// Whether the caller may know of the whole server what `cdc_status` shows: names of brokers, paths, other databases.
-pub fn is_monitor() -> bool {
-    // SAFETY: catalog look-ups inside the running transaction.
-    is_admin()
-        || unsafe {
-            pg_sys::has_privs_of_role(
-                pg_sys::GetUserId(),
-                pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR),
-            )
-        }
-}
-
-/// Runs `body` as the bootstrap superuser: the caller was checked before, and need not have the rights that each step
-/// takes. The caller's search_path does not count inside. An error restores both with the (sub)transaction.
-pub fn as_superuser<R>(body: impl FnOnce() -> R) -> R {
-    let superuser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
-    statement::pinned(|| as_user(superuser, pg_sys::SECURITY_LOCAL_USERID_CHANGE, body))
-}
-
-fn as_user<R>(other: pg_sys::Oid, restrictions: u32, body: impl FnOnce() -> R) -> R {
-    let mut user = pg_sys::InvalidOid;
-    let mut security = 0;
-    // SAFETY: the pair is restored below; PostgreSQL restores it itself when the (sub)transaction aborts.
-    unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut security);
-        pg_sys::SetUserIdAndSecContext(other, security | restrictions as i32);
-    }
-    let result = body();
-    // SAFETY: as above.
-    unsafe { pg_sys::SetUserIdAndSecContext(user, security) };
-    result
 }

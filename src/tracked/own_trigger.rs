@@ -5,12 +5,10 @@ use std::ffi::CStr;
 
 use change::options::{Operation, Options};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
-use super::relation_plan::is_copy;
-use super::{seal, utf8};
-use crate::api::table::Table;
-use crate::report::Report;
+use super::place::is_copy;
+use super::seal;
+use crate::text::utf8;
 
 pub const ROW_TRIGGER: &str = "_cdc";
 pub const TRUNCATE_TRIGGER: &str = "_cdc_truncate";
@@ -223,26 +221,4 @@ pub fn arguments_of(trigger: &pg_sys::Trigger) -> Vec<String> {
 pub fn split_arguments(bytes: &[u8]) -> Vec<String> {
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     bytes.split(|byte| *byte == 0).map(utf8).collect()
-}
-
-/// CDC0107: the trigger was made in another database or on another server.
-pub fn copied_table(table: &Table) -> Report {
-    Report::new(
-        "CDC0107",
-        PgSqlErrorCode::ERRCODE_WARNING,
-        format!("table \"{}\" is a copy and not captured", table.name),
-        format!("To capture it here, call cdc_track({}) again.", table.argument()),
-    )
-    .detail("Its trigger was made in another database or on another server: by CREATE DATABASE … TEMPLATE, or by restoring a dump.")
-}
-
-/// CDC0114: the trigger was not made by `cdc_track`, or was changed since.
-pub fn unsealed_table(table: &Table, trigger: &str) -> Report {
-    Report::new(
-        "CDC0114",
-        PgSqlErrorCode::ERRCODE_WARNING,
-        format!("trigger \"{trigger}\" of table \"{}\" was not made by cdc_track() and captures nothing", table.name),
-        format!("To capture the table's changes, call cdc_track({}); else drop the trigger.", table.argument()),
-    )
-    .detail("The seal in the trigger's arguments does not hold: it was made by hand, by restoring a dump, or for a trigger that is gone.")
 }

@@ -3,7 +3,7 @@
 
 use pgrx::pg_sys;
 
-use crate::capture::server_text;
+use crate::text::server_text;
 
 /// While it lives, what is done is not noted for the event triggers at the end of the running command.
 struct Unnoted;
