@@ -58,7 +58,7 @@ pub(crate) fn missing_names(
             let mut file = "";
             for quoted in line.split('`').skip(1).step_by(2) {
                 let (named, function) = quoted.split_once("::").unwrap_or((quoted, ""));
-                if named.ends_with(".rs") && !named.contains(|c: char| c == ' ' || c == '*') {
+                if named.ends_with(".rs") && !named.contains([' ', '*']) {
                     file = named;
                 } else if !named.is_empty() || function.is_empty() || file.is_empty() {
                     continue;
