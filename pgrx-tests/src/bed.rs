@@ -321,6 +321,19 @@ impl<'a> Database<'a> {
         }
     }
 
+    /// Waits until no snapshot is under way, nor has failed: pg_cdc asks for some by itself, and they take locks.
+    ///
+    /// # Panics
+    /// When that takes longer than a minute, with the snapshots that are left.
+    pub fn wait_until_snapshots_end(&self) {
+        let mut client = self.source();
+        let query = "SELECT string_agg(to_jsonb(s)::text, '; ') FROM cdc_snapshots s WHERE state NOT IN ('done', 'cancelled')";
+        wait_until("the snapshots", SENDER_TIMEOUT, || {
+            let row = client.query_one(query, &[]).map_err(|e| format!("{e:?}"))?;
+            row.get::<_, Option<String>>(0).map_or(Ok(()), Err)
+        });
+    }
+
     /// All records of a table's topic, after [`Database::wait_until_in_kafka`].
     pub fn records(&self, table: &str) -> Vec<Record> {
         self.wait_until_in_kafka();

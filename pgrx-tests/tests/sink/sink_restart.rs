@@ -1,10 +1,8 @@
 //! Whatever is killed, started twice or sent twice: the replica and the history hold each change once.
 
-mod sink_events;
-
+use super::sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_log};
 use pg_cdc_tests::{topic, wait_until};
 use serde_json::{Value, json};
-use sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_log};
 
 const COLUMNS: [(&str, &str); 2] = [("id", "bigint"), ("n", "integer")];
 

@@ -106,7 +106,7 @@ fn refused_values() -> Vec<(&'static str, Value, Vec<&'static str>)> {
 #[test]
 fn a_value_that_the_target_refuses_is_no_outage() {
     for mut source in Source::of_each_consistency("no_outage") {
-        source.more_toml = super::PARK;
+        source.more_toml = super::sink_bad_input::PARK;
         source.replica().batch_execute(TARGET).expect("the target");
         source.track("t", &COLUMNS, &["id"]);
         source.track("other", &[("id", "bigint"), ("note", "text")], &["id"]);

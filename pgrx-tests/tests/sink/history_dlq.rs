@@ -3,17 +3,15 @@
 //!
 //! FerretDB refuses an object that has a name twice, and nothing mends that: an edit does, or the event.
 
-mod sink_events;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::sink_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key, one_text};
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, Document, doc};
 use mongodb::sync::Collection;
 use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::{topic, topic_admin, wait_until};
 use serde_json::{Value, json};
-use sink_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key, one_text};
 
 const COLUMNS: [(&str, &str); 4] = [
     ("id", "bigint"),

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use pg_cdc_tests::wait_until;
 use serde_json::{Value, json};
 
+use super::sink_bad_input::{COLUMNS, PARK, row};
 use super::sink_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key, one_text};
-use super::{COLUMNS, PARK, row};
 
 /// The event as one of a table in another schema, or of another name.
 fn renamed(mut event: Event, database: &str, schema: &str, table: &str) -> Event {

@@ -104,7 +104,7 @@ const VALUES: &[(&str, &[&str])] = &[
 
 /// Where the two differ, by design: type or field, as docs/debezium.md names it.
 fn documented() -> BTreeSet<String> {
-    let page = include_str!("../../docs/debezium.md");
+    let page = include_str!("../../../docs/debezium.md");
     let rows = page
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));

@@ -1,15 +1,15 @@
 //! Several instances of one sink share the partitions of a replica with `consistency = "row"`: whoever comes, goes, is killed or
 //! sleeps, nothing is lost, nothing is done twice, nothing goes back.
 
-mod sink_events;
-
+use super::sink_events::{
+    Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_log, wait_for_text,
+};
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
 use pg_cdc_tests::process::send_signal;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, pgbench, port, replica, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
-use sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_log, wait_for_text};
 
 const COLUMNS: [(&str, &str); 3] = [("id", "bigint"), ("city", "varchar(5)"), ("n", "integer")];
 /// Notes every step back of an offset, and of a number that only rises at the source.

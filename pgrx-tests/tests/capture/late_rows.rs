@@ -10,7 +10,7 @@ fn check(libraries: impl FnOnce(&str) -> String) {
     let folder = bed::temporary_folder();
     let library = folder.path().join("late_rows.so");
     c_library::compile(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/late_rows.c"),
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/capture/late_rows.c"),
         &library,
     );
     let bed = TestBed::start_with(&[

@@ -1,13 +1,11 @@
 //! Rules of companion-sink: what one rejects goes aside, and people decide about it.
 
-mod sink_events;
-
 use std::process::Command;
 
+use super::sink_events::{Event, Source, TIMEOUT, bed, one_text, wait_for_log};
 use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::{parts, topic, wait_until};
 use serde_json::{Value, json};
-use sink_events::{Event, Source, TIMEOUT, bed, one_text, wait_for_log};
 
 const COLUMNS: [(&str, &str); 4] = [
     ("emp_id", "integer"),

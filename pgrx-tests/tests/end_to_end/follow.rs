@@ -43,21 +43,6 @@ fn assert_follows(database: &Database<'_>, table: &str) {
     replica::assert_equal(&mut source, &mut copy, table);
 }
 
-/// Waits until no snapshot is under way any more, nor has failed.
-fn wait_for_snapshots(source: &mut Client) {
-    wait_until("the snapshots", TIMEOUT, || {
-        let query = "SELECT string_agg(to_jsonb(s)::text, '; ') FROM cdc_snapshots s WHERE state NOT IN ('done', 'cancelled')";
-        match source
-            .query_one(query, &[])
-            .expect("snapshots")
-            .get::<_, Option<String>>(0)
-        {
-            None => Ok(()),
-            Some(open) => Err(open),
-        }
-    });
-}
-
 #[test]
 fn every_change_of_a_definition_is_followed_between_the_rows() {
     for consistency in ["row", "transaction"] {
@@ -176,7 +161,7 @@ fn every_change_of_a_definition_is_followed_between_the_rows() {
             ],
         );
         // Another key. A snapshot that is under way would meet a table without one.
-        wait_for_snapshots(&mut source);
+        database.wait_until_snapshots_end();
         run(
             &mut source,
             &[
@@ -188,7 +173,7 @@ fn every_change_of_a_definition_is_followed_between_the_rows() {
         );
         applied(&database, &sink, &topic);
         // A rewriting ALTER changed rows without events: the snapshots that it started are applied as well.
-        wait_for_snapshots(&mut source);
+        database.wait_until_snapshots_end();
         applied(&database, &sink, &topic);
         let mut copy = database.replica();
         replica::assert_equal(&mut source, &mut copy, "hr.people");

@@ -8,8 +8,8 @@ use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::wait_until;
 use serde_json::json;
 
+use super::sink_bad_input::{COLUMNS, row};
 use super::sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_text};
-use super::{COLUMNS, row};
 
 /// A role that may do no more with the target than it needs.
 fn ordinary_role(source: &Source) -> String {
@@ -257,7 +257,7 @@ fn a_sink_that_halts_at_a_table_names_the_event_and_the_remedy() {
 #[test]
 fn a_forged_row_that_fits_no_column_or_key_is_set_aside_alone() {
     for mut source in Source::of_each_consistency("unfit") {
-        source.more_toml = super::PARK;
+        source.more_toml = super::sink_bad_input::PARK;
         source.track("t", &COLUMNS, &["id"]);
         let mut unknown = row(2, "b", 2);
         unknown["nobody"] = json!("secret");

@@ -1,10 +1,9 @@
 //! Snapshots as the sinks see them: rows that are gone at the source are deleted in the replica, and get one inferred delete
 //! in the history, whatever is killed and read twice; what a snapshot cannot know stays.
 
-mod sink_events;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::sink_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key, wait_for_log};
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Collection;
 use pg_cdc_tests::companion_sink::CompanionSink;
@@ -12,7 +11,6 @@ use pg_cdc_tests::process::send_signal;
 use pg_cdc_tests::{history, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
-use sink_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key, wait_for_log};
 
 const COLUMNS: [(&str, &str); 2] = [("id", "bigint"), ("n", "integer")];
 

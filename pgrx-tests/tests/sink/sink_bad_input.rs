@@ -1,25 +1,20 @@
 //! What the sinks do with wrong input: in the configuration, in the events, in the values.
 
-mod sink_events;
-mod sink_forged;
-mod sink_refusals;
-mod sink_tables;
-
 use std::process::{Command, Output};
 
+use super::sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text};
 use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::{parts, topic, topic_admin, wait_until};
 use serde_json::{Value, json};
-use sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text};
 
-const COLUMNS: [(&str, &str); 3] = [
+pub const COLUMNS: [(&str, &str); 3] = [
     ("id", "bigint"),
     ("city", "character varying(5)"),
     ("n", "integer"),
 ];
 
 /// What `consistency = "row"` does anyway.
-const PARK: &str = "on_error = \"park\"\n";
+pub const PARK: &str = "on_error = \"park\"\n";
 
 fn companion_sink(config: &str, arguments: &[&str]) -> Output {
     let folder = pg_cdc_tests::bed::temporary_folder();
@@ -30,7 +25,7 @@ fn companion_sink(config: &str, arguments: &[&str]) -> Output {
     command.output().expect("run companion-sink")
 }
 
-fn row(id: u64, city: &str, n: i64) -> Value {
+pub fn row(id: u64, city: &str, n: i64) -> Value {
     json!({"id": id, "city": city, "n": n})
 }
 

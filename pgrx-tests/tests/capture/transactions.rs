@@ -255,7 +255,7 @@ fn prepared_transactions_arrive_when_another_session_commits_them() {
 
 #[test]
 fn truncate_reaches_every_partition_in_its_place() {
-    let (database, mut client) = start("truncated");
+    let (database, mut client) = start("truncated_in_order");
     run(
         &mut client,
         "CREATE TABLE t (id int PRIMARY KEY);;

@@ -1,0 +1,13 @@
+//! What reaches the topics of what SQL does to tracked tables: values, statements, transactions, options, partitions.
+
+mod debezium;
+mod emit;
+mod extremes;
+mod forgery;
+mod large_rows;
+mod late_rows;
+mod options;
+mod partitions;
+mod statements;
+mod transactions;
+mod types;

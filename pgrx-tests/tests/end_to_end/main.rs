@@ -1,0 +1,10 @@
+//! From a source to its replica and its history.
+
+mod consistent;
+mod demo;
+mod follow;
+mod history;
+mod replay;
+mod snapshot;
+mod timeline;
+mod tpcb;

@@ -1,0 +1,9 @@
+//! What can be tracked, and what is told of it and of its definition.
+
+mod bad_input;
+mod configuration;
+mod definitions;
+mod library;
+mod preload;
+mod races;
+mod tables;
