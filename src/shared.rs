@@ -4,15 +4,18 @@
 //! shared memory, and `shared()` says so.
 
 use std::cell::UnsafeCell;
+use std::io;
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
 };
 
 use pgrx::pg_sys;
+use shipper::host::Host;
+use shipper::orders::Orders;
+use shipper::slots::Slots;
+use shipper::topic_counters::TopicCounters;
 
 use crate::sender::source;
-use crate::snapshot::slots::Slots;
-use crate::topic_counters::TopicCounters;
 use crate::wait_event::WaitEvent;
 
 /// What the sender is doing: `cdc_status().state`.
@@ -389,14 +392,36 @@ impl Shared {
         }
     }
 
+    /// Changes the orders, durably, and calls the sender. Returns the number of the change.
+    pub fn change_orders(&self, change: impl FnOnce(&mut Orders)) -> io::Result<u64> {
+        let written = self.with_orders(|| {
+            let sent_lsn = self.sent_lsn.load(Ordering::Acquire);
+            Orders::change(sent_lsn, change)
+        });
+        if let Ok(number) = written {
+            self.ordered.fetch_max(number, Ordering::SeqCst);
+            self.call_sender();
+        }
+        written
+    }
+
     /// Runs `body` while nobody else changes the orders. It must not raise an ERROR of PostgreSQL.
-    pub fn with_orders<R>(&self, body: impl FnOnce() -> R) -> R {
+    fn with_orders<R>(&self, body: impl FnOnce() -> R) -> R {
         // SAFETY: a lightweight lock of ours, released on the only way out.
         unsafe {
             pg_sys::LWLockAcquire(self.orders_lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
             let result = body();
             pg_sys::LWLockRelease(self.orders_lock);
             result
+        }
+    }
+
+    /// What the sender's threads read and write here.
+    pub fn host(&'static self) -> Host {
+        Host {
+            topic_counters: &self.topic_counters,
+            snapshots: &self.snapshots,
+            skipped_events: &self.skipped_events,
         }
     }
 

@@ -11,7 +11,7 @@ use rdkafka::bindings as rd;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::producer::{BaseProducer, Producer};
 
-/// As in `src/sender/kafka.rs`.
+/// As in `crates/shipper/src/kafka.rs`.
 pub const SETTINGS: [(&str, &str); 12] = [
     ("compression.type", "lz4"),
     ("linger.ms", "0.5"),
@@ -270,8 +270,8 @@ mod tests {
     /// Names and values that the sender gives its producer, out of its source.
     fn of_the_sender() -> BTreeMap<String, String> {
         let source = concat!(
-            include_str!("../../src/sender/kafka.rs"),
-            include_str!("../../src/sender/client.rs")
+            include_str!("../../crates/shipper/src/kafka.rs"),
+            include_str!("../../crates/shipper/src/client.rs")
         );
         let constant = |name: &str| -> String {
             let declaration = format!("const {name}: ");

@@ -12,9 +12,9 @@ use super::tables::tables;
 use crate::catalog::qualified_name;
 use crate::report::no_worker;
 use crate::report::{Report, not_loaded};
-use crate::sender::orders::Orders;
 use crate::settings;
 use crate::shared::{self, State};
+use shipper::orders::Orders;
 
 /// Says at CREATE EXTENSION that the library must be preloaded; restoring a dump must not fail for it.
 #[pg_extern(name = "_cdc_warn_unless_loaded")]

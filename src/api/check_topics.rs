@@ -6,10 +6,10 @@ use change::position::lsn_text;
 use serde_json::Value;
 
 use super::check_line::{Line, line};
-use crate::sender::orders::Orders;
-use crate::sender::topics;
 use crate::settings;
-use crate::topic_counters::{Safety, TopicCounters};
+use shipper::orders::Orders;
+use shipper::topic_counters::{Safety, TopicCounters};
+use shipper::topics;
 
 /// One line for each thing that is wrong, however many topics have it.
 pub fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {

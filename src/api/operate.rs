@@ -17,13 +17,13 @@ use super::tables::tables;
 use super::topic_rights;
 use super::wait::refuse_own_changes;
 use crate::report::{Report, not_loaded, notice};
-use crate::sender::orders::{Adoption, Aside, By, Gap, Hold, Orders, Skip};
 use crate::sender::wal_reader::end_of_wal;
 use crate::shared::{self, Shared, State};
 use crate::snapshot::job::Wanted;
 use crate::snapshot::request::ask;
 use crate::text::utf8;
 use crate::tracked::table::Table;
+use shipper::orders::{Adoption, Aside, By, Gap, Hold, Orders, Skip};
 
 /// How long an order may take until the sender has taken it up; it counts later just as well.
 const TAKEN_UP_MS: i64 = 15_000;
@@ -153,7 +153,7 @@ fn give_order(request: &[u8]) -> Vec<u8> {
 
 /// Writes the change of the orders down; returns its number.
 fn change(shared: &Shared, change: impl FnOnce(&mut Orders)) -> u64 {
-    match Orders::change(shared, change) {
+    match shared.change_orders(change) {
         Ok(number) => number,
         Err(error) => Report::new(
             "CDC0405",
@@ -257,7 +257,7 @@ impl DrainCall<'_> {
             return true;
         };
         let mut is_done = false;
-        let taken_back = Orders::change(self.shared, |orders| match &orders.hold {
+        let taken_back = self.shared.change_orders(|orders| match &orders.hold {
             Some(Hold::Drain { up_to, done, .. }) if *up_to == ours => match done {
                 true => is_done = true,
                 false => orders.hold = None,
@@ -384,7 +384,7 @@ impl Drop for SkipCall<'_> {
         let Some(skip) = self.skip.take() else {
             return;
         };
-        let taken_back = Orders::change(self.shared, |orders| {
+        let taken_back = self.shared.change_orders(|orders| {
             orders.skips.retain(|other| *other != skip);
         });
         match taken_back {
@@ -508,7 +508,7 @@ impl Drop for ResumeCall<'_> {
             return;
         };
         let topic = aside.topic.escape_debug().to_string();
-        let put_back = Orders::change(self.shared, |orders| {
+        let put_back = self.shared.change_orders(|orders| {
             if orders.aside(&aside.topic).is_none() {
                 orders.asides.push(aside);
             }

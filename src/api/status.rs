@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::track;
 use crate::report::no_worker;
-use crate::sender::orders::Orders;
 use crate::sender::wal_bound::limit_bytes;
 use crate::settings;
 use crate::shared::{self, Described, Shared};
+use shipper::orders::Orders;
 
 /// Everything that `cdc_status()` shows.
 #[pg_extern(name = "_cdc_status", stable, parallel_restricted)]

@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::status::timestamp;
 use super::unsound_triggers::{Unsound, unsound};
-use crate::sender::orders::{Aside, Orders};
 use crate::shared::{self, Shared};
 use crate::tracked::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Standing, Tracked};
 use crate::tracked::statement;
+use shipper::orders::{Aside, Orders};
 
 /// Row triggers of tables that the caller may read (a partition's is its root's), and the table's own key.
 const TRIGGERS: &str = "

@@ -8,8 +8,8 @@ use sha2::Sha256;
 
 use crate::catalog::database_name;
 use crate::report::Report;
-use crate::secret_file::{self, Refused};
 use crate::settings;
+use shipper::secret_file::{self, Refused};
 
 /// Stands before the digest, so that a hashed value is not taken for another one.
 const PREFIX: &[u8; 5] = b"hmac:";

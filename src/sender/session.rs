@@ -15,22 +15,22 @@ use change::wire::WireError;
 use crossbeam_channel::{Sender as Channel, TrySendError};
 use pgrx::pg_sys;
 
-use super::aside;
-use super::board::{Board, Failure, Trouble};
-use super::client::KafkaSettings;
-use super::kafka::{Beginning, Known, Work};
-use super::local_position::LocalPosition;
-use super::orders::{Aside, Hold, Skip};
-use super::progress::{Progress, Progresses};
 use super::sleep::{WakeSet, interrupts};
 use super::slot::Slot;
-use super::source::Source;
 use super::standby::{self, Confirmed};
 use super::wal_event::{ThisServer, event_of, our_message};
 use super::wal_reader::{WalError, WalReader, flushed};
 use super::worker::{End, IDLE_TICK, Sender, TICK, read_settings, reload_if_asked};
 use crate::cluster_secret::chunk_key;
 use crate::shared::State;
+use shipper::aside;
+use shipper::board::{Board, Failure, Trouble, incomplete};
+use shipper::client::KafkaSettings;
+use shipper::kafka::{Beginning, Known, Work};
+use shipper::local_position::LocalPosition;
+use shipper::orders::{Aside, Hold, Skip};
+use shipper::progress::{Progress, Progresses};
+use shipper::source::Source;
 
 /// The restart point is recorded when this much WAL without our changes has gone by.
 const RECORD_EVERY_BYTES: u64 = 16 * 1024 * 1024;
@@ -51,17 +51,6 @@ const STANDBY_LOOK_MAX: Duration = Duration::from_millis(100);
 const STANDBY_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a session that is to end waits for what is on its way: what is not acknowledged by then is sent again.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// CDC0206.
-pub fn incomplete(xid8: u64, found: u64, expected: u64) -> Trouble {
-    Trouble {
-        code: "CDC0206",
-        message: format!(
-            "transaction {xid8} is incomplete: {found} of {expected} parts were found"
-        ),
-        remedy: "WAL before the restart point is missing: see CDC0401 in docs/errors.".to_owned(),
-    }
-}
 
 /// Rates over the last ten seconds.
 struct Rates {

@@ -16,19 +16,11 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::abort;
-use super::board::{Board, Failure, Trouble, no_eventfd};
-use super::client::{KafkaSettings, read_properties};
-use super::kafka;
-use super::local_position::LocalPosition;
-use super::orders::{Aside, Hold, Orders};
-use super::position::Owner;
-use super::position_thread;
-use super::progress::Progresses;
 use super::rejections::Rejections;
 use super::session::Session;
 use super::sleep::{interrupts, pause, sleep};
 use super::slot::{self, Slot};
-use super::source::{self, Source};
+use super::source;
 use super::wal_bound::WalBound;
 use super::wal_reader::{end_of_wal, flushed, is_there, timeline_start};
 use crate::cluster_secret::cluster_secret;
@@ -36,6 +28,15 @@ use crate::settings;
 use crate::shared::{self, Described, Shared, State};
 use crate::snapshot::launcher::Launcher;
 use crate::{ffi, report};
+use shipper::board::{Board, Failure, Trouble, no_eventfd};
+use shipper::client::{KafkaSettings, read_properties};
+use shipper::kafka;
+use shipper::local_position::LocalPosition;
+use shipper::orders::{Aside, Hold, Orders};
+use shipper::position::Owner;
+use shipper::position_thread;
+use shipper::progress::Progresses;
+use shipper::source::{self as identity, Source};
 
 /// The net for what nobody announces.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -301,7 +302,7 @@ impl Sender {
         }
         let adopted = source.next_generation().and_then(|next| {
             LocalPosition::forget()?;
-            Orders::change(self.shared, |orders| orders.adoption = None)?;
+            self.shared.change_orders(|orders| orders.adoption = None)?;
             Ok(next)
         });
         *source = adopted.map_err(|error| unreadable_file(&error))?;
@@ -319,11 +320,12 @@ impl Sender {
             return Ok(());
         }
         let mut now = Vec::new();
-        Orders::change(self.shared, |orders| {
-            orders.asides.push(aside.clone());
-            now.clone_from(&orders.asides);
-        })
-        .map_err(|error| unreadable_file(&error))?;
+        self.shared
+            .change_orders(|orders| {
+                orders.asides.push(aside.clone());
+                now.clone_from(&orders.asides);
+            })
+            .map_err(|error| unreadable_file(&error))?;
         // Whoever lets one go on changes the orders again: that is seen as another change.
         self.orders.asides = now;
         self.shared
@@ -342,7 +344,7 @@ impl Sender {
 
     /// Everything before the order is in Kafka: notes that the drain is done, whether that could be written.
     pub fn note_drained(&self) -> bool {
-        let noted = Orders::change(self.shared, |orders| {
+        let noted = self.shared.change_orders(|orders| {
             if let Some(Hold::Drain { done, .. }) = &mut orders.hold {
                 *done = true;
             }
@@ -617,44 +619,35 @@ impl Sender {
         let owner = Owner {
             source_id: source.source_id.clone(),
             generation: source.generation,
-            node: source::host_name(),
+            node: identity::host_name(),
             timeline_start: timeline_start(timeline),
             remembered: self.remembered.clone(),
         };
-        // Before anything is read: chunks of snapshots that an earlier session met are read again.
-        let session = self.shared.session.fetch_add(1, Ordering::SeqCst) + 1;
         let max_batch_bytes = self
             .max_batch_bytes
             .map_or(kafka_settings.batch_bytes(), |limit_bytes| {
                 limit_bytes.min(kafka_settings.batch_bytes())
             });
-        let key = MacKey::derive("pg_cdc 1 position", &cluster_secret());
+        let threads_session = shipper::session::Session {
+            // Before anything is read: chunks of snapshots that an earlier session met are read again.
+            number: self.shared.session.fetch_add(1, Ordering::SeqCst) + 1,
+            settings: kafka_settings.clone(),
+            max_batch_bytes,
+            owner,
+            key: MacKey::derive("pg_cdc 1 position", &cluster_secret()),
+            board: Arc::clone(&board),
+            progresses: Arc::clone(&progresses),
+            host: self.shared.host(),
+        };
         let handles = without_signals(|| {
-            let for_thread = || {
-                (
-                    kafka_settings.clone(),
-                    Arc::clone(&board),
-                    Arc::clone(&progresses),
-                    (owner.clone(), key.clone()),
-                )
-            };
             let mut handles = Vec::new();
-            let (settings, thread_board, progresses, (owner, key)) = for_thread();
+            let session = threads_session.clone();
             handles.push(spawn("cdc kafka", Arc::clone(&board), move || {
-                kafka::run(
-                    &settings,
-                    &thread_board,
-                    &work_receiver,
-                    &progresses,
-                    session,
-                    max_batch_bytes,
-                    settings.exactly_once.then_some((&owner, &key)),
-                )
+                kafka::run(&session, &work_receiver)
             }));
             if !kafka_settings.exactly_once {
-                let (settings, thread_board, progresses, (owner, key)) = for_thread();
                 handles.push(spawn("cdc position", Arc::clone(&board), move || {
-                    position_thread::run(&settings, &owner, &key, &thread_board, &progresses)
+                    position_thread::run(&threads_session)
                 }));
             }
             handles

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use change::mac_key::MacKey;
 use rdkafka::producer::{BaseProducer, Producer};
 
 use super::board::{Board, EventFd, Failure, no_eventfd};
 use super::client::KafkaSettings;
-use super::position::{Context, Owner, Unwritten, Writer};
+use super::position::{Context, Unwritten, Writer};
 use super::progress::{Progress, Progresses};
 use super::queue_wake::QueueWake;
+use super::session::Session;
 
 /// Consistent readers wait for positions, but brokers write four records for each: few transactions have one soon, many share one.
 const MIN_INTERVAL: Duration = Duration::from_millis(5);
@@ -25,13 +25,10 @@ const TRANSACTION_TIMEOUT_MS: &str = "10000";
 const POLL: Duration = Duration::from_secs(1);
 
 /// Runs until the board says stop or the session fails.
-pub fn run(
-    settings: &KafkaSettings,
-    owner: &Owner,
-    key: &MacKey,
-    board: &Arc<Board>,
-    progresses: &Progresses,
-) {
+pub fn run(session: &Session) {
+    let Session {
+        settings, board, ..
+    } = session;
     let wake = match EventFd::new() {
         Ok(wake) => wake,
         Err(error) => return board.fail(Failure::Halt(no_eventfd(&error))),
@@ -39,7 +36,7 @@ pub fn run(
     let mut thread = PositionThread {
         settings,
         board,
-        writer: Writer::new(settings, owner, key, board),
+        writer: Writer::new(session),
         connection: None,
         wake,
     };
@@ -48,7 +45,7 @@ pub fn run(
             return;
         }
     }
-    thread.serve(progresses);
+    thread.serve(&session.progresses);
 }
 
 struct PositionThread<'a> {

@@ -17,8 +17,6 @@ use change::event::record::{Audience, Event, Sent, Stage};
 use change::event::render_options::RenderOptions;
 use change::event::renderer::Renderer;
 use change::event::snapshot_chunk::Judged;
-use change::event::snapshot_window::TableId;
-use change::mac_key::MacKey;
 use change::partition::partition_of;
 use change::position::{Ends, Events};
 use change::wal::body::Body;
@@ -36,17 +34,18 @@ use rdkafka::statistics::Statistics;
 use rdkafka::util::Timeout;
 
 use super::aside;
-use super::board::{Board, Failure, Trouble};
+use super::board::{Board, Failure, Trouble, incomplete};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
 use super::exactly_once::{self, ExactlyOnce, Finished, Told};
+use super::host::Host;
 use super::orders::{Aside, Skip};
-use super::position::{Owner, Unwritten, Writer, is_fenced};
+use super::position::{Unwritten, Writer, is_fenced};
 use super::progress::{Done, Progress, Progresses};
 use super::queue_wake::QueueWake;
+use super::session::Session;
 use super::stall;
+use super::topic_counters::{Safety, SafetySettings, TopicCounter};
 use super::topics::{self, Described, Design, Limits, Use};
-use crate::shared;
-use crate::topic_counters::{Safety, SafetySettings, TopicCounter};
 
 /// Work for the thread, in commit order: what is known of the topics, then for each transaction a beginning, rows, an end.
 pub enum Work {
@@ -394,16 +393,11 @@ impl From<MessageError> for Stop {
 }
 
 /// Runs until the board says stop or the session fails.
-pub fn run(
-    settings: &KafkaSettings,
-    board: &Arc<Board>,
-    work: &Receiver<Work>,
-    progresses: &Progresses,
-    session: u64,
-    max_batch_bytes: usize,
-    position: Option<(&Owner, &MacKey)>,
-) {
-    let mut writer = position.map(|(owner, key)| Writer::new(settings, owner, key, board));
+pub fn run(session: &Session, work: &Receiver<Work>) {
+    let Session {
+        settings, board, ..
+    } = session;
+    let mut writer = settings.exactly_once.then(|| Writer::new(session));
     let mut config = settings.base("events");
     let mut properties = vec![
         ("compression.type", "lz4".to_owned()),
@@ -425,7 +419,7 @@ pub fn run(
         .set("enable.gapless.guarantee", "true")
         .set("acks", "all")
         .set("message.timeout.ms", "0")
-        .set("batch.size", max_batch_bytes.to_string());
+        .set("batch.size", session.max_batch_bytes.to_string());
     if let Some(writer) = &writer {
         exactly_once::configure(&mut config, settings, writer.transactional_id());
     }
@@ -460,7 +454,8 @@ pub fn run(
     let mut shipper = Shipper {
         settings,
         board,
-        progresses,
+        host: session.host,
+        progresses: &session.progresses,
         producer: &producer,
         exact: writer.map(|writer| ExactlyOnce::new(writer, settings.heartbeat_ms)),
         queue: &queue,
@@ -470,8 +465,8 @@ pub fn run(
         topics: Vec::new(),
         topic_indexes: HashMap::new(),
         renderer: None,
-        session,
-        max_batch_bytes,
+        session: session.number,
+        max_batch_bytes: session.max_batch_bytes,
         body: Vec::new(),
         arguments: Vec::new(),
         taken_at: None,
@@ -495,6 +490,7 @@ pub fn run(
 struct Shipper<'a> {
     settings: &'a KafkaSettings,
     board: &'a Arc<Board>,
+    host: Host,
     progresses: &'a Progresses,
     producer: &'a BaseProducer<Context>,
     /// Only with `cdc.delivery = exactly_once`.
@@ -554,7 +550,8 @@ impl Shipper<'_> {
                 Ok(false) => {
                     self.taken_at = None;
                     if let Some(renderer) = &mut self.renderer {
-                        renderer.forget_snapshots(&is_snapshot);
+                        let host = self.host;
+                        renderer.forget_snapshots(&|table| host.snapshots.is_snapshot(table));
                     }
                     if self.may_commit() {
                         if self.commit().is_err() {
@@ -655,12 +652,10 @@ impl Shipper<'_> {
                     let withheld = withheld.entry(aside.topic.clone()).or_default();
                     withheld.from = Some(aside.from);
                 }
-                if let Some(shared) = shared::shared() {
-                    let counters = &shared.topic_counters;
-                    let mut topics = known.ends.iter();
-                    // Until there is no room for more.
-                    let _all = topics.all(|(topic, ends)| counters.claim_for(topic, ends.database));
-                }
+                let counters = self.host.topic_counters;
+                let mut topics = known.ends.iter();
+                // Until there is no room for more.
+                let _all = topics.all(|(topic, ends)| counters.claim_for(topic, ends.database));
                 self.known = *known;
                 Ok(())
             }
@@ -717,11 +712,8 @@ impl Shipper<'_> {
                     if last.commit.event_count != expected {
                         let (xid8, event_count) = (last.commit.xid8, last.commit.event_count);
                         drop(deliveries);
-                        self.board.fail(Failure::Halt(super::session::incomplete(
-                            xid8,
-                            expected,
-                            event_count,
-                        )));
+                        self.board
+                            .fail(Failure::Halt(incomplete(xid8, expected, event_count)));
                         return Err(Stop::Over);
                     }
                     last.complete = true;
@@ -739,11 +731,12 @@ impl Shipper<'_> {
         };
         let transaction = self.begun - 1;
         let (withheld, commit_lsn) = (Rc::clone(&self.withheld), self.commit_lsn());
+        let snapshots = self.host.snapshots;
         let circumstances = RenderOptions {
             sent_us: unix_us(),
             tombstones: self.settings.tombstones,
             session: self.session,
-            is_snapshot: &is_snapshot,
+            is_snapshot: &|table| snapshots.is_snapshot(table),
             is_withheld: &|topic| {
                 let withheld = withheld.get(topic);
                 withheld.is_some_and(|withheld| withheld.has(commit_lsn))
@@ -835,13 +828,13 @@ impl Shipper<'_> {
         if event.stage == Stage::Asked {
             return UNSENT_ROOM;
         }
-        let Some(shared) = shared::shared().filter(|_| event.value.is_some()) else {
+        if event.value.is_none() {
             return Sent::Taken;
-        };
+        }
         let withheld = self.withheld.get(event.topic).copied().unwrap_or_default();
         if self.commit_lsn() <= withheld.up_to {
-            shared.skipped_events.fetch_add(1, Ordering::Relaxed);
-        } else if let Some(counter) = shared.topic_counters.claim(event.topic) {
+            self.host.skipped_events.fetch_add(1, Ordering::Relaxed);
+        } else if let Some(counter) = self.host.topic_counters.claim(event.topic) {
             counter.count_aside();
         }
         Sent::Taken
@@ -1150,8 +1143,7 @@ impl Shipper<'_> {
             let mut deliveries = self.deliveries();
             deliveries.partitions.push(partitions);
             deliveries.is_changed.push(false);
-            let counters = shared::shared().map(|shared| &shared.topic_counters);
-            let counter = counters.and_then(|counters| counters.claim(name));
+            let counter = self.host.topic_counters.claim(name);
             if let Some(counter) = counter {
                 counter.belongs_to(database);
                 let narrow = |count: usize| u8::try_from(count).unwrap_or(u8::MAX);
@@ -1361,9 +1353,7 @@ impl Shipper<'_> {
     /// Says what is in Kafka for good; returns the progress that this is.
     fn announce(&mut self, finished: Finished, judged: &[Judged]) -> Progress {
         for judged in judged {
-            if let Some(shared) = shared::shared() {
-                shared.snapshots.tell(*judged);
-            }
+            self.host.snapshots.tell(*judged);
         }
         let newly = finished.count - self.acknowledged;
         self.acknowledged = finished.count;
@@ -1610,11 +1600,6 @@ fn take_changed(deliveries: &mut Deliveries) -> Vec<usize> {
         deliveries.is_changed[*topic] = false;
     }
     changed
-}
-
-/// Whether a snapshot of a table is being made.
-fn is_snapshot(table: TableId) -> bool {
-    shared::shared().is_some_and(|shared| shared.snapshots.is_snapshot(table))
 }
 
 /// Now, in microseconds since 1970.

@@ -4,13 +4,11 @@
 //! write it and call the sender, which reads it again; the sender notes in it what is done.
 
 use std::io;
-use std::sync::atomic::Ordering;
 
 use change::position::lsn_as_text;
 use serde::{Deserialize, Serialize};
 
 use super::durable_file;
-use crate::shared::Shared;
 
 const FILE: &str = "pg_cdc/orders.json";
 /// Accepted gaps and skips that are kept, for people to read.
@@ -116,30 +114,23 @@ impl Orders {
         Ok(durable_file::read(FILE)?.unwrap_or_default())
     }
 
-    /// Changes them, durably, and calls the sender. Returns the number of the change.
-    pub fn change(shared: &Shared, change: impl FnOnce(&mut Orders)) -> io::Result<u64> {
-        let written = shared.with_orders(|| {
-            let mut orders = Orders::read()?;
-            change(&mut orders);
-            orders.number += 1;
-            let excess = orders.gaps.len().saturating_sub(KEPT);
-            orders.gaps.drain(..excess);
-            // One that still counts is never dropped.
-            let done_lsn = shared.sent_lsn.load(Ordering::Acquire);
-            let mut excess = orders.skips.len().saturating_sub(KEPT);
-            orders.skips.retain(|skip| {
-                let drop_it = excess > 0 && skip.up_to < done_lsn;
-                excess -= usize::from(drop_it);
-                !drop_it
-            });
-            durable_file::replace(FILE, |_| Ok(&orders))?;
-            Ok(orders.number)
+    /// Changes them, durably, while nobody else does. `passed_lsn` is the commit record of the newest transaction that is
+    /// sent. Returns the number of the change.
+    pub fn change(passed_lsn: u64, change: impl FnOnce(&mut Orders)) -> io::Result<u64> {
+        let mut orders = Orders::read()?;
+        change(&mut orders);
+        orders.number += 1;
+        let excess = orders.gaps.len().saturating_sub(KEPT);
+        orders.gaps.drain(..excess);
+        // One that still counts is never dropped.
+        let mut excess = orders.skips.len().saturating_sub(KEPT);
+        orders.skips.retain(|skip| {
+            let drop_it = excess > 0 && skip.up_to < passed_lsn;
+            excess -= usize::from(drop_it);
+            !drop_it
         });
-        if let Ok(number) = written {
-            shared.ordered.fetch_max(number, Ordering::SeqCst);
-            shared.call_sender();
-        }
-        written
+        durable_file::replace(FILE, |_| Ok(&orders))?;
+        Ok(orders.number)
     }
 
     /// The accepted gap in which `lsn` lies.

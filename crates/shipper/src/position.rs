@@ -25,10 +25,12 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use super::board::{Board, Durable, EventFd, Failure, Trouble};
 use super::client::{KafkaSettings, Reporter, refused_configuration, trouble_of};
+use super::host::Host;
 use super::kafka::unix_us;
 use super::local_position::LocalPosition;
 use super::progress::Progress;
 use super::queue_wake::QueueWake;
+use super::session::Session;
 use super::topics::{self, Design, Use};
 
 /// A record with every partition is written at least this often, if anything was; for each of its parts, if it has several.
@@ -66,6 +68,7 @@ pub struct Writer<'a> {
     owner: &'a Owner,
     key: &'a MacKey,
     board: &'a Arc<Board>,
+    host: Host,
     topic: String,
     cluster_id: String,
     epoch: u64,
@@ -150,17 +153,14 @@ struct Found {
 }
 
 impl<'a> Writer<'a> {
-    pub fn new(
-        settings: &'a KafkaSettings,
-        owner: &'a Owner,
-        key: &'a MacKey,
-        board: &'a Arc<Board>,
-    ) -> Writer<'a> {
+    pub fn new(session: &'a Session) -> Writer<'a> {
+        let settings = &session.settings;
         Writer {
             settings,
-            owner,
-            key,
-            board,
+            owner: &session.owner,
+            key: &session.key,
+            board: &session.board,
+            host: session.host,
             topic: format!("{}.cdc_positions", settings.source_name),
             cluster_id: String::new(),
             epoch: 0,
@@ -342,11 +342,11 @@ impl<'a> Writer<'a> {
             return;
         };
         let there: BTreeSet<&str> = metadata.topics().iter().map(|topic| topic.name()).collect();
-        let counters = crate::shared::shared().map(|shared| &shared.topic_counters);
+        let counters = self.host.topic_counters;
         self.ends.retain(|topic, ends| {
             let keep = !ends.untracked || there.contains(topic.as_str());
             self.forgot |= !keep;
-            if !keep && let Some(counter) = counters.and_then(|counters| counters.claim(topic)) {
+            if !keep && let Some(counter) = counters.claim(topic) {
                 counter.belongs_to(0);
             }
             keep

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rdkafka::client::OAuthToken;
 use serde_json::{Value, json};
 
-use crate::secret_file::{self, Refused};
+use super::secret_file::{self, Refused};
 
 /// As librdkafka has it.
 const DEFAULT_LIFE_S: i64 = 3600;

@@ -12,8 +12,8 @@ use rdkafka::statistics::Statistics;
 use rdkafka::types::RDKafkaConfRes;
 
 use super::board::{Board, Trouble};
+use super::secret_file::{self, Refused};
 use super::token;
-use crate::secret_file::{self, Refused};
 
 /// Properties that are pg_cdc's own, under each of their names: its promises rest on them.
 const RESERVED: [&str; 10] = [

@@ -350,6 +350,17 @@ pub fn no_eventfd(error: &std::io::Error) -> Trouble {
     }
 }
 
+/// CDC0206.
+pub fn incomplete(xid8: u64, found: u64, expected: u64) -> Trouble {
+    Trouble {
+        code: "CDC0206",
+        message: format!(
+            "transaction {xid8} is incomplete: {found} of {expected} parts were found"
+        ),
+        remedy: "WAL before the restart point is missing: see CDC0401 in docs/errors.".to_owned(),
+    }
+}
+
 /// A Linux eventfd: a counter that makes a file descriptor readable.
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
