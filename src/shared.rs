@@ -10,10 +10,10 @@ use std::sync::atomic::{
 };
 
 use pgrx::pg_sys;
+use shipper::files::orders::Orders;
 use shipper::host::Host;
-use shipper::orders::Orders;
-use shipper::slots::Slots;
-use shipper::topic_counters::TopicCounters;
+use shipper::host::snapshot_slots::Slots;
+use shipper::host::topic_counters::TopicCounters;
 
 use crate::sender::source;
 use crate::wait_event::WaitEvent;

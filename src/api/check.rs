@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use shipper::files::orders::Orders;
 
 use super::check_line::{Line, line};
 use super::check_topics;
@@ -14,7 +15,6 @@ use crate::report::no_worker;
 use crate::report::{Report, not_loaded};
 use crate::settings;
 use crate::shared::{self, State};
-use shipper::orders::Orders;
 
 /// Says at CREATE EXTENSION that the library must be preloaded; restoring a dump must not fail for it.
 #[pg_extern(name = "_cdc_warn_unless_loaded")]

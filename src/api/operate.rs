@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shipper::files::orders::{Adoption, Aside, By, Gap, Hold, Orders, Skip};
 
 use super::request;
 use super::status::timestamp;
@@ -23,7 +24,6 @@ use crate::snapshot::job::Wanted;
 use crate::snapshot::request::ask;
 use crate::text::utf8;
 use crate::tracked::table::Table;
-use shipper::orders::{Adoption, Aside, By, Gap, Hold, Orders, Skip};
 
 /// How long an order may take until the sender has taken it up; it counts later just as well.
 const TAKEN_UP_MS: i64 = 15_000;

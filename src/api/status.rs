@@ -7,13 +7,13 @@ use pgrx::JsonB;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
+use shipper::files::orders::Orders;
 
 use super::track;
 use crate::report::no_worker;
 use crate::sender::wal_bound::limit_bytes;
 use crate::settings;
 use crate::shared::{self, Described, Shared};
-use shipper::orders::Orders;
 
 /// Everything that `cdc_status()` shows.
 #[pg_extern(name = "_cdc_status", stable, parallel_restricted)]

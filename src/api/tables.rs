@@ -6,13 +6,13 @@ use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
+use shipper::files::orders::{Aside, Orders};
 
 use super::status::timestamp;
 use super::unsound_triggers::{Unsound, unsound};
 use crate::shared::{self, Shared};
 use crate::tracked::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Standing, Tracked};
 use crate::tracked::statement;
-use shipper::orders::{Aside, Orders};
 
 /// Row triggers of tables that the caller may read (a partition's is its root's), and the table's own key.
 const TRIGGERS: &str = "

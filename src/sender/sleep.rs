@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
+use shipper::board::Board;
 
 use crate::wait_event::WaitEvent;
-use shipper::board::Board;
 
 /// The latch and the board's descriptor in one set of the kernel's, made once: a set per sleep costs more than the
 /// sleep (`WaitEventSet`, storage/ipc/latch.c).

@@ -4,11 +4,11 @@ use std::ffi::CString;
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
+use shipper::trouble::Trouble;
 
 use super::wal_reader::flushed;
 use crate::ffi;
 use crate::shared::Shared;
-use shipper::board::Trouble;
 
 /// The slot's file lags behind by at most this: at a crash the saved value counts.
 const MAX_UNSAVED_BYTES: u64 = 64 * 1024 * 1024;

@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use shipper::source::{FILE, Source};
-use shipper::{durable_file, local_position};
+use shipper::files::source::{FILE, Source};
+use shipper::files::{durable, local_position};
 
 use super::slot;
 use crate::report::Report;
@@ -29,7 +29,7 @@ pub fn at_server_start() -> std::io::Result<Option<Source>> {
         return Ok(None);
     }
     if SIGNALS.iter().any(|signal| is_there(signal)) {
-        durable_file::replace(HEIR, |_| Ok(()))?;
+        durable::replace(HEIR, |_| Ok(()))?;
         return Ok(None);
     }
     if !is_new() {

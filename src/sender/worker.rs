@@ -14,6 +14,17 @@ use change::position::lsn_text;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use shipper::board::Board;
+use shipper::delivery;
+use shipper::files::local_position::LocalPosition;
+use shipper::files::orders::{Aside, Hold, Orders};
+use shipper::files::source::{self as identity, Source};
+use shipper::kafka::properties::read_properties;
+use shipper::kafka::settings::{KafkaSettings, MAX_RECORD_BYTES};
+use shipper::position;
+use shipper::progress::Progresses;
+use shipper::session::Owner;
+use shipper::trouble::{Failure, Trouble, no_eventfd};
 
 use super::abort;
 use super::rejections::Rejections;
@@ -28,15 +39,6 @@ use crate::settings;
 use crate::shared::{self, Described, Shared, State};
 use crate::snapshot::launcher::Launcher;
 use crate::{ffi, report};
-use shipper::board::{Board, Failure, Trouble, no_eventfd};
-use shipper::client::{KafkaSettings, read_properties};
-use shipper::kafka;
-use shipper::local_position::LocalPosition;
-use shipper::orders::{Aside, Hold, Orders};
-use shipper::position::Owner;
-use shipper::position_thread;
-use shipper::progress::Progresses;
-use shipper::source::{self as identity, Source};
 
 /// The net for what nobody announces.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -643,11 +645,11 @@ impl Sender {
             let mut handles = Vec::new();
             let session = threads_session.clone();
             handles.push(spawn("cdc kafka", Arc::clone(&board), move || {
-                kafka::run(&session, &work_receiver)
+                delivery::run(&session, &work_receiver)
             }));
             if !kafka_settings.exactly_once {
                 handles.push(spawn("cdc position", Arc::clone(&board), move || {
-                    position_thread::run(&threads_session)
+                    position::thread::run(&threads_session)
                 }));
             }
             handles
@@ -748,7 +750,7 @@ pub fn read_settings() -> Result<KafkaSettings, Trouble> {
         tombstones: settings::TOMBSTONES.get(),
         exactly_once: settings::DELIVERY.get() == settings::Delivery::ExactlyOnce,
         max_event_bytes: (settings::TOPIC_MAX_EVENT_SIZE.get() as usize * 1024)
-            .min(kafka::MAX_RECORD_BYTES),
+            .min(MAX_RECORD_BYTES),
         stubs: settings::OVERSIZE.get() == settings::Oversize::Stub,
         memory_bytes: settings::SENDER_MEMORY.get() as usize * 1024,
         heartbeat_ms: settings::HEARTBEAT_INTERVAL.get() as u64,

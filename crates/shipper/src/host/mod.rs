@@ -1,9 +1,12 @@
 //! What the sender shares with every process of the server: atomics in shared memory, and nothing that takes a lock.
 
+pub mod snapshot_slots;
+pub mod topic_counters;
+
 use std::sync::atomic::AtomicU64;
 
-use super::slots::Slots;
-use super::topic_counters::TopicCounters;
+use snapshot_slots::Slots;
+use topic_counters::TopicCounters;
 
 /// The part of the server's shared memory that the threads read and write.
 #[derive(Clone, Copy)]

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use serde::{Deserialize, Serialize};
 
-use super::durable_file;
+use super::durable;
 
 pub const FILE: &str = "pg_cdc/source.json";
 
@@ -23,7 +23,7 @@ pub struct Source {
 impl Source {
     /// As it was made; none if there is no file.
     pub fn read() -> std::io::Result<Option<Source>> {
-        durable_file::read(FILE)
+        durable::read(FILE)
     }
 
     /// A new one, out of random bytes.
@@ -40,7 +40,7 @@ impl Source {
 }
 
 fn write(source_id: String, generation: u16) -> std::io::Result<Source> {
-    durable_file::replace(FILE, |file| {
+    durable::replace(FILE, |file| {
         // The inode stays when the file is renamed.
         let metadata = file.metadata()?;
         Ok(Source {
@@ -51,7 +51,7 @@ fn write(source_id: String, generation: u16) -> std::io::Result<Source> {
             host: host_name(),
         })
     })?;
-    durable_file::read(FILE)?.ok_or_else(|| std::io::Error::other("the identity is gone again"))
+    durable::read(FILE)?.ok_or_else(|| std::io::Error::other("the identity is gone again"))
 }
 
 /// RFC 9562, version 4.

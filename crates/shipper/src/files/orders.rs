@@ -8,7 +8,7 @@ use std::io;
 use change::position::lsn_as_text;
 use serde::{Deserialize, Serialize};
 
-use super::durable_file;
+use super::durable;
 
 const FILE: &str = "pg_cdc/orders.json";
 /// Accepted gaps and skips that are kept, for people to read.
@@ -111,7 +111,7 @@ pub struct Orders {
 impl Orders {
     /// As they are now; none given if there is no file.
     pub fn read() -> io::Result<Orders> {
-        Ok(durable_file::read(FILE)?.unwrap_or_default())
+        Ok(durable::read(FILE)?.unwrap_or_default())
     }
 
     /// Changes them, durably, while nobody else does. `passed_lsn` is the commit record of the newest transaction that is
@@ -129,7 +129,7 @@ impl Orders {
             excess -= usize::from(drop_it);
             !drop_it
         });
-        durable_file::replace(FILE, |_| Ok(&orders))?;
+        durable::replace(FILE, |_| Ok(&orders))?;
         Ok(orders.number)
     }
 
