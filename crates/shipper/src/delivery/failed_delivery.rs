@@ -1,5 +1,6 @@
 //! What a failed delivery means: start again at the position, or with something smaller, or without the topic, or halt.
 
+use change::event::headers::HeaderName;
 use change::event::record::{Event, Stage};
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -111,6 +112,6 @@ pub(super) fn too_large(id: &str, value_bytes: usize, name: &str) -> Trouble {
 /// The event's id, as its header has it; empty where it is not rendered yet.
 pub(super) fn event_id(event: &Event<'_>) -> String {
     let mut headers = event.headers.iter().filter(|_| event.stage == Stage::Sent);
-    let id = headers.find(|(name, _)| *name == c"cdc.id");
+    let id = headers.find(|(name, _)| *name == HeaderName::ID.c_str());
     String::from_utf8_lossy(id.map_or(b"", |(_, value)| value)).into_owned()
 }
