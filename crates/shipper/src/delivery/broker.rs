@@ -1,5 +1,7 @@
 //! What delivering asks of Kafka. What it decides then does not depend on a broker, and is tried without one.
 
+use std::time::Instant;
+
 use change::event::record::Event;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -14,6 +16,9 @@ use crate::trouble::{Failure, Trouble};
 pub(super) trait Broker {
     /// Takes in everything that came back.
     fn serve(&mut self);
+
+    /// The time, as it is for the brokers.
+    fn now(&self) -> Instant;
 
     /// Sleeps until something came back, work came, or the session is to end; at most `timeout_ms`.
     fn wait(&mut self, timeout_ms: i32);

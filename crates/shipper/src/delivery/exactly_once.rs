@@ -17,7 +17,7 @@ use crate::progress::{Done, Progress};
 use crate::session::Session;
 
 /// A Kafka transaction is ended after this long, though there is more to send: readers see nothing of it before.
-const LONGEST: Duration = Duration::from_millis(500);
+pub(super) const LONGEST: Duration = Duration::from_millis(500);
 /// `transaction.timeout.ms`, if the file has none.
 const TRANSACTION_TIMEOUT_MS: &str = "60000";
 
@@ -60,6 +60,8 @@ pub(super) struct Reported {
 pub(super) struct ExactlyOnce<'a> {
     records: RecordMaker<'a>,
     heartbeat: Duration,
+    /// How long one may last while there is more to send.
+    longest: Duration,
     /// Since when one is open.
     open: Option<Instant>,
     /// When the newest position was written.
@@ -70,10 +72,15 @@ pub(super) struct ExactlyOnce<'a> {
 
 impl<'a> ExactlyOnce<'a> {
     /// For a producer through which the position was taken over.
-    pub(super) fn new(records: RecordMaker<'a>, heartbeat_ms: u64) -> ExactlyOnce<'a> {
+    pub(super) fn new(
+        records: RecordMaker<'a>,
+        heartbeat_ms: u64,
+        longest: Duration,
+    ) -> ExactlyOnce<'a> {
         ExactlyOnce {
             records,
             heartbeat: Duration::from_millis(heartbeat_ms),
+            longest,
             open: None,
             written_at: Instant::now(),
             acknowledged: None,
@@ -109,7 +116,8 @@ impl<'a> ExactlyOnce<'a> {
     /// Whether the open one has to end before the next event.
     #[inline]
     pub(super) fn is_due(&self) -> bool {
-        self.open.is_some_and(|since| since.elapsed() >= LONGEST)
+        self.open
+            .is_some_and(|since| since.elapsed() >= self.longest)
     }
 
     /// Whether there is anything to commit, were there nothing more to send.
@@ -126,7 +134,7 @@ impl<'a> ExactlyOnce<'a> {
     /// Milliseconds until the open one has to end.
     pub(super) fn open_ms(&self) -> i32 {
         let since = self.open.map_or(Duration::ZERO, |since| since.elapsed());
-        let left = LONGEST.saturating_sub(since);
+        let left = self.longest.saturating_sub(since);
         i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
     }
 

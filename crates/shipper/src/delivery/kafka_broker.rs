@@ -1,8 +1,9 @@
 //! Kafka, through librdkafka.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use change::event::headers::HeaderName;
 use change::event::record::Event;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -56,7 +57,7 @@ impl DeliveryReports for SharedDeliveries {
                 deliveries.failed(tag, bytes_of(message), |commit| FailedDelivery {
                     code,
                     message: error.to_string(),
-                    id: header(message, "cdc.id"),
+                    id: header(message, HeaderName::ID.as_str()),
                     value_bytes: message.payload_len(),
                     topic: tag.topic,
                     commit_lsn: commit.map_or(0, |commit| commit.lsn),
@@ -106,6 +107,10 @@ impl<'a> KafkaBroker<'a> {
 impl Broker for KafkaBroker<'_> {
     fn serve(&mut self) {
         self.queue.serve(self.producer);
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 
     fn wait(&mut self, timeout_ms: i32) {

@@ -10,6 +10,8 @@ mod exactly_once;
 mod failed_delivery;
 mod in_flight;
 mod kafka_broker;
+#[cfg(test)]
+mod model;
 mod opening;
 mod outgoing;
 mod routing;
@@ -17,8 +19,8 @@ mod shipper;
 mod stop;
 mod withheld;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use rdkafka::ClientConfig;
@@ -34,7 +36,7 @@ use crate::session::Session;
 use crate::trouble::Failure;
 use crate::work::Work;
 use exactly_once::ExactlyOnce;
-use in_flight::deliveries::SharedDeliveries;
+use in_flight::deliveries::{Deliveries, SharedDeliveries};
 use kafka_broker::{EventProducer, KafkaBroker};
 use outgoing::Outgoing;
 use routing::Router;
@@ -47,7 +49,7 @@ pub fn run(session: &Session, work: &Receiver<Work>) {
         exactly_once::configure(&mut config, session);
     }
     loop {
-        let deliveries = SharedDeliveries::default();
+        let deliveries = Arc::new(Mutex::new(Deliveries::new(Instant::now())));
         let producer = match connect(session, &config, &deliveries) {
             Ok(producer) => producer,
             Err(error) => {
@@ -61,7 +63,11 @@ pub fn run(session: &Session, work: &Receiver<Work>) {
                 // librdkafka asks for the first token.
                 producer.poll(Timeout::After(Duration::ZERO));
                 match writer::take_over(session, &producer) {
-                    Ok(records) => Some(ExactlyOnce::new(records, session.settings.heartbeat_ms)),
+                    Ok(records) => Some(ExactlyOnce::new(
+                        records,
+                        session.settings.heartbeat_ms,
+                        exactly_once::LONGEST,
+                    )),
                     Err(error) => {
                         drop(producer);
                         if !wait_out(session, NO_EPOCH, error) {

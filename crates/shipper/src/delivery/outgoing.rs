@@ -273,9 +273,11 @@ impl<'a, B: Broker> Outgoing<'a, B> {
 
     /// Serves delivery reports, and passes on what they mean. An error if the session is over.
     pub(super) fn serve(&mut self) -> Result<(), Stop> {
+        let now = self.broker.now();
+        lock(&self.deliveries).set_time(now);
         self.broker.serve();
         self.look_up_unknown_offsets();
-        self.ask_why_nothing_moves();
+        self.ask_why_nothing_moves(now);
         let (failure, finished, unacknowledged, oldest_us) = {
             let mut deliveries = lock(&self.deliveries);
             let failure = deliveries.take_failure();
@@ -432,12 +434,12 @@ impl<'a, B: Broker> Outgoing<'a, B> {
     }
 
     /// Kafka may refuse what the client goes on trying: then the state must say why nothing moves.
-    fn ask_why_nothing_moves(&mut self) {
+    fn ask_why_nothing_moves(&mut self, now: Instant) {
         let (delivered, unacknowledged) = {
             let deliveries = lock(&self.deliveries);
             (deliveries.delivered(), deliveries.unacknowledged())
         };
-        match self.stall.look(delivered, unacknowledged, Instant::now()) {
+        match self.stall.look(delivered, unacknowledged, now) {
             Stall::No => {}
             Stall::IsOver => self.session.board.tell(|facts| facts.stall = None),
             Stall::AskWhy => {

@@ -92,7 +92,7 @@ fn lost(known: &LocalPosition, cluster_id: &str, newest: Option<&Position>) -> O
 }
 
 /// The newest position, with the ends of the full record that it adds to.
-pub(super) fn newest(positions: &[Position]) -> Option<Position> {
+pub(crate) fn newest(positions: &[Position]) -> Option<Position> {
     let newest = positions
         .iter()
         .max_by_key(|position| position.progress())?;

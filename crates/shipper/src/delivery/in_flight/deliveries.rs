@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use change::event::commit::Commit;
 use change::event::snapshot_chunk::Judged;
@@ -14,6 +15,9 @@ use crate::work::Beginning;
 /// With so many records of a partition on their way, librdkafka sends it nothing more until an answer came
 /// (RD_KAFKA_IDEMP_MAX_INFLIGHT, compared with the number of records in rdkafka_broker.c), and burns a core meanwhile.
 const BUSY_RECORDS: u32 = 5;
+/// Brokers forget a producer that sends nothing to a partition for a day (`producer.id.expiration.ms`), or for less where
+/// somebody has set less.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// A transaction that is produced and not yet acknowledged.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +33,8 @@ pub(in crate::delivery) struct InFlight {
 
 /// A broker that has no state of a producer for a partition takes whatever sequence comes first. Were the first request
 /// refused (a new partition has no leader yet) and the second one taken, the retried first one would pass for a
-/// duplicate and be lost. So the first record goes alone, until it is acknowledged (`docs/decisions/0013`).
+/// duplicate and be lost. So the first record goes alone, until it is acknowledged; and again after a rest in which a broker
+/// may have forgotten the producer (`docs/decisions/0013`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FirstRecord {
     NotSent,
@@ -44,6 +49,8 @@ struct Partition {
     /// Records on their way.
     unacknowledged: u32,
     first_record: FirstRecord,
+    /// When a record was last acknowledged.
+    acknowledged_at: Instant,
 }
 
 /// Transactions that are acknowledged, with everything before them.
@@ -66,8 +73,9 @@ pub(in crate::delivery) struct Incomplete {
 }
 
 /// Delivery reports end here, on the thread that polls.
-#[derive(Default)]
 pub(in crate::delivery) struct Deliveries {
+    /// The time when reports were last served.
+    now: Instant,
     /// Number of the first transaction in `in_flight`, counted since the session began.
     first: u64,
     in_flight: VecDeque<InFlight>,
@@ -100,6 +108,29 @@ pub(in crate::delivery) fn lock(deliveries: &Mutex<Deliveries>) -> MutexGuard<'_
 }
 
 impl Deliveries {
+    pub(in crate::delivery) fn new(now: Instant) -> Deliveries {
+        Deliveries {
+            now,
+            first: 0,
+            in_flight: VecDeque::new(),
+            unacknowledged: 0,
+            delivered: 0,
+            unacknowledged_bytes: 0,
+            failure: None,
+            partitions: Vec::new(),
+            changed: Vec::new(),
+            is_changed: Vec::new(),
+            counters: Vec::new(),
+            busy_partitions: 0,
+            offset_unknown: Vec::new(),
+        }
+    }
+
+    /// Reports are about to be served.
+    pub(in crate::delivery) fn set_time(&mut self, now: Instant) {
+        self.now = now;
+    }
+
     /// A transaction begins.
     pub(in crate::delivery) fn begin(&mut self, beginning: &Beginning) {
         self.in_flight.push_back(InFlight {
@@ -143,6 +174,7 @@ impl Deliveries {
             end: 0,
             unacknowledged: 0,
             first_record: FirstRecord::NotSent,
+            acknowledged_at: self.now,
         };
         let count = usize::try_from(partitions).unwrap_or(0);
         self.partitions.push(vec![new; count]);
@@ -167,7 +199,14 @@ impl Deliveries {
         match partition.first_record {
             FirstRecord::Sent => return false,
             FirstRecord::NotSent => partition.first_record = FirstRecord::Sent,
-            FirstRecord::Acknowledged => {}
+            FirstRecord::Acknowledged => {
+                let rested = self
+                    .now
+                    .saturating_duration_since(partition.acknowledged_at);
+                if partition.unacknowledged == 0 && rested >= FORGOTTEN {
+                    partition.first_record = FirstRecord::Sent;
+                }
+            }
         }
         partition.unacknowledged += 1;
         if partition.unacknowledged == BUSY_RECORDS {
@@ -206,6 +245,7 @@ impl Deliveries {
             return;
         };
         partition.first_record = FirstRecord::Acknowledged;
+        partition.acknowledged_at = self.now;
         partition.unacknowledged -= 1;
         if partition.unacknowledged == BUSY_RECORDS - 1 {
             self.busy_partitions -= 1;
