@@ -4,13 +4,11 @@
 //! shared memory, and `shared()` says so.
 
 use std::cell::UnsafeCell;
-use std::io;
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
 };
 
 use pgrx::pg_sys;
-use shipper::files::orders::Orders;
 use shipper::host::Host;
 use shipper::host::snapshot_slots::Slots;
 use shipper::host::topic_counters::TopicCounters;
@@ -392,21 +390,8 @@ impl Shared {
         }
     }
 
-    /// Changes the orders, durably, and calls the sender. Returns the number of the change.
-    pub fn change_orders(&self, change: impl FnOnce(&mut Orders)) -> io::Result<u64> {
-        let written = self.with_orders(|| {
-            let sent_lsn = self.sent_lsn.load(Ordering::Acquire);
-            Orders::change(sent_lsn, change)
-        });
-        if let Ok(number) = written {
-            self.ordered.fetch_max(number, Ordering::SeqCst);
-            self.call_sender();
-        }
-        written
-    }
-
     /// Runs `body` while nobody else changes the orders. It must not raise an ERROR of PostgreSQL.
-    fn with_orders<R>(&self, body: impl FnOnce() -> R) -> R {
+    pub fn with_orders<R>(&self, body: impl FnOnce() -> R) -> R {
         // SAFETY: a lightweight lock of ours, released on the only way out.
         unsafe {
             pg_sys::LWLockAcquire(self.orders_lock, pg_sys::LWLockMode::LW_EXCLUSIVE);

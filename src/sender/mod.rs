@@ -5,6 +5,7 @@
 //! get their work over a bounded channel and answer on the board.
 
 pub mod abort;
+pub mod orders;
 pub mod rejections;
 pub mod session;
 pub mod sleep;

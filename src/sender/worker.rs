@@ -27,6 +27,7 @@ use shipper::session::Owner;
 use shipper::trouble::{Failure, Trouble, no_eventfd};
 
 use super::abort;
+use super::orders;
 use super::rejections::Rejections;
 use super::session::Session;
 use super::sleep::{interrupts, pause, sleep};
@@ -304,7 +305,7 @@ impl Sender {
         }
         let adopted = source.next_generation().and_then(|next| {
             LocalPosition::forget()?;
-            self.shared.change_orders(|orders| orders.adoption = None)?;
+            orders::change(self.shared, |orders| orders.adoption = None)?;
             Ok(next)
         });
         *source = adopted.map_err(|error| unreadable_file(&error))?;
@@ -322,12 +323,11 @@ impl Sender {
             return Ok(());
         }
         let mut now = Vec::new();
-        self.shared
-            .change_orders(|orders| {
-                orders.asides.push(aside.clone());
-                now.clone_from(&orders.asides);
-            })
-            .map_err(|error| unreadable_file(&error))?;
+        orders::change(self.shared, |orders| {
+            orders.asides.push(aside.clone());
+            now.clone_from(&orders.asides);
+        })
+        .map_err(|error| unreadable_file(&error))?;
         // Whoever lets one go on changes the orders again: that is seen as another change.
         self.orders.asides = now;
         self.shared
@@ -346,7 +346,7 @@ impl Sender {
 
     /// Everything before the order is in Kafka: notes that the drain is done, whether that could be written.
     pub fn note_drained(&self) -> bool {
-        let noted = self.shared.change_orders(|orders| {
+        let noted = orders::change(self.shared, |orders| {
             if let Some(Hold::Drain { done, .. }) = &mut orders.hold {
                 *done = true;
             }

@@ -5,20 +5,19 @@ use std::time::{Duration, Instant};
 use change::event::commit::Commit;
 use change::event::record::Event;
 use change::event::snapshot_chunk::Judged;
-use change::position::Events;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::broker::Broker;
 use super::exactly_once::{Acknowledged, ExactlyOnce, Reported};
 use super::failed_delivery::{FailedDelivery, TopicLimit, event_id};
-use super::in_flight::deliveries::{Deliveries, Finished, InFlight, SharedDeliveries, lock};
+use super::in_flight::deliveries::{Deliveries, Finished, SharedDeliveries, lock};
 use super::in_flight::open_topics::{OpenTopic, OpenTopics};
 use super::in_flight::stall_watch::{Stall, StallWatch};
 use super::in_flight::tag::DeliveryTag;
 use super::stop::Stop;
 use crate::host::topic_counters::TopicCounter;
 use crate::position::write_error::{WriteError, is_fenced};
-use crate::progress::{Done, Progress};
+use crate::progress::Progress;
 use crate::session::Session;
 use crate::trouble::{Failure, Trouble, incomplete};
 use crate::work::Beginning;
@@ -316,7 +315,7 @@ impl<'a, B: Broker> Outgoing<'a, B> {
 
     fn acknowledged(&self, finished: Finished, deliveries: &Deliveries) -> Acknowledged {
         let newest = &finished.newest;
-        let done = self.done(
+        let done = self.topics.done(
             newest,
             &finished.changed,
             deliveries,
@@ -332,27 +331,6 @@ impl<'a, B: Broker> Outgoing<'a, B> {
                 done: Some(done),
             },
             judged: finished.judged,
-        }
-    }
-
-    /// So many events of a transaction, and everything before it, are there; the changed topics end where they end now.
-    fn done(
-        &self,
-        transaction: &InFlight,
-        changed: &[usize],
-        deliveries: &Deliveries,
-        events: u64,
-    ) -> Done {
-        let commit = &transaction.commit;
-        Done {
-            commit_lsn: commit.lsn,
-            nonce: commit.nonce,
-            events: Events {
-                done: events,
-                of: commit.event_count,
-            },
-            commit_us: commit.commit_us,
-            ends: self.topics.ends(changed, deliveries),
         }
     }
 
@@ -402,7 +380,8 @@ impl<'a, B: Broker> Outgoing<'a, B> {
                 let mut deliveries = lock(&self.deliveries);
                 let part = deliveries.take_part();
                 part.map(|(newest, changed)| {
-                    self.done(&newest, &changed, &deliveries, self.sequence)
+                    self.topics
+                        .done(&newest, &changed, &deliveries, self.sequence)
                 })
             }
             false => None,

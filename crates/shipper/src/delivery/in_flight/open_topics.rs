@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use change::position::Ends;
+use change::position::{Ends, Events};
 
-use super::deliveries::Deliveries;
+use super::deliveries::{Deliveries, InFlight};
 use crate::delivery::failed_delivery::TopicLimit;
+use crate::progress::Done;
 
 /// A topic in use.
 pub(in crate::delivery) struct OpenTopic {
@@ -61,12 +62,29 @@ impl OpenTopics {
         self.topics.len()
     }
 
-    /// Where some of them end, as far as records are acknowledged.
-    pub(in crate::delivery) fn ends(
+    /// So many events of a transaction, and everything before it, are there; the changed topics end where they end now.
+    pub(in crate::delivery) fn done(
         &self,
+        transaction: &InFlight,
         changed: &[usize],
         deliveries: &Deliveries,
-    ) -> BTreeMap<String, Ends> {
+        events: u64,
+    ) -> Done {
+        let commit = &transaction.commit;
+        Done {
+            commit_lsn: commit.lsn,
+            nonce: commit.nonce,
+            events: Events {
+                done: events,
+                of: commit.event_count,
+            },
+            commit_us: commit.commit_us,
+            ends: self.ends(changed, deliveries),
+        }
+    }
+
+    /// Where some of them end, as far as records are acknowledged.
+    fn ends(&self, changed: &[usize], deliveries: &Deliveries) -> BTreeMap<String, Ends> {
         let changed = changed
             .iter()
             .filter_map(|index| Some((*index, self.topics.get(*index)?)));
