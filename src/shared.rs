@@ -9,10 +9,11 @@ use std::sync::atomic::{
 };
 
 use pgrx::pg_sys;
+use shipper::host::Host;
+use shipper::host::snapshot_slots::Slots;
+use shipper::host::topic_counters::TopicCounters;
 
 use crate::sender::source;
-use crate::snapshot::slots::Slots;
-use crate::topic_counters::TopicCounters;
 use crate::wait_event::WaitEvent;
 
 /// What the sender is doing: `cdc_status().state`.
@@ -397,6 +398,15 @@ impl Shared {
             let result = body();
             pg_sys::LWLockRelease(self.orders_lock);
             result
+        }
+    }
+
+    /// What the sender's threads read and write here.
+    pub fn host(&'static self) -> Host {
+        Host {
+            topic_counters: &self.topic_counters,
+            snapshots: &self.snapshots,
+            skipped_events: &self.skipped_events,
         }
     }
 

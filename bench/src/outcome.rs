@@ -64,10 +64,10 @@ pub fn publish(name: &str, outcome: &Outcome, stolen_percent: Option<f64>) {
 }
 
 /// Settings as an object.
-pub fn settings(settings: &[(&str, &str)]) -> Value {
+pub fn settings<T: AsRef<str>>(settings: &[(&str, T)]) -> Value {
     let entries = settings
         .iter()
-        .map(|(name, value)| ((*name).to_owned(), Value::from(*value)));
+        .map(|(name, value)| ((*name).to_owned(), Value::from(value.as_ref())));
     Value::Object(entries.collect())
 }
 

@@ -211,7 +211,7 @@ pub fn run() -> Outcome {
             "columns": 9,
             "rounds": ROUNDS,
             "debezium": OtherSide::settings(),
-            "raw_producer": settings(&raw_producer::SETTINGS),
+            "raw_producer": settings(&raw_producer::settings()),
         }),
         table,
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use shipper::files::orders::Orders;
 
 use super::check_line::{Line, line};
 use super::check_topics;
@@ -12,7 +13,6 @@ use super::tables::tables;
 use crate::catalog::qualified_name;
 use crate::report::no_worker;
 use crate::report::{Report, not_loaded};
-use crate::sender::orders::Orders;
 use crate::settings;
 use crate::shared::{self, State};
 

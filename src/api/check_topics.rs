@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use change::position::lsn_text;
 use serde_json::Value;
+use shipper::files::orders::Orders;
+use shipper::host::topic_counters::{Safety, TopicCounters};
+use shipper::kafka::topics::design;
 
 use super::check_line::{Line, line};
-use crate::sender::orders::Orders;
-use crate::sender::topics;
 use crate::settings;
-use crate::topic_counters::{Safety, TopicCounters};
 
 /// One line for each thing that is wrong, however many topics have it.
 pub fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
@@ -108,7 +108,7 @@ pub fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
         "CDC0303",
         &unknown,
         "its settings cannot be read: how safe events are there is not known",
-        &|topic| topics::acl_command(&brokers, &["DescribeConfigs"], "topic", topic),
+        &|topic| design::acl_command(&brokers, &["DescribeConfigs"], "topic", topic),
     );
     lines
 }

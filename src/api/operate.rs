@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shipper::files::orders::{Adoption, Aside, By, Gap, Hold, Orders, Skip};
 
 use super::request;
 use super::status::timestamp;
@@ -17,7 +18,7 @@ use super::tables::tables;
 use super::topic_rights;
 use super::wait::refuse_own_changes;
 use crate::report::{Report, not_loaded, notice};
-use crate::sender::orders::{Adoption, Aside, By, Gap, Hold, Orders, Skip};
+use crate::sender::orders;
 use crate::sender::wal_reader::end_of_wal;
 use crate::shared::{self, Shared, State};
 use crate::snapshot::job::Wanted;
@@ -153,7 +154,7 @@ fn give_order(request: &[u8]) -> Vec<u8> {
 
 /// Writes the change of the orders down; returns its number.
 fn change(shared: &Shared, change: impl FnOnce(&mut Orders)) -> u64 {
-    match Orders::change(shared, change) {
+    match orders::change(shared, change) {
         Ok(number) => number,
         Err(error) => Report::new(
             "CDC0405",
@@ -257,7 +258,7 @@ impl DrainCall<'_> {
             return true;
         };
         let mut is_done = false;
-        let taken_back = Orders::change(self.shared, |orders| match &orders.hold {
+        let taken_back = orders::change(self.shared, |orders| match &orders.hold {
             Some(Hold::Drain { up_to, done, .. }) if *up_to == ours => match done {
                 true => is_done = true,
                 false => orders.hold = None,
@@ -384,7 +385,7 @@ impl Drop for SkipCall<'_> {
         let Some(skip) = self.skip.take() else {
             return;
         };
-        let taken_back = Orders::change(self.shared, |orders| {
+        let taken_back = orders::change(self.shared, |orders| {
             orders.skips.retain(|other| *other != skip);
         });
         match taken_back {
@@ -508,7 +509,7 @@ impl Drop for ResumeCall<'_> {
             return;
         };
         let topic = aside.topic.escape_debug().to_string();
-        let put_back = Orders::change(self.shared, |orders| {
+        let put_back = orders::change(self.shared, |orders| {
             if orders.aside(&aside.topic).is_none() {
                 orders.asides.push(aside);
             }

@@ -7,10 +7,10 @@ use pgrx::JsonB;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
+use shipper::files::orders::Orders;
 
 use super::track;
 use crate::report::no_worker;
-use crate::sender::orders::Orders;
 use crate::sender::wal_bound::limit_bytes;
 use crate::settings;
 use crate::shared::{self, Described, Shared};

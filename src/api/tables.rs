@@ -6,10 +6,10 @@ use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
+use shipper::files::orders::{Aside, Orders};
 
 use super::status::timestamp;
 use super::unsound_triggers::{Unsound, unsound};
-use crate::sender::orders::{Aside, Orders};
 use crate::shared::{self, Shared};
 use crate::tracked::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Standing, Tracked};
 use crate::tracked::statement;

@@ -5,10 +5,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use sha2::Sha256;
+use shipper::files::secret::{self, Refused};
 
 use crate::catalog::database_name;
 use crate::report::Report;
-use crate::secret_file::{self, Refused};
 use crate::settings;
 
 /// Stands before the digest, so that a hashed value is not taken for another one.
@@ -31,7 +31,7 @@ impl Hasher {
         if path.is_empty() {
             no_key("cdc.mask_key_file is not set.").raise();
         }
-        let key = match secret_file::read(&path) {
+        let key = match secret::read(&path) {
             Ok(key) if key.len() >= MIN_KEY_BYTES => key,
             Ok(_) => unfit(&path, &format!("has less than {MIN_KEY_BYTES} bytes")),
             Err(Refused::Unreadable(error)) => unfit(&path, &format!("cannot be read: {error}")),

@@ -7,24 +7,25 @@ use std::time::{Duration, Instant};
 
 use change::event::commit::Commit;
 use change::memory::copy_of;
-use change::position::{Position, lsn_text};
+use change::position::lsn_text;
 use change::wal::assembly::{Assembly, ChunkPlace, Committed, Outcome};
 use change::wal::message;
 use change::wal::message::MessageError;
 use change::wire::WireError;
 use crossbeam_channel::{Sender as Channel, TrySendError};
 use pgrx::pg_sys;
+use shipper::board::Board;
+use shipper::files::local_position::LocalPosition;
+use shipper::files::orders::{Aside, Hold, Skip};
+use shipper::files::source::Source;
+use shipper::kafka::settings::KafkaSettings;
+use shipper::progress::{Progress, Progresses};
+use shipper::starting_point::{Server, StartingPoint};
+use shipper::trouble::{self, Failure, Trouble, incomplete};
+use shipper::work::{Beginning, Known, Work};
 
-use super::aside;
-use super::board::{Board, Failure, Trouble};
-use super::client::KafkaSettings;
-use super::kafka::{Beginning, Known, Work};
-use super::local_position::LocalPosition;
-use super::orders::{Aside, Hold, Skip};
-use super::progress::{Progress, Progresses};
 use super::sleep::{WakeSet, interrupts};
 use super::slot::Slot;
-use super::source::Source;
 use super::standby::{self, Confirmed};
 use super::wal_event::{ThisServer, event_of, our_message};
 use super::wal_reader::{WalError, WalReader, flushed};
@@ -51,17 +52,6 @@ const STANDBY_LOOK_MAX: Duration = Duration::from_millis(100);
 const STANDBY_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a session that is to end waits for what is on its way: what is not acknowledged by then is sent again.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// CDC0206.
-pub fn incomplete(xid8: u64, found: u64, expected: u64) -> Trouble {
-    Trouble {
-        code: "CDC0206",
-        message: format!(
-            "transaction {xid8} is incomplete: {found} of {expected} parts were found"
-        ),
-        remedy: "WAL before the restart point is missing: see CDC0401 in docs/errors.".to_owned(),
-    }
-}
 
 /// Rates over the last ten seconds.
 struct Rates {
@@ -148,26 +138,13 @@ impl Interrupted {
         match self {
             Interrupted::End(end) => end,
             Interrupted::Wire(WireError::OutOfMemory) => {
-                End::Stay(State::Halted, aside::out_of_memory())
+                End::Stay(State::Halted, trouble::out_of_memory())
             }
-            Interrupted::Wire(error) => End::Stay(
-                State::Halted,
-                Trouble {
-                    code: "CDC0402",
-                    message: format!("a captured transaction cannot be decoded: {error}"),
-                    remedy: "Install the version of pg_cdc that wrote it; report this if it is the same."
-                        .to_owned(),
-                },
-            ),
+            Interrupted::Wire(error) => {
+                End::Stay(State::Halted, trouble::undecodable(&error.to_string()))
+            }
         }
     }
-}
-
-/// Whether this server wrote what the position was recorded for.
-fn is_in_history(position: &Position, timeline: u32, flush_lsn: u64) -> bool {
-    position.timeline == timeline
-        && position.commit_lsn <= flush_lsn
-        && position.restart_lsn <= flush_lsn
 }
 
 impl From<WireError> for Interrupted {
@@ -218,7 +195,7 @@ impl<'a> Session<'a> {
             if self.orders_changed || matches!(self.sender.orders.hold, Some(Hold::Pause { .. })) {
                 return End::Again;
             }
-            if let Some((position, _epoch)) = self.board.read(|facts| facts.start.take()) {
+            if let Some((position, _epoch)) = self.board.with_facts(|facts| facts.start.take()) {
                 break position;
             }
             self.wake_set.sleep(TICK);
@@ -229,50 +206,22 @@ impl<'a> Session<'a> {
             .timeline
             .store(timeline, Ordering::Relaxed);
         let slot_lsn = self.sender.slot.as_ref().map_or(0, Slot::restart_lsn);
-        let (start_lsn, done_lsn) = match &position {
-            // Nothing was ever sent: from where the WAL was first held.
-            None => {
-                let known = self.sender.remembered.as_ref();
-                let known = known.filter(|known| known.timeline == timeline);
-                (known.map_or(slot_lsn, |known| known.restart_lsn), 0)
-            }
-            Some(position) if is_in_history(position, timeline, flush_lsn) => {
-                let known = self.sender.remembered.as_ref().filter(|known| {
-                    known.timeline == timeline && known.acknowledged_lsn >= position.commit_lsn
-                });
-                match known {
-                    Some(known) => (
-                        known.restart_lsn.max(position.restart_lsn),
-                        known.acknowledged_lsn,
-                    ),
-                    None => (position.restart_lsn, position.complete_lsn()),
-                }
-            }
-            // Somebody said that this server is the source all the same.
-            Some(position) if position.generation < self.source.generation => (slot_lsn, 0),
-            Some(position) => {
-                return End::Stay(
-                    State::Halted,
-                    Trouble {
-                        code: "CDC0407",
-                        message: format!(
-                            "position {} on timeline {} is not in this server's history, which ends at {} on timeline {timeline}",
-                            lsn_text(position.commit_lsn),
-                            position.timeline,
-                            lsn_text(flush_lsn)
-                        ),
-                        remedy: format!(
-                            "The server was restored to an earlier moment or failed over: see CDC0407 in docs/errors, then SELECT cdc_adopt('{}').",
-                            self.source.source_id
-                        ),
-                    },
-                );
-            }
+        let server = Server {
+            source_id: &self.source.source_id,
+            generation: self.source.generation,
+            timeline,
+            flush_lsn,
+            slot_lsn,
+            remembered: self.sender.remembered.as_ref(),
         };
-        let part = position
-            .as_ref()
-            .filter(|position| done_lsn != 0 && done_lsn < position.commit_lsn)
-            .map(|position| (position.commit_lsn, position.events.done));
+        let StartingPoint {
+            start_lsn,
+            done_lsn,
+            part,
+        } = match StartingPoint::after(position.as_deref(), &server) {
+            Ok(found) => found,
+            Err(trouble) => return End::Stay(State::Halted, trouble),
+        };
         self.previous_lsn = (done_lsn != 0 && part.is_none()).then_some(done_lsn);
         self.sender
             .shared
@@ -300,7 +249,7 @@ impl<'a> Session<'a> {
             part,
         };
         let asides = &self.sender.orders.asides;
-        self.board.read(|facts| facts.put_aside(asides));
+        self.board.with_facts(|facts| facts.put_aside(asides));
         known.ends.retain(|topic, _| !forget.contains(topic));
         // Claims the position for this sender's epoch, and gives the heartbeat something to repeat.
         self.recorded_restart_lsn = start_lsn;
@@ -421,7 +370,7 @@ impl<'a> Session<'a> {
     /// Whether everything that was taken on is acknowledged, and recorded so; or cannot be for too long.
     fn has_ended(&mut self, reader: &WalReader, assembly: &Assembly, timeline: u32) -> bool {
         let since = *self.ending_since.get_or_insert_with(Instant::now);
-        let (all_acknowledged, durable) = self.board.read(|facts| {
+        let (all_acknowledged, durable) = self.board.with_facts(|facts| {
             let durable = facts.durable.as_ref().map_or(0, |durable| durable.number);
             (facts.acknowledged == self.sent, durable)
         });
@@ -477,10 +426,12 @@ impl<'a> Session<'a> {
 
     /// After a load, the allocator keeps what the queues needed: an idle sender is small again.
     fn give_memory_back(&mut self) {
-        let events = self.board.read(|facts| match facts.unacknowledged_events {
-            0 => facts.events,
-            _ => self.trimmed_events,
-        });
+        let events = self
+            .board
+            .with_facts(|facts| match facts.unacknowledged_events {
+                0 => facts.events,
+                _ => self.trimmed_events,
+            });
         if events - self.trimmed_events >= TRIM_EVERY_EVENTS {
             self.trimmed_events = events;
             // SAFETY: a plain call of the C library, which other threads may use at the same time.
@@ -497,7 +448,7 @@ impl<'a> Session<'a> {
         if restart_lsn < self.recorded_restart_lsn + RECORD_EVERY_BYTES {
             return;
         }
-        let (all_acknowledged, acknowledged_lsn, waits, durable) = self.board.read(|facts| {
+        let (all_acknowledged, acknowledged_lsn, waits, durable) = self.board.with_facts(|facts| {
             (
                 facts.acknowledged == self.sent,
                 facts.acknowledged_lsn.0,
@@ -520,7 +471,7 @@ impl<'a> Session<'a> {
             self.remember(LocalPosition {
                 acknowledged_lsn: acknowledged_lsn.max(durable.commit_lsn),
                 restart_lsn,
-                ..LocalPosition::from(&durable)
+                ..durable.to_local()
             });
         }
     }
@@ -704,7 +655,7 @@ impl<'a> Session<'a> {
         self.sender.tend();
         let shared = self.sender.shared;
         let (failure, trouble, log, acknowledged, acknowledged_lsn, durable, figures) =
-            self.board.read(|facts| {
+            self.board.with_facts(|facts| {
                 (
                     facts.failure.take(),
                     facts.waits_with().cloned(),
@@ -728,7 +679,7 @@ impl<'a> Session<'a> {
         for line in log {
             pgrx::log!("{line}");
         }
-        let aside = self.board.read(|facts| facts.aside_wanted.take());
+        let aside = self.board.with_facts(|facts| facts.aside_wanted.take());
         if let Some(aside) = aside
             && let Err(trouble) = self.put_aside(*aside)
         {
@@ -745,7 +696,7 @@ impl<'a> Session<'a> {
                 is_far || (is_newer && is_due)
             });
             if is_worth_it {
-                self.remember(LocalPosition::from(&durable));
+                self.remember(durable.to_local());
             }
         }
         if trouble.is_some()
@@ -843,7 +794,7 @@ impl<'a> Session<'a> {
     fn put_aside(&mut self, aside: Aside) -> Result<(), Trouble> {
         self.sender.put_aside(aside)?;
         let asides = &self.sender.orders.asides;
-        self.board.read(|facts| facts.put_aside(asides));
+        self.board.with_facts(|facts| facts.put_aside(asides));
         self.board.kafka_wake.signal();
         Ok(())
     }
@@ -891,7 +842,7 @@ impl<'a> Session<'a> {
         shared.is_reading.store(false, Ordering::Relaxed);
         let (events, bytes, transactions) = self
             .board
-            .read(|facts| (facts.events, facts.bytes, facts.transactions));
+            .with_facts(|facts| (facts.events, facts.bytes, facts.transactions));
         let counted = &mut self.sender.counted;
         counted.events += events;
         counted.bytes += bytes;

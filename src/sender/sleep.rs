@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
+use shipper::board::Board;
 
-use super::board::Board;
 use crate::wait_event::WaitEvent;
 
 /// The latch and the board's descriptor in one set of the kernel's, made once: a set per sleep costs more than the

@@ -4,8 +4,8 @@ use std::ffi::CString;
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
+use shipper::trouble::Trouble;
 
-use super::board::Trouble;
 use super::wal_reader::flushed;
 use crate::ffi;
 use crate::shared::Shared;

@@ -1,39 +1,27 @@
-//! Who this source is: a random id, made once, in a file of the data directory, with proof of its place.
+//! When this source gets its identity, and when it must not make one.
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use serde::{Deserialize, Serialize};
+use shipper::files::source::{FILE, Source};
+use shipper::files::{durable, local_position};
 
-use super::{durable_file, local_position, slot};
+use super::slot;
 use crate::report::Report;
 use crate::settings;
 
-const FILE: &str = "pg_cdc/source.json";
 /// Says that this server was once a standby without the identity of its primary: it must not make one of its own, for then
 /// the tables that are tracked here would count as another source's.
 const HEIR: &str = "pg_cdc/without_identity";
 /// PostgreSQL's own: a server that these files tell to follow another one, or to restore a backup, is somebody already.
 const SIGNALS: [&str; 2] = ["standby.signal", "recovery.signal"];
 
-/// The identity file. Inode, device and host are those of the place where it was written: a copied data directory
-/// has others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
-    pub source_id: String,
-    pub generation: u16,
-    pub inode: u64,
-    pub device: u64,
-    pub host: String,
-}
-
 /// The identity at server start, before anybody can write. Made at the very first one; none where it is missing and may
 /// not be made. In the postmaster, or in a server that is a single process.
 pub fn at_server_start() -> std::io::Result<Option<Source>> {
-    if let Some(source) = durable_file::read(FILE)? {
+    if let Some(source) = Source::read()? {
         return Ok(Some(source));
     }
     // SAFETY: a plain read, of a variable that is set before libraries are loaded.
@@ -41,7 +29,7 @@ pub fn at_server_start() -> std::io::Result<Option<Source>> {
         return Ok(None);
     }
     if SIGNALS.iter().any(|signal| is_there(signal)) {
-        durable_file::replace(HEIR, |_| Ok(()))?;
+        durable::replace(HEIR, |_| Ok(()))?;
         return Ok(None);
     }
     if !is_new() {
@@ -52,7 +40,7 @@ pub fn at_server_start() -> std::io::Result<Option<Source>> {
 
 /// Reads the identity, or makes it for a server that never had one.
 pub fn load_or_create() -> std::io::Result<Source> {
-    match durable_file::read(FILE)? {
+    match Source::read()? {
         Some(source) => Ok(source),
         None if is_new() => make(),
         None => Err(std::io::Error::new(
@@ -105,51 +93,5 @@ fn make() -> std::io::Result<Source> {
     if !random_is_there {
         return Err(std::io::Error::other("no random bytes could be had"));
     }
-    write(uuid_v4(random), 1)
-}
-
-impl Source {
-    /// The same source, one generation later: its events are newer than all that were ever sent.
-    pub fn next_generation(&self) -> std::io::Result<Source> {
-        let next = self.generation.checked_add(1);
-        let next = next.ok_or_else(|| std::io::Error::other("there is no further generation"))?;
-        write(self.source_id.clone(), next)
-    }
-}
-
-fn write(source_id: String, generation: u16) -> std::io::Result<Source> {
-    durable_file::replace(FILE, |file| {
-        // The inode stays when the file is renamed.
-        let metadata = file.metadata()?;
-        Ok(Source {
-            source_id,
-            generation,
-            inode: metadata.ino(),
-            device: metadata.dev(),
-            host: host_name(),
-        })
-    })?;
-    durable_file::read(FILE)?.ok_or_else(|| std::io::Error::other("the identity is gone again"))
-}
-
-/// RFC 9562, version 4.
-fn uuid_v4(mut random: [u8; 16]) -> String {
-    random[6] = random[6] & 0x0f | 0x40;
-    random[8] = random[8] & 0x3f | 0x80;
-    let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
-}
-
-/// The host's name, for people to read.
-pub fn host_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|name| name.trim().to_owned())
-        .unwrap_or_default()
+    Source::make(random)
 }

@@ -14,21 +14,25 @@ use change::position::lsn_text;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use shipper::board::Board;
+use shipper::delivery;
+use shipper::files::local_position::LocalPosition;
+use shipper::files::orders::{Aside, Hold, Orders};
+use shipper::files::source::{self as identity, Source};
+use shipper::kafka::properties::read_properties;
+use shipper::kafka::settings::{KafkaSettings, MAX_RECORD_BYTES};
+use shipper::position;
+use shipper::progress::Progresses;
+use shipper::session::Owner;
+use shipper::trouble::{Failure, Trouble, no_eventfd};
 
 use super::abort;
-use super::board::{Board, Failure, Trouble, no_eventfd};
-use super::client::{KafkaSettings, read_properties};
-use super::kafka;
-use super::local_position::LocalPosition;
-use super::orders::{Aside, Hold, Orders};
-use super::position::Owner;
-use super::position_thread;
-use super::progress::Progresses;
+use super::orders;
 use super::rejections::Rejections;
 use super::session::Session;
 use super::sleep::{interrupts, pause, sleep};
 use super::slot::{self, Slot};
-use super::source::{self, Source};
+use super::source;
 use super::wal_bound::WalBound;
 use super::wal_reader::{end_of_wal, flushed, is_there, timeline_start};
 use crate::cluster_secret::cluster_secret;
@@ -301,7 +305,7 @@ impl Sender {
         }
         let adopted = source.next_generation().and_then(|next| {
             LocalPosition::forget()?;
-            Orders::change(self.shared, |orders| orders.adoption = None)?;
+            orders::change(self.shared, |orders| orders.adoption = None)?;
             Ok(next)
         });
         *source = adopted.map_err(|error| unreadable_file(&error))?;
@@ -319,7 +323,7 @@ impl Sender {
             return Ok(());
         }
         let mut now = Vec::new();
-        Orders::change(self.shared, |orders| {
+        orders::change(self.shared, |orders| {
             orders.asides.push(aside.clone());
             now.clone_from(&orders.asides);
         })
@@ -342,7 +346,7 @@ impl Sender {
 
     /// Everything before the order is in Kafka: notes that the drain is done, whether that could be written.
     pub fn note_drained(&self) -> bool {
-        let noted = Orders::change(self.shared, |orders| {
+        let noted = orders::change(self.shared, |orders| {
             if let Some(Hold::Drain { done, .. }) = &mut orders.hold {
                 *done = true;
             }
@@ -617,44 +621,35 @@ impl Sender {
         let owner = Owner {
             source_id: source.source_id.clone(),
             generation: source.generation,
-            node: source::host_name(),
+            node: identity::host_name(),
             timeline_start: timeline_start(timeline),
             remembered: self.remembered.clone(),
         };
-        // Before anything is read: chunks of snapshots that an earlier session met are read again.
-        let session = self.shared.session.fetch_add(1, Ordering::SeqCst) + 1;
         let max_batch_bytes = self
             .max_batch_bytes
             .map_or(kafka_settings.batch_bytes(), |limit_bytes| {
                 limit_bytes.min(kafka_settings.batch_bytes())
             });
-        let key = MacKey::derive("pg_cdc 1 position", &cluster_secret());
+        let threads_session = shipper::session::Session {
+            // Before anything is read: chunks of snapshots that an earlier session met are read again.
+            number: self.shared.session.fetch_add(1, Ordering::SeqCst) + 1,
+            settings: kafka_settings.clone(),
+            max_batch_bytes,
+            owner,
+            key: MacKey::derive("pg_cdc 1 position", &cluster_secret()),
+            board: Arc::clone(&board),
+            progresses: Arc::clone(&progresses),
+            host: self.shared.host(),
+        };
         let handles = without_signals(|| {
-            let for_thread = || {
-                (
-                    kafka_settings.clone(),
-                    Arc::clone(&board),
-                    Arc::clone(&progresses),
-                    (owner.clone(), key.clone()),
-                )
-            };
             let mut handles = Vec::new();
-            let (settings, thread_board, progresses, (owner, key)) = for_thread();
+            let session = threads_session.clone();
             handles.push(spawn("cdc kafka", Arc::clone(&board), move || {
-                kafka::run(
-                    &settings,
-                    &thread_board,
-                    &work_receiver,
-                    &progresses,
-                    session,
-                    max_batch_bytes,
-                    settings.exactly_once.then_some((&owner, &key)),
-                )
+                delivery::run(&session, &work_receiver)
             }));
             if !kafka_settings.exactly_once {
-                let (settings, thread_board, progresses, (owner, key)) = for_thread();
                 handles.push(spawn("cdc position", Arc::clone(&board), move || {
-                    position_thread::run(&settings, &owner, &key, &thread_board, &progresses)
+                    position::thread::run(&threads_session)
                 }));
             }
             handles
@@ -755,7 +750,7 @@ pub fn read_settings() -> Result<KafkaSettings, Trouble> {
         tombstones: settings::TOMBSTONES.get(),
         exactly_once: settings::DELIVERY.get() == settings::Delivery::ExactlyOnce,
         max_event_bytes: (settings::TOPIC_MAX_EVENT_SIZE.get() as usize * 1024)
-            .min(kafka::MAX_RECORD_BYTES),
+            .min(MAX_RECORD_BYTES),
         stubs: settings::OVERSIZE.get() == settings::Oversize::Stub,
         memory_bytes: settings::SENDER_MEMORY.get() as usize * 1024,
         heartbeat_ms: settings::HEARTBEAT_INTERVAL.get() as u64,

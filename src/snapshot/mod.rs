@@ -12,5 +12,4 @@ pub mod key_order;
 pub mod launcher;
 pub mod repair;
 pub mod request;
-pub mod slots;
 pub mod worker;

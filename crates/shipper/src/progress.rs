@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use change::position::{Ends, Events};
 
-use super::board::Board;
+use crate::board::Board;
 
 /// How far events are acknowledged. `done` is none where only the restart point moved.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct Done {
 
 impl Done {
     /// The same, with the ends of an older one that nobody has taken.
-    pub fn after(mut self, older: Option<Done>) -> Done {
+    pub(crate) fn after(mut self, older: Option<Done>) -> Done {
         if let Some(Done { mut ends, .. }) = older {
             ends.append(&mut self.ends);
             self.ends = ends;
@@ -68,7 +68,7 @@ impl Progresses {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Offers a newer progress; its number is in [`super::board::Durable`] once it is written, or one after it.
+    /// Offers a newer progress; its number is in [`crate::facts::Durable`] once it is written, or one after it.
     pub fn offer(&self, progress: Progress) -> u64 {
         let mut newest = self.lock();
         newest.number += 1;
@@ -95,12 +95,12 @@ impl Progresses {
     }
 
     /// The newest progress, and the number of the newest that was ever offered.
-    pub fn take(&self) -> (u64, Option<Progress>) {
+    pub(crate) fn take(&self) -> (u64, Option<Progress>) {
         let mut newest = self.lock();
         (newest.number, newest.progress.take())
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lock().progress.is_none()
     }
 }

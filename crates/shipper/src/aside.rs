@@ -3,12 +3,12 @@
 
 use change::value::datetime::EPOCH_US;
 
-use super::board::Trouble;
-use super::kafka::unix_us;
-use super::orders::Aside;
+use crate::clock::unix_us;
+use crate::files::orders::Aside;
+use crate::trouble::Trouble;
 
 /// A topic that is put aside from the transaction on that committed at `from`.
-pub fn new(topic: &str, from: u64, database: u32, trouble: Trouble) -> Aside {
+pub(crate) fn new(topic: &str, from: u64, database: u32, trouble: Trouble) -> Aside {
     Aside {
         topic: topic.to_owned(),
         from,
@@ -21,7 +21,7 @@ pub fn new(topic: &str, from: u64, database: u32, trouble: Trouble) -> Aside {
 }
 
 /// CDC0312: a name that Kafka, or pg_cdc, does not take. It may be anything.
-pub fn refused_name(topic: &str, why: &str) -> Trouble {
+pub(crate) fn refused_name(topic: &str, why: &str) -> Trouble {
     let shown: String = topic.escape_debug().take(300).collect();
     Trouble {
         code: "CDC0312",
@@ -33,7 +33,7 @@ pub fn refused_name(topic: &str, why: &str) -> Trouble {
 }
 
 /// CDC0313: an event that does not even fit with stubs.
-pub fn too_large(id: &str, bytes: usize, topic: &str) -> Trouble {
+pub(crate) fn too_large(id: &str, bytes: usize, topic: &str) -> Trouble {
     let id = if id.is_empty() {
         String::new()
     } else {
@@ -51,7 +51,7 @@ pub fn too_large(id: &str, bytes: usize, topic: &str) -> Trouble {
 }
 
 /// CDC0317: an event that Kafka refuses for what it is.
-pub fn refused_event(id: &str, topic: &str, why: &str) -> Trouble {
+pub(crate) fn refused_event(id: &str, topic: &str, why: &str) -> Trouble {
     Trouble {
         code: "CDC0317",
         message: format!("event {id} is refused by topic \"{topic}\": {why}"),
@@ -62,7 +62,7 @@ pub fn refused_event(id: &str, topic: &str, why: &str) -> Trouble {
 }
 
 /// CDC0318: a topic that was not there, or not allowed, for `cdc.topic_timeout`.
-pub fn unusable(topic: &str, trouble: Trouble) -> Trouble {
+pub(crate) fn unusable(topic: &str, trouble: Trouble) -> Trouble {
     Trouble {
         code: "CDC0318",
         message: format!("topic \"{topic}\" cannot be used: {}", trouble.message),
@@ -70,14 +70,5 @@ pub fn unusable(topic: &str, trouble: Trouble) -> Trouble {
             "{} Then SELECT * FROM cdc_resume_topic('{topic}').",
             trouble.remedy
         ),
-    }
-}
-
-/// CDC0315.
-pub fn out_of_memory() -> Trouble {
-    Trouble {
-        code: "CDC0315",
-        message: "the sender has not the memory that a transaction needs".to_owned(),
-        remedy: "Give the server more memory: the sender tries again every 30 seconds.".to_owned(),
     }
 }

@@ -6,8 +6,7 @@ use std::io;
 use change::position::lsn_as_text;
 use serde::{Deserialize, Serialize};
 
-use super::board::Durable;
-use super::durable_file;
+use super::durable;
 
 pub const FILE: &str = "pg_cdc/position.json";
 
@@ -28,19 +27,6 @@ pub struct LocalPosition {
     pub restart_lsn: u64,
 }
 
-impl From<&Durable> for LocalPosition {
-    fn from(durable: &Durable) -> LocalPosition {
-        LocalPosition {
-            cluster_id: durable.cluster_id.clone(),
-            epoch: durable.epoch,
-            timeline: durable.timeline,
-            commit_lsn: durable.commit_lsn,
-            acknowledged_lsn: durable.commit_lsn,
-            restart_lsn: durable.restart_lsn,
-        }
-    }
-}
-
 impl LocalPosition {
     /// Before anything was sent: the slot holds the WAL from `restart_lsn` on.
     pub fn first(timeline: u32, restart_lsn: u64) -> LocalPosition {
@@ -58,16 +44,16 @@ impl LocalPosition {
 
     /// None before the first position was written.
     pub fn read() -> io::Result<Option<LocalPosition>> {
-        durable_file::read(FILE)
+        durable::read(FILE)
     }
 
     pub fn write(&self) -> io::Result<()> {
-        durable_file::replace(FILE, |_| Ok(self))
+        durable::replace(FILE, |_| Ok(self))
     }
 
     /// Whoever adopts this server begins without one.
     pub fn forget() -> io::Result<()> {
-        durable_file::remove(FILE)
+        durable::remove(FILE)
     }
 
     /// The order in which positions are newer.

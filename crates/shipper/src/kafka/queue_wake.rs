@@ -8,14 +8,14 @@ use rdkafka::bindings as rd;
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::util::Timeout;
 
-use super::board::EventFd;
+use crate::wake::EventFd;
 
 /// The main queue of a producer makes a descriptor readable while it has something. To be dropped before its producer, and
 /// before the descriptor can go away.
-pub struct QueueWake(*mut rd::rd_kafka_queue_t);
+pub(crate) struct QueueWake(*mut rd::rd_kafka_queue_t);
 
 impl QueueWake {
-    pub fn enable<C: ProducerContext + 'static>(
+    pub(crate) fn enable<C: ProducerContext + 'static>(
         producer: &BaseProducer<C>,
         wake: &EventFd,
     ) -> QueueWake {
@@ -34,7 +34,7 @@ impl QueueWake {
     }
 
     /// Serves what the queue has, to the last event: the descriptor is signalled only when it was empty before.
-    pub fn serve<C: ProducerContext + 'static>(&self, producer: &BaseProducer<C>) {
+    pub(crate) fn serve<C: ProducerContext + 'static>(&self, producer: &BaseProducer<C>) {
         // SAFETY: the queue lives as long as `self`.
         while unsafe { rd::rd_kafka_queue_length(self.0) } > 0 {
             producer.poll(Timeout::After(Duration::ZERO));

@@ -1,17 +1,20 @@
 //! The position thread of deliveries at least once: it takes the position over, and writes it when events are
 //! acknowledged, through a producer of its own, so that no event waits for it.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use change::mac_key::MacKey;
-use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::producer::BaseProducer;
 
-use super::board::{Board, EventFd, Failure, no_eventfd};
-use super::client::KafkaSettings;
-use super::position::{Context, Owner, Unwritten, Writer};
-use super::progress::{Progress, Progresses};
-use super::queue_wake::QueueWake;
+use super::cause::{NO_EPOCH, wait_out};
+use super::record::RecordMaker;
+use super::write_error::WriteError;
+use super::{transaction, writer};
+use crate::kafka::context::ReportingContext;
+use crate::kafka::queue_wake::QueueWake;
+use crate::progress::Progress;
+use crate::session::Session;
+use crate::trouble::{Failure, no_eventfd};
+use crate::wake::EventFd;
 
 /// Consistent readers wait for positions, but brokers write four records for each: few transactions have one soon, many share one.
 const MIN_INTERVAL: Duration = Duration::from_millis(5);
@@ -25,93 +28,85 @@ const TRANSACTION_TIMEOUT_MS: &str = "10000";
 const POLL: Duration = Duration::from_secs(1);
 
 /// Runs until the board says stop or the session fails.
-pub fn run(
-    settings: &KafkaSettings,
-    owner: &Owner,
-    key: &MacKey,
-    board: &Arc<Board>,
-    progresses: &Progresses,
-) {
+pub fn run(session: &Session) {
+    let board = &session.board;
     let wake = match EventFd::new() {
         Ok(wake) => wake,
         Err(error) => return board.fail(Failure::Halt(no_eventfd(&error))),
     };
-    let mut thread = PositionThread {
-        settings,
-        board,
-        writer: Writer::new(settings, owner, key, board),
-        connection: None,
-        wake,
-    };
-    while let Err(unwritten) = thread.take_over() {
-        if !thread.writer.wait_out(unwritten) {
-            return;
+    let (records, connection) = loop {
+        let taken = connect(session, &wake).and_then(|connection| {
+            let records = writer::take_over(session, &connection.producer)?;
+            Ok((records, connection))
+        });
+        match taken {
+            Ok(taken) => break taken,
+            Err(error) => {
+                if !wait_out(session, NO_EPOCH, error) {
+                    return;
+                }
+            }
         }
-    }
-    thread.serve(progresses);
+    };
+    let mut thread = PositionThread {
+        session,
+        records,
+        connection: Some(connection),
+        wake: &wake,
+    };
+    thread.serve();
 }
 
 struct PositionThread<'a> {
-    settings: &'a KafkaSettings,
-    board: &'a Arc<Board>,
-    writer: Writer<'a>,
+    session: &'a Session,
+    records: RecordMaker<'a>,
     connection: Option<Connection>,
     /// Wakes for the producer's events.
-    wake: EventFd,
+    wake: &'a EventFd,
 }
 
 /// The producer, and what tells of its events: dropped in this order.
 struct Connection {
     queue: QueueWake,
-    producer: BaseProducer<Context>,
+    producer: BaseProducer<ReportingContext<()>>,
+}
+
+fn connect(session: &Session, wake: &EventFd) -> Result<Connection, WriteError> {
+    let mut config = session.settings.base("position");
+    config
+        .set("transactional.id", session.transactional_id())
+        .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
+        .set("linger.ms", "0");
+    let context = ReportingContext::new(&session.settings, &session.board, ());
+    let producer: BaseProducer<ReportingContext<()>> = config
+        .create_with_context(context)
+        .map_err(|error| WriteError::of(session, &error, "position producer"))?;
+    // librdkafka asks for the first token.
+    producer.poll(Duration::ZERO);
+    Ok(Connection {
+        queue: QueueWake::enable(&producer, wake),
+        producer,
+    })
 }
 
 impl PositionThread<'_> {
-    fn is_over(&self) -> bool {
-        self.board.stopping() || self.board.has_failed()
-    }
-
-    fn connect(&self) -> Result<Connection, Unwritten> {
-        let mut config = self.settings.base("position");
-        config
-            .set("transactional.id", self.writer.transactional_id())
-            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS)
-            .set("linger.ms", "0");
-        let producer: BaseProducer<Context> = config
-            .create_with_context(self.writer.context())
-            .map_err(|error| self.writer.trouble(&error, "position producer"))?;
-        // librdkafka asks for the first token.
-        producer.poll(Duration::ZERO);
-        Ok(Connection {
-            queue: QueueWake::enable(&producer, &self.wake),
-            producer,
-        })
-    }
-
-    fn take_over(&mut self) -> Result<(), Unwritten> {
-        self.connection = None;
-        let connection = self.connect()?;
-        self.writer.take_over(&connection.producer)?;
-        self.connection = Some(connection);
-        Ok(())
-    }
-
     /// Writes what the mailbox holds, as often as sensible, and a heartbeat where nothing happens.
-    fn serve(&mut self, progresses: &Progresses) {
-        let heartbeat = Duration::from_millis(self.settings.heartbeat_ms);
-        let longest = match self.settings.uses_tokens() {
+    fn serve(&mut self) {
+        let (session, progresses) = (self.session, &self.session.progresses);
+        let heartbeat = Duration::from_millis(session.settings.heartbeat_ms);
+        let longest = match session.settings.uses_tokens() {
             true => POLL,
             false => heartbeat,
         };
         let mut last_write: Option<Instant> = None;
         let mut transactions = 0;
-        while !self.is_over() {
+        while !session.is_over() {
             let due = last_write.is_some_and(|at| at.elapsed() >= heartbeat);
             if progresses.is_empty() && !due {
                 let left =
                     last_write.map_or(heartbeat, |at| heartbeat.saturating_sub(at.elapsed()));
                 let left = left.min(longest);
-                self.board.sleep_while(left, || progresses.is_empty());
+                session.board.sleep_while(left, || progresses.is_empty());
                 if let Some(Connection { queue, producer }) = &self.connection {
                     queue.serve(producer);
                 }
@@ -123,14 +118,14 @@ impl PositionThread<'_> {
             }
             let (number, progress) = progresses.take();
             last_write = Some(Instant::now());
-            transactions = self.board.read(|facts| facts.acknowledged);
-            let Some(progress) = progress.or_else(|| self.writer.last_progress()) else {
+            transactions = self.session.board.with_facts(|facts| facts.acknowledged);
+            let Some(progress) = progress.or_else(|| self.records.last_progress()) else {
                 continue;
             };
-            while let Err(unwritten) = self.write(&progress, number) {
+            while let Err(error) = self.write(&progress, number) {
                 // Whatever the broker has seen of it: a new producer ends the old one's transaction first.
                 self.connection = None;
-                if !self.writer.wait_out(unwritten) {
+                if !wait_out(session, self.records.epoch(), error) {
                     return;
                 }
             }
@@ -143,32 +138,30 @@ impl PositionThread<'_> {
             std::thread::sleep(interval.saturating_sub(last_write.elapsed()));
         };
         wait(MIN_INTERVAL);
-        let acknowledged = self.board.read(|facts| facts.acknowledged);
+        let acknowledged = self.session.board.with_facts(|facts| facts.acknowledged);
         let few = last_write.elapsed().as_millis() * FEW_PER_MS;
         if u128::from(acknowledged.saturating_sub(before)) > few {
             wait(SHARED_INTERVAL);
         }
     }
 
-    fn write(&mut self, progress: &Progress, number: u64) -> Result<(), Unwritten> {
+    fn write(&mut self, progress: &Progress, number: u64) -> Result<(), WriteError> {
+        let session = self.session;
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let connection = self.connect()?;
-                self.writer.prepare(&connection.producer)?;
-                self.writer.fence(&connection.producer)?;
+                let connection = connect(session, self.wake)?;
+                writer::prepare(session, &connection.producer)?;
+                writer::fence(session, &connection.producer)?;
                 connection
             }
         };
         let Connection { queue, producer } = &connection;
-        let prepared = self.writer.prepared(progress)?;
-        producer
-            .begin_transaction()
-            .map_err(|error| self.writer.trouble(&error, "begin_transaction"))?;
-        self.writer
-            .commit(producer, queue, &self.wake, &prepared, ())?;
+        let prepared = self.records.prepare(progress)?;
+        transaction::begin(session, producer)?;
+        transaction::commit(session, producer, queue, self.wake, &prepared, ())?;
         self.connection = Some(connection);
-        self.writer.written(prepared, number);
+        self.records.written(prepared, number);
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rdkafka::client::OAuthToken;
 use serde_json::{Value, json};
 
-use crate::secret_file::{self, Refused};
+use crate::files::secret::{self, Refused};
 
 /// As librdkafka has it.
 const DEFAULT_LIFE_S: i64 = 3600;
@@ -21,7 +21,7 @@ const DEFAULT_LIFE_S: i64 = 3600;
 ///
 /// # Errors
 /// What is wrong, without anything of a token.
-pub fn make(config: &str, unsigned: bool) -> Result<OAuthToken, String> {
+pub(super) fn make(config: &str, unsigned: bool) -> Result<OAuthToken, String> {
     match config.trim().strip_prefix("token_file=") {
         Some(path) => from_file(path),
         None if unsigned => without_signature(config),
@@ -30,7 +30,7 @@ pub fn make(config: &str, unsigned: bool) -> Result<OAuthToken, String> {
 }
 
 fn from_file(path: &str) -> Result<OAuthToken, String> {
-    let content = secret_file::read(path).map_err(|refused| match refused {
+    let content = secret::read(path).map_err(|refused| match refused {
         Refused::Unreadable(error) => format!("token file \"{path}\" cannot be read: {error}"),
         Refused::Exposed => {
             format!("token file \"{path}\" has group or world access, or another owner")

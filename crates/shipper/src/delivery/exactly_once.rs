@@ -9,29 +9,26 @@ use std::time::{Duration, Instant};
 
 use change::event::snapshot_chunk::Judged;
 use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 
-use super::board::EventFd;
-use super::client::KafkaSettings;
-use super::position::{Unwritten, Writer};
-use super::progress::{Done, Progress};
-use super::queue_wake::QueueWake;
+use super::broker::Broker;
+use crate::position::record::RecordMaker;
+use crate::position::write_error::WriteError;
+use crate::progress::{Done, Progress};
+use crate::session::Session;
 
 /// A Kafka transaction is ended after this long, though there is more to send: readers see nothing of it before.
-const LONGEST: Duration = Duration::from_millis(500);
+pub(super) const LONGEST: Duration = Duration::from_millis(500);
 /// `transaction.timeout.ms`, if the file has none.
 const TRANSACTION_TIMEOUT_MS: &str = "60000";
-/// A broker that does not answer ends the transaction by itself, after its timeout.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes a producer's configuration that of a transactional one.
-pub fn configure(config: &mut ClientConfig, settings: &KafkaSettings, transactional_id: String) {
+pub(super) fn configure(config: &mut ClientConfig, session: &Session) {
     const TIMEOUT: &str = "transaction.timeout.ms";
-    if !settings.properties.iter().any(|(name, _)| name == TIMEOUT) {
+    if !session.settings.has_property(TIMEOUT) {
         config.set(TIMEOUT, TRANSACTION_TIMEOUT_MS);
     }
     config
-        .set("transactional.id", transactional_id)
+        .set("transactional.id", session.transactional_id())
         // What gaplessness is for, the transaction does.
         .remove("enable.gapless.guarantee");
     config
@@ -40,125 +37,132 @@ pub fn configure(config: &mut ClientConfig, settings: &KafkaSettings, transactio
 }
 
 /// What is acknowledged, and true for good when the open transaction is committed.
-pub struct Finished {
+pub(super) struct Acknowledged {
     /// Transactions of the source, counted since the session began.
-    pub count: u64,
+    pub(super) count: u64,
     /// Where the newest one's commit record begins and ends.
-    pub lsn: (u64, u64),
-    pub progress: Progress,
+    pub(super) lsn: (u64, u64),
+    pub(super) progress: Progress,
+    /// What was decided about chunks of snapshots among them.
+    pub(super) judged: Vec<Judged>,
 }
 
-/// What the position has to say besides [`Finished`].
-pub struct Told {
+/// What the position has to say besides [`Acknowledged`].
+pub(super) struct Reported {
     /// The transaction of the source that is there in part.
-    pub part: Option<Done>,
+    pub(super) part: Option<Done>,
     /// Progress of those who only read, and its number.
-    pub offered: Option<Progress>,
-    pub number: u64,
-    /// Tells the record's delivery report from those of events.
-    pub opaque: usize,
+    pub(super) offered: Option<Progress>,
+    pub(super) number: u64,
 }
 
 /// The transactions of one producer.
-pub struct ExactlyOnce<'a> {
-    writer: Writer<'a>,
+pub(super) struct ExactlyOnce<'a> {
+    records: RecordMaker<'a>,
     heartbeat: Duration,
+    /// How long one may last while there is more to send.
+    longest: Duration,
     /// Since when one is open.
     open: Option<Instant>,
-    /// The newest position, and when it was written.
+    /// When the newest position was written.
     written_at: Instant,
     /// To be told when it is committed.
-    pub finished: Option<Finished>,
-    pub judged: Vec<Judged>,
+    acknowledged: Option<Acknowledged>,
 }
 
 impl<'a> ExactlyOnce<'a> {
     /// For a producer through which the position was taken over.
-    pub fn new(writer: Writer<'a>, heartbeat_ms: u64) -> ExactlyOnce<'a> {
+    pub(super) fn new(
+        records: RecordMaker<'a>,
+        heartbeat_ms: u64,
+        longest: Duration,
+    ) -> ExactlyOnce<'a> {
         ExactlyOnce {
-            writer,
+            records,
             heartbeat: Duration::from_millis(heartbeat_ms),
+            longest,
             open: None,
             written_at: Instant::now(),
-            finished: None,
-            judged: Vec::new(),
+            acknowledged: None,
         }
     }
 
+    /// Of the positions that are written here.
+    pub(super) fn epoch(&self) -> u64 {
+        self.records.epoch()
+    }
+
     /// Takes in what is acknowledged; what was before and is not committed yet is part of it.
-    pub fn has_finished(&mut self, mut newer: Finished) {
-        let older = self.finished.take();
-        let older = older.and_then(|older| older.progress.done);
-        newer.progress.done = newer.progress.done.map(|done| done.after(older));
-        self.finished = Some(newer);
+    pub(super) fn take_in(&mut self, mut newer: Acknowledged) {
+        if let Some(mut older) = self.acknowledged.take() {
+            let done = older.progress.done;
+            newer.progress.done = newer.progress.done.map(|newer| newer.after(done));
+            older.judged.append(&mut newer.judged);
+            newer.judged = older.judged;
+        }
+        self.acknowledged = Some(newer);
     }
 
     /// Begins one where none is open.
-    pub fn begin<C: ProducerContext + 'static>(
-        &mut self,
-        producer: &BaseProducer<C>,
-    ) -> Result<(), Unwritten> {
+    #[inline]
+    pub(super) fn begin(&mut self, broker: &mut impl Broker) -> Result<(), WriteError> {
         if self.open.is_none() {
-            producer
-                .begin_transaction()
-                .map_err(|error| self.writer.trouble(&error, "begin_transaction"))?;
+            broker.begin_transaction()?;
             self.open = Some(Instant::now());
         }
         Ok(())
     }
 
     /// Whether the open one has to end before the next event.
-    pub fn is_due(&self) -> bool {
-        self.open.is_some_and(|since| since.elapsed() >= LONGEST)
+    #[inline]
+    pub(super) fn is_due(&self) -> bool {
+        self.open
+            .is_some_and(|since| since.elapsed() >= self.longest)
     }
 
     /// Whether there is anything to commit, were there nothing more to send.
-    pub fn is_worth_it(&self) -> bool {
-        self.open.is_some() || self.finished.is_some() || self.idle_ms() == 0
+    pub(super) fn is_worth_it(&self) -> bool {
+        self.open.is_some() || self.acknowledged.is_some() || self.idle_ms() == 0
     }
 
     /// Milliseconds until the position has to be written again, though nothing happens.
-    pub fn idle_ms(&self) -> i32 {
+    pub(super) fn idle_ms(&self) -> i32 {
         let left = self.heartbeat.saturating_sub(self.written_at.elapsed());
         i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
     }
 
     /// Milliseconds until the open one has to end.
-    pub fn open_ms(&self) -> i32 {
+    pub(super) fn open_ms(&self) -> i32 {
         let since = self.open.map_or(Duration::ZERO, |since| since.elapsed());
-        let left = LONGEST.saturating_sub(since);
+        let left = self.longest.saturating_sub(since);
         i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
     }
 
-    /// Writes the position into the transaction and commits it; everything else in it is acknowledged. `queue` and `wake`
-    /// are the producer's.
-    pub fn commit<C: ProducerContext<DeliveryOpaque = usize> + 'static>(
+    /// Writes the position into the transaction and commits it; everything else in it is acknowledged. Returns what is true
+    /// for good with it.
+    pub(super) fn commit(
         &mut self,
-        producer: &BaseProducer<C>,
-        queue: &QueueWake,
-        wake: &EventFd,
-        told: Told,
-    ) -> Result<(), Unwritten> {
+        broker: &mut impl Broker,
+        reported: Reported,
+    ) -> Result<Option<Acknowledged>, WriteError> {
         self.written_at = Instant::now();
-        let Some(progress) = self.progress(told.part, told.offered) else {
-            return Ok(());
-        };
-        let prepared = self.writer.prepared(&progress)?;
-        self.begin(producer)?;
-        self.writer
-            .commit(producer, queue, wake, &prepared, told.opaque)?;
-        self.open = None;
-        self.writer.written(prepared, told.number);
-        Ok(())
+        if let Some(progress) = self.progress(reported.part, reported.offered) {
+            let prepared = self.records.prepare(&progress)?;
+            self.begin(broker)?;
+            broker.commit_transaction(&prepared)?;
+            self.open = None;
+            self.records.written(prepared, reported.number);
+        }
+        Ok(self.acknowledged.take())
     }
 
     /// All that is known, in one: restart points only ever rise.
     fn progress(&self, part: Option<Done>, offered: Option<Progress>) -> Option<Progress> {
-        let finished = self.finished.as_ref().map(|finished| &finished.progress);
-        let known = self.writer.last_progress().into_iter();
+        let acknowledged = self.acknowledged.as_ref().map(|newest| &newest.progress);
+        let known = self.records.last_progress().into_iter();
         let newest = known
             .chain(offered)
-            .chain(finished.cloned())
+            .chain(acknowledged.cloned())
             .reduce(|older, newer| Progress {
                 timeline: newer.timeline,
                 restart_lsn: newer.restart_lsn.max(older.restart_lsn),
@@ -177,16 +181,10 @@ impl<'a> ExactlyOnce<'a> {
         })
     }
 
-    /// Ends the session with what came of a call.
-    pub fn fail(&self, unwritten: Unwritten) {
-        self.writer.fail(unwritten);
-    }
-
-    /// Ends what is open, so that readers need not wait for the broker to do so.
-    pub fn abort<C: ProducerContext + 'static>(&mut self, producer: &BaseProducer<C>) {
+    /// Ends what is open.
+    pub(super) fn abort(&mut self, broker: &mut impl Broker) {
         if self.open.take().is_some() {
-            // The next sender's producer ends it too.
-            let _aborted = producer.abort_transaction(ABORT_TIMEOUT);
+            broker.abort_transaction();
         }
     }
 }

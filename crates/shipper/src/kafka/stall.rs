@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use rdkafka::client::{Client, ClientContext};
 
-use super::board::Trouble;
-use super::topics;
+use super::topics::describe;
+use crate::trouble::Trouble;
 
 /// For what the brokers say of a topic.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Looks at a topic whose records are not acknowledged for too long; none if nobody says more than that.
-pub fn diagnose<C: ClientContext>(
+pub(crate) fn diagnose<C: ClientContext>(
     client: &Client<C>,
     name: &str,
     brokers: &str,
@@ -28,8 +28,7 @@ pub fn diagnose<C: ClientContext>(
             remedy: "Bring its brokers back. The WAL is held meanwhile.".to_owned(),
         });
     }
-    // SAFETY: the client lives.
-    let wanted = unsafe { topics::settings(client.native_ptr(), name, ["min.insync.replicas"]) };
+    let wanted = describe::settings(client, name, ["min.insync.replicas"]);
     let [wanted] = wanted.ok()?;
     let wanted: usize = wanted.parse().ok()?;
     let short = topic.partitions().iter().find(|p| p.isr().len() < wanted);

@@ -1,0 +1,195 @@
+//! Where an event goes: to the partition of its key, to every partition, or nowhere.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use change::event::record::{Audience, Event, Sent, Stage};
+use change::event::snapshot_chunk::Judged;
+use change::partition::partition_of;
+
+use super::broker::Broker;
+use super::failed_delivery::{BATCH_OVERHEAD_BYTES, event_id, too_large};
+use super::opening::{self, Opened};
+use super::outgoing::Outgoing;
+use super::stop::Stop;
+use super::withheld::{Reason, WithheldTopics};
+use crate::aside;
+use crate::trouble::{Failure, Trouble};
+use crate::work::{Beginning, Known};
+
+/// An event that is not sent need not be rendered whole.
+const UNSENT_ROOM: Sent = Sent::Room {
+    limit_bytes: 1024 * 1024,
+    stubs: true,
+};
+
+/// Takes the events of one transaction after the other.
+pub(super) struct Router<'a, B> {
+    out: Outgoing<'a, B>,
+    known: Known,
+    /// Shared with whoever renders.
+    withheld: Rc<WithheldTopics>,
+    /// Events of the transaction at hand that are in Kafka from an earlier session.
+    left_out: u64,
+}
+
+impl<'a, B: Broker> Router<'a, B> {
+    pub(super) fn new(out: Outgoing<'a, B>) -> Router<'a, B> {
+        Router {
+            out,
+            known: Known::default(),
+            withheld: Rc::default(),
+            left_out: 0,
+        }
+    }
+
+    pub(super) fn out(&mut self) -> &mut Outgoing<'a, B> {
+        &mut self.out
+    }
+
+    /// What is not sent of topics, as it is now.
+    pub(super) fn withheld(&self) -> Rc<WithheldTopics> {
+        Rc::clone(&self.withheld)
+    }
+
+    /// Takes in what is known of topics.
+    pub(super) fn know(&mut self, known: Known) {
+        let withheld = Rc::make_mut(&mut self.withheld);
+        known.skips.iter().for_each(|skip| withheld.skip(skip));
+        known.asides.iter().for_each(|aside| withheld.note(aside));
+        let counters = self.out.session().host.topic_counters;
+        let mut topics = known.ends.iter();
+        // Until there is no room for more.
+        let _all = topics.all(|(topic, ends)| counters.claim_for(topic, ends.database));
+        self.known = known;
+    }
+
+    /// A transaction begins.
+    pub(super) fn begin(&mut self, beginning: &Beginning) {
+        self.left_out = match self.known.part {
+            Some((lsn, done)) if lsn == beginning.commit.lsn => done,
+            _ => 0,
+        };
+        self.out.begin(beginning);
+    }
+
+    /// It had so many events.
+    pub(super) fn end(&mut self, found: u64, judged: Option<Judged>) -> Result<(), Stop> {
+        self.out.end(found, judged)
+    }
+
+    /// Takes a record of the transaction at hand.
+    pub(super) fn send(&mut self, event: &Event<'_>) -> Result<Sent, Stop> {
+        if event.sequence <= self.left_out {
+            self.out.leave_out_event(event.sequence);
+            return Ok(match event.stage {
+                Stage::Asked => UNSENT_ROOM,
+                Stage::Sent | Stage::Unsendable { .. } | Stage::PassedOver => Sent::Taken,
+            });
+        }
+        self.out.begin_event(event.sequence)?;
+        let reason = self.withheld.reason(event.topic, self.out.commit_lsn());
+        if let Some(reason) = reason {
+            return Ok(self.withhold(event, reason));
+        }
+        let topic = match self.out.topics().index_of(event.topic) {
+            Some(topic) => topic,
+            None => match opening::open(&mut self.out, &self.known, event.topic)? {
+                Opened::Topic(topic) => topic,
+                Opened::Unusable(trouble) => {
+                    self.put_aside(event.topic, trouble)?;
+                    return Ok(self.withhold(event, Reason::PutAside));
+                }
+            },
+        };
+        self.send_into(event, topic)
+    }
+
+    /// Sends an event into an open topic, if it is not too large for it.
+    fn send_into(&mut self, event: &Event<'_>, index: usize) -> Result<Sent, Stop> {
+        let Some(topic) = self.out.topics().get(index) else {
+            return Ok(Sent::Taken);
+        };
+        let (max_record_bytes, partitions) = (topic.limit.max_record_bytes, topic.partitions);
+        let stubs = self.out.session().settings.stubs;
+        let besides =
+            event.headers.size_bytes() + event.key.map_or(0, <[u8]>::len) + BATCH_OVERHEAD_BYTES;
+        let limit_bytes = max_record_bytes.saturating_sub(besides);
+        let bytes = match event.stage {
+            Stage::Sent => event.value.map_or(0, <[u8]>::len),
+            Stage::Unsendable { bytes } => bytes,
+            // Withheld before.
+            Stage::PassedOver => return Ok(Sent::Taken),
+            Stage::Asked => return Ok(Sent::Room { limit_bytes, stubs }),
+        };
+        if bytes > limit_bytes || matches!(event.stage, Stage::Unsendable { .. }) {
+            if stubs && event.can_shrink {
+                return Ok(Sent::TooLarge { limit_bytes });
+            }
+            if stubs || event.stage != Stage::Sent {
+                self.refuse(event, bytes)?;
+                return Ok(self.withhold(event, Reason::PutAside));
+            }
+        }
+        match event.audience {
+            Audience::Key => {
+                let partition = partition_of(event.key, partitions);
+                self.out.produce(event, index, partition, true)
+            }
+            Audience::EveryPartition => {
+                self.out.topics().set_untracked(index, event.is_last);
+                (0..partitions).try_for_each(|partition| {
+                    self.out.produce(event, index, partition, partition == 0)
+                })
+            }
+        }?;
+        Ok(Sent::Taken)
+    }
+
+    /// Counts an event that is not sent. It need not be rendered whole for that.
+    fn withhold(&self, event: &Event<'_>, reason: Reason) -> Sent {
+        if event.stage == Stage::Asked {
+            return UNSENT_ROOM;
+        }
+        if event.value.is_none() {
+            return Sent::Taken;
+        }
+        let host = self.out.session().host;
+        match reason {
+            Reason::GivenUp => {
+                host.skipped_events.fetch_add(1, Ordering::Relaxed);
+            }
+            Reason::PutAside => {
+                if let Some(counter) = host.topic_counters.claim(event.topic) {
+                    counter.count_aside();
+                }
+            }
+        }
+        Sent::Taken
+    }
+
+    /// Puts a topic aside: what it cannot take stops nobody else. Goes on when that is noted for good, before any position
+    /// that is beyond it.
+    fn put_aside(&mut self, topic: &str, trouble: Trouble) -> Result<(), Stop> {
+        let (from, database) = (self.out.commit_lsn(), self.out.database());
+        let board = &self.out.session().board;
+        let aside = aside::new(topic, from, database, trouble);
+        board.tell(|facts| facts.aside_wanted = Some(Box::new(aside)));
+        while !board.with_facts(|facts| facts.asides.contains_key(topic)) {
+            self.out.serve_and_wait()?;
+        }
+        Rc::make_mut(&mut self.withheld).put_aside(topic, from);
+        Ok(())
+    }
+
+    /// An event that its topic does not take, and that cannot become smaller.
+    fn refuse(&mut self, event: &Event<'_>, bytes: usize) -> Result<(), Stop> {
+        let id = event_id(event);
+        if self.out.session().settings.stubs {
+            let trouble = aside::too_large(&id, bytes, event.topic);
+            return self.put_aside(event.topic, trouble);
+        }
+        let trouble = too_large(&id, bytes, event.topic);
+        Err(self.out.end_with(Failure::Halt(trouble)))
+    }
+}

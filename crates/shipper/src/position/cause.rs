@@ -1,0 +1,53 @@
+//! What a failed write means for the session: a sender that was replaced is told from one whose transaction a broker has
+//! ended. Only the first finds the position of a newer one.
+
+use std::time::{Duration, Instant};
+
+use super::reader;
+use super::write_error::WriteError;
+use crate::session::Session;
+
+/// Of a sender that has not taken over yet.
+pub(crate) const NO_EPOCH: u64 = 0;
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Shows the trouble and waits a moment; false if the session is over. `epoch` is the writer's.
+pub(crate) fn wait_out(session: &Session, epoch: u64, error: WriteError) -> bool {
+    let board = &session.board;
+    let trouble = match cause(session, epoch, error) {
+        WriteError::Again(trouble) => trouble,
+        // Nobody took over: brokers end a transaction that lasts too long in the same way.
+        WriteError::Fenced => return !session.is_over(),
+        lasting @ (WriteError::Never(_) | WriteError::Replaced(_)) => {
+            board.fail(lasting.into_failure());
+            return false;
+        }
+    };
+    board.set_trouble(Some(trouble));
+    let start = Instant::now();
+    while start.elapsed() < RETRY && !session.is_over() {
+        board.sleep_while(RETRY - start.elapsed().min(RETRY), || true);
+    }
+    !session.is_over()
+}
+
+/// What an error comes to.
+pub(crate) fn cause(session: &Session, epoch: u64, error: WriteError) -> WriteError {
+    let WriteError::Fenced = error else {
+        return error;
+    };
+    loop {
+        match reader::read(session) {
+            Ok(found) if found.own.iter().any(|own| own.epoch > epoch) => {
+                return WriteError::replaced(session);
+            }
+            Ok(_) => return WriteError::Fenced,
+            // Until that is known nobody may be fenced in turn.
+            Err(again) => {
+                if !wait_out(session, epoch, again) {
+                    return WriteError::Fenced;
+                }
+            }
+        }
+    }
+}
