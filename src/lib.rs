@@ -34,7 +34,7 @@ pub extern "C-unwind" fn _PG_init() {
     backtrace::settle();
     settings::define(preloading);
     if preloading {
-        shared::request();
+        shared::request(sender::source::id_at_server_start);
         transaction_end::register();
         ddl::drop_hook::install();
         ddl::touched::register();

@@ -3,8 +3,6 @@
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::shared::Shared;
-
 /// A coded message. Each code has its page in `docs/errors`.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -34,24 +32,6 @@ impl Report {
 
     pub fn detail(mut self, detail: impl Into<String>) -> Report {
         self.detail = Some(detail.into());
-        self
-    }
-
-    /// What keeps the sender from its work, as DETAIL and HINT: for those who may know of the whole server. Others have
-    /// the report's own hint.
-    pub fn about_sender(mut self, shared: &Shared, is_monitor: bool) -> Report {
-        if !is_monitor {
-            self.hint =
-                "Ask somebody with the rights of pg_monitor to look at cdc_status().".to_owned();
-            return self;
-        }
-        let described = shared.described();
-        if !described.remedy.is_empty() {
-            self.hint = described.remedy;
-        }
-        if !described.error.is_empty() {
-            self.detail = Some(format!("{}: {}", described.error_code, described.error));
-        }
         self
     }
 

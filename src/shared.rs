@@ -4,6 +4,7 @@
 //! shared memory, and `shared()` says so.
 
 use std::cell::UnsafeCell;
+use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
 };
@@ -13,7 +14,7 @@ use shipper::host::Host;
 use shipper::host::snapshot_slots::Slots;
 use shipper::host::topic_counters::TopicCounters;
 
-use crate::sender::source;
+use crate::report::Report;
 use crate::wait_event::WaitEvent;
 
 /// What the sender is doing: `cdc_status().state`.
@@ -207,12 +208,16 @@ pub struct Shared {
 }
 
 static mut SHARED: *mut Shared = std::ptr::null_mut();
+/// Tells the source id at server start.
+static SOURCE_ID: OnceLock<fn() -> Option<String>> = OnceLock::new();
 static mut PREVIOUS_REQUEST_HOOK: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP_HOOK: pg_sys::shmem_startup_hook_type = None;
 const LOCK_NAME: &std::ffi::CStr = c"pg_cdc";
 
-/// Asks for the shared memory; only at server start.
-pub fn request() {
+/// Asks for the shared memory; only at server start. `source_id` is asked for once it is there.
+pub fn request(source_id: fn() -> Option<String>) {
+    // Once, in the postmaster.
+    SOURCE_ID.get_or_init(|| source_id);
     // SAFETY: _PG_init runs once, on the only thread of the postmaster.
     unsafe {
         PREVIOUS_REQUEST_HOOK = pg_sys::shmem_request_hook;
@@ -257,12 +262,8 @@ unsafe extern "C-unwind" fn startup_hook() {
                 .state_since
                 .store(pg_sys::GetCurrentTimestamp(), Ordering::Relaxed);
             // Whoever writes a tracked table must know whether it is this server's own: from the first moment on.
-            match source::at_server_start() {
-                Ok(Some(source)) => {
-                    (*(*shared).texts.get()).source_id.set(&source.source_id);
-                }
-                Ok(None) => {}
-                Err(error) => source::unreadable(&error).log(),
+            if let Some(source_id) = SOURCE_ID.get().and_then(|source_id| source_id()) {
+                (*(*shared).texts.get()).source_id.set(&source_id);
             }
         }
         SHARED = shared;
@@ -489,5 +490,25 @@ impl Shared {
             pg_sys::ConditionVariableCancelSleep();
             done
         }
+    }
+}
+
+impl Report {
+    /// What keeps the sender from its work, as DETAIL and HINT: for those who may know of the whole server. Others have
+    /// the report's own hint.
+    pub fn about_sender(mut self, shared: &Shared, is_monitor: bool) -> Report {
+        if !is_monitor {
+            self.hint =
+                "Ask somebody with the rights of pg_monitor to look at cdc_status().".to_owned();
+            return self;
+        }
+        let described = shared.described();
+        if !described.remedy.is_empty() {
+            self.hint = described.remedy;
+        }
+        if !described.error.is_empty() {
+            self.detail = Some(format!("{}: {}", described.error_code, described.error));
+        }
+        self
     }
 }

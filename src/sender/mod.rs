@@ -5,6 +5,8 @@
 //! get their work over a bounded channel and answer on the board.
 
 pub mod abort;
+mod kafka_settings;
+mod main_thread;
 pub mod orders;
 pub mod rejections;
 pub mod session;
@@ -12,6 +14,7 @@ pub mod sleep;
 pub mod slot;
 pub mod source;
 pub mod standby;
+mod threads;
 pub mod wal_bound;
 mod wal_event;
 pub mod wal_reader;

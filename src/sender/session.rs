@@ -24,12 +24,14 @@ use shipper::starting_point::{Server, StartingPoint};
 use shipper::trouble::{self, Failure, Trouble, incomplete};
 use shipper::work::{Beginning, Known, Work};
 
+use super::kafka_settings::read_settings;
+use super::main_thread::{End, IDLE_TICK, Sender, TICK};
+use super::sleep::reload_if_asked;
 use super::sleep::{WakeSet, interrupts};
 use super::slot::Slot;
 use super::standby::{self, Confirmed};
 use super::wal_event::{ThisServer, event_of, our_message};
 use super::wal_reader::{WalError, WalReader, flushed};
-use super::worker::{End, IDLE_TICK, Sender, TICK, read_settings, reload_if_asked};
 use crate::cluster_secret::chunk_key;
 use crate::shared::State;
 

@@ -107,3 +107,16 @@ pub fn pause(time: Duration) {
 pub fn interrupts() {
     pgrx::check_for_interrupts!();
 }
+
+/// Reads the configuration again after SIGHUP.
+pub fn reload_if_asked() -> bool {
+    // SAFETY: a flag of the signal handler, on the main thread.
+    unsafe {
+        if pg_sys::ConfigReloadPending == 0 {
+            return false;
+        }
+        pg_sys::ConfigReloadPending = 0;
+        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+    }
+    true
+}

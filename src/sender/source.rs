@@ -20,7 +20,7 @@ const SIGNALS: [&str; 2] = ["standby.signal", "recovery.signal"];
 
 /// The identity at server start, before anybody can write. Made at the very first one; none where it is missing and may
 /// not be made. In the postmaster, or in a server that is a single process.
-pub fn at_server_start() -> std::io::Result<Option<Source>> {
+fn at_server_start() -> std::io::Result<Option<Source>> {
     if let Some(source) = Source::read()? {
         return Ok(Some(source));
     }
@@ -38,6 +38,17 @@ pub fn at_server_start() -> std::io::Result<Option<Source>> {
     make().map(Some)
 }
 
+/// The source id at server start, none while it is not known; what keeps it from being read is logged.
+pub fn id_at_server_start() -> Option<String> {
+    match at_server_start() {
+        Ok(source) => source.map(|source| source.source_id),
+        Err(error) => {
+            unreadable(&error).log();
+            None
+        }
+    }
+}
+
 /// Reads the identity, or makes it for a server that never had one.
 pub fn load_or_create() -> std::io::Result<Source> {
     match Source::read()? {
@@ -53,7 +64,7 @@ pub fn load_or_create() -> std::io::Result<Source> {
 }
 
 /// CDC0405.
-pub fn unreadable(error: &std::io::Error) -> Report {
+fn unreadable(error: &std::io::Error) -> Report {
     Report::new(
         "CDC0405",
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

@@ -1,0 +1,134 @@
+//! The threads of a session, and how they end before the process does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use pgrx::pg_sys;
+use shipper::board::Board;
+use shipper::trouble::{Failure, Trouble};
+
+use super::abort;
+use super::sleep::pause;
+use super::slot::{self};
+use crate::shared::{self};
+
+/// How long the threads may take to end before the process goes without them.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// What goes through values is recursive, and bounded (`change::value::kind::MOST_LEVELS`): this is many times what it takes.
+const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
+
+/// Set when the threads did not end in time: the process must not run exit handlers under them.
+static THREADS_LEFT: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// The threads of the running session, for the exit callback.
+    pub static THREADS: std::cell::RefCell<Option<Threads>> = const { std::cell::RefCell::new(None) };
+}
+
+pub struct Threads {
+    pub board: Arc<Board>,
+    pub handles: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    /// Asks the threads to end and waits, for a bounded time.
+    fn stop(self) {
+        self.board.stop();
+        let start = Instant::now();
+        for handle in self.handles {
+            while !handle.is_finished()
+                && !abort::has_stopped_a_thread()
+                && start.elapsed() < STOP_TIMEOUT
+            {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if handle.is_finished() {
+                // A panic was told on the board.
+                drop(handle.join());
+            } else {
+                THREADS_LEFT.store(true, Ordering::Release);
+            }
+        }
+    }
+}
+
+/// First at every exit: the slot, for the checkpointer may be waiting for it; then the producers.
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn leave(_code: i32, _arg: pg_sys::Datum) {
+    slot::release();
+    if let Some(shared) = shared::shared() {
+        shared.slot_ready.store(0, Ordering::Release);
+        shared.is_reading.store(false, Ordering::Relaxed);
+        shared.publish_sender(false);
+        shared.announce();
+    }
+    if let Some(threads) = THREADS.with(|threads| {
+        threads
+            .try_borrow_mut()
+            .ok()
+            .and_then(|mut threads| threads.take())
+    }) {
+        threads.stop();
+    }
+}
+
+/// Last at every exit: with a live producer, exit handlers of libraries would crash the process, and with it the server.
+#[pgrx::pg_guard]
+pub unsafe extern "C-unwind" fn leave_for_good(code: i32, _arg: pg_sys::Datum) {
+    if THREADS_LEFT.load(Ordering::Acquire) {
+        // SAFETY: shared memory was left in order before; nothing after this callback is needed.
+        unsafe { libc::_exit(code) };
+    }
+}
+
+/// Ends the threads of a session that is followed by another: two producers must never be alive, so this waits as long
+/// as it takes. Should the process be asked to end meanwhile, the exit callback takes over.
+pub fn end_threads() {
+    let finished = || {
+        THREADS.with_borrow(|threads| {
+            threads.as_ref().is_none_or(|threads| {
+                threads.board.stop();
+                threads.handles.iter().all(JoinHandle::is_finished)
+            })
+        })
+    };
+    while !finished() {
+        pause(Duration::from_millis(5));
+    }
+    if let Some(threads) = THREADS.with_borrow_mut(Option::take) {
+        threads.stop();
+    }
+}
+
+/// Spawns a thread whose panic ends the session instead of going unseen.
+pub fn spawn(
+    name: &str,
+    board: Arc<Board>,
+    body: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).stack_size(THREAD_STACK_BYTES).spawn(move || {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
+            board.fail(Failure::Rewind(Trouble {
+                code: "CDC0301",
+                message: "a thread of the sender panicked".to_owned(),
+                remedy: "Nothing: the sender starts again at its position. Report this with the server log.".to_owned(),
+            }));
+        }
+    })
+}
+
+/// Threads inherit the signal mask: with all signals blocked, PostgreSQL's handlers run on the main thread only.
+pub fn without_signals<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: plain calls with local signal sets; the mask is restored.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &all, &mut before);
+        let result = body();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        result
+    }
+}
