@@ -104,3 +104,57 @@ impl Progresses {
         self.lock().progress.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(commit_lsn: u64, topic: &str, end: i64) -> Progress {
+        let ends = Ends {
+            topic_id: String::new(),
+            partitions: 1,
+            end: vec![end],
+            database: 0,
+            untracked: false,
+        };
+        Progress {
+            timeline: 1,
+            restart_lsn: commit_lsn,
+            done: Some(Done {
+                commit_lsn,
+                nonce: [0; 16],
+                events: Events { done: 1, of: 1 },
+                commit_us: 0,
+                ends: BTreeMap::from([(topic.to_owned(), ends)]),
+            }),
+            forget: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_newest_progress_has_the_ends_of_those_that_nobody_took() {
+        let board = Arc::new(Board::new().unwrap());
+        let progresses = Progresses::new(board, false);
+        progresses.offer(done(1, "a", 10));
+        progresses.offer(done(2, "b", 20));
+        progresses.offer(done(3, "a", 11));
+        progresses.offer(Progress {
+            timeline: 1,
+            restart_lsn: 9,
+            done: None,
+            forget: vec!["c".to_owned()],
+        });
+        let (number, newest) = progresses.take();
+        let newest = newest.unwrap();
+        assert_eq!((number, newest.restart_lsn), (4, 9));
+        assert_eq!(newest.forget, ["c"]);
+        let done = newest.done.unwrap();
+        let ends = done
+            .ends
+            .iter()
+            .map(|(topic, ends)| (topic.as_str(), ends.end[0]));
+        assert_eq!(ends.collect::<Vec<_>>(), [("a", 11), ("b", 20)]);
+        assert_eq!(done.commit_lsn, 3);
+        assert!(progresses.is_empty());
+    }
+}

@@ -91,3 +91,105 @@ fn foreign(position: &Position, server: &Server<'_>) -> Trouble {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use change::position::Events;
+
+    use super::*;
+
+    fn position(commit_lsn: u64, done: u64, of: u64) -> Position {
+        Position {
+            format: change::position::FORMAT,
+            record: change::position::Record::Full,
+            source: "s".to_owned(),
+            name: "pg".to_owned(),
+            generation: 1,
+            epoch: 1,
+            timeline: 2,
+            timeline_start: 0,
+            commit_lsn,
+            restart_lsn: commit_lsn - 50,
+            nonce: String::new(),
+            events: Events { done, of },
+            effective_ts_us: 0,
+            sent_ts_us: 0,
+            heartbeat_ms: 0,
+            node: String::new(),
+            cluster_id: String::new(),
+            ends: Default::default(),
+            aside: Default::default(),
+            part: None,
+            full: None,
+            mac: String::new(),
+        }
+    }
+
+    fn known(timeline: u32, acknowledged_lsn: u64, restart_lsn: u64) -> LocalPosition {
+        LocalPosition {
+            timeline,
+            acknowledged_lsn,
+            restart_lsn,
+            ..LocalPosition::default()
+        }
+    }
+
+    /// Where reading begins, what is done, and the part.
+    type Found = (u64, u64, Option<(u64, u64)>);
+
+    fn after(
+        position: Option<&Position>,
+        remembered: Option<&LocalPosition>,
+        generation: u16,
+    ) -> Result<Found, Trouble> {
+        let server = Server {
+            source_id: "s",
+            generation,
+            timeline: 2,
+            flush_lsn: 1000,
+            slot_lsn: 10,
+            remembered,
+        };
+        let point = StartingPoint::after(position, &server)?;
+        Ok((point.start_lsn, point.done_lsn, point.part))
+    }
+
+    #[test]
+    fn without_a_position_nothing_is_done_and_reading_begins_where_wal_was_first_held() {
+        assert_eq!(after(None, None, 1), Ok((10, 0, None)));
+        assert_eq!(after(None, Some(&known(2, 0, 70)), 1), Ok((70, 0, None)));
+        // Of another timeline.
+        assert_eq!(after(None, Some(&known(1, 0, 70)), 1), Ok((10, 0, None)));
+    }
+
+    #[test]
+    fn a_position_says_what_is_done_and_where_reading_begins() {
+        let whole = position(500, 3, 3);
+        assert_eq!(after(Some(&whole), None, 1), Ok((450, 500, None)));
+        let part = position(500, 2, 3);
+        assert_eq!(after(Some(&part), None, 1), Ok((450, 499, Some((500, 2)))));
+    }
+
+    #[test]
+    fn what_was_acknowledged_after_the_position_counts_on_this_timeline_only() {
+        let whole = position(500, 3, 3);
+        let newer = known(2, 600, 590);
+        assert_eq!(after(Some(&whole), Some(&newer), 1), Ok((590, 600, None)));
+        let older = known(2, 400, 390);
+        assert_eq!(after(Some(&whole), Some(&older), 1), Ok((450, 500, None)));
+        let other = known(1, 600, 590);
+        assert_eq!(after(Some(&whole), Some(&other), 1), Ok((450, 500, None)));
+    }
+
+    #[test]
+    fn a_position_of_another_history_halts_until_somebody_adopts_the_server() {
+        let beyond = position(2000, 3, 3);
+        let mut elsewhere = position(500, 3, 3);
+        elsewhere.timeline = 3;
+        for foreign in [beyond, elsewhere] {
+            let refused = after(Some(&foreign), None, 1);
+            assert_eq!(refused.map_err(|trouble| trouble.code), Err("CDC0407"));
+            assert_eq!(after(Some(&foreign), None, 2), Ok((10, 0, None)));
+        }
+    }
+}

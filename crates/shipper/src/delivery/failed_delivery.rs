@@ -115,3 +115,92 @@ pub(super) fn event_id(event: &Event<'_>) -> String {
     let id = headers.find(|(name, _)| *name == HeaderName::ID.c_str());
     String::from_utf8_lossy(id.map_or(b"", |(_, value)| value)).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn consequence(
+        code: RDKafkaErrorCode,
+        stubs: bool,
+        thought: TopicLimit,
+        limit_bytes: Option<usize>,
+    ) -> Failure {
+        let failed = FailedDelivery {
+            code,
+            message: "refused".to_owned(),
+            id: "1f-1".to_owned(),
+            value_bytes: 5_000_000,
+            topic: 0,
+            commit_lsn: 100,
+            database: 5,
+        };
+        let settings = KafkaSettings {
+            stubs,
+            ..KafkaSettings::default()
+        };
+        failed.consequence(("t", thought), &settings, 1_000_000, || limit_bytes)
+    }
+
+    const TOO_LARGE: RDKafkaErrorCode = RDKafkaErrorCode::MessageSizeTooLarge;
+
+    fn thought(max_record_bytes: usize) -> TopicLimit {
+        TopicLimit {
+            max_record_bytes,
+            is_unknown: false,
+        }
+    }
+
+    #[test]
+    fn what_only_kafka_can_mend_is_sent_again() {
+        let failure = consequence(RDKafkaErrorCode::MessageTimedOut, true, thought(9), None);
+        assert!(matches!(failure, Failure::Rewind(trouble) if trouble.code == "CDC0301"));
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_becomes_smaller_before_an_event_is_blamed() {
+        for stubs in [false, true] {
+            let failure = consequence(TOO_LARGE, stubs, thought(9_000_000), Some(800_000));
+            assert_eq!(failure, Failure::Smaller(800_000 - BATCH_OVERHEAD_BYTES));
+        }
+    }
+
+    #[test]
+    fn an_event_that_is_too_large_halts_where_nothing_may_be_left_out() {
+        let failure = consequence(TOO_LARGE, false, thought(9_000_000), Some(2_000_000));
+        assert!(matches!(failure, Failure::Halt(trouble) if trouble.code == "CDC0305"));
+    }
+
+    #[test]
+    fn a_limit_that_was_lowered_is_read_again() {
+        let failure = consequence(TOO_LARGE, true, thought(9_000_000), Some(2_000_000));
+        assert!(matches!(failure, Failure::Rewind(trouble) if trouble.code == "CDC0313"));
+    }
+
+    #[test]
+    fn a_topic_that_does_not_tell_its_limit_is_thought_to_have_the_default() {
+        let unknown = TopicLimit {
+            max_record_bytes: MAX_RECORD_BYTES,
+            is_unknown: true,
+        };
+        let failure = consequence(TOO_LARGE, true, unknown, None);
+        assert_eq!(failure, Failure::SmallerIn("t".to_owned(), UNTOLD_BYTES));
+    }
+
+    #[test]
+    fn a_topic_that_takes_nothing_smaller_is_put_aside_from_the_transaction_on() {
+        let failures = [
+            consequence(TOO_LARGE, true, thought(2_000_000), Some(2_000_000)),
+            consequence(RDKafkaErrorCode::InvalidRecord, false, thought(9), None),
+        ];
+        for (failure, code) in failures.into_iter().zip(["CDC0313", "CDC0317"]) {
+            let Failure::Aside(aside) = failure else {
+                panic!("{failure:?}");
+            };
+            assert_eq!(
+                (aside.from, aside.database, aside.code.as_str()),
+                (100, 5, code)
+            );
+        }
+    }
+}

@@ -56,3 +56,28 @@ impl WithheldTopics {
         from.map(|_| Reason::PutAside)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_up_ends_where_it_was_said_and_what_is_put_aside_does_not_end() {
+        let mut withheld = WithheldTopics::default();
+        for up_to in [200, 100] {
+            withheld.skip(&Skip {
+                topic: "t".to_owned(),
+                up_to,
+                by: Default::default(),
+            });
+        }
+        assert_eq!(withheld.reason("t", 200), Some(Reason::GivenUp));
+        assert_eq!(withheld.reason("t", 201), None);
+        withheld.put_aside("t", 300);
+        assert_eq!(withheld.reason("t", 200), Some(Reason::GivenUp));
+        assert_eq!(withheld.reason("t", 299), None);
+        assert_eq!(withheld.reason("t", 300), Some(Reason::PutAside));
+        assert_eq!(withheld.reason("t", u64::MAX), Some(Reason::PutAside));
+        assert_eq!(withheld.reason("other", 100), None);
+    }
+}

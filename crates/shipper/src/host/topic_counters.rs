@@ -226,3 +226,56 @@ fn hash_of(topic: &str) -> u64 {
     bytes.copy_from_slice(&digest.as_bytes()[..8]);
     u64::from_le_bytes(bytes).max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_safety_comes_back_from_its_word() {
+        let settings = |min_in_sync, is_compacted, is_small| SafetySettings {
+            min_in_sync,
+            is_compacted,
+            is_small,
+        };
+        for replicas in [0, 1, 3, 255] {
+            for settings in [
+                None,
+                Some(settings(1, false, true)),
+                Some(settings(255, true, false)),
+            ] {
+                let safety = Safety { replicas, settings };
+                assert_eq!(Safety::of_word(safety.to_word()), Some(safety));
+            }
+        }
+        assert_eq!(Safety::of_word(0), None);
+    }
+
+    #[test]
+    fn topics_are_counted_apart_and_belong_to_whom_they_were_first() {
+        // SAFETY: zero bytes are an empty table.
+        let counters: Box<TopicCounters> = unsafe { Box::new_zeroed().assume_init() };
+        for number in 0..1000 {
+            let topic = format!("shop.public.t{number}");
+            assert!(counters.claim_for(&topic, 1 + number % 7));
+            assert!(counters.claim_for(&topic, 99));
+            counters
+                .claim(&topic)
+                .unwrap()
+                .count(number as usize, i64::from(number));
+        }
+        for number in 0..1000 {
+            let topic = format!("shop.public.t{number}");
+            assert_eq!(counters.database_of(&topic), 1 + number % 7);
+            let sum = counters.sum([topic.as_str()].into_iter());
+            assert_eq!((sum.events, sum.bytes), (1, u64::from(number)));
+        }
+        assert_eq!(counters.of_database(99), 0);
+        // Kafka takes dots and underscores for the same in the names of metrics.
+        assert!(counters.collides("shop_public_t5"));
+        assert!(!counters.collides("shop.public.t5"));
+        counters.reset();
+        assert_eq!(counters.sum(["shop.public.t5"].into_iter()).events, 0);
+        assert_eq!(counters.database_of("shop.public.t5"), 6);
+    }
+}

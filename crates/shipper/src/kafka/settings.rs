@@ -16,6 +16,7 @@ const UNSIGNED_TOKENS: &str = "enable.sasl.oauthbearer.unsecure.jwt";
 
 /// What a session needs to know of the settings. Not to be printed: it has the secrets.
 #[derive(Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(Default))]
 pub struct KafkaSettings {
     pub brokers: String,
     pub source_name: String,

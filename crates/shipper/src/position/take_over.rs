@@ -109,3 +109,28 @@ pub(crate) fn newest(positions: &[Position]) -> Option<Position> {
         ..newest.clone()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(cluster_id: &str, epoch: u64, commit_lsn: u64) -> LocalPosition {
+        LocalPosition {
+            cluster_id: cluster_id.to_owned(),
+            epoch,
+            timeline: 1,
+            commit_lsn,
+            acknowledged_lsn: commit_lsn,
+            restart_lsn: commit_lsn,
+        }
+    }
+
+    #[test]
+    fn a_position_that_is_gone_or_in_another_cluster_is_missed() {
+        assert_eq!(lost(&known("", 0, 0), "here", None), None);
+        assert!(lost(&known("here", 1, 5), "here", None).is_some());
+        // Not every broker tells its cluster.
+        assert!(lost(&known("", 0, 0), "", None).is_none());
+        assert!(lost(&known("there", 0, 0), "here", None).is_some());
+    }
+}
