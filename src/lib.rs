@@ -4,6 +4,11 @@
 //! `sender` (one background worker: reads the WAL, puts transactions together, produces). `tracked` is what every part asks of a tracked table; `ddl` turns changes of a table's
 //! definition into events, `api` holds the SQL functions.
 
+#![expect(
+    unreachable_pub,
+    reason = "most items here are pub and not pub(crate) yet"
+)]
+
 pgrx::pg_module_magic!();
 
 mod api;

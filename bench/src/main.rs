@@ -3,6 +3,11 @@
 //! Figures that are compared come from one run, their variants interleaved, and are given as ratios too: absolute
 //! times of one machine say little on another.
 
+#![expect(
+    unreachable_pub,
+    reason = "most items here are pub and not pub(crate) yet"
+)]
+
 mod account;
 mod capture;
 mod debezium;

@@ -1,6 +1,7 @@
 //! Everything together: a source server with pg_cdc, Kafka, and, from their first use on, a target server, FerretDB
 //! and companion-sinks.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +15,9 @@ use crate::ferretdb::FerretDb;
 use crate::history::History;
 use crate::kafka::Kafka;
 use crate::postgres::Postgres;
+use crate::statements::run;
 use crate::topic::{self, Record};
-use crate::{port, wait_until};
+use crate::{port, prefix_rule, wait_until};
 
 /// How long the sender may take to reach Kafka after a start.
 const SENDER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -65,6 +67,13 @@ impl TestBed {
     /// The bed that all tests of this program share. Stopped and removed when the program ends. Use a database of
     /// your own ([`TestBed::database`]), and a bed of your own if you stop or kill a server of it.
     pub fn shared() -> &'static TestBed {
+        let bed = TestBed::shared_without_servers();
+        bed.start_source_and_kafka();
+        bed
+    }
+
+    /// As [`TestBed::shared`], with each server started at its first use: for tests without a source.
+    pub fn shared_without_servers() -> &'static TestBed {
         static SHARED: OnceLock<TestBed> = OnceLock::new();
         extern "C" fn remove() {
             if let Some(bed) = SHARED.get() {
@@ -74,7 +83,7 @@ impl TestBed {
         SHARED.get_or_init(|| {
             // SAFETY: the handler does not unwind, and what it uses is a static.
             unsafe { libc::atexit(remove) };
-            TestBed::start()
+            TestBed::prepare(Ports::free(), &[], &[])
         })
     }
 
@@ -86,11 +95,15 @@ impl TestBed {
     /// As [`TestBed::start`], with further settings of the source server.
     pub fn start_with(source_settings: &[(&str, &str)]) -> TestBed {
         let bed = TestBed::prepare(Ports::free(), source_settings, &[]);
-        std::thread::scope(|scope| {
-            scope.spawn(|| bed.kafka());
-            bed.source();
-        });
+        bed.start_source_and_kafka();
         bed
+    }
+
+    fn start_source_and_kafka(&self) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.kafka());
+            self.source();
+        });
     }
 
     /// A new bed with nothing running: each server starts at its first use.
@@ -194,6 +207,18 @@ impl TestBed {
             .expect("CREATE EXTENSION pg_cdc");
         self.wait_until_streaming(name);
         database
+    }
+
+    /// As [`TestBed::database`], with a tracked table `t` of these columns, and a connection.
+    ///
+    /// # Panics
+    /// When the table cannot be made or tracked.
+    pub fn tracked_table(&self, name: &str, columns: &str) -> (Database<'_>, Client) {
+        let database = self.database(name);
+        let mut client = database.source();
+        let table = format!("CREATE TABLE t ({columns})");
+        run(&mut client, &[&table, "SELECT cdc_track('t')"]);
+        (database, client)
     }
 
     /// A new database in the source server, with nothing in it.
@@ -340,9 +365,27 @@ impl<'a> Database<'a> {
         topic::read(self.bed.kafka(), &self.topic(table))
     }
 
+    /// The ids of the rows whose insert is in a table's topic now.
+    pub fn ids_in_topic(&self, table: &str) -> BTreeSet<i64> {
+        let records = topic::read(self.bed.kafka(), &self.topic(table));
+        prefix_rule::inserted_ids(&records).into_iter().collect()
+    }
+
+    /// As [`Database::ids_in_topic`], after [`Database::wait_until_in_kafka`].
+    pub fn inserted_ids(&self, table: &str) -> BTreeSet<i64> {
+        self.wait_until_in_kafka();
+        self.ids_in_topic(table)
+    }
+
     /// The events of a table in the order of their versions, each once (some are in every partition), without tombstones.
     pub fn events(&self, table: &str) -> Vec<Record> {
-        let mut records = self.records(table);
+        self.events_of_topic(&self.topic(table))
+    }
+
+    /// As [`Database::events`], of any topic.
+    pub fn events_of_topic(&self, topic: &str) -> Vec<Record> {
+        self.wait_until_in_kafka();
+        let mut records = topic::read(self.bed.kafka(), topic);
         records.retain(|record| record.op() != "tombstone");
         records.sort_by(|one, other| one.version().cmp(other.version()));
         records.dedup_by(|one, other| one.id() == other.id());
@@ -397,6 +440,18 @@ impl<'a> Database<'a> {
     /// A new connection to the replica.
     pub fn replica(&self) -> Client {
         self.bed.target().connect(&self.replica_name())
+    }
+
+    /// Waits until the history of a sink, asked for `table`, has everything that the source has sent until now, and knows
+    /// that.
+    ///
+    /// # Panics
+    /// When it does not come to that.
+    pub fn wait_until_history_is_complete(&self, sink: &CompanionSink, table: &str) {
+        self.wait_until_in_kafka();
+        let query = "SELECT lpad(to_hex((sent_lsn - '0/0')::bigint), 16, '0') FROM cdc_status()";
+        let sent = self.source().query_one(query, &[]).expect("cdc_status");
+        sink.wait_until_history_is_complete_up_to(sent.get(0), table);
     }
 
     /// The history of a table.

@@ -14,6 +14,8 @@
 //! | [`postgres`], [`kafka`], [`ferretdb`], [`companion_sink`] | one server each: start, stop, kill, freeze, log |
 //! | [`secure_listeners`] | TLS and SASL for Kafka; [`certificates`] and [`token_issuer`] make what they need |
 //! | [`debezium`], [`debezium_sink`] | the reference for events that its readers parse, and for speed; both run in a [`connect_worker`] |
+//! | [`hand_made_events`] | events that a test makes itself, for sinks without a source |
+//! | [`sender_status`] | what `cdc_status()` says, and waiting for it |
 //! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
 //! | [`pgbench`] | load for a server |
 //! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
@@ -27,28 +29,22 @@
 
 pub mod bed;
 pub mod c_library;
-pub mod certificates;
-pub mod companion_sink;
-pub mod connect_worker;
-pub mod debezium;
-pub mod debezium_sink;
-pub mod ferretdb;
+pub mod hand_made_events;
 pub mod history;
-pub mod kafka;
-pub mod parts;
 pub mod pgbench;
-pub mod port;
-pub mod postgres;
 pub mod prefix_rule;
-pub mod process;
 pub mod refusal;
 pub mod replica;
-pub mod secure_listeners;
+pub mod sender_status;
+pub mod servers;
 pub mod statements;
-pub mod token_issuer;
 pub mod topic;
 pub mod topic_admin;
 pub mod wait;
 
 pub use bed::{Database, TestBed};
+pub use servers::{
+    certificates, companion_sink, connect_worker, debezium, debezium_sink, ferretdb, kafka, parts,
+    port, postgres, process, secure_listeners, token_issuer,
+};
 pub use wait::wait_until;

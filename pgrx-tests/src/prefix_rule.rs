@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde_json::Value;
+
 use crate::topic::Record;
 
 /// Checks the rule and returns the records without the later copies, by partition.
@@ -59,6 +61,36 @@ pub fn assert_holds(records: &[Record]) -> Vec<&Record> {
     let mut all: Vec<&Record> = by_partition.into_values().flatten().collect();
     all.sort_by(|a, b| a.version().cmp(b.version()));
     all
+}
+
+/// The rows that events leave behind, by key: what a replica would hold. Each is compared with what was there before it.
+///
+/// # Panics
+/// When a row is created twice, or is not what the event says it was.
+pub fn fold<'a>(events: impl IntoIterator<Item = &'a Record>) -> BTreeMap<String, Value> {
+    let mut rows = BTreeMap::new();
+    for event in events {
+        let image = |name: &str| event.json()[name].clone();
+        let key = event.key_text().to_owned();
+        match event.op() {
+            "c" => {
+                let there = rows.insert(key, image("after"));
+                assert_eq!(there, None, "created twice: {event:?}");
+            }
+            "u" => {
+                let there = rows.insert(key, image("after"));
+                assert_eq!(there, Some(image("before")), "before of {event:?}");
+            }
+            "d" => assert_eq!(
+                rows.remove(&key),
+                Some(image("before")),
+                "before of {event:?}"
+            ),
+            "t" => rows.clear(),
+            _ => {}
+        }
+    }
+    rows
 }
 
 /// The ids of the rows that were inserted, in the order of their versions; each has a column `id`.

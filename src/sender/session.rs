@@ -585,7 +585,11 @@ impl<'a> Session<'a> {
         place: &ChunkPlace,
         again: &mut Option<WalReader>,
     ) -> Result<Vec<u8>, Interrupted> {
-        let reader = again.get_or_insert_with(|| WalReader::new(place.lsn));
+        let reader = again.get_or_insert_with(|| {
+            let from = lsn_text(place.lsn);
+            pgrx::debug1!("pg_cdc: memory is short, a transaction is read again from {from}");
+            WalReader::new(place.lsn)
+        });
         reader.seek(place.lsn);
         match reader.next() {
             Ok(Some(record)) => match our_message(record.data) {

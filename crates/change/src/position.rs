@@ -281,14 +281,17 @@ pub mod lsn_as_text {
 mod optional_lsn_text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub fn serialize<S: Serializer>(lsn: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        lsn: &Option<u64>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match lsn {
             Some(lsn) => serializer.serialize_str(&super::lsn_text(*lsn)),
             None => serializer.serialize_none(),
         }
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<u64>, D::Error> {
         match Option::<String>::deserialize(deserializer)? {

@@ -1,10 +1,8 @@
 //! Every way in which SQL changes rows is captured, and nothing else: the events, folded, are the table (G1, G2, G4).
 
-use std::collections::BTreeMap;
-
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
-use pg_cdc_tests::{Database, TestBed, wait_until};
+use pg_cdc_tests::{Database, TestBed, prefix_rule, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -24,37 +22,6 @@ fn ops(changes: &[Record]) -> String {
     changes.iter().map(Record::op).collect()
 }
 
-/// What a reader has after applying the changes in their order. Every `before` must be what it had.
-fn fold(changes: &[Record]) -> BTreeMap<String, Value> {
-    let mut rows = BTreeMap::new();
-    for change in changes {
-        let event = change.json();
-        let key = change.key_text().to_owned();
-        match change.op() {
-            "c" => {
-                let there = rows.insert(key, event["after"].clone());
-                assert_eq!(there, None, "created twice: {change:?}");
-            }
-            "u" => {
-                let there = rows.insert(key, event["after"].clone());
-                assert_eq!(
-                    there.as_ref(),
-                    Some(&event["before"]),
-                    "before of {change:?}"
-                );
-            }
-            "d" => assert_eq!(
-                rows.remove(&key).as_ref(),
-                Some(&event["before"]),
-                "before of {change:?}"
-            ),
-            "t" => rows.clear(),
-            op => panic!("{op}"),
-        }
-    }
-    rows
-}
-
 /// Asserts that the folded events are the table: `id` is its key, the columns are integers and texts.
 fn assert_table(client: &mut Client, database: &Database<'_>, table: &str) -> Vec<Record> {
     let changes = changes(database, table);
@@ -68,7 +35,7 @@ fn assert_table(client: &mut Client, database: &Database<'_>, table: &str) -> Ve
         .iter()
         .map(|row| serde_json::from_str(row.get(0)).expect("a row"))
         .collect();
-    let mut folded: Vec<Value> = fold(&changes).into_values().collect();
+    let mut folded: Vec<Value> = prefix_rule::fold(&changes).into_values().collect();
     folded.sort_by_key(|row| row["id"].as_i64());
     assert_eq!(folded, rows, "{table}");
     changes

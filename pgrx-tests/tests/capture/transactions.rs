@@ -2,29 +2,12 @@
 //! order in which it happened (G4), also where chunks are written early, by an inner subtransaction first.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use pg_cdc_tests::topic::Record;
-use pg_cdc_tests::{Database, TestBed, prefix_rule};
+use pg_cdc_tests::topic::{self, Record};
+use pg_cdc_tests::{Database, TestBed, prefix_rule, wait_until};
 use postgres::Client;
 use serde_json::Value;
-
-/// The rows that the events of `records` leave behind, by key: what a replica would hold.
-fn fold<'a>(records: &[&'a Record]) -> BTreeMap<&'a str, Value> {
-    let mut rows = BTreeMap::new();
-    for record in records {
-        match record.op() {
-            "c" | "u" => {
-                rows.insert(record.key_text(), record.json()["after"].clone());
-            }
-            "d" => {
-                rows.remove(record.key_text());
-            }
-            "t" => rows.clear(),
-            _ => {}
-        }
-    }
-    rows
-}
 
 /// The rows of a table, by key `id`.
 fn rows(client: &mut Client, table: &str) -> BTreeMap<String, Value> {
@@ -45,10 +28,7 @@ fn rows(client: &mut Client, table: &str) -> BTreeMap<String, Value> {
 fn assert_fold_is_table(database: &Database<'_>, client: &mut Client, table: &str) -> Vec<Record> {
     let records = database.records(table);
     let events = prefix_rule::assert_holds(&records);
-    let folded: BTreeMap<String, Value> = fold(&events)
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), value))
-        .collect();
+    let folded = prefix_rule::fold(events);
     assert_eq!(folded, rows(client, table), "the events of {table}, folded");
     records
 }
@@ -277,27 +257,61 @@ fn truncate_reaches_every_partition_in_its_place() {
 
 #[test]
 fn asynchronous_commits_do_not_wait_for_the_wal_writer() {
-    let (database, mut client) = start("asynchronous");
+    // Nobody else flushes the WAL for twice as long as the test waits.
+    let bed = TestBed::start_with(&[
+        ("wal_writer_delay", "10s"),
+        ("bgwriter_lru_maxpages", "0"),
+        ("autovacuum", "off"),
+    ]);
+    let database = bed.database("asynchronous");
+    let mut client = database.source();
     run(
         &mut client,
         "CREATE TABLE t (id int PRIMARY KEY);;
              SELECT cdc_track('t');;
-             SET synchronous_commit = off;;
              INSERT INTO t VALUES (1);",
     );
     assert_fold_is_table(&database, &mut client, "t");
+    // The topic alone is asked: a look at the server might flush.
+    for id in 2..5 {
+        run(
+            &mut client,
+            &format!("SET synchronous_commit = off;; INSERT INTO t VALUES ({id})"),
+        );
+        wait_until("the asynchronous commit", Duration::from_secs(5), || {
+            let records = topic::read(bed.kafka(), &database.topic("t"));
+            let ids = prefix_rule::inserted_ids(&records);
+            if ids.contains(&id) {
+                Ok(())
+            } else {
+                Err(format!("{ids:?}"))
+            }
+        });
+    }
 }
 
 #[test]
 fn a_large_transaction_is_read_again_where_memory_is_short() {
     // More captured rows than the sender keeps in memory for transactions that are open.
-    let bed = TestBed::start_with(&[("cdc.sender_memory", "8MB")]);
+    let bed = TestBed::start_with(&[("cdc.sender_memory", "8MB"), ("log_min_messages", "debug1")]);
     let database = bed.database("large");
     let mut client = database.source();
     run(
         &mut client,
         "CREATE TABLE t (id int PRIMARY KEY, v text);;
              SELECT cdc_track('t');;
+             INSERT INTO t SELECT n, 'x' FROM generate_series(1, 100) n;",
+    );
+    assert_fold_is_table(&database, &mut client, "t");
+    let read_again = || {
+        bed.source()
+            .log()
+            .contains("a transaction is read again from")
+    };
+    assert!(!read_again(), "a small transaction stays in memory");
+    run(
+        &mut client,
+        "TRUNCATE t;;
              SET cdc.chunk_compression = none;;
              BEGIN;;
              INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series(1, 60000) n;;
@@ -306,5 +320,6 @@ fn a_large_transaction_is_read_again_where_memory_is_short() {
              COMMIT;",
     );
     assert_fold_is_table(&database, &mut client, "t");
+    assert!(read_again(), "nothing was read again");
     bed.source().assert_never_crashed();
 }

@@ -1,4 +1,4 @@
-//! Values keep their worth: types with their extremes, as the interface's table of types says (G8).
+//! Values keep their worth: types with their extremes, as the table of types says (G8).
 
 use pg_cdc_tests::TestBed;
 use serde_json::json;

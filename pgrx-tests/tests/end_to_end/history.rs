@@ -77,7 +77,7 @@ fn who_changed_what_when_and_why() {
         "UPDATE customer SET balance = 25, note = 'VIP'; UPDATE account SET n = 1",
     );
     let sink = database.start_companion_sink();
-    sink.wait_until_history_is_complete(&database, "customer");
+    database.wait_until_history_is_complete(&sink, "customer");
 
     let timeline = sink.find_in_history(&["customer", "42"]);
     assert_eq!(
@@ -428,7 +428,7 @@ fn every_moment_comes_back_as_it_was() {
         moments.push((now(&mut client), rows(&mut client)));
     }
     let sink = database.start_companion_sink();
-    sink.wait_until_history_is_complete(&database, "t");
+    database.wait_until_history_is_complete(&sink, "t");
 
     for (moment, rows) in &moments {
         let answer = ask(&sink, &["t", "--at", moment]).1;
@@ -495,7 +495,7 @@ fn a_moment_has_no_half_of_a_transaction() {
         ],
     );
     let sink = database.start_companion_sink();
-    sink.wait_until_history_is_complete(&database, "account");
+    database.wait_until_history_is_complete(&sink, "account");
     let is_over = AtomicBool::new(false);
     let moments = std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -547,7 +547,7 @@ fn a_moment_has_no_half_of_a_transaction() {
     assert!(moments.len() >= 5, "{moments:?}");
 
     // When it is over, the history comes to its end.
-    sink.wait_until_history_is_complete(&database, "account");
+    database.wait_until_history_is_complete(&sink, "account");
     let query = "SELECT jsonb_object_agg(id, balance)::text FROM account";
     let wanted: Value =
         serde_json::from_str(client.query_one(query, &[]).expect("rows").get(0)).expect("JSON");

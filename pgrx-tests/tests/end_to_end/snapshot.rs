@@ -1,5 +1,5 @@
 //! Snapshots of rows that were there before: a reader who applies events in the order of each partition ends with exactly
-//! the rows of the source, whatever happens meanwhile (reviews/capture.md D1 to D3).
+//! the rows of the source, whatever happens meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

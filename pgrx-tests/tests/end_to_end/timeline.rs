@@ -89,7 +89,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
         ],
     );
     let sink = start(&database, "named");
-    sink.wait_until_history_is_complete(&database, "other");
+    database.wait_until_history_is_complete(&sink, "other");
     run(
         &mut client,
         &[
@@ -123,7 +123,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
             "INSERT INTO other VALUES (2, 0)",
         ],
     );
-    sink.wait_until_history_is_complete(&database, "other");
+    database.wait_until_history_is_complete(&sink, "other");
 
     for key in ["42", "customer_id=42", "id=42", r#"{"customer_id":42}"#] {
         is_timeline(&sink, &["customer", key], &["create", "update"]);
@@ -194,7 +194,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
             Err(format!("{open} are not done"))
         }
     });
-    sink.wait_until_history_is_complete(&database, "other");
+    database.wait_until_history_is_complete(&sink, "other");
     for table in &tables {
         let changes = sink.find_in_history(&[table, "--limit", "0"]);
         assert!(
@@ -232,7 +232,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
     (0..3).for_each(|partition| sink.rewind_history(partition));
     sink.start_only(&["history"]);
     run(&mut client, &["UPDATE other SET n = 1 WHERE id = 2"]);
-    sink.wait_until_history_is_complete(&database, "other");
+    database.wait_until_history_is_complete(&sink, "other");
     for (table, before) in tables
         .iter()
         .zip(&before)
@@ -300,7 +300,7 @@ fn every_table_has_a_history_whatever_it_is_called() {
         ],
     );
     let sink = start(&database, "called");
-    sink.wait_until_history_is_complete(&database, "other");
+    database.wait_until_history_is_complete(&sink, "other");
     for (table, n) in [
         ("a.orders", 1),
         ("b.orders", 2),
@@ -372,7 +372,7 @@ fn what_is_no_fact_of_the_row_is_marked(database: &Database<'_>, sink: &Companio
             "UPDATE other SET n = n + 1",
         ],
     );
-    sink.wait_until_history_is_complete(database, "other");
+    database.wait_until_history_is_complete(sink, "other");
     let timeline = sink.find_in_history(&["person", "1"]);
     assert_eq!(ops(&timeline), ["create", "delete", "create", "delete"]);
     let crossed: Vec<&Value> = timeline
@@ -455,7 +455,7 @@ fn keys_are_found_as_people_write_them(database: &Database<'_>, sink: &Companion
             "UPDATE other SET n = n + 1",
         ],
     );
-    sink.wait_until_history_is_complete(database, "other");
+    database.wait_until_history_is_complete(sink, "other");
     for (table, _, value, written) in &keys {
         for key in [*value, *written] {
             let table = format!("key_{table}");

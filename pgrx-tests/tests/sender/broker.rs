@@ -1,40 +1,18 @@
 //! Kafka is there, and something is wrong with it: writers never notice, the state says what is wrong, work goes on by
-//! itself (G1, G4, G6; reviews/sink.md A1, A8, A11, I4, I6).
+//! itself (G1, G4, G6).
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pg_cdc_tests::bed::Ports;
+use pg_cdc_tests::sender_status::wait_for_state;
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{Database, TestBed, port, prefix_rule, topic, topic_admin, wait_until};
+use pg_cdc_tests::{Database, TestBed, port, topic, topic_admin, wait_until};
 use postgres::Client;
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The error of this code, once the sender is in this state with it.
-fn wait_for(client: &mut Client, state: &str, code: Option<&str>) -> String {
-    wait_until(&format!("state {state}, {code:?}"), TIMEOUT, || {
-        let query = "SELECT state, error_code, COALESCE(error, '') FROM cdc_status()";
-        let row = client.query_one(query, &[]).expect("cdc_status");
-        let seen: (&str, Option<&str>) = (row.get(0), row.get(1));
-        if seen == (state, code) {
-            Ok(row.get(2))
-        } else {
-            Err(format!("{seen:?} {:?}", row.get::<_, &str>(2)))
-        }
-    })
-}
-
 fn tracked<'a>(bed: &'a TestBed, name: &str) -> (Database<'a>, Client) {
-    let database = bed.database(name);
-    let mut client = database.source();
-    run(
-        &mut client,
-        &[
-            "CREATE TABLE t (id int PRIMARY KEY, body text)",
-            "SELECT cdc_track('t')",
-        ],
-    );
+    let (database, client) = bed.tracked_table(name, "id int PRIMARY KEY, body text");
     database.wait_until_in_kafka();
     (database, client)
 }
@@ -53,12 +31,6 @@ fn insert(client: &mut Client, from: i32, to: i32, bytes: i32) {
     );
 }
 
-/// The ids that were inserted, by the prefix rule, once everything is in Kafka.
-fn ids(database: &Database<'_>) -> BTreeSet<i64> {
-    let records = database.records("t");
-    prefix_rule::inserted_ids(&records).into_iter().collect()
-}
-
 #[test]
 fn a_small_limit_of_a_topic_refuses_large_events_and_not_large_batches() {
     let bed = TestBed::start_with(&[("cdc.oversize", "halt")]);
@@ -66,15 +38,15 @@ fn a_small_limit_of_a_topic_refuses_large_events_and_not_large_batches() {
     let topic = database.topic("t");
     topic_admin::set(bed.kafka(), &topic, "max.message.bytes", "100000");
     insert(&mut client, 1, 10_000, 1_000);
-    assert_eq!(ids(&database), (1..=10_000).collect());
+    assert_eq!(database.inserted_ids("t"), (1..=10_000).collect());
 
     insert(&mut client, 20_001, 20_005, 1_000);
     insert(&mut client, 20_006, 20_006, 200_000);
-    let error = wait_for(&mut client, "halted", Some("CDC0305"));
+    let error = wait_for_state(&mut client, "halted", Some("CDC0305")).error;
     insert(&mut client, 20_007, 20_010, 1_000);
     topic_admin::set(bed.kafka(), &topic, "max.message.bytes", "1000000");
     bed.source().reload();
-    let seen = ids(&database);
+    let seen = database.inserted_ids("t");
     assert_eq!(seen.range(20_001..).count(), 10);
     let records = topic::read(bed.kafka(), &topic);
     let large = records
@@ -106,7 +78,7 @@ fn a_limit_that_shrinks_under_load_leaves_no_gap_and_no_disorder() {
             let before = seen();
             if limit == "1000" {
                 // No event fits any more.
-                wait_for(&mut client, "halted", Some("CDC0305"));
+                wait_for_state(&mut client, "halted", Some("CDC0305"));
             } else {
                 wait_until("more events", TIMEOUT, || match seen() {
                     more if more > before => Ok(()),
@@ -118,7 +90,7 @@ fn a_limit_that_shrinks_under_load_leaves_no_gap_and_no_disorder() {
         bed.source().reload();
         writer.join().expect("writers never notice");
     });
-    assert_eq!(ids(&database), (1..=30_000).collect());
+    assert_eq!(database.inserted_ids("t"), (1..=30_000).collect());
     bed.source().assert_never_crashed();
 }
 
@@ -131,12 +103,12 @@ fn a_full_disk_of_the_broker_is_waited_out() {
     for part in 0..8 {
         insert(&mut client, part * 1_000 + 1, part * 1_000 + 1_000, 10_000);
     }
-    wait_for(&mut client, "waiting for kafka", Some("CDC0301"));
+    wait_for_state(&mut client, "waiting for kafka", Some("CDC0301"));
     insert(&mut client, 8_001, 8_010, 100);
     bed.kafka().kill();
     bed.kafka().start();
-    assert_eq!(ids(&database), (1..=8_010).collect());
-    wait_for(&mut client, "streaming", None);
+    assert_eq!(database.inserted_ids("t"), (1..=8_010).collect());
+    wait_for_state(&mut client, "streaming", None);
     bed.source().assert_never_crashed();
 }
 
@@ -197,20 +169,20 @@ fn leaders_change_and_too_few_replicas_are_named() {
     // The leader of some partitions answers no more, then is gone for good.
     second.freeze();
     insert(&mut client, 111, 200, 100);
-    assert_eq!(ids(&database), (1..=200).collect());
+    assert_eq!(database.inserted_ids("t"), (1..=200).collect());
     second.thaw();
     second.kill();
     insert(&mut client, 201, 300, 100);
-    assert_eq!(ids(&database), (1..=300).collect());
+    assert_eq!(database.inserted_ids("t"), (1..=300).collect());
 
     // One is too few.
     third.kill();
     insert(&mut client, 301, 400, 100);
-    let error = wait_for(&mut client, "waiting for kafka", Some("CDC0308"));
+    let error = wait_for_state(&mut client, "waiting for kafka", Some("CDC0308")).error;
     assert!(error.contains(&topic), "{error}");
     second.start();
-    assert_eq!(ids(&database), (1..=400).collect());
-    wait_for(&mut client, "streaming", None);
+    assert_eq!(database.inserted_ids("t"), (1..=400).collect());
+    wait_for_state(&mut client, "streaming", None);
     bed.source().assert_never_crashed();
 }
 
@@ -224,7 +196,7 @@ fn records_have_the_time_at_which_they_are_sent() {
     let query = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
     let now_ms: i64 = client.query_one(query, &[]).expect("the time").get(0);
     run(&mut client, &["SELECT cdc_resume()"]);
-    assert_eq!(ids(&database), (1..=20).collect());
+    assert_eq!(database.inserted_ids("t"), (1..=20).collect());
     let records = topic::read(bed.kafka(), &database.topic("t"));
     for record in records.iter().filter(|record| record.op() == "c") {
         assert!(record.json()["source"]["ts_ms"].as_i64() <= Some(now_ms));
@@ -288,7 +260,7 @@ fn a_broker_that_forgets_idle_producers_costs_nothing() {
             insert(&mut client, rows + 1, rows + 10, 100);
             rows += 10;
             assert_eq!(
-                ids(&database),
+                database.inserted_ids("t"),
                 (1..=i64::from(rows)).collect(),
                 "{delivery}"
             );
@@ -296,7 +268,10 @@ fn a_broker_that_forgets_idle_producers_costs_nothing() {
         }
     }
     insert(&mut client, rows + 1, rows + 10, 100);
-    assert_eq!(ids(&database), (1..=i64::from(rows) + 10).collect());
-    wait_for(&mut client, "streaming", None);
+    assert_eq!(
+        database.inserted_ids("t"),
+        (1..=i64::from(rows) + 10).collect()
+    );
+    wait_for_state(&mut client, "streaming", None);
     bed.source().assert_never_crashed();
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pg_cdc_tests::kafka::Kafka;
-use pg_cdc_tests::statements::run;
+use pg_cdc_tests::statements::{insert_ids, run};
 use pg_cdc_tests::topic::{self, Record};
 use pg_cdc_tests::{Database, TestBed, prefix_rule, wait_until};
 use postgres::Client;
@@ -16,27 +16,6 @@ const EXACTLY_ONCE: (&str, &str) = ("cdc.delivery", "exactly_once");
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Rows of a transaction that takes several of Kafka's.
 const MANY: i64 = 300_000;
-
-fn tracked<'a>(bed: &'a TestBed, name: &str) -> (Database<'a>, Client) {
-    let database = bed.database(name);
-    let mut client = database.source();
-    run(
-        &mut client,
-        &[
-            "CREATE TABLE t (id int PRIMARY KEY, note text)",
-            "SELECT cdc_track('t')",
-        ],
-    );
-    (database, client)
-}
-
-fn insert(client: &mut Client, ids: std::ops::Range<i32>) {
-    for id in ids {
-        client
-            .execute("INSERT INTO t VALUES ($1, 'one')", &[&id])
-            .expect("an insert");
-    }
-}
 
 fn sender_pid(client: &mut Client) -> i32 {
     wait_until("a sender", TIMEOUT, || {
@@ -111,28 +90,29 @@ fn start_a_large_transaction(bed: &TestBed, database: &Database<'_>, client: &mu
 #[test]
 fn each_change_is_there_once_whatever_is_killed() {
     let bed = TestBed::start_with(&[EXACTLY_ONCE]);
-    let (database, mut client) = tracked(&bed, "shop");
-    insert(&mut client, 0..200);
+    let (database, mut client) =
+        bed.tracked_table("shop", "id int PRIMARY KEY, note text DEFAULT 'one'");
+    insert_ids(&mut client, 0..200);
     database.wait_until_in_kafka();
     for round in 1..=3 {
         let pid = sender_pid(&mut client);
-        insert(&mut client, round * 200..round * 200 + 100);
+        insert_ids(&mut client, round * 200..round * 200 + 100);
         bed.source().signal_backend(pid, libc::SIGTERM);
-        insert(&mut client, round * 200 + 100..(round + 1) * 200);
+        insert_ids(&mut client, round * 200 + 100..(round + 1) * 200);
         wait_until("another sender", TIMEOUT, || {
             let other = sender_pid(&mut client);
             (other != pid).then_some(()).ok_or("the old one")
         });
     }
     bed.kafka().kill();
-    insert(&mut client, 800..1000);
+    insert_ids(&mut client, 800..1000);
     bed.kafka().start();
-    insert(&mut client, 1000..1200);
+    insert_ids(&mut client, 1000..1200);
     bed.source().kill();
     bed.source().start();
     bed.wait_until_streaming("shop");
     client = database.source();
-    insert(&mut client, 1200..1400);
+    insert_ids(&mut client, 1200..1400);
     database.wait_until_in_kafka();
     assert_once(&database, 0..1400);
 }
@@ -140,7 +120,8 @@ fn each_change_is_there_once_whatever_is_killed() {
 #[test]
 fn a_large_transaction_goes_on_where_a_killed_sender_was() {
     let bed = TestBed::start_with(&[EXACTLY_ONCE, ("cdc.sender_memory", "8MB")]);
-    let (database, mut client) = tracked(&bed, "large");
+    let (database, mut client) =
+        bed.tracked_table("large", "id int PRIMARY KEY, note text DEFAULT 'one'");
     start_a_large_transaction(&bed, &database, &mut client);
     // The sender has no time to end anything.
     bed.source().kill();
@@ -178,7 +159,8 @@ fn a_transaction_that_the_broker_ended_is_sent_again() {
             .write_file("kafka.properties", b"transaction.timeout.ms=10000\n", 0o600);
     bed.source().set("cdc.kafka_config_file", &path);
     bed.source().reload();
-    let (database, mut client) = tracked(&bed, "stopped");
+    let (database, mut client) =
+        bed.tracked_table("stopped", "id int PRIMARY KEY, note text DEFAULT 'one'");
     start_a_large_transaction(&bed, &database, &mut client);
     let pid = sender_pid(&mut client);
     let topic = database.topic("t");
@@ -208,13 +190,14 @@ fn a_transaction_that_the_broker_ended_is_sent_again() {
 #[test]
 fn the_setting_is_changed_without_a_gap() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "changed");
+    let (database, mut client) =
+        bed.tracked_table("changed", "id int PRIMARY KEY, note text DEFAULT 'one'");
     let mut next = 0;
     for delivery in ["exactly_once", "at_least_once", "exactly_once"] {
-        insert(&mut client, next..next + 100);
+        insert_ids(&mut client, next..next + 100);
         bed.source().set("cdc.delivery", delivery);
         bed.source().reload();
-        insert(&mut client, next + 100..next + 200);
+        insert_ids(&mut client, next + 100..next + 200);
         database.wait_until_in_kafka();
         next += 200;
     }

@@ -1,46 +1,16 @@
 //! WAL that is needed and gone: said loudly, accepted by a person, repaired by a snapshot. And what must not pass for a
-//! gap (G1, G7; reviews/capture.md B1, B9, B10, B11, B18).
+//! gap (G1, G7).
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use pg_cdc_tests::sender_status::{SenderStatus, wait_for_state};
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{Database, TestBed, prefix_rule, refusal, wait_until};
+use pg_cdc_tests::{Database, TestBed, refusal, wait_until};
 use postgres::Client;
 
 const TIMEOUT: Duration = Duration::from_secs(90);
-
-/// What the sender says of itself.
-#[derive(Debug, Clone, PartialEq)]
-struct Status {
-    state: String,
-    code: Option<String>,
-    error: Option<String>,
-    gap: Option<(String, String)>,
-}
-
-fn status(client: &mut Client) -> Status {
-    let query = "SELECT state, error_code, error, gap_from::text, gap_to::text FROM cdc_status()";
-    let row = client.query_one(query, &[]).expect("cdc_status");
-    Status {
-        state: row.get(0),
-        code: row.get(1),
-        error: row.get(2),
-        gap: row.get::<_, Option<String>>(3).zip(row.get(4)),
-    }
-}
-
-fn wait_for(client: &mut Client, state: &str, code: Option<&str>) -> Status {
-    wait_until(&format!("state {state}, {code:?}"), TIMEOUT, || {
-        let seen = status(client);
-        if seen.state == state && seen.code.as_deref() == code {
-            Ok(seen)
-        } else {
-            Err(format!("{seen:?}"))
-        }
-    })
-}
 
 /// A server that keeps little WAL, with the tracked table `t (id, note)` and `bulk`, which is not tracked.
 fn small(settings: &[(&str, &str)]) -> TestBed {
@@ -54,14 +24,11 @@ fn small(settings: &[(&str, &str)]) -> TestBed {
 }
 
 fn tracked<'a>(bed: &'a TestBed, name: &str) -> (Database<'a>, Client) {
-    let database = bed.database(name);
-    let mut client = database.source();
+    let (database, mut client) = bed.tracked_table(name, "id int PRIMARY KEY, note text");
     run(
         &mut client,
         &[
-            "CREATE TABLE t (id int PRIMARY KEY, note text)",
             "CREATE TABLE bulk (text text)",
-            "SELECT cdc_track('t')",
             "SET statement_timeout = '60s'",
         ],
     );
@@ -94,11 +61,6 @@ fn checkpoint(client: &mut Client) {
         start.elapsed() < Duration::from_secs(30),
         "a checkpoint hangs"
     );
-}
-
-fn ids(database: &Database<'_>) -> BTreeSet<i64> {
-    let records = database.records("t");
-    prefix_rule::inserted_ids(&records).into_iter().collect()
 }
 
 fn rows(client: &mut Client) -> Vec<(i32, String)> {
@@ -140,7 +102,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     // Kafka answers nothing, and more WAL is written than may be held.
     bed.kafka().freeze();
     run(&mut client, &["INSERT INTO t VALUES (998, 'probe')"]);
-    wait_for(&mut client, "waiting for kafka", Some("CDC0301"));
+    wait_for_state(&mut client, "waiting for kafka", Some("CDC0301"));
     run(
         &mut client,
         &[
@@ -162,7 +124,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     write_untracked(&mut client, 100);
     checkpoint(&mut client);
     checkpoint(&mut client);
-    let gap = wait_for(&mut client, "gap", Some("CDC0401")).gap;
+    let gap = wait_for_state(&mut client, "gap", Some("CDC0401")).gap;
     let (from, to) = gap.expect("the lost range");
     refusal::coded(&mut client, "SELECT cdc_wait('1 s')", "55000", "CDC0601");
     assert!(
@@ -173,7 +135,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     // It stays so when Kafka is back: nothing is papered over.
     bed.kafka().thaw();
     bed.source().reload();
-    wait_for(&mut client, "gap", Some("CDC0401"));
+    wait_for_state(&mut client, "gap", Some("CDC0401"));
     let wrong = format!("SELECT * FROM cdc_accept_gap('{from}', '0/1')");
     refusal::coded(&mut client, &wrong, "55000", "CDC0603");
     let accept = "SELECT relation::text, remedy FROM cdc_accept_gap($1::text::pg_lsn, $2::text::pg_lsn, 'Kafka was down')";
@@ -183,7 +145,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
         repairs,
         [("t".to_owned(), "SELECT cdc_snapshot('t');".to_owned())]
     );
-    let after = wait_for(&mut client, "streaming", None);
+    let after = wait_for_state(&mut client, "streaming", None);
     assert_eq!(after.gap, None);
     // What began in the gap is lost with it, and nothing stands still for it.
     run(
@@ -191,7 +153,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
         &["INSERT INTO t VALUES (6001, 'across')", "COMMIT"],
     );
     run(&mut client, &["INSERT INTO t VALUES (1001, 'after')"]);
-    let seen = ids(&database);
+    let seen = database.inserted_ids("t");
     assert!(seen.contains(&1001) && !seen.contains(&1000), "{seen:?}");
     assert!(!seen.contains(&5000) && !seen.contains(&6001), "{seen:?}");
 
@@ -226,7 +188,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
         &mut database.source(),
         &["INSERT INTO t VALUES (1002, 'later')"],
     );
-    assert!(ids(&database).contains(&1002));
+    assert!(database.inserted_ids("t").contains(&1002));
     bed.source().assert_never_crashed();
 }
 
@@ -244,7 +206,7 @@ fn the_bound_of_the_sender_holds_where_the_server_has_none() {
     bed.kafka().kill();
     run(&mut client, &["INSERT INTO t VALUES (2, 'lost')"]);
     write_untracked(&mut client, 120);
-    wait_for(&mut client, "gap", Some("CDC0401"));
+    wait_for_state(&mut client, "gap", Some("CDC0401"));
     let folder = bed.source().data_folder().join("pg_wal");
     wait_until("the disk to be given back", TIMEOUT, || {
         let files = std::fs::read_dir(&folder).expect("pg_wal");
@@ -261,7 +223,7 @@ fn the_bound_of_the_sender_holds_where_the_server_has_none() {
     let accept = "SELECT * FROM cdc_accept_gap($1::text::pg_lsn, $2::text::pg_lsn)";
     // What was written while the gap was there already may have gone beyond the bound once more: then it has grown.
     wait_until("the sender to be past the gap", TIMEOUT, || {
-        if let Some((from, to)) = status(&mut client).gap {
+        if let Some((from, to)) = SenderStatus::of(&mut client).gap {
             let accepted = client.query(accept, &[&from, &to]);
             accepted.map_err(|error| error.to_string())?;
         }
@@ -269,7 +231,7 @@ fn the_bound_of_the_sender_holds_where_the_server_has_none() {
         waited.map_err(|error| error.to_string())
     });
     run(&mut client, &["INSERT INTO t VALUES (3, 'after')"]);
-    assert_eq!(ids(&database), BTreeSet::from([1, 3]));
+    assert_eq!(database.inserted_ids("t"), BTreeSet::from([1, 3]));
     bed.source().assert_never_crashed();
 }
 
@@ -291,7 +253,7 @@ fn a_crash_that_costs_the_slot_is_no_gap() {
     bed.wait_until_streaming("crash");
     let mut client = database.source();
     run(&mut client, &["INSERT INTO t VALUES (8, 'new')"]);
-    assert_eq!(ids(&database), (0..9).collect());
+    assert_eq!(database.inserted_ids("t"), (0..9).collect());
     assert!(!bed.source().log().contains("[CDC0401]"));
 }
 
@@ -302,7 +264,7 @@ fn wal_without_our_changes_is_not_held_while_kafka_is_down() {
     run(&mut client, &["INSERT INTO t VALUES (1, 'old')"]);
     database.wait_until_in_kafka();
     bed.kafka().kill();
-    wait_for(&mut client, "waiting for kafka", Some("CDC0301"));
+    wait_for_state(&mut client, "waiting for kafka", Some("CDC0301"));
     for _ in 0..5 {
         write_untracked(&mut client, 40);
         wait_until("the slot to follow", TIMEOUT, || {
@@ -321,7 +283,7 @@ fn wal_without_our_changes_is_not_held_while_kafka_is_down() {
     run(&mut client, &["INSERT INTO t VALUES (2, 'new')"]);
     bed.kafka().start();
     bed.wait_until_streaming("untracked");
-    assert_eq!(ids(&database), BTreeSet::from([1, 2]));
+    assert_eq!(database.inserted_ids("t"), BTreeSet::from([1, 2]));
     assert!(!bed.source().log().contains("[CDC0401]"));
 }
 
@@ -351,14 +313,14 @@ fn damaged_and_missing_segments_halt_until_they_are_restored() {
 
     std::fs::write(&segment, &damaged).expect("damage it");
     run(&mut client, &["SELECT cdc_resume()"]);
-    wait_for(&mut client, "halted", Some("CDC0402"));
+    wait_for_state(&mut client, "halted", Some("CDC0402"));
     std::fs::write(&segment, &whole).expect("restore it");
     let aside = segment.with_extension("aside");
     std::fs::rename(&segment, &aside).expect("take it away");
     bed.source().reload();
-    wait_for(&mut client, "gap", Some("CDC0401"));
+    wait_for_state(&mut client, "gap", Some("CDC0401"));
     std::fs::rename(&aside, &segment).expect("bring it back");
     bed.source().reload();
-    assert_eq!(ids(&database), (1..400).collect());
+    assert_eq!(database.inserted_ids("t"), (1..400).collect());
     bed.source().assert_never_crashed();
 }

@@ -4,69 +4,20 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pg_cdc_tests::kafka::Kafka;
-use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{Database, TestBed, port, prefix_rule, refusal, topic, topic_admin, wait_until};
+use pg_cdc_tests::sender_status::wait_for_state;
+use pg_cdc_tests::statements::{insert_ids, run, text};
+use pg_cdc_tests::{TestBed, port, refusal, topic, topic_admin, wait_until};
 use postgres::Client;
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 
-fn text(client: &mut Client, query: &str) -> Option<String> {
-    client.query_one(query, &[]).expect(query).get(0)
-}
-
-fn wait_for(client: &mut Client, state: &str, code: Option<&str>) {
-    wait_until(&format!("state {state}, {code:?}"), TIMEOUT, || {
-        let query = "SELECT state, error_code, waiting_for, error FROM cdc_status()";
-        let row = client.query_one(query, &[]).expect("cdc_status");
-        let seen: (&str, Option<&str>) = (row.get(0), row.get(1));
-        if seen == (state, code) {
-            Ok(())
-        } else {
-            let more: (Option<&str>, Option<&str>) = (row.get(2), row.get(3));
-            Err(format!("{seen:?} {more:?}"))
-        }
-    });
-}
-
-fn tracked<'a>(bed: &'a TestBed, name: &str) -> (Database<'a>, Client) {
-    let database = bed.database(name);
-    let mut client = database.source();
-    run(
-        &mut client,
-        &[
-            "CREATE TABLE t (id int PRIMARY KEY)",
-            "SELECT cdc_track('t')",
-        ],
-    );
-    (database, client)
-}
-
-fn insert(client: &mut Client, ids: std::ops::Range<i32>) {
-    for id in ids {
-        client
-            .execute("INSERT INTO t VALUES ($1)", &[&id])
-            .expect("a row");
-    }
-}
-
-/// The ids that were inserted, once everything is in Kafka.
-fn ids(database: &Database<'_>, table: &str) -> BTreeSet<i64> {
-    database.wait_until_in_kafka();
-    read_ids(database, table)
-}
-
-fn read_ids(database: &Database<'_>, table: &str) -> BTreeSet<i64> {
-    let records = topic::read(database.bed().kafka(), &database.topic(table));
-    prefix_rule::inserted_ids(&records).into_iter().collect()
-}
-
 #[test]
 fn a_pause_lasts_over_restarts_and_costs_no_copy() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "shop");
-    insert(&mut client, 0..50);
+    let (database, mut client) = bed.tracked_table("shop", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..50);
     run(&mut client, &["SELECT cdc_pause('Kafka is being moved')"]);
-    wait_for(&mut client, "paused", None);
+    wait_for_state(&mut client, "paused", None);
     let why = text(&mut client, "SELECT waiting_for FROM cdc_status()").expect("a reason");
     assert!(
         why.starts_with("cdc_resume(); ordered by postgres at ")
@@ -74,7 +25,7 @@ fn a_pause_lasts_over_restarts_and_costs_no_copy() {
         "{why}"
     );
     // Writers go on, and tables can be tracked: the WAL is held.
-    insert(&mut client, 50..80);
+    insert_ids(&mut client, 50..80);
     run(
         &mut client,
         &[
@@ -86,13 +37,13 @@ fn a_pause_lasts_over_restarts_and_costs_no_copy() {
     refusal::coded(&mut client, "SELECT cdc_wait('1 s')", "55000", "CDC0601");
     bed.source().restart();
     let mut client = database.source();
-    wait_for(&mut client, "paused", None);
-    insert(&mut client, 80..100);
-    assert_eq!(read_ids(&database, "t"), (0..50).collect());
+    wait_for_state(&mut client, "paused", None);
+    insert_ids(&mut client, 80..100);
+    assert_eq!(database.ids_in_topic("t"), (0..50).collect());
 
     run(&mut client, &["SELECT cdc_resume()"]);
-    assert_eq!(ids(&database, "t"), (0..100).collect());
-    assert_eq!(ids(&database, "later"), BTreeSet::from([1]));
+    assert_eq!(database.inserted_ids("t"), (0..100).collect());
+    assert_eq!(database.inserted_ids("later"), BTreeSet::from([1]));
     let records = topic::read(bed.kafka(), &database.topic("t"));
     let created = records.iter().filter(|record| record.op() == "c").count();
     assert_eq!(created, 100, "everything was acknowledged before the pause");
@@ -103,23 +54,29 @@ fn a_pause_lasts_over_restarts_and_costs_no_copy() {
 #[test]
 fn a_pause_holds_while_kafka_does_not_answer() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "frozen");
-    insert(&mut client, 0..10);
+    let (database, mut client) = bed.tracked_table("frozen", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..10);
     database.wait_until_in_kafka();
     bed.kafka().freeze();
-    insert(&mut client, 10..200);
+    insert_ids(&mut client, 10..200);
     run(&mut client, &["SELECT cdc_pause()"]);
-    wait_for(&mut client, "paused", None);
+    wait_for_state(&mut client, "paused", None);
     bed.kafka().thaw();
+    // What was on its way when Kafka froze may still come, what is written now does not.
+    insert_ids(&mut client, 200..250);
+    refusal::coded(&mut client, "SELECT cdc_wait('2 s')", "55000", "CDC0601");
+    wait_for_state(&mut client, "paused", None);
+    let sent = database.ids_in_topic("t");
+    assert!(sent.iter().all(|id| *id < 200), "{sent:?}");
     run(&mut client, &["SELECT cdc_resume()"]);
-    assert_eq!(ids(&database, "t"), (0..200).collect());
+    assert_eq!(database.inserted_ids("t"), (0..250).collect());
     bed.source().assert_never_crashed();
 }
 
 #[test]
 fn a_drain_sends_everything_and_stays_stopped() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "drained");
+    let (database, mut client) = bed.tracked_table("drained", "id int PRIMARY KEY");
     run(
         &mut client,
         &[
@@ -133,34 +90,34 @@ fn a_drain_sends_everything_and_stays_stopped() {
         text(&mut client, "SELECT state FROM cdc_status()").as_deref(),
         Some("drained")
     );
-    assert_eq!(read_ids(&database, "t"), (0..10_000).collect());
-    insert(&mut client, 10_000..10_010);
+    assert_eq!(database.ids_in_topic("t"), (0..10_000).collect());
+    insert_ids(&mut client, 10_000..10_010);
     bed.source().restart();
     let mut client = database.source();
-    wait_for(&mut client, "drained", None);
-    assert_eq!(read_ids(&database, "t").len(), 10_000);
+    wait_for_state(&mut client, "drained", None);
+    assert_eq!(database.ids_in_topic("t").len(), 10_000);
 
     // Once more, and without the slot: for a server that goes away, or wal_level = minimal.
     run(
         &mut client,
         &["SELECT cdc_drain('1 min', drop_slot => true)"],
     );
-    assert_eq!(read_ids(&database, "t").len(), 10_010);
+    assert_eq!(database.ids_in_topic("t").len(), 10_010);
     let slots = "SELECT count(*)::text FROM pg_replication_slots";
     assert_eq!(text(&mut client, slots).as_deref(), Some("0"));
     let track = "CREATE TABLE more (id int PRIMARY KEY); SELECT cdc_track('more')";
     refusal::coded(&mut client, track, "55000", "CDC0007");
     run(&mut client, &["SELECT cdc_resume()"]);
-    insert(&mut client, 10_010..10_020);
-    assert_eq!(ids(&database, "t"), (0..10_020).collect());
+    insert_ids(&mut client, 10_010..10_020);
+    assert_eq!(database.inserted_ids("t"), (0..10_020).collect());
     assert_eq!(text(&mut client, slots).as_deref(), Some("1"));
 
     // With Kafka away nothing is drained, and nothing is left stopped.
     bed.kafka().kill();
-    insert(&mut client, 10_020..10_030);
+    insert_ids(&mut client, 10_020..10_030);
     refusal::coded(&mut client, "SELECT cdc_drain('1 s')", "55000", "CDC0601");
     bed.kafka().start();
-    assert_eq!(ids(&database, "t"), (0..10_030).collect());
+    assert_eq!(database.inserted_ids("t"), (0..10_030).collect());
     bed.source().assert_never_crashed();
 }
 
@@ -171,8 +128,8 @@ fn events_of_one_topic_are_given_up_and_the_others_go_on() {
     create("pg.cdc_positions", 1);
     create("skip.public.t", 3);
     topic_admin::set(bed.kafka(), "pg.cdc_positions", "cleanup.policy", "compact");
-    let (database, mut client) = tracked(&bed, "skip");
-    insert(&mut client, 0..3);
+    let (database, mut client) = bed.tracked_table("skip", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..3);
     // A table whose topic nobody makes, and that is gone when somebody notices.
     run(
         &mut client,
@@ -183,19 +140,19 @@ fn events_of_one_topic_are_given_up_and_the_others_go_on() {
             "DROP TABLE gone",
         ],
     );
-    insert(&mut client, 3..6);
-    wait_for(&mut client, "waiting for kafka", Some("CDC0304"));
+    insert_ids(&mut client, 3..6);
+    wait_for_state(&mut client, "waiting for kafka", Some("CDC0304"));
     let given_up = "SELECT cdc_skip_topic('skip.public.gone', reason => 'dropped')::text";
     // The definition, 20 rows, and the two events of DROP.
     assert_eq!(text(&mut client, given_up).as_deref(), Some("23"));
-    assert_eq!(ids(&database, "t"), (0..6).collect());
+    assert_eq!(database.inserted_ids("t"), (0..6).collect());
     assert!(
         bed.source()
             .log()
             .contains("postgres gives up the events of topic \"skip.public.gone\""),
         "the log says who"
     );
-    wait_for(&mut client, "streaming", None);
+    wait_for_state(&mut client, "streaming", None);
     let early = "SELECT cdc_skip_topic('skip.public.t', '0/1')";
     refusal::coded(&mut client, early, "55000", "CDC0603");
 }
@@ -203,12 +160,12 @@ fn events_of_one_topic_are_given_up_and_the_others_go_on() {
 #[test]
 fn a_topic_that_was_deleted_or_changed_is_not_taken_for_the_old_one() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "anew");
-    insert(&mut client, 0..10);
+    let (database, mut client) = bed.tracked_table("anew", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..10);
     database.wait_until_in_kafka();
     topic_admin::delete(bed.kafka(), &database.topic("t"));
-    insert(&mut client, 10..20);
-    wait_for(&mut client, "halted", Some("CDC0307"));
+    insert_ids(&mut client, 10..20);
+    wait_for_state(&mut client, "halted", Some("CDC0307"));
     // Not made again in silence; and what somebody makes is not taken either.
     assert_eq!(topic::offsets(bed.kafka(), &database.topic("t")), None);
     topic_admin::create(bed.kafka(), &database.topic("t"), 3);
@@ -228,7 +185,7 @@ fn a_topic_that_was_deleted_or_changed_is_not_taken_for_the_old_one() {
         &mut client,
         &["SELECT cdc_skip_topic('anew.public.t', sent_lsn, 'it was deleted') FROM cdc_status()"],
     );
-    assert_eq!(ids(&database, "t"), (10..20).collect());
+    assert_eq!(database.inserted_ids("t"), (10..20).collect());
     run(&mut client, &["SELECT cdc_snapshot('t')"]);
     wait_until("the snapshot", TIMEOUT, || {
         match text(&mut client, "SELECT state FROM cdc_snapshots").as_deref() {
@@ -241,32 +198,58 @@ fn a_topic_that_was_deleted_or_changed_is_not_taken_for_the_old_one() {
     topic_admin::add_partitions(bed.kafka(), &database.topic("t"), 5);
     bed.source().restart();
     let mut client = database.source();
-    insert(&mut client, 20..30);
-    wait_for(&mut client, "halted", Some("CDC0306"));
+    insert_ids(&mut client, 20..30);
+    wait_for_state(&mut client, "halted", Some("CDC0306"));
     run(
         &mut client,
         &["SELECT cdc_skip_topic('anew.public.t', sent_lsn, 'more partitions') FROM cdc_status()"],
     );
-    assert_eq!(ids(&database, "t"), (10..30).collect());
+    assert_eq!(database.inserted_ids("t"), (10..30).collect());
     let records = topic::read(bed.kafka(), &database.topic("t"));
     assert!(records.iter().any(|record| record.partition == 4));
     bed.source().assert_never_crashed();
 }
 
 #[test]
+fn a_topic_that_lost_its_end_halts_until_somebody_gives_it_up() {
+    let bed = TestBed::start();
+    let (database, mut client) = bed.tracked_table("cut", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..30);
+    run(&mut client, &["SELECT cdc_drain()"]);
+    bed.kafka().stop();
+    bed.kafka().lose_records(&database.topic("t"));
+    bed.kafka().start();
+    run(&mut client, &["SELECT cdc_resume()"]);
+    insert_ids(&mut client, 30..40);
+    wait_for_state(&mut client, "halted", Some("CDC0307"));
+    let error = text(&mut client, "SELECT error FROM cdc_status()").expect("an error");
+    assert!(
+        error.contains("ends at 0, events up to") && error.contains("were acknowledged"),
+        "{error}"
+    );
+    assert_eq!(database.ids_in_topic("t"), BTreeSet::new());
+    run(
+        &mut client,
+        &["SELECT cdc_skip_topic('cut.public.t', sent_lsn, 'a disk was lost') FROM cdc_status()"],
+    );
+    assert_eq!(database.inserted_ids("t"), (30..40).collect());
+    bed.source().assert_never_crashed();
+}
+
+#[test]
 fn a_lost_position_halts_until_somebody_says_that_this_is_the_source() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "adopted");
-    insert(&mut client, 0..10);
+    let (database, mut client) = bed.tracked_table("adopted", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..10);
     database.wait_until_in_kafka();
     let source_id = text(&mut client, "SELECT source_id FROM cdc_status()").expect("an id");
     let adopt = format!("SELECT cdc_adopt('{source_id}')");
     refusal::coded(&mut client, &adopt, "55000", "CDC0604");
     run(&mut client, &["SELECT cdc_drain()"]);
     topic_admin::delete(bed.kafka(), "pg.cdc_positions");
-    insert(&mut client, 10..20);
+    insert_ids(&mut client, 10..20);
     run(&mut client, &["SELECT cdc_resume()"]);
-    wait_for(&mut client, "halted", Some("CDC0405"));
+    wait_for_state(&mut client, "halted", Some("CDC0405"));
     refusal::coded(
         &mut client,
         "SELECT cdc_adopt('another')",
@@ -274,8 +257,8 @@ fn a_lost_position_halts_until_somebody_says_that_this_is_the_source() {
         "CDC0605",
     );
     run(&mut client, &[&adopt]);
-    wait_for(&mut client, "streaming", None);
-    insert(&mut client, 20..30);
+    wait_for_state(&mut client, "streaming", None);
+    insert_ids(&mut client, 20..30);
     database.wait_until_in_kafka();
     // Copies, of a newer generation; nothing is missing.
     let records = topic::read(bed.kafka(), &database.topic("t"));
@@ -302,8 +285,8 @@ fn a_lost_position_halts_until_somebody_says_that_this_is_the_source() {
 #[test]
 fn another_cluster_is_not_taken_for_the_one_with_the_position() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "elsewhere");
-    insert(&mut client, 0..10);
+    let (database, mut client) = bed.tracked_table("elsewhere", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..10);
     database.wait_until_in_kafka();
     run(&mut client, &["SELECT cdc_drain()"]);
     let other = Kafka::create_cluster(
@@ -319,15 +302,15 @@ fn another_cluster_is_not_taken_for_the_one_with_the_position() {
         &mut client,
         &[&set, "SELECT pg_reload_conf()", "SELECT cdc_resume()"],
     );
-    wait_for(&mut client, "halted", Some("CDC0405"));
+    wait_for_state(&mut client, "halted", Some("CDC0405"));
     let error = text(&mut client, "SELECT error FROM cdc_status()").expect("an error");
     assert!(error.contains("anotherClusterAAAAAAAA"), "{error}");
     run(
         &mut client,
         &["ALTER SYSTEM RESET cdc.brokers", "SELECT pg_reload_conf()"],
     );
-    insert(&mut client, 10..20);
-    assert_eq!(ids(&database, "t"), (0..20).collect());
+    insert_ids(&mut client, 10..20);
+    assert_eq!(database.inserted_ids("t"), (0..20).collect());
 }
 
 #[test]
@@ -341,10 +324,10 @@ fn counters_begin_anew() {
             "SELECT cdc_track('t')",
         ],
     );
-    insert(&mut client, 0..5);
+    insert_ids(&mut client, 0..5);
     database.wait_until_in_kafka();
     run(&mut client, &["SELECT cdc_stat_reset()"]);
-    insert(&mut client, 5..8);
+    insert_ids(&mut client, 5..8);
     database.wait_until_in_kafka();
     wait_until("the counters", TIMEOUT, || {
         let query = "SELECT events::text || ' ' || transactions FROM cdc_status()";
@@ -470,7 +453,7 @@ fn what_makes_a_topic_unsafe_is_told() {
 #[test]
 fn orders_count_at_once_and_what_a_rollback_would_undo_is_refused() {
     let bed = TestBed::start_with(&[("max_prepared_transactions", "5")]);
-    let (database, mut client) = tracked(&bed, "shop");
+    let (database, mut client) = bed.tracked_table("shop", "id int PRIMARY KEY");
     topic_admin::create(bed.kafka(), "shop.public.small", 3);
     topic_admin::set(
         bed.kafka(),
@@ -524,8 +507,8 @@ fn orders_count_at_once_and_what_a_rollback_would_undo_is_refused() {
         &mut client,
         &["BEGIN", "SELECT cdc_pause('in a transaction')", "ROLLBACK"],
     );
-    wait_for(&mut client, "paused", None);
-    insert(&mut client, 2..4);
+    wait_for_state(&mut client, "paused", None);
+    insert_ids(&mut client, 2..4);
     run(
         &mut client,
         &[
@@ -535,11 +518,11 @@ fn orders_count_at_once_and_what_a_rollback_would_undo_is_refused() {
             "PREPARE TRANSACTION 'resumed'",
         ],
     );
-    wait_for(&mut client, "streaming", None);
-    assert_eq!(ids(&database, "t"), BTreeSet::from([1, 2, 3]));
+    wait_for_state(&mut client, "streaming", None);
+    assert_eq!(database.inserted_ids("t"), BTreeSet::from([1, 2, 3]));
     run(&mut client, &["SELECT cdc_pause()"]);
-    wait_for(&mut client, "paused", None);
-    insert(&mut client, 4..6);
+    wait_for_state(&mut client, "paused", None);
+    insert_ids(&mut client, 4..6);
     run(&mut client, &["SELECT cdc_resume()"]);
     // What is given up stays so; the prepared transaction is not of it, though its commit record is the very next one.
     run(
@@ -551,8 +534,8 @@ fn orders_count_at_once_and_what_a_rollback_would_undo_is_refused() {
         ],
     );
     run(&mut client, &["COMMIT PREPARED 'resumed'"]);
-    insert(&mut client, 6..7);
-    let found = ids(&database, "t");
+    insert_ids(&mut client, 6..7);
+    let found = database.inserted_ids("t");
     assert!(
         found.is_superset(&BTreeSet::from([1, 2, 3, 100, 6])),
         "{found:?}"

@@ -11,6 +11,8 @@ use openssl::x509::X509;
 use pg_cdc_tests::bed::Ports;
 use pg_cdc_tests::certificates::Authority;
 use pg_cdc_tests::secure_listeners::SecureListeners;
+use pg_cdc_tests::sender_status::{SenderStatus, wait_for_state};
+use pg_cdc_tests::statements::insert_ids;
 use pg_cdc_tests::{Database, TestBed, prefix_rule, topic, wait_until};
 use postgres::Client;
 use postgres_openssl::MakeTlsConnector;
@@ -119,7 +121,7 @@ impl SecureBed {
         wait_until("the sender to start anew", TIMEOUT, || {
             match self.starts() {
                 now if now > before => Ok(()),
-                _ => Err(format!("{:?}", status(&mut self.connect()))),
+                _ => Err(format!("{:?}", SenderStatus::of(&mut self.connect()))),
             }
         });
         self.bed.wait_until_streaming("shop");
@@ -258,46 +260,6 @@ impl SecureBed {
     }
 }
 
-/// What `cdc_status()` says.
-#[derive(Debug, Clone, PartialEq)]
-struct Status {
-    state: String,
-    code: String,
-    error: String,
-    remedy: String,
-}
-
-fn status(client: &mut Client) -> Status {
-    let query = "SELECT state, coalesce(error_code, ''), coalesce(error, ''), coalesce(remedy, '') FROM cdc_status()";
-    let row = client.query_one(query, &[]).expect("cdc_status");
-    Status {
-        state: row.get(0),
-        code: row.get(1),
-        error: row.get(2),
-        remedy: row.get(3),
-    }
-}
-
-/// Waits for a state with a code and a remedy.
-fn wait_for(client: &mut Client, state: &str, code: &str) -> Status {
-    wait_until(&format!("{state} with {code}"), TIMEOUT, || {
-        let seen = status(client);
-        if seen.state == state && seen.code == code && !seen.remedy.is_empty() {
-            Ok(seen)
-        } else {
-            Err(format!("{seen:?}"))
-        }
-    })
-}
-
-fn insert(client: &mut Client, ids: std::ops::Range<i32>) {
-    for id in ids {
-        client
-            .execute("INSERT INTO t VALUES ($1)", &[&id])
-            .expect("a writer goes on");
-    }
-}
-
 /// Asserts that every row up to `rows` was inserted once, in an order that keeps the prefix rule.
 fn assert_all_arrived(database: &Database<'_>, rows: i32) {
     let records = database.records("t");
@@ -322,7 +284,7 @@ fn every_mechanism_ships_rows_and_a_reload_goes_from_one_to_the_next() {
     let alice = SecureListeners::password("alice");
     let (database, mut client) = secure.database(&listeners.sasl(), &secure.plain("alice", &alice));
     secure.bed.wait_until_streaming("shop");
-    insert(&mut client, 0..100);
+    insert_ids(&mut client, 0..100);
     let others = [
         (listeners.sasl(), secure.scram("carol", "carol-s3cret")),
         (listeners.sasl(), secure.unsigned_token(3600)),
@@ -335,7 +297,7 @@ fn every_mechanism_ships_rows_and_a_reload_goes_from_one_to_the_next() {
     let mut rows = 100;
     for (brokers, properties) in others {
         secure.configure_and_wait(&brokers, &properties);
-        insert(&mut client, rows..rows + 100);
+        insert_ids(&mut client, rows..rows + 100);
         database.wait_until_in_kafka();
         rows += 100;
     }
@@ -361,9 +323,9 @@ fn a_wrong_password_is_told_without_it_and_put_right_by_a_reload() {
         ),
     ] {
         secure.configure(&brokers, &wrong_properties);
-        let seen = wait_for(&mut client, "waiting for kafka", "CDC0302");
+        let seen = wait_for_state(&mut client, "waiting for kafka", Some("CDC0302"));
         assert!(seen.remedy.contains("pg_reload_conf()"), "{seen:?}");
-        insert(&mut client, rows..rows + 500);
+        insert_ids(&mut client, rows..rows + 500);
         rows += 500;
         // Longer than any call to Kafka lasts, so everything that fails because of it has failed.
         let waiting = client.query("SELECT cdc_wait('15 s')", &[]);
@@ -409,7 +371,7 @@ fn companion_sink_takes_another_password_without_a_restart() {
     plan.kafka_config_file = Some(file.clone());
     let sink = secure.bed.companion_sink(plan);
     sink.start_only(&["replica"]);
-    insert(&mut client, 0..100);
+    insert_ids(&mut client, 0..100);
     let count = || {
         let counted = database.replica().query_one("SELECT count(*) FROM t", &[]);
         counted
@@ -427,7 +389,7 @@ fn companion_sink_takes_another_password_without_a_restart() {
     // Whoever connects now needs the other password.
     secure.set_scram_password("carol", second);
     secure.bed.kafka().restart();
-    insert(&mut client, 100..200);
+    insert_ids(&mut client, 100..200);
     database.wait_until_in_kafka();
     wait_until("the old password to be refused", TIMEOUT, || {
         let answer = sink.get("/v1/status");
@@ -467,7 +429,7 @@ fn companion_sink_takes_another_password_without_a_restart() {
     write_with_mode(&file, &secure.scram("carol", second), 0o600);
     sink.reload();
     wait_for_rows(200);
-    insert(&mut client, 200..300);
+    insert_ids(&mut client, 200..300);
     wait_for_rows(300);
     let shown = [log(), sink.run_command(&["config"]), sink.get("/v1/status")].concat();
     for secret in [first, second] {
@@ -484,7 +446,7 @@ fn a_file_that_others_may_read_is_not_used() {
     let properties = secure.plain("alice", &alice);
     let (database, mut client) = secure.database(&brokers, &properties);
     secure.bed.wait_until_streaming("shop");
-    insert(&mut client, 0..100);
+    insert_ids(&mut client, 0..100);
     database.wait_until_in_kafka();
     let path = secure.configure(&brokers, &properties);
     let set_mode = |mode| {
@@ -495,11 +457,11 @@ fn a_file_that_others_may_read_is_not_used() {
     for mode in [0o640, 0o604, 0o620] {
         set_mode(mode);
         secure.bed.source().reload();
-        let seen = wait_for(&mut client, "halted", "CDC0008");
+        let seen = wait_for_state(&mut client, "halted", Some("CDC0008"));
         assert!(seen.error.contains(&path), "{seen:?}");
         assert!(seen.remedy.contains("chmod 0600"), "{seen:?}");
         let before = record_count(&secure.bed, &database.topic("t"));
-        insert(&mut client, rows..rows + 100);
+        insert_ids(&mut client, rows..rows + 100);
         rows += 100;
         client
             .query("SELECT cdc_wait('1 s')", &[])
@@ -559,9 +521,9 @@ fn brokers_and_clients_that_cannot_be_trusted_are_refused() {
     let mut rows = 0;
     for (brokers, properties, remedy) in cases {
         secure.configure(&brokers, &properties);
-        let seen = wait_for(&mut client, "waiting for kafka", "CDC0302");
+        let seen = wait_for_state(&mut client, "waiting for kafka", Some("CDC0302"));
         assert!(seen.remedy.contains(remedy), "{seen:?}");
-        insert(&mut client, rows..rows + 100);
+        insert_ids(&mut client, rows..rows + 100);
         rows += 100;
         secure.configure_and_wait(&listeners.sasl(), &good);
         assert_all_arrived(&database, rows);
@@ -569,7 +531,7 @@ fn brokers_and_clients_that_cannot_be_trusted_are_refused() {
     // Of the wrong protocol nothing is known but that the broker closes the connection.
     let plaintext = format!("# no TLS\nclient.id={alice}\n");
     secure.configure(&listeners.sasl(), &plaintext);
-    let seen = wait_for(&mut client, "waiting for kafka", "CDC0301");
+    let seen = wait_for_state(&mut client, "waiting for kafka", Some("CDC0301"));
     assert!(seen.remedy.contains("security.protocol"), "{seen:?}");
     secure.configure_and_wait(&listeners.sasl(), &good);
     secure.bed.source().assert_never_crashed();
@@ -622,8 +584,10 @@ fn what_a_wrong_line_holds_is_not_told() {
     ] {
         secure.configure(&secure.listeners.sasl(), &format!("{good}{line}\n"));
         let seen = wait_until(line, TIMEOUT, || {
-            let seen = status(&mut client);
-            if matches!(seen.code.as_str(), "CDC0009" | "CDC0302") && seen.error.contains(&told) {
+            let seen = SenderStatus::of(&mut client);
+            if matches!(seen.code.as_deref(), Some("CDC0009" | "CDC0302"))
+                && seen.error.contains(&told)
+            {
                 Ok(seen)
             } else {
                 Err(format!("{seen:?}"))
@@ -648,7 +612,7 @@ fn tokens_are_renewed_before_they_expire() {
     // The first tokens of all clients end, and new connections are made, with others.
     let mut outlive = |until: Instant, renew: &dyn Fn()| {
         wait_until("the first token to expire", TIMEOUT, || {
-            insert(&mut client, rows..rows + 1);
+            insert_ids(&mut client, rows..rows + 1);
             rows += 1;
             renew();
             if Instant::now() > until {
@@ -658,7 +622,7 @@ fn tokens_are_renewed_before_they_expire() {
             }
         });
         secure.bed.kafka().restart();
-        insert(&mut client, rows..rows + 100);
+        insert_ids(&mut client, rows..rows + 100);
         rows += 100;
         assert_all_arrived(&database, rows);
     };
@@ -676,16 +640,16 @@ fn tokens_are_renewed_before_they_expire() {
     // One that nobody renews in time.
     secure.token(1);
     let told = wait_until("the token to be named", TIMEOUT, || {
-        let seen = status(&mut client);
+        let seen = SenderStatus::of(&mut client);
         if seen.error.contains("frank.token") {
             Ok(seen)
         } else {
             Err(format!("{seen:?}"))
         }
     });
-    assert_eq!(told.code, "CDC0302", "{told:?}");
+    assert_eq!(told.code.as_deref(), Some("CDC0302"), "{told:?}");
     assert!(told.error.contains("has expired"), "{told:?}");
-    insert(&mut client, rows..rows + 100);
+    insert_ids(&mut client, rows..rows + 100);
     rows += 100;
     secure.token(3600);
     assert_all_arrived(&database, rows);
@@ -720,12 +684,12 @@ fn rights_that_are_missing_are_named_and_work_goes_on_when_they_are_there() {
     let (database, mut client) = secure.database(&secure.listeners.sasl(), &properties);
 
     // Nothing is allowed: the remedies alone lead to the end.
-    insert(&mut client, 0..100);
+    insert_ids(&mut client, 0..100);
     let mut followed: Vec<String> = Vec::new();
     while record_count(bed, &database.topic("t")) < 100 {
         let remedy = wait_until("another remedy, or the end", TIMEOUT, || {
-            let seen = status(&mut client);
-            let is_new = seen.code == "CDC0303"
+            let seen = SenderStatus::of(&mut client);
+            let is_new = seen.code.as_deref() == Some("CDC0303")
                 && seen.remedy.contains("kafka-acls.sh")
                 && !followed.contains(&seen.remedy);
             if is_new {
@@ -770,7 +734,7 @@ fn rights_that_are_missing_are_named_and_work_goes_on_when_they_are_there() {
     client
         .batch_execute("CREATE TABLE u (id int PRIMARY KEY); SELECT cdc_track('u')")
         .expect("another table");
-    let seen = wait_for(&mut client, "waiting for kafka", "CDC0303");
+    let seen = wait_for_state(&mut client, "waiting for kafka", Some("CDC0303"));
     follow(bed, &seen.remedy, "bob");
     database.wait_until_in_kafka();
     let change_right = |action: &str| {
@@ -789,12 +753,12 @@ fn rights_that_are_missing_are_named_and_work_goes_on_when_they_are_there() {
     };
     change_right("--remove");
     let told_before = bed.source().log().matches("Write is not allowed").count();
-    insert(&mut client, 100..200);
+    insert_ids(&mut client, 100..200);
     client
         .batch_execute("INSERT INTO u SELECT generate_series(1, 100)")
         .expect("a writer goes on");
     let seen = wait_until("the right to be missed", TIMEOUT, || {
-        let seen = status(&mut client);
+        let seen = SenderStatus::of(&mut client);
         if seen.error.contains("Write is not allowed") {
             Ok(seen)
         } else {
@@ -802,8 +766,8 @@ fn rights_that_are_missing_are_named_and_work_goes_on_when_they_are_there() {
         }
     });
     assert_eq!(
-        (seen.state.as_str(), seen.code.as_str()),
-        ("waiting for kafka", "CDC0303")
+        (seen.state.as_str(), seen.code.as_deref()),
+        ("waiting for kafka", Some("CDC0303"))
     );
     assert!(seen.remedy.ends_with("shop.public.t"), "{seen:?}");
     // Positions are written meanwhile, which is no reason to say that all is well, nor to send anything again.
@@ -812,7 +776,7 @@ fn rights_that_are_missing_are_named_and_work_goes_on_when_they_are_there() {
         record_count(bed, "shop.public.u"),
     );
     wait_until("positions to be written", TIMEOUT, || {
-        assert_eq!(status(&mut client), seen);
+        assert_eq!(SenderStatus::of(&mut client), seen);
         match record_count(bed, POSITIONS) - positions {
             written if written >= 10 => Ok(()),
             written => Err(format!("{written}")),
@@ -847,7 +811,7 @@ fn tls_on_both_sides_of_a_server_is_not_disturbed() {
                 for connection in 0..CONNECTIONS {
                     let mut client = secure.connect();
                     let first = (writer * CONNECTIONS + connection) * ROWS;
-                    insert(&mut client, first..first + ROWS);
+                    insert_ids(&mut client, first..first + ROWS);
                 }
             });
         }
@@ -873,7 +837,7 @@ fn tls_on_both_sides_of_a_server_is_not_disturbed() {
 
     // A stop while TLS connections to Kafka hang.
     secure.bed.kafka().freeze();
-    insert(&mut client, rows..rows + 100);
+    insert_ids(&mut client, rows..rows + 100);
     drop(client);
     secure.bed.source().stop();
     secure.bed.kafka().thaw();

@@ -4,18 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pg_cdc_tests::postgres::Postgres;
-use pg_cdc_tests::statements::run;
+use pg_cdc_tests::sender_status::SenderStatus;
+use pg_cdc_tests::statements::{insert_ids, run};
 use pg_cdc_tests::{Database, TestBed, port, prefix_rule, wait_until};
 use postgres::Client;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-
-fn sender_pid(client: &mut Client) -> Option<i32> {
-    client
-        .query_one("SELECT pid FROM cdc_status()", &[])
-        .expect("cdc_status")
-        .get(0)
-}
 
 /// The ids of all rows that were inserted, each in the topic at least once, in an order that keeps the prefix rule.
 fn inserted(database: &Database<'_>) -> BTreeSet<i64> {
@@ -26,37 +20,19 @@ fn inserted(database: &Database<'_>) -> BTreeSet<i64> {
     unique
 }
 
-/// A database with the tracked table `t (id)`.
-fn tracked<'a>(bed: &'a TestBed, name: &str) -> (Database<'a>, Client) {
-    let database = bed.database(name);
-    let mut client = database.source();
-    client
-        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t')")
-        .expect("track");
-    (database, client)
-}
-
-fn insert(client: &mut Client, ids: std::ops::Range<i32>) {
-    for id in ids {
-        client
-            .execute("INSERT INTO t VALUES ($1)", &[&id])
-            .expect("an insert");
-    }
-}
-
 #[test]
 fn a_sender_that_is_ended_or_killed_comes_back_and_loses_nothing() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "shop");
-    insert(&mut client, 0..100);
+    let (database, mut client) = bed.tracked_table("shop", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..100);
     for round in 1..=3 {
-        let pid = sender_pid(&mut client).expect("a sender");
+        let pid = SenderStatus::of(&mut client).pid.expect("a sender");
         bed.source().signal_backend(pid, libc::SIGTERM);
-        insert(&mut client, round * 100..(round + 1) * 100);
+        insert_ids(&mut client, round * 100..(round + 1) * 100);
         wait_until(
             "another sender",
             Duration::from_secs(60),
-            || match sender_pid(&mut client) {
+            || match SenderStatus::of(&mut client).pid {
                 Some(other) if other != pid => Ok(()),
                 seen => Err(format!("{seen:?}")),
             },
@@ -66,23 +42,23 @@ fn a_sender_that_is_ended_or_killed_comes_back_and_loses_nothing() {
     bed.source().assert_never_crashed();
 
     // kill -9 of the postmaster: recovery, then on from the position.
-    insert(&mut client, 400..500);
+    insert_ids(&mut client, 400..500);
     bed.source().kill();
     bed.source().start();
     bed.wait_until_streaming("shop");
     let mut client = database.source();
-    insert(&mut client, 500..600);
+    insert_ids(&mut client, 500..600);
     assert_eq!(inserted(&database), (0..600).collect());
 }
 
 #[test]
 fn the_server_stops_fast_while_kafka_does_not_answer() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "shop");
-    insert(&mut client, 0..10);
+    let (database, mut client) = bed.tracked_table("shop", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..10);
     database.wait_until_in_kafka();
     bed.kafka().freeze();
-    insert(&mut client, 10..500);
+    insert_ids(&mut client, 10..500);
     drop(client);
     // Panics when the server does not stop in time.
     bed.source().stop();
@@ -97,10 +73,10 @@ fn the_server_stops_fast_while_kafka_does_not_answer() {
 #[test]
 fn a_broker_that_is_killed_and_comes_back_is_caught_up_with() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "shop");
-    insert(&mut client, 0..200);
+    let (database, mut client) = bed.tracked_table("shop", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..200);
     bed.kafka().kill();
-    insert(&mut client, 200..700);
+    insert_ids(&mut client, 200..700);
     let waiting = client
         .query_one("SELECT cdc_wait('1 s')", &[])
         .expect_err("Kafka is down");
@@ -128,7 +104,7 @@ fn waiting_for_oneself_is_refused() {
 #[test]
 fn what_processes_wait_for_is_seen() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "waits");
+    let (database, mut client) = bed.tracked_table("waits", "id int PRIMARY KEY");
     database.wait_until_in_kafka();
     let version = "SELECT current_setting('server_version_num')::int >= 170000";
     let has_names: bool = client.query_one(version, &[]).expect("a version").get(0);
@@ -151,7 +127,7 @@ fn what_processes_wait_for_is_seen() {
     let sender = "backend_type = 'pg_cdc sender' AND query = 'streaming'";
     wait_for(sender, "PgCdcSenderMain");
     bed.kafka().freeze();
-    insert(&mut client, 0..1);
+    insert_ids(&mut client, 0..1);
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| run(&mut database.source(), &["SELECT cdc_wait('1 min')"]));
         wait_for("query = 'SELECT cdc_wait(''1 min'')'", "PgCdcSent");
@@ -203,8 +179,8 @@ fn a_copied_database_is_silent_until_it_is_tracked_again() {
 #[test]
 fn a_name_that_another_source_has_is_not_taken_from_it() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "shop");
-    insert(&mut client, 0..10);
+    let (database, mut client) = bed.tracked_table("shop", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..10);
     database.wait_until_in_kafka();
 
     // Another server, with its own identity, under the same name.
@@ -234,7 +210,7 @@ fn a_name_that_another_source_has_is_not_taken_from_it() {
         }
     });
     // The first one did not notice.
-    insert(&mut client, 10..20);
+    insert_ids(&mut client, 10..20);
     assert_eq!(inserted(&database), (0..20).collect());
     let state: String = client
         .query_one("SELECT state FROM cdc_status()", &[])
@@ -248,9 +224,9 @@ fn a_name_that_another_source_has_is_not_taken_from_it() {
 #[test]
 fn kill_9_of_the_sender_and_of_a_backend_loses_nothing_and_sends_nothing_unfinished() {
     let bed = TestBed::start_with(&[("cdc.capture_buffer", "64kB")]);
-    let (database, mut client) = tracked(&bed, "killed");
+    let (database, mut client) = bed.tracked_table("killed", "id int PRIMARY KEY");
     for round in 0..3 {
-        insert(&mut client, round * 100..round * 100 + 100);
+        insert_ids(&mut client, round * 100..round * 100 + 100);
         // A transaction that has written chunks and never ends.
         let mut open = database.source();
         open.batch_execute(
@@ -262,7 +238,7 @@ fn kill_9_of_the_sender_and_of_a_backend_loses_nothing_and_sends_nothing_unfinis
             .expect("its process")
             .get(0);
         let pid = match round {
-            0 => sender_pid(&mut client).expect("a sender"),
+            0 => SenderStatus::of(&mut client).pid.expect("a sender"),
             _ => backend,
         };
         // The postmaster ends all processes after that, and recovers.
@@ -290,12 +266,12 @@ fn kill_9_of_the_sender_and_of_a_backend_loses_nothing_and_sends_nothing_unfinis
 #[test]
 fn what_a_dropped_database_had_is_sent_all_the_same() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "dropped");
-    insert(&mut client, 0..10);
+    let (database, mut client) = bed.tracked_table("dropped", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..10);
     client
         .batch_execute("SELECT cdc_pause()")
         .expect("pause the sender");
-    insert(&mut client, 10..20);
+    insert_ids(&mut client, 10..20);
     drop(client);
     let mut admin = bed.source().connect("postgres");
     run(
@@ -316,16 +292,18 @@ fn what_a_dropped_database_had_is_sent_all_the_same() {
 #[test]
 fn a_sender_that_is_ended_again_and_again_harms_nobody() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "loop");
+    let (database, mut client) = bed.tracked_table("loop", "id int PRIMARY KEY");
     let mut last = None;
     for round in 0..8 {
-        insert(&mut client, round * 10..round * 10 + 10);
-        let pid = wait_until("a sender", Duration::from_secs(60), || {
-            match sender_pid(&mut client) {
+        insert_ids(&mut client, round * 10..round * 10 + 10);
+        let pid = wait_until(
+            "a sender",
+            Duration::from_secs(60),
+            || match SenderStatus::of(&mut client).pid {
                 Some(pid) if last != Some(pid) => Ok(pid),
                 seen => Err(format!("{seen:?}")),
-            }
-        });
+            },
+        );
         bed.source().signal_backend(pid, libc::SIGTERM);
         last = Some(pid);
     }
@@ -336,8 +314,8 @@ fn a_sender_that_is_ended_again_and_again_harms_nobody() {
 #[test]
 fn uninstalling_leaves_nothing_behind() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "leaves");
-    insert(&mut client, 0..10);
+    let (database, mut client) = bed.tracked_table("leaves", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..10);
     client
         .batch_execute("CALL cdc_uninstall()")
         .expect("uninstall");
@@ -355,7 +333,7 @@ fn uninstalling_leaves_nothing_behind() {
     bed.source().set("shared_preload_libraries", "");
     bed.source().restart();
     let mut client = database.source();
-    insert(&mut client, 10..20);
+    insert_ids(&mut client, 10..20);
     bed.source().assert_never_crashed();
 }
 
@@ -365,8 +343,8 @@ fn uninstalling_leaves_nothing_behind() {
 fn a_replaced_sender_stays_down() {
     for delivery in ["at_least_once", "exactly_once"] {
         let bed = TestBed::start_with(&[("cdc.delivery", delivery)]);
-        let (_, mut client) = tracked(&bed, "shop");
-        insert(&mut client, 0..10);
+        let (_, mut client) = bed.tracked_table("shop", "id int PRIMARY KEY");
+        insert_ids(&mut client, 0..10);
         drop(client);
         bed.source().stop();
         let copy = bed.source().copy(&bed.path("copy"), port::free());
@@ -379,7 +357,7 @@ fn a_replaced_sender_stays_down() {
             let state = state(&mut copied);
             (state == "streaming").then_some(()).ok_or(state)
         });
-        insert(&mut client, 10..11);
+        insert_ids(&mut client, 10..11);
         wait_until(
             "the other one to be fenced",
             Duration::from_secs(60),
@@ -388,7 +366,7 @@ fn a_replaced_sender_stays_down() {
                 (state == "fenced").then_some(()).ok_or(state)
             },
         );
-        insert(&mut copied, 20..30);
+        insert_ids(&mut copied, 20..30);
         run(&mut copied, &["SELECT cdc_wait()"]);
         assert_eq!(state(&mut client), "fenced");
         assert_eq!(state(&mut copied), "streaming");
@@ -409,11 +387,11 @@ fn state(client: &mut Client) -> String {
 #[test]
 fn records_of_others_move_no_position_and_a_stranger_is_told() {
     let bed = TestBed::start();
-    let (database, mut client) = tracked(&bed, "shop");
-    insert(&mut client, 0..10);
+    let (database, mut client) = bed.tracked_table("shop", "id int PRIMARY KEY");
+    insert_ids(&mut client, 0..10);
     database.wait_until_in_kafka();
     let early = pg_cdc_tests::topic::read(bed.kafka(), "pg.cdc_positions");
-    insert(&mut client, 10..20);
+    insert_ids(&mut client, 10..20);
     assert_eq!(inserted(&database), (0..20).collect());
     let own = pg_cdc_tests::topic::read(bed.kafka(), "pg.cdc_positions");
     let newest = own.last().expect("a position");
@@ -446,7 +424,7 @@ fn records_of_others_move_no_position_and_a_stranger_is_told() {
     bed.source().start();
     bed.wait_until_streaming("shop");
     let mut client = database.source();
-    insert(&mut client, 20..30);
+    insert_ids(&mut client, 20..30);
     assert_eq!(inserted(&database), (0..30).collect());
     let records = pg_cdc_tests::topic::read(bed.kafka(), &database.topic("t"));
     let changes = records.iter().filter(|record| record.is_row_change());
@@ -480,7 +458,7 @@ fn records_of_others_move_no_position_and_a_stranger_is_told() {
         .batch_execute("SELECT pg_reload_conf()")
         .expect("reload");
     bed.wait_until_streaming("shop");
-    insert(&mut client, 30..40);
+    insert_ids(&mut client, 30..40);
     assert_eq!(inserted(&database), (0..40).collect());
     bed.source().assert_never_crashed();
 }
@@ -566,7 +544,7 @@ fn a_position_of_several_parts_outlives_restarts_and_kills() {
                 false => Err("none"),
             },
         );
-        let pid = sender_pid(&mut client).expect("a sender");
+        let pid = SenderStatus::of(&mut client).pid.expect("a sender");
         bed.source().signal_backend(pid, libc::SIGKILL);
         wait_until("the server to recover", Duration::from_secs(60), || {
             if client.simple_query("SELECT 1").is_ok() {

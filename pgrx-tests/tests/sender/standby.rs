@@ -1,37 +1,15 @@
-//! Nothing is sent before a synchronous standby has it (G3; reviews/capture.md B6, F4).
+//! Nothing is sent before a synchronous standby has it (G3).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pg_cdc_tests::postgres::Postgres;
+use pg_cdc_tests::sender_status::wait_for_state;
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{Database, TestBed, port, prefix_rule, topic, wait_until};
+use pg_cdc_tests::{Database, TestBed, port, wait_until};
 use postgres::Client;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-
-fn state(client: &mut Client) -> (String, Option<String>) {
-    let row = client
-        .query_one("SELECT state, waiting_for FROM cdc_status()", &[])
-        .expect("cdc_status");
-    (row.get(0), row.get(1))
-}
-
-fn wait_for(client: &mut Client, wanted: &str) -> Option<String> {
-    wait_until(&format!("state {wanted}"), TIMEOUT, || {
-        let (state, waiting_for) = state(client);
-        if state == wanted {
-            Ok(waiting_for)
-        } else {
-            Err(format!("{state}, {waiting_for:?}"))
-        }
-    })
-}
-
-fn ids(database: &Database<'_>) -> BTreeSet<i64> {
-    let records = topic::read(database.bed().kafka(), &database.topic("t"));
-    prefix_rule::inserted_ids(&records).into_iter().collect()
-}
 
 #[test]
 fn nothing_is_sent_before_the_synchronous_standby_has_it() {
@@ -57,17 +35,17 @@ fn nothing_is_sent_before_the_synchronous_standby_has_it() {
     bed.source().set("synchronous_standby_names", "second");
     bed.source().reload();
     // None has confirmed anything yet. From here on the reload counts.
-    let waiting_for = wait_for(&mut client, "waiting for standby");
+    let waiting_for = wait_for_state(&mut client, "waiting for standby", None).waiting_for;
     assert_eq!(waiting_for.as_deref(), Some("a synchronous standby"));
     run(
         &mut client,
         &["INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (3)"],
     );
-    assert_eq!(ids(&database), BTreeSet::from([1]));
+    assert_eq!(database.ids_in_topic("t"), BTreeSet::from([1]));
     standby.start();
-    wait_for(&mut client, "streaming");
+    wait_for_state(&mut client, "streaming", None);
     database.wait_until_in_kafka();
-    assert_eq!(ids(&database), BTreeSet::from([1, 2, 3]));
+    assert_eq!(database.ids_in_topic("t"), BTreeSet::from([1, 2, 3]));
 
     // What is sent is at the standby, also under load.
     for id in 4..200 {
@@ -86,25 +64,26 @@ fn nothing_is_sent_before_the_synchronous_standby_has_it() {
 
     standby.stop();
     run(&mut client, &["INSERT INTO t VALUES (200)"]);
-    wait_for(&mut client, "waiting for standby");
-    assert_eq!(ids(&database).len(), 199);
+    wait_for_state(&mut client, "waiting for standby", None);
+    assert_eq!(database.ids_in_topic("t").len(), 199);
     bed.source().set("cdc.wait_for_standby", "off");
     bed.source().reload();
-    wait_for(&mut client, "streaming");
+    wait_for_state(&mut client, "streaming", None);
     database.wait_until_in_kafka();
-    assert_eq!(ids(&database).len(), 200);
+    assert_eq!(database.ids_in_topic("t").len(), 200);
 
     // `on` without a standby's name is a contradiction: it is said, and nothing is sent.
     bed.source().set("synchronous_standby_names", "");
     bed.source().set("cdc.wait_for_standby", "on");
     bed.source().reload();
-    let waiting_for = wait_for(&mut client, "waiting for standby").expect("what it waits for");
+    let waiting_for = wait_for_state(&mut client, "waiting for standby", None).waiting_for;
+    let waiting_for = waiting_for.expect("what it waits for");
     run(&mut client, &["INSERT INTO t VALUES (201)"]);
     assert!(
         waiting_for.starts_with("synchronous_standby_names to be set"),
         "{waiting_for}"
     );
-    assert_eq!(ids(&database).len(), 200);
+    assert_eq!(database.ids_in_topic("t").len(), 200);
     bed.source().assert_never_crashed();
 }
 
@@ -163,7 +142,7 @@ fn assert_every_row_is_there(database: &Database<'_>, client: &mut Client) -> us
     client
         .query("SELECT cdc_wait('1 min')", &[])
         .expect("everything is sent");
-    let sent = ids(database);
+    let sent = database.ids_in_topic("t");
     let missing: Vec<i64> = rows.difference(&sent).copied().collect();
     assert!(
         missing.is_empty(),
@@ -267,12 +246,10 @@ fn no_row_is_without_an_event_however_the_server_came_up() {
                 "CHECKPOINT",
             ],
         );
-        wait_for(&mut client, "halted");
-        let code = client.query_one("SELECT error_code FROM cdc_status()", &[]);
-        assert_eq!(code.expect("cdc_status").get::<_, &str>(0), "CDC0405");
+        wait_for_state(&mut client, "halted", Some("CDC0405"));
         source.write_file("pg_cdc/source.json", &kept, 0o600);
         source.reload();
-        wait_for(&mut client, "streaming");
+        wait_for_state(&mut client, "streaming", None);
         // The session from before goes on.
         run(&mut client, &[&insert.replace("1000", "2000")]);
         assert_every_row_is_there(&database, &mut client);
@@ -305,12 +282,12 @@ fn no_row_is_without_an_event_however_the_server_came_up() {
                 Err(format!("{now} rows"))
             }
         });
-        wait_for(&mut client, "halted");
+        wait_for_state(&mut client, "halted", Some("CDC0407"));
         run(
             &mut client,
             &["SELECT cdc_adopt(source_id) FROM cdc_status()"],
         );
-        wait_for(&mut client, "streaming");
+        wait_for_state(&mut client, "streaming", None);
         pool.stop();
         let now = assert_every_row_is_there(&database, &mut client);
         eprintln!("{} rows of a promoted standby", now as i64 - before);

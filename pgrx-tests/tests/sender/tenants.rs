@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pg_cdc_tests::bed::Ports;
-use pg_cdc_tests::statements::run;
+use pg_cdc_tests::statements::{run, text};
 use pg_cdc_tests::{Database, TestBed, refusal, topic, topic_admin, wait_until};
 use postgres::{Client, NoTls};
 use serde_json::{Value, json};
@@ -12,10 +12,6 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 /// The names of many columns: what an event has that cannot become smaller.
 const WIDE: &str = "DO $$ BEGIN EXECUTE 'CREATE TABLE wide (id int PRIMARY KEY, ' || (SELECT string_agg(
     format('a_column_with_a_long_name_%s text', i), ', ') FROM generate_series(1, 200) AS i) || ')'; END $$";
-
-fn text(client: &mut Client, query: &str) -> Option<String> {
-    client.query_one(query, &[]).expect(query).get(0)
-}
 
 fn wait_for(client: &mut Client, query: &str, wanted: &str) {
     wait_until(&format!("{query}: {wanted}"), TIMEOUT, || {
@@ -40,18 +36,8 @@ fn owner(database: &Database<'_>, name: &str) -> Client {
     Client::connect(&url, NoTls).expect("the owner connects")
 }
 
-/// The events of a topic in the order of their versions, each once.
-fn events(database: &Database<'_>, topic: &str) -> Vec<topic::Record> {
-    database.wait_until_in_kafka();
-    let mut records = topic::read(database.bed().kafka(), topic);
-    records.retain(|record| record.op() != "tombstone");
-    records.sort_by(|one, other| one.version().cmp(other.version()));
-    records.dedup_by(|one, other| one.id() == other.id());
-    records
-}
-
 fn rows(database: &Database<'_>, topic: &str) -> Vec<Value> {
-    let events = events(database, topic);
+    let events = database.events_of_topic(topic);
     let rows = events.iter().filter(|event| event.is_row_change());
     rows.map(topic::Record::json).collect()
 }
@@ -117,7 +103,7 @@ fn what_an_event_brings_along_is_limited_where_it_is_captured() {
     );
     assert_eq!(of(3).expect("row 3")["audit"]["actor"], "ann");
     assert_eq!(of(4).expect("row 4")["audit"]["context"], json!({}));
-    let definitions = events(&database, "shop.ann.t");
+    let definitions = database.events_of_topic("shop.ann.t");
     let texts: Vec<Value> = definitions
         .iter()
         .filter(|event| event.op() == "schema")
@@ -131,7 +117,8 @@ fn what_an_event_brings_along_is_limited_where_it_is_captured() {
     assert_eq!(keyed.len(), 4, "a changed key is two events: {keyed:?}");
     let stub = &keyed[0]["marks"]["after"]["name"]["stub"];
     assert_eq!(stub["bytes"], 2_000_000);
-    let keys: Vec<String> = events(&database, "shop.ann.keyed")
+    let keys: Vec<String> = database
+        .events_of_topic("shop.ann.keyed")
         .iter()
         .filter(|event| event.is_row_change())
         .map(|event| event.key_text().to_owned())
@@ -399,7 +386,7 @@ fn put_aside(delivery: &str) {
         "SELECT state FROM cdc_snapshots WHERE relation = 'ann.wide'::regclass",
         "done",
     );
-    let found = events(&database, "shop.ann.wide");
+    let found = database.events_of_topic("shop.ann.wide");
     let read: std::collections::BTreeSet<u64> = found
         .iter()
         .filter(|event| matches!(event.op(), "r" | "u"))
@@ -799,7 +786,8 @@ fn a_new_topic_that_cannot_be_used_is_put_aside() {
         "SELECT string_agg(DISTINCT state, ',') FROM cdc_snapshots",
         "done",
     );
-    let mut ids: Vec<i64> = events(&database, "shop.ann.t")
+    let mut ids: Vec<i64> = database
+        .events_of_topic("shop.ann.t")
         .iter()
         .filter_map(|event| event.json()["after"]["id"].as_i64())
         .collect();

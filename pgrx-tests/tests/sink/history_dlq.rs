@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::sink_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key, one_text};
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, Document, doc};
 use mongodb::sync::Collection;
 use pg_cdc_tests::companion_sink::CompanionSink;
+use pg_cdc_tests::hand_made_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key};
+use pg_cdc_tests::statements::one_text;
 use pg_cdc_tests::{topic, topic_admin, wait_until};
 use serde_json::{Value, json};
 

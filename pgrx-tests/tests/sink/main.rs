@@ -4,7 +4,6 @@ mod history_dlq;
 mod rules;
 mod shared_partitions;
 mod sink_bad_input;
-mod sink_events;
 mod sink_forged;
 mod sink_http;
 mod sink_refusals;

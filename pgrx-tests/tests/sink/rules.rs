@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use super::sink_events::{Event, Source, TIMEOUT, bed, one_text, wait_for_log};
 use pg_cdc_tests::companion_sink::CompanionSink;
+use pg_cdc_tests::hand_made_events::{Event, Source, TIMEOUT, bed};
+use pg_cdc_tests::statements::one_text;
 use pg_cdc_tests::{parts, topic, wait_until};
 use serde_json::{Value, json};
 
@@ -293,13 +294,13 @@ fn a_consistent_replica_halts_and_goes_on_with_an_edit_or_another_rule() {
     // A file that is wrong changes nothing.
     reconfigure(&sink, "after.salary > 10000", "after.salary >");
     sink.reload();
-    wait_for_log(&sink, "the configuration stays as it was");
+    sink.wait_for_log("the configuration stays as it was");
     reconfigure(&sink, "\"after.salary >\"", "\"after.salary > 50000\"");
     decide(&sink, "retry", &second, &[]);
     wait_for_refusals(&source, &second, "CDC1006 salary 2");
     wait_for_halt(&second);
     sink.reload();
-    wait_for_log(&sink, "configuration read again");
+    sink.wait_for_log("configuration read again");
     // The sink may have come to the event again before this is asked; then nothing is refused any more.
     let retried = sink.try_command(&["dlq", "retry", &second.id()]);
     assert!(matches!(retried.status.code(), Some(0 | 4)), "{retried:?}");

@@ -1,12 +1,10 @@
 //! Several instances of one sink share the partitions of a replica with `consistency = "row"`: whoever comes, goes, is killed or
 //! sleeps, nothing is lost, nothing is done twice, nothing goes back.
 
-use super::sink_events::{
-    Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_log, wait_for_text,
-};
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
+use pg_cdc_tests::hand_made_events::{Event, Source, TIMEOUT, bed, id_key};
 use pg_cdc_tests::process::send_signal;
-use pg_cdc_tests::statements::run;
+use pg_cdc_tests::statements::{one_text, run, wait_for_text};
 use pg_cdc_tests::{Database, pgbench, port, replica, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
@@ -138,7 +136,7 @@ fn each_instance_applies_its_share() {
         consistency: "transaction",
         ..plan
     });
-    wait_for_log(&consistent, "CDC1009");
+    consistent.wait_for_log("CDC1009");
     let told = first.run_command(&["status"]);
     assert!(told.contains("\"partitions\":3"), "{told}");
 }

@@ -2,19 +2,20 @@
 
 use std::process::{Command, Output};
 
-use super::sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text};
 use pg_cdc_tests::companion_sink::CompanionSink;
+use pg_cdc_tests::hand_made_events::{Event, Source, TIMEOUT, bed, id_key};
+use pg_cdc_tests::statements::one_text;
 use pg_cdc_tests::{parts, topic, topic_admin, wait_until};
 use serde_json::{Value, json};
 
-pub const COLUMNS: [(&str, &str); 3] = [
+pub(crate) const COLUMNS: [(&str, &str); 3] = [
     ("id", "bigint"),
     ("city", "character varying(5)"),
     ("n", "integer"),
 ];
 
 /// What `consistency = "row"` does anyway.
-pub const PARK: &str = "on_error = \"park\"\n";
+pub(crate) const PARK: &str = "on_error = \"park\"\n";
 
 fn companion_sink(config: &str, arguments: &[&str]) -> Output {
     let folder = pg_cdc_tests::bed::temporary_folder();
@@ -25,7 +26,7 @@ fn companion_sink(config: &str, arguments: &[&str]) -> Output {
     command.output().expect("run companion-sink")
 }
 
-pub fn row(id: u64, city: &str, n: i64) -> Value {
+pub(crate) fn row(id: u64, city: &str, n: i64) -> Value {
     json!({"id": id, "city": city, "n": n})
 }
 

@@ -4,11 +4,12 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use pg_cdc_tests::hand_made_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key};
+use pg_cdc_tests::statements::one_text;
 use pg_cdc_tests::wait_until;
 use serde_json::{Value, json};
 
 use super::sink_bad_input::{COLUMNS, PARK, row};
-use super::sink_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key, one_text};
 
 /// The event as one of a table in another schema, or of another name.
 fn renamed(mut event: Event, database: &str, schema: &str, table: &str) -> Event {

@@ -2,10 +2,10 @@
 //! work holds nothing, and says how far it is behind.
 
 use pg_cdc_tests::companion_sink::CompanionSink;
+use pg_cdc_tests::hand_made_events::{Event, Source, TIMEOUT, bed, id_key};
+use pg_cdc_tests::statements::{one_text, wait_for_text};
 use pg_cdc_tests::wait_until;
 use serde_json::{Value, json};
-
-use super::sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_text};
 
 /// Columns whose values the target may refuse in one way each.
 const COLUMNS: [(&str, &str); 10] = [

@@ -1,6 +1,7 @@
 //! Whatever is killed, started twice or sent twice: the replica and the history hold each change once.
 
-use super::sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_log};
+use pg_cdc_tests::hand_made_events::{Event, Source, TIMEOUT, bed, id_key};
+use pg_cdc_tests::statements::one_text;
 use pg_cdc_tests::{topic, wait_until};
 use serde_json::{Value, json};
 
@@ -245,7 +246,7 @@ fn a_second_instance_stands_by_and_takes_over() {
     let first = source.start_sink();
     source.wait_until_applied(&first, "t");
     let second = source.start_sink();
-    wait_for_log(&second, "CDC1009");
+    second.wait_for_log("CDC1009");
     // A stopped first instance comes back: what it still holds must not be written over what the second did.
     let process = first.pid();
     pg_cdc_tests::process::send_signal(process, libc::SIGSTOP);

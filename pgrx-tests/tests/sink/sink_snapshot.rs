@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::sink_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key, wait_for_log};
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Collection;
 use pg_cdc_tests::companion_sink::CompanionSink;
+use pg_cdc_tests::hand_made_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key};
 use pg_cdc_tests::process::send_signal;
 use pg_cdc_tests::{history, wait_until};
 use postgres::Client;
@@ -312,7 +312,7 @@ fn an_instance_that_comes_back_to_a_snapshots_end_takes_nothing_for_gone() {
     assert_eq!(notes(&source), [] as [&str; 0]);
     // What the snapshot met is forgotten.
     send_signal(first.pid(), libc::SIGCONT);
-    wait_for_log(&first, "another instance went on with the snapshot");
+    first.wait_for_log("another instance went on with the snapshot");
     source.history("t").assert_is(&written);
     assert!(second.stop().expect("it ran").success());
     create(&mut source, [60]);

@@ -5,11 +5,12 @@ use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
 use mongodb::options::IndexOptions;
 use pg_cdc_tests::companion_sink::CompanionSink;
+use pg_cdc_tests::hand_made_events::{Event, Source, TIMEOUT, bed, id_key};
+use pg_cdc_tests::statements::{one_text, wait_for_text};
 use pg_cdc_tests::wait_until;
 use serde_json::json;
 
 use super::sink_bad_input::{COLUMNS, row};
-use super::sink_events::{Event, Source, TIMEOUT, bed, id_key, one_text, wait_for_text};
 
 /// A role that may do no more with the target than it needs.
 fn ordinary_role(source: &Source) -> String {

@@ -11,13 +11,13 @@ const FRAMES: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "�
 const COLUMN: usize = 78;
 
 /// Standard output, and whether it is a terminal.
-pub struct Screen {
+pub(crate) struct Screen {
     is_terminal: bool,
     has_colour: bool,
 }
 
 /// A service that was started.
-pub struct Started {
+pub(crate) struct Started {
     name: String,
     took: Duration,
     address: String,
@@ -25,7 +25,11 @@ pub struct Started {
 
 impl Started {
     /// A service, how long its start took, and how to reach it.
-    pub fn new(name: impl Into<String>, took: Duration, address: impl Into<String>) -> Started {
+    pub(crate) fn new(
+        name: impl Into<String>,
+        took: Duration,
+        address: impl Into<String>,
+    ) -> Started {
         Started {
             name: name.into(),
             took,
@@ -36,7 +40,7 @@ impl Started {
 
 impl Screen {
     /// Standard output.
-    pub fn new() -> Screen {
+    pub(crate) fn new() -> Screen {
         let is_terminal = stdout().is_terminal();
         Screen {
             is_terminal,
@@ -45,7 +49,7 @@ impl Screen {
     }
 
     /// Does the work, with a spinner and the time on a terminal.
-    pub fn wait<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn wait<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
             if self.is_terminal {
@@ -58,7 +62,7 @@ impl Screen {
     }
 
     /// One line of started services.
-    pub fn services(&self, services: &[Started]) {
+    pub(crate) fn services(&self, services: &[Started]) {
         let mut line = String::new();
         let mut width = 0;
         for (i, service) in services.iter().enumerate() {
@@ -85,12 +89,12 @@ impl Screen {
     }
 
     /// A line.
-    pub fn line(&self, text: impl Display) {
+    pub(crate) fn line(&self, text: impl Display) {
         println!("{text}");
     }
 
     /// A line of the scenario: what is done, then what became of it (added when `play` has ended).
-    pub fn scene(&self, what: &str, play: impl FnOnce() -> String) {
+    pub(crate) fn scene(&self, what: &str, play: impl FnOnce() -> String) {
         if self.is_terminal {
             print!(" {what:<100}");
             // A terminal that is gone is noticed at the next line.
@@ -102,7 +106,7 @@ impl Screen {
     }
 
     /// The text in a colour (an SGR number), on a terminal.
-    pub fn paint(&self, colour: &str, text: &str) -> String {
+    pub(crate) fn paint(&self, colour: &str, text: &str) -> String {
         if self.has_colour {
             format!("\x1b[{colour}m{text}\x1b[0m")
         } else {

@@ -19,7 +19,7 @@ const ROLLED_BACK_BALANCE: &str = "1000000.00";
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The shop's database and the places where its changes arrive.
-pub struct Shop {
+pub(crate) struct Shop {
     database: Database<'static>,
     history: History,
     events: u64,
@@ -45,7 +45,7 @@ impl Arrival {
 
 impl Shop {
     /// The shop in a database without anything in it.
-    pub fn new(database: Database<'static>, history: History) -> Shop {
+    pub(crate) fn new(database: Database<'static>, history: History) -> Shop {
         Shop {
             database,
             history,
@@ -54,7 +54,7 @@ impl Shop {
     }
 
     /// Makes the table and the role of the application, without tracking.
-    pub fn create(&self) {
+    pub(crate) fn create(&self) {
         let mut admin = self.database.source();
         admin
             .batch_execute(
@@ -81,7 +81,7 @@ impl Shop {
     }
 
     /// `CREATE EXTENSION` and `cdc_track`.
-    pub fn track(&self, screen: &Screen) {
+    pub(crate) fn track(&self, screen: &Screen) {
         let mut admin = self.database.source();
         admin
             .batch_execute("CREATE EXTENSION pg_cdc")
@@ -106,7 +106,7 @@ impl Shop {
     }
 
     /// Plays everything.
-    pub fn play(&mut self, screen: &Screen) {
+    pub(crate) fn play(&mut self, screen: &Screen) {
         let mut tail = Tail::of(
             self.database.bed().kafka(),
             &self.database.topic("customer"),
@@ -183,7 +183,7 @@ impl Shop {
     }
 
     /// All records of the topic, as they are in Kafka now.
-    pub fn records(&self) -> Vec<Record> {
+    pub(crate) fn records(&self) -> Vec<Record> {
         topic::read(
             self.database.bed().kafka(),
             &self.database.topic("customer"),
@@ -191,12 +191,12 @@ impl Shop {
     }
 
     /// All documents of the history.
-    pub fn documents(&self) -> Vec<Document> {
+    pub(crate) fn documents(&self) -> Vec<Document> {
         self.history.all()
     }
 
     /// Records that carry what was rolled back: eve's balance, bob's delete.
-    pub fn rolled_back_records(&self, records: &[Record]) -> usize {
+    pub(crate) fn rolled_back_records(&self, records: &[Record]) -> usize {
         records
             .iter()
             .filter(|r| is_rolled_back(r.op(), r.value_text()))
@@ -204,14 +204,14 @@ impl Shop {
     }
 
     /// Documents of the history that carry what was rolled back.
-    pub fn rolled_back_documents(&self, documents: &[Document]) -> usize {
+    pub(crate) fn rolled_back_documents(&self, documents: &[Document]) -> usize {
         let rolled_back =
             |d: &&Document| is_rolled_back(d.get_str("op").unwrap_or_default(), &d.to_string());
         documents.iter().filter(rolled_back).count()
     }
 
     /// The shop's database.
-    pub fn database(&self) -> &Database<'static> {
+    pub(crate) fn database(&self) -> &Database<'static> {
         &self.database
     }
 

@@ -13,7 +13,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 /// A consumer of a topic from its beginning, in a thread of its own until it is dropped.
-pub struct Tail {
+pub(crate) struct Tail {
     arrivals: Receiver<Instant>,
     count: u64,
     stop: Arc<AtomicBool>,
@@ -22,7 +22,7 @@ pub struct Tail {
 
 impl Tail {
     /// Starts to read. The topic need not be there yet.
-    pub fn of(kafka: &'static Kafka, topic: &str) -> Tail {
+    pub(crate) fn of(kafka: &'static Kafka, topic: &str) -> Tail {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, arrivals) = channel();
         let stopped = stop.clone();
@@ -52,7 +52,7 @@ impl Tail {
     ///
     /// # Panics
     /// After `timeout`.
-    pub fn wait_for_count(&mut self, count: u64, timeout: Duration) -> Instant {
+    pub(crate) fn wait_for_count(&mut self, count: u64, timeout: Duration) -> Instant {
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -10,16 +10,16 @@ use crate::suite::Suite;
 
 /// What differs.
 #[derive(Debug, Default)]
-pub struct Differences {
+pub(crate) struct Differences {
     /// How many files were compared.
-    pub compared: usize,
+    pub(crate) compared: usize,
     /// Lines that differ, by file.
-    pub files: BTreeMap<String, usize>,
+    pub(crate) files: BTreeMap<String, usize>,
 }
 
 /// Compares every file that `suite` has printed with that of `plain`, and with those that PostgreSQL expects. Writes what
 /// differs from all of them into `keep`.
-pub fn all(suite: &Suite, plain: &Suite, keep: &Path) -> Differences {
+pub(crate) fn all(suite: &Suite, plain: &Suite, keep: &Path) -> Differences {
     let _ = std::fs::remove_dir_all(keep);
     std::fs::create_dir_all(keep).expect("a folder for the differences");
     let mut differences = Differences::default();

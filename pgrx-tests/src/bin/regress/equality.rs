@@ -33,15 +33,15 @@ const TRACKED: &str = "
     ORDER BY 1";
 
 /// What was compared.
-pub struct Equality {
+pub(crate) struct Equality {
     /// How many tables.
-    pub compared: usize,
+    pub(crate) compared: usize,
     /// The tables whose rows are not those of the source, with what differs.
-    pub differing: BTreeMap<String, String>,
+    pub(crate) differing: BTreeMap<String, String>,
 }
 
 /// Compares every tracked table with what a companion-sink makes of its topic.
-pub fn look_at(bed: &TestBed) -> Equality {
+pub(crate) fn look_at(bed: &TestBed) -> Equality {
     let folder = bed.path("replica");
     std::fs::create_dir_all(&folder).expect("a folder for the dump");
     let database = Database::of(bed, suite::DATABASE);

@@ -8,16 +8,16 @@ use pg_cdc_tests::postgres::Postgres;
 use pg_cdc_tests::process::{self, User};
 
 /// The database that the suite runs in. Its files contain the name.
-pub const DATABASE: &str = "regression";
+pub(crate) const DATABASE: &str = "regression";
 
 /// A copy of `src/test/regress`.
-pub struct Suite {
+pub(crate) struct Suite {
     folder: PathBuf,
 }
 
 impl Suite {
     /// Copies the suite out of PostgreSQL's source into `folder`, and builds its library there.
-    pub fn unpack(source: &Path, folder: &Path) -> Suite {
+    pub(crate) fn unpack(source: &Path, folder: &Path) -> Suite {
         process::run(
             command("cp", &["--recursive", "--dereference"], |copy| {
                 copy.arg(source.join("src/test/regress")).arg(folder);
@@ -61,7 +61,7 @@ impl Suite {
     }
 
     /// Makes the database with the settings that `pg_regress` gives one of its own making.
-    pub fn make_database(&self, server: &Postgres) {
+    pub(crate) fn make_database(&self, server: &Postgres) {
         let mut client = server.connect("postgres");
         client
             .batch_execute(&format!(
@@ -83,7 +83,7 @@ impl Suite {
     }
 
     /// Runs every test of the suite. Whether its output is as expected is not looked at here.
-    pub fn run(&self, server: &Postgres) {
+    pub(crate) fn run(&self, server: &Postgres) {
         let packages = process::run(command_of_postgres("pg_config", &["--pkglibdir"]), None);
         let program = Path::new(packages.trim()).join("pgxs/src/test/regress/pg_regress");
         let mut run = Command::new(program);
@@ -114,7 +114,7 @@ impl Suite {
     }
 
     /// Names of the files that the tests have printed into, without folder and ending.
-    pub fn printed(&self) -> Vec<String> {
+    pub(crate) fn printed(&self) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(self.output().join("results"))
             .expect("the folder of results")
             .filter_map(|file| {
@@ -127,12 +127,12 @@ impl Suite {
     }
 
     /// What a test has printed.
-    pub fn result(&self, name: &str) -> PathBuf {
+    pub(crate) fn result(&self, name: &str) -> PathBuf {
         self.output().join(format!("results/{name}.out"))
     }
 
     /// What a test may print: one file, or several for different platforms.
-    pub fn expected(&self, name: &str) -> Vec<PathBuf> {
+    pub(crate) fn expected(&self, name: &str) -> Vec<PathBuf> {
         std::iter::once(format!("{name}.out"))
             .chain((0..10).map(|variant| format!("{name}_{variant}.out")))
             .map(|file| self.folder.join("expected").join(file))

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::kafka::Kafka;
 use crate::process::{self, Process};
-use crate::{Database, parts, topic, wait_until};
+use crate::{parts, topic, wait_until};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the sinks may take to apply what is in Kafka.
@@ -282,25 +282,32 @@ impl CompanionSink {
             .collect()
     }
 
-    /// Waits until the history, asked for `table`, has everything that the source has sent until now, and knows that.
+    /// Waits until the history, asked for `table`, says that it has everything up to this LSN, which has 16 hexadecimal digits.
     ///
     /// # Panics
     /// When it does not come to that.
-    pub fn wait_until_history_is_complete(&self, database: &Database<'_>, table: &str) {
-        database.wait_until_in_kafka();
-        let query = "SELECT lpad(to_hex((sent_lsn - '0/0')::bigint), 16, '0') FROM cdc_status()";
-        let sent = database.source().query_one(query, &[]).expect("cdc_status");
-        let sent: String = sent.get(0);
+    pub fn wait_until_history_is_complete_up_to(&self, sent_lsn: &str, table: &str) {
         wait_until("the history to be complete", 2 * TIMEOUT, || {
             let page = self.get(&format!("/v1/history/{table}?limit=1"));
             let (_, body) = page.split_once("\r\n\r\n").expect("a body");
             let page: Value = serde_json::from_str(body).unwrap_or_default();
             let complete = page["complete_up_to"]["version"].as_str();
             let lsn = complete.unwrap_or_default().split('-').nth(2);
-            match lsn.is_some_and(|lsn| *lsn >= *sent) {
+            match lsn.is_some_and(|lsn| lsn >= sent_lsn) {
                 true => Ok(()),
                 false => Err(body.to_owned()),
             }
+        });
+    }
+
+    /// Waits until its log has a text.
+    ///
+    /// # Panics
+    /// When it does not come to that, with the log.
+    pub fn wait_for_log(&self, text: &str) {
+        wait_until("the log", TIMEOUT, || {
+            let log = std::fs::read_to_string(self.log_file()).expect("the log");
+            if log.contains(text) { Ok(()) } else { Err(log) }
         });
     }
 

@@ -1,39 +1,34 @@
-//! Events as the extension sends them (form of the interface's section 3), made by the test itself: what the sinks do
-//! with copies, broken records and every type does not depend on a source server.
-
-#![allow(dead_code)] // Each test program uses a part.
+//! Events as the extension sends them, made by a test itself: what the sinks do with copies, broken records and every
+//! type does not depend on a source server.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
-use pg_cdc_tests::{TestBed, port, topic, topic_admin, wait_until};
+use change::event::headers::HeaderName;
+use change::event::op::Op;
 use postgres::Client;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use serde_json::{Value, json};
 
+use crate::history::History;
+use crate::servers::companion_sink::{CompanionSink, Plan};
+use crate::servers::port;
+use crate::{TestBed, topic, topic_admin};
+
+/// Of each topic.
 pub const PARTITIONS: i32 = 3;
+/// How long Kafka and a sink may take.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Kafka, the target server and FerretDB; no source server.
 pub fn bed() -> &'static TestBed {
-    static BED: OnceLock<TestBed> = OnceLock::new();
-    extern "C" fn remove() {
-        if let Some(bed) = BED.get() {
-            bed.discard();
-        }
-    }
-    BED.get_or_init(|| {
-        // SAFETY: the handler does not unwind, and what it uses is a static.
-        unsafe { libc::atexit(remove) };
-        TestBed::prepare(pg_cdc_tests::bed::Ports::free(), &[], &[])
-    })
+    TestBed::shared_without_servers()
 }
 
 /// A made-up source database `name`, with its own topics, history and replica.
 pub struct Source {
+    /// Its name, which is the database's and the server's.
     pub name: String,
     /// The replica's `consistency`.
     pub consistency: &'static str,
@@ -47,38 +42,64 @@ pub struct Source {
 /// One event, to be changed before it is sent.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// Where it goes.
     pub topic: String,
+    /// Which partition; none: where the key says.
     pub partition: Option<i32>,
+    /// The record's key.
     pub key: Option<String>,
+    /// The record's value.
     pub value: Option<Vec<u8>>,
+    /// Names and values.
     pub headers: Vec<(String, String)>,
 }
 
 impl Event {
+    /// Its id.
+    ///
+    /// # Panics
+    /// When that was taken away.
     pub fn id(&self) -> String {
-        self.header("cdc.id").expect("cdc.id").to_owned()
+        self.header(HeaderName::ID.as_str())
+            .expect("an id")
+            .to_owned()
     }
 
+    /// A header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(header, _)| header == name);
         found.map(|(_, value)| value.as_str())
     }
 
+    /// A header that every event has, to be changed.
+    ///
+    /// # Panics
+    /// When it has been taken away.
+    pub fn header_mut(&mut self, name: HeaderName) -> &mut String {
+        let mut headers = self.headers.iter_mut();
+        let found = headers.find(|(header, _)| header == name.as_str());
+        &mut found.expect("the header").1
+    }
+
+    /// The same without a header.
     pub fn without_header(mut self, name: &str) -> Event {
         self.headers.retain(|(header, _)| header != name);
         self
     }
 
+    /// The same with a further header.
     pub fn with_header(mut self, name: &str, value: &str) -> Event {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
+    /// The same with another value.
     pub fn with_value(mut self, value: &[u8]) -> Event {
         self.value = Some(value.to_vec());
         self
     }
 
+    /// The same for a partition.
     pub fn in_partition(mut self, partition: i32) -> Event {
         self.partition = Some(partition);
         self
@@ -86,6 +107,10 @@ impl Event {
 }
 
 impl Source {
+    /// One whose replica has `consistency = "row"`.
+    ///
+    /// # Panics
+    /// When Kafka or the target do not work.
     pub fn new(name: &str) -> Source {
         let producer = bed()
             .kafka()
@@ -151,6 +176,7 @@ impl Source {
         self.flush_producer();
     }
 
+    /// The topic of a table.
     pub fn topic(&self, table: &str) -> String {
         format!("{}.public.{table}", self.name)
     }
@@ -186,14 +212,13 @@ impl Source {
             .collect();
         let mut event = self.event(
             table,
-            "schema",
+            Op::Schema,
             Some(r#"{"__cdc":"schema"}"#),
             &Value::Null,
             &Value::Null,
         );
         let mut value: Value =
             serde_json::from_slice(event.value.as_ref().expect("a value")).expect("JSON");
-        value["op"] = json!("m");
         value["schema_change"] = json!({"type": kind, "ddl": null, "contents_changed": false, "renames": {},
             "tableChanges": [{"type": kind, "id": format!("\"{}\".\"public\".\"{table}\"", self.name),
                 "table": {"primaryKeyColumnNames": key, "columns": columns}}]});
@@ -201,10 +226,12 @@ impl Source {
         event
     }
 
+    /// An insert.
     pub fn create(&mut self, table: &str, key: Option<&str>, after: &Value) -> Event {
-        self.event(table, "c", key, &Value::Null, after)
+        self.event(table, Op::Create, key, &Value::Null, after)
     }
 
+    /// An update.
     pub fn update(
         &mut self,
         table: &str,
@@ -212,17 +239,19 @@ impl Source {
         before: &Value,
         after: &Value,
     ) -> Event {
-        self.event(table, "u", key, before, after)
+        self.event(table, Op::Update, key, before, after)
     }
 
+    /// A delete.
     pub fn delete(&mut self, table: &str, key: Option<&str>, before: &Value) -> Event {
-        self.event(table, "d", key, before, &Value::Null)
+        self.event(table, Op::Delete, key, before, &Value::Null)
     }
 
+    /// A truncate.
     pub fn truncate(&mut self, table: &str) -> Event {
         self.event(
             table,
-            "t",
+            Op::Truncate,
             Some(r#"{"__cdc":"truncate"}"#),
             &Value::Null,
             &Value::Null,
@@ -231,16 +260,15 @@ impl Source {
 
     /// A row that a snapshot found.
     pub fn read(&mut self, table: &str, key: Option<&str>, after: &Value) -> Event {
-        self.event(table, "r", key, &Value::Null, after)
+        self.event(table, Op::Read, key, &Value::Null, after)
     }
 
     /// The beginning or end of a chunk; `snapshot` is what it says.
     pub fn snapshot(&mut self, table: &str, snapshot: &Value) -> Event {
         let key = Some(r#"{"__cdc":"snapshot"}"#);
-        let mut event = self.event(table, "snapshot", key, &Value::Null, &Value::Null);
+        let mut event = self.event(table, Op::Snapshot, key, &Value::Null, &Value::Null);
         let value = event.value.as_ref().expect("a value");
         let mut value: Value = serde_json::from_slice(value).expect("JSON");
-        value["op"] = json!("m");
         value["snapshot"] = snapshot.clone();
         event.value = Some(value.to_string().into_bytes());
         event
@@ -253,12 +281,11 @@ impl Source {
         make: impl FnOnce(&mut Source) -> Event,
     ) -> Event {
         let mut event = make(self);
-        let place = &first.header("cdc.version").expect("cdc.version")[..31];
-        for (name, value) in &mut event.headers {
-            if name == "cdc.version" {
-                *value = format!("{place}0000000002-00");
-            }
-        }
+        let version = first
+            .header(HeaderName::VERSION.as_str())
+            .expect("a version");
+        let second = format!("{}0000000002-00", &version[..31]);
+        *event.header_mut(HeaderName::VERSION) = second;
         event
     }
 
@@ -266,21 +293,18 @@ impl Source {
     pub fn tombstone(delete: &Event) -> Event {
         let mut event = delete.clone();
         event.value = None;
-        for (name, value) in &mut event.headers {
-            match name.as_str() {
-                "cdc.op" => *value = "tombstone".to_owned(),
-                "cdc.version" => value.replace_range(42.., "01"),
-                "cdc.id" => value.push_str(".1"),
-                _ => {}
-            }
-        }
+        *event.header_mut(HeaderName::OP) = Op::Tombstone.header().to_owned();
+        event
+            .header_mut(HeaderName::VERSION)
+            .replace_range(42.., "01");
+        event.header_mut(HeaderName::ID).push_str(".1");
         event
     }
 
     fn event(
         &mut self,
         table: &str,
-        op: &str,
+        op: Op,
         key: Option<&str>,
         before: &Value,
         after: &Value,
@@ -289,7 +313,7 @@ impl Source {
         self.next_lsn += 1;
         let id = format!("{lsn:032x}-1");
         let value = json!({
-            "id": id, "op": op, "ts_ms": 1_795_257_600_125_u64, "ts_us": 1_795_257_600_125_311_u64,
+            "id": id, "op": op.envelope(), "ts_ms": 1_795_257_600_125_u64, "ts_us": 1_795_257_600_125_311_u64,
             "source": {"version": "1.0.0", "connector": "postgresql", "name": self.name, "snapshot": "false",
                 "db": self.name, "ts_us": 1_795_257_600_123_456_u64, "schema": "public", "table": table,
                 "txId": 812, "lsn": lsn, "xmin": null},
@@ -301,15 +325,15 @@ impl Source {
             "before": before, "after": after,
         });
         let headers = [
-            ("cdc.id", id),
+            (HeaderName::ID, id),
             (
-                "cdc.version",
+                HeaderName::VERSION,
                 format!("0001-00000001-{lsn:016x}-0000000001-00"),
             ),
-            ("cdc.op", op.to_owned()),
-            ("cdc.table", self.topic(table)),
-            ("cdc.schema", "9e12ab04".to_owned()),
-            ("cdc.tx", "1/1".to_owned()),
+            (HeaderName::OP, op.header().to_owned()),
+            (HeaderName::TABLE, self.topic(table)),
+            (HeaderName::SCHEMA, "9e12ab04".to_owned()),
+            (HeaderName::TRANSACTION, "1/1".to_owned()),
         ];
         Event {
             topic: self.topic(table),
@@ -317,7 +341,7 @@ impl Source {
             key: key.map(str::to_owned),
             value: Some(value.to_string().into_bytes()),
             headers: headers
-                .map(|(name, value)| (name.to_owned(), value))
+                .map(|(name, value)| (name.as_str().to_owned(), value))
                 .to_vec(),
         }
     }
@@ -363,6 +387,7 @@ impl Source {
             .expect("Kafka takes the events");
     }
 
+    /// What a companion-sink of it does.
     pub fn plan(&self) -> Plan {
         Plan {
             name: format!("companion_{}", self.name),
@@ -380,18 +405,21 @@ impl Source {
         }
     }
 
+    /// Starts a companion-sink as [`Source::plan`] has it.
     pub fn start_sink(&self) -> CompanionSink {
         let sink = bed().companion_sink(self.plan());
         sink.start();
         sink
     }
 
+    /// A new connection to its replica.
     pub fn replica(&self) -> Client {
         bed().target().connect(&format!("{}_replica", self.name))
     }
 
-    pub fn history(&self, table: &str) -> pg_cdc_tests::history::History {
-        pg_cdc_tests::history::History::of(&bed().ferretdb().client(), &self.history_name(), table)
+    /// The history of a table.
+    pub fn history(&self, table: &str) -> History {
+        History::of(&bed().ferretdb().client(), &self.history_name(), table)
     }
 
     /// The name of the history's database.
@@ -415,29 +443,4 @@ impl Source {
 /// The JSON key `{"id":…}`.
 pub fn id_key(id: u64) -> String {
     format!(r#"{{"id":{id}}}"#)
-}
-
-/// Waits until companion-sink's log has a text.
-pub fn wait_for_log(sink: &CompanionSink, text: &str) {
-    wait_until("the log", TIMEOUT, || {
-        let log = std::fs::read_to_string(sink.log_file()).expect("the log");
-        if log.contains(text) { Ok(()) } else { Err(log) }
-    });
-}
-
-/// The first row of `query`, as text.
-pub fn one_text(client: &mut Client, query: &str) -> String {
-    let row = client
-        .query_one(&format!("SELECT ({query})::text"), &[])
-        .expect(query);
-    row.get::<_, Option<String>>(0)
-        .unwrap_or_else(|| "NULL".to_owned())
-}
-
-/// Waits until the first row of `query` is `expected`, as text.
-pub fn wait_for_text(client: &mut Client, query: &str, expected: &str) {
-    wait_until(query, TIMEOUT, || match one_text(client, query) {
-        text if text == expected => Ok(()),
-        text => Err(text),
-    });
 }

@@ -98,7 +98,7 @@ impl Kafka {
             port,
             process: Mutex::new(None),
         };
-        let mut properties = include_str!("../parts/kafka/server.properties").to_owned();
+        let mut properties = include_str!("../../parts/kafka/server.properties").to_owned();
         for (name, value) in settings {
             properties.push_str(&format!("{name}={value}\n"));
         }
@@ -185,6 +185,28 @@ impl Kafka {
     pub fn restart(&self) {
         self.stop();
         self.start();
+    }
+
+    /// Takes all records of a topic away from the broker, which is stopped: its disk lost them. The topic stays.
+    ///
+    /// # Panics
+    /// When there is no such topic.
+    pub fn lose_records(&self, topic: &str) {
+        let mut partition = 0;
+        while let Ok(files) = self
+            .folder
+            .join(format!("data/{topic}-{partition}"))
+            .read_dir()
+        {
+            for file in files {
+                let file = file.expect("a file of the partition").path();
+                if !file.ends_with("partition.metadata") {
+                    std::fs::remove_file(&file).expect("remove the file");
+                }
+            }
+            partition += 1;
+        }
+        assert!(partition > 0, "no folder of {topic}");
     }
 
     /// Freezes it (SIGSTOP): connections stay open, nothing is answered.
