@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::record::Record;
+use crate::kafka::record::Record;
 
 /// On the create of a changed key: the key before.
 pub const OLD_KEY_HEADER: &str = "__debezium.oldkey";

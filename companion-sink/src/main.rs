@@ -4,30 +4,22 @@
 //! `record`, `sink/runner` (order, copies, batches), `event` (headers and body), then one of `sink/*`; what cannot be
 //! applied, or is rejected by a `rule`, goes to `dead_letter`.
 
-mod civil_time;
 mod cli;
-mod closing_consumer;
 mod config;
-mod consumer;
-mod dead_letter;
-mod discovery;
+mod delivery;
 mod dlq;
 mod error;
 mod event;
 mod history;
 mod http;
-mod kafka_client;
-mod lag;
-mod live;
-mod positions;
-mod prometheus;
-mod record;
+mod kafka;
+mod rejected;
+mod reload;
 mod replay;
 mod rule;
 mod sink;
-mod source;
 mod status;
-mod watermark;
+mod timestamp;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -35,12 +27,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use cli::check::Verdict;
-use cli::replay::Outcome;
-use cli::{Arguments, Command};
-use config::Config;
-use error::{Code, Error, Result};
-use live::Reloader;
+use crate::cli::check::Verdict;
+use crate::cli::replay::Outcome;
+use crate::cli::{Arguments, Command};
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::reload::Reloader;
 
 const FAILED: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 2;

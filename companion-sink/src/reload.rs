@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::kafka_client;
+use crate::kafka::client;
 
 /// The configuration as it is now.
 #[derive(Clone)]
@@ -84,7 +84,7 @@ impl Reloader {
         let read = Config::load(self.file.as_deref())?;
         let next = self.current.borrow().with_live_parts_of(&read);
         if next.kafka != self.current.borrow().kafka {
-            kafka_client::asking(&next)?;
+            client::asking(&next)?;
         }
         if next != read {
             tracing::warn!(

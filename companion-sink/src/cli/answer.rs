@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use super::Color;
+use crate::cli::Color;
 use crate::error::{Error, Result};
 
 /// How to print an answer.

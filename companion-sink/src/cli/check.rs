@@ -1,16 +1,16 @@
 //! `companion-sink check`
 
-use super::answer::printable;
-use super::run::choose;
-use super::{print, weaknesses};
+use crate::cli::answer::printable;
+use crate::cli::run::choose;
+use crate::cli::{print, weaknesses};
 use crate::config::{Config, Kind, Sink};
-use crate::discovery::{Topics, follows, topics};
 use crate::error::{Code, Error};
 use crate::http::{check_listen, own_token};
-use crate::kafka_client;
-use crate::positions;
+use crate::kafka::client;
+use crate::kafka::discovery::{Topics, follows, topics};
+use crate::kafka::positions;
 use crate::sink::{mongo_history, postgres};
-use crate::source::Source;
+use crate::status::sender::Source;
 
 /// What the checks found, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -215,7 +215,7 @@ async fn ask_instances(config: &Config, report: &mut Report) {
         false => http.token.clone(),
     };
     for address in own.into_iter().chain(&http.peers) {
-        let told = match super::status::get(address, "/v1/status", &token).await {
+        let told = match crate::cli::status::get(address, "/v1/status", &token).await {
             Ok(told) => told,
             Err(error) if error.code == Code::Unreachable => {
                 report.ok("instance", &format!("none answers on {address}"));
@@ -252,7 +252,7 @@ async fn ask_instances(config: &Config, report: &mut Report) {
 }
 
 async fn ask_kafka(config: &Config) -> Result<Topics, Error> {
-    let client = kafka_client::asking(config)?;
+    let client = client::asking(config)?;
     let answer = tokio::task::spawn_blocking(move || topics(&client)).await;
     answer.unwrap_or_else(|error| {
         Err(Error::new(

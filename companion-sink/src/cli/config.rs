@@ -1,6 +1,6 @@
 //! `companion-sink config`
 
-use super::print;
+use crate::cli::print;
 use crate::config::{Config, DEFAULT_FILE};
 
 /// Prints a file with every key.

@@ -4,14 +4,15 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Color;
-use super::answer::{Answer, Format, Look};
+use crate::cli::Color;
+use crate::cli::answer::{Answer, Format, Look};
 use crate::config::Config;
+use crate::dlq;
 use crate::dlq::edit::Set;
-use crate::dlq::event::{Decider, Parked, Refused, Whole};
 use crate::dlq::outcome::{WAIT, outcome};
-use crate::dlq::{self, Found, Held, Order, Store};
+use crate::dlq::{Found, Held, Order, Store};
 use crate::error::Result;
+use crate::rejected::parked_event::{Decider, Parked, Refused, Whole};
 
 const LIST: &[&str] = &[
     "EVENT",

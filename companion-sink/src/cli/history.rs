@@ -7,9 +7,9 @@ use clap::Args;
 use mongodb::bson::{Bson, Document};
 use serde_json::{Value, json};
 
-use super::Color;
-use super::answer::{Answer, Format, Look};
-use super::change_text::{change_text, key_text, marked, op_text, plain, value_text};
+use crate::cli::Color;
+use crate::cli::answer::{Answer, Format, Look};
+use crate::cli::change_text::{change_text, key_text, marked, op_text, plain, value_text};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::history::blame::blame;
@@ -21,8 +21,8 @@ use crate::history::restore::restore;
 use crate::history::rows::{Rows, row_json};
 use crate::history::table::{Histories, Missing, Table, find, several};
 use crate::history::{edited, json, mark, marks, state, text_at};
-use crate::sink::mongo_history::document::INFERRED_DELETE;
-use crate::sink::mongo_history::schemas::ColumnTypes;
+use crate::sink::mongo_history::documents::document::INFERRED_DELETE;
+use crate::sink::mongo_history::tables::schemas::ColumnTypes;
 
 const TIMELINE: &[&str] = &[
     "#",

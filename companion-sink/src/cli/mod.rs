@@ -1,7 +1,7 @@
 //! The command line.
 
-mod answer;
-mod change_text;
+pub mod answer;
+pub mod change_text;
 pub mod check;
 pub mod config;
 pub mod dlq;
@@ -9,9 +9,9 @@ pub mod history;
 pub mod replay;
 pub mod run;
 pub mod status;
-mod weaknesses;
+pub mod weaknesses;
 
-pub use answer::printable;
+pub use crate::cli::answer::printable;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;

@@ -7,12 +7,12 @@ use clap::Args;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::Color;
-use super::answer::{Answer, Format, Look};
-use super::run::{Signals, Told, choose};
+use crate::cli::Color;
+use crate::cli::answer::{Answer, Format, Look};
+use crate::cli::run::{Signals, Told, choose};
 use crate::config::{Config, Kind};
 use crate::error::{Error, Result};
-use crate::replay::from::From;
+use crate::replay::beginning::From;
 use crate::replay::progress::Progress;
 use crate::replay::{Order, Report, history, replica};
 

@@ -7,21 +7,22 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, Consistency, Kind};
-use crate::dead_letter::DeadLetters;
-use crate::discovery::Discovery;
+use crate::delivery::by_partition::ByPartition;
+use crate::delivery::runner::{Context, Runner, Shared};
 use crate::error::{Error, Result};
-use crate::http::{self, Listener};
-use crate::kafka_client;
-use crate::lag;
-use crate::live::Reloader;
-use crate::positions;
-use crate::sink::by_partition::ByPartition;
-use crate::sink::in_commit_order::InCommitOrder;
+use crate::http;
+use crate::http::Listener;
+use crate::kafka::client;
+use crate::kafka::discovery::Discovery;
+use crate::kafka::positions;
+use crate::rejected::dead_letter::DeadLetters;
+use crate::rejected::refusal_limit::RefusalLimit;
+use crate::reload::Reloader;
 use crate::sink::mongo_history::MongoHistory;
 use crate::sink::postgres::Postgres;
-use crate::sink::refusal_limit::RefusalLimit;
-use crate::sink::runner::{Context, Runner, Shared};
+use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::status::SinkStatus;
+use crate::status::lag;
 
 /// Runs the sinks until SIGTERM or SIGINT; each finishes its batch. SIGHUP has the configuration read again.
 pub async fn run(config: &Config, reloader: Reloader, names: &[String]) -> Result<()> {
@@ -77,7 +78,7 @@ impl<'l> Running<'l> {
             let context = Context {
                 name: name.to_owned(),
                 config: sink.clone(),
-                client: kafka_client::consumer(&config, &group, memory_bytes),
+                client: client::consumer(&config, &group, memory_bytes),
                 shared: Arc::clone(&shared),
                 status,
                 goal: None,

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::answer::{Answer, Format, Look};
-use super::{Color, print};
+use crate::cli::answer::{Answer, Format, Look};
+use crate::cli::{Color, print};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::http::own_token;

@@ -3,7 +3,7 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::units::{parse_duration, parse_size};
+use crate::config::units::{parse_duration, parse_size};
 use crate::error::{Error, Result};
 
 /// A key and what it takes.

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::discovery::matches;
+use crate::config::units::{parse_duration, parse_size};
 use crate::error::{Code, Error, Result};
 use crate::event::TableName;
+use crate::kafka::discovery::matches;
 use crate::rule::{Rule, check_rules};
-use crate::sink::postgres::shadow::Shadow;
-use units::{parse_duration, parse_size};
+use crate::sink::postgres::replay::shadow::Shadow;
 
 /// The file with every key, as `config --defaults` prints it.
 pub const DEFAULT_FILE: &str = include_str!("companion-sink.default.toml");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use change::position::Position;
 use change::version::Place;
 
-use crate::consumer::TopicPartition;
+use crate::kafka::reader::TopicPartition;
 
 /// The sender writes a position as soon as Kafka has a commit's events, and every cdc.heartbeat_interval at least.
 const WAIT: Duration = Duration::from_secs(15);

@@ -1,7 +1,7 @@
 //! Whether all partitions of a topic have reached an event about the whole table, of which each has a copy.
 
 use crate::error::{Code, Error};
-use crate::record::Record;
+use crate::kafka::record::Record;
 
 /// Where a partition stands.
 #[derive(Debug, Clone, Copy)]

@@ -10,14 +10,14 @@ use rdkafka::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::guarded::guarded_sink;
 use crate::config;
-use crate::consumer::TopicPartition;
-use crate::dead_letter::DeadLetters;
-use crate::discovery::Discovery;
 use crate::error::{Code, Error, Policy, Result, log};
-use crate::live::Live;
-use crate::positions;
+use crate::kafka::discovery::Discovery;
+use crate::kafka::positions;
+use crate::kafka::reader::TopicPartition;
+use crate::rejected::dead_letter::DeadLetters;
+use crate::rejected::guarded::guarded_sink;
+use crate::reload::Live;
 use crate::status::{SinkStatus, State};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);

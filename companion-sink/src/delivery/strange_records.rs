@@ -6,15 +6,15 @@ use change::version::Version;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use super::mongo_history::bson_value::Names;
-use super::mongo_history::document::Body;
-use super::origin;
-use super::postgres::follow::SchemaBody;
-use super::postgres::pg_text::{PgType, to_text};
 use crate::event::{
     Headers, Image, Malformed, Op, RowBody, SnapshotBody, commit_time_us, is_for_others, is_version,
 };
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::rejected::origin;
+use crate::sink::mongo_history::documents::bson_value::Names;
+use crate::sink::mongo_history::documents::document::Body;
+use crate::sink::postgres::schema::definitions::SchemaBody;
+use crate::sink::postgres::write::pg_text::{PgType, to_text};
 
 const BODY: &str = r#"{"id":"n-1","op":"u","ts_us":1,"source":{"db":"d","schema":"public","table":"t","ts_us":1,"txId":1,"lsn":2},
 "transaction":{"id":"1:2","total_order":1,"event_count":1},"audit":{"actor":"ann","context":{"a.b":1}},

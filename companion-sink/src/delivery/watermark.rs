@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use change::position::Position;
 
-use crate::civil_time::rfc3339;
+use crate::timestamp::rfc3339;
 
 /// Positions that wait at most; of more every second one is dropped, so that the oldest ones lie far apart.
 const WAITING_MAX: usize = 1024;

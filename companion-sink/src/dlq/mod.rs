@@ -2,23 +2,21 @@
 //! (`http/dlq.rs`). A decision is noted where the sink keeps its state; the instance that is active carries it out.
 
 pub mod edit;
-pub mod event;
-mod history;
+pub mod history;
 pub mod outcome;
-pub mod page;
-mod replica;
+pub mod replica;
 
 use mongodb::Database;
 use tokio::sync::OnceCell;
 
-use self::edit::{Set, edit};
-use self::event::{Decider, Decision, Parked, Whole};
-use self::page::{Page, Part};
-use self::replica::Replica;
 use crate::config::{Config, Kind};
+use crate::dlq::edit::{Set, edit};
+use crate::dlq::replica::Replica;
 use crate::error::{Error, Result};
+use crate::rejected::page::{Page, Part};
+use crate::rejected::parked_event::{Decider, Decision, Parked, Whole};
 use crate::sink::mongo_history;
-use crate::sink::mongo_history::parked::ParkedEvents;
+use crate::sink::mongo_history::parked::store::ParkedEvents;
 
 /// Where the configured sinks keep their refused events.
 pub struct Dlq(Vec<Place>);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Held;
+use crate::dlq::Held;
 use crate::error::Result;
 
 /// As long is waited for it.

@@ -2,11 +2,11 @@
 
 use tokio_postgres::Client;
 
-use super::event::{Action, Decider, Decision, Parked};
-use super::page::Part;
 use crate::error::Result;
+use crate::rejected::page::Part;
+use crate::rejected::parked_event::{Action, Decider, Decision, Parked};
 use crate::sink::postgres;
-use crate::sink::postgres::parked::ParkedEvents;
+use crate::sink::postgres::parked::store::ParkedEvents;
 
 /// The state of one replica.
 pub struct Replica {
@@ -27,7 +27,7 @@ impl Replica {
     ) -> Result<Option<Replica>> {
         let replica = Replica {
             state_name: state_name.to_owned(),
-            state_schema: postgres::tables::quoted(state_schema),
+            state_schema: crate::sink::postgres::schema::tables::quoted(state_schema),
             client: postgres::open(url, name, &format!("sink.{name}.url")).await?,
         };
         let is_there = replica.events().are_there(&replica.client).await?;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use mongodb::bson::{Bson, Document};
 
-use super::difference::difference;
-use super::entity::Version;
-use super::{state, text_at};
+use crate::history::difference::difference;
+use crate::history::entity::Version;
+use crate::history::{state, text_at};
 
 /// A column of the newest state, and the version that it has its value from.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,7 +30,7 @@ impl Blamed<'_> {
         serde_json::json!({
             "column": self.column,
             "value": self.value().clone().into_relaxed_extjson(),
-            "mark": super::mark(document, self.column),
+            "mark": crate::history::mark(document, self.column),
             "version": self.version.number,
             "actor": text_at(document, "who", "actor"),
             "role": text_at(document, "who", "current_user"),
@@ -103,8 +103,8 @@ pub fn is_move(gone: &Document, come: &Document) -> bool {
     ops == (Ok("delete"), Ok("create"))
         && one == other
         && second == first + 1
-        && super::crossed_filter(gone).is_none()
-        && super::crossed_filter(come).is_none()
+        && crate::history::crossed_filter(gone).is_none()
+        && crate::history::crossed_filter(come).is_none()
         && come.get_str("entity") == gone.get_str("entity")
 }
 

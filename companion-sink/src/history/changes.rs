@@ -3,10 +3,10 @@
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 
-use super::entity::Range;
-use super::table::Table;
 use crate::error::{Error, Result};
-use crate::sink::mongo_history::bson_value::Names;
+use crate::history::entity::Range;
+use crate::history::table::Table;
+use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_history::failure::classify;
 
 /// What is looked for; everything that is given must hold.

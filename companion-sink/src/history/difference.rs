@@ -2,7 +2,7 @@
 
 use mongodb::bson::{Bson, Document};
 
-use super::{mark, state};
+use crate::history::{mark, state};
 
 /// One column that differs.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,10 +3,11 @@
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 
-use super::moment::{self, Moment};
-use super::place::Place;
-use super::table::{Missing, Table};
 use crate::error::Result;
+use crate::history::cursor::Place;
+use crate::history::moment;
+use crate::history::moment::Moment;
+use crate::history::table::{Missing, Table};
 use crate::sink::mongo_history::failure::classify;
 
 /// A row that has a history.
@@ -28,7 +29,7 @@ pub struct Version {
 impl Version {
     /// The document, with its number.
     pub fn json(&self) -> serde_json::Value {
-        let mut value = super::json(&self.document);
+        let mut value = crate::history::json(&self.document);
         value["sequence_number"] = self.number.into();
         value
     }
@@ -83,7 +84,7 @@ fn failed(error: mongodb::error::Error) -> crate::error::Error {
 
 impl Entity {
     /// The row of one of these names.
-    pub(super) async fn find(table: &Table, names: Vec<String>) -> Result<Option<Entity>> {
+    pub(crate) async fn find(table: &Table, names: Vec<String>) -> Result<Option<Entity>> {
         let first = table
             .collection
             .find_one(doc! { "entity": { "$in": &names } })

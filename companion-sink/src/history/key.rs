@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::key_value::forms;
 use crate::error::{Error, Result};
+use crate::history::key_value::forms;
 
 /// A column of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]

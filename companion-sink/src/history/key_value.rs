@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::civil_time;
+use crate::timestamp;
 
 /// The JSON texts that an event can have for `text` in a column of this type; all that fit where it is not known.
 pub fn forms(text: &str, type_name: Option<&str>) -> Vec<String> {
@@ -285,7 +285,7 @@ fn date(text: &str) -> Option<String> {
 
 /// Without a fraction where it is zero, as `timestamp` has it, and with six digits, as `timestamptz`.
 fn timestamps(text: &str) -> Option<[String; 2]> {
-    let long = civil_time::rfc3339(civil_time::parse(text)?);
+    let long = timestamp::rfc3339(timestamp::parse(text)?);
     let bare = long.trim_end_matches('Z');
     let bare = match bare.contains('.') {
         true => bare.trim_end_matches('0').trim_end_matches('.'),

@@ -5,16 +5,16 @@
 
 pub mod blame;
 pub mod changes;
+pub mod cursor;
 pub mod difference;
 pub mod entity;
-mod key;
+pub mod key;
 pub mod key_value;
 pub mod moment;
-pub mod place;
 pub mod restore;
 pub mod rows;
 pub mod table;
-mod table_name;
+pub mod table_name;
 
 use mongodb::bson::{Bson, Document};
 

@@ -2,10 +2,10 @@
 
 use mongodb::bson::{Document, doc};
 
-use crate::civil_time;
+use crate::delivery::watermark::Complete;
 use crate::error::{Error, Result};
 use crate::event::is_version;
-use crate::watermark::Complete;
+use crate::timestamp;
 
 /// Until when a history is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,13 +51,13 @@ impl Moment {
 
 /// A time as documents have it.
 pub fn time(text: &str) -> Result<String> {
-    let ts_us = civil_time::parse(text).ok_or_else(|| {
+    let ts_us = timestamp::parse(text).ok_or_else(|| {
         Error::configuration(
             format!("\"{text}\" is no moment"),
             "Write a version's number, or a time such as 2026-11-21T10:40:00Z (UTC where no zone is given).",
         )
     })?;
-    Ok(civil_time::rfc3339(ts_us))
+    Ok(timestamp::rfc3339(ts_us))
 }
 
 #[cfg(test)]

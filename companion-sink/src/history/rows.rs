@@ -3,11 +3,11 @@
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use serde_json::{Value, json};
 
-use super::moment::Moment;
-use super::state;
-use super::table::Table;
 use crate::error::{Error, Result};
-use crate::sink::mongo_history::newest::{Newest, truncates};
+use crate::history::moment::Moment;
+use crate::history::state;
+use crate::history::table::Table;
+use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
 
 /// The rows, one after the other in the order of their entities: there may be many.
 pub struct Rows {
@@ -54,11 +54,11 @@ impl Rows {
 /// A row as answers have it.
 pub fn row_json(row: &Document) -> Value {
     json!({
-        "key": row.get_document("key").ok().map(super::json),
+        "key": row.get_document("key").ok().map(crate::history::json),
         "version": row.get_str("version").ok(),
-        "state": state(row).map(super::json),
-        "marks": super::marks(row).map(super::json),
-        "edited": super::edited(row).map(super::json),
+        "state": state(row).map(crate::history::json),
+        "marks": crate::history::marks(row).map(crate::history::json),
+        "edited": crate::history::edited(row).map(crate::history::json),
     })
 }
 

@@ -7,22 +7,22 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
 use tokio::sync::OnceCell;
 
-use super::entity::Entity;
-use super::key::{KeyColumn, Values, meant};
-use super::moment::Moment;
-use super::table_name::{Wanted, parts_of};
 use crate::config::{Config, Kind};
-use crate::discovery::matches;
+use crate::delivery::watermark::Complete;
 use crate::error::{Error, Result};
+use crate::history::entity::Entity;
+use crate::history::key::{KeyColumn, Values, meant};
+use crate::history::moment::Moment;
+use crate::history::table_name::{Wanted, parts_of};
+use crate::kafka::discovery::matches;
 use crate::sink::mongo_history;
-use crate::sink::mongo_history::complete;
 use crate::sink::mongo_history::failure::classify;
-use crate::sink::mongo_history::lineage::{Lineage, Natural};
-use crate::sink::mongo_history::links::Links;
-use crate::sink::mongo_history::parked::ParkedEvents;
-use crate::sink::mongo_history::schemas::{ColumnTypes, stored_types};
-use crate::sink::mongo_history::tables::{Tables, table_of};
-use crate::watermark::Complete;
+use crate::sink::mongo_history::identity::lineage::{Lineage, Natural};
+use crate::sink::mongo_history::identity::links::Links;
+use crate::sink::mongo_history::parked::store::ParkedEvents;
+use crate::sink::mongo_history::tables::registry::{Tables, table_of};
+use crate::sink::mongo_history::tables::schemas::{ColumnTypes, stored_types};
+use crate::sink::mongo_history::write::newest_commit;
 
 /// Events of a row that its history does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl Histories {
         for history in &self.0 {
             let connect = || mongo_history::connect(&history.url, &history.database);
             let database = history.connection.get_or_try_init(connect).await?;
-            let complete = complete::read(database, &history.sink).await?;
+            let complete = newest_commit::read(database, &history.sink).await?;
             let known = Tables::read(database).await?.into_all();
             let meant = meant_by(&known, name);
             let is_named = !meant.is_empty();

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::problem::Problem;
+use crate::http::problem::Problem;
 
 const CONNECTIONS_MAX: usize = 64;
 /// For a request's headers, and between two requests.

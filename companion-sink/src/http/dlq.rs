@@ -14,15 +14,15 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::history::limit_of;
-use super::parameters::Parameters;
-use super::problem::Problem;
-use super::same_site;
 use crate::dlq::edit::Set;
-use crate::dlq::event::Decider;
-use crate::dlq::page::{Page, Place};
 use crate::dlq::{Dlq, Found, Held, Order, Store, find, list};
 use crate::error::Error;
+use crate::http::history::limit_of;
+use crate::http::parameters::Parameters;
+use crate::http::problem::Problem;
+use crate::http::same_site;
+use crate::rejected::page::{Page, Place};
+use crate::rejected::parked_event::Decider;
 
 type Answer = Result<Json<Value>, Problem>;
 type Decided = Result<(StatusCode, Json<Value>), Problem>;

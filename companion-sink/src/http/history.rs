@@ -8,20 +8,21 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::parameters::Parameters;
-use super::problem::Problem;
+use crate::delivery::watermark::Complete;
 use crate::error::Error;
 use crate::history::blame::blame;
 use crate::history::changes::Search;
+use crate::history::cursor::Place;
 use crate::history::difference::difference;
 use crate::history::entity::{Entity, Range};
-use crate::history::moment::{self, Moment};
-use crate::history::place::Place;
+use crate::history::moment;
+use crate::history::moment::Moment;
 use crate::history::restore::restore;
 use crate::history::rows::{Rows, row_json};
 use crate::history::table::{Histories, find, several};
 use crate::history::{edited, json, marks, state};
-use crate::watermark::Complete;
+use crate::http::parameters::Parameters;
+use crate::http::problem::Problem;
 
 const LIMIT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;

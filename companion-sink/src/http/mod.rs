@@ -1,13 +1,13 @@
 //! Health, state, metrics, questions to the history and decisions about refused events over HTTP. Only the latter change
 //! something.
 
-mod connections;
-mod dlq;
-mod history;
+pub mod connections;
+pub mod dlq;
+pub mod history;
 pub mod own_token;
-mod parameters;
-mod problem;
-mod same_site;
+pub mod parameters;
+pub mod problem;
+pub mod same_site;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,16 +26,18 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use self::problem::Problem;
-pub use self::same_site::is_loopback;
-use crate::config::{self, Config};
-use crate::discovery::Cluster;
+use crate::config;
+use crate::config::Config;
 use crate::dlq::Dlq;
 use crate::error::{Error, Result};
 use crate::history::table::Histories;
-use crate::positions;
-use crate::prometheus::Metrics;
-use crate::source::{self, Source};
+use crate::http::problem::Problem;
+pub use crate::http::same_site::is_loopback;
+use crate::kafka::discovery::Cluster;
+use crate::kafka::positions;
+use crate::status::prometheus::Metrics;
+use crate::status::sender;
+use crate::status::sender::Source;
 use crate::status::{SinkStatus, State};
 
 /// Where a process listens, for as long as it lives.
@@ -287,7 +289,7 @@ async fn status(Extract(shared): Extract<Shared>) -> Response {
         });
     }
     if let Some(source) = &shared.source {
-        body["source"] = source::status(&source.look().await);
+        body["source"] = sender::status(&source.look().await);
     }
     Json(body).into_response()
 }
@@ -315,7 +317,7 @@ async fn metrics(Extract(shared): Extract<Shared>) -> Response {
         );
     }
     if let Some(source) = &shared.source {
-        source::put_metrics(&mut metrics, &source.look().await);
+        sender::put_metrics(&mut metrics, &source.look().await);
     }
     let body = metrics.into_text();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], body).into_response()
@@ -509,7 +511,7 @@ fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::civil_time::now_us;
+    use crate::timestamp::now_us;
 
     #[test]
     fn metrics_are_prometheus_text() {

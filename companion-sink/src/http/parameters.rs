@@ -4,8 +4,8 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use super::problem::Problem;
 use crate::error::Error;
+use crate::http::problem::Problem;
 
 /// The parameters of a request.
 pub struct Parameters<T>(pub T);

@@ -3,7 +3,7 @@
 
 use axum::http::{HeaderMap, header};
 
-use super::problem::Problem;
+use crate::http::problem::Problem;
 
 /// Fails for a request that may come from a page of another site.
 pub fn check(headers: &HeaderMap) -> Result<(), Problem> {

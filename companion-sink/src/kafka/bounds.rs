@@ -1,8 +1,8 @@
 //! Whether the offsets that come next are still in Kafka.
 
-use crate::consumer::TopicPartition;
-use crate::discovery::Discovery;
 use crate::error::{Code, Error, Result};
+use crate::kafka::discovery::Discovery;
+use crate::kafka::reader::TopicPartition;
 
 /// An offset that the log no longer has means lost events, never "begin anywhere" (CDC1008).
 pub fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> Result<()> {

@@ -7,8 +7,8 @@ use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 
 use crate::config::Config;
-use crate::discovery::configuration_error;
 use crate::error::Result;
+use crate::kafka::discovery::configuration_error;
 
 /// The properties that every client has: brokers, the operator's file, and never a topic made by accident.
 pub fn base(config: &Config) -> ClientConfig {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 
-use crate::discovery::configuration_error;
 use crate::error::Result;
+use crate::kafka::discovery::configuration_error;
 
 /// What was asked of Kafka last goes through within this, if Kafka is there.
 const CLOSE_MAX: Duration = Duration::from_secs(1);

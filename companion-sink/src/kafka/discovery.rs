@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::error::{Error, Result, log};
-use crate::kafka_client;
+use crate::kafka::client;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +40,7 @@ pub struct Discovery {
 impl Discovery {
     /// Starts asking, on a thread of its own, until the last receiver and this are gone.
     pub fn start(config: &Config) -> Result<Discovery> {
-        let client = Arc::new(kafka_client::asking(config)?);
+        let client = Arc::new(client::asking(config)?);
         let (sender, cluster) = watch::channel(Cluster::default());
         let asking = Arc::clone(&client);
         thread::Builder::new()

@@ -12,11 +12,11 @@ use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
-use crate::closing_consumer::ClosingConsumer;
-use crate::consumer::{Context, Ends, TopicPartition, is_out_of_range, report};
 use crate::error::{Error, Result};
-use crate::kafka_client::with_queues;
-use crate::record::{Gathering, Record};
+use crate::kafka::client::with_queues;
+use crate::kafka::closing_consumer::ClosingConsumer;
+use crate::kafka::reader::{Context, Ends, TopicPartition, is_out_of_range, report};
+use crate::kafka::record::{Gathering, Record};
 
 /// What is read and waits to be polled, over all partitions.
 const WAITING_BYTES: usize = 4 << 20;

@@ -15,11 +15,12 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::watch;
 
-use crate::civil_time::now_us;
 use crate::config::Config;
-use crate::discovery::configuration_error;
 use crate::error::{Error, Result, log};
-use crate::kafka_client::{self, Silent};
+use crate::kafka::client;
+use crate::kafka::client::Silent;
+use crate::kafka::discovery::configuration_error;
+use crate::timestamp::now_us;
 
 /// Fetched ahead; a position is some hundred bytes and a few for each topic.
 const MEMORY_BYTES: u64 = 4 << 20;
@@ -48,7 +49,7 @@ pub fn topic(config: &Config) -> String {
 /// Follows the positions of the source, on a thread of its own, until the last receiver is gone.
 pub fn follow(config: &Config) -> Result<Newest> {
     let group = format!("{}.positions", config.name);
-    let mut client = kafka_client::consumer(config, &group, MEMORY_BYTES);
+    let mut client = client::consumer(config, &group, MEMORY_BYTES);
     client.set("statistics.interval.ms", "0");
     client.set("enable.partition.eof", "true");
     let consumer: BaseConsumer<Silent> = client

@@ -16,9 +16,9 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use crate::closing_consumer::ClosingConsumer;
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::kafka::closing_consumer::ClosingConsumer;
+use crate::kafka::record::Record;
 
 /// A partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -14,14 +14,14 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use tokio::sync::{Mutex, OnceCell, oneshot, watch};
 
-use crate::civil_time;
 use crate::config::Config;
-use crate::discovery::{Cluster, configuration_error};
 use crate::error::{Code, Error, Result};
 use crate::event::Malformed;
-use crate::kafka_client;
-use crate::record::Record;
-use crate::sink::origin;
+use crate::kafka::client;
+use crate::kafka::discovery::{Cluster, configuration_error};
+use crate::kafka::record::Record;
+use crate::rejected::origin;
+use crate::timestamp;
 
 /// In which step the event failed, as Kafka Connect names the steps.
 #[derive(Debug, Clone, Copy)]
@@ -198,7 +198,7 @@ pub struct DeadLetters {
 impl DeadLetters {
     /// Nothing is connected until the first dead letter.
     pub fn new(config: &Config, cluster: watch::Receiver<Cluster>) -> Self {
-        let mut client = kafka_client::base(config);
+        let mut client = client::base(config);
         client
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -390,7 +390,7 @@ fn headers(letter: &Letter<'_>, is_stored: bool) -> OwnedHeaders {
         Stage::Transformation => "TRANSFORMATION",
         Stage::TaskPut => "TASK_PUT",
     };
-    let now = civil_time::rfc3339(civil_time::now_us());
+    let now = timestamp::rfc3339(timestamp::now_us());
     let ours = [
         ("__connect.errors.topic", record.topic.to_string()),
         ("__connect.errors.partition", record.partition.to_string()),

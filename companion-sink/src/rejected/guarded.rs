@@ -5,8 +5,8 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
-use crate::dead_letter::Failure;
 use crate::error::{Code, Error};
+use crate::rejected::dead_letter::Failure;
 
 /// Does what an event asks for. If the program panics over it, the event is malformed to us. Where it was is in the log.
 pub async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, Failure> {

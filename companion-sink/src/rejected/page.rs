@@ -1,7 +1,7 @@
 //! Pages of a list of refused events: in the order of sinks, topics, partitions and offsets.
 
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::kafka::record::Record;
 
 /// A part of a list.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::record::Record;
+use crate::kafka::record::Record;
 
 /// What becomes of an event that was put aside.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::dead_letter::Failure;
 use crate::error::{Code, Error, Result};
+use crate::rejected::dead_letter::Failure;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

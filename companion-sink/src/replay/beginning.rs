@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::civil_time;
+use crate::timestamp;
 
 /// Where a replay begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl FromStr for From {
         if text.eq_ignore_ascii_case("beginning") {
             return Ok(From::Beginning);
         }
-        if let Some(ts_us) = civil_time::parse(text) {
+        if let Some(ts_us) = timestamp::parse(text) {
             return Ok(From::Time(ts_us));
         }
         let mut parts = text.rsplitn(3, ':');
@@ -63,7 +63,7 @@ impl fmt::Display for From {
                 partition,
                 offset,
             } => write!(f, "{topic}:{partition}:{offset}"),
-            From::Time(ts_us) => f.write_str(&civil_time::rfc3339(*ts_us)),
+            From::Time(ts_us) => f.write_str(&timestamp::rfc3339(*ts_us)),
         }
     }
 }

@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use super::scan::Scan;
-use super::start::Start;
-use crate::civil_time::rfc3339;
-use crate::consumer::TopicPartition;
 use crate::error::{Code, Error, Result};
 use crate::event::commit_time_us;
-use crate::record::Record;
-use crate::sink::postgres::follow::{Followed, SchemaBody};
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::replay::scan::Scan;
+use crate::replay::start::Start;
+use crate::sink::postgres::schema::definitions::{Followed, SchemaBody};
+use crate::timestamp::rfc3339;
 
 /// Refuses a beginning before a change that the sink has followed already; `live` is how far it is. Says from when on it works.
 pub fn refuse(

@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::Order;
-use super::progress::Progress;
-use crate::dead_letter::DeadLetters;
-use crate::discovery::{Discovery, Topics, follows};
+use crate::delivery::runner::{Context, Course, Ended, Shared};
 use crate::error::{Code, Error, Policy, Result, log};
-use crate::kafka_client;
-use crate::positions;
-use crate::sink::runner::{Context, Course, Ended, Shared};
+use crate::kafka::client;
+use crate::kafka::discovery::{Discovery, Topics, follows};
+use crate::kafka::positions;
+use crate::rejected::dead_letter::DeadLetters;
+use crate::replay::Order;
+use crate::replay::progress::Progress;
 use crate::status::SinkStatus;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -36,11 +36,7 @@ pub fn context(order: &Order<'_>, position: positions::Newest) -> Result<Context
     Ok(Context {
         name: order.name.to_owned(),
         config: order.sink.clone(),
-        client: kafka_client::consumer(
-            order.config,
-            &group(order),
-            order.config.kafka.fetch_memory,
-        ),
+        client: client::consumer(order.config, &group(order), order.config.kafka.fetch_memory),
         shared: Arc::new(Shared {
             discovery,
             position,

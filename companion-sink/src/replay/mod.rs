@@ -1,25 +1,26 @@
 //! Builds the content of a sink from the topics once more: a replica beside the one that readers use, which then takes its
 //! place; a history in place, for what is missing or different there.
 
-mod changed_definition;
-pub mod course;
-pub mod from;
+pub mod beginning;
+pub mod changed_definition;
+pub mod delivery;
 pub mod history;
 pub mod progress;
 pub mod replica;
-mod scan;
-mod start;
+pub mod scan;
+pub mod start;
 
 use std::future::Future;
 use std::pin::pin;
 
 use tokio::sync::watch;
 
-use self::from::From;
-use crate::config::{self, Config};
+use crate::config;
+use crate::config::Config;
+use crate::delivery::runner::stopped;
 use crate::error::Result;
+use crate::replay::beginning::From;
 use crate::sink::changes::Changes;
-use crate::sink::runner::stopped;
 
 /// What is to be replayed.
 pub struct Order<'c> {

@@ -8,27 +8,30 @@ use std::time::Duration;
 use change::position::Position as SenderPosition;
 use tokio::sync::watch;
 
-use super::course::{self, context, drive};
-use super::from::From;
-use super::progress::Progress;
-use super::scan::Scan;
-use super::start::{self, Bounds, Start};
-use super::{Order, Report, changed_definition, unless_stopped};
-use crate::config::{self, Consistency};
-use crate::consumer::TopicPartition;
+use crate::config;
+use crate::config::Consistency;
+use crate::delivery::by_partition::ByPartition;
+use crate::delivery::runner::{Context, Course, Ended};
 use crate::error::{Code, Error, Result, log};
-use crate::live::Reloader;
-use crate::positions;
+use crate::kafka::bounds::check_bounds;
+use crate::kafka::positions;
+use crate::kafka::reader::TopicPartition;
+use crate::rejected::refusal_limit::RefusalLimit;
+use crate::reload::Reloader;
+use crate::replay::beginning::From;
+use crate::replay::delivery;
+use crate::replay::delivery::{context, drive};
+use crate::replay::progress::Progress;
+use crate::replay::scan::Scan;
+use crate::replay::start;
+use crate::replay::start::{Bounds, Start};
+use crate::replay::{Order, Report, changed_definition, unless_stopped};
 use crate::sink::Position;
-use crate::sink::bounds::check_bounds;
-use crate::sink::by_partition::ByPartition;
 use crate::sink::changes::Changes;
-use crate::sink::in_commit_order::InCommitOrder;
 use crate::sink::postgres::Postgres;
-use crate::sink::postgres::follow::Followed;
-use crate::sink::postgres::switch::{Control, NotYet};
-use crate::sink::refusal_limit::RefusalLimit;
-use crate::sink::runner::{Context, Course, Ended};
+use crate::sink::postgres::in_commit_order::InCommitOrder;
+use crate::sink::postgres::replay::control::{Control, NotYet};
+use crate::sink::postgres::schema::definitions::Followed;
 
 /// So few records are left to the last step, during which the sink waits.
 const FEW_RECORDS: u64 = 5_000;
@@ -134,7 +137,7 @@ impl<'b> Build<'b> {
         progress: &'b mut Progress,
     ) -> Result<Build<'b>> {
         progress.set_stage("looking where to begin");
-        let (goals, position) = course::goals();
+        let (goals, position) = delivery::goals();
         let context = context(order, position)?;
         let mut newest = match settings.consistency {
             Consistency::Transaction => Some(positions::follow(order.config)?),
@@ -202,7 +205,7 @@ impl<'b> Build<'b> {
     async fn follow_to_the_end(&mut self) -> Result<()> {
         let ends = self.ends().await?;
         if let Some(newest) = &mut self.newest {
-            let position = course::position(newest, |_| true).await?;
+            let position = delivery::position(newest, |_| true).await?;
             return self.follow_position(position).await;
         }
         self.follow_ends(ends).await
@@ -282,7 +285,7 @@ impl<'b> Build<'b> {
             if self.goals.borrow().as_deref().is_some_and(is_there) {
                 return Ok(());
             }
-            let position = course::position(newest, is_there).await?;
+            let position = delivery::position(newest, is_there).await?;
             return self.follow_position(position).await;
         }
         let live = self.control.live_positions(&self.partitions).await?;
@@ -348,9 +351,9 @@ async fn partitions(
     context: &Context,
     newest: Option<&mut positions::Newest>,
 ) -> Result<Vec<TopicPartition>> {
-    let topics = course::topics(context).await?;
+    let topics = delivery::topics(context).await?;
     let named = match newest {
-        Some(newest) => Some(course::position(newest, |_| true).await?),
+        Some(newest) => Some(delivery::position(newest, |_| true).await?),
         None => None,
     };
     let mut partitions = Vec::new();
@@ -419,7 +422,7 @@ async fn begin_in_the_middle(
         .zip(&before)
         .filter_map(|(at, live)| Some((at.clone(), live.as_ref()?.next_offset)))
         .collect();
-    let scan = Scan::new(order.config, &course::group(order))?;
+    let scan = Scan::new(order.config, &delivery::group(order))?;
     let (from, bounds) = (order.from.clone(), bounds.to_vec());
     let definitions = followed.clone();
     let found = tokio::task::spawn_blocking(move || {

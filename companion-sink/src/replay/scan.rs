@@ -10,11 +10,12 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::config::Config;
-use crate::consumer::TopicPartition;
-use crate::discovery::configuration_error;
 use crate::error::{Code, Error, Result};
-use crate::kafka_client::{self, Silent};
-use crate::record::Record;
+use crate::kafka::client;
+use crate::kafka::client::Silent;
+use crate::kafka::discovery::configuration_error;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
 
 const MEMORY_BYTES: u64 = 8 << 20;
 const POLL: Duration = Duration::from_millis(200);
@@ -29,7 +30,7 @@ pub struct Scan {
 impl Scan {
     /// A client for the consumer group `group`, in which nothing is committed.
     pub fn new(config: &Config, group: &str) -> Result<Scan> {
-        let mut client = kafka_client::consumer(config, group, MEMORY_BYTES);
+        let mut client = client::consumer(config, group, MEMORY_BYTES);
         client.set("statistics.interval.ms", "0");
         client.set("enable.partition.eof", "true");
         let consumer = client

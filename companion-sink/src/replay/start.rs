@@ -6,14 +6,14 @@ use std::ops::ControlFlow;
 
 use change::version::{Place, Version};
 
-use super::from::From;
-use super::scan::Scan;
-use crate::civil_time::rfc3339;
-use crate::consumer::TopicPartition;
 use crate::error::{Code, Error, Result};
 use crate::event::commit_time_us;
-use crate::record::Record;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::replay::beginning::From;
+use crate::replay::scan::Scan;
 use crate::sink::Position;
+use crate::timestamp::rfc3339;
 
 /// A record is sent after its commit, by another clock perhaps: so much earlier it is looked for.
 const CLOCK_DIFFERENCE_MS: i64 = 60_000;

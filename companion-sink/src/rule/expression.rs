@@ -7,9 +7,9 @@ use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValu
 use cel::common::types::{CelBool, CelInt, CelNull};
 use cel::{Context, Env, ExecutionError, IdedExpr, Value};
 
-use super::operators::{environment, replacement};
-use super::subject::Subject;
 use crate::config::keys::nearest;
+use crate::rule::operators::{environment, replacement};
+use crate::rule::subject::Subject;
 
 /// What an expression can look at.
 const VARIABLES: [&str; 4] = ["before", "after", "op", "audit"];

@@ -1,10 +1,10 @@
 //! Rules: an event of which a `[[rule]]` says that it is to be rejected is treated as one that the target refuses.
 
-mod expression;
-mod moment;
-mod operators;
-mod subject;
-mod value;
+pub mod expression;
+pub mod moment;
+pub mod operators;
+pub mod subject;
+pub mod value;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -12,15 +12,15 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use self::expression::{Answer, Expression, Needs};
-use self::subject::Subject;
-pub use self::subject::Types;
 use crate::config;
 use crate::config::keys::nearest;
-use crate::dead_letter::Failure;
-use crate::discovery::matches;
-use crate::live::Live;
-use crate::record::Record;
+use crate::kafka::discovery::matches;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::Failure;
+use crate::reload::Live;
+use crate::rule::expression::{Answer, Expression, Needs};
+use crate::rule::subject::Subject;
+pub use crate::rule::subject::Types;
 
 /// A reason is a label of a metric and a header, so names are short and plain.
 const NAME_LENGTH_MAX: usize = 64;
@@ -237,8 +237,8 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::error::Code;
-    use crate::live::Reloader;
-    use crate::sink::postgres::pg_text::PgType;
+    use crate::reload::Reloader;
+    use crate::sink::postgres::write::pg_text::PgType;
 
     const TOPIC: &str = "hr.public.employees";
     const BEFORE: &str = r#"{"emp_id":7,"salary":"9000.00","name":"Eva"}"#;

@@ -5,7 +5,7 @@ use std::any::Any;
 use cel::common::types::Type;
 use cel::common::value::{StaticVal, Val};
 
-use crate::civil_time;
+use crate::timestamp;
 
 static TYPE: Type = Type::new_unspecified_type("timestamp");
 
@@ -29,7 +29,7 @@ impl Moment {
             _ => {}
         }
         if text.as_bytes().get(4) == Some(&b'-')
-            && let Some(us) = civil_time::parse(text)
+            && let Some(us) = timestamp::parse(text)
         {
             return Some(Moment(us.into()));
         }
@@ -40,7 +40,7 @@ impl Moment {
         let year: i64 = year.parse().ok()?;
         let near = CYCLE_YEARS * 5 + year.rem_euclid(CYCLE_YEARS);
         let cycles = i128::from(year.div_euclid(CYCLE_YEARS) - 5);
-        let us = civil_time::parse(&format!("{near}{rest}"))?;
+        let us = timestamp::parse(&format!("{near}{rest}"))?;
         Some(Moment(i128::from(us) + cycles * CYCLE_DAYS * US_PER_DAY))
     }
 }

@@ -11,7 +11,7 @@ use cel::common::types::{
 use cel::common::value::{CowVal, Val};
 use cel::{DeclarationError, Env, ExecutionError};
 
-use super::moment::Moment;
+use crate::rule::moment::Moment;
 
 /// The language's name of an operator, our function's name, and the function.
 const REPLACED: [(&str, &str, Function); 12] = [

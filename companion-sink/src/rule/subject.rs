@@ -8,11 +8,11 @@ use cel::context::VariableResolver;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::expression::{Members, Needs};
-use super::value::{Boxed, map, value};
 use crate::event::{Image, Malformed, parse_body};
-use crate::record::Record;
-use crate::sink::postgres::pg_text::PgType;
+use crate::kafka::record::Record;
+use crate::rule::expression::{Members, Needs};
+use crate::rule::value::{Boxed, map, value};
+use crate::sink::postgres::write::pg_text::PgType;
 
 /// The types of a table's columns, by their names in events.
 pub type Types<'t> = dyn Fn(&str) -> Cow<'t, PgType> + 't;

@@ -9,9 +9,9 @@ use cel::common::types::{
 use cel::common::value::Val;
 use serde_json::value::RawValue;
 
-use super::moment::Moment;
 use crate::event::{Image, Malformed, Text};
-use crate::sink::postgres::pg_text::PgType;
+use crate::rule::moment::Moment;
+use crate::sink::postgres::write::pg_text::PgType;
 
 /// A value of the expression language that may borrow from the event.
 pub type Boxed<'v> = Box<dyn Val + 'v>;

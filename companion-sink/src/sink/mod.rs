@@ -1,36 +1,22 @@
 //! What a sink is: it applies batches of events and keeps, with its data, how far it is.
 
-pub mod bounds;
-pub mod by_partition;
 pub mod changes;
-mod doubt;
-mod endless_copies;
-mod guarded;
-pub mod in_commit_order;
-mod merge;
 pub mod mongo_history;
-pub mod origin;
-mod partition_queues;
 pub mod postgres;
-mod reached;
-pub mod refusal_limit;
-pub mod runner;
-#[cfg(test)]
-mod strange_records;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::consumer::TopicPartition;
-use crate::dead_letter::DeadLetters;
-use crate::discovery::Topics;
+use crate::delivery::watermark::Complete;
 use crate::error::{Code, Error, Result};
 use crate::event::Malformed;
-use crate::record::Record;
+use crate::kafka::discovery::Topics;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::DeadLetters;
 use crate::status::SinkStatus;
-use crate::watermark::Complete;
 
 /// Length of a batch in bytes at most, but for a single larger event.
 pub const BATCH_BYTES: usize = 2 << 20;

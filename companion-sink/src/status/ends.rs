@@ -9,9 +9,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::civil_time::now_us;
-use crate::consumer::TopicPartition;
-use crate::discovery::Topics;
+use crate::kafka::discovery::Topics;
+use crate::kafka::reader::TopicPartition;
+use crate::timestamp::now_us;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one event is waited for.

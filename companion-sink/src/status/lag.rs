@@ -5,7 +5,7 @@
 //! target since the process started, the copies of its offsets in the consumer group say it; where there are none, nothing is
 //! known to be applied. What cannot be known is shown as unknown, and never as 0.
 
-mod ends;
+use crate::status::ends;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,14 +15,16 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::BaseConsumer;
 use tokio::sync::watch;
 
-use self::ends::{Ends, committed, first_time_us};
-use crate::civil_time::now_us;
-use crate::config::{self, Config, Consistency, Kind};
-use crate::consumer::TopicPartition;
-use crate::discovery::{Cluster, Topics, follows};
+use crate::config;
+use crate::config::{Config, Consistency, Kind};
 use crate::error::{Error, Result};
-use crate::kafka_client::{self, Silent};
+use crate::kafka::client;
+use crate::kafka::client::Silent;
+use crate::kafka::discovery::{Cluster, Topics, follows};
+use crate::kafka::reader::TopicPartition;
+use crate::status::ends::{Ends, committed, first_time_us};
 use crate::status::{Lag, SinkStatus, State};
+use crate::timestamp::now_us;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A sink that starts knows its positions by then.
@@ -61,7 +63,7 @@ pub fn watch(
     });
     let mut measuring = Measuring {
         sinks: sinks.collect(),
-        asking: kafka_client::asking(config)?,
+        asking: client::asking(config)?,
         reading: None,
         config: Arc::clone(config),
         ends: Ends::default(),
@@ -103,7 +105,7 @@ impl Watched {
         if self.asked_at.is_none_or(|at| at.elapsed() > ASK_GROUP) {
             self.asked_at = Some(Instant::now());
             if self.asking.is_none() {
-                let client = kafka_client::consumer(config, &self.group, MEMORY_BYTES);
+                let client = client::consumer(config, &self.group, MEMORY_BYTES);
                 self.asking = client.create_with_context(Silent).ok();
             }
             let asking = self.asking.as_ref();
@@ -219,7 +221,7 @@ impl Measuring {
         *reads_left -= 1;
         if self.reading.is_none() {
             let group = format!("{}.lag", self.config.name);
-            let mut client = kafka_client::consumer(&self.config, &group, MEMORY_BYTES);
+            let mut client = client::consumer(&self.config, &group, MEMORY_BYTES);
             client.set("statistics.interval.ms", "0");
             client.set("enable.partition.eof", "true");
             self.reading = client.create_with_context(Silent).ok();

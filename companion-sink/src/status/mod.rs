@@ -1,5 +1,10 @@
 //! What each sink is doing, for `/v1/status` and `/metrics`.
 
+pub mod ends;
+pub mod lag;
+pub mod prometheus;
+pub mod sender;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::civil_time;
-use crate::consumer::TopicPartition;
 use crate::error::Error;
-use crate::record::Record;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
 use crate::sink::{Applied, Move};
+use crate::timestamp;
 
 /// A sink that has been running so long, and has nothing to do, works.
 const WORKS_AFTER: Duration = Duration::from_secs(3);
@@ -79,7 +84,7 @@ impl LastError {
             code: error.code.to_string(),
             message: error.what.clone(),
             hint: error.hint.clone(),
-            at: civil_time::rfc3339(civil_time::now_us()),
+            at: timestamp::rfc3339(timestamp::now_us()),
             over_since: None,
         }
     }
@@ -200,7 +205,7 @@ impl Figures {
         if let Some(error) = self.last_error.as_mut()
             && error.over_since.is_none()
         {
-            error.over_since = Some(civil_time::rfc3339(civil_time::now_us()));
+            error.over_since = Some(timestamp::rfc3339(timestamp::now_us()));
         }
     }
 
@@ -212,7 +217,7 @@ impl Figures {
             self.troubled_since.get_or_insert(self.state_since);
         }
         if state == State::Retrying && self.retrying_since.is_none() {
-            self.retrying_since = Some(civil_time::rfc3339(civil_time::now_us()));
+            self.retrying_since = Some(timestamp::rfc3339(timestamp::now_us()));
         }
         if state == State::Halted {
             self.retrying_since = None;
@@ -511,7 +516,7 @@ impl SinkStatus {
         figures.recover();
         figures.apply_seconds.observe(took.as_secs_f64());
         if let Some(commit_us) = last_commit_us {
-            let seconds = civil_time::now_us().saturating_sub(commit_us).max(0) as f64 / 1e6;
+            let seconds = timestamp::now_us().saturating_sub(commit_us).max(0) as f64 / 1e6;
             figures.latency_seconds.observe(seconds);
         }
     }

@@ -10,8 +10,8 @@ use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
 use crate::error::{Code, Error, Result};
-use crate::prometheus::{Metrics, Sample, labels};
 use crate::sink::postgres::open;
+use crate::status::prometheus::{Metrics, Sample, labels};
 
 /// Prometheus waits ten seconds by default.
 const TIMEOUT: Duration = Duration::from_secs(5);

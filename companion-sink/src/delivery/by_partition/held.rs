@@ -1,15 +1,15 @@
 //! Events about whole tables, at which partitions are held until all of their topic have reached them.
 
-use super::Run;
-use crate::consumer::TopicPartition;
+use crate::delivery::by_partition::Run;
+use crate::delivery::progress::{Reached, Stand, missing_copy, reached, version_of};
 use crate::error::Result;
-use crate::record::Record;
-use crate::sink::reached::{Reached, Stand, missing_copy, reached, version_of};
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
 use crate::sink::{Batch, Move, Sink};
 
 impl<S: Sink> Run<'_, S> {
     /// Applies the held events that all partitions of their topic have reached.
-    pub(super) async fn release_held(&mut self) -> Result<()> {
+    pub(crate) async fn release_held(&mut self) -> Result<()> {
         if S::SHARED {
             return self.meet_others().await;
         }
@@ -46,7 +46,7 @@ impl<S: Sink> Run<'_, S> {
     }
 
     /// How the partitions that are held at `record` here move when it is done.
-    pub(super) fn moves_past(&self, record: &Record) -> Vec<Move> {
+    pub(crate) fn moves_past(&self, record: &Record) -> Vec<Move> {
         let mut moves = Vec::new();
         for (at, lane) in &self.lanes {
             if let Some(held) = &lane.held

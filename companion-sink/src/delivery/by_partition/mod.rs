@@ -1,9 +1,9 @@
 //! The course of a sink that applies each partition by itself: finds the partitions, gathers batches, drops later copies,
 //! and holds events together that are for all partitions.
 
-mod held;
-mod shared;
-mod stopped_topics;
+pub mod held;
+pub mod shared;
+pub mod stopped_topics;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,20 +12,21 @@ use change::version::{Place, Version};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use self::stopped_topics::StoppedTopics;
-use super::bounds::{check_bounds, find_out_of_range};
-use super::doubt::{Doubts, is_far_beyond};
-use super::endless_copies::{self, EndlessCopies};
-use super::runner::{Context, Course, Ended, Shared, ended, stopped};
-use super::{BATCH_BYTES, Batch, Move, Sink};
 use crate::config;
-use crate::consumer::{Fetched, Reader, TopicPartition};
-use crate::discovery::{Cluster, Topics, follows};
+use crate::delivery::by_partition::stopped_topics::StoppedTopics;
+use crate::delivery::doubt::{Doubts, is_far_beyond};
+use crate::delivery::endless_copies;
+use crate::delivery::endless_copies::EndlessCopies;
+use crate::delivery::runner::{Context, Course, Ended, Shared, ended, stopped};
+use crate::delivery::watermark::Watermark;
 use crate::error::{Policy, Result};
 use crate::event::{SnapshotBody, commit_time_us, is_for_others, is_version};
-use crate::record::Record;
+use crate::kafka::bounds::{check_bounds, find_out_of_range};
+use crate::kafka::discovery::{Cluster, Topics, follows};
+use crate::kafka::reader::{Fetched, Reader, TopicPartition};
+use crate::kafka::record::Record;
+use crate::sink::{BATCH_BYTES, Batch, Move, Sink};
 use crate::status::{SinkStatus, State};
-use crate::watermark::Watermark;
 
 /// How soon a new partition is asked again that has no leader yet.
 const RETRY: Duration = Duration::from_millis(100);
@@ -492,7 +493,7 @@ impl<S: Sink> Run<'_, S> {
         Ok(())
     }
 
-    fn count(&self, gathered: &Gathered, applied: &super::Applied) {
+    fn count(&self, gathered: &Gathered, applied: &crate::sink::Applied) {
         let mut figures = self.status.figures();
         figures.duplicates += gathered.duplicates;
         figures.count(&gathered.batch.records, applied);

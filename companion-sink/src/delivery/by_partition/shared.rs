@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Run;
-use crate::consumer::TopicPartition;
+use crate::delivery::by_partition::Run;
+use crate::delivery::progress::version_of;
 use crate::error::{Result, log};
-use crate::record::Record;
-use crate::sink::reached::version_of;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
 use crate::sink::{Met, Sink};
 
 impl<S: Sink> Run<'_, S> {
     /// Other instances came, went, or met at an event that partitions of this one wait at; or a second has passed.
-    pub(super) async fn look_at_others(&mut self) -> Result<()> {
+    pub(crate) async fn look_at_others(&mut self) -> Result<()> {
         if !S::SHARED {
             return Ok(());
         }
@@ -29,7 +29,7 @@ impl<S: Sink> Run<'_, S> {
     }
 
     /// Notes for the others which events partitions are held at; what all have reached is done then.
-    pub(super) async fn meet_others(&mut self) -> Result<()> {
+    pub(crate) async fn meet_others(&mut self) -> Result<()> {
         for record in self.events_to_meet_at() {
             let moves = self.moves_past(&record);
             if moves.is_empty() {
@@ -68,7 +68,7 @@ impl<S: Sink> Run<'_, S> {
         Ok(())
     }
 
-    pub(super) fn goes_on(&mut self, topic: &str) {
+    pub(crate) fn goes_on(&mut self, topic: &str) {
         if self.stopped.forget(topic) {
             tracing::info!(sink = %self.status.name, topic, "the table goes on");
             self.status.goes_on(topic);

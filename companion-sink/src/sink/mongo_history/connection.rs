@@ -9,9 +9,9 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 
-use super::failure::{classify, is_missing_collection, refused_collection};
-use super::insert::collection_refused;
 use crate::error::{Error, Result};
+use crate::sink::mongo_history::failure::{classify, is_missing_collection, refused_collection};
+use crate::sink::mongo_history::write::insert::collection_refused;
 
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -1,34 +1,19 @@
 //! The history: one document for each change of a row, in a collection for each table.
 
-mod actions;
-mod admission;
-mod array_text;
-mod bodies;
-pub mod bson_value;
-mod carry_out;
-mod collection_name;
-pub mod complete;
-mod connection;
-pub mod diff;
-pub mod document;
-mod edited;
+pub mod connection;
+pub mod documents;
 pub mod failure;
-mod gone;
-mod insert;
-pub mod lineage;
-pub mod links;
-pub mod mend;
-pub mod newest;
-pub mod offsets;
-mod park;
+pub mod identity;
 pub mod parked;
-mod parked_keys;
-mod rekeyed;
-pub mod renames;
-pub mod schemas;
-pub mod snapshots;
+pub mod snapshot;
 pub mod tables;
-mod unchanged;
+pub mod write;
+
+use crate::sink::mongo_history::documents::document;
+use crate::sink::mongo_history::identity::rekeyed_rows;
+use crate::sink::mongo_history::tables::schemas;
+use crate::sink::mongo_history::write::newest_commit;
+use crate::sink::mongo_history::write::unchanged_rows;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::future::pending;
@@ -40,34 +25,35 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::options::CollectionOptions;
 use mongodb::{Collection, Database};
 
-use self::admission::{Admission, Told, may_be_written};
-use self::bson_value::Names;
-pub use self::connection::{connect, connect_to_primary};
-use self::connection::{durable, make_indexes};
-use self::document::{Body, identity};
-use self::failure::classify;
-use self::gone::End;
-use self::insert::insert_new;
-use self::mend::Mending;
-use self::offsets::Offsets;
-use self::park::Inserted;
-use self::parked::{Aside, ParkedEvents};
-use self::parked_keys::ParkedKeys;
-use self::schemas::{Definition, Schemas, type_of};
-use self::snapshots::Snapshots;
-use self::tables::Tables;
-use self::unchanged::Sifted;
-use super::refusal_limit::RefusalLimit;
-use super::{Applied, Batch, Move, Position, Sink, origin, unreadable_snapshot};
 use crate::config;
-use crate::consumer::TopicPartition;
-use crate::dead_letter::{DeadLetters, Failure};
+use crate::delivery::watermark::Complete;
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Op, SnapshotBody};
-use crate::live::Live;
-use crate::record::Record;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::rejected::origin;
+use crate::rejected::refusal_limit::RefusalLimit;
+use crate::reload::Live;
 use crate::rule::Rules;
-use crate::watermark::Complete;
+pub use crate::sink::mongo_history::connection::{connect, connect_to_primary};
+use crate::sink::mongo_history::connection::{durable, make_indexes};
+use crate::sink::mongo_history::documents::bson_value::Names;
+use crate::sink::mongo_history::documents::document::{Body, identity};
+use crate::sink::mongo_history::failure::classify;
+use crate::sink::mongo_history::parked::keys::ParkedKeys;
+use crate::sink::mongo_history::parked::parking::Inserted;
+use crate::sink::mongo_history::parked::store::{Aside, ParkedEvents};
+use crate::sink::mongo_history::snapshot::repair::Mending;
+use crate::sink::mongo_history::snapshot::snapshots::Snapshots;
+use crate::sink::mongo_history::snapshot::vanished_rows::End;
+use crate::sink::mongo_history::tables::admission::{Admission, Told, may_be_written};
+use crate::sink::mongo_history::tables::registry::Tables;
+use crate::sink::mongo_history::tables::schemas::{Definition, Schemas, type_of};
+use crate::sink::mongo_history::write::insert::insert_new;
+use crate::sink::mongo_history::write::offsets::Offsets;
+use crate::sink::mongo_history::write::unchanged_rows::Sifted;
+use crate::sink::{Applied, Batch, Move, Position, Sink, unreadable_snapshot};
 
 /// MongoDB's limit of a document, in bytes.
 const DOCUMENT_BYTES_MAX: usize = 16 << 20;
@@ -244,7 +230,7 @@ impl MongoHistory {
         let template = &self.settings.collection;
         let names = connection.names;
         let tables = &mut connection.tables;
-        let place = rekeyed::place(tables, record, &headers, &body, template, names).await?;
+        let place = rekeyed_rows::place(tables, record, &headers, &body, template, names).await?;
         let place = match place {
             Ok(place) => place,
             Err(malformed) => return Ok(Err(malformed.into())),
@@ -292,7 +278,8 @@ impl MongoHistory {
         let told = definition.told(record, headers);
         if connection.tables.other_key(&told).is_some() {
             let (database, names) = (&connection.database, connection.names);
-            let linked = rekeyed::link_rows(database, &mut connection.tables, &told, names).await?;
+            let linked =
+                rekeyed_rows::link_rows(database, &mut connection.tables, &told, names).await?;
             tracing::info!(
                 sink = self.name,
                 table = headers.table,
@@ -372,7 +359,8 @@ impl MongoHistory {
         let table = table.map(|table| table.id.clone()).unwrap_or_default();
         let collection = connection.collection(name).await?;
         let pending: Vec<&Pending> = pending.iter().collect();
-        let Sifted { kept, left_out } = unchanged::leave_out(&collection, &table, pending).await?;
+        let Sifted { kept, left_out } =
+            unchanged_rows::leave_out(&collection, &table, pending).await?;
         inserted.left_out.extend(left_out);
         if kept.is_empty() {
             return Ok(());
@@ -508,7 +496,7 @@ impl MongoHistory {
             }
             let connection = self.connection.as_mut().ok_or_else(not_connected)?;
             connection.snapshots.note(&record.topic, &there).await?;
-            let told = rekeyed::told_by_row(record, headers, &event, &[]);
+            let told = rekeyed_rows::told_by_row(record, headers, &event, &[]);
             let lineage = connection.tables.learn(&told, &template).await?;
             let (table, name) = (lineage.id.clone(), lineage.collection.clone());
             let collection = match connection.collection(&name).await {
@@ -657,7 +645,7 @@ impl Sink for MongoHistory {
             return Ok(());
         }
         let name = self.state_name.clone();
-        complete::write(&self.connection()?.database, &name, complete).await
+        newest_commit::write(&self.connection()?.database, &name, complete).await
     }
 
     fn waits_together(&self, record: &Record) -> bool {

@@ -10,11 +10,11 @@ use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification, SimpleQueryMessage, Statement};
 
-use super::failure::{Fault, classify, sort};
-use super::parked::CHANNEL;
-use super::sharing::INSTANCES_CHANNEL;
-use super::verification::Verification;
 use crate::error::{Code, Error, Result};
+use crate::sink::postgres::failure::{Fault, classify, sort};
+use crate::sink::postgres::parked::store::CHANNEL;
+use crate::sink::postgres::sharing::partition_locks::INSTANCES_CHANNEL;
+use crate::sink::postgres::verification::Verification;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);

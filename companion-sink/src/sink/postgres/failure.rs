@@ -7,8 +7,8 @@
 use tokio_postgres::Error as PgError;
 use tokio_postgres::error::DbError;
 
-use crate::dead_letter::Failure;
 use crate::error::{Code, Error, Result};
+use crate::rejected::dead_letter::Failure;
 
 /// A failed statement.
 pub enum Fault {

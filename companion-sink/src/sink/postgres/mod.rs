@@ -1,32 +1,20 @@
 //! The replica: the tables of the source, kept row by row, with the offsets in the same transaction.
 
-mod apply;
-mod barrier;
-mod bindings;
-mod carry_out;
-mod change;
-mod connection;
-mod difference;
-mod failure;
-pub mod follow;
-mod newest;
-mod ordered;
+pub mod connection;
+pub mod failure;
+pub mod in_commit_order;
 pub mod parked;
-pub mod pg_text;
-mod refusal;
-mod search;
-pub mod shadow;
-mod sharing;
-mod snapshot;
-mod state;
-mod statements;
-mod stream;
-pub mod switch;
-pub mod tables;
-mod text_array;
+pub mod replay;
+pub mod schema;
+pub mod sharing;
+pub mod state;
 pub mod verification;
-mod watchdog;
-mod whole_table;
+pub mod watchdog;
+pub mod write;
+
+use crate::sink::postgres::parked::store;
+use crate::sink::postgres::sharing::partition_locks;
+use crate::sink::postgres::write::newest_versions;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -36,35 +24,39 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep_until, timeout};
 
-use self::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
-use self::bindings::{Bindings, Refusal, Wish};
-use self::change::{Change, identity_of};
-pub use self::connection::open;
-use self::connection::{IMMEDIATE, News, Session};
-use self::failure::{Fault, classify};
-pub use self::ordered::{Commit, Outcome, Poison};
-use self::parked::ParkedKeys;
-use self::search::Search;
-pub use self::search::Uncommitted;
-use self::sharing::Sharing;
-use self::state::State;
-use self::stream::Stream;
-use self::tables::{Tables, missing_column};
-use super::guarded::guarded;
-use super::refusal_limit::RefusalLimit;
-use super::{Applied, Batch, Met, Move, Position, Sink, origin, unreadable_snapshot};
-use crate::config::{self, Consistency};
-use crate::consumer::TopicPartition;
-use crate::dead_letter::{DeadLetters, Failure};
-use crate::discovery::Topics;
-use crate::dlq::event::Decision;
+use crate::config;
+use crate::config::Consistency;
+use crate::delivery::watermark::Complete;
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, RowBody, SnapshotBody, TableName};
-use crate::live::Live;
-use crate::record::Record;
+use crate::kafka::discovery::Topics;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::rejected::guarded::guarded;
+use crate::rejected::origin;
+use crate::rejected::parked_event::Decision;
+use crate::rejected::refusal_limit::RefusalLimit;
+use crate::reload::Live;
 use crate::rule::Rules;
+pub use crate::sink::postgres::connection::open;
+use crate::sink::postgres::connection::{IMMEDIATE, News, Session};
+use crate::sink::postgres::failure::{Fault, classify};
+use crate::sink::postgres::in_commit_order::search::Search;
+pub use crate::sink::postgres::in_commit_order::search::Uncommitted;
+pub use crate::sink::postgres::in_commit_order::transaction::{Commit, Outcome, Poison};
+use crate::sink::postgres::parked::store::ParkedKeys;
+use crate::sink::postgres::schema::bindings::{Bindings, Refusal, Wish};
+use crate::sink::postgres::schema::tables::{Tables, missing_column};
+use crate::sink::postgres::sharing::partition_locks::Sharing;
+use crate::sink::postgres::state::State;
+use crate::sink::postgres::write::change::{Change, identity_of};
+use crate::sink::postgres::write::rows::{
+    Aside, Mode, apply, apply_apart, is_parked, park_key, waits,
+};
+use crate::sink::postgres::write::stream::Stream;
+use crate::sink::{Applied, Batch, Met, Move, Position, Sink, unreadable_snapshot};
 use crate::status::SinkStatus;
-use crate::watermark::Complete;
 
 /// A target that does not even undo what is open so long is not waited for.
 const REST_MAX: Duration = Duration::from_secs(5);
@@ -158,7 +150,7 @@ impl<'b> Park<'b> {
     fn apart(record: &'b Record, failure: Failure) -> Self {
         Park {
             record,
-            key: parked::apart(record).into(),
+            key: store::apart(record).into(),
             failure: Some(failure),
         }
     }
@@ -481,7 +473,7 @@ impl Postgres {
         let mut parks = Vec::new();
         let changes = self.changes(batch, &mut parks).await?;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-        newest::make_ready(&mut connection.session, &connection.tables, &changes).await?;
+        newest_versions::make_ready(&mut connection.session, &connection.tables, &changes).await?;
         self.apply_in_transaction(batch, &changes, &mut parks)
             .await?;
         if !parks.is_empty() {
@@ -566,7 +558,7 @@ impl Postgres {
                     park.failure.as_ref(),
                 )
                 .await?;
-            if !parked::is_apart(&park.key) {
+            if !store::is_apart(&park.key) {
                 parked.insert((park.record.topic.clone(), (*park.key).into()));
             }
         }
@@ -613,7 +605,7 @@ impl Sink for Postgres {
         let mut session = Session::new(client);
         if self.is_shared() {
             session.newest_schema = Some(self.state.schema().to_owned());
-            sharing::join_instances(&session.client, self.state.sink()).await?;
+            partition_locks::join_instances(&session.client, self.state.sink()).await?;
         }
         self.connection = Some(Connection {
             session,

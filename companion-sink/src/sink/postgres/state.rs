@@ -4,17 +4,17 @@ use change::version::Place;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::barrier::Barriers;
-use super::bindings::Topics;
-use super::connection::Session;
-use super::failure::classify;
-use super::follow::Followed;
-use super::newest;
-use super::parked::{HOLDS_ROWS, ParkedEvents};
-use super::snapshot::Snapshots;
-use super::tables::{Target, literal, quoted};
-use crate::consumer::TopicPartition;
 use crate::error::{Code, Error, Result};
+use crate::kafka::reader::TopicPartition;
+use crate::sink::postgres::connection::Session;
+use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::parked::store::{HOLDS_ROWS, ParkedEvents};
+use crate::sink::postgres::schema::bindings::Topics;
+use crate::sink::postgres::schema::definitions::Followed;
+use crate::sink::postgres::schema::tables::{Target, literal, quoted};
+use crate::sink::postgres::sharing::barrier::Barriers;
+use crate::sink::postgres::write::newest_versions;
+use crate::sink::postgres::write::snapshot::Snapshots;
 use crate::sink::{Move, Position};
 
 /// The first key of the lock that transactions share which change a sink's content, and that a replay takes alone.
@@ -44,7 +44,7 @@ impl State {
 
     /// Everything up to a commit is applied: of keys with several spellings nothing older has to be known (`newest`).
     pub async fn forget_newest(&self, session: &Session, version: &str) -> Result<()> {
-        newest::forget(session, &self.schema, &self.sink, version).await
+        newest_versions::forget(session, &self.schema, &self.sink, version).await
     }
 
     /// The state of `sink` (`<name>.<sink>`, as its consumer group) in `schema`.

@@ -4,7 +4,7 @@
 use serde_json::value::RawValue;
 
 use crate::event::Malformed;
-use crate::sink::postgres::pg_text::{PgType, to_text};
+use crate::sink::postgres::write::pg_text::{PgType, to_text};
 
 /// Whether a JSON array has arrays in it.
 pub fn is_nested(items: &[&RawValue]) -> bool {

@@ -5,8 +5,8 @@ use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, Document, doc};
 use mongodb::{Collection, Database};
 
-use super::failure::{classify, is_duplicate_id};
 use crate::error::{Code, Error, Result};
+use crate::sink::mongo_history::failure::{classify, is_duplicate_id};
 
 const COLLECTION: &str = "companion_bodies";
 /// Up to here a value is in the document that it belongs to: two of them are in one.

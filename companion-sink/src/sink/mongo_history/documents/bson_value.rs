@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use mongodb::bson::{RawArrayBuf, RawBson, RawDocumentBuf};
 use serde_json::value::RawValue;
 
-use super::array_text::{array_text, is_nested};
-use super::schemas::{ColumnTypes, type_of};
 use crate::event::{Image, Malformed};
-use crate::sink::postgres::pg_text::PgType;
+use crate::sink::mongo_history::documents::array_text::{array_text, is_nested};
+use crate::sink::mongo_history::tables::schemas::{ColumnTypes, type_of};
+use crate::sink::postgres::write::pg_text::PgType;
 
 /// More levels no server takes, nor does the stack hold any number of them.
 const DEPTH_MAX: usize = 1000;

@@ -2,9 +2,9 @@
 
 use mongodb::bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
 
-use super::bson_value::{Names, value_in};
-use super::schemas::ColumnTypes;
 use crate::event::{Image, Malformed};
+use crate::sink::mongo_history::documents::bson_value::{Names, value_in};
+use crate::sink::mongo_history::tables::schemas::ColumnTypes;
 
 /// The differences of two images. `is_masked` columns tell that they differ, not what they hold.
 pub fn diff(

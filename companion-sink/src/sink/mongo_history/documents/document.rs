@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use mongodb::bson::{Bson, DateTime, Document, RawBson, RawDocumentBuf, doc, rawdoc};
 use serde::Deserialize;
 
-use super::bson_value::{Names, document, document_of};
-use super::diff::diff;
-use super::lineage::Name;
-use super::schemas::ColumnTypes;
-use crate::civil_time::rfc3339;
 use crate::event::{Headers, Image, Malformed, Op, TableName, Text, parse_body};
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::sink::mongo_history::documents::bson_value::{Names, document, document_of};
+use crate::sink::mongo_history::documents::diff::diff;
+use crate::sink::mongo_history::identity::lineage::Name;
+use crate::sink::mongo_history::tables::schemas::ColumnTypes;
+use crate::timestamp::rfc3339;
 
 /// The operation of a row that a snapshot did not find.
 pub const INFERRED_DELETE: &str = "inferred delete";

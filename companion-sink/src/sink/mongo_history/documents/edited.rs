@@ -3,11 +3,11 @@
 use mongodb::bson::{RawBson, RawDocumentBuf, rawdoc};
 use serde_json::value::RawValue;
 
-use super::actions::Open;
-use super::bson_value::{Names, value_of};
 use crate::event::{Image, parse_body};
-use crate::record::Record;
-use crate::sink::postgres::pg_text::PgType;
+use crate::kafka::record::Record;
+use crate::sink::mongo_history::documents::bson_value::{Names, value_of};
+use crate::sink::mongo_history::parked::actions::Open;
+use crate::sink::postgres::write::pg_text::PgType;
 
 /// A longer original is in `companion_actions` alone.
 const ORIGINAL_BYTES_MAX: usize = 64 << 10;

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::document::entity;
-use super::renames::{Rename, first_name, names_of};
 use crate::event::Image;
+use crate::sink::mongo_history::documents::document::entity;
+use crate::sink::mongo_history::identity::renames::{Rename, first_name, names_of};
 
 /// A table with all names that it had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,9 +7,9 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use mongodb::{Collection, Database};
 
-use super::failure::classify;
-use super::insert::insert_new;
 use crate::error::{Code, Error, Result};
+use crate::sink::mongo_history::failure::classify;
+use crate::sink::mongo_history::write::insert::insert_new;
 
 const COLLECTION: &str = "companion_links";
 

@@ -11,16 +11,16 @@ use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::{Collection, Database};
 use serde_json::value::RawValue;
 
-use super::bson_value::{Names, value_of};
-use super::document::{Body, identity};
-use super::lineage::{Key, Lineage, Natural, Told};
-use super::newest::{Newest, truncates};
-use super::tables::{Tables, no_renames};
 use crate::error::Result;
 use crate::event::{Headers, Image, Malformed, Op};
 use crate::history::state;
-use crate::record::Record;
-use crate::sink::postgres::pg_text::PgType;
+use crate::kafka::record::Record;
+use crate::sink::mongo_history::documents::bson_value::{Names, value_of};
+use crate::sink::mongo_history::documents::document::{Body, identity};
+use crate::sink::mongo_history::identity::lineage::{Key, Lineage, Natural, Told};
+use crate::sink::mongo_history::tables::registry::{Tables, no_renames};
+use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
+use crate::sink::postgres::write::pg_text::PgType;
 
 /// Links that are written at once.
 const PAGE: usize = 1000;
@@ -141,7 +141,9 @@ async fn link_by_former_key(
         .find_one(doc! { "entity": &entity, "version": { "$lt": &now.from } })
         .sort(doc! { "version": -1 })
         .await;
-    let last = last.map_err(|error| super::classify("reading the newest versions", &error))?;
+    let last = last.map_err(|error| {
+        crate::sink::mongo_history::classify("reading the newest versions", &error)
+    })?;
     let is_meant = last.as_ref().is_some_and(|last| {
         state(last).is_some() && members_of(lineage, now, last, names).is_none()
     });

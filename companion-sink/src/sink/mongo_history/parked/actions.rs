@@ -8,11 +8,11 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
 
-use super::bodies::Bodies;
-use super::failure::classify;
-use crate::civil_time::{now_us, rfc3339};
-use crate::dlq::event::{Action, Decider, Decision};
 use crate::error::Result;
+use crate::rejected::parked_event::{Action, Decider, Decision};
+use crate::sink::mongo_history::documents::bodies::Bodies;
+use crate::sink::mongo_history::failure::classify;
+use crate::timestamp::{now_us, rfc3339};
 
 const COLLECTION: &str = "companion_actions";
 

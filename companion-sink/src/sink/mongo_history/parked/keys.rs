@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::event::is_version;
-use crate::record::Record;
+use crate::kafka::record::Record;
 
 /// A key of a topic: the row's identity as JSON, empty for a table without a key.
 pub type Key = (Arc<str>, Box<[u8]>);

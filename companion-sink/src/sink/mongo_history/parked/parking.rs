@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use mongodb::bson::{RawDocumentBuf, doc};
 
-use super::admission::Told;
-use super::document::identity;
-use super::failure::classify;
-use super::parked::Aside;
-use super::parked_keys::{key_of, version_of};
-use super::{DOCUMENT_BYTES_MAX, MongoHistory, Pending, not_connected};
-use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::Result;
 use crate::event::Headers;
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::rejected::guarded::guarded;
 use crate::sink::Batch;
-use crate::sink::guarded::guarded;
+use crate::sink::mongo_history::documents::document::identity;
+use crate::sink::mongo_history::failure::classify;
+use crate::sink::mongo_history::parked::keys::{key_of, version_of};
+use crate::sink::mongo_history::parked::store::Aside;
+use crate::sink::mongo_history::tables::admission::Told;
+use crate::sink::mongo_history::{DOCUMENT_BYTES_MAX, MongoHistory, Pending, not_connected};
 
 /// Documents by collection.
 pub type Documents = BTreeMap<String, Vec<Pending>>;
@@ -33,7 +33,7 @@ pub struct Inserted {
 
 impl MongoHistory {
     /// The document of an event with its collection, none if it makes none; or why it is refused.
-    pub(super) async fn made(
+    pub(crate) async fn made(
         &mut self,
         record: &Record,
     ) -> Result<std::result::Result<Option<(String, RawDocumentBuf)>, Failure>> {
@@ -50,7 +50,7 @@ impl MongoHistory {
     }
 
     /// Builds the documents of a batch; what is refused, and what is behind that, goes aside.
-    pub(super) async fn documents<'b>(
+    pub(crate) async fn documents<'b>(
         &mut self,
         batch: &'b Batch,
         asides: &mut Vec<Aside<'b>>,
@@ -93,7 +93,7 @@ impl MongoHistory {
     }
 
     /// Inserts documents, whatever their order.
-    pub(super) async fn insert_all(&mut self, documents: Documents) -> Result<Inserted> {
+    pub(crate) async fn insert_all(&mut self, documents: Documents) -> Result<Inserted> {
         let mut inserted = Inserted::default();
         for (collection, pending) in documents {
             let places = pending.iter().map(|pending| pending.place);
@@ -105,7 +105,7 @@ impl MongoHistory {
     }
 
     /// Puts aside what the server refused. Later events of the same keys that went in with it are taken out again, to wait.
-    pub(super) async fn put_refused_aside<'b>(
+    pub(crate) async fn put_refused_aside<'b>(
         &mut self,
         batch: &'b Batch,
         inserted: &mut Inserted,
@@ -130,7 +130,7 @@ impl MongoHistory {
     }
 
     /// Takes the documents of events out again.
-    pub(super) async fn take_out(
+    pub(crate) async fn take_out(
         &mut self,
         events: &[(usize, &Record)],
         inserted: &mut Inserted,
@@ -150,7 +150,7 @@ impl MongoHistory {
     }
 
     /// Keeps what is aside, and sends what was refused to the dead letters.
-    pub(super) async fn park(
+    pub(crate) async fn park(
         &mut self,
         batch: &Batch,
         asides: &mut [Aside<'_>],

@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use mongodb::bson::RawDocumentBuf;
 use tokio::time::sleep;
 
-use super::actions::Open;
-use super::edited::edited;
-use super::park::Documents;
-use super::parked::{Head, ParkedEvents, Waiting};
-use super::parked_keys::Key;
-use super::{MongoHistory, Pending, not_connected};
-use crate::consumer::TopicPartition;
-use crate::dead_letter::{DeadLetters, Failure};
-use crate::dlq::event::Decision;
 use crate::error::Result;
-use crate::record::Record;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::rejected::parked_event::Decision;
 use crate::sink::BATCH_BYTES;
+use crate::sink::mongo_history::documents::edited::edited;
+use crate::sink::mongo_history::parked::actions::Open;
+use crate::sink::mongo_history::parked::keys::Key;
+use crate::sink::mongo_history::parked::parking::Documents;
+use crate::sink::mongo_history::parked::store::{Head, ParkedEvents, Waiting};
+use crate::sink::mongo_history::{MongoHistory, Pending, not_connected};
 
 /// How often decisions are looked for while something is parked.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ struct Look<'o> {
 
 impl MongoHistory {
     /// Looks for decisions and carries them out as far as one go reaches; how many keys are parked then.
-    pub(super) async fn carry_out_decisions(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
+    pub(crate) async fn carry_out_decisions(&mut self, dead_letters: &DeadLetters) -> Result<u64> {
         let began = Instant::now();
         let mut pause = LOOK_PAUSE;
         if !self.parked.is_empty() && !self.assigned.is_empty() {
@@ -57,7 +57,7 @@ impl MongoHistory {
     }
 
     /// Waits until there is a decision that was not there at the last look.
-    pub(super) async fn wait_for_decision(&mut self) {
+    pub(crate) async fn wait_for_decision(&mut self) {
         loop {
             sleep(LOOK_PAUSE).await;
             let Some(connection) = &self.connection else {

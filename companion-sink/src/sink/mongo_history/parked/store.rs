@@ -9,17 +9,17 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
 
-use super::actions::Actions;
-use super::bodies::{Bodies, binary, bytes_of};
-use super::connection::make_indexes;
-use super::failure::classify;
-use super::insert::insert_new;
-use super::parked_keys::{Key, ParkedKeys, version_of};
-use crate::civil_time::{now_us, rfc3339};
-use crate::dead_letter::Failure;
-use crate::dlq::event::Refused;
 use crate::error::{Code, Error, Result};
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::Failure;
+use crate::rejected::parked_event::Refused;
+use crate::sink::mongo_history::connection::make_indexes;
+use crate::sink::mongo_history::documents::bodies::{Bodies, binary, bytes_of};
+use crate::sink::mongo_history::failure::classify;
+use crate::sink::mongo_history::parked::actions::Actions;
+use crate::sink::mongo_history::parked::keys::{Key, ParkedKeys, version_of};
+use crate::sink::mongo_history::write::insert::insert_new;
+use crate::timestamp::{now_us, rfc3339};
 
 const COLLECTION: &str = "companion_parked";
 const INDEXES: [&[&str]; 3] = [

@@ -8,12 +8,12 @@ use futures_util::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 
-use super::failure::{classify, is_about_document};
-use super::insert::{Refused, insert_new};
-use crate::consumer::TopicPartition;
 use crate::error::Result;
-use crate::record::Record;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
 use crate::sink::changes::Changes;
+use crate::sink::mongo_history::failure::{classify, is_about_document};
+use crate::sink::mongo_history::write::insert::{Refused, insert_new};
 
 /// What a replay of a history does instead of only inserting.
 #[derive(Debug, Default)]

@@ -9,9 +9,9 @@ use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use mongodb::{Collection, Database};
 
-use super::failure::{classify, is_duplicate_id};
-use super::insert::insert_new;
 use crate::error::{Code, Error, Result};
+use crate::sink::mongo_history::failure::{classify, is_duplicate_id};
+use crate::sink::mongo_history::write::insert::insert_new;
 
 const COLLECTION: &str = "companion_snapshots";
 const SEEN_PREFIX: &str = "companion_seen_";

@@ -6,15 +6,15 @@
 use mongodb::Collection;
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 
-use super::bson_value::Names;
-use super::document::Body;
-use super::insert::insert_new;
-use super::mend::Mending;
-use super::newest::{Newest, truncates};
-use super::snapshots::{Snapshot, Snapshots};
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Malformed};
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::sink::mongo_history::documents::bson_value::Names;
+use crate::sink::mongo_history::documents::document::Body;
+use crate::sink::mongo_history::snapshot::repair::Mending;
+use crate::sink::mongo_history::snapshot::snapshots::{Snapshot, Snapshots};
+use crate::sink::mongo_history::write::insert::insert_new;
+use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
 use crate::sink::{BATCH_BYTES, unreadable_snapshot};
 
 /// Entities that are looked up at once.

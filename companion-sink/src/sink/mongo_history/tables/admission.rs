@@ -9,14 +9,14 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use mongodb::{Collection, Database};
 
-use super::failure::classify;
-use crate::dead_letter::Failure;
-use crate::discovery::matches;
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Op, SnapshotBody, TableName};
-use crate::record::Record;
-use crate::sink::origin;
-use crate::sink::postgres::follow::SchemaBody;
+use crate::kafka::discovery::matches;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::Failure;
+use crate::rejected::origin;
+use crate::sink::mongo_history::failure::classify;
+use crate::sink::postgres::schema::definitions::SchemaBody;
 
 const COLLECTION: &str = "companion_topics";
 

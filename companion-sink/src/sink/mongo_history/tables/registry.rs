@@ -6,11 +6,11 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{self, Document, doc};
 use mongodb::{Collection, Database};
 
-use super::collection_name::Candidates;
-use super::failure::{classify, is_about_name, is_duplicate_id};
-use super::lineage::{Lineage, Natural, Told};
-use super::links::Links;
 use crate::error::{Code, Error, Result};
+use crate::sink::mongo_history::failure::{classify, is_about_name, is_duplicate_id};
+use crate::sink::mongo_history::identity::lineage::{Lineage, Natural, Told};
+use crate::sink::mongo_history::identity::links::Links;
+use crate::sink::mongo_history::tables::collection_name::Candidates;
 
 const COLLECTION: &str = "companion_tables";
 

@@ -8,11 +8,11 @@ use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 
-use super::bson_value::Names;
-use super::lineage::{Name, Told};
 use crate::event::{Headers, Malformed, parse_body};
-use crate::record::Record;
-use crate::sink::postgres::pg_text::PgType;
+use crate::kafka::record::Record;
+use crate::sink::mongo_history::documents::bson_value::Names;
+use crate::sink::mongo_history::identity::lineage::{Name, Told};
+use crate::sink::postgres::write::pg_text::PgType;
 
 const COLLECTION: &str = "companion_schemas";
 
@@ -25,8 +25,12 @@ pub async fn accepted_names(database: &Database) -> Result<Names, mongodb::error
         .await
     {
         Ok(_) => Ok(Names::AsTheyAre),
-        Err(error) if super::failure::is_duplicate_id(&error) => Ok(Names::AsTheyAre),
-        Err(error) if super::failure::is_about_document(&error) => Ok(Names::WithoutDots),
+        Err(error) if crate::sink::mongo_history::failure::is_duplicate_id(&error) => {
+            Ok(Names::AsTheyAre)
+        }
+        Err(error) if crate::sink::mongo_history::failure::is_about_document(&error) => {
+            Ok(Names::WithoutDots)
+        }
         Err(error) => Err(error),
     }
 }
@@ -175,7 +179,7 @@ impl Schemas {
             .insert_one(doc! { "_id": &id, "columns": columns })
             .await;
         if let Err(error) = inserted
-            && !super::failure::is_duplicate_id(&error)
+            && !crate::sink::mongo_history::failure::is_duplicate_id(&error)
         {
             return Err(error);
         }

@@ -5,8 +5,10 @@ use std::borrow::Borrow;
 use mongodb::Collection;
 use serde::Serialize;
 
-use super::failure::{Rejected, classify, refused_collection, refused_document, rejected};
 use crate::error::{Code, Error, Result};
+use crate::sink::mongo_history::failure::{
+    Rejected, classify, refused_collection, refused_document, rejected,
+};
 
 /// A document that the server refuses for what it holds.
 pub struct Refused {

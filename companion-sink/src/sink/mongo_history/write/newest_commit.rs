@@ -4,9 +4,9 @@
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
 
-use super::failure::classify;
+use crate::delivery::watermark::Complete;
 use crate::error::Result;
-use crate::watermark::Complete;
+use crate::sink::mongo_history::failure::classify;
 
 const COLLECTION: &str = "companion_complete";
 

@@ -4,8 +4,8 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::{Collection, Cursor};
 
-use super::failure::classify;
 use crate::error::{Error, Result};
+use crate::sink::mongo_history::failure::classify;
 
 /// The newest documents of a query, one entity after the other.
 pub struct Newest {

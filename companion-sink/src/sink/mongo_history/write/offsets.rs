@@ -6,9 +6,9 @@ use futures_util::future::try_join_all;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::{Collection, Database};
 
-use super::failure::{classify, is_duplicate_id};
-use crate::consumer::TopicPartition;
 use crate::error::{Code, Error, Result};
+use crate::kafka::reader::TopicPartition;
+use crate::sink::mongo_history::failure::{classify, is_duplicate_id};
 use crate::sink::{Move, Position};
 
 const COLLECTION: &str = "companion_offsets";

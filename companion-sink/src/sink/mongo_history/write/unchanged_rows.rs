@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 
-use super::Pending;
-use super::newest::{Newest, truncates};
 use crate::error::Result;
+use crate::sink::mongo_history::Pending;
+use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
 
 /// The last version and image of each row, no image for one that is gone.
 type LastImages = HashMap<String, (String, Option<Bson>)>;

@@ -10,11 +10,12 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use change::version::{Place, Version};
 
-use super::Move;
-use super::endless_copies::{self, EndlessCopies};
-use crate::consumer::TopicPartition;
+use crate::delivery::endless_copies;
+use crate::delivery::endless_copies::EndlessCopies;
 use crate::event::{is_for_others, is_version};
-use crate::record::Record;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::sink::Move;
 
 /// The merged partitions.
 pub struct Merge {

@@ -1,6 +1,10 @@
 //! The course of a replica that is consistent: whole transactions of the source, in the order of their commits, over all
 //! tables and partitions. One instance is active. What is in Kafka whole, and where it ends, the sender's positions say.
 
+pub mod merge;
+pub mod search;
+pub mod transaction;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -9,18 +13,19 @@ use change::version::Place;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use super::Sink;
-use super::bounds::{check_bounds, find_out_of_range};
-use super::doubt::{self, Doubts};
-use super::merge::{Merge, Next};
-use super::partition_queues::{PartitionQueues, Polled};
-use super::postgres::{Commit, Outcome, Poison, Postgres, Uncommitted};
-use super::runner::{Context, Course, Ended, ended, stopped};
-use crate::consumer::TopicPartition;
-use crate::discovery::follows;
+use crate::delivery::doubt;
+use crate::delivery::doubt::Doubts;
+use crate::delivery::runner::{Context, Course, Ended, ended, stopped};
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::commit_time_us;
-use crate::record::Record;
+use crate::kafka::bounds::{check_bounds, find_out_of_range};
+use crate::kafka::discovery::follows;
+use crate::kafka::partition_queues::{PartitionQueues, Polled};
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::sink::Sink;
+use crate::sink::postgres::in_commit_order::merge::{Merge, Next};
+use crate::sink::postgres::{Commit, Outcome, Poison, Postgres, Uncommitted};
 use crate::status::State;
 
 /// Events that go to the target at once: it is idle until the first of them are made ready, and that must be little of the whole.

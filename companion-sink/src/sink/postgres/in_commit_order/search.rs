@@ -3,16 +3,16 @@
 
 use std::collections::HashMap;
 
-use super::change::value_of;
-use super::connection::Doubt;
-use super::ordered::{Poison, Why};
-use super::tables::Table;
-use super::{Postgres, not_connected};
 use crate::config::OnError;
-use crate::dead_letter::{DeadLetters, Failure};
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Image, RowBody};
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::sink::postgres::connection::Doubt;
+use crate::sink::postgres::in_commit_order::transaction::{Poison, Why};
+use crate::sink::postgres::schema::tables::Table;
+use crate::sink::postgres::write::change::value_of;
+use crate::sink::postgres::{Postgres, not_connected};
 
 /// So often is looked at most since when the same is in doubt: each look is at all of it.
 const LOOKS_MAX: usize = 1000;
@@ -74,7 +74,7 @@ impl Search {
 
 impl Postgres {
     /// Looks at what is in doubt after an event. A row that comes before the one it references is so for a while.
-    pub(super) async fn look_at_doubts(&mut self, record: &Record) -> Result<()> {
+    pub(crate) async fn look_at_doubts(&mut self, record: &Record) -> Result<()> {
         let Some(wanted) = &self.search.wanted else {
             return Ok(());
         };
@@ -112,7 +112,7 @@ impl Postgres {
     }
 
     /// Commits. `None` if that is done; else the search goes on, or has found the event.
-    pub(super) async fn end_transaction(
+    pub(crate) async fn end_transaction(
         &mut self,
         last: Option<&Record>,
         dead_letters: &DeadLetters,

@@ -4,19 +4,21 @@ use std::collections::HashMap;
 
 use change::version::{Place, Version};
 
-use super::apply::{Aside, Mode, apply, apply_apart, is_parked, park_key, waits};
-use super::change::Change;
-use super::failure::Fault;
-use super::search::Uncommitted;
-use super::stream::{STATEMENT_ROWS, Stream, fits};
-use super::{Connection, Park, Postgres, not_connected};
 use crate::config::OnError;
-use crate::dead_letter::{DeadLetters, Failure};
-use crate::dlq::event::Decision;
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::{Headers, Op};
-use crate::record::Record;
-use crate::sink::guarded::guarded;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::rejected::guarded::guarded;
+use crate::rejected::parked_event::Decision;
+use crate::sink::postgres::failure::Fault;
+use crate::sink::postgres::in_commit_order::search::Uncommitted;
+use crate::sink::postgres::write::change::Change;
+use crate::sink::postgres::write::rows::{
+    Aside, Mode, apply, apply_apart, is_parked, park_key, waits,
+};
+use crate::sink::postgres::write::stream::{STATEMENT_ROWS, Stream, fits};
+use crate::sink::postgres::{Connection, Park, Postgres, not_connected};
 use crate::sink::{Applied, Batch, Move};
 
 /// What a transaction of the target brings to its end.

@@ -2,18 +2,18 @@
 
 use std::time::Instant;
 
-use super::apply::{Mode, apply};
-use super::connection::IMMEDIATE;
-use super::failure::Fault;
-use super::newest;
-use super::refusal;
-use super::stream::Stream;
-use super::{Connection, Postgres, not_connected};
-use crate::dead_letter::{DeadLetters, Failure};
-use crate::dlq::event::{Decision, Parked};
 use crate::error::Result;
 use crate::event::Headers;
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::rejected::parked_event::{Decision, Parked};
+use crate::sink::postgres::connection::IMMEDIATE;
+use crate::sink::postgres::failure::Fault;
+use crate::sink::postgres::write::newest_versions;
+use crate::sink::postgres::write::refusal;
+use crate::sink::postgres::write::rows::{Mode, apply};
+use crate::sink::postgres::write::stream::Stream;
+use crate::sink::postgres::{Connection, Postgres, not_connected};
 
 impl Postgres {
     /// Carries out all decisions that are there, where instances share partitions those about its own; how many keys are parked
@@ -126,7 +126,7 @@ impl Postgres {
         else {
             return Err(not_connected());
         };
-        newest::make_ready(session, tables, std::slice::from_ref(&change)).await?;
+        newest_versions::make_ready(session, tables, std::slice::from_ref(&change)).await?;
         let begin = session.begin_part();
         session.execute(begin).await?;
         match apply(session, tables, &[&change], Mode::Upsert).await {

@@ -8,15 +8,15 @@ use std::time::Duration;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-use super::failure::classify;
-use crate::consumer::TopicPartition;
-use crate::dead_letter::{Failure, UNIQUE};
-use crate::dlq::event::{Action, Decider, Decision, Holds, Parked, Refused};
-use crate::dlq::page::At;
 use crate::error::Result;
 use crate::event::{OLD_KEY_HEADER, is_version};
-use crate::record::Record;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::{Failure, UNIQUE};
+use crate::rejected::page::At;
+use crate::rejected::parked_event::{Action, Decider, Decision, Holds, Parked, Refused};
 use crate::sink::Move;
+use crate::sink::postgres::failure::classify;
 
 /// The keys whose events are parked, by topic. A table without a key is one key, the empty one.
 pub type ParkedKeys = HashSet<(Arc<str>, Box<[u8]>)>;

@@ -7,21 +7,21 @@ use std::sync::Arc;
 use change::version::{Place, Version};
 use tokio_postgres::{Client, Row};
 
-use super::connection;
-use super::difference::Pair;
-use super::failure::classify;
-use super::follow::{Definition, Followed};
-use super::shadow::{Met, Shadow};
-use super::state::{GATE, State};
-use super::tables::{
-    Column, Table, Tables, Target, literal, missing_column, missing_table, quoted,
-};
 use crate::config;
-use crate::consumer::TopicPartition;
 use crate::error::{Code, Error, Result};
 use crate::event::TableName;
+use crate::kafka::reader::TopicPartition;
 use crate::sink::Position;
 use crate::sink::changes::Changes;
+use crate::sink::postgres::connection;
+use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::replay::difference::Pair;
+use crate::sink::postgres::replay::shadow::{Met, Shadow};
+use crate::sink::postgres::schema::definitions::{Definition, Followed};
+use crate::sink::postgres::schema::tables::{
+    Column, Table, Tables, Target, literal, missing_column, missing_table, quoted,
+};
+use crate::sink::postgres::state::{GATE, State};
 
 /// Large comparisons are planned as the server sees fit, not as for the few rows of a batch. Whoever holds what is needed is
 /// waited for, but not for ever.

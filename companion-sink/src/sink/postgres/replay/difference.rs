@@ -4,10 +4,10 @@
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::failure::{Fault, sort};
-use super::tables::{Column, Table, quoted};
 use crate::error::{Code, Error, Result};
 use crate::sink::changes::Changes;
+use crate::sink::postgres::failure::{Fault, sort};
+use crate::sink::postgres::schema::tables::{Column, Table, quoted};
 
 /// A table that readers use, and its shadow.
 pub struct Pair<'t> {

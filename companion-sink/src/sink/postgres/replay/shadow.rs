@@ -7,13 +7,13 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio_postgres::Client;
 
-use super::failure::classify;
-use super::follow::Definition;
-use super::tables::Target;
 use crate::config;
-use crate::dlq::event::Decision;
 use crate::error::Result;
 use crate::event::TableName;
+use crate::rejected::parked_event::Decision;
+use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::schema::definitions::Definition;
+use crate::sink::postgres::schema::tables::Target;
 
 /// Bytes of a name in PostgreSQL.
 const NAME_BYTES_MAX: usize = 63;

@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::failure::classify;
-use super::tables::Target;
 use crate::config;
-use crate::dead_letter::Failure;
-use crate::discovery::matches;
 use crate::error::Result;
 use crate::event::TableName;
-use crate::sink::origin;
+use crate::kafka::discovery::matches;
+use crate::rejected::dead_letter::Failure;
+use crate::rejected::origin;
+use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::schema::tables::Target;
 
 /// The table of the state schema, for one sink.
 pub struct Topics<'s> {

@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use super::failure::{classify, state_of};
-use super::tables::{Table, Tables, Target, missing_table, qualified, quoted};
-use crate::config::{self, FollowSchema};
+use crate::config;
+use crate::config::FollowSchema;
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::{Malformed, TableName, parse_body};
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::sink::postgres::failure::{classify, state_of};
+use crate::sink::postgres::schema::tables::{
+    Table, Tables, Target, missing_table, qualified, quoted,
+};
 
 /// A schema event.
 #[derive(Deserialize)]

@@ -6,11 +6,11 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 use tokio_postgres::types::Oid;
 
-use super::failure::{Fault, Lack, classify};
-use super::pg_text::PgType;
 use crate::config;
 use crate::error::{Code, Result};
 use crate::event::TableName;
+use crate::sink::postgres::failure::{Fault, Lack, classify};
+use crate::sink::postgres::write::pg_text::PgType;
 
 /// A table of the target.
 #[derive(Debug)]

@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::bindings::Refusal;
-use super::connection::Session;
-use super::failure::classify;
-use super::ordered::of_whole_table;
-use super::sharing::{lock_name, tell_others};
-use super::whole_table::unreadable;
-use super::{Park, Postgres, not_connected};
 use crate::config::OnError;
-use crate::consumer::TopicPartition;
-use crate::dead_letter::{DeadLetters, Failure};
-use crate::dlq::event::Decision;
+use crate::delivery::progress::{Reached, Stand, missing_copy, reached, version_of};
 use crate::error::{Error, Policy, Result};
 use crate::event::Headers;
-use crate::record::Record;
-use crate::sink::reached::{Reached, Stand, missing_copy, reached, version_of};
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::rejected::parked_event::Decision;
+use crate::sink::postgres::connection::Session;
+use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::in_commit_order::transaction::of_whole_table;
+use crate::sink::postgres::schema::bindings::Refusal;
+use crate::sink::postgres::sharing::partition_locks::{lock_name, tell_others};
+use crate::sink::postgres::write::whole_table::unreadable;
+use crate::sink::postgres::{Park, Postgres, not_connected};
 use crate::sink::{Met, Move};
 
 /// The notes of a sink: a table of the state schema.

@@ -11,13 +11,13 @@ use change::partition::partition_of;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
-use super::bindings::Bindings;
-use super::failure::classify;
-use super::tables::Tables;
-use super::{Connection, Postgres, not_connected};
-use crate::consumer::TopicPartition;
-use crate::discovery::Topics;
 use crate::error::Result;
+use crate::kafka::discovery::Topics;
+use crate::kafka::reader::TopicPartition;
+use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::schema::bindings::Bindings;
+use crate::sink::postgres::schema::tables::Tables;
+use crate::sink::postgres::{Connection, Postgres, not_connected};
 
 /// Where instances tell each other that there is something to look at; the payload is the sink.
 pub const INSTANCES_CHANNEL: &str = "companion_sink_instances";

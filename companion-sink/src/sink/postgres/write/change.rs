@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::Park;
-use super::pg_text::to_text;
-use super::tables::{Column, Table};
-use crate::dead_letter::Failure;
 use crate::event::{Headers, Image, Malformed, Op, RowBody};
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::Failure;
+use crate::sink::postgres::Park;
+use crate::sink::postgres::schema::tables::{Column, Table};
+use crate::sink::postgres::write::pg_text::to_text;
 
 /// A row event, parsed once.
 pub struct Change<'b> {

@@ -7,11 +7,11 @@
 
 use tokio_postgres::types::{ToSql, Type};
 
-use super::change::{Change, key_layout, values};
-use super::connection::Session;
-use super::failure::{Fault, classify, sort};
-use super::tables::{Table, Tables, quoted};
 use crate::error::Result;
+use crate::sink::postgres::connection::Session;
+use crate::sink::postgres::failure::{Fault, classify, sort};
+use crate::sink::postgres::schema::tables::{Table, Tables, quoted};
+use crate::sink::postgres::write::change::{Change, key_layout, values};
 
 /// Makes the tables of the state that [`claim`] needs for `changes`, outside of whatever may be undone later.
 pub async fn make_ready(

@@ -3,11 +3,11 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::change::{Change, Kind, value_of};
-use super::failure::{Fault, Lack, classify, state_of};
-use super::tables::{Column, Table, missing_column, no_table, quoted};
-use crate::dead_letter::Failure;
 use crate::error::{Code, Error, Result};
+use crate::rejected::dead_letter::Failure;
+use crate::sink::postgres::failure::{Fault, Lack, classify, state_of};
+use crate::sink::postgres::schema::tables::{Column, Table, missing_column, no_table, quoted};
+use crate::sink::postgres::write::change::{Change, Kind, value_of};
 
 /// Columns that are tried one by one at most.
 const TRIED_MAX: usize = 200;

@@ -5,19 +5,22 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio_postgres::types::{ToSql, Type};
 
-use super::change::{Change, Kind, Values, identity_of, key_layout, layout, values};
-use super::connection::Session;
-use super::failure::{Fault, Lack, sort};
-use super::newest;
-use super::parked::ParkedKeys;
-use super::refusal::{self, Told};
-use super::statements;
-use super::tables::{Table, Tables, quoted};
-use crate::dead_letter::Failure;
 use crate::error::{Code, Error};
 use crate::event::Headers;
-use crate::record::Record;
-use crate::sink::guarded::guarded;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::Failure;
+use crate::rejected::guarded::guarded;
+use crate::sink::postgres::connection::Session;
+use crate::sink::postgres::failure::{Fault, Lack, sort};
+use crate::sink::postgres::parked::store::ParkedKeys;
+use crate::sink::postgres::schema::tables::{Table, Tables, quoted};
+use crate::sink::postgres::write::change::{
+    Change, Kind, Values, identity_of, key_layout, layout, values,
+};
+use crate::sink::postgres::write::newest_versions;
+use crate::sink::postgres::write::refusal;
+use crate::sink::postgres::write::refusal::Told;
+use crate::sink::postgres::write::statements;
 
 /// Whether rows are upserted, or deleted and inserted, so that unique values can move between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +180,7 @@ async fn apply_keyed(
     changes: &[&Change<'_>],
     mode: Mode,
 ) -> Result<(), Fault> {
-    let newest = newest::claim(session, table, changes).await?;
+    let newest = newest_versions::claim(session, table, changes).await?;
     let changes = newest.as_deref().unwrap_or(changes);
     let mut deletes: BTreeMap<Vec<usize>, Vec<&Change<'_>>> = BTreeMap::new();
     let mut upserts: BTreeMap<(Vec<usize>, Vec<usize>), Vec<&Change<'_>>> = BTreeMap::new();

@@ -8,15 +8,15 @@
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use super::change::{layout, values};
-use super::connection::Session;
-use super::failure::classify;
-use super::parked::ParkedKeys;
-use super::statements;
-use super::tables::Table;
 use crate::error::Result;
 use crate::event::{Image, SnapshotBody};
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::sink::postgres::connection::Session;
+use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::parked::store::ParkedKeys;
+use crate::sink::postgres::schema::tables::Table;
+use crate::sink::postgres::write::change::{layout, values};
+use crate::sink::postgres::write::statements;
 
 /// The snapshots that are under way, one for each topic: a table of the state schema.
 pub struct Snapshots<'s> {

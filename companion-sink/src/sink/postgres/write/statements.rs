@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::tables::{Table, quoted};
+use crate::sink::postgres::schema::tables::{Table, quoted};
 
 /// `INSERT ... ON CONFLICT` of rows with the columns at `columns`, whose key is `key` (places as well).
 /// Without `key` rows are appended.

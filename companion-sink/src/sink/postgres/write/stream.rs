@@ -14,16 +14,18 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, CopyInSink, Statement};
 
-use super::apply::check_unique;
-use super::change::{Change, Kind, has_key_layout, key_layout, layout, values};
-use super::connection::Session;
-use super::failure::{Fault, sort};
-use super::statements;
-use super::tables::{Table, Tables};
-use super::text_array::TextArray;
-use crate::dead_letter::Failure;
 use crate::error::{Code, Error};
 use crate::event::Op;
+use crate::rejected::dead_letter::Failure;
+use crate::sink::postgres::connection::Session;
+use crate::sink::postgres::failure::{Fault, sort};
+use crate::sink::postgres::schema::tables::{Table, Tables};
+use crate::sink::postgres::write::change::{
+    Change, Kind, has_key_layout, key_layout, layout, values,
+};
+use crate::sink::postgres::write::rows::check_unique;
+use crate::sink::postgres::write::statements;
+use crate::sink::postgres::write::text_array::TextArray;
 
 /// Rows in one statement at most: enough that its own costs are small, few enough that the server is soon at work.
 pub const STATEMENT_ROWS: usize = 500;

@@ -1,16 +1,17 @@
 //! What is said of a whole table: a truncate, another definition, the beginnings and ends of a snapshot.
 
-use super::bindings::Refusal;
-use super::connection::Session;
-use super::failure::{classify, state_of};
-use super::follow::{Follower, SchemaBody};
-use super::tables::Target;
-use super::{Connection, Postgres, not_connected};
-use crate::dead_letter::Failure;
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody, TableName};
-use crate::record::Record;
-use crate::sink::{origin, unreadable_snapshot};
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::Failure;
+use crate::rejected::origin;
+use crate::sink::postgres::connection::Session;
+use crate::sink::postgres::failure::{classify, state_of};
+use crate::sink::postgres::schema::bindings::Refusal;
+use crate::sink::postgres::schema::definitions::{Follower, SchemaBody};
+use crate::sink::postgres::schema::tables::Target;
+use crate::sink::postgres::{Connection, Postgres, not_connected};
+use crate::sink::unreadable_snapshot;
 
 /// What an event about a whole table names.
 struct Named<'b> {
@@ -54,7 +55,7 @@ fn is_about_table(op: Op) -> bool {
 impl Postgres {
     /// Whether an event about a whole table is refused whatever comes: the partitions need not wait for each other at it, of which
     /// perhaps only one has a copy.
-    pub(super) fn is_refused_before_it_waits(&self, record: &Record) -> bool {
+    pub(crate) fn is_refused_before_it_waits(&self, record: &Record) -> bool {
         let Ok(headers) = Headers::read(record) else {
             return true;
         };
@@ -72,7 +73,7 @@ impl Postgres {
     }
 
     /// Why an event of a batch is refused that is no row's, and that no partition waited at.
-    pub(super) async fn refused_apart(
+    pub(crate) async fn refused_apart(
         &mut self,
         record: &Record,
         headers: &Headers<'_>,
@@ -90,7 +91,7 @@ impl Postgres {
     }
 
     /// Why an event about a whole table is refused. One that is admitted binds its topic.
-    pub(super) async fn refused_whole(
+    pub(crate) async fn refused_whole(
         &mut self,
         record: &Record,
         headers: &Headers<'_>,
@@ -116,7 +117,7 @@ impl Postgres {
     }
 
     /// Does what an event about a whole table says, in the open transaction.
-    pub(super) async fn apply_to_table(
+    pub(crate) async fn apply_to_table(
         &mut self,
         record: &Record,
         headers: &Headers<'_>,
@@ -184,7 +185,7 @@ impl Postgres {
     }
 
     /// Empties the tables that one statement of the source emptied, together: each may reference another one.
-    pub(super) async fn empty_tables(
+    pub(crate) async fn empty_tables(
         &mut self,
         truncates: &[(&Record, Headers<'_>)],
     ) -> Result<()> {
@@ -345,7 +346,7 @@ fn may_be_deleted(error: &tokio_postgres::Error) -> bool {
 }
 
 /// An event about a whole table that cannot be read.
-pub(super) fn unreadable(Malformed(why): Malformed) -> Error {
+pub(crate) fn unreadable(Malformed(why): Malformed) -> Error {
     Error::new(
         Code::SchemaChange,
         format!("an event about a whole table: {why}"),

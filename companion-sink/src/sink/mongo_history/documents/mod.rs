@@ -1,0 +1,8 @@
+//! One document for each change of a row.
+
+pub mod array_text;
+pub mod bodies;
+pub mod bson_value;
+pub mod diff;
+pub mod document;
+pub mod edited;

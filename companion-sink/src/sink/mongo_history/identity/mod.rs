@@ -1,0 +1,6 @@
+//! Which documents are of one row: keys that changed, tables and columns that were renamed.
+
+pub mod lineage;
+pub mod links;
+pub mod rekeyed_rows;
+pub mod renames;

@@ -1,0 +1,7 @@
+//! Documents into the collections, and how far the history is.
+
+pub mod insert;
+pub mod newest_commit;
+pub mod newest_versions;
+pub mod offsets;
+pub mod unchanged_rows;

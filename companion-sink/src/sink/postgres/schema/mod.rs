@@ -1,0 +1,5 @@
+//! The tables of the target: which there are, whose topics they are, and the changes of their definitions.
+
+pub mod bindings;
+pub mod definitions;
+pub mod tables;
