@@ -4,6 +4,8 @@
 //! `record`, `sink/runner` (order, copies, batches), `event` (headers and body), then one of `sink/*`; what cannot be
 //! applied, or is rejected by a `rule`, goes to `dead_letter`.
 
+pub(crate) mod terminal;
+
 mod cli;
 mod config;
 mod delivery;

@@ -1,5 +1,7 @@
 //! How answers are printed: a table on a terminal, else a JSON object or a line of CSV for each row, as they come.
 
+use crate::terminal::printable;
+
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
@@ -7,8 +9,8 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::cli::Color;
 use crate::error::{Error, Result};
+use crate::terminal::Color;
 
 /// How to print an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -183,16 +185,6 @@ fn table(title: &str, header: &[String], rows: &[(Vec<String>, Look)], colored: 
         };
     }
     out
-}
-
-/// Without control characters: what comes from a row must not steer the terminal.
-pub fn printable(text: &str) -> String {
-    // The last ones turn the direction of writing: what stands there would look like something else.
-    let is_odd =
-        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars()
-        .map(|c| if is_odd(c) { '\u{fffd}' } else { c })
-        .collect()
 }
 
 fn csv_line(cells: &[String]) -> String {

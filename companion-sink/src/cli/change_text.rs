@@ -2,10 +2,10 @@
 
 use mongodb::bson::{Bson, Document};
 
-use crate::cli::answer::printable;
 use crate::history::{crossed_filter, edited, mark, mark_in};
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::documents::document::INFERRED_DELETE;
-use crate::sink::mongo_history::tables::schemas::ColumnTypes;
+use crate::terminal::printable;
 
 /// What changed, and what is not as the source sent it.
 pub fn change_text(version: &Document, types: Option<&ColumnTypes>) -> String {

@@ -1,16 +1,19 @@
 //! `companion-sink check`
 
-use crate::cli::answer::printable;
 use crate::cli::run::choose;
-use crate::cli::{print, weaknesses};
+use crate::cli::weaknesses;
+use crate::config::topic_pattern::follows;
 use crate::config::{Config, Kind, Sink};
 use crate::error::{Code, Error};
 use crate::http::{check_listen, own_token};
 use crate::kafka::client;
-use crate::kafka::discovery::{Topics, follows, topics};
+use crate::kafka::discovery::Topics;
+use crate::kafka::discovery::topics;
 use crate::kafka::positions;
 use crate::sink::{mongo_history, postgres};
 use crate::status::sender::Source;
+use crate::terminal::print;
+use crate::terminal::printable;
 
 /// What the checks found, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,7 +1,7 @@
 //! `companion-sink config`
 
-use crate::cli::print;
 use crate::config::{Config, DEFAULT_FILE};
+use crate::terminal::print;
 
 /// Prints a file with every key.
 pub fn defaults() {

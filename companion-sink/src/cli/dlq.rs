@@ -4,7 +4,6 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::cli::Color;
 use crate::cli::answer::{Answer, Format, Look};
 use crate::config::Config;
 use crate::dlq;
@@ -13,6 +12,7 @@ use crate::dlq::outcome::{WAIT, outcome};
 use crate::dlq::{Found, Held, Order, Store};
 use crate::error::Result;
 use crate::rejected::parked_event::{Decider, Parked, Refused, Whole};
+use crate::terminal::Color;
 
 const LIST: &[&str] = &[
     "EVENT",

@@ -7,7 +7,6 @@ use clap::Args;
 use mongodb::bson::{Bson, Document};
 use serde_json::{Value, json};
 
-use crate::cli::Color;
 use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::change_text::{change_text, key_text, marked, op_text, plain, value_text};
 use crate::config::Config;
@@ -15,14 +14,19 @@ use crate::error::{Error, Result};
 use crate::history::blame::blame;
 use crate::history::changes::Search;
 use crate::history::difference::{Side, difference};
+use crate::history::entity::find;
 use crate::history::entity::{Entity, Range, Version};
 use crate::history::moment::Moment;
 use crate::history::restore::restore;
 use crate::history::rows::{Rows, row_json};
-use crate::history::table::{Histories, Missing, Table, find, several};
+use crate::history::table::Histories;
+use crate::history::table::Missing;
+use crate::history::table::Table;
+use crate::history::table::several;
 use crate::history::{edited, json, mark, marks, state, text_at};
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::documents::document::INFERRED_DELETE;
-use crate::sink::mongo_history::tables::schemas::ColumnTypes;
+use crate::terminal::Color;
 
 const TIMELINE: &[&str] = &[
     "#",

@@ -1,5 +1,7 @@
 //! The command line.
 
+use crate::terminal::Color;
+
 pub mod answer;
 pub mod change_text;
 pub mod check;
@@ -11,12 +13,11 @@ pub mod run;
 pub mod status;
 pub mod weaknesses;
 
-pub use crate::cli::answer::printable;
+pub use crate::terminal::printable;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 /// Turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
 #[derive(Debug, Parser)]
@@ -50,30 +51,6 @@ pub struct Arguments {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// When to colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Color {
-    /// On a terminal.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-impl Color {
-    /// Whether to colour what goes to standard output.
-    pub fn is_on(self) -> bool {
-        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        match self {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto if set("NO_COLOR") => false,
-            Color::Auto => set("CLICOLOR_FORCE") || std::io::stdout().is_terminal(),
-        }
-    }
 }
 
 /// The commands.
@@ -123,12 +100,4 @@ pub enum Command {
     /// what was built. From the middle, only rows that changed since then are. Of a history the documents that are missing or
     /// different are written. The sink may run meanwhile. What differed is printed: with --dry-run that is all.
     Replay(replay::Replay),
-}
-
-/// Text for standard output; a reader that went away (`| head`) is no error.
-pub fn print(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    // Nothing can be told to a reader that is gone.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

@@ -7,7 +7,6 @@ use clap::Args;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::cli::Color;
 use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::run::{Signals, Told, choose};
 use crate::config::{Config, Kind};
@@ -15,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::replay::beginning::From;
 use crate::replay::progress::Progress;
 use crate::replay::{Order, Report, history, replica};
+use crate::terminal::Color;
 
 const HEADER: &[&str] = &["TABLE", "INSERTED", "UPDATED", "DELETED"];
 

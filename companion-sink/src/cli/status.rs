@@ -14,10 +14,11 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::cli::answer::{Answer, Format, Look};
-use crate::cli::{Color, print};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::http::own_token;
+use crate::terminal::Color;
+use crate::terminal::print;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const HEADER: &[&str] = &[

@@ -1,5 +1,7 @@
 //! The configuration: one TOML file, any key of which the environment can override.
 
+pub(crate) mod topic_pattern;
+
 pub mod keys;
 pub mod shown_url;
 pub mod units;
@@ -11,10 +13,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::config::topic_pattern::matches;
 use crate::config::units::{parse_duration, parse_size};
 use crate::error::{Code, Error, Result};
 use crate::event::TableName;
-use crate::kafka::discovery::matches;
 use crate::rule::{Rule, check_rules};
 use crate::sink::postgres::replay::shadow::Shadow;
 

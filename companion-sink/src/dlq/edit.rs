@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use crate::error::{Error, Result};
 use crate::event::Image;
 use crate::history::key_value::value_form;
-use crate::sink::mongo_history::tables::schemas::ColumnTypes;
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 
 /// Another value of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]

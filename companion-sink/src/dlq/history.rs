@@ -6,9 +6,10 @@ use crate::error::Result;
 use crate::kafka::record::Record;
 use crate::rejected::page::{At, Part};
 use crate::rejected::parked_event::{Action, Decider, Decision, Holds, Parked};
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::parked::store::ParkedEvents;
-use crate::sink::mongo_history::tables::schemas::{ColumnTypes, stored_expressions};
+use crate::sink::mongo_history::tables::schemas::stored_expressions;
 
 /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason. Without their values.
 pub async fn refused(

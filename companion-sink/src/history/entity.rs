@@ -3,8 +3,10 @@
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 
+use crate::error::Error;
 use crate::error::Result;
 use crate::history::cursor::Place;
+use crate::history::key::meant;
 use crate::history::moment;
 use crate::history::moment::Moment;
 use crate::history::table::{Missing, Table};
@@ -83,6 +85,33 @@ fn failed(error: mongodb::error::Error) -> crate::error::Error {
 }
 
 impl Entity {
+    /// The row of a key; none where it has no history.
+    pub async fn of_key(table: &Table, key: &str) -> Result<Option<Entity>> {
+        if table.key_columns.is_empty() {
+            return Err(Error::configuration(
+                format!("the rows of {} have no key", table.name),
+                "Their changes are found with --where, --actor, --request or --transaction.",
+            ));
+        }
+        let mut refused = None;
+        for (number, columns) in table.keys() {
+            let values = match meant(key, &columns) {
+                Ok(values) => values,
+                // An earlier key may be meant.
+                Err(error) => {
+                    refused.get_or_insert(error);
+                    continue;
+                }
+            };
+            let names = table.entities(number, &values).await?;
+            if let Some(entity) = Entity::find(table, names).await? {
+                return Ok(Some(entity));
+            }
+            refused = None;
+        }
+        refused.map_or(Ok(None), Err)
+    }
+
     /// The row of one of these names.
     pub(crate) async fn find(table: &Table, names: Vec<String>) -> Result<Option<Entity>> {
         let first = table
@@ -236,5 +265,22 @@ impl Entity {
             ..Range::default()
         };
         Ok(self.versions(&newest).await?.pop())
+    }
+}
+
+/// The row of a key in the first of the tables that has it.
+pub async fn find(tables: &[Table], key: &str) -> Result<Option<Entity>> {
+    let mut refused = None;
+    for table in tables {
+        match Entity::of_key(table, key).await {
+            Ok(Some(entity)) => return Ok(Some(entity)),
+            Ok(None) => {}
+            // Another table of this name may have such a key.
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        Some(error) => Err(error),
+        None => Ok(None),
     }
 }

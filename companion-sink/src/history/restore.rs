@@ -8,7 +8,7 @@ use crate::history::difference::{Difference, Side, difference};
 use crate::history::entity::{Entity, Version};
 use crate::history::moment::Moment;
 use crate::history::state;
-use crate::sink::mongo_history::tables::schemas::ColumnTypes;
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::postgres::schema::tables::quoted;
 use crate::sink::postgres::write::pg_text::{PgType, to_text};
 

@@ -7,21 +7,21 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
 use tokio::sync::OnceCell;
 
+use crate::config::topic_pattern::matches;
 use crate::config::{Config, Kind};
 use crate::delivery::watermark::Complete;
 use crate::error::{Error, Result};
-use crate::history::entity::Entity;
 use crate::history::key::{KeyColumn, Values, meant};
 use crate::history::moment::Moment;
 use crate::history::table_name::{Wanted, parts_of};
-use crate::kafka::discovery::matches;
 use crate::sink::mongo_history;
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::identity::lineage::{Lineage, Natural};
 use crate::sink::mongo_history::identity::links::Links;
 use crate::sink::mongo_history::parked::store::ParkedEvents;
 use crate::sink::mongo_history::tables::registry::{Tables, table_of};
-use crate::sink::mongo_history::tables::schemas::{ColumnTypes, stored_types};
+use crate::sink::mongo_history::tables::schemas::stored_types;
 use crate::sink::mongo_history::write::newest_commit;
 
 /// Events of a row that its history does not have.
@@ -177,23 +177,6 @@ pub fn several(tables: &[Table], name: &str) -> Error {
     )
 }
 
-/// The row of a key in the first of the tables that has it.
-pub async fn find(tables: &[Table], key: &str) -> Result<Option<Entity>> {
-    let mut refused = None;
-    for table in tables {
-        match table.entity(key).await {
-            Ok(Some(entity)) => return Ok(Some(entity)),
-            Ok(None) => {}
-            // Another table of this name may have such a key.
-            Err(error) => refused = Some(error),
-        }
-    }
-    match refused {
-        Some(error) => Err(error),
-        None => Ok(None),
-    }
-}
-
 /// The names that the collections of a table can have: by its real name, and by the one that topics and events have, in which
 /// what Kafka does not allow is escaped.
 fn collection_patterns(template: &str, name: Option<&str>) -> Vec<String> {
@@ -312,33 +295,6 @@ impl Table {
         })
     }
 
-    /// The row of a key; none where it has no history.
-    pub async fn entity(&self, key: &str) -> Result<Option<Entity>> {
-        if self.key_columns.is_empty() {
-            return Err(Error::configuration(
-                format!("the rows of {} have no key", self.name),
-                "Their changes are found with --where, --actor, --request or --transaction.",
-            ));
-        }
-        let mut refused = None;
-        for (number, columns) in self.keys() {
-            let values = match meant(key, &columns) {
-                Ok(values) => values,
-                // An earlier key may be meant.
-                Err(error) => {
-                    refused.get_or_insert(error);
-                    continue;
-                }
-            };
-            let names = self.entities(number, &values).await?;
-            if let Some(entity) = Entity::find(self, names).await? {
-                return Ok(Some(entity));
-            }
-            refused = None;
-        }
-        refused.map_or(Ok(None), Err)
-    }
-
     /// What the history has not of the row of a key, whether it has anything of it or not.
     pub async fn missing(&self, key: &str) -> Result<Missing> {
         let mut entities = Vec::new();
@@ -361,7 +317,7 @@ impl Table {
     }
 
     /// The keys that its rows have had, today's first, with their numbers.
-    fn keys(&self) -> Vec<(i32, Vec<KeyColumn>)> {
+    pub(super) fn keys(&self) -> Vec<(i32, Vec<KeyColumn>)> {
         let Some(lineage) = &self.lineage else {
             let columns = self.key_columns.iter().map(|name| KeyColumn {
                 first: name.clone(),
@@ -381,7 +337,7 @@ impl Table {
     }
 
     /// The entities that a key of a number can mean.
-    async fn entities(&self, number: i32, values: &[Values]) -> Result<Vec<String>> {
+    pub(super) async fn entities(&self, number: i32, values: &[Values]) -> Result<Vec<String>> {
         let mut entities = Vec::new();
         let mut links = Vec::new();
         for values in values {

@@ -1,5 +1,8 @@
 //! librdkafka's configuration, the same for every client of this process.
 
+use crate::error::Error;
+use rdkafka::types::RDKafkaConfRes;
+
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -8,7 +11,6 @@ use rdkafka::error::{KafkaError, KafkaResult};
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::kafka::discovery::configuration_error;
 
 /// The properties that every client has: brokers, the operator's file, and never a topic made by accident.
 pub fn base(config: &Config) -> ClientConfig {
@@ -95,4 +97,44 @@ pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> ClientConfig
         .set("fetch.error.backoff.ms", "100")
         .set("statistics.interval.ms", "1000");
     client
+}
+
+/// A client cannot be made: the properties are wrong. librdkafka's text may hold a value, and what it does not know as a name may
+/// be a piece of one.
+pub fn configuration_error(error: &KafkaError) -> Error {
+    let what = match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
+            "[kafka] config_file has a property that librdkafka does not know".to_owned()
+        }
+        KafkaError::ClientConfig(_, _, name, _) => {
+            format!("librdkafka refuses the value of property {name}")
+        }
+        other => other.to_string(),
+    };
+    Error::configuration(
+        format!("kafka: {what}"),
+        "Correct [kafka] brokers, or the property in [kafka] config_file.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_value_of_a_property_is_told() {
+        for (name, value) in [
+            ("sasl.pasword", "hunter2"),
+            ("hunter2", "x"),
+            ("security.protocol", "hunter2"),
+            ("socket.timeout.ms", "hunter2"),
+        ] {
+            let mut client = rdkafka::ClientConfig::new();
+            let made: std::result::Result<BaseConsumer, KafkaError> =
+                client.set(name, value).create();
+            let error = configuration_error(&made.err().unwrap());
+            let told = format!("{error} {} {error:?}", error.hint);
+            assert!(!told.contains("hunter2"), "{told}");
+        }
+    }
 }

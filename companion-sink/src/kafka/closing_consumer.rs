@@ -10,7 +10,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 
 use crate::error::Result;
-use crate::kafka::discovery::configuration_error;
+use crate::kafka::client::configuration_error;
 
 /// What was asked of Kafka last goes through within this, if Kafka is there.
 const CLOSE_MAX: Duration = Duration::from_secs(1);

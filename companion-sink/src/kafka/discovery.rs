@@ -7,8 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaConfRes;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -91,24 +89,6 @@ pub fn topics(client: &BaseConsumer) -> Result<Topics> {
         .collect())
 }
 
-/// A client cannot be made: the properties are wrong. librdkafka's text may hold a value, and what it does not know as a name may
-/// be a piece of one.
-pub fn configuration_error(error: &KafkaError) -> Error {
-    let what = match error {
-        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
-            "[kafka] config_file has a property that librdkafka does not know".to_owned()
-        }
-        KafkaError::ClientConfig(_, _, name, _) => {
-            format!("librdkafka refuses the value of property {name}")
-        }
-        other => other.to_string(),
-    };
-    Error::configuration(
-        format!("kafka: {what}"),
-        "Correct [kafka] brokers, or the property in [kafka] config_file.",
-    )
-}
-
 fn ask_forever(client: &BaseConsumer, sender: &watch::Sender<Cluster>) {
     let mut warned: Option<Instant> = None;
     while !sender.is_closed() {
@@ -139,97 +119,6 @@ fn ask_forever(client: &BaseConsumer, sender: &watch::Sender<Cluster>) {
                 sender.send_modify(|cluster| cluster.error = Some(error));
                 thread::sleep(INTERVAL);
             }
-        }
-    }
-}
-
-/// Whether a sink with these patterns follows `topic`: `*` stands for any text; dead letters and positions never.
-pub fn follows(patterns: &[String], topic: &str) -> bool {
-    !topic.ends_with(".dlq")
-        && !topic.ends_with(".cdc_positions")
-        && !topic.starts_with("__")
-        && patterns.iter().any(|pattern| matches(pattern, topic))
-}
-
-/// Whether `text` matches `pattern`, in which `*` stands for any text.
-pub fn matches(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    let mut parts = parts.peekable();
-    if parts.peek().is_none() {
-        return rest.is_empty();
-    }
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return rest.ends_with(part);
-        }
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_match_as_people_expect() {
-        let yes = [
-            ("a.b", "a.b"),
-            ("a.*", "a.b.c"),
-            ("*", "x"),
-            ("*.c", "a.b.c"),
-            ("a*b*c", "aXbYbc"),
-            ("a*", "a"),
-        ];
-        let no = [
-            ("a.b", "a.bc"),
-            ("a.*", "b.a.c"),
-            ("*.c", "a.cd"),
-            ("a*b*c", "acb"),
-            ("ab*ba", "aba"),
-        ];
-        for (pattern, topic) in yes {
-            assert!(matches(pattern, topic), "{pattern} {topic}");
-        }
-        for (pattern, topic) in no {
-            assert!(!matches(pattern, topic), "{pattern} {topic}");
-        }
-    }
-
-    #[test]
-    fn no_value_of_a_property_is_told() {
-        for (name, value) in [
-            ("sasl.pasword", "hunter2"),
-            ("hunter2", "x"),
-            ("security.protocol", "hunter2"),
-            ("socket.timeout.ms", "hunter2"),
-        ] {
-            let mut client = rdkafka::ClientConfig::new();
-            let made: std::result::Result<BaseConsumer, KafkaError> =
-                client.set(name, value).create();
-            let error = configuration_error(&made.err().unwrap());
-            let told = format!("{error} {} {error:?}", error.hint);
-            assert!(!told.contains("hunter2"), "{told}");
-        }
-    }
-
-    #[test]
-    fn our_own_topics_are_left_alone() {
-        let all = ["*".to_owned()];
-        assert!(follows(&all, "shop.public.t"));
-        for topic in [
-            "shop.public.t.dlq",
-            "pg.cdc_positions",
-            "__consumer_offsets",
-        ] {
-            assert!(!follows(&all, topic), "{topic}");
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::error::{Error, Result, log};
 use crate::kafka::client;
 use crate::kafka::client::Silent;
-use crate::kafka::discovery::configuration_error;
+use crate::kafka::client::configuration_error;
 use crate::timestamp::now_us;
 
 /// Fetched ahead; a position is some hundred bytes and a few for each topic.

@@ -1,7 +1,8 @@
 //! Events that cannot be applied go to `<topic>.dlq`, unchanged, with headers that say why. The delivery is awaited
 //! before the offset moves.
 
-use std::borrow::Cow;
+use crate::rejected::failure::{Failure, Stage};
+
 use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -16,173 +17,12 @@ use tokio::sync::{Mutex, OnceCell, oneshot, watch};
 
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
-use crate::event::Malformed;
 use crate::kafka::client;
-use crate::kafka::discovery::{Cluster, configuration_error};
+use crate::kafka::client::configuration_error;
+use crate::kafka::discovery::Cluster;
 use crate::kafka::record::Record;
 use crate::rejected::origin;
 use crate::timestamp;
-
-/// In which step the event failed, as Kafka Connect names the steps.
-#[derive(Debug, Clone, Copy)]
-pub enum Stage {
-    /// It could not be decoded or converted.
-    ValueConverter,
-    /// A rule rejects it.
-    Transformation,
-    /// The target refused it.
-    TaskPut,
-}
-
-/// The reason of [`Failure::unique`].
-pub const UNIQUE: &str = "unique";
-
-/// Why an event is put aside.
-#[derive(Debug, Clone)]
-pub struct Failure {
-    /// CDC1004 to CDC1007, CDC1011 to CDC1014, CDC1018.
-    pub code: Code,
-    /// The reason in one word, or the rule's name.
-    pub reason: Cow<'static, str>,
-    /// The step that failed.
-    pub stage: Stage,
-    /// What happened, without any value of the row.
-    pub message: String,
-    /// The server's SQLSTATE, where it did not say which column it is about.
-    pub state: Option<Box<str>>,
-}
-
-impl Failure {
-    /// The event cannot be decoded.
-    pub fn undecodable(message: String) -> Self {
-        Failure {
-            code: Code::Undecodable,
-            reason: "undecodable".into(),
-            stage: Stage::ValueConverter,
-            message,
-            state: None,
-        }
-    }
-
-    /// A value cannot be turned into the column's type.
-    pub fn conversion(message: String) -> Self {
-        Failure {
-            code: Code::ValueRefused,
-            reason: "conversion".into(),
-            stage: Stage::ValueConverter,
-            message,
-            state: None,
-        }
-    }
-
-    /// The rule `name` rejects the event.
-    pub fn rejected(name: &str) -> Self {
-        Failure {
-            code: Code::Rejected,
-            reason: Cow::Owned(name.to_owned()),
-            stage: Stage::Transformation,
-            message: format!("the rule \"{name}\" rejects it"),
-            state: None,
-        }
-    }
-
-    /// Another row of the target has a value that only one may have.
-    pub fn unique(message: String) -> Self {
-        Failure {
-            reason: UNIQUE.into(),
-            ..Failure::refused(message)
-        }
-    }
-
-    /// Whether another row may give up what keeps the event back. A rule may have the name of the reason.
-    pub fn is_unique(&self) -> bool {
-        self.code == Code::ValueRefused && self.reason == UNIQUE
-    }
-
-    /// The event is of a table that its topic does not belong to.
-    pub fn foreign(message: String) -> Self {
-        Failure {
-            code: Code::Foreign,
-            reason: "foreign".into(),
-            stage: Stage::ValueConverter,
-            message,
-            state: None,
-        }
-    }
-
-    /// The event is for a table that the sink may not write.
-    pub fn not_allowed(message: String) -> Self {
-        Failure {
-            code: Code::NotAllowed,
-            reason: "not_allowed".into(),
-            stage: Stage::ValueConverter,
-            message,
-            state: None,
-        }
-    }
-
-    /// The event claims a place which its source has not come to.
-    pub fn unbelievable() -> Self {
-        Failure {
-            code: Code::Unbelievable,
-            reason: "unbelievable".into(),
-            stage: Stage::ValueConverter,
-            message: "header cdc.version names a commit that the source has not come to".into(),
-            state: None,
-        }
-    }
-
-    /// Whether the event cannot come from the table that it stands with. Nothing waits for such a one, and it halts nobody: else
-    /// whoever may write somewhere could stop what others write.
-    pub fn is_forged(&self) -> bool {
-        matches!(
-            self.code,
-            Code::Foreign | Code::NotAllowed | Code::Unbelievable
-        )
-    }
-
-    /// The target refused the event.
-    pub fn refused(message: String) -> Self {
-        Failure {
-            code: Code::ValueRefused,
-            reason: "refused".into(),
-            stage: Stage::TaskPut,
-            message,
-            state: None,
-        }
-    }
-}
-
-impl Failure {
-    /// The target's table is not as the event needs it (CDC1004, CDC1011).
-    pub fn lack(code: Code, message: String) -> Self {
-        Failure {
-            code,
-            reason: "table".into(),
-            ..Failure::refused(message)
-        }
-    }
-
-    /// Whether the target's table keeps it back.
-    pub fn is_lack(&self) -> bool {
-        matches!(self.code, Code::TargetRefuses | Code::SchemaChange)
-    }
-
-    /// The target takes nothing of the event's table.
-    pub fn collection_refused(message: String) -> Self {
-        Failure {
-            code: Code::CollectionRefused,
-            reason: "collection".into(),
-            ..Failure::refused(message)
-        }
-    }
-}
-
-impl From<Malformed> for Failure {
-    fn from(Malformed(why): Malformed) -> Self {
-        Failure::undecodable(why)
-    }
-}
 
 /// The dead letters of all sinks.
 pub struct DeadLetters {

@@ -6,17 +6,18 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt;
 
 use crate::error::{Code, Error};
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 
 /// Does what an event asks for. If the program panics over it, the event is malformed to us. Where it was is in the log.
-pub async fn guarded<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+pub async fn guarded<T, E: From<Failure>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     // What is half done belongs to the event alone, or to a transaction that is undone.
     let done = AssertUnwindSafe(work).catch_unwind().await;
-    done.map_err(|_| {
-        Failure::undecodable(
-            "companion-sink cannot process it: an internal error, to be reported with the log"
-                .into(),
-        )
+    done.unwrap_or_else(|_| {
+        let why =
+            "companion-sink cannot process it: an internal error, to be reported with the log";
+        Err(Failure::undecodable(why.into()).into())
     })
 }
 
@@ -40,10 +41,10 @@ mod tests {
     async fn a_panic_is_a_failure_of_the_event() {
         let broken = async {
             let nothing: Option<u8> = std::hint::black_box(None);
-            nothing.unwrap()
+            Ok::<u8, Failure>(nothing.unwrap())
         };
         let failure = guarded(broken).await.unwrap_err();
         assert_eq!(failure.code, Code::Undecodable);
-        assert_eq!(guarded(async { 3 }).await.unwrap(), 3);
+        assert_eq!(guarded(async { Ok::<u8, Failure>(3) }).await.unwrap(), 3);
     }
 }

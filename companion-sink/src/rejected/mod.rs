@@ -1,5 +1,7 @@
 //! Events that are refused: why, where they go, and what people may decide about them.
 
+pub(crate) mod failure;
+
 pub mod dead_letter;
 pub mod guarded;
 pub mod origin;

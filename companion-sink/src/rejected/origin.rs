@@ -3,7 +3,7 @@
 use change::topic_name;
 
 use crate::event::TableName;
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 
 /// The header `cdc.table` that the sender gives the events of a table.
 pub fn header_of(source: &TableName<'_>) -> String {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error, Result};
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

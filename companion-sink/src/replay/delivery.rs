@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use crate::config::topic_pattern::follows;
 use crate::delivery::runner::{Context, Course, Ended, Shared};
 use crate::error::{Code, Error, Policy, Result, log};
 use crate::kafka::client;
-use crate::kafka::discovery::{Discovery, Topics, follows};
+use crate::kafka::discovery::Discovery;
+use crate::kafka::discovery::Topics;
 use crate::kafka::positions;
 use crate::rejected::dead_letter::DeadLetters;
 use crate::replay::Order;

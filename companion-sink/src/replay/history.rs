@@ -19,7 +19,7 @@ use crate::replay::scan::Scan;
 use crate::replay::start;
 use crate::replay::start::Bounds;
 use crate::replay::{Order, Report, unless_stopped};
-use crate::sink::Position;
+use crate::sink::batch::Position;
 use crate::sink::mongo_history;
 use crate::sink::mongo_history::MongoHistory;
 use crate::sink::mongo_history::parked::store::ParkedEvents;

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::cli;
 use crate::status::Rate;
 
 const BAR_CHARS: usize = 24;
@@ -50,7 +49,9 @@ impl Progress {
         self.told = None;
         match self.look {
             Look::Bar => draw(&format!("{stage} …")),
-            Look::Lines => cli::print(&format!("{}\n", json!({"event": "stage", "stage": stage}))),
+            Look::Lines => {
+                crate::terminal::print(&format!("{}\n", json!({"event": "stage", "stage": stage})))
+            }
         }
     }
 
@@ -79,7 +80,7 @@ impl Progress {
             Look::Lines => {
                 let line = json!({"event": "progress", "stage": self.stage, "done": done, "of": of,
                     "per_second": per_second.round(), "seconds_left": seconds_left});
-                cli::print(&format!("{line}\n"));
+                crate::terminal::print(&format!("{line}\n"));
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::replay::scan::Scan;
 use crate::replay::start;
 use crate::replay::start::{Bounds, Start};
 use crate::replay::{Order, Report, changed_definition, unless_stopped};
-use crate::sink::Position;
+use crate::sink::batch::Position;
 use crate::sink::changes::Changes;
 use crate::sink::postgres::Postgres;
 use crate::sink::postgres::in_commit_order::InCommitOrder;

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::kafka::client;
 use crate::kafka::client::Silent;
-use crate::kafka::discovery::configuration_error;
+use crate::kafka::client::configuration_error;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 

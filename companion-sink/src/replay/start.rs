@@ -12,7 +12,7 @@ use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::replay::beginning::From;
 use crate::replay::scan::Scan;
-use crate::sink::Position;
+use crate::sink::batch::Position;
 use crate::timestamp::rfc3339;
 
 /// A record is sent after its commit, by another clock perhaps: so much earlier it is looked for.

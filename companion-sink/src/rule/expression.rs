@@ -1,6 +1,7 @@
 //! The expression of a rule: read, checked and made ready once.
 
-use std::collections::BTreeSet;
+use crate::rule::needs::{Members, Needs};
+
 use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue};
@@ -25,23 +26,6 @@ pub struct Expression {
     root: Arc<IdedExpr>,
     env: Arc<Env>,
     needs: Needs,
-}
-
-/// The parts of an event that expressions look at.
-#[derive(Debug, Clone, Default)]
-pub struct Needs {
-    pub before: Members,
-    pub after: Members,
-    pub audit: Members,
-}
-
-/// The members of one of these parts.
-#[derive(Debug, Clone)]
-pub enum Members {
-    /// These.
-    Named(BTreeSet<String>),
-    /// All of them, for the expression has the part as a whole.
-    All,
 }
 
 /// What an expression says of an event.
@@ -139,52 +123,6 @@ fn unclear(error: &ExecutionError) -> Answer {
         }
         ExecutionError::Overflow(..) => Answer::Unclear("a number out of range".into()),
         _ => Answer::Unclear("it cannot be evaluated".into()),
-    }
-}
-
-impl Needs {
-    /// Adds what another expression needs.
-    pub fn add(&mut self, other: &Needs) {
-        self.before.add(&other.before);
-        self.after.add(&other.after);
-        self.audit.add(&other.audit);
-    }
-
-    fn part(&mut self, variable: &str) -> Option<&mut Members> {
-        match variable {
-            "before" => Some(&mut self.before),
-            "after" => Some(&mut self.after),
-            "audit" => Some(&mut self.audit),
-            _ => None,
-        }
-    }
-}
-
-impl Default for Members {
-    fn default() -> Self {
-        Members::Named(BTreeSet::new())
-    }
-}
-
-impl Members {
-    /// Whether none is needed, and so not the part itself.
-    pub fn is_empty(&self) -> bool {
-        matches!(self, Members::Named(names) if names.is_empty())
-    }
-
-    /// Whether the member `name` is needed.
-    pub fn contains(&self, name: &str) -> bool {
-        match self {
-            Members::Named(names) => names.contains(name),
-            Members::All => true,
-        }
-    }
-
-    fn add(&mut self, other: &Members) {
-        match (&mut *self, other) {
-            (Members::Named(names), Members::Named(more)) => names.extend(more.iter().cloned()),
-            _ => *self = Members::All,
-        }
     }
 }
 

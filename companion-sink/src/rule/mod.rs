@@ -1,5 +1,7 @@
 //! Rules: an event of which a `[[rule]]` says that it is to be rejected is treated as one that the target refuses.
 
+pub(crate) mod needs;
+
 pub mod expression;
 pub mod moment;
 pub mod operators;
@@ -14,11 +16,13 @@ use serde::Deserialize;
 
 use crate::config;
 use crate::config::keys::nearest;
-use crate::kafka::discovery::matches;
+use crate::config::topic_pattern::matches;
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 use crate::reload::Live;
-use crate::rule::expression::{Answer, Expression, Needs};
+use crate::rule::expression::Answer;
+use crate::rule::expression::Expression;
+use crate::rule::needs::Needs;
 use crate::rule::subject::Subject;
 pub use crate::rule::subject::Types;
 

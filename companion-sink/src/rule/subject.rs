@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 
 use crate::event::{Image, Malformed, parse_body};
 use crate::kafka::record::Record;
-use crate::rule::expression::{Members, Needs};
+use crate::rule::needs::Members;
+use crate::rule::needs::Needs;
 use crate::rule::value::{Boxed, map, value};
 use crate::sink::postgres::write::pg_text::PgType;
 

@@ -1,10 +1,13 @@
 //! What a sink is: it applies batches of events and keeps, with its data, how far it is.
 
+use crate::sink::batch::{Applied, Batch, Move, Position};
+
+pub(crate) mod batch;
+
 pub mod changes;
 pub mod mongo_history;
 pub mod postgres;
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
@@ -17,51 +20,6 @@ use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
 use crate::status::SinkStatus;
-
-/// Length of a batch in bytes at most, but for a single larger event.
-pub const BATCH_BYTES: usize = 2 << 20;
-
-/// How far a partition is applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
-    /// The offset that comes next.
-    pub next_offset: i64,
-    /// The highest version seen; empty for none. An event at or below is a later copy.
-    pub version: String,
-}
-
-/// How a batch moves a partition's position. Only who finds `begin` there may write `end`.
-#[derive(Debug, Clone)]
-pub struct Move {
-    /// The partition.
-    pub at: TopicPartition,
-    /// The offset that came next before the batch.
-    pub begin: i64,
-    /// The offset that comes next after it.
-    pub end: i64,
-    /// The highest version seen after it.
-    pub version: String,
-}
-
-/// Events to apply, those of a partition in their order, without later copies and tombstones.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// The events.
-    pub records: Vec<Record>,
-    /// Where they bring the partitions.
-    pub moves: Vec<Move>,
-}
-
-/// What became of a batch.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// Reasons of the events that went to the dead letters.
-    pub dead_letters: Vec<Cow<'static, str>>,
-    /// Keys that are parked now, of all partitions.
-    pub parked_keys: u64,
-    /// Changes of rows, of tables without a key, that the target did not have.
-    pub unknown_rows: u64,
-}
 
 /// What came of telling the other instances that partitions have reached an event about the whole table.
 #[derive(Debug)]

@@ -16,11 +16,13 @@ use rdkafka::consumer::BaseConsumer;
 use tokio::sync::watch;
 
 use crate::config;
+use crate::config::topic_pattern::follows;
 use crate::config::{Config, Consistency, Kind};
 use crate::error::{Error, Result};
 use crate::kafka::client;
 use crate::kafka::client::Silent;
-use crate::kafka::discovery::{Cluster, Topics, follows};
+use crate::kafka::discovery::Cluster;
+use crate::kafka::discovery::Topics;
 use crate::kafka::reader::TopicPartition;
 use crate::status::ends::{Ends, committed, first_time_us};
 use crate::status::{Lag, SinkStatus, State};

@@ -15,7 +15,8 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::sink::{Applied, Move};
+use crate::sink::batch::Applied;
+use crate::sink::batch::Move;
 use crate::timestamp;
 
 /// A sink that has been running so long, and has nothing to do, works.

@@ -5,7 +5,9 @@ use crate::delivery::progress::{Reached, Stand, missing_copy, reached, version_o
 use crate::error::Result;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::sink::{Batch, Move, Sink};
+use crate::sink::Sink;
+use crate::sink::batch::Batch;
+use crate::sink::batch::Move;
 
 impl<S: Sink> Run<'_, S> {
     /// Applies the held events that all partitions of their topic have reached.

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config;
+use crate::config::topic_pattern::follows;
 use crate::delivery::by_partition::stopped_topics::StoppedTopics;
 use crate::delivery::doubt::{Doubts, is_far_beyond};
 use crate::delivery::endless_copies;
@@ -22,10 +23,14 @@ use crate::delivery::watermark::Watermark;
 use crate::error::{Policy, Result};
 use crate::event::{SnapshotBody, commit_time_us, is_for_others, is_version};
 use crate::kafka::bounds::{check_bounds, find_out_of_range};
-use crate::kafka::discovery::{Cluster, Topics, follows};
+use crate::kafka::discovery::Cluster;
+use crate::kafka::discovery::Topics;
 use crate::kafka::reader::{Fetched, Reader, TopicPartition};
 use crate::kafka::record::Record;
-use crate::sink::{BATCH_BYTES, Batch, Move, Sink};
+use crate::sink::Sink;
+use crate::sink::batch::BATCH_BYTES;
+use crate::sink::batch::Batch;
+use crate::sink::batch::Move;
 use crate::status::{SinkStatus, State};
 
 /// How soon a new partition is asked again that has no leader yet.
@@ -493,7 +498,7 @@ impl<S: Sink> Run<'_, S> {
         Ok(())
     }
 
-    fn count(&self, gathered: &Gathered, applied: &crate::sink::Applied) {
+    fn count(&self, gathered: &Gathered, applied: &crate::sink::batch::Applied) {
         let mut figures = self.status.figures();
         figures.duplicates += gathered.duplicates;
         figures.count(&gathered.batch.records, applied);

@@ -8,7 +8,7 @@ use tokio_postgres::Error as PgError;
 use tokio_postgres::error::DbError;
 
 use crate::error::{Code, Error, Result};
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 
 /// A failed statement.
 pub enum Fault {

@@ -32,13 +32,20 @@ use crate::event::{Headers, RowBody, SnapshotBody, TableName};
 use crate::kafka::discovery::Topics;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::rejected::dead_letter::DeadLetters;
+use crate::rejected::failure::Failure;
 use crate::rejected::guarded::guarded;
 use crate::rejected::origin;
 use crate::rejected::parked_event::Decision;
 use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::Live;
 use crate::rule::Rules;
+use crate::sink::Met;
+use crate::sink::Sink;
+use crate::sink::batch::Applied;
+use crate::sink::batch::Batch;
+use crate::sink::batch::Move;
+use crate::sink::batch::Position;
 pub use crate::sink::postgres::connection::open;
 use crate::sink::postgres::connection::{IMMEDIATE, News, Session};
 use crate::sink::postgres::failure::{Fault, classify};
@@ -55,7 +62,7 @@ use crate::sink::postgres::write::rows::{
     Aside, Mode, apply, apply_apart, is_parked, park_key, waits,
 };
 use crate::sink::postgres::write::stream::Stream;
-use crate::sink::{Applied, Batch, Met, Move, Position, Sink, unreadable_snapshot};
+use crate::sink::unreadable_snapshot;
 use crate::status::SinkStatus;
 
 /// A target that does not even undo what is open so long is not waited for.

@@ -6,6 +6,8 @@ use tokio_postgres::types::ToSql;
 
 use crate::error::{Code, Error, Result};
 use crate::kafka::reader::TopicPartition;
+use crate::sink::batch::Move;
+use crate::sink::batch::Position;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::classify;
 use crate::sink::postgres::parked::store::{HOLDS_ROWS, ParkedEvents};
@@ -15,7 +17,6 @@ use crate::sink::postgres::schema::tables::{Target, literal, quoted};
 use crate::sink::postgres::sharing::barrier::Barriers;
 use crate::sink::postgres::write::newest_versions;
 use crate::sink::postgres::write::snapshot::Snapshots;
-use crate::sink::{Move, Position};
 
 /// The first key of the lock that transactions share which change a sink's content, and that a replay takes alone.
 pub const GATE: &str = "hashtext('companion-sink gate')";

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 
 use crate::event::{Image, Malformed};
 use crate::sink::mongo_history::documents::array_text::{array_text, is_nested};
-use crate::sink::mongo_history::tables::schemas::{ColumnTypes, type_of};
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
+use crate::sink::mongo_history::documents::column_types::type_of;
 use crate::sink::postgres::write::pg_text::PgType;
 
 /// More levels no server takes, nor does the stack hold any number of them.

@@ -4,7 +4,7 @@ use mongodb::bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
 
 use crate::event::{Image, Malformed};
 use crate::sink::mongo_history::documents::bson_value::{Names, value_in};
-use crate::sink::mongo_history::tables::schemas::ColumnTypes;
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 
 /// The differences of two images. `is_masked` columns tell that they differ, not what they hold.
 pub fn diff(

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use crate::event::{Headers, Image, Malformed, Op, TableName, Text, parse_body};
 use crate::kafka::record::Record;
 use crate::sink::mongo_history::documents::bson_value::{Names, document, document_of};
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::documents::diff::diff;
 use crate::sink::mongo_history::identity::lineage::Name;
-use crate::sink::mongo_history::tables::schemas::ColumnTypes;
 use crate::timestamp::rfc3339;
 
 /// The operation of a row that a snapshot did not find.
@@ -339,14 +339,6 @@ pub fn identity<'a>(record: &'a Record, headers: &Headers<'a>) -> Option<&'a str
         .or_else(|| std::str::from_utf8(record.key()?).ok())
 }
 
-/// What the history calls a row: its table and its identity; the table alone where a row has none.
-pub fn entity(table: &str, identity: Option<&str>) -> String {
-    match identity {
-        Some(identity) => format!("{table}:{identity}"),
-        None => table.to_owned(),
-    }
-}
-
 fn operation(op: Op) -> &'static str {
     match op {
         Op::Create => "create",
@@ -442,7 +434,10 @@ mod tests {
         );
         let headers = Headers::read(&record).unwrap();
         let body = Body::parse(&record, headers.op).unwrap();
-        let entity = entity(headers.table, identity(&record, &headers));
+        let entity = crate::sink::mongo_history::identity::entity::entity(
+            headers.table,
+            identity(&record, &headers),
+        );
         body.document(&record, &headers, &entity, "pg", None, Names::AsTheyAre)
             .unwrap()
             .to_document()

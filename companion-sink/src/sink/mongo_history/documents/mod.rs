@@ -1,5 +1,7 @@
 //! One document for each change of a row.
 
+pub(crate) mod column_types;
+
 pub mod array_text;
 pub mod bodies;
 pub mod bson_value;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::event::Image;
-use crate::sink::mongo_history::documents::document::entity;
+use crate::sink::mongo_history::identity::entity::entity;
 use crate::sink::mongo_history::identity::renames::{Rename, first_name, names_of};
 
 /// A table with all names that it had.

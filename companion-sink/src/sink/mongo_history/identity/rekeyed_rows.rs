@@ -12,9 +12,10 @@ use mongodb::{Collection, Database};
 use serde_json::value::RawValue;
 
 use crate::error::Result;
-use crate::event::{Headers, Image, Malformed, Op};
+use crate::event::{Headers, Image, Op};
 use crate::history::state;
 use crate::kafka::record::Record;
+use crate::rejected::failure::NotApplied;
 use crate::sink::mongo_history::documents::bson_value::{Names, value_of};
 use crate::sink::mongo_history::documents::document::{Body, identity};
 use crate::sink::mongo_history::identity::lineage::{Key, Lineage, Natural, Told};
@@ -60,7 +61,7 @@ pub async fn place(
     body: &Body<'_>,
     template: &str,
     names: Names,
-) -> Result<std::result::Result<Place, Malformed>> {
+) -> std::result::Result<Place, NotApplied> {
     let identity = identity(record, headers);
     let lineage = match tables.of(&record.topic, headers.table, headers.version) {
         // What identifies the rows of a table without a primary key only they say.
@@ -72,7 +73,7 @@ pub async fn place(
                     .into_iter()
                     .map(|(name, _)| name.into_owned())
                     .collect(),
-                Some(Err(malformed)) => return Ok(Err(malformed)),
+                Some(Err(malformed)) => return Err(malformed.into()),
                 None => Vec::new(),
             };
             let told = told_by_row(record, headers, body, &key);
@@ -83,7 +84,7 @@ pub async fn place(
     let natural = lineage.natural(identity, headers.version);
     if matches!(natural, Natural::Entity(_)) {
         let entity = tables.entity(natural);
-        return Ok(Ok(Place { collection, entity }));
+        return Ok(Place { collection, entity });
     }
     tables.look_up([&natural]).await?;
     if tables.is_unlinked(&natural) && matches!(headers.op, Op::Update | Op::Delete | Op::Read) {
@@ -92,7 +93,7 @@ pub async fn place(
         tables.look_up([&natural]).await?;
     }
     let entity = tables.entity(natural);
-    Ok(Ok(Place { collection, entity }))
+    Ok(Place { collection, entity })
 }
 
 /// It was there a moment ago.
@@ -142,7 +143,7 @@ async fn link_by_former_key(
         .sort(doc! { "version": -1 })
         .await;
     let last = last.map_err(|error| {
-        crate::sink::mongo_history::classify("reading the newest versions", &error)
+        crate::sink::mongo_history::failure::classify("reading the newest versions", &error)
     })?;
     let is_meant = last.as_ref().is_some_and(|last| {
         state(last).is_some() && members_of(lineage, now, last, names).is_none()

@@ -11,7 +11,7 @@ use mongodb::{Collection, Database};
 
 use crate::error::{Code, Error, Result};
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 use crate::rejected::parked_event::Refused;
 use crate::sink::mongo_history::connection::make_indexes;
 use crate::sink::mongo_history::documents::bodies::{Bodies, binary, bytes_of};

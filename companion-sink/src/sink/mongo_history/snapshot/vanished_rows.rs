@@ -9,13 +9,14 @@ use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Malformed};
 use crate::kafka::record::Record;
+use crate::sink::batch::BATCH_BYTES;
 use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_history::documents::document::Body;
 use crate::sink::mongo_history::snapshot::repair::Mending;
 use crate::sink::mongo_history::snapshot::snapshots::{Snapshot, Snapshots};
 use crate::sink::mongo_history::write::insert::insert_new;
 use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
-use crate::sink::{BATCH_BYTES, unreadable_snapshot};
+use crate::sink::unreadable_snapshot;
 
 /// Entities that are looked up at once.
 const PAGE: usize = 1000;

@@ -9,11 +9,11 @@ use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use mongodb::{Collection, Database};
 
+use crate::config::topic_pattern::matches;
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Op, SnapshotBody, TableName};
-use crate::kafka::discovery::matches;
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 use crate::rejected::origin;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::postgres::schema::definitions::SchemaBody;

@@ -1,7 +1,8 @@
 //! The types of a table's columns, for the diff: they come with the schema events and are kept in the collection
 //! `companion_schemas`, because a later run does not see those events again.
 
-use std::borrow::Cow;
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
+
 use std::collections::{BTreeMap, HashMap};
 
 use mongodb::Database;
@@ -12,7 +13,6 @@ use crate::event::{Headers, Malformed, parse_body};
 use crate::kafka::record::Record;
 use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_history::identity::lineage::{Name, Told};
-use crate::sink::postgres::write::pg_text::PgType;
 
 const COLLECTION: &str = "companion_schemas";
 
@@ -33,15 +33,6 @@ pub async fn accepted_names(database: &Database) -> Result<Names, mongodb::error
         }
         Err(error) => Err(error),
     }
-}
-
-/// Type names by column.
-pub type ColumnTypes = HashMap<String, String>;
-
-/// What is known of a column's type.
-pub fn type_of<'t>(types: Option<&ColumnTypes>, column: &str) -> Cow<'t, PgType> {
-    let name = types.and_then(|types| types.get(column));
-    Cow::Owned(name.map_or(PgType::Plain, |name| PgType::of_name(name)))
 }
 
 /// The known column lists, by table and hash. `None` is one that nobody told us about.

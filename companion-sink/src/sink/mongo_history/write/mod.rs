@@ -4,4 +4,5 @@ pub mod insert;
 pub mod newest_commit;
 pub mod newest_versions;
 pub mod offsets;
+pub mod pending;
 pub mod unchanged_rows;

@@ -8,8 +8,9 @@ use mongodb::{Collection, Database};
 
 use crate::error::{Code, Error, Result};
 use crate::kafka::reader::TopicPartition;
+use crate::sink::batch::Move;
+use crate::sink::batch::Position;
 use crate::sink::mongo_history::failure::{classify, is_duplicate_id};
-use crate::sink::{Move, Position};
 
 const COLLECTION: &str = "companion_offsets";
 

@@ -6,8 +6,8 @@ use mongodb::Collection;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 
 use crate::error::Result;
-use crate::sink::mongo_history::Pending;
 use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
+use crate::sink::mongo_history::write::pending::Pending;
 
 /// The last version and image of each row, no image for one that is gone.
 type LastImages = HashMap<String, (String, Option<Bson>)>;

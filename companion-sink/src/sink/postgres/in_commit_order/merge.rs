@@ -15,7 +15,7 @@ use crate::delivery::endless_copies::EndlessCopies;
 use crate::event::{is_for_others, is_version};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::sink::Move;
+use crate::sink::batch::Move;
 
 /// The merged partitions.
 pub struct Merge {

@@ -13,13 +13,13 @@ use change::version::Place;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
+use crate::config::topic_pattern::follows;
 use crate::delivery::doubt;
 use crate::delivery::doubt::Doubts;
 use crate::delivery::runner::{Context, Course, Ended, ended, stopped};
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::commit_time_us;
 use crate::kafka::bounds::{check_bounds, find_out_of_range};
-use crate::kafka::discovery::follows;
 use crate::kafka::partition_queues::{PartitionQueues, Polled};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;

@@ -8,9 +8,13 @@ use crate::config::OnError;
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::{Headers, Op};
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::rejected::dead_letter::DeadLetters;
+use crate::rejected::failure::Failure;
 use crate::rejected::guarded::guarded;
 use crate::rejected::parked_event::Decision;
+use crate::sink::batch::Applied;
+use crate::sink::batch::Batch;
+use crate::sink::batch::Move;
 use crate::sink::postgres::failure::Fault;
 use crate::sink::postgres::in_commit_order::search::Uncommitted;
 use crate::sink::postgres::write::change::Change;
@@ -19,7 +23,6 @@ use crate::sink::postgres::write::rows::{
 };
 use crate::sink::postgres::write::stream::{STATEMENT_ROWS, Stream, fits};
 use crate::sink::postgres::{Connection, Park, Postgres, not_connected};
-use crate::sink::{Applied, Batch, Move};
 
 /// What a transaction of the target brings to its end.
 pub struct Commit<'c> {

@@ -12,10 +12,11 @@ use crate::error::Result;
 use crate::event::{OLD_KEY_HEADER, is_version};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::{Failure, UNIQUE};
+use crate::rejected::failure::Failure;
+use crate::rejected::failure::UNIQUE;
 use crate::rejected::page::At;
 use crate::rejected::parked_event::{Action, Decider, Decision, Holds, Parked, Refused};
-use crate::sink::Move;
+use crate::sink::batch::Move;
 use crate::sink::postgres::failure::classify;
 
 /// The keys whose events are parked, by topic. A table without a key is one key, the empty one.

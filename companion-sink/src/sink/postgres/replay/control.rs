@@ -11,7 +11,7 @@ use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::event::TableName;
 use crate::kafka::reader::TopicPartition;
-use crate::sink::Position;
+use crate::sink::batch::Position;
 use crate::sink::changes::Changes;
 use crate::sink::postgres::connection;
 use crate::sink::postgres::failure::classify;

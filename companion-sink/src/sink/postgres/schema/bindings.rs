@@ -8,10 +8,10 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::config;
+use crate::config::topic_pattern::matches;
 use crate::error::Result;
 use crate::event::TableName;
-use crate::kafka::discovery::matches;
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 use crate::rejected::origin;
 use crate::sink::postgres::failure::classify;
 use crate::sink::postgres::schema::tables::Target;

@@ -14,8 +14,11 @@ use crate::error::{Error, Policy, Result};
 use crate::event::Headers;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::{DeadLetters, Failure};
+use crate::rejected::dead_letter::DeadLetters;
+use crate::rejected::failure::Failure;
 use crate::rejected::parked_event::Decision;
+use crate::sink::Met;
+use crate::sink::batch::Move;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::classify;
 use crate::sink::postgres::in_commit_order::transaction::of_whole_table;
@@ -23,7 +26,6 @@ use crate::sink::postgres::schema::bindings::Refusal;
 use crate::sink::postgres::sharing::partition_locks::{lock_name, tell_others};
 use crate::sink::postgres::write::whole_table::unreadable;
 use crate::sink::postgres::{Park, Postgres, not_connected};
-use crate::sink::{Met, Move};
 
 /// The notes of a sink: a table of the state schema.
 pub struct Barriers<'s> {

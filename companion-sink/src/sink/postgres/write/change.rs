@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::event::{Headers, Image, Malformed, Op, RowBody};
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 use crate::sink::postgres::Park;
 use crate::sink::postgres::schema::tables::{Column, Table};
 use crate::sink::postgres::write::pg_text::to_text;

@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::error::{Code, Error, Result};
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 use crate::sink::postgres::failure::{Fault, Lack, classify, state_of};
 use crate::sink::postgres::schema::tables::{Column, Table, missing_column, no_table, quoted};
 use crate::sink::postgres::write::change::{Change, Kind, value_of};

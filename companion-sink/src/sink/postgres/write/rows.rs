@@ -8,7 +8,7 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::error::{Code, Error};
 use crate::event::Headers;
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 use crate::rejected::guarded::guarded;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::{Fault, Lack, sort};

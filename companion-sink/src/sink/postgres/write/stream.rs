@@ -16,7 +16,7 @@ use tokio_postgres::{Client, CopyInSink, Statement};
 
 use crate::error::{Code, Error};
 use crate::event::Op;
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::{Fault, sort};
 use crate::sink::postgres::schema::tables::{Table, Tables};

@@ -3,7 +3,7 @@
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody, TableName};
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::Failure;
+use crate::rejected::failure::Failure;
 use crate::rejected::origin;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::{classify, state_of};
