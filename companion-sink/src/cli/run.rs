@@ -21,6 +21,7 @@ use crate::reload::Reloader;
 use crate::sink::mongo_history::MongoHistory;
 use crate::sink::postgres::Postgres;
 use crate::sink::postgres::in_commit_order::InCommitOrder;
+use crate::sink::postgres::replica::Replica;
 use crate::status::SinkStatus;
 use crate::status::lag;
 
@@ -99,14 +100,14 @@ impl<'l> Running<'l> {
                 }
                 Kind::Postgres(settings) => {
                     let replica =
-                        Postgres::new(&config.name, name, live.clone(), settings.clone(), refusals);
+                        Replica::new(&config.name, name, live.clone(), settings.clone(), refusals);
                     match settings.consistency {
                         Consistency::Transaction => {
                             let course = InCommitOrder::new(replica);
                             runs.spawn(Runner::new(context, course, live).run())
                         }
                         Consistency::Row => {
-                            let course = ByPartition::new(replica);
+                            let course = ByPartition::new(Postgres::new(replica));
                             runs.spawn(Runner::new(context, course, live).run())
                         }
                     };

@@ -31,6 +31,7 @@ use crate::sink::changes::Changes;
 use crate::sink::postgres::Postgres;
 use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replay::control::{Control, NotYet};
+use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::schema::definitions::Followed;
 
 /// So few records are left to the last step, during which the sink waits.
@@ -164,7 +165,7 @@ impl<'b> Build<'b> {
             .map(|(known, (_, (low, _)))| known.as_ref().map_or(*low, |known| known.next_offset));
         let starts = starts.collect();
         let refusals = RefusalLimit::new(order.config.dead_letters.max_parked_keys_per_minute);
-        let replica = Postgres::new(
+        let replica = Replica::new(
             &order.config.name,
             order.name,
             Reloader::new(order.config, None).live(),
@@ -176,7 +177,7 @@ impl<'b> Build<'b> {
             progress,
             course: match settings.consistency {
                 Consistency::Transaction => ReplicaCourse::Transaction(InCommitOrder::new(replica)),
-                Consistency::Row => ReplicaCourse::Row(ByPartition::new(replica)),
+                Consistency::Row => ReplicaCourse::Row(ByPartition::new(Postgres::new(replica))),
             },
             context,
             newest,

@@ -1,12 +1,9 @@
 //! The history as it is written: what a document is made of, and where it goes.
 
 use crate::sink::mongo_history::identity::rekeyed_rows;
-use crate::sink::mongo_history::tables::schemas;
-use crate::sink::mongo_history::write::newest_commit;
 use crate::sink::mongo_history::write::unchanged_rows;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::future::pending;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,12 +13,10 @@ use mongodb::options::CollectionOptions;
 use mongodb::{Collection, Database};
 
 use crate::config;
-use crate::delivery::watermark::Complete;
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Op, SnapshotBody};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::DeadLetters;
 use crate::rejected::failure::{Failure, NotApplied};
 use crate::rejected::guarded::guarded;
 use crate::sink::mongo_history::write::pending::{Documents, Inserted, Pending};
@@ -30,22 +25,15 @@ use crate::rejected::origin;
 use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::Live;
 use crate::rule::Rules;
-use crate::sink::Sink;
-use crate::sink::batch::Applied;
-use crate::sink::batch::Batch;
-use crate::sink::batch::Move;
-use crate::sink::batch::Position;
-pub use crate::sink::mongo_history::connection::{connect, connect_to_primary};
 use crate::sink::mongo_history::connection::{durable, make_indexes};
 use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_history::documents::column_types::type_of;
-use crate::sink::mongo_history::documents::document::{Body, identity};
+use crate::sink::mongo_history::documents::document::Body;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::parked::keys::ParkedKeys;
-use crate::sink::mongo_history::parked::store::{Aside, ParkedEvents};
+use crate::sink::mongo_history::parked::store::ParkedEvents;
 use crate::sink::mongo_history::snapshot::repair::Mending;
 use crate::sink::mongo_history::snapshot::snapshots::Snapshots;
-use crate::sink::mongo_history::snapshot::vanished_rows::End;
 use crate::sink::mongo_history::tables::admission::{Admission, Told, may_be_written};
 use crate::sink::mongo_history::tables::registry::Tables;
 use crate::sink::mongo_history::tables::schemas::Definition;
@@ -53,7 +41,6 @@ use crate::sink::mongo_history::tables::schemas::Schemas;
 use crate::sink::mongo_history::write::insert::insert_new;
 use crate::sink::mongo_history::write::offsets::Offsets;
 use crate::sink::mongo_history::write::unchanged_rows::Sifted;
-use crate::sink::unreadable_snapshot;
 
 /// MongoDB's limit of a document, in bytes.
 const DOCUMENT_BYTES_MAX: usize = 16 << 20;

@@ -13,8 +13,10 @@ use tokio_postgres::{AsyncMessage, Client, Config, Notification, SimpleQueryMess
 use crate::error::{Code, Error, Result};
 use crate::sink::postgres::failure::{Fault, classify, sort};
 use crate::sink::postgres::parked::store::CHANNEL;
-use crate::sink::postgres::sharing::partition_locks::INSTANCES_CHANNEL;
 use crate::sink::postgres::verification::Verification;
+
+/// Where instances tell each other that there is something to look at; the payload is the sink.
+pub const INSTANCES_CHANNEL: &str = "companion_sink_instances";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);

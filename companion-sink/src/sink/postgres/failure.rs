@@ -7,8 +7,8 @@
 use tokio_postgres::Error as PgError;
 use tokio_postgres::error::DbError;
 
-use crate::error::{Code, Error, Result};
-use crate::rejected::failure::Failure;
+use crate::error::{Code, Error};
+use crate::rejected::failure::{Failure, NotApplied};
 
 /// A failed statement.
 pub enum Fault {
@@ -56,16 +56,6 @@ impl Lack {
 }
 
 impl Fault {
-    /// What keeps one event back, anything else as the error that it is.
-    pub fn refusal<T>(self) -> Result<std::result::Result<T, Failure>> {
-        match self {
-            Fault::Event(failure) => Ok(Err(failure)),
-            Fault::Doubtful { failure, .. } => Ok(Err(*failure)),
-            Fault::Lack(lack) => Ok(Err(lack.failure())),
-            Fault::Other(error) => Err(error),
-        }
-    }
-
     /// As it stops a whole sink that is `doing` something.
     pub fn error(self, doing: &str) -> Error {
         match self {
@@ -84,6 +74,32 @@ impl Fault {
         match self {
             Fault::Doubtful { lack, .. } => Fault::Lack(lack),
             fault => fault,
+        }
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Fault::Event(failure)
+    }
+}
+
+impl From<NotApplied> for Fault {
+    fn from(not_applied: NotApplied) -> Self {
+        match not_applied {
+            NotApplied::Refused(failure) => Fault::Event(failure),
+            NotApplied::Failed(error) => Fault::Other(error),
+        }
+    }
+}
+
+impl From<Fault> for NotApplied {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Event(failure) => NotApplied::Refused(failure),
+            Fault::Doubtful { failure, .. } => NotApplied::Refused(*failure),
+            Fault::Lack(lack) => NotApplied::Refused(lack.failure()),
+            Fault::Other(error) => NotApplied::Failed(error),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! What becomes of events that cannot be written: they and the later ones of their keys are put aside before the offset moves.
 
-use std::collections::{BTreeMap, HashMap};
-
 use mongodb::bson::{RawDocumentBuf, doc};
 
 use crate::error::Result;
@@ -9,7 +7,6 @@ use crate::event::Headers;
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
 use crate::rejected::failure::{Failure, NotApplied};
-use crate::rejected::guarded::guarded;
 use crate::sink::batch::Batch;
 use crate::sink::mongo_history::documents::document::identity;
 use crate::sink::mongo_history::failure::classify;

@@ -1,55 +1,18 @@
 //! What batches and the ends of chunks tell the snapshots under way, and what the end of one writes.
 
 use crate::sink::mongo_history::identity::rekeyed_rows;
-use crate::sink::mongo_history::tables::schemas;
-use crate::sink::mongo_history::write::newest_commit;
-use crate::sink::mongo_history::write::unchanged_rows;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::future::pending;
-use std::sync::Arc;
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet};
 
-use mongodb::bson::RawDocumentBuf;
-use mongodb::bson::oid::ObjectId;
-use mongodb::options::CollectionOptions;
-use mongodb::{Collection, Database};
-
-use crate::config;
-use crate::delivery::watermark::Complete;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::{Headers, Op, SnapshotBody};
-use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::rejected::dead_letter::DeadLetters;
 use crate::rejected::failure::Failure;
-use crate::rejected::origin;
-use crate::rejected::refusal_limit::RefusalLimit;
-use crate::reload::Live;
-use crate::rule::Rules;
-use crate::sink::Sink;
-use crate::sink::batch::Applied;
 use crate::sink::batch::Batch;
-use crate::sink::batch::Move;
-use crate::sink::batch::Position;
-pub use crate::sink::mongo_history::connection::{connect, connect_to_primary};
-use crate::sink::mongo_history::connection::{durable, make_indexes};
-use crate::sink::mongo_history::documents::bson_value::Names;
-use crate::sink::mongo_history::documents::column_types::type_of;
 use crate::sink::mongo_history::documents::document::{Body, identity};
-use crate::sink::mongo_history::failure::classify;
-use crate::sink::mongo_history::parked::keys::ParkedKeys;
-use crate::sink::mongo_history::parked::store::{Aside, ParkedEvents};
-use crate::sink::mongo_history::snapshot::repair::Mending;
-use crate::sink::mongo_history::snapshot::snapshots::Snapshots;
+use crate::sink::mongo_history::parked::store::Aside;
 use crate::sink::mongo_history::snapshot::vanished_rows::End;
-use crate::sink::mongo_history::tables::admission::{Admission, Told, may_be_written};
-use crate::sink::mongo_history::tables::registry::Tables;
-use crate::sink::mongo_history::tables::schemas::Definition;
-use crate::sink::mongo_history::tables::schemas::Schemas;
-use crate::sink::mongo_history::write::insert::insert_new;
-use crate::sink::mongo_history::write::offsets::Offsets;
-use crate::sink::mongo_history::write::unchanged_rows::Sifted;
+use crate::sink::mongo_history::tables::admission::Told;
 use crate::sink::unreadable_snapshot;
 
 use crate::sink::mongo_history::history::{History, not_connected};

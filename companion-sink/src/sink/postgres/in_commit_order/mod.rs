@@ -1,6 +1,10 @@
 //! The course of a replica that is consistent: whole transactions of the source, in the order of their commits, over all
 //! tables and partitions. One instance is active. What is in Kafka whole, and where it ends, the sender's positions say.
 
+pub mod doubts;
+pub mod ending;
+pub mod poison;
+
 pub mod merge;
 pub mod search;
 pub mod transaction;
@@ -23,9 +27,12 @@ use crate::kafka::bounds::{check_bounds, find_out_of_range};
 use crate::kafka::partition_queues::{PartitionQueues, Polled};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::sink::Sink;
+use crate::sink::postgres::in_commit_order::ending::{PartEnd, commit_part};
 use crate::sink::postgres::in_commit_order::merge::{Merge, Next};
-use crate::sink::postgres::{Commit, Outcome, Poison, Postgres, Uncommitted};
+use crate::sink::postgres::in_commit_order::poison::{Commit, Outcome, Poison, Uncommitted};
+use crate::sink::postgres::in_commit_order::transaction::{apply_part, stop_at};
+use crate::sink::postgres::parked::pending_actions;
+use crate::sink::postgres::replica::Replica;
 use crate::status::State;
 
 /// Events that go to the target at once: it is idle until the first of them are made ready, and that must be little of the whole.
@@ -38,12 +45,12 @@ const LEADER_RETRY: Duration = Duration::from_millis(100);
 
 /// Applies whole transactions in the order of their commits.
 pub struct InCommitOrder {
-    replica: Postgres,
+    replica: Replica,
 }
 
 impl InCommitOrder {
     /// The course of `replica`.
-    pub fn new(replica: Postgres) -> Self {
+    pub fn new(replica: Replica) -> Self {
         InCommitOrder { replica }
     }
 }
@@ -113,7 +120,7 @@ impl InCommitOrder {
 
 /// One run, from connecting to the first error.
 struct Run<'r> {
-    replica: &'r mut Postgres,
+    replica: &'r mut Replica,
     context: &'r Context,
     queues: PartitionQueues,
     merge: Merge,
@@ -213,7 +220,7 @@ impl Run<'_> {
     /// Carries out what people decided about parked events.
     async fn carry_out(&mut self) -> Result<()> {
         let dead_letters = &self.context.shared.dead_letters;
-        let parked_keys = self.replica.carry_out(dead_letters).await?;
+        let parked_keys = pending_actions::carry_out(self.replica, dead_letters).await?;
         self.context.status.figures().parked_keys = parked_keys;
         Ok(())
     }
@@ -293,7 +300,7 @@ impl Run<'_> {
             return Ok(Followed::Reached);
         };
         let dead_letters = &self.context.shared.dead_letters;
-        Err(self.replica.stop_at(&poison, dead_letters).await?)
+        Err(stop_at(self.replica, &poison, dead_letters).await?)
     }
 
     /// Sees to it that all partitions that the position names are merged.
@@ -429,7 +436,7 @@ impl Run<'_> {
         }
         let dead_letters = &self.context.shared.dead_letters;
         let records = &self.part.records;
-        if let Outcome::Poisoned(poison) = self.replica.apply_part(records, dead_letters).await? {
+        if let Outcome::Poisoned(poison) = apply_part(self.replica, records, dead_letters).await? {
             return Ok(Some(Uncommitted::Poisoned(poison)));
         }
         self.context.status.figures().count_events(records);
@@ -455,11 +462,10 @@ impl Run<'_> {
             time_us,
         };
         let dead_letters = &self.context.shared.dead_letters;
-        let replica = &mut self.replica;
-        let committed = replica.commit_part(&part.records, &commit, dead_letters);
+        let committed = commit_part(self.replica, &part.records, &commit, dead_letters);
         let applied = match committed.await? {
-            Ok(applied) => applied,
-            Err(undone) => return Ok(Some(undone)),
+            PartEnd::Committed(applied) => applied,
+            PartEnd::Undone(undone) => return Ok(Some(undone)),
         };
         self.merge.moved(&moves);
         self.context.status.moved(&moves);

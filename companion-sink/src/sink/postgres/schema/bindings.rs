@@ -147,20 +147,20 @@ impl Bindings {
         self.of_topics.as_ref()?.get(topic)
     }
 
-    /// Whether an event may go where it wants to; then its topic belongs to that table from now on.
+    /// Why an event may not go where it wants to. If it may, its topic belongs to that table from now on.
     pub async fn admit(
         &mut self,
         client: &Client,
         topics: &Topics<'_>,
         settings: &config::Postgres,
         wish: &Wish<'_>,
-    ) -> Result<std::result::Result<(), Refusal>> {
+    ) -> Result<Option<Refusal>> {
         if let Err(failure) = origin::check(wish.header, wish.source) {
-            return Ok(Err(Refusal::Final(failure)));
+            return Ok(Some(Refusal::Final(failure)));
         }
         let target = Target::for_readers(settings, wish.header, wish.source);
         if let Some(failure) = self.not_allowed(client, settings, &target).await? {
-            return Ok(Err(Refusal::Final(failure)));
+            return Ok(Some(Refusal::Final(failure)));
         }
         let mut refused = self
             .refused(client, topics, settings, wish, &target)
@@ -172,8 +172,8 @@ impl Bindings {
                 .refused(client, topics, settings, wish, &target)
                 .await?;
         }
-        if let Some(refusal) = refused {
-            return Ok(Err(refusal));
+        if refused.is_some() {
+            return Ok(refused);
         }
         let bound = Bound {
             header: Some(wish.header.to_owned()),
@@ -185,7 +185,7 @@ impl Bindings {
             known.insert(wish.topic.to_owned(), bound);
             self.has_added = true;
         }
-        Ok(Ok(()))
+        Ok(None)
     }
 
     /// The source no longer sends the table of a topic: the topic may get another one, and the table another topic. Why that is

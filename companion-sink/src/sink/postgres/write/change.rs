@@ -7,7 +7,6 @@ use serde_json::value::RawValue;
 use crate::event::{Headers, Image, Malformed, Op, RowBody};
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
-use crate::sink::postgres::Park;
 use crate::sink::postgres::schema::tables::{Column, Table};
 use crate::sink::postgres::write::pg_text::to_text;
 
@@ -126,15 +125,6 @@ impl<'b> Change<'b> {
     pub fn become_whole(&mut self) {
         if self.kind == Kind::Upsert {
             self.op = Op::Read;
-        }
-    }
-
-    /// What goes aside of it.
-    pub fn park(&self, failure: Option<Failure>) -> Park<'b> {
-        Park {
-            record: self.record,
-            key: self.key.into(),
-            failure,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Rows into the target: the fast way, the careful one, and events about whole tables.
 
+pub mod batch;
 pub mod change;
 pub mod newest_versions;
 pub mod pg_text;

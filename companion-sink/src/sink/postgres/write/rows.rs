@@ -47,9 +47,7 @@ pub async fn apply(
     changes: &[&Change<'_>],
     mode: Mode,
 ) -> Result<(), Fault> {
-    guarded(apply_all(session, tables, changes, mode))
-        .await
-        .unwrap_or_else(|failure| Err(Fault::Event(failure)))
+    guarded(apply_all(session, tables, changes, mode)).await
 }
 
 async fn apply_all(

@@ -7,10 +7,10 @@ use crate::rejected::failure::Failure;
 use crate::rejected::origin;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::{classify, state_of};
+use crate::sink::postgres::replica::{Connection, Replica, not_connected};
 use crate::sink::postgres::schema::bindings::Refusal;
 use crate::sink::postgres::schema::definitions::{Follower, SchemaBody};
 use crate::sink::postgres::schema::tables::Target;
-use crate::sink::postgres::{Connection, Postgres, not_connected};
 use crate::sink::unreadable_snapshot;
 
 /// What an event about a whole table names.
@@ -52,248 +52,262 @@ fn is_about_table(op: Op) -> bool {
     matches!(op, Op::Schema | Op::Truncate | Op::Snapshot)
 }
 
-impl Postgres {
-    /// Whether an event about a whole table is refused whatever comes: the partitions need not wait for each other at it, of which
-    /// perhaps only one has a copy.
-    pub(crate) fn is_refused_before_it_waits(&self, record: &Record) -> bool {
-        let Ok(headers) = Headers::read(record) else {
-            return true;
-        };
-        let Ok(named) = Named::of(record, &headers) else {
-            return true;
-        };
-        let target = Target::for_readers(&self.settings, headers.table, &named.source);
-        if !named.is_farewell && self.settings.refuses_schema(&target.schema).is_some() {
-            return true;
-        }
-        let bindings = self.connection.as_ref().map(|known| &known.bindings);
-        let bound = bindings.and_then(|bindings| bindings.known(&record.topic));
-        let owner = bound.and_then(|bound| bound.header.as_deref());
-        owner.is_some_and(|owner| owner != headers.table && !named.is_rename)
+/// Whether an event about a whole table is refused whatever comes: the partitions need not wait for each other at it, of which
+/// perhaps only one has a copy.
+pub fn is_refused_before_it_waits(replica: &Replica, record: &Record) -> bool {
+    let Ok(headers) = Headers::read(record) else {
+        return true;
+    };
+    let Ok(named) = Named::of(record, &headers) else {
+        return true;
+    };
+    let target = Target::for_readers(&replica.settings, headers.table, &named.source);
+    if !named.is_farewell && replica.settings.refuses_schema(&target.schema).is_some() {
+        return true;
     }
+    let bindings = replica.connection.as_ref().map(|known| &known.bindings);
+    let bound = bindings.and_then(|bindings| bindings.known(&record.topic));
+    let owner = bound.and_then(|bound| bound.header.as_deref());
+    owner.is_some_and(|owner| owner != headers.table && !named.is_rename)
+}
 
-    /// Why an event of a batch is refused that is no row's, and that no partition waited at.
-    pub(crate) async fn refused_apart(
-        &mut self,
-        record: &Record,
-        headers: &Headers<'_>,
-    ) -> Result<Option<Failure>> {
-        let refusal = self.refused_whole(record, headers).await?;
-        if refusal.is_none() && matches!(headers.op, Op::Schema | Op::Truncate) {
-            // Another instance has noted meanwhile that it is right: the partitions have to wait for each other.
-            return Err(Error::new(
-                Code::OtherInstance,
-                format!("topic {} belongs to another table now", record.topic),
-                "Nothing to do: what is known of it is read again.",
-            ));
-        }
-        Ok(refusal.map(Refusal::failure))
+/// Why an event of a batch is refused that is no row's, and that no partition waited at.
+pub async fn refused_apart(
+    replica: &mut Replica,
+    record: &Record,
+    headers: &Headers<'_>,
+) -> Result<Option<Failure>> {
+    let refusal = refused_whole(replica, record, headers).await?;
+    if refusal.is_none() && matches!(headers.op, Op::Schema | Op::Truncate) {
+        // Another instance has noted meanwhile that it is right: the partitions have to wait for each other.
+        return Err(Error::new(
+            Code::OtherInstance,
+            format!("topic {} belongs to another table now", record.topic),
+            "Nothing to do: what is known of it is read again.",
+        ));
     }
+    Ok(refusal.map(Refusal::failure))
+}
 
-    /// Why an event about a whole table is refused. One that is admitted binds its topic.
-    pub(crate) async fn refused_whole(
-        &mut self,
-        record: &Record,
-        headers: &Headers<'_>,
-    ) -> Result<Option<Refusal>> {
-        if !is_about_table(headers.op) {
-            return Ok(None);
-        }
-        let named = match Named::of(record, headers) {
-            Ok(named) => named,
-            Err(failure) => return Ok(Some(Refusal::Final(failure))),
+/// Why an event about a whole table is refused. One that is admitted binds its topic.
+pub async fn refused_whole(
+    replica: &mut Replica,
+    record: &Record,
+    headers: &Headers<'_>,
+) -> Result<Option<Refusal>> {
+    if !is_about_table(headers.op) {
+        return Ok(None);
+    }
+    let named = match Named::of(record, headers) {
+        Ok(named) => named,
+        Err(failure) => return Ok(Some(Refusal::Final(failure))),
+    };
+    if named.is_farewell {
+        let connection = replica.connection.as_mut().ok_or_else(not_connected)?;
+        connection.tables.forget_topic(&record.topic);
+        let client = &connection.session.client;
+        let bindings = &mut connection.bindings;
+        let topics = replica.state.topics();
+        let refused = bindings.release(client, &topics, &record.topic, headers.table);
+        return Ok(refused.await?.map(Refusal::Final));
+    }
+    let admitted = replica.admit(record, headers, &named.source, named.is_rename);
+    admitted.await
+}
+
+/// Does what an event about a whole table says, in the open transaction.
+pub async fn apply_to_table(
+    replica: &mut Replica,
+    record: &Record,
+    headers: &Headers<'_>,
+) -> Result<()> {
+    match headers.op {
+        Op::Schema => follow_schema(replica, record, headers).await,
+        Op::Truncate => empty_tables(replica, &[(record, *headers)]).await,
+        Op::Snapshot => note_snapshot(replica, record, headers).await,
+        _ => Ok(()),
+    }
+}
+
+/// The beginning or the end of a snapshot's chunk.
+async fn note_snapshot(
+    replica: &mut Replica,
+    record: &Record,
+    headers: &Headers<'_>,
+) -> Result<()> {
+    let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
+    let snapshots = replica.state.snapshots();
+    let Some(Connection {
+        session,
+        tables,
+        parked,
+        ..
+    }) = replica.connection.as_mut()
+    else {
+        return Err(not_connected());
+    };
+    if body.is_beginning() {
+        replica
+            .state
+            .note_loading(&session.client, &record.topic)
+            .await?;
+        snapshots.begin(session, record, &body).await?;
+    }
+    if !body.is_end() {
+        return match body.is_chunk_end() {
+            true => snapshots.keep(&session.client, record, &body).await,
+            false => Ok(()),
         };
-        if named.is_farewell {
-            let connection = self.connection.as_mut().ok_or_else(not_connected)?;
-            connection.tables.forget_topic(&record.topic);
-            let client = &connection.session.client;
-            let bindings = &mut connection.bindings;
-            let topics = self.state.topics();
-            let refused = bindings.release(client, &topics, &record.topic, headers.table);
-            return Ok(refused.await?.map(Refusal::Final));
-        }
-        let admitted = self.admit(record, headers, &named.source, named.is_rename);
-        Ok(admitted.await?.err())
     }
+    let table = tables
+        .find(
+            &session.client,
+            &replica.settings,
+            &record.topic,
+            headers.table,
+            &body.source,
+        )
+        .await
+        .map_err(|fault| fault.error("ending a snapshot"))?;
+    let table = tables.get(table);
+    // Those of other instances' partitions, and those that the open transaction parks.
+    let mut waiting = replica.state.parked_events().keys(&session.client).await?;
+    waiting.extend(parked.iter().cloned());
+    let gone = snapshots
+        .end(session, record, &body, table, &waiting)
+        .await?;
+    replica
+        .state
+        .note_loaded(&session.client, &record.topic)
+        .await?;
+    tracing::info!(
+        sink = replica.name,
+        table = table.name,
+        gone,
+        "a snapshot of the source ended"
+    );
+    Ok(())
+}
 
-    /// Does what an event about a whole table says, in the open transaction.
-    pub(crate) async fn apply_to_table(
-        &mut self,
-        record: &Record,
-        headers: &Headers<'_>,
-    ) -> Result<()> {
-        match headers.op {
-            Op::Schema => self.follow_schema(record, headers).await,
-            Op::Truncate => self.empty_tables(&[(record, *headers)]).await,
-            Op::Snapshot => self.note_snapshot(record, headers).await,
-            _ => Ok(()),
-        }
-    }
-
-    /// The beginning or the end of a snapshot's chunk.
-    async fn note_snapshot(&mut self, record: &Record, headers: &Headers<'_>) -> Result<()> {
-        let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
-        let snapshots = self.state.snapshots();
-        let Some(Connection {
-            session,
-            tables,
-            parked,
-            ..
-        }) = self.connection.as_mut()
-        else {
-            return Err(not_connected());
-        };
-        if body.is_beginning() {
-            self.state
-                .note_loading(&session.client, &record.topic)
-                .await?;
-            snapshots.begin(session, record, &body).await?;
-        }
-        if !body.is_end() {
-            return match body.is_chunk_end() {
-                true => snapshots.keep(&session.client, record, &body).await,
-                false => Ok(()),
-            };
-        }
+/// Empties the tables that one statement of the source emptied, together: each may reference another one.
+pub async fn empty_tables(
+    replica: &mut Replica,
+    truncates: &[(&Record, Headers<'_>)],
+) -> Result<()> {
+    let Some(Connection {
+        session, tables, ..
+    }) = replica.connection.as_mut()
+    else {
+        return Err(not_connected());
+    };
+    let mut names: Vec<String> = Vec::with_capacity(truncates.len());
+    for (record, headers) in truncates {
+        let body = RowBody::parse(record).map_err(unreadable)?;
+        let source = body.source.table_name().map_err(unreadable)?;
         let table = tables
             .find(
                 &session.client,
-                &self.settings,
+                &replica.settings,
                 &record.topic,
                 headers.table,
-                &body.source,
+                &source,
             )
             .await
-            .map_err(|fault| fault.error("ending a snapshot"))?;
-        let table = tables.get(table);
-        // Those of other instances' partitions, and those that the open transaction parks.
-        let mut waiting = self.state.parked_events().keys(&session.client).await?;
-        waiting.extend(parked.iter().cloned());
-        let gone = snapshots
-            .end(session, record, &body, table, &waiting)
-            .await?;
-        self.state
-            .note_loaded(&session.client, &record.topic)
-            .await?;
-        tracing::info!(
-            sink = self.name,
-            table = table.name,
-            gone,
-            "a snapshot of the source ended"
-        );
-        Ok(())
+            .map_err(|fault| fault.error("emptying a table"))?;
+        let name = &tables.get(table).name;
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
     }
+    empty(session, &names, replica.settings.truncate == "delete").await?;
+    tracing::info!(
+        sink = replica.name,
+        tables = names.join(", "),
+        "emptied, as at the source"
+    );
+    Ok(())
+}
 
-    /// Empties the tables that one statement of the source emptied, together: each may reference another one.
-    pub(crate) async fn empty_tables(
-        &mut self,
-        truncates: &[(&Record, Headers<'_>)],
-    ) -> Result<()> {
-        let Some(Connection {
-            session, tables, ..
-        }) = self.connection.as_mut()
-        else {
-            return Err(not_connected());
-        };
-        let mut names: Vec<String> = Vec::with_capacity(truncates.len());
-        for (record, headers) in truncates {
-            let body = RowBody::parse(record).map_err(unreadable)?;
-            let source = body.source.table_name().map_err(unreadable)?;
-            let table = tables
-                .find(
-                    &session.client,
-                    &self.settings,
-                    &record.topic,
-                    headers.table,
-                    &source,
-                )
-                .await
-                .map_err(|fault| fault.error("emptying a table"))?;
-            let name = &tables.get(table).name;
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
-        empty(session, &names, self.settings.truncate == "delete").await?;
+/// The table's definition is another one.
+async fn follow_schema(
+    replica: &mut Replica,
+    record: &Record,
+    headers: &Headers<'_>,
+) -> Result<()> {
+    let body = SchemaBody::parse(record).map_err(unreadable)?;
+    let Some(Connection {
+        session, tables, ..
+    }) = replica.connection.as_mut()
+    else {
+        return Err(not_connected());
+    };
+    let before = replica
+        .state
+        .followed(&session.client, &record.topic)
+        .await?;
+    if body.is_farewell() {
         tracing::info!(
-            sink = self.name,
-            tables = names.join(", "),
-            "emptied, as at the source"
+            table = headers.table,
+            "the source no longer sends this table; the target keeps it"
         );
-        Ok(())
-    }
-
-    /// The table's definition is another one.
-    async fn follow_schema(&mut self, record: &Record, headers: &Headers<'_>) -> Result<()> {
-        let body = SchemaBody::parse(record).map_err(unreadable)?;
-        let Some(Connection {
-            session, tables, ..
-        }) = self.connection.as_mut()
-        else {
-            return Err(not_connected());
-        };
-        let before = self.state.followed(&session.client, &record.topic).await?;
-        if body.is_farewell() {
-            tracing::info!(
-                table = headers.table,
-                "the source no longer sends this table; the target keeps it"
-            );
-            if let Some(mut now) = before.filter(|_| body.is_drop()) {
-                now.is_dropped = true;
-                self.state
-                    .follow(&session.client, &record.topic, &now)
-                    .await?;
-            }
-            return Ok(());
-        }
-        // A topic may get another table when its own is no longer sent: that is no other name.
-        let target = Target::of(&self.settings, headers.table, &body.source);
-        let before = before.filter(|before| before.target == target || !body.is_first());
-        tables.forget_topic(&record.topic);
-        // Rows of a table that the source has dropped are no rows of the one that it made in its place.
-        let dropped = before.as_ref().filter(|before| before.is_dropped);
-        let emptied = match dropped {
-            Some(before) => {
-                tables
-                    .load(
-                        &session.client,
-                        &self.settings,
-                        before.target.clone(),
-                        &body.source,
-                    )
-                    .await?
-            }
-            None => None,
-        };
-        if let Some(table) = &emptied {
-            empty(
-                session,
-                std::slice::from_ref(&table.name),
-                self.settings.truncate == "delete",
-            )
-            .await?;
-        }
-        let follower = Follower {
-            client: &session.client,
-            settings: &self.settings,
-            header: headers.table,
-            is_emptied: emptied.is_some(),
-        };
-        let now = follower.follow(tables, &body, before.as_ref()).await?;
-        // A key may have another type now.
-        session.newest_tables.clear();
-        if let Some(now) = now.filter(|now| Some(now) != before.as_ref()) {
-            self.state
+        if let Some(mut now) = before.filter(|_| body.is_drop()) {
+            now.is_dropped = true;
+            replica
+                .state
                 .follow(&session.client, &record.topic, &now)
                 .await?;
         }
-        if body.awaits_snapshot() {
-            self.state
-                .note_loading(&session.client, &record.topic)
-                .await?;
-        }
-        Ok(())
+        return Ok(());
     }
+    // A topic may get another table when its own is no longer sent: that is no other name.
+    let target = Target::of(&replica.settings, headers.table, &body.source);
+    let before = before.filter(|before| before.target == target || !body.is_first());
+    tables.forget_topic(&record.topic);
+    // Rows of a table that the source has dropped are no rows of the one that it made in its place.
+    let dropped = before.as_ref().filter(|before| before.is_dropped);
+    let emptied = match dropped {
+        Some(before) => {
+            tables
+                .load(
+                    &session.client,
+                    &replica.settings,
+                    before.target.clone(),
+                    &body.source,
+                )
+                .await?
+        }
+        None => None,
+    };
+    if let Some(table) = &emptied {
+        empty(
+            session,
+            std::slice::from_ref(&table.name),
+            replica.settings.truncate == "delete",
+        )
+        .await?;
+    }
+    let follower = Follower {
+        client: &session.client,
+        settings: &replica.settings,
+        header: headers.table,
+        is_emptied: emptied.is_some(),
+    };
+    let now = follower.follow(tables, &body, before.as_ref()).await?;
+    // A key may have another type now.
+    session.newest_tables.clear();
+    if let Some(now) = now.filter(|now| Some(now) != before.as_ref()) {
+        replica
+            .state
+            .follow(&session.client, &record.topic, &now)
+            .await?;
+    }
+    if body.awaits_snapshot() {
+        replica
+            .state
+            .note_loading(&session.client, &record.topic)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Empties tables. Where a foreign key of another table, or row-level security, or a table of another server forbids TRUNCATE,
