@@ -22,6 +22,7 @@ use crate::sink::mongo_history::MongoHistory;
 use crate::sink::postgres::Postgres;
 use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replica::Replica;
+use crate::sink::postgres::settings::Settings;
 use crate::status::SinkStatus;
 use crate::status::lag;
 
@@ -99,9 +100,11 @@ impl<'l> Running<'l> {
                     runs.spawn(Runner::new(context, ByPartition::new(history), live).run());
                 }
                 Kind::Postgres(settings) => {
+                    let settings = Settings::new(&config, settings);
+                    let consistency = settings.consistency;
                     let replica =
-                        Replica::new(&config.name, name, live.clone(), settings.clone(), refusals);
-                    match settings.consistency {
+                        Replica::new(&config.name, name, live.clone(), settings, refusals);
+                    match consistency {
                         Consistency::Transaction => {
                             let course = InCommitOrder::new(replica);
                             runs.spawn(Runner::new(context, course, live).run())

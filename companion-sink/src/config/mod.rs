@@ -8,17 +8,13 @@ pub mod units;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
-use crate::config::topic_pattern::matches;
 use crate::config::units::{parse_duration, parse_size};
 use crate::error::{Code, Error, Result};
-use crate::event::TableName;
 use crate::rule::{Rule, check_rules};
-use crate::sink::postgres::replay::shadow::Shadow;
 
 /// The file with every key, as `config --defaults` prints it.
 pub const DEFAULT_FILE: &str = include_str!("companion-sink.default.toml");
@@ -209,12 +205,6 @@ pub struct Postgres {
     pub schemas: Vec<String>,
     /// Names or `*` patterns of the source's tables (`schema.table`) that may come in more than one topic.
     pub several_topics: Vec<String>,
-    /// Schemas where sinks of this configuration keep their state, and where replays build.
-    #[serde(skip)]
-    pub kept_schemas: Vec<String>,
-    /// Where the tables are while a replay builds them anew; none for those that readers use.
-    #[serde(skip)]
-    pub shadow: Option<Arc<Shadow>>,
 }
 
 /// `consistency`
@@ -288,35 +278,6 @@ impl Postgres {
             Consistency::Row => OnError::Park,
         })
     }
-
-    /// Why no event may write to a schema of the target.
-    pub fn refuses_schema(&self, schema: &str) -> Option<&'static str> {
-        if schema.starts_with("pg_") || schema == "information_schema" {
-            return Some("the schema is PostgreSQL's own");
-        }
-        if self.state_schema == schema || self.kept_schemas.iter().any(|kept| kept == schema) {
-            return Some("the schema holds companion-sink's state");
-        }
-        let is_listed = self.schemas.iter().any(|pattern| matches(pattern, schema));
-        (!self.schemas.is_empty() && !is_listed)
-            .then_some("the schema is not among the sink's schemas")
-    }
-
-    /// The target's name for a column of the source.
-    pub fn target_column<'n>(&'n self, source: &TableName<'_>, column: &'n str) -> &'n str {
-        let named = format!("{}.{}.{column}", source.schema, source.table);
-        self.columns.get(&named).map_or(column, String::as_str)
-    }
-
-    /// The source's name for a column of the target.
-    pub fn source_column<'n>(&'n self, source: &TableName<'_>, column: &'n str) -> &'n str {
-        let table = format!("{}.{}.", source.schema, source.table);
-        self.columns
-            .iter()
-            .filter(|(_, target)| *target == column)
-            .find_map(|(named, _)| named.strip_prefix(&table))
-            .unwrap_or(column)
-    }
 }
 
 impl Default for Log {
@@ -385,8 +346,6 @@ impl Default for Postgres {
             state_schema: "companion".into(),
             schemas: Vec::new(),
             several_topics: Vec::new(),
-            kept_schemas: Vec::new(),
-            shadow: None,
         }
     }
 }
@@ -516,11 +475,7 @@ impl Config {
                 "Change that [[rule]]; `companion-sink config --defaults` shows its keys.",
             )
         })?;
-        let kept_schemas = self.kept_schemas();
         for (name, sink) in &mut self.sinks {
-            if let Kind::Postgres(postgres) = &mut sink.kind {
-                postgres.kept_schemas.clone_from(&kept_schemas);
-            }
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().to_owned();
             }
@@ -557,19 +512,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    /// The schemas of the sinks' states and of their replays.
-    fn kept_schemas(&self) -> Vec<String> {
-        let sinks = self.sinks.iter();
-        let kept = sinks.filter_map(|(name, sink)| match &sink.kind {
-            Kind::Postgres(postgres) => Some([
-                postgres.state_schema.clone(),
-                Shadow::schema_name(&self.name, name),
-            ]),
-            Kind::MongoHistory(_) => None,
-        });
-        kept.flatten().collect()
     }
 
     /// This configuration with the parts of `read` that take effect in a running process: rules, and what the files with
@@ -922,27 +864,6 @@ mod tests {
         assert_eq!(on_error(""), OnError::Halt);
         assert_eq!(on_error("consistency = \"row\"\n"), OnError::Park);
         assert_eq!(on_error("on_error = \"park\"\n"), OnError::Park);
-    }
-
-    #[test]
-    fn names_are_mapped_both_ways() {
-        let more = "columns = {\"public.customer.id\" = \"kunde_id\"}\n";
-        let config = parse(&(SMALL.to_owned() + more), &[]).unwrap();
-        let Kind::Postgres(postgres) = &config.sinks["Replica"].kind else {
-            panic!("a replica")
-        };
-        let table = |table: &'static str| TableName {
-            db: "d".into(),
-            schema: "public".into(),
-            table: table.into(),
-        };
-        assert_eq!(postgres.target_column(&table("customer"), "id"), "kunde_id");
-        assert_eq!(postgres.source_column(&table("customer"), "kunde_id"), "id");
-        assert_eq!(postgres.target_column(&table("other"), "id"), "id");
-        assert_eq!(
-            postgres.source_column(&table("other"), "kunde_id"),
-            "kunde_id"
-        );
     }
 
     fn with_rules(rules: &str) -> Result<Config> {

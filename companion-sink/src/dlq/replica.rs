@@ -27,7 +27,7 @@ impl Replica {
     ) -> Result<Option<Replica>> {
         let replica = Replica {
             state_name: state_name.to_owned(),
-            state_schema: crate::sink::postgres::schema::tables::quoted(state_schema),
+            state_schema: crate::sink::postgres::schema::target::quoted(state_schema),
             client: postgres::open(url, name, &format!("sink.{name}.url")).await?,
         };
         let is_there = replica.events().are_there(&replica.client).await?;

@@ -9,7 +9,7 @@ use crate::history::entity::{Entity, Version};
 use crate::history::moment::Moment;
 use crate::history::state;
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
-use crate::sink::postgres::schema::tables::quoted;
+use crate::sink::postgres::schema::target::quoted;
 use crate::sink::postgres::write::pg_text::{PgType, to_text};
 
 /// The SQL that makes a row what it was at a moment; none where it had no version yet.

@@ -33,6 +33,7 @@ use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replay::control::{Control, NotYet};
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::schema::definitions::Followed;
+use crate::sink::postgres::settings::Settings;
 
 /// So few records are left to the last step, during which the sink waits.
 const FEW_RECORDS: u64 = 5_000;
@@ -47,7 +48,8 @@ pub async fn replay(
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
     let (instance, url) = (&order.config.name, &order.sink.url);
-    let mut control = Control::connect(instance, order.name, url, settings).await?;
+    let of_readers = Settings::new(order.config, settings);
+    let mut control = Control::connect(instance, order.name, url, &of_readers).await?;
     let done = build_and_switch(order, settings, &mut control, progress).await;
     progress.clear();
     let cleaned = match &done {

@@ -7,6 +7,7 @@ pub mod parked;
 pub mod replay;
 pub mod replica;
 pub mod schema;
+pub mod settings;
 pub mod sharing;
 pub mod state;
 pub mod verification;

@@ -1,6 +1,7 @@
 //! A replica: its connection, and what every way of writing does with it.
 
 use crate::sink::postgres::parked::store;
+use crate::sink::postgres::settings::Settings;
 use crate::sink::postgres::sharing::partition_locks;
 
 use std::borrow::Cow;
@@ -11,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep_until, timeout};
 
-use crate::config;
 use crate::config::Consistency;
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, RowBody, TableName};
@@ -50,7 +50,7 @@ const REST_MAX: Duration = Duration::from_secs(5);
 pub struct Replica {
     pub(super) name: String,
     pub(super) live: Live,
-    pub(super) settings: config::Postgres,
+    pub(super) settings: Settings,
     pub(super) rules: Rules,
     pub(super) state: State,
     pub(super) connection: Option<Connection>,
@@ -100,7 +100,7 @@ impl Replica {
         instance: &str,
         name: &str,
         live: Live,
-        settings: config::Postgres,
+        settings: Settings,
         refusals: RefusalLimit,
     ) -> Self {
         Replica {
@@ -412,7 +412,7 @@ impl Replica {
 }
 
 /// The sink in its state; the generation that a replay builds is another one.
-fn state_name(instance: &str, name: &str, settings: &config::Postgres) -> String {
+fn state_name(instance: &str, name: &str, settings: &Settings) -> String {
     match settings.shadow {
         Some(_) => format!("{instance}.{name}/replay"),
         None => format!("{instance}.{name}"),

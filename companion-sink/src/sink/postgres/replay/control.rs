@@ -7,7 +7,6 @@ use std::sync::Arc;
 use change::version::{Place, Version};
 use tokio_postgres::{Client, Row};
 
-use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::event::TableName;
 use crate::kafka::reader::TopicPartition;
@@ -17,10 +16,17 @@ use crate::sink::postgres::connection;
 use crate::sink::postgres::failure::classify;
 use crate::sink::postgres::replay::difference::Pair;
 use crate::sink::postgres::replay::shadow::{Met, Shadow};
-use crate::sink::postgres::schema::definitions::{Definition, Followed};
-use crate::sink::postgres::schema::tables::{
-    Column, Table, Tables, Target, literal, missing_column, missing_table, quoted,
-};
+use crate::sink::postgres::schema::definition::Definition;
+use crate::sink::postgres::schema::definitions::Followed;
+use crate::sink::postgres::schema::tables::Column;
+use crate::sink::postgres::schema::tables::Table;
+use crate::sink::postgres::schema::tables::Tables;
+use crate::sink::postgres::schema::tables::literal;
+use crate::sink::postgres::schema::tables::missing_column;
+use crate::sink::postgres::schema::tables::missing_table;
+use crate::sink::postgres::schema::target::Target;
+use crate::sink::postgres::schema::target::quoted;
+use crate::sink::postgres::settings::Settings;
 use crate::sink::postgres::state::{GATE, State};
 
 /// Large comparisons are planned as the server sees fit, not as for the few rows of a batch. Whoever holds what is needed is
@@ -38,7 +44,7 @@ pub struct Control {
     process: i32,
     name: String,
     url: String,
-    settings: config::Postgres,
+    settings: Settings,
     /// Foreign keys and triggers of the target are out of the way.
     is_replica: bool,
     /// What readers use.
@@ -79,7 +85,7 @@ impl Control {
         instance: &str,
         name: &str,
         url: &str,
-        settings: &config::Postgres,
+        settings: &Settings,
     ) -> Result<Control> {
         let client = connection::connect(url, name, &Arc::default()).await?;
         let failed = |error| classify("setting the session", &error);
@@ -137,14 +143,8 @@ impl Control {
     }
 
     /// The settings of the sink that builds.
-    pub fn settings(&self) -> config::Postgres {
-        config::Postgres {
-            shadow: Some(Arc::clone(&self.shadow)),
-            state_schema: self.shadow.schema.clone(),
-            create_tables: true,
-            follow_schema: config::FollowSchema::All,
-            ..self.settings.clone()
-        }
+    pub fn settings(&self) -> Settings {
+        self.settings.in_shadow(Arc::clone(&self.shadow))
     }
 
     /// What the sink follows, by topic.

@@ -7,7 +7,9 @@ use tokio_postgres::error::SqlState;
 use crate::error::{Code, Error, Result};
 use crate::sink::changes::Changes;
 use crate::sink::postgres::failure::{Fault, sort};
-use crate::sink::postgres::schema::tables::{Column, Table, quoted};
+use crate::sink::postgres::schema::tables::Column;
+use crate::sink::postgres::schema::tables::Table;
+use crate::sink::postgres::schema::target::quoted;
 
 /// A table that readers use, and its shadow.
 pub struct Pair<'t> {

@@ -7,13 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio_postgres::Client;
 
-use crate::config;
 use crate::error::Result;
 use crate::event::TableName;
 use crate::rejected::parked_event::Decision;
 use crate::sink::postgres::failure::classify;
-use crate::sink::postgres::schema::definitions::Definition;
-use crate::sink::postgres::schema::tables::Target;
+use crate::sink::postgres::schema::definition::Definition;
+use crate::sink::postgres::schema::target::Target;
 
 /// Bytes of a name in PostgreSQL.
 const NAME_BYTES_MAX: usize = 63;
@@ -41,12 +40,6 @@ pub struct Met {
     pub source: TableName<'static>,
     /// The one that readers use.
     pub target: Target,
-}
-
-impl PartialEq for Shadow {
-    fn eq(&self, other: &Shadow) -> bool {
-        self.schema == other.schema
-    }
 }
 
 impl Shadow {
@@ -80,8 +73,7 @@ impl Shadow {
     }
 
     /// Notes that the replay has met a table.
-    pub fn note(&self, settings: &config::Postgres, header: &str, source: &TableName<'_>) {
-        let target = Target::for_readers(settings, header, source);
+    pub fn note(&self, target: Target, source: &TableName<'_>) {
         let source = TableName {
             db: source.db.clone().into_owned().into(),
             schema: source.schema.clone().into_owned().into(),
@@ -102,14 +94,7 @@ impl Shadow {
     }
 
     /// Makes the shadow of a table like the one that readers use, so that it refuses what that would; false if there is none.
-    pub async fn make_like(
-        &self,
-        client: &Client,
-        settings: &config::Postgres,
-        header: &str,
-        source: &TableName<'_>,
-    ) -> Result<bool> {
-        let target = Target::for_readers(settings, header, source);
+    pub async fn make_like(&self, client: &Client, target: &Target) -> Result<bool> {
         let is_there = client
             .query_one("SELECT to_regclass($1) IS NOT NULL", &[&target.quoted()])
             .await
@@ -117,7 +102,7 @@ impl Shadow {
         if !is_there.get::<_, bool>(0) {
             return Ok(false);
         }
-        self.make_shadow(client, &target).await?;
+        self.make_shadow(client, target).await?;
         Ok(true)
     }
 

@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use crate::config;
 use crate::config::topic_pattern::matches;
 use crate::error::Result;
 use crate::event::TableName;
 use crate::rejected::failure::Failure;
 use crate::rejected::origin;
 use crate::sink::postgres::failure::classify;
-use crate::sink::postgres::schema::tables::Target;
+use crate::sink::postgres::schema::target::Target;
+use crate::sink::postgres::settings::Settings;
 
 /// The table of the state schema, for one sink.
 pub struct Topics<'s> {
@@ -152,13 +152,13 @@ impl Bindings {
         &mut self,
         client: &Client,
         topics: &Topics<'_>,
-        settings: &config::Postgres,
+        settings: &Settings,
         wish: &Wish<'_>,
     ) -> Result<Option<Refusal>> {
         if let Err(failure) = origin::check(wish.header, wish.source) {
             return Ok(Some(Refusal::Final(failure)));
         }
-        let target = Target::for_readers(settings, wish.header, wish.source);
+        let target = settings.target_for_readers(wish.header, wish.source);
         if let Some(failure) = self.not_allowed(client, settings, &target).await? {
             return Ok(Some(Refusal::Final(failure)));
         }
@@ -224,7 +224,7 @@ impl Bindings {
         &mut self,
         client: &Client,
         topics: &Topics<'_>,
-        settings: &config::Postgres,
+        settings: &Settings,
         wish: &Wish<'_>,
         target: &Target,
     ) -> Result<Option<Refusal>> {
@@ -258,7 +258,7 @@ impl Bindings {
     async fn not_allowed(
         &mut self,
         client: &Client,
-        settings: &config::Postgres,
+        settings: &Settings,
         target: &Target,
     ) -> Result<Option<Failure>> {
         if let Some(why) = settings.refuses_schema(&target.schema) {

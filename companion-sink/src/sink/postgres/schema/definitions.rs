@@ -1,19 +1,24 @@
 //! Follows changes of a table's definition: what the source's schema events say, the target's tables become.
 
+use crate::sink::postgres::schema::definition::Definition;
+use crate::sink::postgres::settings::Settings;
+
 use std::collections::{BTreeMap, HashMap};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::config;
 use crate::config::FollowSchema;
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::{Malformed, TableName, parse_body};
 use crate::kafka::record::Record;
 use crate::sink::postgres::failure::{classify, state_of};
-use crate::sink::postgres::schema::tables::{
-    Table, Tables, Target, missing_table, qualified, quoted,
-};
+use crate::sink::postgres::schema::tables::Table;
+use crate::sink::postgres::schema::tables::Tables;
+use crate::sink::postgres::schema::tables::missing_table;
+use crate::sink::postgres::schema::target::Target;
+use crate::sink::postgres::schema::target::qualified;
+use crate::sink::postgres::schema::target::quoted;
 
 /// A schema event.
 #[derive(Deserialize)]
@@ -41,29 +46,6 @@ struct SchemaChange {
 #[derive(Deserialize)]
 struct TableChange {
     table: Option<Definition>,
-}
-
-/// What the source's table is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Definition {
-    /// The columns that identify a row; none where nothing does.
-    #[serde(default)]
-    pub primary_key_column_names: Vec<String>,
-    /// The columns that are shipped, in their order.
-    pub columns: Vec<ColumnDefinition>,
-}
-
-/// A column of the source's table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ColumnDefinition {
-    /// Its name.
-    pub name: String,
-    /// Its type as SQL has it, with its modifier.
-    pub type_expression: String,
-    /// Whether it may be null.
-    pub optional: bool,
 }
 
 /// The definition that the target follows, as the state keeps it.
@@ -123,7 +105,7 @@ pub struct Follower<'f> {
     /// The connection; a transaction may be open.
     pub client: &'f Client,
     /// What may be followed.
-    pub settings: &'f config::Postgres,
+    pub settings: &'f Settings,
     /// The event's `cdc.table`.
     pub header: &'f str,
     /// The target's table has been emptied in this transaction: nothing is there that could be cast.
@@ -143,7 +125,7 @@ impl Follower<'_> {
             return Ok(None);
         };
         let (client, settings) = (self.client, self.settings);
-        let target = Target::of(settings, self.header, &body.source);
+        let target = settings.target(self.header, &body.source);
         if let Some(before) = before
             && before.target != target
         {
@@ -174,7 +156,8 @@ impl Follower<'_> {
             .refresh(client, settings, self.header, &body.source)
             .await?;
         if let Some(shadow) = &settings.shadow {
-            shadow.note(settings, self.header, &body.source);
+            let target = settings.target_for_readers(self.header, &body.source);
+            shadow.note(target, &body.source);
         }
         Ok(Some(Followed {
             target,
@@ -188,13 +171,11 @@ impl Follower<'_> {
         let Some(shadow) = &self.settings.shadow else {
             return Ok(false);
         };
-        let target = Target::for_readers(self.settings, self.header, &body.source);
+        let target = self.settings.target_for_readers(self.header, &body.source);
         if shadow.definitions.get(&target) != Some(definition) {
             return Ok(false);
         }
-        shadow
-            .make_like(self.client, self.settings, self.header, &body.source)
-            .await
+        shadow.make_like(self.client, &target).await
     }
 
     /// The source's table has another name, or schema.

@@ -1,12 +1,14 @@
 //! The target's tables as the catalog has them, and where the source's tables live there.
 
+use crate::sink::postgres::schema::target::{Target, quoted};
+use crate::sink::postgres::settings::Settings;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use tokio_postgres::Client;
 use tokio_postgres::types::Oid;
 
-use crate::config;
 use crate::error::{Code, Result};
 use crate::event::TableName;
 use crate::sink::postgres::failure::{Fault, Lack, classify};
@@ -107,58 +109,6 @@ impl Table {
     }
 }
 
-/// Where a table of the source lives on the target, not quoted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// The schema.
-    pub schema: String,
-    /// The table.
-    pub table: String,
-}
-
-impl Target {
-    /// What the configuration makes of a table of the source; `header` is the event's `cdc.table`. In a replay its shadow.
-    pub fn of(settings: &config::Postgres, header: &str, source: &TableName<'_>) -> Target {
-        let target = Target::for_readers(settings, header, source);
-        match &settings.shadow {
-            Some(shadow) => shadow.of(&target),
-            None => target,
-        }
-    }
-
-    /// The table that readers use, also in a replay.
-    pub fn for_readers(
-        settings: &config::Postgres,
-        header: &str,
-        source: &TableName<'_>,
-    ) -> Target {
-        let named = format!("{}.{}", source.schema, source.table);
-        if let Some((schema, table)) = settings
-            .tables
-            .get(&named)
-            .and_then(|to| to.split_once('.'))
-        {
-            return Target {
-                schema: schema.to_owned(),
-                table: table.to_owned(),
-            };
-        }
-        let database = header.split('.').next().unwrap_or_default();
-        Target {
-            schema: settings
-                .schema
-                .replace("{database}", database)
-                .replace("{schema}", &source.schema),
-            table: source.table.clone().into_owned(),
-        }
-    }
-
-    /// In quotes, with the schema.
-    pub fn quoted(&self) -> String {
-        qualified(&self.schema, &self.table)
-    }
-}
-
 /// The known tables by the event's `cdc.table`.
 #[derive(Default)]
 pub struct Tables {
@@ -191,7 +141,7 @@ impl Tables {
     pub async fn find(
         &mut self,
         client: &Client,
-        settings: &config::Postgres,
+        settings: &Settings,
         topic: &str,
         header: &str,
         source: &TableName<'_>,
@@ -201,11 +151,13 @@ impl Tables {
             self.by_topic.insert(topic.to_owned(), known);
             return Ok(place);
         }
-        let target = Target::of(settings, header, source);
+        let target = settings.target(header, source);
         let mut table = self.load(client, settings, target.clone(), source).await?;
         if table.is_none()
             && let Some(shadow) = &settings.shadow
-            && shadow.make_like(client, settings, header, source).await?
+            && shadow
+                .make_like(client, &settings.target_for_readers(header, source))
+                .await?
         {
             table = self.load(client, settings, target.clone(), source).await?;
         }
@@ -213,7 +165,7 @@ impl Tables {
             return Err(Fault::Lack(no_table(client, &target).await?));
         };
         if let Some(shadow) = &settings.shadow {
-            shadow.note(settings, header, source);
+            shadow.note(settings.target_for_readers(header, source), source);
         }
         self.known.push(table);
         let place = self.known.len() - 1;
@@ -227,14 +179,14 @@ impl Tables {
     pub async fn refresh(
         &mut self,
         client: &Client,
-        settings: &config::Postgres,
+        settings: &Settings,
         header: &str,
         source: &TableName<'_>,
     ) -> Result<()> {
         let Some(place) = self.by_header.get(header).copied() else {
             return Ok(());
         };
-        let target = Target::of(settings, header, source);
+        let target = settings.target(header, source);
         self.types.clear();
         if let Some(table) = self.load(client, settings, target, source).await? {
             self.known[place] = table;
@@ -246,7 +198,7 @@ impl Tables {
     pub async fn load(
         &mut self,
         client: &Client,
-        settings: &config::Postgres,
+        settings: &Settings,
         target: Target,
         source: &TableName<'_>,
     ) -> Result<Option<Table>> {
@@ -402,7 +354,7 @@ impl Tables {
 }
 
 /// How the sender writes the name of a table. One that it writes otherwise, for its characters, is parsed each time.
-fn named(source: &TableName<'_>) -> String {
+pub fn named(source: &TableName<'_>) -> String {
     let json = |name: &str| serde_json::Value::from(name).to_string();
     format!(
         "\"schema\":{},\"table\":{}",
@@ -457,11 +409,6 @@ pub fn missing_column(table: &Table, column: &str) -> Lack {
     }
 }
 
-/// A table in quotes, with its schema.
-pub fn qualified(schema: &str, table: &str) -> String {
-    format!("{}.{}", quoted(schema), quoted(table))
-}
-
 /// A text in quotes.
 pub fn literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
@@ -469,9 +416,4 @@ pub fn literal(text: &str) -> String {
         true => format!(" E'{}'", doubled.replace('\\', "\\\\")),
         false => format!("'{doubled}'"),
     }
-}
-
-/// An identifier in quotes.
-pub fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

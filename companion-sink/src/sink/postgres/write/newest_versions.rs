@@ -10,7 +10,9 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::error::Result;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::{Fault, classify, sort};
-use crate::sink::postgres::schema::tables::{Table, Tables, quoted};
+use crate::sink::postgres::schema::tables::Table;
+use crate::sink::postgres::schema::tables::Tables;
+use crate::sink::postgres::schema::target::quoted;
 use crate::sink::postgres::write::change::{Change, key_layout, values};
 
 /// Makes the tables of the state that [`claim`] needs for `changes`, outside of whatever may be undone later.

@@ -6,7 +6,11 @@ use tokio_postgres::types::{ToSql, Type};
 use crate::error::{Code, Error, Result};
 use crate::rejected::failure::Failure;
 use crate::sink::postgres::failure::{Fault, Lack, classify, state_of};
-use crate::sink::postgres::schema::tables::{Column, Table, missing_column, no_table, quoted};
+use crate::sink::postgres::schema::tables::Column;
+use crate::sink::postgres::schema::tables::Table;
+use crate::sink::postgres::schema::tables::missing_column;
+use crate::sink::postgres::schema::tables::no_table;
+use crate::sink::postgres::schema::target::quoted;
 use crate::sink::postgres::write::change::{Change, Kind, value_of};
 
 /// Columns that are tried one by one at most.

@@ -13,7 +13,9 @@ use crate::rejected::guarded::guarded;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::{Fault, Lack, sort};
 use crate::sink::postgres::parked::store::ParkedKeys;
-use crate::sink::postgres::schema::tables::{Table, Tables, quoted};
+use crate::sink::postgres::schema::tables::Table;
+use crate::sink::postgres::schema::tables::Tables;
+use crate::sink::postgres::schema::target::quoted;
 use crate::sink::postgres::write::change::{
     Change, Kind, Values, identity_of, key_layout, layout, values,
 };

@@ -3,7 +3,8 @@
 
 use std::fmt::Write;
 
-use crate::sink::postgres::schema::tables::{Table, quoted};
+use crate::sink::postgres::schema::tables::Table;
+use crate::sink::postgres::schema::target::quoted;
 
 /// `INSERT ... ON CONFLICT` of rows with the columns at `columns`, whose key is `key` (places as well).
 /// Without `key` rows are appended.

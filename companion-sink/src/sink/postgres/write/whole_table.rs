@@ -10,7 +10,6 @@ use crate::sink::postgres::failure::{classify, state_of};
 use crate::sink::postgres::replica::{Connection, Replica, not_connected};
 use crate::sink::postgres::schema::bindings::Refusal;
 use crate::sink::postgres::schema::definitions::{Follower, SchemaBody};
-use crate::sink::postgres::schema::tables::Target;
 use crate::sink::unreadable_snapshot;
 
 /// What an event about a whole table names.
@@ -61,7 +60,9 @@ pub fn is_refused_before_it_waits(replica: &Replica, record: &Record) -> bool {
     let Ok(named) = Named::of(record, &headers) else {
         return true;
     };
-    let target = Target::for_readers(&replica.settings, headers.table, &named.source);
+    let target = replica
+        .settings
+        .target_for_readers(headers.table, &named.source);
     if !named.is_farewell && replica.settings.refuses_schema(&target.schema).is_some() {
         return true;
     }
@@ -260,7 +261,7 @@ async fn follow_schema(
         return Ok(());
     }
     // A topic may get another table when its own is no longer sent: that is no other name.
-    let target = Target::of(&replica.settings, headers.table, &body.source);
+    let target = replica.settings.target(headers.table, &body.source);
     let before = before.filter(|before| before.target == target || !body.is_first());
     tables.forget_topic(&record.topic);
     // Rows of a table that the source has dropped are no rows of the one that it made in its place.
