@@ -32,7 +32,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::check::Verdict;
 use crate::cli::replay::Outcome;
 use crate::cli::{Arguments, Command};
-use crate::config::Config;
+use crate::config::LogFormat;
 use crate::error::{Code, Error, Result};
 use crate::reload::Reloader;
 
@@ -96,7 +96,7 @@ fn execute(arguments: &Arguments) -> Result<u8> {
         cli::config::defaults();
         return Ok(0);
     }
-    let config = Config::load(arguments.config.as_deref())?;
+    let config = reload::load(arguments.config.as_deref())?;
     start_log(arguments, &config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -106,7 +106,7 @@ fn execute(arguments: &Arguments) -> Result<u8> {
     let code = runtime.block_on(async {
         match &arguments.command {
             Command::Run { sinks } => {
-                let reloader = Reloader::new(&config, arguments.config.clone());
+                let reloader = Reloader::new(&config, arguments.config.clone())?;
                 cli::run::run(&config, reloader, sinks).await.map(|()| 0)
             }
             Command::Check { offline } => Ok(
@@ -117,7 +117,7 @@ fn execute(arguments: &Arguments) -> Result<u8> {
                 },
             ),
             Command::Config { .. } => {
-                cli::config::effective(&config);
+                cli::config::effective(&config)?;
                 Ok(0)
             }
             Command::Status(status) => {
@@ -156,14 +156,15 @@ fn start_log(arguments: &Arguments, log: &config::Log) {
         _ if matches!(arguments.command, Command::Replay(_)) && std::io::stderr().is_terminal() => {
             "warn"
         }
-        _ => &log.level,
+        _ => log.level.name(),
     };
     let filter = EnvFilter::new(format!(
         "warn,rdkafka=error,librdkafka=error,companion_sink={level}"
     ));
-    let json = match log.format.as_str() {
-        "auto" => !std::io::stderr().is_terminal(),
-        format => format == "json",
+    let json = match log.format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

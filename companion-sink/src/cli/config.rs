@@ -1,6 +1,7 @@
 //! `companion-sink config`
 
 use crate::config::{Config, DEFAULT_FILE};
+use crate::error::{Error, Result};
 use crate::terminal::print;
 
 /// Prints a file with every key.
@@ -9,6 +10,10 @@ pub fn defaults() {
 }
 
 /// Prints the effective configuration without its secrets.
-pub fn effective(config: &Config) {
-    print(&config.to_toml());
+pub fn effective(config: &Config) -> Result<()> {
+    let text = toml::to_string(config).map_err(|error| {
+        Error::configuration(error.to_string(), "Report this with the configuration.")
+    })?;
+    print(&text);
+    Ok(())
 }

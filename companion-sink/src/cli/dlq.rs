@@ -5,7 +5,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::cli::answer::{Answer, Format, Look};
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::dlq;
 use crate::dlq::edit::Set;
 use crate::dlq::outcome::{WAIT, outcome};
@@ -111,7 +111,7 @@ struct By {
 
 impl Dlq {
     /// Does it; false if there is no such event.
-    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
+    pub async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let format = json.then_some(Format::Json);
         let places = dlq::Dlq::new(config);
         let stores = places.open(self.action.of().sink.as_deref()).await?;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::change_text::{change_text, key_text, marked, op_text, plain, value_text};
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::error::{Error, Result};
 use crate::history::blame::blame;
 use crate::history::changes::Search;
@@ -118,7 +118,7 @@ pub struct Query {
 
 impl Query {
     /// Prints the answer; false when there is none.
-    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
+    pub async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let histories = Histories::new(config);
         let tables = histories.tables(self.table.as_deref()).await?;
         let format = if json {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::run::{Signals, Told, choose};
-use crate::config::{Config, Kind};
+use crate::config::{Kind, Loaded};
 use crate::error::{Error, Result};
 use crate::replay::beginning::From;
 use crate::replay::progress::Progress;
@@ -48,7 +48,7 @@ pub enum Outcome {
 
 impl Replay {
     /// Does it.
-    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<Outcome> {
+    pub async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<Outcome> {
         let names = [self.sink.clone()];
         let (name, sink) = choose(config, &names)?[0];
         if !self.is_wanted(&sink.kind)? {

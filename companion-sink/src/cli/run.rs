@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{Config, Consistency, Kind};
+use crate::config::{Consistency, Kind, Loaded};
 use crate::delivery::by_partition::ByPartition;
 use crate::delivery::runner::{Context, Runner, Shared};
 use crate::error::{Error, Result};
@@ -27,9 +27,9 @@ use crate::status::SinkStatus;
 use crate::status::lag;
 
 /// Runs the sinks until SIGTERM or SIGINT; each finishes its batch. SIGHUP has the configuration read again.
-pub async fn run(config: &Config, reloader: Reloader, names: &[String]) -> Result<()> {
+pub async fn run(config: &Loaded, reloader: Reloader, names: &[String]) -> Result<()> {
     let mut signals = Signals::new()?;
-    let listener = Listener::bind(&config.http).await?;
+    let listener = Listener::bind(config).await?;
     let mut config = Arc::new(config.clone());
     loop {
         let running = Running::start(config, &reloader, names, listener.as_ref())?;
@@ -44,7 +44,7 @@ pub async fn run(config: &Config, reloader: Reloader, names: &[String]) -> Resul
 
 /// All that works with one set of Kafka's properties.
 struct Running<'l> {
-    config: Arc<Config>,
+    config: Arc<Loaded>,
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     statuses: Vec<SinkStatus>,
@@ -55,7 +55,7 @@ struct Running<'l> {
 
 impl<'l> Running<'l> {
     fn start(
-        config: Arc<Config>,
+        config: Arc<Loaded>,
         reloader: &Reloader,
         names: &[String],
         listener: Option<&'l Listener>,
@@ -160,17 +160,17 @@ impl<'l> Running<'l> {
         mut self,
         signals: &mut Signals,
         reloader: &Reloader,
-    ) -> Result<Option<Arc<Config>>> {
+    ) -> Result<Option<Arc<Loaded>>> {
         let next = loop {
             if signals.next().await == Told::End {
                 break None;
             }
             let read = reloader.reload();
-            if read.kafka != self.config.kafka {
+            if read.kafka_files != self.config.kafka_files {
                 break Some(read);
             }
             let before = std::mem::replace(&mut self.config, read);
-            let secrets_changed = before.http != self.config.http
+            let secrets_changed = before.token != self.config.token
                 || before.source != self.config.source
                 || before.sinks != self.config.sinks;
             if secrets_changed {
@@ -207,7 +207,7 @@ impl<'l> Running<'l> {
 
 /// The enabled sinks, or those named.
 pub fn choose<'c>(
-    config: &'c Config,
+    config: &'c Loaded,
     names: &[String],
 ) -> Result<Vec<(&'c str, &'c crate::config::Sink)>> {
     for name in names {

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::cli::answer::{Answer, Format, Look};
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::error::{Code, Error, Result};
 use crate::http::own_token;
 use crate::terminal::Color;
@@ -46,7 +46,7 @@ impl Status {
     ///
     /// # Errors
     /// CDC1003 when none of them answers.
-    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
+    pub async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let http = &config.http;
         if http.listen.is_empty() && http.peers.is_empty() {
             return Err(Error::configuration(
@@ -67,16 +67,16 @@ impl Status {
         }
     }
 
-    async fn once(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
+    async fn once(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let own = Some(&config.http.listen).filter(|listen| !listen.is_empty());
         let addresses: Vec<&String> = own.into_iter().chain(&config.http.peers).collect();
         let mut answer = Answer::new(json.then_some(Format::Json), None, color, HEADER)?;
         let mut title = Vec::new();
         let mut failed = None;
         let mut all_work = true;
-        let token = match config.http.token.is_empty() {
-            true => own_token::read(config).unwrap_or_default(),
-            false => config.http.token.clone(),
+        let token = match &config.token {
+            None => own_token::read(config).unwrap_or_default(),
+            Some(token) => token.reveal().clone(),
         };
         for address in &addresses {
             let instance = match get(address, "/v1/status", &token).await {

@@ -1,9 +1,54 @@
 //! A connection string as it may be shown: where it leads, and nothing of who comes and how. What has another form than
 //! expected is not shown at all, for it may be a piece of a password.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
 use crate::sink::postgres::verification::pairs;
 
 const HIDDEN: &str = "***";
+
+/// A connection string. Printed, it says where it leads.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Url(String);
+
+impl Url {
+    /// The connection string itself, with what is secret in it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<&str> for Url {
+    fn from(url: &str) -> Self {
+        Url(url.to_owned())
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown(&self.0))
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Url {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// Scheme, hosts, ports and database.
 pub fn shown(url: &str) -> String {

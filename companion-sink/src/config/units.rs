@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
 /// Parses a duration: a number and `ms`, `s`, `m`, `h` or `d`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
@@ -33,6 +36,90 @@ fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number = text[..digits].parse().ok()?;
     Some((number, text[digits..].trim()))
+}
+
+/// A duration in the file.
+pub mod duration {
+    use std::time::Duration;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::parse_duration;
+
+    /// Reads it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let takes = "takes a duration such as \"5s\"";
+        let text = String::deserialize(deserializer).map_err(|_| Error::custom(takes))?;
+        parse_duration(&text).ok_or_else(|| Error::custom(takes))
+    }
+
+    /// Writes it.
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}ms", duration.as_millis()))
+    }
+}
+
+/// A duration that the file may leave out.
+pub mod optional_duration {
+    use std::time::Duration;
+
+    use serde::{Deserializer, Serializer};
+
+    use super::duration;
+
+    /// Reads it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        duration::deserialize(deserializer).map(Some)
+    }
+
+    /// Writes it.
+    pub fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => duration::serialize(duration, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+}
+
+/// A size in the file.
+pub mod size {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::parse_size;
+
+    /// Reads it.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        let takes = "takes a size such as \"64MB\"";
+        let text = String::deserialize(deserializer).map_err(|_| Error::custom(takes))?;
+        parse_size(&text).ok_or_else(|| Error::custom(takes))
+    }
+
+    /// Writes it.
+    pub fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{bytes}B"))
+    }
+}
+
+/// Reads a whole number from 1 on.
+pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    match u32::deserialize(deserializer) {
+        Ok(number @ 1..) => Ok(number),
+        _ => Err(Error::custom("takes a whole number from 1 on")),
+    }
+}
+
+/// Reads a whole number from 1 on, which the file may leave out.
+pub fn optional_count<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<usize>, D::Error> {
+    count(deserializer).map(|number| usize::try_from(number).ok())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ pub mod replica;
 use mongodb::Database;
 use tokio::sync::OnceCell;
 
-use crate::config::{Config, Kind};
+use crate::config::{Kind, Loaded};
 use crate::dlq::edit::{Set, edit};
 use crate::dlq::replica::Replica;
 use crate::error::{Error, Result};
@@ -84,11 +84,11 @@ pub enum Order<'o> {
 
 impl Dlq {
     /// Those of the configuration.
-    pub fn new(config: &Config) -> Dlq {
+    pub fn new(config: &Loaded) -> Dlq {
         let places = config.sinks.iter().map(|(name, sink)| Place {
             name: name.clone(),
             state_name: format!("{}.{name}", config.name),
-            url: sink.url.clone(),
+            url: sink.url.reveal().to_owned(),
             kind: match &sink.kind {
                 Kind::Postgres(settings) => PlaceKind::Replica {
                     state_schema: settings.state_schema.clone(),

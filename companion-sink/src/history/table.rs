@@ -7,8 +7,9 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
 use tokio::sync::OnceCell;
 
+use crate::config::shown_url::Url;
 use crate::config::topic_pattern::matches;
-use crate::config::{Config, Kind};
+use crate::config::{Kind, Loaded};
 use crate::delivery::watermark::Complete;
 use crate::error::{Error, Result};
 use crate::history::key::{KeyColumn, Values, meant};
@@ -70,7 +71,7 @@ pub struct Histories(Vec<History>);
 struct History {
     /// `<name>.<sink>`, as its offsets have it.
     sink: String,
-    url: String,
+    url: Url,
     database: String,
     /// Of its collections' names.
     template: String,
@@ -99,7 +100,7 @@ pub struct Table {
 
 impl Histories {
     /// Those that are configured.
-    pub fn new(config: &Config) -> Histories {
+    pub fn new(config: &Loaded) -> Histories {
         let sinks = config.sinks.iter();
         let histories = sinks.filter_map(|(name, sink)| match &sink.kind {
             Kind::MongoHistory(settings) => Some(History {
@@ -124,7 +125,7 @@ impl Histories {
         }
         let mut tables = Vec::new();
         for history in &self.0 {
-            let connect = || mongo_history::connect(&history.url, &history.database);
+            let connect = || mongo_history::connect(history.url.reveal(), &history.database);
             let database = history.connection.get_or_try_init(connect).await?;
             let complete = newest_commit::read(database, &history.sink).await?;
             let known = Tables::read(database).await?.into_all();

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config;
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::dlq::Dlq;
 use crate::error::{Error, Result};
 use crate::history::table::Histories;
@@ -69,8 +69,8 @@ struct Access {
 }
 
 /// Fails for an address that others reach, without a token (CDC1001).
-pub fn check_listen(settings: &config::Http, address: Option<SocketAddr>) -> Result<()> {
-    let listen = settings.listen.as_str();
+pub fn check_listen(config: &Loaded, address: Option<SocketAddr>) -> Result<()> {
+    let listen = config.http.listen.as_str();
     if listen.is_empty() {
         return Ok(());
     }
@@ -78,7 +78,7 @@ pub fn check_listen(settings: &config::Http, address: Option<SocketAddr>) -> Res
         Some(address) => address.ip().is_loopback(),
         None => is_loopback(listen),
     };
-    if is_loopback || !settings.token.is_empty() {
+    if is_loopback || config.token.is_some() {
         return Ok(());
     }
     Err(Error::configuration(
@@ -89,7 +89,8 @@ pub fn check_listen(settings: &config::Http, address: Option<SocketAddr>) -> Res
 
 impl Listener {
     /// Listens; an empty address is no HTTP at all.
-    pub async fn bind(settings: &config::Http) -> Result<Option<Listener>> {
+    pub async fn bind(config: &Loaded) -> Result<Option<Listener>> {
+        let settings = &config.http;
         let listen = settings.listen.as_str();
         if listen.is_empty() {
             return Ok(None);
@@ -98,7 +99,7 @@ impl Listener {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let listener = listener.into_std().map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        check_listen(settings, Some(address))?;
+        check_listen(config, Some(address))?;
         tracing::info!(%address, "http");
         Ok(Some(Listener(listener)))
     }
@@ -115,7 +116,7 @@ impl Server {
     /// Serves until [`Server::finish`].
     pub fn start(
         listener: &Listener,
-        config: &Config,
+        config: &Loaded,
         sinks: Vec<SinkStatus>,
         cluster: watch::Receiver<Cluster>,
         position: positions::Newest,
@@ -127,10 +128,11 @@ impl Server {
             sinks,
             cluster,
             position,
-            source: Source::new(&config.source.url).map(Arc::new),
+            source: Source::new(config.source.url.reveal()).map(Arc::new),
         };
         let address = listener.local_addr();
-        let token: Arc<str> = settings.token.as_str().into();
+        let token = config.token.as_ref();
+        let token: Arc<str> = token.map_or("", |token| token.reveal()).into();
         let own_token = match token.is_empty() {
             true => own_token::open(config)?,
             false => Arc::clone(&token),
@@ -158,7 +160,7 @@ impl Server {
 }
 
 /// What answers. What watches over processes has no token; what shows rows or takes decisions has one always.
-fn router(config: &Config, shared: &Shared, access: Access) -> Router {
+fn router(config: &Loaded, shared: &Shared, access: Access) -> Router {
     let rows = Router::new()
         .merge(history::router(Arc::new(Histories::new(config))))
         .merge(dlq::router(Arc::new(Dlq::new(config))))

@@ -9,16 +9,16 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::error::Result;
 
 /// The properties that every client has: brokers, the operator's file, and never a topic made by accident.
-pub fn base(config: &Config) -> ClientConfig {
+pub fn base(config: &Loaded) -> ClientConfig {
     let mut client = ClientConfig::new();
     client.set("ssl.endpoint.identification.algorithm", "https");
     client.set("socket.timeout.ms", "10000");
-    for (name, value) in &config.kafka.properties {
-        client.set(name, value);
+    for (name, value) in &config.kafka_files.properties {
+        client.set(name, value.reveal());
     }
     client.set("bootstrap.servers", &config.kafka.brokers);
     client.set("client.id", &config.name);
@@ -29,7 +29,7 @@ pub fn base(config: &Config) -> ClientConfig {
 }
 
 /// A client that only asks. Fails where librdkafka refuses a property, or a file that it names; no broker is asked for that.
-pub fn asking(config: &Config) -> Result<BaseConsumer> {
+pub fn asking(config: &Loaded) -> Result<BaseConsumer> {
     let client: KafkaResult<BaseConsumer> = base(config).create();
     client.map_err(|error| configuration_error(&error))
 }
@@ -73,7 +73,7 @@ pub fn with_queues(client: &ClientConfig, partitions: usize) -> ClientConfig {
 }
 
 /// A consumer for `group` that fetches at most about `memory_bytes` ahead and hands a single event over at once.
-pub fn consumer(config: &Config, group: &str, memory_bytes: u64) -> ClientConfig {
+pub fn consumer(config: &Loaded, group: &str, memory_bytes: u64) -> ClientConfig {
     // What waits is counted per partition, unpacked and without librdkafka's own bookkeeping (about as much again for small
     // events), a fetch comes on top of it, packed (JSON unpacks to ten times its size).
     let queue_kilobytes = (memory_bytes / 16 / 1024).max(256);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::error::{Error, Result, log};
 use crate::kafka::client;
 
@@ -37,7 +37,7 @@ pub struct Discovery {
 
 impl Discovery {
     /// Starts asking, on a thread of its own, until the last receiver and this are gone.
-    pub fn start(config: &Config) -> Result<Discovery> {
+    pub fn start(config: &Loaded) -> Result<Discovery> {
         let client = Arc::new(client::asking(config)?);
         let (sender, cluster) = watch::channel(Cluster::default());
         let asking = Arc::clone(&client);

@@ -15,7 +15,7 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::error::{Error, Result, log};
 use crate::kafka::client;
 use crate::kafka::client::Silent;
@@ -42,12 +42,12 @@ pub fn age_seconds(position: &Position) -> f64 {
 }
 
 /// The topic that has them.
-pub fn topic(config: &Config) -> String {
+pub fn topic(config: &Loaded) -> String {
     format!("{}.cdc_positions", config.kafka.source)
 }
 
 /// Follows the positions of the source, on a thread of its own, until the last receiver is gone.
-pub fn follow(config: &Config) -> Result<Newest> {
+pub fn follow(config: &Loaded) -> Result<Newest> {
     let group = format!("{}.positions", config.name);
     let mut client = client::consumer(config, &group, MEMORY_BYTES);
     client.set("statistics.interval.ms", "0");

@@ -15,7 +15,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use tokio::sync::{Mutex, OnceCell, oneshot, watch};
 
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::error::{Code, Error, Result};
 use crate::kafka::client;
 use crate::kafka::client::configuration_error;
@@ -37,7 +37,7 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     /// Nothing is connected until the first dead letter.
-    pub fn new(config: &Config, cluster: watch::Receiver<Cluster>) -> Self {
+    pub fn new(config: &Loaded, cluster: watch::Receiver<Cluster>) -> Self {
         let mut client = client::base(config);
         client
             .set("enable.idempotence", "true")

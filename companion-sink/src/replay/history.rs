@@ -33,7 +33,7 @@ pub async fn replay(
     settings: &config::MongoHistory,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
-    let database = mongo_history::connect(&order.sink.url, &settings.database).await?;
+    let database = mongo_history::connect(order.sink.url.reveal(), &settings.database).await?;
     let sink = format!("{}.{}", order.config.name, order.name);
     let own = MongoHistory::replay_state(&sink);
     let own = Own {
@@ -105,7 +105,7 @@ async fn mend(
     let history = MongoHistory::new(
         &order.config.name,
         order.name,
-        Reloader::new(order.config, None).live(),
+        Reloader::new(order.config, None)?.live(),
         &order.config.kafka.source,
         settings.clone(),
         RefusalLimit::new(order.config.dead_letters.max_parked_keys_per_minute),

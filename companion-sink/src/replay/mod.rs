@@ -16,7 +16,7 @@ use std::pin::pin;
 use tokio::sync::watch;
 
 use crate::config;
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::delivery::runner::stopped;
 use crate::error::Result;
 use crate::replay::beginning::From;
@@ -25,7 +25,7 @@ use crate::sink::changes::Changes;
 /// What is to be replayed.
 pub struct Order<'c> {
     /// The configuration.
-    pub config: &'c Config,
+    pub config: &'c Loaded,
     /// The sink's name.
     pub name: &'c str,
     /// Its part of the configuration.

@@ -47,7 +47,7 @@ pub async fn replay(
     settings: &config::Postgres,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
-    let (instance, url) = (&order.config.name, &order.sink.url);
+    let (instance, url) = (&order.config.name, order.sink.url.reveal());
     let of_readers = Settings::new(order.config, settings);
     let mut control = Control::connect(instance, order.name, url, &of_readers).await?;
     let done = build_and_switch(order, settings, &mut control, progress).await;
@@ -170,7 +170,7 @@ impl<'b> Build<'b> {
         let replica = Replica::new(
             &order.config.name,
             order.name,
-            Reloader::new(order.config, None).live(),
+            Reloader::new(order.config, None)?.live(),
             control.settings(),
             refusals,
         );

@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::config::Config;
+use crate::config::Loaded;
 use crate::error::{Code, Error, Result};
 use crate::kafka::client;
 use crate::kafka::client::Silent;
@@ -29,7 +29,7 @@ pub struct Scan {
 
 impl Scan {
     /// A client for the consumer group `group`, in which nothing is committed.
-    pub fn new(config: &Config, group: &str) -> Result<Scan> {
+    pub fn new(config: &Loaded, group: &str) -> Result<Scan> {
         let mut client = client::consumer(config, group, MEMORY_BYTES);
         client.set("statistics.interval.ms", "0");
         client.set("enable.partition.eof", "true");

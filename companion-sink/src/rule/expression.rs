@@ -8,7 +8,7 @@ use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValu
 use cel::common::types::{CelBool, CelInt, CelNull};
 use cel::{Context, Env, ExecutionError, IdedExpr, Value};
 
-use crate::config::keys::nearest;
+use crate::config::nearest;
 use crate::rule::operators::{environment, replacement};
 use crate::rule::subject::Subject;
 

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::config;
 use crate::config::topic_pattern::follows;
-use crate::config::{Config, Consistency, Kind};
+use crate::config::{Consistency, Kind, Loaded};
 use crate::error::{Error, Result};
 use crate::kafka::client;
 use crate::kafka::client::Silent;
@@ -54,7 +54,7 @@ struct Watched {
 
 /// Watches the sinks `statuses`, on a thread of its own, until `stop`.
 pub fn watch(
-    config: &Arc<Config>,
+    config: &Arc<Loaded>,
     statuses: &[SinkStatus],
     cluster: watch::Receiver<Cluster>,
     stop: watch::Receiver<bool>,
@@ -84,7 +84,7 @@ pub fn watch(
 }
 
 impl Watched {
-    fn new(config: &Config, status: &SinkStatus, sink: &config::Sink) -> Self {
+    fn new(config: &Loaded, status: &SinkStatus, sink: &config::Sink) -> Self {
         Watched {
             status: status.clone(),
             topics: sink.topics.clone(),
@@ -101,7 +101,7 @@ impl Watched {
     /// What the consumer group has, asked now and then.
     fn committed(
         &mut self,
-        config: &Config,
+        config: &Loaded,
         partitions: &[TopicPartition],
     ) -> Option<&HashMap<TopicPartition, i64>> {
         if self.asked_at.is_none_or(|at| at.elapsed() > ASK_GROUP) {
@@ -121,7 +121,7 @@ struct Measuring {
     sinks: Vec<Watched>,
     asking: BaseConsumer,
     reading: Option<BaseConsumer<Silent>>,
-    config: Arc<Config>,
+    config: Arc<Loaded>,
     ends: Ends,
     /// When the first event from an offset on was written; none where no event is left there.
     first_times: HashMap<(TopicPartition, i64), Option<i64>>,
@@ -241,7 +241,7 @@ fn next_offsets(
     state: State,
     followed: &Topics,
     ends: &Ends,
-    config: &Config,
+    config: &Loaded,
 ) -> Option<BTreeMap<TopicPartition, i64>> {
     let own = sink.status.positions();
     if sink.is_shared && state == State::Running {

@@ -1,5 +1,6 @@
 //! What is said of a whole table: a truncate, another definition, the beginnings and ends of a snapshot.
 
+use crate::config::Emptying;
 use crate::error::{Code, Error, Result};
 use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody, TableName};
 use crate::kafka::record::Record;
@@ -220,7 +221,12 @@ pub async fn empty_tables(
             names.push(name.clone());
         }
     }
-    empty(session, &names, replica.settings.truncate == "delete").await?;
+    empty(
+        session,
+        &names,
+        replica.settings.truncate == Emptying::Delete,
+    )
+    .await?;
     tracing::info!(
         sink = replica.name,
         tables = names.join(", "),
@@ -283,7 +289,7 @@ async fn follow_schema(
         empty(
             session,
             std::slice::from_ref(&table.name),
-            replica.settings.truncate == "delete",
+            replica.settings.truncate == Emptying::Delete,
         )
         .await?;
     }
