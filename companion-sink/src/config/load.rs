@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::config::environment::{override_key, overrides};
+use crate::config::file::Config;
 use crate::config::mistake::Text;
-use crate::config::{Config, Kind, Secret, read_secret};
+use crate::config::secret::{Secret, read_secret};
+use crate::config::sink::Kind;
 use crate::error::{Error, Result};
 
 /// A configuration, and what the files hold that it names.

@@ -162,7 +162,7 @@ fn culprit(root: &Table, message: &str) -> Vec<Step> {
     while let Some(step) = steps(at(root, &path)).into_iter().find(|step| {
         let mut without = root.clone();
         remove(&mut without, &path, step);
-        let error = without.try_into::<crate::config::Config>().err();
+        let error = without.try_into::<crate::config::file::Config>().err();
         error.is_none_or(|error| error.message() != message)
     }) {
         path.push(step);

@@ -124,6 +124,7 @@ mod tests {
     use crate::config::Loaded;
     use crate::error::Code;
     use crate::reload::Reloader;
+    use crate::rule::expression::Expression;
     use crate::sink::postgres::write::pg_text::PgType;
 
     const TOPIC: &str = "hr.public.employees";

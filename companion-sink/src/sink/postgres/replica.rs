@@ -25,7 +25,6 @@ use crate::rejected::parked_event::Decision;
 use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::Live;
 use crate::rule::Rules;
-use crate::sink::Sink;
 use crate::sink::batch::Batch;
 use crate::sink::batch::Position;
 use crate::sink::postgres::connection::{News, Session};
