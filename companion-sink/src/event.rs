@@ -15,11 +15,11 @@ use serde_json::value::RawValue;
 use crate::kafka::record::Record;
 
 /// On the create of a changed key: the key before.
-pub const OLD_KEY_HEADER: &str = "__debezium.oldkey";
+pub(crate) const OLD_KEY_HEADER: &str = "__debezium.oldkey";
 
 /// What happened, from the header `cdc.op`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Op {
+pub(crate) enum Op {
     /// `c`: a row was inserted, or a changed key arrived.
     Create,
     /// `u`
@@ -44,7 +44,7 @@ pub enum Op {
 
 impl Op {
     /// Whether the event carries a row.
-    pub fn is_row(self) -> bool {
+    pub(crate) fn is_row(self) -> bool {
         matches!(self, Op::Create | Op::Update | Op::Delete | Op::Read)
     }
 
@@ -67,7 +67,7 @@ impl Op {
 
 /// Why an event cannot be decoded; the text names the part, never a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Malformed(pub String);
+pub(crate) struct Malformed(pub(crate) String);
 
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,30 +76,30 @@ impl fmt::Display for Malformed {
 }
 
 /// Length of a version: generation, timeline, commit LSN, sequence, sub, all of fixed width, with hyphens.
-pub const VERSION_LENGTH: usize = 4 + 1 + 8 + 1 + 16 + 1 + 10 + 1 + 2;
+pub(crate) const VERSION_LENGTH: usize = 4 + 1 + 8 + 1 + 16 + 1 + 10 + 1 + 2;
 
 /// The headers of an event.
 #[derive(Debug, Clone, Copy)]
-pub struct Headers<'a> {
+pub(crate) struct Headers<'a> {
     /// Event id, the same for every copy of the event.
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// The only order: compares as text.
-    pub version: &'a str,
+    pub(crate) version: &'a str,
     /// What happened.
-    pub op: Op,
+    pub(crate) op: Op,
     /// `database.schema.table`, escaped as topics are; empty for messages and barriers without a table.
-    pub table: &'a str,
+    pub(crate) table: &'a str,
     /// Hash of the column list.
-    pub schema: Option<&'a str>,
+    pub(crate) schema: Option<&'a str>,
     /// The row's identity, where it is not the record's key.
-    pub identity: Option<&'a str>,
+    pub(crate) identity: Option<&'a str>,
     /// On the create of a changed key: the key before.
-    pub old_key: Option<&'a str>,
+    pub(crate) old_key: Option<&'a str>,
 }
 
 impl<'a> Headers<'a> {
     /// Reads the headers; what every event needs must be there and well formed.
-    pub fn read(record: &'a Record) -> Result<Self, Malformed> {
+    pub(crate) fn read(record: &'a Record) -> Result<Self, Malformed> {
         const NAMES: [&str; 7] = [
             "cdc.id",
             "cdc.version",
@@ -137,7 +137,7 @@ impl<'a> Headers<'a> {
 }
 
 /// Whether a record is a snapshot's for other sinks than `sink`.
-pub fn is_for_others(record: &Record, sink: &str) -> bool {
+pub(crate) fn is_for_others(record: &Record, sink: &str) -> bool {
     // Everybody is meant where it is no JSON array of names.
     let names = |sinks: &str| serde_json::from_str::<Vec<String>>(sinks);
     record
@@ -147,7 +147,7 @@ pub fn is_for_others(record: &Record, sink: &str) -> bool {
 }
 
 /// When the source committed what a record tells of, microseconds since 1970; `None` where its body does not say.
-pub fn commit_time_us(record: &Record) -> Option<i64> {
+pub(crate) fn commit_time_us(record: &Record) -> Option<i64> {
     #[derive(Deserialize)]
     struct Body {
         source: Source,
@@ -163,7 +163,7 @@ pub fn commit_time_us(record: &Record) -> Option<i64> {
 }
 
 /// Whether `text` is a version: the form, digits of which those of sequence and sub are decimal, and a commit that can be.
-pub fn is_version(text: &str) -> bool {
+pub(crate) fn is_version(text: &str) -> bool {
     /// PostgreSQL counts timelines from 1, and nobody has promoted two thousand million times.
     const TIMELINE_MAX: u32 = i32::MAX as u32;
     /// Four exabytes of WAL.
@@ -182,16 +182,16 @@ pub fn is_version(text: &str) -> bool {
 
 /// The columns of a row in their order, each value still as JSON text.
 #[derive(Debug, Default)]
-pub struct Image<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+pub(crate) struct Image<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Image<'a> {
     /// Parses a JSON object such as a record's key.
-    pub fn parse(json: &'a [u8]) -> Result<Self, Malformed> {
+    pub(crate) fn parse(json: &'a [u8]) -> Result<Self, Malformed> {
         parse("key", json)
     }
 
     /// The JSON of column `name`.
-    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+    pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0
             .iter()
             .find(|(column, _)| column == name)
@@ -253,38 +253,38 @@ fn is_too_deep(json: &str) -> bool {
 
 /// A string, borrowed unless it holds escapes. (`Cow` alone is always owned in serde.)
 #[derive(Debug, Clone, Deserialize)]
-pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 /// What the replica needs of the body.
 #[derive(Debug, Deserialize)]
-pub struct RowBody<'a> {
+pub(crate) struct RowBody<'a> {
     /// Where the row comes from, not parsed: of a known table nothing of it is needed.
     #[serde(borrow)]
-    pub source: RawSource<'a>,
+    pub(crate) source: RawSource<'a>,
     /// The row before the change, not parsed: few need it.
     #[serde(borrow)]
-    pub before: Option<&'a RawValue>,
+    pub(crate) before: Option<&'a RawValue>,
     /// The row after the change.
     #[serde(borrow)]
-    pub after: Option<Image<'a>>,
+    pub(crate) after: Option<Image<'a>>,
     /// What the images do not show by themselves.
     #[serde(borrow)]
-    pub marks: Option<RowMarks<'a>>,
+    pub(crate) marks: Option<RowMarks<'a>>,
 }
 
 /// An event's `source`, as it is.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(transparent)]
-pub struct RawSource<'a>(#[serde(borrow)] &'a RawValue);
+pub(crate) struct RawSource<'a>(#[serde(borrow)] &'a RawValue);
 
 impl<'a> RawSource<'a> {
     /// Its JSON.
-    pub fn text(self) -> &'a str {
+    pub(crate) fn text(self) -> &'a str {
         self.0.get()
     }
 
     /// The table that it names.
-    pub fn table_name(self) -> Result<TableName<'a>, Malformed> {
+    pub(crate) fn table_name(self) -> Result<TableName<'a>, Malformed> {
         let name = serde_json::from_str(self.0.get());
         name.map_err(|error| undecodable("source", &error))
     }
@@ -292,14 +292,14 @@ impl<'a> RawSource<'a> {
 
 /// Marks of a row's new image, by column.
 #[derive(Debug, Default, Deserialize)]
-pub struct RowMarks<'a> {
+pub(crate) struct RowMarks<'a> {
     #[serde(borrow)]
     after: Option<Image<'a>>,
 }
 
 impl RowMarks<'_> {
     /// The first column of the new image whose value was too large to be shipped.
-    pub fn stub(&self) -> Option<&str> {
+    pub(crate) fn stub(&self) -> Option<&str> {
         let columns = &self.after.as_ref()?.0;
         let stub = columns
             .iter()
@@ -310,21 +310,21 @@ impl RowMarks<'_> {
 
 /// The table's real name, unescaped.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct TableName<'a> {
+pub(crate) struct TableName<'a> {
     /// The database.
     #[serde(borrow, default)]
-    pub db: Cow<'a, str>,
+    pub(crate) db: Cow<'a, str>,
     /// The schema.
     #[serde(borrow)]
-    pub schema: Cow<'a, str>,
+    pub(crate) schema: Cow<'a, str>,
     /// The table.
     #[serde(borrow)]
-    pub table: Cow<'a, str>,
+    pub(crate) table: Cow<'a, str>,
 }
 
 impl TableName<'_> {
     /// The same, borrowing nothing.
-    pub fn into_owned(self) -> TableName<'static> {
+    pub(crate) fn into_owned(self) -> TableName<'static> {
         TableName {
             db: Cow::Owned(self.db.into_owned()),
             schema: Cow::Owned(self.schema.into_owned()),
@@ -335,16 +335,16 @@ impl TableName<'_> {
 
 impl<'a> RowBody<'a> {
     /// Parses the body of a row event or a truncate.
-    pub fn parse(record: &'a Record) -> Result<Self, Malformed> {
+    pub(crate) fn parse(record: &'a Record) -> Result<Self, Malformed> {
         parse_body(record)
     }
 }
 
 /// The beginning or end of a snapshot's chunk.
 #[derive(Debug, Deserialize)]
-pub struct SnapshotBody<'a> {
+pub(crate) struct SnapshotBody<'a> {
     #[serde(borrow)]
-    pub source: TableName<'a>,
+    pub(crate) source: TableName<'a>,
     #[serde(borrow)]
     snapshot: SnapshotPart<'a>,
 }
@@ -365,43 +365,43 @@ struct SnapshotPart<'a> {
 
 impl<'a> SnapshotBody<'a> {
     /// Parses the body of a snapshot event.
-    pub fn parse(record: &'a Record) -> Result<Self, Malformed> {
+    pub(crate) fn parse(record: &'a Record) -> Result<Self, Malformed> {
         parse_body(record)
     }
 
     /// The snapshot's number.
-    pub fn id(&self) -> i64 {
+    pub(crate) fn id(&self) -> i64 {
         self.snapshot.id
     }
 
     /// The whole snapshot begins here.
-    pub fn is_beginning(&self) -> bool {
+    pub(crate) fn is_beginning(&self) -> bool {
         self.snapshot.event == "chunk_begin" && self.snapshot.chunk == 1
     }
 
     /// The whole snapshot ends here.
-    pub fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         self.is_chunk_end() && self.snapshot.to.is_none_or(|to| to.get() == "null")
     }
 
     /// A chunk ends here.
-    pub fn is_chunk_end(&self) -> bool {
+    pub(crate) fn is_chunk_end(&self) -> bool {
         self.snapshot.event == "chunk_end"
     }
 
     /// The chunk says nothing of rows that it has not got.
-    pub fn is_partial(&self) -> bool {
+    pub(crate) fn is_partial(&self) -> bool {
         self.snapshot.partial
     }
 
     /// Keys of rows that the chunk left out, for they were changed before it.
-    pub fn changed(&self) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn changed(&self) -> impl Iterator<Item = &'a [u8]> {
         self.snapshot.changed.iter().map(|key| key.get().as_bytes())
     }
 }
 
 /// Parses a record's value; a missing value and broken JSON are malformed.
-pub fn parse_body<'a, T: Deserialize<'a>>(record: &'a Record) -> Result<T, Malformed> {
+pub(crate) fn parse_body<'a, T: Deserialize<'a>>(record: &'a Record) -> Result<T, Malformed> {
     let value = record
         .value()
         .ok_or_else(|| Malformed("the value is missing".into()))?;

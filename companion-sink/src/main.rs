@@ -4,7 +4,9 @@
 //! `record`, `sink/runner` (order, copies, batches), `event` (headers and body), then one of `sink/*`; what cannot be
 //! applied, or is rejected by a `rule`, goes to `dead_letter`.
 
-pub(crate) mod terminal;
+#![warn(unreachable_pub)]
+
+mod terminal;
 
 mod cli;
 mod config;

@@ -13,7 +13,7 @@ use crate::kafka::client;
 use crate::rule::compiled::{Rule, compile};
 
 /// Reads the configuration from `file`, or from the usual places, and checks everything.
-pub fn load(file: Option<&Path>) -> Result<Loaded> {
+pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
     let config = Loaded::read(file)?;
     compiled(&config)?;
     Ok(config)
@@ -46,22 +46,22 @@ impl Valid {
 
 /// The configuration as it is now.
 #[derive(Clone)]
-pub struct Live(watch::Receiver<Arc<Valid>>);
+pub(crate) struct Live(watch::Receiver<Arc<Valid>>);
 
 impl Live {
     /// Whether there is one that [`Live::newest_rules`] was not asked for.
-    pub fn has_changed(&self) -> bool {
+    pub(crate) fn has_changed(&self) -> bool {
         // One that nobody reads again stays as it is.
         self.0.has_changed().unwrap_or(false)
     }
 
     /// From now on, [`Live::read_again`] waits for the next time.
-    pub fn wait_anew(&mut self) {
+    pub(crate) fn wait_anew(&mut self) {
         self.0.mark_unchanged();
     }
 
     /// Waits until the configuration is read again, whether it differs or not.
-    pub async fn read_again(&mut self) {
+    pub(crate) async fn read_again(&mut self) {
         if self.0.changed().await.is_err() {
             // Nobody is left who would.
             pending().await
@@ -69,14 +69,14 @@ impl Live {
     }
 
     /// The rules for `sink` that are valid now.
-    pub fn newest_rules(&mut self, sink: &str) -> Vec<Rule> {
+    pub(crate) fn newest_rules(&mut self, sink: &str) -> Vec<Rule> {
         let valid = self.0.borrow_and_update();
         let of_sink = valid.rules.iter().filter(|rule| rule.is_for(sink));
         of_sink.cloned().collect()
     }
 
     /// Where the target of `sink` is, with its secrets, as they are now.
-    pub fn url(&self, sink: &str) -> String {
+    pub(crate) fn url(&self, sink: &str) -> String {
         let valid = self.0.borrow();
         let sink = valid.config.sinks.get(sink);
         sink.map_or_else(String::new, |sink| sink.url.reveal().to_owned())
@@ -84,25 +84,25 @@ impl Live {
 }
 
 /// Reads the configuration again.
-pub struct Reloader {
+pub(crate) struct Reloader {
     file: Option<PathBuf>,
     current: watch::Sender<Arc<Valid>>,
 }
 
 impl Reloader {
     /// Begins with `config`, which was read from `file` (or from the usual places).
-    pub fn new(config: &Loaded, file: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn new(config: &Loaded, file: Option<PathBuf>) -> Result<Self> {
         let (current, _) = watch::channel(Valid::new(config.clone())?);
         Ok(Reloader { file, current })
     }
 
     /// What the sinks follow.
-    pub fn live(&self) -> Live {
+    pub(crate) fn live(&self) -> Live {
         Live(self.current.subscribe())
     }
 
     /// Reads the file again: the configuration that is valid from now on. One that is wrong changes nothing.
-    pub fn reload(&self) -> Arc<Loaded> {
+    pub(crate) fn reload(&self) -> Arc<Loaded> {
         match self.read() {
             Ok(next) => {
                 tracing::info!(rules = next.rules.len(), "configuration read again");

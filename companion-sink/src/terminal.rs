@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 /// When to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Color {
+pub(crate) enum Color {
     /// On a terminal.
     Auto,
     /// Always.
@@ -16,7 +16,7 @@ pub enum Color {
 
 impl Color {
     /// Whether to colour what goes to standard output.
-    pub fn is_on(self) -> bool {
+    pub(crate) fn is_on(self) -> bool {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         match self {
             Color::Always => true,
@@ -28,7 +28,7 @@ impl Color {
 }
 
 /// Text for standard output; a reader that went away (`| head`) is no error.
-pub fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     // Nothing can be told to a reader that is gone.
@@ -36,7 +36,7 @@ pub fn print(text: &str) {
 }
 
 /// Without control characters: what comes from a row must not steer the terminal.
-pub fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     // The last ones turn the direction of writing: what stands there would look like something else.
     let is_odd =
         |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The moment `ts_us` (microseconds since 1970) as RFC 3339 text.
-pub fn rfc3339(ts_us: i64) -> String {
+pub(crate) fn rfc3339(ts_us: i64) -> String {
     let (seconds, micros) = (ts_us.div_euclid(1_000_000), ts_us.rem_euclid(1_000_000));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil(days);
@@ -17,7 +17,7 @@ pub fn rfc3339(ts_us: i64) -> String {
 
 /// The microseconds since 1970 of a moment as people write it: `2026-11-21`, `2026-11-21 10:40`, `2026-11-21T10:40:00.5Z`,
 /// `2026-11-21T11:40:00+01:00`. UTC where no zone is given; what is not given is zero. None where it is no moment.
-pub fn parse(text: &str) -> Option<i64> {
+pub(crate) fn parse(text: &str) -> Option<i64> {
     let (date, rest) = text.split_at_checked(10)?;
     let mut parts = date.split('-').map(|part| match part.len() {
         2 | 4 => digits(part),
@@ -76,7 +76,7 @@ fn digits(text: &str) -> Option<i64> {
 }
 
 /// Now, in microseconds since 1970.
-pub fn now_us() -> i64 {
+pub(crate) fn now_us() -> i64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -14,7 +14,7 @@ use crate::terminal::Color;
 
 /// How to print an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people
     Table,
     /// One object per line
@@ -25,14 +25,14 @@ pub enum Format {
 
 /// How a row of a table looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub(crate) enum Look {
     Plain,
     New,
     Gone,
 }
 
 /// Where an answer goes, and how.
-pub struct Answer {
+pub(crate) struct Answer {
     format: Format,
     colored: bool,
     out: Box<dyn Write>,
@@ -46,7 +46,7 @@ pub struct Answer {
 
 impl Answer {
     /// To a file, or to standard output. `format` is what somebody asked for.
-    pub fn new(
+    pub(crate) fn new(
         format: Option<Format>,
         file: Option<&Path>,
         color: Color,
@@ -81,13 +81,13 @@ impl Answer {
     }
 
     /// Other columns than those that were meant, before the first row.
-    pub fn set_header(&mut self, header: Vec<String>) {
+    pub(crate) fn set_header(&mut self, header: Vec<String>) {
         self.csv_header.clone_from(&header);
         self.header = header;
     }
 
     /// Adds a row: as an object, and as cells below the header.
-    pub fn row(
+    pub(crate) fn row(
         &mut self,
         json: impl FnOnce() -> Value,
         cells: Vec<String>,
@@ -109,23 +109,23 @@ impl Answer {
     }
 
     /// Adds text as it is, whatever the format.
-    pub fn text(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn text(&mut self, text: &str) -> Result<()> {
         self.count += 1;
         self.write(text)
     }
 
     /// Whether rows are objects.
-    pub fn is_json(&self) -> bool {
+    pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
     }
 
     /// Rows so far.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// Prints what is still to be printed, a table below its title.
-    pub fn finish(mut self, title: &str) -> Result<()> {
+    pub(crate) fn finish(mut self, title: &str) -> Result<()> {
         if self.format == Format::Table && !title.is_empty() {
             let text = table(&printable(title), &self.header, &self.rows, self.colored);
             self.write(&text)?;

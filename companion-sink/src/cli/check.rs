@@ -17,7 +17,7 @@ use crate::terminal::printable;
 
 /// What the checks found, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing is wrong.
     Ok,
     /// Something is configured wrongly, or refused.
@@ -82,7 +82,7 @@ impl Report {
 }
 
 /// Looks at everything the sinks need; `offline` leaves out what wants a connection.
-pub async fn check(config: &Loaded, json: bool, offline: bool) -> Verdict {
+pub(crate) async fn check(config: &Loaded, json: bool, offline: bool) -> Verdict {
     let mut report = Report {
         json,
         verdict: Verdict::Ok,

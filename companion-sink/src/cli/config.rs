@@ -5,12 +5,12 @@ use crate::error::{Error, Result};
 use crate::terminal::print;
 
 /// Prints a file with every key.
-pub fn defaults() {
+pub(crate) fn defaults() {
     print(DEFAULT_FILE);
 }
 
 /// Prints the effective configuration without its secrets.
-pub fn effective(config: &Config) -> Result<()> {
+pub(crate) fn effective(config: &Config) -> Result<()> {
     let text = toml::to_string(config).map_err(|error| {
         Error::configuration(error.to_string(), "Report this with the configuration.")
     })?;

@@ -30,7 +30,7 @@ const SHOW: &[&str] = &["", "VALUE"];
 
 /// What to do with refused events.
 #[derive(Debug, Args)]
-pub struct Dlq {
+pub(crate) struct Dlq {
     #[command(subcommand)]
     action: Action,
 }
@@ -111,7 +111,7 @@ struct By {
 
 impl Dlq {
     /// Does it; false if there is no such event.
-    pub async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
+    pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let format = json.then_some(Format::Json);
         let places = dlq::Dlq::new(config);
         let stores = places.open(self.action.of().sink.as_deref()).await?;

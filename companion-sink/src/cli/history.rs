@@ -64,7 +64,7 @@ const BLAME: &[&str] = &[
 
 /// Which question.
 #[derive(Debug, Args)]
-pub struct Query {
+pub(crate) struct Query {
     /// The table, with or without schema and database
     table: Option<String>,
     /// The row's key: 42, or a=1,b=2 for several columns, or JSON
@@ -118,7 +118,7 @@ pub struct Query {
 
 impl Query {
     /// Prints the answer; false when there is none.
-    pub async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
+    pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let histories = Histories::new(config);
         let tables = histories.tables(self.table.as_deref()).await?;
         let format = if json {

@@ -2,18 +2,18 @@
 
 use crate::terminal::Color;
 
-pub mod answer;
-pub mod change_text;
-pub mod check;
-pub mod config;
-pub mod dlq;
-pub mod history;
-pub mod replay;
-pub mod run;
-pub mod status;
-pub mod weaknesses;
+mod answer;
+mod change_text;
+pub(crate) mod check;
+pub(crate) mod config;
+mod dlq;
+mod history;
+pub(crate) mod replay;
+pub(crate) mod run;
+mod status;
+mod weaknesses;
 
-pub use crate::terminal::printable;
+pub(crate) use crate::terminal::printable;
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error, replay --dry-run a difference or status a halted sink, \
 4 no such entity, 5 Kafka or target out of reach, 130 interrupted."
 )]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Configuration file [default: ./companion-sink.toml, then /etc/companion-sink.toml]
     #[arg(
         short,
@@ -35,27 +35,27 @@ pub struct Arguments {
         env = "COMPANION_SINK_CONFIG",
         global = true
     )]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// One JSON object per line
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Colours [NO_COLOR and CLICOLOR_FORCE are honoured]
     #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
-    pub color: Color,
+    pub(crate) color: Color,
     /// Log more
     #[arg(short, long, global = true, conflicts_with = "quiet")]
-    pub verbose: bool,
+    pub(crate) verbose: bool,
     /// Log only errors
     #[arg(short, long, global = true)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
     /// What to do
     #[command(subcommand)]
-    pub command: Command,
+    pub(crate) command: Command,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run all sinks, or those named, until SIGTERM or SIGINT
     ///
     /// Events are applied in batches; the position is kept in the target with the data, so that neither a crash nor a

@@ -20,7 +20,7 @@ const HEADER: &[&str] = &["TABLE", "INSERTED", "UPDATED", "DELETED"];
 
 /// What to replay.
 #[derive(Debug, Args)]
-pub struct Replay {
+pub(crate) struct Replay {
     /// The sink
     #[arg(long, value_name = "NAME")]
     sink: String,
@@ -37,7 +37,7 @@ pub struct Replay {
 
 /// How a replay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The content is what the topics say.
     Done,
     /// Only compared, and something differs.
@@ -48,7 +48,7 @@ pub enum Outcome {
 
 impl Replay {
     /// Does it.
-    pub async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<Outcome> {
+    pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<Outcome> {
         let names = [self.sink.clone()];
         let (name, sink) = choose(config, &names)?[0];
         if !self.is_wanted(&sink.kind)? {

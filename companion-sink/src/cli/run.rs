@@ -27,7 +27,7 @@ use crate::status::SinkStatus;
 use crate::status::lag;
 
 /// Runs the sinks until SIGTERM or SIGINT; each finishes its batch. SIGHUP has the configuration read again.
-pub async fn run(config: &Loaded, reloader: Reloader, names: &[String]) -> Result<()> {
+pub(crate) async fn run(config: &Loaded, reloader: Reloader, names: &[String]) -> Result<()> {
     let mut signals = Signals::new()?;
     let listener = Listener::bind(config).await?;
     let mut config = Arc::new(config.clone());
@@ -206,7 +206,7 @@ impl<'l> Running<'l> {
 }
 
 /// The enabled sinks, or those named.
-pub fn choose<'c>(
+pub(crate) fn choose<'c>(
     config: &'c Loaded,
     names: &[String],
 ) -> Result<Vec<(&'c str, &'c crate::config::Sink)>> {
@@ -235,7 +235,7 @@ pub fn choose<'c>(
 
 /// What a signal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub(crate) enum Told {
     /// SIGTERM or SIGINT: finish and end.
     End,
     /// SIGHUP: read the configuration again.
@@ -243,7 +243,7 @@ pub enum Told {
 }
 
 /// What people tell the process.
-pub struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
@@ -251,7 +251,7 @@ pub struct Signals {
 
 impl Signals {
     /// From now on they are waited for.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let listen = |kind| {
             signal(kind).map_err(|error: std::io::Error| {
                 Error::configuration(
@@ -268,7 +268,7 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub async fn next(&mut self) -> Told {
+    pub(crate) async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.terminate.recv() => Told::End,
             _ = self.interrupt.recv() => Told::End,

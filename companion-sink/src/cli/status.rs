@@ -35,7 +35,7 @@ const HEADER: &[&str] = &[
 
 /// How to ask.
 #[derive(Debug, Args)]
-pub struct Status {
+pub(crate) struct Status {
     /// Ask again every so many seconds, until Ctrl-C
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..))]
     watch: Option<u64>,
@@ -46,7 +46,7 @@ impl Status {
     ///
     /// # Errors
     /// CDC1003 when none of them answers.
-    pub async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
+    pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let http = &config.http;
         if http.listen.is_empty() && http.peers.is_empty() {
             return Err(Error::configuration(
@@ -222,7 +222,7 @@ fn count_of(count: usize, what: &str) -> String {
 }
 
 /// What an instance answers.
-pub async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
+pub(crate) async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
     let failed = |why: String| {
         Error::new(
             Code::Unreachable,

@@ -10,10 +10,10 @@ use crate::error::Result;
 use crate::sink::postgres::verification::Verification;
 
 /// What is weak, and what to do.
-pub type Weakness = (String, &'static str);
+pub(crate) type Weakness = (String, &'static str);
 
 /// Of the configuration's file.
-pub fn of_file(config: &Loaded) -> Option<Weakness> {
+pub(crate) fn of_file(config: &Loaded) -> Option<Weakness> {
     let file = config.file.as_deref()?;
     let holds =
         |url: &Url, url_file: &str| url_file.is_empty() && shown_url::has_secret(url.reveal());
@@ -36,7 +36,7 @@ pub fn of_file(config: &Loaded) -> Option<Weakness> {
 }
 
 /// Of the way to Kafka.
-pub fn of_kafka(config: &Loaded) -> Option<Weakness> {
+pub(crate) fn of_kafka(config: &Loaded) -> Option<Weakness> {
     let property = |name: &str| {
         let properties = config.kafka_files.properties.iter().rev();
         let mut found = properties.filter(|(known, _)| known == name);
@@ -63,7 +63,7 @@ pub fn of_kafka(config: &Loaded) -> Option<Weakness> {
 }
 
 /// Of the way to a target. Fails for an url that cannot be used.
-pub async fn of_target(sink: &Sink) -> Result<Option<Weakness>> {
+pub(crate) async fn of_target(sink: &Sink) -> Result<Option<Weakness>> {
     match &sink.kind {
         Kind::Postgres(_) => of_postgres(sink.url.reveal()),
         Kind::MongoHistory(_) => Ok(of_mongodb(sink.url.reveal()).await),
@@ -71,7 +71,7 @@ pub async fn of_target(sink: &Sink) -> Result<Option<Weakness>> {
 }
 
 /// Of the way to a PostgreSQL server.
-pub fn of_postgres(url: &str) -> Result<Option<Weakness>> {
+pub(crate) fn of_postgres(url: &str) -> Result<Option<Weakness>> {
     let (_, verification) = Verification::split(url)?;
     // What it names must be there.
     verification.connector()?;

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 const PREFIX: &str = "COMPANION_SINK__";
 
 /// The overrides of this process: names without the prefix, and values.
-pub fn overrides() -> impl Iterator<Item = (String, String)> {
+pub(crate) fn overrides() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
         Some((
@@ -16,7 +16,7 @@ pub fn overrides() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Sets the key `A__B__C` of the environment to `value`.
-pub fn override_key(table: &mut toml::Table, name: &str, value: String) -> Result<()> {
+pub(crate) fn override_key(table: &mut toml::Table, name: &str, value: String) -> Result<()> {
     let path: Vec<String> = name.split("__").map(str::to_lowercase).collect();
     let Some((last, parents)) = path.split_last() else {
         return Ok(());

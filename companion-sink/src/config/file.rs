@@ -11,95 +11,95 @@ use crate::config::sink::Sink;
 use crate::config::units::{count, duration, size};
 
 /// The file with every key, as `config --defaults` prints it.
-pub const DEFAULT_FILE: &str = include_str!("companion-sink.default.toml");
+pub(crate) const DEFAULT_FILE: &str = include_str!("companion-sink.default.toml");
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Config {
+pub(crate) struct Config {
     /// Consumer groups are `<name>.<sink>`.
-    pub name: String,
+    pub(crate) name: String,
     /// What is logged, and how.
-    pub log: Log,
+    pub(crate) log: Log,
     /// Where the events come from.
-    pub kafka: Kafka,
+    pub(crate) kafka: Kafka,
     /// The server that the events come from.
-    pub source: Source,
+    pub(crate) source: Source,
     /// Health, state and metrics.
-    pub http: Http,
+    pub(crate) http: Http,
     /// What becomes of events that cannot be applied.
-    pub dead_letters: DeadLetters,
+    pub(crate) dead_letters: DeadLetters,
     /// What is rejected.
     #[serde(rename = "rule")]
-    pub rules: Vec<Rule>,
+    pub(crate) rules: Vec<Rule>,
     /// The sinks by their names.
     #[serde(rename = "sink")]
-    pub sinks: BTreeMap<String, Sink>,
+    pub(crate) sinks: BTreeMap<String, Sink>,
 }
 
 /// `log`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Log {
+pub(crate) struct Log {
     /// From which level on.
-    pub level: Level,
+    pub(crate) level: Level,
     /// As what.
-    pub format: LogFormat,
+    pub(crate) format: LogFormat,
 }
 
 /// `[kafka]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Kafka {
+pub(crate) struct Kafka {
     /// Bootstrap servers.
-    pub brokers: String,
+    pub(crate) brokers: String,
     /// The source's name, as the history names it.
-    pub source: String,
+    pub(crate) source: String,
     /// librdkafka properties, mode 0600; empty for none.
-    pub config_file: String,
+    pub(crate) config_file: String,
     /// Bytes that all sinks together fetch ahead.
     #[serde(with = "size")]
-    pub fetch_memory: u64,
+    pub(crate) fetch_memory: u64,
 }
 
 /// `[source]`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Source {
+pub(crate) struct Source {
     /// Connection string for a role in `pg_monitor`; empty for none.
-    pub url: Url,
+    pub(crate) url: Url,
     /// A file that holds the URL instead.
-    pub url_file: String,
+    pub(crate) url_file: String,
 }
 
 /// `[http]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Http {
+pub(crate) struct Http {
     /// Address and port; empty for no HTTP.
-    pub listen: String,
+    pub(crate) listen: String,
     /// A file that holds the token, mode 0600; empty for none.
-    pub token_file: String,
+    pub(crate) token_file: String,
     /// Addresses of other instances, for `status`.
-    pub peers: Vec<String>,
+    pub(crate) peers: Vec<String>,
 }
 
 /// `[dead_letters]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct DeadLetters {
+pub(crate) struct DeadLetters {
     /// How long the topics `<topic>.dlq` keep their records.
     #[serde(with = "duration")]
-    pub retention: Duration,
+    pub(crate) retention: Duration,
     /// More keys than this, parked within a minute: the target is at fault and the sink halts.
     #[serde(deserialize_with = "count")]
-    pub max_parked_keys_per_minute: u32,
+    pub(crate) max_parked_keys_per_minute: u32,
 }
 
 /// `log.level`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub(crate) enum Level {
     Error,
     Warn,
     Info,
@@ -109,7 +109,7 @@ pub enum Level {
 
 impl Level {
     /// Its name in the file.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Level::Error => "error",
             Level::Warn => "warn",
@@ -123,7 +123,7 @@ impl Level {
 /// `log.format`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     Auto,
     Text,

@@ -14,23 +14,23 @@ use crate::error::{Error, Result};
 
 /// A configuration, and what the files hold that it names.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     config: Config,
     /// Where it was read; none in tests.
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// Of `[kafka] config_file`.
-    pub kafka_files: KafkaFiles,
+    pub(crate) kafka_files: KafkaFiles,
     /// What `[http] token_file` holds; none without one.
-    pub token: Option<Secret<String>>,
+    pub(crate) token: Option<Secret<String>>,
 }
 
 /// What Kafka's clients are told besides the brokers.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct KafkaFiles {
+pub(crate) struct KafkaFiles {
     /// librdkafka's properties, in the order of their file.
-    pub properties: Vec<(String, Secret<String>)>,
+    pub(crate) properties: Vec<(String, Secret<String>)>,
     /// SHA-256 of the files that the properties name (certificates, keys): one that was renewed is a change.
-    pub named_files: Vec<[u8; 32]>,
+    pub(crate) named_files: Vec<[u8; 32]>,
 }
 
 impl Deref for Loaded {
@@ -43,7 +43,7 @@ impl Deref for Loaded {
 
 impl Loaded {
     /// Reads the file (or the first of the usual places), applies the environment and checks everything but rules.
-    pub fn read(given: Option<&Path>) -> Result<Loaded> {
+    pub(crate) fn read(given: Option<&Path>) -> Result<Loaded> {
         let path = find(given)?;
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Error::configuration(
@@ -57,7 +57,7 @@ impl Loaded {
     }
 
     /// Parses the content of a file and the overrides `(A__B, value)`.
-    pub fn parse(
+    pub(crate) fn parse(
         file_name: &str,
         text: &str,
         environment: impl Iterator<Item = (String, String)>,
@@ -90,7 +90,7 @@ impl Loaded {
 
     /// This configuration with the parts of `read` that take effect in a running process: rules, and what the files with
     /// secrets hold.
-    pub fn with_live_parts_of(&self, read: &Loaded) -> Loaded {
+    pub(crate) fn with_live_parts_of(&self, read: &Loaded) -> Loaded {
         let mut next = self.clone();
         next.config.rules.clone_from(&read.rules);
         if next.kafka.config_file == read.kafka.config_file {

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use crate::error::{Error, Result};
 
 /// The content of a file.
-pub struct Text<'t> {
+pub(crate) struct Text<'t> {
     file_name: &'t str,
     content: &'t str,
 }
@@ -20,12 +20,12 @@ enum Step {
 
 impl<'t> Text<'t> {
     /// The content of a file.
-    pub fn new(file_name: &'t str, content: &'t str) -> Self {
+    pub(crate) fn new(file_name: &'t str, content: &'t str) -> Self {
         Text { file_name, content }
     }
 
     /// The keys and values as they stand there.
-    pub fn parse(&self) -> Result<Table> {
+    pub(crate) fn parse(&self) -> Result<Table> {
         self.content.parse().map_err(|error: toml::de::Error| {
             let place = error.span().map_or(0, |span| span.start);
             self.error(
@@ -37,7 +37,7 @@ impl<'t> Text<'t> {
     }
 
     /// Fails at the first key of `table` that is not among the `known` ones: a misspelt setting never passes unseen.
-    pub fn check_keys(&self, table: &Table, known: &Table) -> Result<()> {
+    pub(crate) fn check_keys(&self, table: &Table, known: &Table) -> Result<()> {
         match unknown(table, known, Vec::new()) {
             None => Ok(()),
             Some((path, names)) => {
@@ -58,7 +58,7 @@ impl<'t> Text<'t> {
     }
 
     /// A value of `table` that its key does not take, as `message` says.
-    pub fn wrong_value(&self, table: &Table, message: &str) -> Error {
+    pub(crate) fn wrong_value(&self, table: &Table, message: &str) -> Error {
         let path = culprit(table, message);
         let name = shown(&path);
         let meant = meant_variant(message);
@@ -226,7 +226,7 @@ fn meant_variant(message: &str) -> String {
 }
 
 /// The name that is fewest edits away, if it is near enough to be meant.
-pub fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     known
         .map(|candidate| (distance(name, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3)

@@ -6,16 +6,16 @@ mod load;
 mod mistake;
 mod rule;
 mod secret;
-pub mod shown_url;
+pub(crate) mod shown_url;
 mod sink;
-pub mod topic_pattern;
+pub(crate) mod topic_pattern;
 mod units;
 
-pub use self::file::{Config, DEFAULT_FILE, Http, Kafka, Log, LogFormat};
-pub use self::load::Loaded;
-pub use self::mistake::nearest;
-pub use self::rule::Rule;
-pub use self::secret::read_secret;
-pub use self::sink::{
+pub(crate) use self::file::{Config, DEFAULT_FILE, Http, Kafka, Log, LogFormat};
+pub(crate) use self::load::Loaded;
+pub(crate) use self::mistake::nearest;
+pub(crate) use self::rule::Rule;
+pub(crate) use self::secret::read_secret;
+pub(crate) use self::sink::{
     Consistency, Emptying, FollowSchema, Kind, MongoHistory, OnError, Postgres, Sink,
 };

@@ -5,13 +5,13 @@ use serde::{Deserialize, Serialize};
 /// `[[rule]]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// Name or `*` pattern of topics.
-    pub topic: String,
+    pub(crate) topic: String,
     /// The reason of what it rejects.
-    pub name: String,
+    pub(crate) name: String,
     /// When it rejects an event.
-    pub reject_if: String,
+    pub(crate) reject_if: String,
     /// The sinks that it is for; none for all.
-    pub sinks: Vec<String>,
+    pub(crate) sinks: Vec<String>,
 }

@@ -11,16 +11,16 @@ const HIDDEN: &str = "***";
 
 /// A value that is never shown, whoever prints what holds it.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret<T>(T);
+pub(crate) struct Secret<T>(T);
 
 impl<T> Secret<T> {
     /// Hides a value.
-    pub fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Secret(value)
     }
 
     /// The value itself.
-    pub fn reveal(&self) -> &T {
+    pub(crate) fn reveal(&self) -> &T {
         &self.0
     }
 }
@@ -45,7 +45,7 @@ impl<T> Serialize for Secret<T> {
 
 /// Reads a file that holds a secret; it must be this user's, or root's, and others must not be able to read it (CDC1002). What is
 /// looked at is what is read, whatever the path leads to meanwhile.
-pub fn read_secret(path: &Path) -> Result<String> {
+pub(crate) fn read_secret(path: &Path) -> Result<String> {
     use std::io::Read;
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     const LONGEST_BYTES: u64 = 1 << 20;

@@ -12,16 +12,16 @@ const HIDDEN: &str = "***";
 /// A connection string. Printed, it says where it leads.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
-pub struct Url(String);
+pub(crate) struct Url(String);
 
 impl Url {
     /// The connection string itself, with what is secret in it.
-    pub fn reveal(&self) -> &str {
+    pub(crate) fn reveal(&self) -> &str {
         &self.0
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
@@ -51,7 +51,7 @@ impl Serialize for Url {
 }
 
 /// Scheme, hosts, ports and database.
-pub fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     if url.is_empty() {
         return String::new();
     }
@@ -62,7 +62,7 @@ pub fn shown(url: &str) -> String {
 }
 
 /// Whether it holds something that others must not see: anything but what [`shown`] shows, and names of users.
-pub fn has_secret(url: &str) -> bool {
+pub(crate) fn has_secret(url: &str) -> bool {
     match url.split_once("://") {
         Some((_, rest)) => {
             let credentials = rest

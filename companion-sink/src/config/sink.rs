@@ -10,46 +10,46 @@ use crate::config::units::{optional_count, optional_duration};
 
 /// `[sink.NAME]`: what all kinds share, and the kind's own part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sink {
+pub(crate) struct Sink {
     /// Whether `run` starts it.
     #[serde(default = "yes")]
-    pub enabled: bool,
+    pub(crate) enabled: bool,
     /// Names or `*` patterns of topics.
     #[serde(default)]
-    pub topics: Vec<String>,
+    pub(crate) topics: Vec<String>,
     /// How events are gathered.
     #[serde(default)]
-    pub batch: Batch,
+    pub(crate) batch: Batch,
     /// After what time without progress the sink is shown as stuck.
     #[serde(default, with = "optional_duration")]
-    pub stuck_after: Option<Duration>,
+    pub(crate) stuck_after: Option<Duration>,
     /// Where the target is.
     #[serde(default)]
-    pub url: Url,
+    pub(crate) url: Url,
     /// A file that holds the URL instead.
     #[serde(default)]
-    pub url_file: String,
+    pub(crate) url_file: String,
     /// What belongs to one kind.
     #[serde(flatten)]
-    pub kind: Kind,
+    pub(crate) kind: Kind,
 }
 
 /// `batch`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// Events at most; without it the kind's default.
     #[serde(deserialize_with = "optional_count")]
-    pub rows: Option<usize>,
+    pub(crate) rows: Option<usize>,
     /// How long a batch waits for more while more is arriving.
     #[serde(with = "optional_duration")]
-    pub wait: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
 }
 
 /// The kinds of sinks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Kind {
+pub(crate) enum Kind {
     /// One document for each change of a row.
     MongoHistory(MongoHistory),
     /// A replica of the tables.
@@ -59,47 +59,47 @@ pub enum Kind {
 /// What a `mongo-history` sink has of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct MongoHistory {
+pub(crate) struct MongoHistory {
     /// The database of the documents and of the offsets.
-    pub database: String,
+    pub(crate) database: String,
     /// The collection's name, made of {database}, {schema} and {table}, or {schema_}: the schema with `_` behind, nothing for public.
-    pub collection: String,
+    pub(crate) collection: String,
     /// Names or `*` patterns of the source's tables (`schema.table`) that may come in more than one topic.
-    pub several_topics: Vec<String>,
+    pub(crate) several_topics: Vec<String>,
 }
 
 /// What a `postgres` sink has of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Postgres {
+pub(crate) struct Postgres {
     /// What readers may rely on.
-    pub consistency: Consistency,
+    pub(crate) consistency: Consistency,
     /// The target's schema, made of {database} and {schema}.
-    pub schema: String,
+    pub(crate) schema: String,
     /// Tables of other names, `schema.table` on the target by `schema.table` of the source.
-    pub tables: BTreeMap<String, String>,
+    pub(crate) tables: BTreeMap<String, String>,
     /// Columns of other names on the target, by `schema.table.column` of the source.
-    pub columns: BTreeMap<String, String>,
+    pub(crate) columns: BTreeMap<String, String>,
     /// Whether missing tables are made.
-    pub create_tables: bool,
+    pub(crate) create_tables: bool,
     /// Which changes of definitions the target follows.
-    pub follow_schema: FollowSchema,
+    pub(crate) follow_schema: FollowSchema,
     /// What becomes of an event that cannot be applied; without it what suits the consistency.
-    pub on_error: Option<OnError>,
+    pub(crate) on_error: Option<OnError>,
     /// How a table is emptied.
-    pub truncate: Emptying,
+    pub(crate) truncate: Emptying,
     /// The schema of the offsets and the parked events.
-    pub state_schema: String,
+    pub(crate) state_schema: String,
     /// Names or `*` patterns of the target's schemas that may be written; empty for all but those that are nobody's.
-    pub schemas: Vec<String>,
+    pub(crate) schemas: Vec<String>,
     /// Names or `*` patterns of the source's tables (`schema.table`) that may come in more than one topic.
-    pub several_topics: Vec<String>,
+    pub(crate) several_topics: Vec<String>,
 }
 
 /// `consistency`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Consistency {
+pub(crate) enum Consistency {
     /// Readers see whole transactions of the source, in the order of their commits.
     Transaction,
     /// Each row is right by itself.
@@ -109,7 +109,7 @@ pub enum Consistency {
 /// `follow_schema`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum FollowSchema {
+pub(crate) enum FollowSchema {
     /// Every change that the source's table went through.
     All,
     /// Only what takes nothing away: columns more, NULLs allowed.
@@ -121,7 +121,7 @@ pub enum FollowSchema {
 /// `truncate`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Emptying {
+pub(crate) enum Emptying {
     /// At once, also for readers with old snapshots.
     Truncate,
     /// Readers with old snapshots keep their rows.
@@ -131,7 +131,7 @@ pub enum Emptying {
 /// `on_error`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OnError {
+pub(crate) enum OnError {
     /// The sink halts at the event.
     Halt,
     /// The event and the later ones of its key wait, the others go on.
@@ -140,7 +140,7 @@ pub enum OnError {
 
 impl Postgres {
     /// What becomes of an event that cannot be applied.
-    pub fn on_error(&self) -> OnError {
+    pub(crate) fn on_error(&self) -> OnError {
         self.on_error.unwrap_or(match self.consistency {
             Consistency::Transaction => OnError::Halt,
             Consistency::Row => OnError::Park,
@@ -178,7 +178,7 @@ impl Default for Postgres {
 
 impl Sink {
     /// The value of `kind`.
-    pub fn kind_name(&self) -> &'static str {
+    pub(crate) fn kind_name(&self) -> &'static str {
         match self.kind {
             Kind::MongoHistory(_) => "mongo-history",
             Kind::Postgres(_) => "postgres",
@@ -186,7 +186,7 @@ impl Sink {
     }
 
     /// Puts the kind's own defaults where the file says nothing.
-    pub fn fill_in(&mut self) {
+    pub(crate) fn fill_in(&mut self) {
         self.batch.rows = Some(self.batch_rows());
         self.batch.wait = Some(self.batch_wait());
         self.stuck_after = Some(self.stuck_after());
@@ -196,7 +196,7 @@ impl Sink {
     }
 
     /// Events in a batch at most.
-    pub fn batch_rows(&self) -> usize {
+    pub(crate) fn batch_rows(&self) -> usize {
         self.batch.rows.unwrap_or(match self.kind {
             Kind::MongoHistory(_) => 2_000,
             Kind::Postgres(_) => 20_000,
@@ -204,12 +204,12 @@ impl Sink {
     }
 
     /// After what time without progress the sink is shown as stuck.
-    pub fn stuck_after(&self) -> Duration {
+    pub(crate) fn stuck_after(&self) -> Duration {
         self.stuck_after.unwrap_or(Duration::from_secs(60))
     }
 
     /// How long a batch waits for more while more is arriving.
-    pub fn batch_wait(&self) -> Duration {
+    pub(crate) fn batch_wait(&self) -> Duration {
         self.batch.wait.unwrap_or(Duration::from_millis(20))
     }
 }

@@ -1,7 +1,7 @@
 //! Names and patterns of topics and tables, in which `*` stands for any text.
 
 /// Whether a sink with these patterns follows `topic`: `*` stands for any text; dead letters and positions never.
-pub fn follows(patterns: &[String], topic: &str) -> bool {
+pub(crate) fn follows(patterns: &[String], topic: &str) -> bool {
     !topic.ends_with(".dlq")
         && !topic.ends_with(".cdc_positions")
         && !topic.starts_with("__")
@@ -9,7 +9,7 @@ pub fn follows(patterns: &[String], topic: &str) -> bool {
 }
 
 /// Whether `text` matches `pattern`, in which `*` stands for any text.
-pub fn matches(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = text.strip_prefix(first) else {

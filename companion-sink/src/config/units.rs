@@ -6,7 +6,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
 /// Parses a duration: a number and `ms`, `s`, `m`, `h` or `d`.
-pub fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let unit_ms = match unit {
         "ms" => 1,
@@ -20,7 +20,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// Parses a size in bytes: a number and `B`, `kB`, `MB` or `GB` (powers of 1024, as PostgreSQL has them).
-pub fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let unit_bytes = match unit {
         "B" => 1,
@@ -39,7 +39,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
 }
 
 /// A duration in the file.
-pub mod duration {
+pub(crate) mod duration {
     use std::time::Duration;
 
     use serde::de::Error;
@@ -48,20 +48,25 @@ pub mod duration {
     use super::parse_duration;
 
     /// Reads it.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
         let takes = "takes a duration such as \"5s\"";
         let text = String::deserialize(deserializer).map_err(|_| Error::custom(takes))?;
         parse_duration(&text).ok_or_else(|| Error::custom(takes))
     }
 
     /// Writes it.
-    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{}ms", duration.as_millis()))
     }
 }
 
 /// A duration that the file may leave out.
-pub mod optional_duration {
+pub(crate) mod optional_duration {
     use std::time::Duration;
 
     use serde::{Deserializer, Serializer};
@@ -69,14 +74,14 @@ pub mod optional_duration {
     use super::duration;
 
     /// Reads it.
-    pub fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
         duration::deserialize(deserializer).map(Some)
     }
 
     /// Writes it.
-    pub fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         duration: &Option<Duration>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
@@ -88,27 +93,27 @@ pub mod optional_duration {
 }
 
 /// A size in the file.
-pub mod size {
+pub(crate) mod size {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
     use super::parse_size;
 
     /// Reads it.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         let takes = "takes a size such as \"64MB\"";
         let text = String::deserialize(deserializer).map_err(|_| Error::custom(takes))?;
         parse_size(&text).ok_or_else(|| Error::custom(takes))
     }
 
     /// Writes it.
-    pub fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{bytes}B"))
     }
 }
 
 /// Reads a whole number from 1 on.
-pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+pub(crate) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     match u32::deserialize(deserializer) {
         Ok(number @ 1..) => Ok(number),
         _ => Err(Error::custom("takes a whole number from 1 on")),
@@ -116,7 +121,7 @@ pub fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error
 }
 
 /// Reads a whole number from 1 on, which the file may leave out.
-pub fn optional_count<'de, D: Deserializer<'de>>(
+pub(crate) fn optional_count<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<usize>, D::Error> {
     count(deserializer).map(|number| usize::try_from(number).ok())

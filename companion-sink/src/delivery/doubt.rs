@@ -17,7 +17,7 @@ const NEAR_BYTES: u64 = 1 << 30;
 
 /// Events that are doubted: those at the heads of partitions.
 #[derive(Debug, Default)]
-pub struct Doubts {
+pub(crate) struct Doubts {
     of: HashMap<TopicPartition, Doubt>,
     /// The newest position, and how many there have been.
     newest: Option<Arc<Position>>,
@@ -33,7 +33,7 @@ struct Doubt {
 }
 
 /// The newest commit of which the sender has said anything.
-pub fn newest(position: &Position) -> Place {
+pub(crate) fn newest(position: &Position) -> Place {
     Place {
         generation: position.generation,
         timeline: position.timeline,
@@ -43,7 +43,7 @@ pub fn newest(position: &Position) -> Place {
 
 /// Whether a commit is further beyond a position than events come before theirs. A position of another source knows nothing of
 /// the partition.
-pub fn is_far_beyond(place: Place, at: &TopicPartition, position: &Position) -> bool {
+pub(crate) fn is_far_beyond(place: Place, at: &TopicPartition, position: &Position) -> bool {
     let is_named = position
         .ends
         .get(&*at.topic)
@@ -58,7 +58,7 @@ pub fn is_far_beyond(place: Place, at: &TopicPartition, position: &Position) -> 
 
 impl Doubts {
     /// The newest position: perhaps another one came.
-    pub fn look_at(&mut self, position: &Arc<Position>) {
+    pub(crate) fn look_at(&mut self, position: &Arc<Position>) {
         let is_known = |known: &Arc<Position>| Arc::ptr_eq(known, position);
         if !self.newest.as_ref().is_some_and(is_known) {
             self.positions += 1;
@@ -67,7 +67,12 @@ impl Doubts {
     }
 
     /// Whether the event at `offset` of a partition, which is beyond `position`, has been there for so long that it is none.
-    pub fn is_over(&mut self, at: &TopicPartition, offset: i64, position: &Position) -> bool {
+    pub(crate) fn is_over(
+        &mut self,
+        at: &TopicPartition,
+        offset: i64,
+        position: &Position,
+    ) -> bool {
         let positions = self.positions;
         let fresh = || Doubt {
             offset,
@@ -86,7 +91,7 @@ impl Doubts {
     }
 
     /// Nothing of a partition is doubted.
-    pub fn forget(&mut self, at: &TopicPartition) {
+    pub(crate) fn forget(&mut self, at: &TopicPartition) {
         self.of.remove(at);
     }
 }

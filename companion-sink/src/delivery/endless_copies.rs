@@ -7,14 +7,14 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// Since when there are only copies.
 #[derive(Debug, Default)]
-pub struct EndlessCopies {
+pub(crate) struct EndlessCopies {
     since: Option<Instant>,
     told: bool,
 }
 
 impl EndlessCopies {
     /// A copy came, or something else; true once where there have been copies alone for too long.
-    pub fn note(&mut self, is_copy: bool) -> bool {
+    pub(crate) fn note(&mut self, is_copy: bool) -> bool {
         if !is_copy {
             *self = EndlessCopies::default();
             return false;
@@ -27,7 +27,7 @@ impl EndlessCopies {
 }
 
 /// Says that a partition brings nothing but copies.
-pub fn tell(sink: &str, topic: &str, partition: i32, version: &str) {
+pub(crate) fn tell(sink: &str, topic: &str, partition: i32, version: &str) {
     tracing::error!(
         sink,
         topic,

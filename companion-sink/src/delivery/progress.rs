@@ -5,18 +5,18 @@ use crate::kafka::record::Record;
 
 /// Where a partition stands.
 #[derive(Debug, Clone, Copy)]
-pub struct Stand<'s> {
+pub(crate) struct Stand<'s> {
     /// The partition's number.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// The version of the event at which it is held, else the highest one that was applied there.
-    pub version: &'s str,
+    pub(crate) version: &'s str,
     /// Whether it is held.
-    pub is_held: bool,
+    pub(crate) is_held: bool,
 }
 
 /// How the partitions of a topic have reached an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reached {
+pub(crate) enum Reached {
     /// All are at it.
     Together,
     /// Some are past it, of which this is one: its log was cut, or the process ended between the writing of two positions,
@@ -25,7 +25,10 @@ pub enum Reached {
 }
 
 /// How the event of `version` was reached; `None` while a partition has not come to it.
-pub fn reached<'s>(version: &str, stands: impl Iterator<Item = Stand<'s>>) -> Option<Reached> {
+pub(crate) fn reached<'s>(
+    version: &str,
+    stands: impl Iterator<Item = Stand<'s>>,
+) -> Option<Reached> {
     let mut reached = Reached::Together;
     for stand in stands {
         if stand.version < version {
@@ -41,13 +44,13 @@ pub fn reached<'s>(version: &str, stands: impl Iterator<Item = Stand<'s>>) -> Op
 }
 
 /// The version of an event.
-pub fn version_of(record: &Record) -> &str {
+pub(crate) fn version_of(record: &Record) -> &str {
     record.version().unwrap_or_default()
 }
 
 /// A partition whose log was cut before the sink read it: what the truncate `held` says would be done to its newer rows as
 /// well (CDC1008).
-pub fn missing_copy(held: &Record, past: i32) -> Error {
+pub(crate) fn missing_copy(held: &Record, past: i32) -> Error {
     Error::new(
         Code::LogTruncated,
         format!(

@@ -26,36 +26,36 @@ const STANDBY_RETRY: Duration = Duration::from_secs(1);
 const REPEAT_WARNING: Duration = Duration::from_secs(30);
 
 /// What a runner shares with the rest of the process.
-pub struct Shared {
+pub(crate) struct Shared {
     /// The cluster's topics.
-    pub discovery: Discovery,
+    pub(crate) discovery: Discovery,
     /// The sender's newest position.
-    pub position: positions::Newest,
+    pub(crate) position: positions::Newest,
     /// Where bad events go.
-    pub dead_letters: DeadLetters,
+    pub(crate) dead_letters: DeadLetters,
     /// Becomes true when the process is to end.
-    pub stop: watch::Receiver<bool>,
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// What a course needs to know of its sink.
-pub struct Context {
+pub(crate) struct Context {
     /// The sink's name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its part of the configuration.
-    pub config: config::Sink,
+    pub(crate) config: config::Sink,
     /// How it reads.
-    pub client: ClientConfig,
+    pub(crate) client: ClientConfig,
     /// What all sinks share.
-    pub shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// Its figures.
-    pub status: SinkStatus,
+    pub(crate) status: SinkStatus,
     /// Where the course ends by itself, if it does: a consistent replica at the position that it is given, all others when
     /// these offsets come next.
-    pub goal: Option<HashMap<TopicPartition, i64>>,
+    pub(crate) goal: Option<HashMap<TopicPartition, i64>>,
 }
 
 /// How events reach a sink.
-pub trait Course: Send {
+pub(crate) trait Course: Send {
     /// Connects and applies events until the process stops or something fails. Then it may be called again.
     fn run(&mut self, context: &Context) -> impl Future<Output = Result<Ended>> + Send;
 
@@ -64,14 +64,14 @@ pub trait Course: Send {
 }
 
 /// Runs one sink until the process ends.
-pub struct Runner<C> {
+pub(crate) struct Runner<C> {
     context: Context,
     course: C,
     live: Live,
 }
 
 /// Why a course ended without an error.
-pub enum Ended {
+pub(crate) enum Ended {
     /// The process stops.
     Stopped,
     /// It is at its goal.
@@ -80,7 +80,7 @@ pub enum Ended {
 
 impl<C: Course> Runner<C> {
     /// A runner of the sink that `context` describes.
-    pub fn new(context: Context, course: C, live: Live) -> Self {
+    pub(crate) fn new(context: Context, course: C, live: Live) -> Self {
         Runner {
             context,
             course,
@@ -90,7 +90,7 @@ impl<C: Course> Runner<C> {
 
     /// Runs until the process stops. Errors end in a new attempt, in standing by, or in a halt until somebody has decided about
     /// an event, or has the configuration read again.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut pause = FIRST_RETRY;
         let mut warned: Option<(Code, Instant)> = None;
         loop {
@@ -152,12 +152,12 @@ impl<C: Course> Runner<C> {
 }
 
 /// Waits until the process is to end; a sender that is gone means the same.
-pub async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// A part of this process ended.
-pub fn ended(what: &str) -> Error {
+pub(crate) fn ended(what: &str) -> Error {
     Error::new(
         Code::Unreachable,
         format!("{what} ended"),

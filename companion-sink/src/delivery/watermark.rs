@@ -13,11 +13,11 @@ const WAITING_MAX: usize = 1024;
 
 /// A commit up to which everything is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Complete {
+pub(crate) struct Complete {
     /// What the versions of its events begin with: generation, timeline and LSN.
-    pub version: String,
+    pub(crate) version: String,
     /// The highest commit time until then, RFC 3339.
-    pub time: String,
+    pub(crate) time: String,
 }
 
 impl Complete {
@@ -29,12 +29,12 @@ impl Complete {
     }
 
     /// As answers have it.
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::json!({ "time": self.time, "version": self.version })
     }
 
     /// Above the versions of its events, and below those of the next commit.
-    pub fn bound(&self) -> String {
+    pub(crate) fn bound(&self) -> String {
         // A hyphen follows in versions, and this is the next character.
         format!("{}.", self.version)
     }
@@ -42,14 +42,14 @@ impl Complete {
 
 /// Positions that a sink has not reached.
 #[derive(Debug, Default)]
-pub struct Watermark {
+pub(crate) struct Watermark {
     waiting: VecDeque<Arc<Position>>,
     complete: Option<Complete>,
 }
 
 impl Watermark {
     /// A position of the sender, newer than those before.
-    pub fn offer(&mut self, position: Arc<Position>) {
+    pub(crate) fn offer(&mut self, position: Arc<Position>) {
         let is_known = |known: &Arc<Position>| known.rank() == position.rank();
         if self.waiting.back().is_some_and(is_known) {
             return;
@@ -66,7 +66,10 @@ impl Watermark {
 
     /// Looks which positions are reached: `is_passed` says so of a topic's partition and the offset where it ends. Returns the
     /// newest one if it is a new one.
-    pub fn advance(&mut self, is_passed: impl Fn(&str, i32, i64) -> bool) -> Option<&Complete> {
+    pub(crate) fn advance(
+        &mut self,
+        is_passed: impl Fn(&str, i32, i64) -> bool,
+    ) -> Option<&Complete> {
         let is_reached = |position: &Position| {
             position.ends.iter().all(|(topic, ends)| {
                 let mut partitions = (0..).zip(&ends.end);

@@ -12,7 +12,7 @@ use crate::sink::mongo_history::parked::store::ParkedEvents;
 use crate::sink::mongo_history::tables::schemas::stored_expressions;
 
 /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason. Without their values.
-pub async fn refused(
+pub(crate) async fn refused(
     events: &ParkedEvents,
     id: &str,
     reason: Option<&str>,
@@ -60,12 +60,12 @@ pub async fn refused(
 }
 
 /// The value of an event; empty for one that is gone.
-pub async fn body(events: &ParkedEvents, event_id: &str) -> Result<Vec<u8>> {
+pub(crate) async fn body(events: &ParkedEvents, event_id: &str) -> Result<Vec<u8>> {
     Ok(events.value(event_id).await?.unwrap_or_default())
 }
 
 /// The types of the columns of an event, as far as its source has told them.
-pub async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<ColumnTypes>> {
+pub(crate) async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<ColumnTypes>> {
     match (record.header("cdc.table"), record.header("cdc.schema")) {
         (Some(table), Some(hash)) => {
             stored_expressions(events.database(), &format!("{table}:{hash}"))
@@ -77,12 +77,12 @@ pub async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<Colu
 }
 
 /// What was decided about an event, the oldest first.
-pub async fn actions(events: &ParkedEvents, event_id: &str) -> Result<Vec<Action>> {
+pub(crate) async fn actions(events: &ParkedEvents, event_id: &str) -> Result<Vec<Action>> {
     events.actions.of_event(event_id).await
 }
 
 /// Notes a decision; the active instance looks for it.
-pub async fn decide(
+pub(crate) async fn decide(
     events: &ParkedEvents,
     event_id: &str,
     decision: &Decision,

@@ -1,10 +1,10 @@
 //! The refused events of all sinks, and what people decide about them: for the command (`cli/dlq.rs`) and over HTTP
 //! (`http/dlq.rs`). A decision is noted where the sink keeps its state; the instance that is active carries it out.
 
-pub mod edit;
-pub mod history;
-pub mod outcome;
-pub mod replica;
+pub(crate) mod edit;
+mod history;
+pub(crate) mod outcome;
+mod replica;
 
 use mongodb::Database;
 use tokio::sync::OnceCell;
@@ -19,7 +19,7 @@ use crate::sink::mongo_history;
 use crate::sink::mongo_history::parked::store::ParkedEvents;
 
 /// Where the configured sinks keep their refused events.
-pub struct Dlq(Vec<Place>);
+pub(crate) struct Dlq(Vec<Place>);
 
 struct Place {
     /// The sink.
@@ -42,9 +42,9 @@ enum PlaceKind {
 }
 
 /// The refused events of one sink, connected.
-pub struct Store {
+pub(crate) struct Store {
     /// The sink.
-    pub sink: String,
+    pub(crate) sink: String,
     kind: StoreKind,
 }
 
@@ -54,15 +54,15 @@ enum StoreKind {
 }
 
 /// A refused event and where it is.
-pub struct Held<'s> {
+pub(crate) struct Held<'s> {
     /// The sink that refused it, with the others.
-    pub store: &'s Store,
+    pub(crate) store: &'s Store,
     /// The event, without its value.
-    pub event: Parked,
+    pub(crate) event: Parked,
 }
 
 /// What there is of an id, or its beginning.
-pub enum Found<'s> {
+pub(crate) enum Found<'s> {
     /// Nothing.
     None,
     /// One event.
@@ -73,7 +73,7 @@ pub enum Found<'s> {
 
 /// What somebody wants to become of an event.
 #[derive(Debug, Clone, Copy)]
-pub enum Order<'o> {
+pub(crate) enum Order<'o> {
     /// Tried again as it is.
     Retry,
     /// Tried again with these values.
@@ -84,7 +84,7 @@ pub enum Order<'o> {
 
 impl Dlq {
     /// Those of the configuration.
-    pub fn new(config: &Loaded) -> Dlq {
+    pub(crate) fn new(config: &Loaded) -> Dlq {
         let places = config.sinks.iter().map(|(name, sink)| Place {
             name: name.clone(),
             state_name: format!("{}.{name}", config.name),
@@ -103,7 +103,7 @@ impl Dlq {
     }
 
     /// Connects to all of them, or to that of one sink.
-    pub async fn open(&self, only: Option<&str>) -> Result<Vec<Store>> {
+    pub(crate) async fn open(&self, only: Option<&str>) -> Result<Vec<Store>> {
         let wanted = |place: &&Place| only.is_none_or(|only| only == place.name);
         let places: Vec<&Place> = self.0.iter().filter(wanted).collect();
         if places.is_empty() {
@@ -169,14 +169,14 @@ impl Store {
 
 impl Held<'_> {
     /// The event as it is aside now; none where it is no longer.
-    pub async fn now(&self) -> Result<Option<Parked>> {
+    pub(crate) async fn now(&self) -> Result<Option<Parked>> {
         let id = &self.event.event_id;
         let events = self.store.refused(id, None, None).await?;
         Ok(events.into_iter().find(|event| event.event_id == *id))
     }
 
     /// The event with its content, and what was decided about it.
-    pub async fn whole(self) -> Result<Whole> {
+    pub(crate) async fn whole(self) -> Result<Whole> {
         let body = self.body().await?;
         let actions = match &self.store.kind {
             StoreKind::Replica(replica) => replica.actions(&self.event.event_id).await?,
@@ -197,7 +197,7 @@ impl Held<'_> {
     }
 
     /// The decision that carries out an order; fails where the event cannot be edited so.
-    pub async fn decision(&self, order: Order<'_>) -> Result<Decision> {
+    pub(crate) async fn decision(&self, order: Order<'_>) -> Result<Decision> {
         Ok(match order {
             Order::Retry => Decision::Retry,
             Order::Edit(set) => {
@@ -217,7 +217,7 @@ impl Held<'_> {
     }
 
     /// Notes a decision; the active instance carries it out.
-    pub async fn decide(&mut self, decision: Decision, decider: Decider<'_>) -> Result<()> {
+    pub(crate) async fn decide(&mut self, decision: Decision, decider: Decider<'_>) -> Result<()> {
         let id = &self.event.event_id;
         match &self.store.kind {
             StoreKind::Replica(replica) => replica.decide(id, &decision, decider).await?,
@@ -229,7 +229,7 @@ impl Held<'_> {
 }
 
 /// The refused events of `stores`; with `reason` those of that reason, with `page` a part of them.
-pub async fn list<'s>(
+pub(crate) async fn list<'s>(
     stores: &'s [Store],
     reason: Option<&str>,
     page: Option<&Page>,
@@ -246,7 +246,7 @@ pub async fn list<'s>(
 }
 
 /// The refused event whose id begins with `id`.
-pub async fn find<'s>(stores: &'s [Store], id: &str) -> Result<Found<'s>> {
+pub(crate) async fn find<'s>(stores: &'s [Store], id: &str) -> Result<Found<'s>> {
     let mut found: Vec<Held<'s>> = Vec::new();
     for store in stores {
         let events = store.refused(id, None, None).await?;

@@ -8,12 +8,12 @@ use crate::dlq::Held;
 use crate::error::Result;
 
 /// As long is waited for it.
-pub const WAIT: Duration = Duration::from_secs(3);
+pub(crate) const WAIT: Duration = Duration::from_secs(3);
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// What came of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The event is no longer aside: it was applied, or skipped.
     Done,
     /// It was refused once more: why.
@@ -24,7 +24,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// For people; `decision` is the name of what was decided.
-    pub fn text(&self, decision: &str) -> String {
+    pub(crate) fn text(&self, decision: &str) -> String {
         match self {
             Outcome::Done if decision == "skip" => "skipped".to_owned(),
             Outcome::Done => "applied".to_owned(),
@@ -37,7 +37,7 @@ impl Outcome {
 }
 
 /// Waits until `until` for what came of the decision about an event.
-pub async fn outcome(held: &Held<'_>, until: Instant) -> Result<Outcome> {
+pub(crate) async fn outcome(held: &Held<'_>, until: Instant) -> Result<Outcome> {
     loop {
         match held.now().await? {
             None => return Ok(Outcome::Done),

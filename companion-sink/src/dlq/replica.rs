@@ -9,7 +9,7 @@ use crate::sink::postgres;
 use crate::sink::postgres::parked::store::ParkedEvents;
 
 /// The state of one replica.
-pub struct Replica {
+pub(crate) struct Replica {
     /// The sink in the state.
     state_name: String,
     /// Quoted.
@@ -19,7 +19,7 @@ pub struct Replica {
 
 impl Replica {
     /// Connects for the sink `name`; none if there is no state yet.
-    pub async fn open(
+    pub(crate) async fn open(
         url: &str,
         name: &str,
         state_name: &str,
@@ -42,7 +42,7 @@ impl Replica {
     }
 
     /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason.
-    pub async fn refused(
+    pub(crate) async fn refused(
         &self,
         id: &str,
         reason: Option<&str>,
@@ -58,12 +58,17 @@ impl Replica {
     }
 
     /// What was decided about an event, the oldest first.
-    pub async fn actions(&self, id: &str) -> Result<Vec<Action>> {
+    pub(crate) async fn actions(&self, id: &str) -> Result<Vec<Action>> {
         self.events().actions(&self.client, id).await
     }
 
     /// Notes a decision, and tells the active instance.
-    pub async fn decide(&self, id: &str, decision: &Decision, decider: Decider<'_>) -> Result<()> {
+    pub(crate) async fn decide(
+        &self,
+        id: &str,
+        decision: &Decision,
+        decider: Decider<'_>,
+    ) -> Result<()> {
         self.events()
             .decide(&self.client, id, decision, decider)
             .await

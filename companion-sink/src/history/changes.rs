@@ -11,19 +11,19 @@ use crate::sink::mongo_history::failure::classify;
 
 /// What is looked for; everything that is given must hold.
 #[derive(Debug, Clone, Default)]
-pub struct Search {
-    pub actor: Option<String>,
-    pub request: Option<String>,
-    pub transaction: Option<String>,
+pub(crate) struct Search {
+    pub(crate) actor: Option<String>,
+    pub(crate) request: Option<String>,
+    pub(crate) transaction: Option<String>,
     /// `column=value` each: the row had it before or after the change.
-    pub values: Vec<String>,
-    pub range: Range,
+    pub(crate) values: Vec<String>,
+    pub(crate) range: Range,
 }
 
 /// A change and its table.
-pub struct Change<'a> {
-    pub table: &'a Table,
-    pub document: Document,
+pub(crate) struct Change<'a> {
+    pub(crate) table: &'a Table,
+    pub(crate) document: Document,
 }
 
 impl Search {
@@ -55,7 +55,7 @@ impl Search {
     }
 
     /// The changes that are found in `tables`, in the order in which they were committed.
-    pub async fn run<'a>(&self, tables: &'a [Table]) -> Result<Vec<Change<'a>>> {
+    pub(crate) async fn run<'a>(&self, tables: &'a [Table]) -> Result<Vec<Change<'a>>> {
         let filter = self.filter()?;
         let failed = |error| classify("searching the history", &error);
         let mut found = Vec::new();

@@ -4,14 +4,14 @@ use mongodb::bson::{Document, doc};
 
 /// A document's place in the order of versions. Documents that the end of a snapshot makes share its version.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     version: String,
     id: String,
 }
 
 impl Place {
     /// As `text` wrote it; an empty one is before everything.
-    pub fn parse(text: &str) -> Place {
+    pub(crate) fn parse(text: &str) -> Place {
         let (version, id) = text.split_once('_').unwrap_or((text, ""));
         Place {
             version: version.to_owned(),
@@ -20,12 +20,12 @@ impl Place {
     }
 
     /// The place of a document, to be given back.
-    pub fn text(version: &str, id: &str) -> String {
+    pub(crate) fn text(version: &str, id: &str) -> String {
         format!("{version}_{id}")
     }
 
     /// What finds the documents behind it.
-    pub fn filter(&self) -> Document {
+    pub(crate) fn filter(&self) -> Document {
         doc! { "$or": [
             { "version": { "$gt": &self.version } },
             { "version": &self.version, "_id": { "$gt": &self.id } },
@@ -33,7 +33,7 @@ impl Place {
     }
 
     /// The order of places, or the other way round.
-    pub fn order(backwards: bool) -> Document {
+    pub(crate) fn order(backwards: bool) -> Document {
         let order = if backwards { -1 } else { 1 };
         doc! { "version": order, "_id": order }
     }

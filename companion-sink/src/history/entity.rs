@@ -13,7 +13,7 @@ use crate::history::table::{Missing, Table};
 use crate::sink::mongo_history::failure::classify;
 
 /// A row that has a history.
-pub struct Entity {
+pub(crate) struct Entity {
     table: Table,
     /// As documents may have it: whether `42` is a number or a text, only they know.
     names: Vec<String>,
@@ -23,14 +23,14 @@ pub struct Entity {
 
 /// One of a row's versions, with its rank.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Version {
-    pub number: u64,
-    pub document: Document,
+pub(crate) struct Version {
+    pub(crate) number: u64,
+    pub(crate) document: Document,
 }
 
 impl Version {
     /// The document, with its number.
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         let mut value = crate::history::json(&self.document);
         value["sequence_number"] = self.number.into();
         value
@@ -39,19 +39,19 @@ impl Version {
 
 /// Which versions are wanted.
 #[derive(Debug, Clone, Default)]
-pub struct Range {
+pub(crate) struct Range {
     /// Commit times, both included.
-    pub since: Option<String>,
-    pub until: Option<String>,
+    pub(crate) since: Option<String>,
+    pub(crate) until: Option<String>,
     /// Only those behind this place, the oldest first. Without it the newest are meant.
-    pub after: Option<Place>,
+    pub(crate) after: Option<Place>,
     /// So many at most.
-    pub limit: Option<u32>,
+    pub(crate) limit: Option<u32>,
 }
 
 impl Range {
     /// All that was committed between two times, as people write them.
-    pub fn of_times(since: Option<&str>, until: Option<&str>) -> Result<Range> {
+    pub(crate) fn of_times(since: Option<&str>, until: Option<&str>) -> Result<Range> {
         Ok(Range {
             since: since.map(moment::time).transpose()?,
             until: until.map(moment::time).transpose()?,
@@ -60,7 +60,7 @@ impl Range {
     }
 
     /// What finds its documents.
-    pub fn conditions(&self) -> Vec<Document> {
+    pub(crate) fn conditions(&self) -> Vec<Document> {
         let bound = |operator: &str, time: &Option<String>| {
             let time = time.as_ref()?;
             Some(doc! { "when.effective": { operator: time } })
@@ -75,7 +75,7 @@ impl Range {
     }
 
     /// In which order documents are to be read, so that a limit keeps the right ones.
-    pub fn order(&self) -> Document {
+    pub(crate) fn order(&self) -> Document {
         Place::order(self.after.is_none())
     }
 }
@@ -86,7 +86,7 @@ fn failed(error: mongodb::error::Error) -> crate::error::Error {
 
 impl Entity {
     /// The row of a key; none where it has no history.
-    pub async fn of_key(table: &Table, key: &str) -> Result<Option<Entity>> {
+    pub(crate) async fn of_key(table: &Table, key: &str) -> Result<Option<Entity>> {
         if table.key_columns.is_empty() {
             return Err(Error::configuration(
                 format!("the rows of {} have no key", table.name),
@@ -129,12 +129,12 @@ impl Entity {
         }))
     }
 
-    pub fn table(&self) -> &Table {
+    pub(crate) fn table(&self) -> &Table {
         &self.table
     }
 
     /// What the history has not of it.
-    pub async fn missing(&self) -> Result<Missing> {
+    pub(crate) async fn missing(&self) -> Result<Missing> {
         self.table.missing_of(&self.names).await
     }
 
@@ -161,12 +161,12 @@ impl Entity {
     }
 
     /// How many there are in all.
-    pub async fn version_count(&self) -> Result<u64> {
+    pub(crate) async fn version_count(&self) -> Result<u64> {
         self.count(Vec::new()).await
     }
 
     /// The versions of a range, oldest first.
-    pub async fn versions(&self, range: &Range) -> Result<Vec<Version>> {
+    pub(crate) async fn versions(&self, range: &Range) -> Result<Vec<Version>> {
         let found = self
             .table
             .collection
@@ -226,7 +226,7 @@ impl Entity {
     }
 
     /// The newest version at a moment; none before the first, and of a number that is not there.
-    pub async fn at(&self, moment: &Moment) -> Result<Option<Version>> {
+    pub(crate) async fn at(&self, moment: &Moment) -> Result<Option<Version>> {
         let (filter, order, skip) = match self.table.until(moment) {
             Some(until) => (self.filter(vec![until]), -1, 0),
             None => {
@@ -259,7 +259,7 @@ impl Entity {
     }
 
     /// The newest version.
-    pub async fn newest(&self) -> Result<Option<Version>> {
+    pub(crate) async fn newest(&self) -> Result<Option<Version>> {
         let newest = Range {
             limit: Some(1),
             ..Range::default()
@@ -269,7 +269,7 @@ impl Entity {
 }
 
 /// The row of a key in the first of the tables that has it.
-pub async fn find(tables: &[Table], key: &str) -> Result<Option<Entity>> {
+pub(crate) async fn find(tables: &[Table], key: &str) -> Result<Option<Entity>> {
     let mut refused = None;
     for table in tables {
         match Entity::of_key(table, key).await {

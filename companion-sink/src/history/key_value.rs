@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::timestamp;
 
 /// The JSON texts that an event can have for `text` in a column of this type; all that fit where it is not known.
-pub fn forms(text: &str, type_name: Option<&str>) -> Vec<String> {
+pub(crate) fn forms(text: &str, type_name: Option<&str>) -> Vec<String> {
     let known = type_name.map(of_type).unwrap_or(Of::Unknown);
     let trimmed = text.trim();
     let mut forms: Vec<Value> = match known {
@@ -52,7 +52,7 @@ pub fn forms(text: &str, type_name: Option<&str>) -> Vec<String> {
 }
 
 /// The JSON text that events have for a value of this type: `None` if it is no value of it, `Some(None)` where that is not known.
-pub fn value_form(text: &str, type_name: Option<&str>) -> Option<Option<String>> {
+pub(crate) fn value_form(text: &str, type_name: Option<&str>) -> Option<Option<String>> {
     let Some(type_name) = type_name else {
         return Some(None);
     };

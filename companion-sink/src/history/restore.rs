@@ -13,7 +13,7 @@ use crate::sink::postgres::schema::target::quoted;
 use crate::sink::postgres::write::pg_text::{PgType, to_text};
 
 /// The SQL that makes a row what it was at a moment; none where it had no version yet.
-pub async fn restore(entity: &Entity, moment: &Moment) -> Result<Option<String>> {
+pub(crate) async fn restore(entity: &Entity, moment: &Moment) -> Result<Option<String>> {
     let (wanted, newest) = (entity.at(moment).await?, entity.newest().await?);
     let (Some(wanted), Some(newest)) = (wanted, newest) else {
         return Ok(None);

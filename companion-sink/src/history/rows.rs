@@ -10,7 +10,7 @@ use crate::history::table::Table;
 use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
 
 /// The rows, one after the other in the order of their entities: there may be many.
-pub struct Rows {
+pub(crate) struct Rows {
     newest: Newest,
     /// The last truncate until then.
     emptied: String,
@@ -18,7 +18,7 @@ pub struct Rows {
 
 impl Rows {
     /// Those behind the entity `after`.
-    pub async fn at(table: &Table, moment: &Moment, after: Option<&str>) -> Result<Rows> {
+    pub(crate) async fn at(table: &Table, moment: &Moment, after: Option<&str>) -> Result<Rows> {
         let Some(until) = table.until(moment) else {
             return Err(Error::configuration(
                 "a number tells versions of one row apart",
@@ -39,7 +39,7 @@ impl Rows {
     }
 
     /// The newest version of the next row that was there.
-    pub async fn next(&mut self) -> Result<Option<Document>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Document>> {
         let emptied = self.emptied.as_str();
         while let Some(row) = self.newest.next(|_, version| version > emptied).await? {
             let row = Document::try_from(row).map_err(unreadable)?;
@@ -52,7 +52,7 @@ impl Rows {
 }
 
 /// A row as answers have it.
-pub fn row_json(row: &Document) -> Value {
+pub(crate) fn row_json(row: &Document) -> Value {
     json!({
         "key": row.get_document("key").ok().map(crate::history::json),
         "version": row.get_str("version").ok(),

@@ -27,18 +27,18 @@ use crate::sink::mongo_history::write::newest_commit;
 
 /// Events of a row that its history does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Missing {
+pub(crate) struct Missing {
     /// They were refused.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// They are behind a refused one.
-    pub behind: u64,
+    pub(crate) behind: u64,
     /// People left them out.
-    pub skipped: u64,
+    pub(crate) skipped: u64,
 }
 
 impl Missing {
     /// What is to be said about it; nothing where nothing is missing.
-    pub fn texts(&self) -> Vec<String> {
+    pub(crate) fn texts(&self) -> Vec<String> {
         let events = |count: u64| if count == 1 { "event" } else { "events" };
         let waits = |count: u64| if count == 1 { "waits" } else { "wait" };
         let (refused, behind, skipped) = (self.refused, self.behind, self.skipped);
@@ -66,7 +66,7 @@ impl Missing {
 }
 
 /// The histories of all sinks of kind `mongo-history`.
-pub struct Histories(Vec<History>);
+pub(crate) struct Histories(Vec<History>);
 
 struct History {
     /// `<name>.<sink>`, as its offsets have it.
@@ -81,26 +81,26 @@ struct History {
 
 /// A table that has a history.
 #[derive(Clone)]
-pub struct Table {
+pub(crate) struct Table {
     database: Database,
     /// `<name>.<sink>`, as its state has it.
     sink: String,
-    pub collection: Collection<Document>,
+    pub(crate) collection: Collection<Document>,
     /// `database.schema.table`, as it is called now.
-    pub name: String,
+    pub(crate) name: String,
     /// What the entities of its rows begin with.
-    pub id: String,
+    pub(crate) id: String,
     /// As they are called now; empty where rows have no key.
-    pub key_columns: Vec<String>,
+    pub(crate) key_columns: Vec<String>,
     /// All its names and keys, where they are known.
-    pub lineage: Option<Arc<Lineage>>,
+    pub(crate) lineage: Option<Arc<Lineage>>,
     /// Up to where it has everything.
-    pub complete: Option<Complete>,
+    pub(crate) complete: Option<Complete>,
 }
 
 impl Histories {
     /// Those that are configured.
-    pub fn new(config: &Loaded) -> Histories {
+    pub(crate) fn new(config: &Loaded) -> Histories {
         let sinks = config.sinks.iter();
         let histories = sinks.filter_map(|(name, sink)| match &sink.kind {
             Kind::MongoHistory(settings) => Some(History {
@@ -116,7 +116,7 @@ impl Histories {
     }
 
     /// The tables of a name, which may leave out schema and database; all without one. In the order of their names.
-    pub async fn tables(&self, name: Option<&str>) -> Result<Vec<Table>> {
+    pub(crate) async fn tables(&self, name: Option<&str>) -> Result<Vec<Table>> {
         if self.0.is_empty() {
             return Err(Error::configuration(
                 "no sink of kind mongo-history is configured",
@@ -170,7 +170,7 @@ impl Histories {
 }
 
 /// A question that is about one table, and a name that several have.
-pub fn several(tables: &[Table], name: &str) -> Error {
+pub(crate) fn several(tables: &[Table], name: &str) -> Error {
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
     Error::configuration(
         format!("several tables have the name {name}"),
@@ -288,7 +288,7 @@ impl Table {
 
     /// What finds everything up to a moment, as far as the history is complete; none for a number, which only one row's
     /// versions have.
-    pub fn until(&self, moment: &Moment) -> Option<Document> {
+    pub(crate) fn until(&self, moment: &Moment) -> Option<Document> {
         let until = moment.filter()?;
         Some(match &self.complete {
             Some(complete) => doc! { "$and": [until, { "version": { "$lt": complete.bound() } }] },
@@ -297,7 +297,7 @@ impl Table {
     }
 
     /// What the history has not of the row of a key, whether it has anything of it or not.
-    pub async fn missing(&self, key: &str) -> Result<Missing> {
+    pub(crate) async fn missing(&self, key: &str) -> Result<Missing> {
         let mut entities = Vec::new();
         for (number, columns) in self.keys() {
             if let Ok(values) = meant(key, &columns) {
@@ -308,7 +308,7 @@ impl Table {
     }
 
     /// The same of the row of one of the entities.
-    pub async fn missing_of(&self, entities: &[String]) -> Result<Missing> {
+    pub(crate) async fn missing_of(&self, entities: &[String]) -> Result<Missing> {
         let parked = ParkedEvents::new(&self.database, &self.sink);
         Ok(Missing {
             refused: parked.count_waiting(entities, false).await?,
@@ -360,7 +360,7 @@ impl Table {
     }
 
     /// The types of the columns at one of its versions, as far as they are known.
-    pub async fn types(&self, version: &Document) -> Result<Option<ColumnTypes>> {
+    pub(crate) async fn types(&self, version: &Document) -> Result<Option<ColumnTypes>> {
         let Ok(hash) = version.get_str("schema") else {
             return Ok(None);
         };

@@ -35,7 +35,7 @@ struct Shared {
 }
 
 /// Everything below `/v1/dlq`.
-pub fn router(dlq: Arc<Dlq>) -> Router {
+pub(crate) fn router(dlq: Arc<Dlq>) -> Router {
     Router::new()
         .route("/v1/dlq", get(listed))
         .route("/v1/dlq/{id}", get(shown))

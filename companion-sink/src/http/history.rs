@@ -36,7 +36,7 @@ type Asked = Extract<Arc<Histories>>;
 type Row = Path<(String, String)>;
 
 /// Everything below `/v1` that asks the history.
-pub fn router(histories: Arc<Histories>) -> Router {
+pub(crate) fn router(histories: Arc<Histories>) -> Router {
     Router::new()
         .route("/v1/history/{table}", get(table_changes))
         .route("/v1/history/{table}/at", get(table_at))
@@ -52,7 +52,7 @@ pub fn router(histories: Arc<Histories>) -> Router {
 }
 
 /// So many of an answer, of what was asked for.
-pub fn limit_of(wanted: Option<u32>) -> u32 {
+pub(crate) fn limit_of(wanted: Option<u32>) -> u32 {
     wanted.unwrap_or(LIMIT).clamp(1, LIMIT_MAX)
 }
 

@@ -1,13 +1,13 @@
 //! Health, state, metrics, questions to the history and decisions about refused events over HTTP. Only the latter change
 //! something.
 
-pub mod connections;
-pub mod dlq;
-pub mod history;
-pub mod own_token;
-pub mod parameters;
-pub mod problem;
-pub mod same_site;
+mod connections;
+mod dlq;
+mod history;
+pub(crate) mod own_token;
+mod parameters;
+mod problem;
+mod same_site;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::dlq::Dlq;
 use crate::error::{Error, Result};
 use crate::history::table::Histories;
 use crate::http::problem::Problem;
-pub use crate::http::same_site::is_loopback;
+pub(crate) use crate::http::same_site::is_loopback;
 use crate::kafka::discovery::Cluster;
 use crate::kafka::positions;
 use crate::status::prometheus::Metrics;
@@ -41,10 +41,10 @@ use crate::status::sender::Source;
 use crate::status::{SinkStatus, State};
 
 /// Where a process listens, for as long as it lives.
-pub struct Listener(std::net::TcpListener);
+pub(crate) struct Listener(std::net::TcpListener);
 
 /// Answers what comes to a listener. Another one may follow it there, with other secrets.
-pub struct Server {
+pub(crate) struct Server {
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
@@ -69,7 +69,7 @@ struct Access {
 }
 
 /// Fails for an address that others reach, without a token (CDC1001).
-pub fn check_listen(config: &Loaded, address: Option<SocketAddr>) -> Result<()> {
+pub(crate) fn check_listen(config: &Loaded, address: Option<SocketAddr>) -> Result<()> {
     let listen = config.http.listen.as_str();
     if listen.is_empty() {
         return Ok(());
@@ -89,7 +89,7 @@ pub fn check_listen(config: &Loaded, address: Option<SocketAddr>) -> Result<()> 
 
 impl Listener {
     /// Listens; an empty address is no HTTP at all.
-    pub async fn bind(config: &Loaded) -> Result<Option<Listener>> {
+    pub(crate) async fn bind(config: &Loaded) -> Result<Option<Listener>> {
         let settings = &config.http;
         let listen = settings.listen.as_str();
         if listen.is_empty() {
@@ -114,7 +114,7 @@ fn cannot_listen(settings: &config::Http, error: &std::io::Error) -> Error {
 
 impl Server {
     /// Serves until [`Server::finish`].
-    pub fn start(
+    pub(crate) fn start(
         listener: &Listener,
         config: &Loaded,
         sinks: Vec<SinkStatus>,
@@ -151,7 +151,7 @@ impl Server {
     }
 
     /// Takes no more connections, and closes each when its request is answered.
-    pub async fn finish(self) {
+    pub(crate) async fn finish(self) {
         let _ = self.stop.send(true);
         // A client that holds its connection must not hold the process.
         self.serving.abort();

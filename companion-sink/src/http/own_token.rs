@@ -34,7 +34,7 @@ fn places(config: &Loaded) -> Vec<PathBuf> {
 }
 
 /// The token that a running process of this configuration made, if this user may read it.
-pub fn read(config: &Loaded) -> Option<String> {
+pub(crate) fn read(config: &Loaded) -> Option<String> {
     places(config).iter().find_map(|place| read_from(place))
 }
 
@@ -44,7 +44,7 @@ fn read_from(place: &Path) -> Option<String> {
 }
 
 /// The token of this process: that of an earlier one, or a new one.
-pub fn open(config: &Loaded) -> Result<Arc<str>> {
+pub(crate) fn open(config: &Loaded) -> Result<Arc<str>> {
     for place in places(config) {
         if let Some(token) = read_from(&place) {
             tracing::info!(file = %place.display(), "http: rows and decisions want the token of this file");

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::http::problem::Problem;
 
 /// The parameters of a request.
-pub struct Parameters<T>(pub T);
+pub(crate) struct Parameters<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;

@@ -5,7 +5,7 @@ use crate::kafka::discovery::Discovery;
 use crate::kafka::reader::TopicPartition;
 
 /// An offset that the log no longer has means lost events, never "begin anywhere" (CDC1008).
-pub fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> Result<()> {
+pub(crate) fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> Result<()> {
     let name = format!("{}-{}", at.topic, at.partition);
     if next < low {
         return Err(Error::new(
@@ -27,7 +27,7 @@ pub fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> 
 }
 
 /// Kafka refused an offset: finds out which one of `next`, the partitions with the offsets that come next.
-pub async fn find_out_of_range(
+pub(crate) async fn find_out_of_range(
     discovery: &Discovery,
     next: impl Iterator<Item = (&TopicPartition, i64)>,
 ) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::config::Loaded;
 use crate::error::Result;
 
 /// The properties that every client has: brokers, the operator's file, and never a topic made by accident.
-pub fn base(config: &Loaded) -> ClientConfig {
+pub(crate) fn base(config: &Loaded) -> ClientConfig {
     let mut client = ClientConfig::new();
     client.set("ssl.endpoint.identification.algorithm", "https");
     client.set("socket.timeout.ms", "10000");
@@ -29,13 +29,13 @@ pub fn base(config: &Loaded) -> ClientConfig {
 }
 
 /// A client that only asks. Fails where librdkafka refuses a property, or a file that it names; no broker is asked for that.
-pub fn asking(config: &Loaded) -> Result<BaseConsumer> {
+pub(crate) fn asking(config: &Loaded) -> Result<BaseConsumer> {
     let client: KafkaResult<BaseConsumer> = base(config).create();
     client.map_err(|error| configuration_error(&error))
 }
 
 /// Of a consumer whose polls tell everything, the end of a partition among it.
-pub struct Silent;
+pub(crate) struct Silent;
 
 impl ClientContext for Silent {
     fn error(&self, _: KafkaError, _: &str) {}
@@ -47,7 +47,7 @@ const QUEUE_KILOBYTES: &str = "queued.max.messages.kbytes";
 const PARTITION_FETCH_BYTES: &str = "max.partition.fetch.bytes";
 
 /// The same consumer for `partitions` that have a queue each: librdkafka bounds every queue by itself, so that each gets its share.
-pub fn with_queues(client: &ClientConfig, partitions: usize) -> ClientConfig {
+pub(crate) fn with_queues(client: &ClientConfig, partitions: usize) -> ClientConfig {
     /// So many may be full of what the whole memory allows one.
     const FULL: u64 = 4;
     if partitions as u64 <= FULL {
@@ -73,7 +73,7 @@ pub fn with_queues(client: &ClientConfig, partitions: usize) -> ClientConfig {
 }
 
 /// A consumer for `group` that fetches at most about `memory_bytes` ahead and hands a single event over at once.
-pub fn consumer(config: &Loaded, group: &str, memory_bytes: u64) -> ClientConfig {
+pub(crate) fn consumer(config: &Loaded, group: &str, memory_bytes: u64) -> ClientConfig {
     // What waits is counted per partition, unpacked and without librdkafka's own bookkeeping (about as much again for small
     // events), a fetch comes on top of it, packed (JSON unpacks to ten times its size).
     let queue_kilobytes = (memory_bytes / 16 / 1024).max(256);
@@ -101,7 +101,7 @@ pub fn consumer(config: &Loaded, group: &str, memory_bytes: u64) -> ClientConfig
 
 /// A client cannot be made: the properties are wrong. librdkafka's text may hold a value, and what it does not know as a name may
 /// be a piece of one.
-pub fn configuration_error(error: &KafkaError) -> Error {
+pub(crate) fn configuration_error(error: &KafkaError) -> Error {
     let what = match error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
             "[kafka] config_file has a property that librdkafka does not know".to_owned()

@@ -17,11 +17,11 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// A consumer with a group. librdkafka closes it only when offsets that were committed are told to Kafka, or half a minute
 /// later: where Kafka is out of reach a thread of its own waits for that.
-pub struct ClosingConsumer<C: ConsumerContext + 'static>(ManuallyDrop<Arc<BaseConsumer<C>>>);
+pub(crate) struct ClosingConsumer<C: ConsumerContext + 'static>(ManuallyDrop<Arc<BaseConsumer<C>>>);
 
 impl<C: ConsumerContext + 'static> ClosingConsumer<C> {
     /// A consumer with these properties; nothing is assigned yet.
-    pub fn start(client: &ClientConfig, context: C) -> Result<Self> {
+    pub(crate) fn start(client: &ClientConfig, context: C) -> Result<Self> {
         let consumer: BaseConsumer<C> = client
             .create_with_context(context)
             .map_err(|error| configuration_error(&error))?;

@@ -18,26 +18,26 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const REPEAT_WARNING: Duration = Duration::from_secs(30);
 
 /// The topics with their numbers of partitions.
-pub type Topics = BTreeMap<String, i32>;
+pub(crate) type Topics = BTreeMap<String, i32>;
 
 /// What is known of the cluster.
 #[derive(Debug, Clone, Default)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     /// The topics; `None` until Kafka has answered once.
-    pub topics: Option<Arc<Topics>>,
+    pub(crate) topics: Option<Arc<Topics>>,
     /// Why Kafka cannot be asked at present.
-    pub error: Option<Error>,
+    pub(crate) error: Option<Error>,
 }
 
 /// Asks Kafka about its topics, and where their partitions begin and end.
-pub struct Discovery {
+pub(crate) struct Discovery {
     client: Arc<BaseConsumer>,
     cluster: watch::Receiver<Cluster>,
 }
 
 impl Discovery {
     /// Starts asking, on a thread of its own, until the last receiver and this are gone.
-    pub fn start(config: &Loaded) -> Result<Discovery> {
+    pub(crate) fn start(config: &Loaded) -> Result<Discovery> {
         let client = Arc::new(client::asking(config)?);
         let (sender, cluster) = watch::channel(Cluster::default());
         let asking = Arc::clone(&client);
@@ -51,12 +51,12 @@ impl Discovery {
     }
 
     /// What is known of the cluster, and its changes.
-    pub fn cluster(&self) -> watch::Receiver<Cluster> {
+    pub(crate) fn cluster(&self) -> watch::Receiver<Cluster> {
         self.cluster.clone()
     }
 
     /// The first offset and the end of a partition. Waits for Kafka.
-    pub async fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+    pub(crate) async fn bounds(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
         let client = Arc::clone(&self.client);
         let name = topic.to_owned();
         let answer =
@@ -77,7 +77,7 @@ impl Discovery {
 }
 
 /// The topics, asked once.
-pub fn topics(client: &BaseConsumer) -> Result<Topics> {
+pub(crate) fn topics(client: &BaseConsumer) -> Result<Topics> {
     let metadata = client
         .fetch_metadata(None, TIMEOUT)
         .map_err(|error| Error::kafka("which topics there are", &error))?;

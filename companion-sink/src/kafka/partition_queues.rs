@@ -26,7 +26,7 @@ const FEW: usize = 4;
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// The queues of the assigned partitions. Dropping them ends the thread.
-pub struct PartitionQueues {
+pub(crate) struct PartitionQueues {
     shared: Arc<Shared>,
     consumer: ClosingConsumer<Context>,
     ends: Arc<Ends>,
@@ -37,7 +37,7 @@ pub struct PartitionQueues {
 
 /// What a queue had.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Polled {
+pub(crate) enum Polled {
     /// So many records.
     Records(usize),
     /// The offset is no longer, or not yet, in the log.
@@ -89,7 +89,7 @@ struct Chunk {
 
 impl PartitionQueues {
     /// A consumer for about so many `partitions`, none of which is assigned yet, read for the sink `name`.
-    pub fn start(client: &ClientConfig, name: &str, partitions: usize) -> Result<Self> {
+    pub(crate) fn start(client: &ClientConfig, name: &str, partitions: usize) -> Result<Self> {
         let ends = Arc::new(Ends::default());
         let client = with_queues(client, partitions);
         let consumer = ClosingConsumer::start(&client, Context(Arc::clone(&ends)))?;
@@ -111,12 +111,12 @@ impl PartitionQueues {
     }
 
     /// Whether the memory was shared for fewer than so many `partitions`: those that come later may take twice of it.
-    pub fn are_too_small_for(&self, partitions: usize) -> bool {
+    pub(crate) fn are_too_small_for(&self, partitions: usize) -> bool {
         partitions > 2 * self.planned.max(FEW)
     }
 
     /// Reads one more partition, from `offset` on. Its place is the number of those before.
-    pub fn assign(&mut self, at: TopicPartition, offset: i64) -> Result<()> {
+    pub(crate) fn assign(&mut self, at: TopicPartition, offset: i64) -> Result<()> {
         let failed = |error: KafkaError| Error::kafka("assigning a partition", &error);
         // First the queue, or the first records would go to the common one.
         let queue = self.consumer.split_partition_queue(&at.topic, at.partition);
@@ -140,7 +140,7 @@ impl PartitionQueues {
     }
 
     /// Takes what was read together of the partition at `place`.
-    pub fn poll(&self, place: usize, take: impl FnMut(Record)) -> Polled {
+    pub(crate) fn poll(&self, place: usize, take: impl FnMut(Record)) -> Polled {
         let mut reading = self.shared.lock();
         let partition = &mut reading.partitions[place];
         let Some(chunk) = partition.chunks.pop_front() else {
@@ -158,12 +158,12 @@ impl PartitionQueues {
     }
 
     /// Waits until something was read.
-    pub async fn arrived(&self) {
+    pub(crate) async fn arrived(&self) {
         self.shared.arrived.notified().await;
     }
 
     /// Lets librdkafka tell errors and statistics; to be called every second.
-    pub fn serve(&self) {
+    pub(crate) fn serve(&self) {
         while let Some(told) = self.consumer.poll(Duration::ZERO) {
             if let Err(error) = told {
                 report(&error);
@@ -173,7 +173,7 @@ impl PartitionQueues {
 
     /// Whether everything before `offset` of the partition at `place` was polled, as of the last second: behind the last
     /// record there may be markers of Kafka's transactions, and records that were aborted or compacted away.
-    pub fn is_read_to(&self, place: usize, offset: i64) -> bool {
+    pub(crate) fn is_read_to(&self, place: usize, offset: i64) -> bool {
         let at = Arc::clone(&self.shared.lock().partitions[place].queue);
         // In this order: what librdkafka has handed over before is in the thread's hands, in a chunk, or was polled.
         if !self.ends.is_handed_over(&at.at, offset) {
@@ -185,12 +185,12 @@ impl PartitionQueues {
     }
 
     /// The offset before which nothing is left of a partition, as of the last second, when `next_offset` comes next.
-    pub fn nothing_before(&self, at: &TopicPartition, next_offset: i64) -> i64 {
+    pub(crate) fn nothing_before(&self, at: &TopicPartition, next_offset: i64) -> i64 {
         self.ends.nothing_before(at, next_offset)
     }
 
     /// Copies applied offsets into the consumer group, for lag tools.
-    pub fn commit(&self, offsets: &[(TopicPartition, i64)]) {
+    pub(crate) fn commit(&self, offsets: &[(TopicPartition, i64)]) {
         let mut list = TopicPartitionList::new();
         let added = offsets.iter().try_for_each(|(at, offset)| {
             list.add_partition_offset(&at.topic, at.partition, Offset::Offset(*offset))

@@ -34,20 +34,20 @@ const RETRY: Duration = Duration::from_secs(1);
 const REPEAT_WARNING: Duration = Duration::from_secs(30);
 
 /// The newest position; none until one was read.
-pub type Newest = watch::Receiver<Option<Arc<Position>>>;
+pub(crate) type Newest = watch::Receiver<Option<Arc<Position>>>;
 
 /// Seconds since the sender wrote a position.
-pub fn age_seconds(position: &Position) -> f64 {
+pub(crate) fn age_seconds(position: &Position) -> f64 {
     now_us().saturating_sub(position.sent_ts_us).max(0) as f64 / 1e6
 }
 
 /// The topic that has them.
-pub fn topic(config: &Loaded) -> String {
+pub(crate) fn topic(config: &Loaded) -> String {
     format!("{}.cdc_positions", config.kafka.source)
 }
 
 /// Follows the positions of the source, on a thread of its own, until the last receiver is gone.
-pub fn follow(config: &Loaded) -> Result<Newest> {
+pub(crate) fn follow(config: &Loaded) -> Result<Newest> {
     let group = format!("{}.positions", config.name);
     let mut client = client::consumer(config, &group, MEMORY_BYTES);
     client.set("statistics.interval.ms", "0");

@@ -22,16 +22,16 @@ use crate::kafka::record::Record;
 
 /// A partition of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicPartition {
+pub(crate) struct TopicPartition {
     /// The topic's name.
-    pub topic: Arc<str>,
+    pub(crate) topic: Arc<str>,
     /// The partition's number.
-    pub partition: i32,
+    pub(crate) partition: i32,
 }
 
 impl TopicPartition {
     /// The partition of a record.
-    pub fn of(record: &Record) -> Self {
+    pub(crate) fn of(record: &Record) -> Self {
         TopicPartition {
             topic: Arc::clone(&record.topic),
             partition: record.partition,
@@ -40,7 +40,7 @@ impl TopicPartition {
 }
 
 /// What the reading thread reports.
-pub enum Fetched {
+pub(crate) enum Fetched {
     /// Records, those of a partition in their order.
     Records(Vec<Record>),
     /// An offset is no longer, or not yet, in the log of its partition.
@@ -63,7 +63,7 @@ const CHUNKS_WAITING: usize = 8;
 const POLL: Duration = Duration::from_millis(20);
 
 /// The running reader. Dropping it ends the thread.
-pub struct Reader {
+pub(crate) struct Reader {
     commands: commands::Sender<Command>,
     fetched: mpsc::Receiver<Fetched>,
     ends: Arc<Ends>,
@@ -72,7 +72,7 @@ pub struct Reader {
 
 impl Reader {
     /// Starts a reader for the sink `name`; nothing is assigned yet.
-    pub fn start(client: &ClientConfig, name: &str) -> Result<Reader> {
+    pub(crate) fn start(client: &ClientConfig, name: &str) -> Result<Reader> {
         let ends = Arc::new(Ends::default());
         let consumer = ClosingConsumer::start(client, Context(Arc::clone(&ends)))?;
         let (commands, receiver) = commands::channel();
@@ -101,38 +101,38 @@ impl Reader {
     }
 
     /// Reads a partition from `offset` on. Its records carry `epoch`.
-    pub fn assign(&self, at: TopicPartition, offset: i64, epoch: u32) {
+    pub(crate) fn assign(&self, at: TopicPartition, offset: i64, epoch: u32) {
         self.send(Command::Assign { at, offset, epoch });
     }
 
     /// Stops reading a partition. What was read already may still arrive.
-    pub fn unassign(&self, at: TopicPartition) {
+    pub(crate) fn unassign(&self, at: TopicPartition) {
         self.send(Command::Unassign(at));
     }
 
     /// Copies applied offsets into the consumer group, for lag tools.
-    pub fn commit(&self, offsets: Vec<(TopicPartition, i64)>) {
+    pub(crate) fn commit(&self, offsets: Vec<(TopicPartition, i64)>) {
         self.send(Command::Commit(offsets));
     }
 
     /// The next hand-over; `None` when the thread is gone.
-    pub async fn next(&mut self) -> Option<Fetched> {
+    pub(crate) async fn next(&mut self) -> Option<Fetched> {
         self.fetched.recv().await
     }
 
     /// The next hand-over if there is one already.
-    pub fn next_now(&mut self) -> Option<Fetched> {
+    pub(crate) fn next_now(&mut self) -> Option<Fetched> {
         self.fetched.try_recv().ok()
     }
 
     /// The offset before which nothing is left of a partition, as of the last second, when `next_offset` comes next.
-    pub fn nothing_before(&self, at: &TopicPartition, next_offset: i64) -> i64 {
+    pub(crate) fn nothing_before(&self, at: &TopicPartition, next_offset: i64) -> i64 {
         self.ends.nothing_before(at, next_offset)
     }
 
     /// Whether nothing before `end` is left of a partition, as of the last second, when `next_offset` comes next: behind the
     /// last record there may be markers of Kafka's transactions, and records that were aborted or compacted away.
-    pub fn is_read_to(&self, at: &TopicPartition, end: i64, next_offset: i64) -> bool {
+    pub(crate) fn is_read_to(&self, at: &TopicPartition, end: i64, next_offset: i64) -> bool {
         self.ends.is_handed_over(at, end) && self.ends.is_applied(at, next_offset)
     }
 
@@ -245,7 +245,7 @@ impl Loop {
 }
 
 /// Whether an offset is no longer, or not yet, in the log.
-pub fn is_out_of_range(error: &KafkaError) -> bool {
+pub(crate) fn is_out_of_range(error: &KafkaError) -> bool {
     matches!(
         error,
         KafkaError::MessageConsumption(
@@ -255,7 +255,7 @@ pub fn is_out_of_range(error: &KafkaError) -> bool {
 }
 
 /// Tells an error of a client: connection troubles are told by discovery, once; the rest is worth a line.
-pub fn report(error: &KafkaError) {
+pub(crate) fn report(error: &KafkaError) {
     match error {
         KafkaError::MessageConsumption(
             RDKafkaErrorCode::BrokerTransportFailure
@@ -267,7 +267,7 @@ pub fn report(error: &KafkaError) {
 }
 
 /// Takes librdkafka's statistics.
-pub struct Context(pub Arc<Ends>);
+pub(crate) struct Context(pub(crate) Arc<Ends>);
 
 impl ClientContext for Context {
     // Comes out of a poll as well, and is reported there.
@@ -296,7 +296,7 @@ impl ConsumerContext for Context {
 
 /// Where the partitions end, from librdkafka's statistics of each second.
 #[derive(Default)]
-pub struct Ends(Mutex<HashMap<String, HashMap<i32, PartitionStatistics>>>);
+pub(crate) struct Ends(Mutex<HashMap<String, HashMap<i32, PartitionStatistics>>>);
 
 impl Ends {
     fn replace(&self, statistics: Statistics) {
@@ -312,7 +312,7 @@ impl Ends {
     }
 
     /// Whether everything before `offset` was handed over, as of the last second.
-    pub fn is_handed_over(&self, at: &TopicPartition, offset: i64) -> bool {
+    pub(crate) fn is_handed_over(&self, at: &TopicPartition, offset: i64) -> bool {
         let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ends.get(&*at.topic)
             .and_then(|topic| topic.get(&at.partition))
@@ -329,7 +329,7 @@ impl Ends {
 
     /// The offset before which nothing is left, as of the last second, when `next_offset` comes next: where everything that was
     /// fetched was handed over and is applied, what lies behind the last event are markers of Kafka's transactions.
-    pub fn nothing_before(&self, at: &TopicPartition, next_offset: i64) -> i64 {
+    pub(crate) fn nothing_before(&self, at: &TopicPartition, next_offset: i64) -> i64 {
         let ends = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let end = ends
             .get(&*at.topic)

@@ -10,17 +10,17 @@ use rdkafka::message::{BorrowedMessage, Message};
 
 /// A record of a topic.
 #[derive(Debug, Clone)]
-pub struct Record {
+pub(crate) struct Record {
     /// The topic's name.
-    pub topic: Arc<str>,
+    pub(crate) topic: Arc<str>,
     /// The partition of the topic.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// The offset in the partition.
-    pub offset: i64,
+    pub(crate) offset: i64,
     /// Which assignment of the partition brought it: what an earlier one still delivers is stale.
-    pub epoch: u32,
+    pub(crate) epoch: u32,
     /// Its version was seen to be none: the sender has said for long enough that it has not come so far.
-    pub is_disbelieved: bool,
+    pub(crate) is_disbelieved: bool,
     block: Arc<Block>,
     parts: Parts,
 }
@@ -57,7 +57,7 @@ struct HeaderSpan {
 
 /// Gathers records into one allocation, which lives as long as one of them: for those that are also dropped together.
 #[derive(Debug, Default)]
-pub struct Gathering {
+pub(crate) struct Gathering {
     block: Block,
     records: Vec<(Arc<str>, i32, i64, Parts)>,
     bytes: usize,
@@ -65,7 +65,7 @@ pub struct Gathering {
 
 impl Gathering {
     /// Copies a message of `topic`.
-    pub fn add(&mut self, message: &BorrowedMessage<'_>, topic: Arc<str>) {
+    pub(crate) fn add(&mut self, message: &BorrowedMessage<'_>, topic: Arc<str>) {
         let (key, value) = (message.key(), message.payload());
         let parts = self.block.put(key, value, MessageHeaders::of(message));
         self.push(topic, message.partition(), message.offset(), parts);
@@ -77,12 +77,12 @@ impl Gathering {
     }
 
     /// Memory that the records take, in bytes.
-    pub fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         self.bytes
     }
 
     /// The records in their order.
-    pub fn finish(mut self) -> Vec<Record> {
+    pub(crate) fn finish(mut self) -> Vec<Record> {
         self.block.bytes.shrink_to_fit();
         self.block.headers.shrink_to_fit();
         let block = Arc::new(self.block);
@@ -205,7 +205,7 @@ impl<'m> Iterator for MessageHeaders<'m> {
 
 impl Record {
     /// Copies the parts of a record.
-    pub fn new<'h>(
+    pub(crate) fn new<'h>(
         topic: Arc<str>,
         partition: i32,
         offset: i64,
@@ -241,7 +241,7 @@ impl Record {
     }
 
     /// Copies a message of `topic`.
-    pub fn of(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Self {
+    pub(crate) fn of(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Self {
         Record::of_parts(
             topic,
             message.partition(),
@@ -253,7 +253,7 @@ impl Record {
     }
 
     /// The same with another value.
-    pub fn with_value(&self, value: &[u8]) -> Self {
+    pub(crate) fn with_value(&self, value: &[u8]) -> Self {
         Record {
             epoch: self.epoch,
             ..Record::new(
@@ -268,17 +268,17 @@ impl Record {
     }
 
     /// The record's key.
-    pub fn key(&self) -> Option<&[u8]> {
+    pub(crate) fn key(&self) -> Option<&[u8]> {
         self.parts.key.as_ref().map(|range| self.slice(range))
     }
 
     /// The record's value; `None` is a tombstone.
-    pub fn value(&self) -> Option<&[u8]> {
+    pub(crate) fn value(&self) -> Option<&[u8]> {
         self.parts.value.as_ref().map(|range| self.slice(range))
     }
 
     /// All headers in their order.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> + Clone {
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> + Clone {
         self.spans().iter().map(|header| {
             // What is not UTF-8 was replaced when it came in, so this never falls back.
             let name = std::str::from_utf8(self.slice(&header.name)).unwrap_or_default();
@@ -287,18 +287,18 @@ impl Record {
     }
 
     /// The value of the first header `name` if it is UTF-8 text.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let mut headers = self.spans().iter();
         self.text(headers.find(|header| self.slice(&header.name) == name.as_bytes()))
     }
 
     /// The header `cdc.op`: what happened.
-    pub fn op(&self) -> Option<&str> {
+    pub(crate) fn op(&self) -> Option<&str> {
         self.text(self.block.headers.get(self.parts.op? as usize))
     }
 
     /// The header `cdc.version`: the event's place in the order of all.
-    pub fn version(&self) -> Option<&str> {
+    pub(crate) fn version(&self) -> Option<&str> {
         self.text(self.block.headers.get(self.parts.version? as usize))
     }
 
@@ -308,7 +308,7 @@ impl Record {
     }
 
     /// The values of the first headers with these names, as [`Record::header`] gives them, in one pass.
-    pub fn headers_of<const N: usize>(&self, names: &[&str; N]) -> [Option<&str>; N] {
+    pub(crate) fn headers_of<const N: usize>(&self, names: &[&str; N]) -> [Option<&str>; N] {
         let mut values = [None; N];
         let mut found = [false; N];
         for header in self.spans() {
@@ -325,17 +325,17 @@ impl Record {
     }
 
     /// Whether the name of a header is not UTF-8.
-    pub fn has_strange_header(&self) -> bool {
+    pub(crate) fn has_strange_header(&self) -> bool {
         self.parts.has_strange_header
     }
 
     /// Memory that the record takes, in bytes.
-    pub fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         self.parts.size_bytes()
     }
 
     /// The event id: the header `cdc.id`, or the place in Kafka where a malformed record lacks it.
-    pub fn event_id(&self) -> String {
+    pub(crate) fn event_id(&self) -> String {
         match self.header("cdc.id") {
             Some(id) => id.to_owned(),
             None => format!("{}-{}-{}", self.topic, self.partition, self.offset),

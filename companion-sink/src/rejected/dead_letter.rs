@@ -25,7 +25,7 @@ use crate::rejected::origin;
 use crate::timestamp;
 
 /// The dead letters of all sinks.
-pub struct DeadLetters {
+pub(crate) struct DeadLetters {
     client: ClientConfig,
     retention: Duration,
     cluster: watch::Receiver<Cluster>,
@@ -37,7 +37,7 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     /// Nothing is connected until the first dead letter.
-    pub fn new(config: &Loaded, cluster: watch::Receiver<Cluster>) -> Self {
+    pub(crate) fn new(config: &Loaded, cluster: watch::Receiver<Cluster>) -> Self {
         let mut client = client::base(config);
         client
             .set("enable.idempotence", "true")
@@ -73,7 +73,7 @@ impl DeadLetters {
 
     /// Sends `letters` of `sink` and waits until Kafka has them all. One that is too large for its topic goes without its value,
     /// which the sink's state has.
-    pub async fn send(&self, sink: &str, letters: &[(&Record, &Failure)]) -> Result<()> {
+    pub(crate) async fn send(&self, sink: &str, letters: &[(&Record, &Failure)]) -> Result<()> {
         let mut deliveries = Vec::with_capacity(letters.len());
         for (record, failure) in letters {
             let topic = format!("{}.dlq", record.topic);

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 /// In which step the event failed, as Kafka Connect names the steps.
 #[derive(Debug, Clone, Copy)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// It could not be decoded or converted.
     ValueConverter,
     /// A rule rejects it.
@@ -16,26 +16,26 @@ pub enum Stage {
 }
 
 /// The reason of [`Failure::unique`].
-pub const UNIQUE: &str = "unique";
+pub(crate) const UNIQUE: &str = "unique";
 
 /// Why an event is put aside.
 #[derive(Debug, Clone)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// CDC1004 to CDC1007, CDC1011 to CDC1014, CDC1018.
-    pub code: Code,
+    pub(crate) code: Code,
     /// The reason in one word, or the rule's name.
-    pub reason: Cow<'static, str>,
+    pub(crate) reason: Cow<'static, str>,
     /// The step that failed.
-    pub stage: Stage,
+    pub(crate) stage: Stage,
     /// What happened, without any value of the row.
-    pub message: String,
+    pub(crate) message: String,
     /// The server's SQLSTATE, where it did not say which column it is about.
-    pub state: Option<Box<str>>,
+    pub(crate) state: Option<Box<str>>,
 }
 
 impl Failure {
     /// The event cannot be decoded.
-    pub fn undecodable(message: String) -> Self {
+    pub(crate) fn undecodable(message: String) -> Self {
         Failure {
             code: Code::Undecodable,
             reason: "undecodable".into(),
@@ -46,7 +46,7 @@ impl Failure {
     }
 
     /// A value cannot be turned into the column's type.
-    pub fn conversion(message: String) -> Self {
+    pub(crate) fn conversion(message: String) -> Self {
         Failure {
             code: Code::ValueRefused,
             reason: "conversion".into(),
@@ -57,7 +57,7 @@ impl Failure {
     }
 
     /// The rule `name` rejects the event.
-    pub fn rejected(name: &str) -> Self {
+    pub(crate) fn rejected(name: &str) -> Self {
         Failure {
             code: Code::Rejected,
             reason: Cow::Owned(name.to_owned()),
@@ -68,7 +68,7 @@ impl Failure {
     }
 
     /// Another row of the target has a value that only one may have.
-    pub fn unique(message: String) -> Self {
+    pub(crate) fn unique(message: String) -> Self {
         Failure {
             reason: UNIQUE.into(),
             ..Failure::refused(message)
@@ -76,12 +76,12 @@ impl Failure {
     }
 
     /// Whether another row may give up what keeps the event back. A rule may have the name of the reason.
-    pub fn is_unique(&self) -> bool {
+    pub(crate) fn is_unique(&self) -> bool {
         self.code == Code::ValueRefused && self.reason == UNIQUE
     }
 
     /// The event is of a table that its topic does not belong to.
-    pub fn foreign(message: String) -> Self {
+    pub(crate) fn foreign(message: String) -> Self {
         Failure {
             code: Code::Foreign,
             reason: "foreign".into(),
@@ -92,7 +92,7 @@ impl Failure {
     }
 
     /// The event is for a table that the sink may not write.
-    pub fn not_allowed(message: String) -> Self {
+    pub(crate) fn not_allowed(message: String) -> Self {
         Failure {
             code: Code::NotAllowed,
             reason: "not_allowed".into(),
@@ -103,7 +103,7 @@ impl Failure {
     }
 
     /// The event claims a place which its source has not come to.
-    pub fn unbelievable() -> Self {
+    pub(crate) fn unbelievable() -> Self {
         Failure {
             code: Code::Unbelievable,
             reason: "unbelievable".into(),
@@ -115,7 +115,7 @@ impl Failure {
 
     /// Whether the event cannot come from the table that it stands with. Nothing waits for such a one, and it halts nobody: else
     /// whoever may write somewhere could stop what others write.
-    pub fn is_forged(&self) -> bool {
+    pub(crate) fn is_forged(&self) -> bool {
         matches!(
             self.code,
             Code::Foreign | Code::NotAllowed | Code::Unbelievable
@@ -123,7 +123,7 @@ impl Failure {
     }
 
     /// The target refused the event.
-    pub fn refused(message: String) -> Self {
+    pub(crate) fn refused(message: String) -> Self {
         Failure {
             code: Code::ValueRefused,
             reason: "refused".into(),
@@ -136,7 +136,7 @@ impl Failure {
 
 impl Failure {
     /// The target's table is not as the event needs it (CDC1004, CDC1011).
-    pub fn lack(code: Code, message: String) -> Self {
+    pub(crate) fn lack(code: Code, message: String) -> Self {
         Failure {
             code,
             reason: "table".into(),
@@ -145,12 +145,12 @@ impl Failure {
     }
 
     /// Whether the target's table keeps it back.
-    pub fn is_lack(&self) -> bool {
+    pub(crate) fn is_lack(&self) -> bool {
         matches!(self.code, Code::TargetRefuses | Code::SchemaChange)
     }
 
     /// The target takes nothing of the event's table.
-    pub fn collection_refused(message: String) -> Self {
+    pub(crate) fn collection_refused(message: String) -> Self {
         Failure {
             code: Code::CollectionRefused,
             reason: "collection".into(),
@@ -167,7 +167,7 @@ impl From<Malformed> for Failure {
 
 /// Why an event is not applied.
 #[derive(Debug)]
-pub enum NotApplied {
+pub(crate) enum NotApplied {
     /// It is refused: it goes aside, and the others go on.
     Refused(Failure),
     /// Something failed that the event is not to blame for.

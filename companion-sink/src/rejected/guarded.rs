@@ -9,7 +9,7 @@ use crate::error::{Code, Error};
 use crate::rejected::failure::Failure;
 
 /// Does what an event asks for. If the program panics over it, the event is malformed to us. Where it was is in the log.
-pub async fn guarded<T, E: From<Failure>>(
+pub(crate) async fn guarded<T, E: From<Failure>>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
     // What is half done belongs to the event alone, or to a transaction that is undone.
@@ -22,7 +22,9 @@ pub async fn guarded<T, E: From<Failure>>(
 }
 
 /// As [`guarded`], for a sink as a whole.
-pub async fn guarded_sink<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) async fn guarded_sink<T>(
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     let done = AssertUnwindSafe(work).catch_unwind().await;
     done.unwrap_or_else(|_| {
         Err(Error::new(

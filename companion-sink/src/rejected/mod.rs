@@ -2,9 +2,9 @@
 
 pub(crate) mod failure;
 
-pub mod dead_letter;
-pub mod guarded;
-pub mod origin;
-pub mod page;
-pub mod parked_event;
-pub mod refusal_limit;
+pub(crate) mod dead_letter;
+pub(crate) mod guarded;
+pub(crate) mod origin;
+pub(crate) mod page;
+pub(crate) mod parked_event;
+pub(crate) mod refusal_limit;

@@ -6,12 +6,12 @@ use crate::event::TableName;
 use crate::rejected::failure::Failure;
 
 /// The header `cdc.table` that the sender gives the events of a table.
-pub fn header_of(source: &TableName<'_>) -> String {
+pub(crate) fn header_of(source: &TableName<'_>) -> String {
     topic_name::join(&[&source.db, &source.schema, &source.table])
 }
 
 /// Refuses an event whose header names another table than its body (CDC1012).
-pub fn check(header: &str, source: &TableName<'_>) -> Result<(), Failure> {
+pub(crate) fn check(header: &str, source: &TableName<'_>) -> Result<(), Failure> {
     match header_of(source) == header {
         true => Ok(()),
         false => Err(Failure::foreign(
@@ -21,7 +21,7 @@ pub fn check(header: &str, source: &TableName<'_>) -> Result<(), Failure> {
 }
 
 /// An event in a topic that belongs to another table (CDC1012).
-pub fn foreign(topic: &str, owner: &str, header: &str) -> Failure {
+pub(crate) fn foreign(topic: &str, owner: &str, header: &str) -> Failure {
     Failure::foreign(format!(
         "topic {topic} belongs to table {}, and the event is of table {}",
         shown(owner),
@@ -30,7 +30,7 @@ pub fn foreign(topic: &str, owner: &str, header: &str) -> Failure {
 }
 
 /// An event of a table that comes in another topic (CDC1012).
-pub fn taken(header: &str, owner: &str) -> Failure {
+pub(crate) fn taken(header: &str, owner: &str) -> Failure {
     Failure::foreign(format!(
         "table {} comes in topic {}, which is another one",
         shown(header),
@@ -39,7 +39,7 @@ pub fn taken(header: &str, owner: &str) -> Failure {
 }
 
 /// A name that somebody may have made up, for a message: of bearable length, on one line.
-pub fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     const LONGEST_CHARS: usize = 260;
     let chars = name.chars().take(LONGEST_CHARS);
     chars

@@ -5,32 +5,32 @@ use crate::kafka::record::Record;
 
 /// A part of a list.
 #[derive(Debug)]
-pub struct Page {
+pub(crate) struct Page {
     /// What came last.
-    pub after: Option<Place>,
+    pub(crate) after: Option<Place>,
     /// How many there may be.
-    pub limit: usize,
+    pub(crate) limit: usize,
 }
 
 /// Where an event is in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     sink: String,
     /// In the sink's part.
-    pub at: At,
+    pub(crate) at: At,
 }
 
 /// Where an event is in the part of its sink.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct At {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
+pub(crate) struct At {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
 }
 
 /// What a page has of one sink.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// It came before.
     Nothing,
     /// So many, behind a place if there is one.
@@ -39,7 +39,7 @@ pub enum Part {
 
 impl At {
     /// That of a record.
-    pub fn of(record: &Record) -> At {
+    pub(crate) fn of(record: &Record) -> At {
         At {
             topic: record.topic.to_string(),
             partition: record.partition,
@@ -50,7 +50,7 @@ impl At {
 
 impl Place {
     /// That of a record which `sink` refused.
-    pub fn of(sink: &str, record: &Record) -> Place {
+    pub(crate) fn of(sink: &str, record: &Record) -> Place {
         Place {
             sink: sink.to_owned(),
             at: At::of(record),
@@ -58,7 +58,7 @@ impl Place {
     }
 
     /// As [`Place::text`] wrote it.
-    pub fn parse(text: &str) -> Result<Place> {
+    pub(crate) fn parse(text: &str) -> Result<Place> {
         let wrong = || {
             Error::configuration(
                 "\"after\" is no place in the list",
@@ -80,7 +80,7 @@ impl Place {
     }
 
     /// To be given back.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let At {
             topic,
             partition,
@@ -92,7 +92,7 @@ impl Place {
 
 impl Page {
     /// What it has of `sink`.
-    pub fn part_of(&self, sink: &str) -> Part {
+    pub(crate) fn part_of(&self, sink: &str) -> Part {
         match &self.after {
             Some(after) if *after.sink > *sink => Part::Nothing,
             Some(after) if after.sink == sink => Part::Some(Some(after.at.clone()), self.limit),

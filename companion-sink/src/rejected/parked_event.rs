@@ -6,7 +6,7 @@ use crate::kafka::record::Record;
 
 /// What becomes of an event that was put aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// It is tried again as it is.
     Retry,
     /// It is tried again with this body.
@@ -17,7 +17,7 @@ pub enum Decision {
 
 impl Decision {
     /// Its name, as the state of a sink has it.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Decision::Retry => "retry",
             Decision::Edit(_) => "edit",
@@ -26,7 +26,7 @@ impl Decision {
     }
 
     /// The decision of a name, with the body of an edit.
-    pub fn of(name: &str, edited_body: Option<Vec<u8>>) -> Decision {
+    pub(crate) fn of(name: &str, edited_body: Option<Vec<u8>>) -> Decision {
         match (name, edited_body) {
             ("edit", Some(body)) => Decision::Edit(body),
             ("skip", _) => Decision::Skip,
@@ -37,16 +37,16 @@ impl Decision {
 
 /// Who decided, and why.
 #[derive(Debug, Clone, Copy)]
-pub struct Decider<'d> {
+pub(crate) struct Decider<'d> {
     /// The person.
-    pub by: &'d str,
+    pub(crate) by: &'d str,
     /// What that person said.
-    pub reason: Option<&'d str>,
+    pub(crate) reason: Option<&'d str>,
 }
 
 /// What waits because of a refused event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Holds {
+pub(crate) enum Holds {
     /// The whole sink.
     Sink,
     /// All of its topic: it is about the whole table.
@@ -59,26 +59,26 @@ pub enum Holds {
 
 /// An event that was put aside.
 #[derive(Debug)]
-pub struct Parked {
+pub(crate) struct Parked {
     /// The event. In a list it may lack its value.
-    pub record: Record,
+    pub(crate) record: Record,
     /// Its id.
-    pub event_id: String,
+    pub(crate) event_id: String,
     /// The row that it is about, as JSON; empty for a table without a key.
-    pub key: Vec<u8>,
+    pub(crate) key: Vec<u8>,
     /// Why it was refused; none for one that waits behind another of its key.
-    pub failure: Option<Refused>,
+    pub(crate) failure: Option<Refused>,
     /// What was decided, and not carried out yet.
-    pub decision: Option<Decision>,
+    pub(crate) decision: Option<Decision>,
     /// What waits for it.
-    pub holds: Holds,
+    pub(crate) holds: Holds,
     /// Later events of its key that wait.
-    pub behind: i64,
+    pub(crate) behind: i64,
 }
 
 impl Parked {
     /// What it does to its sink, or what is about to become of it.
-    pub fn state(&self) -> &'static str {
+    pub(crate) fn state(&self) -> &'static str {
         match (&self.decision, self.holds) {
             (Some(Decision::Retry), _) => "retry decided",
             (Some(Decision::Edit(_)), _) => "edit decided",
@@ -91,7 +91,7 @@ impl Parked {
     }
 
     /// The row that it is about, as text.
-    pub fn key_text(&self) -> String {
+    pub(crate) fn key_text(&self) -> String {
         match self.holds {
             Holds::Nothing => text(self.record.key().unwrap_or_default()),
             Holds::Sink | Holds::Topic | Holds::Key => text(&self.key),
@@ -99,7 +99,7 @@ impl Parked {
     }
 
     /// Everything but its content; `sink` refused it.
-    pub fn json(&self, sink: &str) -> Value {
+    pub(crate) fn json(&self, sink: &str) -> Value {
         let failure = self.failure.as_ref();
         json!({
             "event": self.event_id, "sink": sink, "topic": &*self.record.topic, "partition": self.record.partition,
@@ -114,47 +114,47 @@ impl Parked {
 
 /// Why an event was refused.
 #[derive(Debug)]
-pub struct Refused {
+pub(crate) struct Refused {
     /// A code of the catalogue.
-    pub code: String,
+    pub(crate) code: String,
     /// The reason in one word.
-    pub reason: String,
+    pub(crate) reason: String,
     /// What happened, without any value of the row.
-    pub message: String,
+    pub(crate) message: String,
     /// How often it was tried.
-    pub attempts: i32,
+    pub(crate) attempts: i32,
     /// RFC 3339.
-    pub first_failed: String,
+    pub(crate) first_failed: String,
     /// RFC 3339.
-    pub last_failed: String,
+    pub(crate) last_failed: String,
 }
 
 /// An action of the past.
 #[derive(Debug)]
-pub struct Action {
+pub(crate) struct Action {
     /// `retry`, `edit` or `skip`.
-    pub action: String,
+    pub(crate) action: String,
     /// Who decided.
-    pub by: String,
+    pub(crate) by: String,
     /// RFC 3339.
-    pub at: String,
+    pub(crate) at: String,
     /// Why.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 /// An event with all that is known of it.
-pub struct Whole {
+pub(crate) struct Whole {
     /// The event, without its value.
-    pub event: Parked,
+    pub(crate) event: Parked,
     /// Its value.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     /// What was decided about it, the oldest first.
-    pub actions: Vec<Action>,
+    pub(crate) actions: Vec<Action>,
 }
 
 impl Whole {
     /// The body that an edit which is not carried out yet has given it.
-    pub fn edited_body(&self) -> Option<String> {
+    pub(crate) fn edited_body(&self) -> Option<String> {
         match &self.event.decision {
             Some(Decision::Edit(body)) => Some(text(body)),
             _ => None,
@@ -162,13 +162,13 @@ impl Whole {
     }
 
     /// The headers as text.
-    pub fn headers(&self) -> impl Iterator<Item = (&str, String)> {
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, String)> {
         let headers = self.event.record.headers();
         headers.map(|(name, value)| (name, text(value.unwrap_or_default())))
     }
 
     /// All of it; `sink` refused it.
-    pub fn json(&self, sink: &str) -> Value {
+    pub(crate) fn json(&self, sink: &str) -> Value {
         let mut object = self.event.json(sink);
         object["body"] = text(&self.body).into();
         object["edited_body"] = self.edited_body().into();

@@ -10,14 +10,14 @@ use crate::rejected::failure::Failure;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Counts the refused events of the last minute.
-pub struct RefusalLimit {
+pub(crate) struct RefusalLimit {
     max_per_minute: usize,
     recent: VecDeque<Instant>,
 }
 
 impl RefusalLimit {
     /// Lets `max_per_minute` pass.
-    pub fn new(max_per_minute: u32) -> Self {
+    pub(crate) fn new(max_per_minute: u32) -> Self {
         RefusalLimit {
             max_per_minute: max_per_minute as usize,
             recent: VecDeque::new(),
@@ -25,7 +25,7 @@ impl RefusalLimit {
     }
 
     /// Counts those of a batch; too many halt the sink before the batch is applied.
-    pub fn count<'f>(&mut self, failures: impl Iterator<Item = &'f Failure>) -> Result<()> {
+    pub(crate) fn count<'f>(&mut self, failures: impl Iterator<Item = &'f Failure>) -> Result<()> {
         let refused = failures
             .filter(|failure| matches!(failure.code, Code::ValueRefused | Code::Rejected))
             .count();
@@ -39,7 +39,7 @@ impl RefusalLimit {
     }
 
     /// Whether so many more may be refused now.
-    pub fn check(&self, more: usize) -> Result<()> {
+    pub(crate) fn check(&self, more: usize) -> Result<()> {
         if self.recent.len() + more > self.max_per_minute {
             return Err(Error::new(
                 Code::TargetRefuses,

@@ -7,7 +7,7 @@ use crate::timestamp;
 
 /// Where a replay begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum From {
+pub(crate) enum From {
     /// At the beginning of all topics.
     Beginning,
     /// At the commit of the event at this offset.

@@ -14,7 +14,7 @@ use crate::sink::postgres::schema::definitions::{Followed, SchemaBody};
 use crate::timestamp::rfc3339;
 
 /// Refuses a beginning before a change that the sink has followed already; `live` is how far it is. Says from when on it works.
-pub fn refuse(
+pub(crate) fn refuse(
     scan: &Scan,
     start: &Start,
     live: &[(TopicPartition, i64)],

@@ -27,12 +27,12 @@ const FAILURES_MAX: u32 = 10;
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// The consumer group of a replay: nobody else is in it.
-pub fn group(order: &Order<'_>) -> String {
+pub(crate) fn group(order: &Order<'_>) -> String {
     format!("{}.{}.replay", order.config.name, order.name)
 }
 
 /// What a course needs; `position` is what it takes for the sender's newest one.
-pub fn context(order: &Order<'_>, position: positions::Newest) -> Result<Context> {
+pub(crate) fn context(order: &Order<'_>, position: positions::Newest) -> Result<Context> {
     let discovery = Discovery::start(order.config)?;
     let dead_letters = DeadLetters::new(order.config, discovery.cluster());
     Ok(Context {
@@ -51,7 +51,7 @@ pub fn context(order: &Order<'_>, position: positions::Newest) -> Result<Context
 }
 
 /// The topics that a sink follows, with their numbers of partitions.
-pub async fn topics(context: &Context) -> Result<Topics> {
+pub(crate) async fn topics(context: &Context) -> Result<Topics> {
     let mut cluster = context.shared.discovery.cluster();
     let known = cluster.wait_for(|cluster| cluster.topics.is_some() || cluster.error.is_some());
     let cluster = match tokio::time::timeout(ANSWER_MAX, known).await {
@@ -72,7 +72,7 @@ pub async fn topics(context: &Context) -> Result<Topics> {
 }
 
 /// Waits for a position of the sender that `counts`.
-pub async fn position(
+pub(crate) async fn position(
     newest: &mut positions::Newest,
     counts: impl Fn(&change::position::Position) -> bool,
 ) -> Result<Arc<change::position::Position>> {
@@ -93,7 +93,7 @@ fn silent(what: &str) -> Error {
 }
 
 /// Runs a course until it has reached the context's goal. What passes is tried again. `applied` says how many records are.
-pub async fn drive(
+pub(crate) async fn drive(
     course: &mut impl Course,
     context: &Context,
     progress: &mut Progress,
@@ -135,7 +135,7 @@ pub async fn drive(
 }
 
 /// A watch that holds what the course is to come to.
-pub fn goals() -> (
+pub(crate) fn goals() -> (
     watch::Sender<Option<Arc<change::position::Position>>>,
     positions::Newest,
 ) {

@@ -28,7 +28,7 @@ use crate::sink::mongo_history::snapshot::snapshots::Snapshots;
 use crate::sink::mongo_history::write::offsets::Offsets;
 
 /// Replays the history of `order`; `None` if somebody interrupted it: what was mended by then stays.
-pub async fn replay(
+pub(crate) async fn replay(
     order: &Order<'_>,
     settings: &config::MongoHistory,
     progress: &mut Progress,

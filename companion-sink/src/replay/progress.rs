@@ -11,7 +11,7 @@ const BAR_CHARS: usize = 24;
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tells people how far a replay is.
-pub struct Progress {
+pub(crate) struct Progress {
     look: Look,
     stage: &'static str,
     /// Records to be read in all.
@@ -28,7 +28,7 @@ enum Look {
 
 impl Progress {
     /// Of a replay that has not begun; `json` if somebody asked for that.
-    pub fn new(json: bool) -> Progress {
+    pub(crate) fn new(json: bool) -> Progress {
         let is_for_people = !json && io::stdout().is_terminal() && io::stderr().is_terminal();
         Progress {
             look: match is_for_people {
@@ -43,7 +43,7 @@ impl Progress {
     }
 
     /// Another part of the work begins.
-    pub fn set_stage(&mut self, stage: &'static str) {
+    pub(crate) fn set_stage(&mut self, stage: &'static str) {
         self.clear();
         self.stage = stage;
         self.told = None;
@@ -56,12 +56,12 @@ impl Progress {
     }
 
     /// So many records are to be read in all.
-    pub fn set_total(&mut self, records: u64) {
+    pub(crate) fn set_total(&mut self, records: u64) {
         self.of = records;
     }
 
     /// So many are read.
-    pub fn show(&mut self, done: u64) {
+    pub(crate) fn show(&mut self, done: u64) {
         let now = Instant::now();
         self.rate.note(now, done);
         let is_due = |told: Instant| now - told >= JSON_INTERVAL;
@@ -86,7 +86,7 @@ impl Progress {
     }
 
     /// Nothing more is told in this place.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         if self.look == Look::Bar {
             draw("\r\x1b[K");
         }

@@ -42,7 +42,7 @@ const ATTEMPTS_MAX: u32 = 10;
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(2);
 
 /// Replays the replica of `order`; `None` if somebody interrupted it, and then nothing is changed.
-pub async fn replay(
+pub(crate) async fn replay(
     order: &Order<'_>,
     settings: &config::Postgres,
     progress: &mut Progress,

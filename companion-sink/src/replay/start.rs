@@ -19,14 +19,14 @@ use crate::timestamp::rfc3339;
 const CLOCK_DIFFERENCE_MS: i64 = 60_000;
 
 /// A partition, its first offset and its end.
-pub type Bounds = (TopicPartition, (i64, i64));
+pub(crate) type Bounds = (TopicPartition, (i64, i64));
 
 /// Where a replay begins.
-pub struct Start {
+pub(crate) struct Start {
     /// The offset in each partition, with the highest version before as far as it is known.
-    pub positions: HashMap<TopicPartition, Position>,
+    pub(crate) positions: HashMap<TopicPartition, Position>,
     /// The commit, for people.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// The first commit of a replay.
@@ -36,7 +36,7 @@ struct First {
 }
 
 /// Finds where to begin.
-pub fn find(scan: &Scan, from: &From, partitions: &[Bounds]) -> Result<Start> {
+pub(crate) fn find(scan: &Scan, from: &From, partitions: &[Bounds]) -> Result<Start> {
     let all: Vec<TopicPartition> = partitions.iter().map(|(at, _)| at.clone()).collect();
     let (first, lower) = match from {
         From::Beginning => {
@@ -237,7 +237,7 @@ fn nothing_there(from: &From) -> Error {
 }
 
 /// The thread that searched is gone.
-pub fn ended(error: &tokio::task::JoinError) -> Error {
+pub(crate) fn ended(error: &tokio::task::JoinError) -> Error {
     Error::new(
         Code::Unreachable,
         format!("the search for the beginning ended: {error}"),

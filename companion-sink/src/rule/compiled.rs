@@ -10,15 +10,15 @@ const NAME_LENGTH_MAX: usize = 64;
 
 /// A rule that can be asked.
 #[derive(Clone)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// Name or `*` pattern of topics.
-    pub topic: String,
+    pub(crate) topic: String,
     /// The reason of what it rejects.
-    pub name: String,
+    pub(crate) name: String,
     /// The sinks that it is for; none for all.
     sinks: Vec<String>,
     /// When it rejects an event.
-    pub expression: Expression,
+    pub(crate) expression: Expression,
 }
 
 impl Rule {
@@ -54,13 +54,13 @@ impl Rule {
     }
 
     /// Whether it looks at the events of a sink.
-    pub fn is_for(&self, sink: &str) -> bool {
+    pub(crate) fn is_for(&self, sink: &str) -> bool {
         self.sinks.is_empty() || self.sinks.iter().any(|name| name == sink)
     }
 }
 
 /// Checks all rules: each by itself, and together (sinks that are not there, rules that could not be told apart).
-pub fn compile(config: &Config) -> Result<Vec<Rule>, String> {
+pub(crate) fn compile(config: &Config) -> Result<Vec<Rule>, String> {
     let rules: Vec<Rule> = config
         .rules
         .iter()

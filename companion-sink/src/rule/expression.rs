@@ -22,7 +22,7 @@ static ENVIRONMENT: LazyLock<Result<Arc<Env>, String>> = LazyLock::new(|| match 
 
 /// A condition on an event.
 #[derive(Clone)]
-pub struct Expression {
+pub(crate) struct Expression {
     root: Arc<IdedExpr>,
     env: Arc<Env>,
     needs: Needs,
@@ -30,7 +30,7 @@ pub struct Expression {
 
 /// What an expression says of an event.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     True,
     False,
     /// Something that it looks at is NULL.
@@ -43,7 +43,7 @@ pub enum Answer {
 
 impl Expression {
     /// Reads an expression; what is wrong with it is told in words.
-    pub fn read(source: &str) -> Result<Expression, String> {
+    pub(crate) fn read(source: &str) -> Result<Expression, String> {
         let env = ENVIRONMENT.clone()?;
         let program = env.compile(source).map_err(|errors| {
             let errors = errors.errors.iter();
@@ -75,12 +75,12 @@ impl Expression {
     }
 
     /// The parts of an event that it looks at.
-    pub fn needs(&self) -> &Needs {
+    pub(crate) fn needs(&self) -> &Needs {
         &self.needs
     }
 
     /// What it says of an event.
-    pub fn answer(&self, subject: &Subject<'_>) -> Answer {
+    pub(crate) fn answer(&self, subject: &Subject<'_>) -> Answer {
         let mut context = Context::with_env(Arc::clone(&self.env));
         context.set_variable_resolver(subject);
         match Value::resolve_val(&self.root, &context) {

@@ -1,13 +1,13 @@
 //! Rules: an event of which a `[[rule]]` says that it is to be rejected is treated as one that the target refuses.
 
-pub(crate) mod needs;
+mod needs;
 
-pub mod compiled;
-pub mod expression;
-pub mod moment;
-pub mod operators;
-pub mod subject;
-pub mod value;
+pub(crate) mod compiled;
+mod expression;
+mod moment;
+mod operators;
+mod subject;
+mod value;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::rule::compiled::Rule;
 use crate::rule::expression::Answer;
 use crate::rule::needs::Needs;
 use crate::rule::subject::Subject;
-pub use crate::rule::subject::Types;
+pub(crate) use crate::rule::subject::Types;
 
 /// The rules of one sink, as the configuration has them now.
-pub struct Rules {
+pub(crate) struct Rules {
     sink: String,
     live: Live,
     of_sink: Vec<Rule>,
@@ -40,7 +40,7 @@ struct OfTopic {
 
 impl Rules {
     /// The rules of `sink`.
-    pub fn new(sink: &str, live: Live) -> Self {
+    pub(crate) fn new(sink: &str, live: Live) -> Self {
         let mut rules = Rules {
             sink: sink.to_owned(),
             live,
@@ -54,7 +54,7 @@ impl Rules {
 
     /// Looks at a row event of a table with the columns `types`. What cannot be told, for a value is NULL, a column is
     /// missing or types do not fit, rejects nothing.
-    pub fn check(&mut self, record: &Record, types: &Types<'_>) -> Result<(), Failure> {
+    pub(crate) fn check(&mut self, record: &Record, types: &Types<'_>) -> Result<(), Failure> {
         if self.live.has_changed() {
             self.renew();
         }

@@ -17,12 +17,12 @@ const CYCLE_DAYS: i128 = 146_097;
 /// A date (its midnight) or a timestamp: microseconds since 1970, UTC where no zone is given. The infinities are the
 /// ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(i128);
+pub(crate) struct Moment(i128);
 
 impl Moment {
     /// Reads what events have (`2007-12-31Z`, `-0043-03-15Z`, `+12026-01-01T10:00:00.5Z`, `infinity`) and what people write
     /// (`2007-12-31`, `2007-12-31 10:40`, `2007-12-31T10:40:00+01:00`).
-    pub fn parse(text: &str) -> Option<Moment> {
+    pub(crate) fn parse(text: &str) -> Option<Moment> {
         match text {
             "infinity" => return Some(Moment(i128::MAX)),
             "-infinity" => return Some(Moment(i128::MIN)),

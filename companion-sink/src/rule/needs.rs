@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 
 /// The parts of an event that expressions look at.
 #[derive(Debug, Clone, Default)]
-pub struct Needs {
-    pub before: Members,
-    pub after: Members,
-    pub audit: Members,
+pub(crate) struct Needs {
+    pub(crate) before: Members,
+    pub(crate) after: Members,
+    pub(crate) audit: Members,
 }
 
 /// The members of one of these parts.
 #[derive(Debug, Clone)]
-pub enum Members {
+pub(crate) enum Members {
     /// These.
     Named(BTreeSet<String>),
     /// All of them, for the expression has the part as a whole.
@@ -21,7 +21,7 @@ pub enum Members {
 
 impl Needs {
     /// Adds what another expression needs.
-    pub fn add(&mut self, other: &Needs) {
+    pub(crate) fn add(&mut self, other: &Needs) {
         self.before.add(&other.before);
         self.after.add(&other.after);
         self.audit.add(&other.audit);
@@ -45,12 +45,12 @@ impl Default for Members {
 
 impl Members {
     /// Whether none is needed, and so not the part itself.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Members::Named(names) if names.is_empty())
     }
 
     /// Whether the member `name` is needed.
-    pub fn contains(&self, name: &str) -> bool {
+    pub(crate) fn contains(&self, name: &str) -> bool {
         match self {
             Members::Named(names) => names.contains(name),
             Members::All => true,

@@ -16,10 +16,10 @@ use crate::rule::value::{Boxed, map, value};
 use crate::sink::postgres::write::pg_text::PgType;
 
 /// The types of a table's columns, by their names in events.
-pub type Types<'t> = dyn Fn(&str) -> Cow<'t, PgType> + 't;
+pub(crate) type Types<'t> = dyn Fn(&str) -> Cow<'t, PgType> + 't;
 
 /// The variables of an event: only what some expression looks at is read.
-pub struct Subject<'r> {
+pub(crate) struct Subject<'r> {
     op: CelString<'r>,
     before: Option<Boxed<'r>>,
     after: Option<Boxed<'r>>,
@@ -38,7 +38,11 @@ struct Body<'a> {
 
 impl<'r> Subject<'r> {
     /// Reads what `needs` names of a row event.
-    pub fn read(record: &'r Record, types: &Types<'_>, needs: &Needs) -> Result<Self, Malformed> {
+    pub(crate) fn read(
+        record: &'r Record,
+        types: &Types<'_>,
+        needs: &Needs,
+    ) -> Result<Self, Malformed> {
         let body: Body<'r> = parse_body(record)?;
         Ok(Subject {
             op: CelString::from(record.op().unwrap_or_default()),

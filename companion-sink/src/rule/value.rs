@@ -14,11 +14,11 @@ use crate::rule::moment::Moment;
 use crate::sink::postgres::write::pg_text::PgType;
 
 /// A value of the expression language that may borrow from the event.
-pub type Boxed<'v> = Box<dyn Val + 'v>;
+pub(crate) type Boxed<'v> = Box<dyn Val + 'v>;
 
 /// The value `json` of a column of type `of`: numbers are numbers also where the event has them as text, dates and
 /// timestamps are moments. A text that its type does not explain (a digest in place of a number) stays a text.
-pub fn value<'v>(json: &'v RawValue, of: &PgType) -> Result<Boxed<'v>, Malformed> {
+pub(crate) fn value<'v>(json: &'v RawValue, of: &PgType) -> Result<Boxed<'v>, Malformed> {
     let raw = json.get();
     Ok(match raw.as_bytes().first() {
         Some(b'n') => Box::new(CelNull),
@@ -54,7 +54,7 @@ pub fn value<'v>(json: &'v RawValue, of: &PgType) -> Result<Boxed<'v>, Malformed
 }
 
 /// A map by names.
-pub fn map<'v>(
+pub(crate) fn map<'v>(
     members: impl Iterator<Item = Result<(Cow<'v, str>, Boxed<'v>), Malformed>>,
 ) -> Result<Boxed<'v>, Malformed> {
     let members = members.map(|member| {

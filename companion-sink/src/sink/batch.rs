@@ -5,46 +5,46 @@ use crate::kafka::record::Record;
 use std::borrow::Cow;
 
 /// Length of a batch in bytes at most, but for a single larger event.
-pub const BATCH_BYTES: usize = 2 << 20;
+pub(crate) const BATCH_BYTES: usize = 2 << 20;
 
 /// How far a partition is applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     /// The offset that comes next.
-    pub next_offset: i64,
+    pub(crate) next_offset: i64,
     /// The highest version seen; empty for none. An event at or below is a later copy.
-    pub version: String,
+    pub(crate) version: String,
 }
 
 /// How a batch moves a partition's position. Only who finds `begin` there may write `end`.
 #[derive(Debug, Clone)]
-pub struct Move {
+pub(crate) struct Move {
     /// The partition.
-    pub at: TopicPartition,
+    pub(crate) at: TopicPartition,
     /// The offset that came next before the batch.
-    pub begin: i64,
+    pub(crate) begin: i64,
     /// The offset that comes next after it.
-    pub end: i64,
+    pub(crate) end: i64,
     /// The highest version seen after it.
-    pub version: String,
+    pub(crate) version: String,
 }
 
 /// Events to apply, those of a partition in their order, without later copies and tombstones.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// The events.
-    pub records: Vec<Record>,
+    pub(crate) records: Vec<Record>,
     /// Where they bring the partitions.
-    pub moves: Vec<Move>,
+    pub(crate) moves: Vec<Move>,
 }
 
 /// What became of a batch.
 #[derive(Debug, Default)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// Reasons of the events that went to the dead letters.
-    pub dead_letters: Vec<Cow<'static, str>>,
+    pub(crate) dead_letters: Vec<Cow<'static, str>>,
     /// Keys that are parked now, of all partitions.
-    pub parked_keys: u64,
+    pub(crate) parked_keys: u64,
     /// Changes of rows, of tables without a key, that the target did not have.
-    pub unknown_rows: u64,
+    pub(crate) unknown_rows: u64,
 }

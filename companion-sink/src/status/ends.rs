@@ -21,7 +21,7 @@ const SEEN_MAX: usize = 512;
 
 /// Where partitions begin and end, as of the last time that Kafka was asked, and when each end was seen first.
 #[derive(Default)]
-pub struct Ends {
+pub(crate) struct Ends {
     partitions: HashMap<TopicPartition, Partition>,
 }
 
@@ -35,7 +35,7 @@ struct Partition {
 }
 
 /// The partitions of a topic.
-pub fn partitions_of(topic: &str, partitions: i32) -> impl Iterator<Item = TopicPartition> {
+pub(crate) fn partitions_of(topic: &str, partitions: i32) -> impl Iterator<Item = TopicPartition> {
     let topic: Arc<str> = topic.into();
     (0..partitions).map(move |partition| TopicPartition {
         topic: Arc::clone(&topic),
@@ -45,7 +45,7 @@ pub fn partitions_of(topic: &str, partitions: i32) -> impl Iterator<Item = Topic
 
 impl Ends {
     /// Asks where the partitions of `topics` begin and end; whether Kafka answered.
-    pub fn ask(&mut self, client: &BaseConsumer, topics: &Topics) -> bool {
+    pub(crate) fn ask(&mut self, client: &BaseConsumer, topics: &Topics) -> bool {
         let all = || {
             let topics = topics.iter();
             topics.flat_map(|(topic, partitions)| partitions_of(topic, *partitions))
@@ -82,17 +82,17 @@ impl Ends {
     }
 
     /// Where a partition ends.
-    pub fn end(&self, at: &TopicPartition) -> Option<i64> {
+    pub(crate) fn end(&self, at: &TopicPartition) -> Option<i64> {
         self.partitions.get(at).map(|partition| partition.end)
     }
 
     /// Where a partition begins.
-    pub fn beginning(&self, at: &TopicPartition) -> Option<i64> {
+    pub(crate) fn beginning(&self, at: &TopicPartition) -> Option<i64> {
         self.partitions.get(at).map(|partition| partition.beginning)
     }
 
     /// When something from `offset` on was seen first, microseconds since 1970; `None` where it was there before.
-    pub fn seen_us(&self, at: &TopicPartition, offset: i64) -> Option<i64> {
+    pub(crate) fn seen_us(&self, at: &TopicPartition, offset: i64) -> Option<i64> {
         let partition = self.partitions.get(at)?;
         if offset < partition.first_end {
             return None;
@@ -156,7 +156,7 @@ fn known(list: &TopicPartitionList) -> HashMap<TopicPartition, i64> {
 }
 
 /// The offsets that a consumer group has of some partitions; `None` if that cannot be asked.
-pub fn committed<C: ConsumerContext>(
+pub(crate) fn committed<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     partitions: &[TopicPartition],
 ) -> Option<HashMap<TopicPartition, i64>> {
@@ -171,7 +171,7 @@ pub fn committed<C: ConsumerContext>(
 
 /// When the first event from `offset` on was written, microseconds since 1970; none inside if there is no event. `None` if that
 /// could not be read.
-pub fn first_time_us<C: ConsumerContext>(
+pub(crate) fn first_time_us<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     at: &TopicPartition,
     offset: i64,

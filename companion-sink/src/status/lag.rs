@@ -53,7 +53,7 @@ struct Watched {
 }
 
 /// Watches the sinks `statuses`, on a thread of its own, until `stop`.
-pub fn watch(
+pub(crate) fn watch(
     config: &Arc<Loaded>,
     statuses: &[SinkStatus],
     cluster: watch::Receiver<Cluster>,

@@ -1,9 +1,9 @@
 //! What each sink is doing, for `/v1/status` and `/metrics`.
 
-pub mod ends;
-pub mod lag;
-pub mod prometheus;
-pub mod sender;
+mod ends;
+pub(crate) mod lag;
+pub(crate) mod prometheus;
+pub(crate) mod sender;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -25,7 +25,7 @@ const WORKS_AFTER: Duration = Duration::from_secs(3);
 /// The states of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub(crate) enum State {
     /// Connects and looks for its topics.
     Starting,
     /// Applies events.
@@ -42,7 +42,7 @@ pub enum State {
 
 impl State {
     /// All states.
-    pub const ALL: [State; 6] = [
+    pub(crate) const ALL: [State; 6] = [
         State::Starting,
         State::Running,
         State::Retrying,
@@ -52,7 +52,7 @@ impl State {
     ];
 
     /// The state's name in status and metrics.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             State::Starting => "starting",
             State::Running => "running",
@@ -66,17 +66,17 @@ impl State {
 
 /// The last error of a sink.
 #[derive(Debug, Clone, Serialize)]
-pub struct LastError {
+pub(crate) struct LastError {
     /// The code of the catalogue.
-    pub code: String,
+    pub(crate) code: String,
     /// What happened.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do.
-    pub hint: String,
+    pub(crate) hint: String,
     /// When, RFC 3339.
-    pub at: String,
+    pub(crate) at: String,
     /// Since when it is over, RFC 3339; none while it is not.
-    pub over_since: Option<String>,
+    pub(crate) over_since: Option<String>,
 }
 
 impl LastError {
@@ -93,7 +93,7 @@ impl LastError {
 
 /// How far a sink is behind what Kafka holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Lag {
+pub(crate) enum Lag {
     /// That cannot be known at present, or another instance says it.
     Unknown,
     /// Everything is applied.
@@ -116,51 +116,51 @@ struct Progress {
 
 /// Figures of one sink since the start of the process.
 #[derive(Debug, Clone, Serialize)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// What the sink does at present.
-    pub state: State,
+    pub(crate) state: State,
     /// Partitions that this instance has; none where instances do not share them.
-    pub partitions: Option<usize>,
+    pub(crate) partitions: Option<usize>,
     /// Events in Kafka that are not applied, in whatever state; none where that is not known.
-    pub lag_events: Option<u64>,
+    pub(crate) lag_events: Option<u64>,
     /// Seconds since the first of them came to Kafka, 0 where there is none; none where that is not known.
-    pub lag_seconds: Option<f64>,
+    pub(crate) lag_seconds: Option<f64>,
     /// Seconds since the sink applied something, while something waits.
-    pub unmoved_seconds: Option<f64>,
+    pub(crate) unmoved_seconds: Option<f64>,
     /// Since when it is tried again without success, RFC 3339; none where it is not.
-    pub retrying_since: Option<String>,
+    pub(crate) retrying_since: Option<String>,
     /// It has been halted, tried again, or applied nothing though something waits, or a topic has been stopped, for longer than
     /// `stuck_after`.
-    pub stuck: bool,
+    pub(crate) stuck: bool,
     /// Which of these.
-    pub stuck_because: Option<String>,
+    pub(crate) stuck_because: Option<String>,
     /// Applied events by operation.
-    pub applied: BTreeMap<&'static str, u64>,
+    pub(crate) applied: BTreeMap<&'static str, u64>,
     /// Later copies that were recognised and dropped.
-    pub duplicates: u64,
+    pub(crate) duplicates: u64,
     /// The same over the last seconds.
     #[serde(skip)]
-    pub rate: Rate,
+    pub(crate) rate: Rate,
     /// Applied batches.
-    pub batches: u64,
+    pub(crate) batches: u64,
     /// Attempts after a failure.
-    pub retries: u64,
+    pub(crate) retries: u64,
     /// Events put aside, by reason.
-    pub dead_letters: BTreeMap<Cow<'static, str>, u64>,
+    pub(crate) dead_letters: BTreeMap<Cow<'static, str>, u64>,
     /// Keys whose events are parked behind a refused one.
-    pub parked_keys: u64,
+    pub(crate) parked_keys: u64,
     /// Changes of rows, of tables without a key, that the target did not have.
-    pub unknown_rows: u64,
+    pub(crate) unknown_rows: u64,
     /// Topics that wait at an event about their table which the target cannot follow, with the reason; the others go on.
-    pub stopped_topics: BTreeMap<String, LastError>,
+    pub(crate) stopped_topics: BTreeMap<String, LastError>,
     /// The last error, also when it is over.
-    pub last_error: Option<LastError>,
+    pub(crate) last_error: Option<LastError>,
     /// Seconds that applying a batch took.
     #[serde(skip)]
-    pub apply_seconds: Histogram,
+    pub(crate) apply_seconds: Histogram,
     /// Seconds from commit to applied, of the last event of each batch.
     #[serde(skip)]
-    pub latency_seconds: Histogram,
+    pub(crate) latency_seconds: Histogram,
     /// When something was applied last, or nothing waited.
     #[serde(skip)]
     moved_at: Instant,
@@ -180,7 +180,7 @@ pub struct Figures {
 
 impl Figures {
     /// Counts the events of an applied batch, and what became of them.
-    pub fn count(&mut self, records: &[Record], applied: &Applied) {
+    pub(crate) fn count(&mut self, records: &[Record], applied: &Applied) {
         self.count_events(records);
         for reason in &applied.dead_letters {
             *self.dead_letters.entry(reason.clone()).or_default() += 1;
@@ -192,7 +192,7 @@ impl Figures {
     }
 
     /// Counts applied events.
-    pub fn count_events(&mut self, records: &[Record]) {
+    pub(crate) fn count_events(&mut self, records: &[Record]) {
         for alike in records.chunk_by(|a, b| a.op() == b.op()) {
             let op = op_label(alike[0].op());
             *self.applied.entry(op).or_default() += alike.len() as u64;
@@ -226,7 +226,7 @@ impl Figures {
     }
 
     /// Why the sink is not ready, for `/readyz`; none if it is.
-    pub fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<String> {
         let error = self.last_error.as_ref().map(|error| error.code.as_str());
         let code = error.unwrap_or(self.state.name());
         let trouble = match self.state {
@@ -287,20 +287,20 @@ impl Figures {
     }
 
     /// Counts one applied event.
-    pub fn count_event(&mut self, record: &Record) {
+    pub(crate) fn count_event(&mut self, record: &Record) {
         let op = op_label(record.op());
         *self.applied.entry(op).or_default() += 1;
     }
 
     /// All applied events.
-    pub fn applied_total(&self) -> u64 {
+    pub(crate) fn applied_total(&self) -> u64 {
         self.applied.values().sum()
     }
 }
 
 /// Events per second, over the last ten seconds.
 #[derive(Debug, Clone, Default)]
-pub struct Rate {
+pub(crate) struct Rate {
     /// When, and how many events there had been.
     samples: VecDeque<(Instant, u64)>,
 }
@@ -309,7 +309,7 @@ impl Rate {
     const WINDOW: Duration = Duration::from_secs(10);
 
     /// Notes how many events there have been until `now`.
-    pub fn note(&mut self, now: Instant, total: u64) {
+    pub(crate) fn note(&mut self, now: Instant, total: u64) {
         self.samples.push_back((now, total));
         // One that is older says where the window begins.
         while let Some((at, _)) = self.samples.get(1)
@@ -320,7 +320,7 @@ impl Rate {
     }
 
     /// Events per second in the window that ends `now`.
-    pub fn per_second(&self, now: Instant) -> f64 {
+    pub(crate) fn per_second(&self, now: Instant) -> f64 {
         let is_old = |at: Instant| now.saturating_duration_since(at) > Self::WINDOW;
         let mut before = self.samples.iter().rev().skip_while(|(at, _)| !is_old(*at));
         let (first, last) = (self.samples.front(), self.samples.back());
@@ -336,22 +336,22 @@ impl Rate {
 
 /// Counts of observations below each bound.
 #[derive(Debug, Clone, Default)]
-pub struct Histogram {
+pub(crate) struct Histogram {
     counts: [u64; Histogram::BOUNDS.len()],
     /// Number of observations.
-    pub count: u64,
+    pub(crate) count: u64,
     /// Sum of the observations.
-    pub sum: f64,
+    pub(crate) sum: f64,
 }
 
 impl Histogram {
     /// Upper bounds in seconds.
-    pub const BOUNDS: [f64; 12] = [
+    pub(crate) const BOUNDS: [f64; 12] = [
         0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
     ];
 
     /// Counts one observation.
-    pub fn observe(&mut self, seconds: f64) {
+    pub(crate) fn observe(&mut self, seconds: f64) {
         self.count += 1;
         self.sum += seconds;
         for (count, bound) in self.counts.iter_mut().zip(Self::BOUNDS) {
@@ -360,25 +360,25 @@ impl Histogram {
     }
 
     /// Bounds with the number of observations at or below.
-    pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
+    pub(crate) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         Self::BOUNDS.into_iter().zip(self.counts)
     }
 }
 
 /// The figures of one sink, shared with HTTP.
 #[derive(Debug, Clone)]
-pub struct SinkStatus {
+pub(crate) struct SinkStatus {
     /// The sink's name.
-    pub name: String,
+    pub(crate) name: String,
     /// The sink's kind.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     figures: Arc<Mutex<Figures>>,
     progress: Arc<Mutex<Progress>>,
 }
 
 impl SinkStatus {
     /// A sink that is about to start.
-    pub fn new(name: &str, kind: &'static str) -> Self {
+    pub(crate) fn new(name: &str, kind: &'static str) -> Self {
         SinkStatus {
             name: name.to_owned(),
             kind,
@@ -414,7 +414,7 @@ impl SinkStatus {
     }
 
     /// The figures, to read or change them.
-    pub fn figures(&self) -> MutexGuard<'_, Figures> {
+    pub(crate) fn figures(&self) -> MutexGuard<'_, Figures> {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -423,12 +423,12 @@ impl SinkStatus {
     }
 
     /// The target has everything of a partition before `next`.
-    pub fn is_at(&self, at: &TopicPartition, next: i64) {
+    pub(crate) fn is_at(&self, at: &TopicPartition, next: i64) {
         self.progress().next.insert(at.clone(), next);
     }
 
     /// A batch brought partitions on.
-    pub fn moved(&self, moves: &[Move]) {
+    pub(crate) fn moved(&self, moves: &[Move]) {
         let mut progress = self.progress();
         for moved in moves {
             match progress.next.get_mut(&moved.at) {
@@ -439,34 +439,34 @@ impl SinkStatus {
     }
 
     /// Nothing before `next` is left of a partition that is known: what lies between are markers of Kafka's transactions.
-    pub fn has_nothing_before(&self, at: &TopicPartition, next: i64) {
+    pub(crate) fn has_nothing_before(&self, at: &TopicPartition, next: i64) {
         if let Some(known) = self.progress().next.get_mut(at) {
             *known = next.max(*known);
         }
     }
 
     /// Another instance has the partition.
-    pub fn gives_up(&self, at: &TopicPartition) {
+    pub(crate) fn gives_up(&self, at: &TopicPartition) {
         self.progress().next.remove(at);
     }
 
     /// How far the sink is.
-    pub fn positions(&self) -> HashMap<TopicPartition, i64> {
+    pub(crate) fn positions(&self) -> HashMap<TopicPartition, i64> {
         self.progress().next.clone()
     }
 
     /// Notes how far the sink is behind what Kafka holds, and whether it moves.
-    pub fn set_lag(&self, lag: Lag, stuck_after: Duration) {
+    pub(crate) fn set_lag(&self, lag: Lag, stuck_after: Duration) {
         self.figures().set_lag(lag, stuck_after);
     }
 
     /// Notes that a part of a transaction was applied.
-    pub fn works(&self) {
+    pub(crate) fn works(&self) {
         self.figures().moved_at = Instant::now();
     }
 
     /// Notes the state, and logs it when it is new.
-    pub fn set_state(&self, state: State) {
+    pub(crate) fn set_state(&self, state: State) {
         let mut figures = self.figures();
         if figures.state != state {
             figures.enter(state);
@@ -476,12 +476,12 @@ impl SinkStatus {
     }
 
     /// Notes an error.
-    pub fn set_error(&self, error: &Error) {
+    pub(crate) fn set_error(&self, error: &Error) {
         self.figures().last_error = Some(LastError::now(error));
     }
 
     /// A topic waits at an event that the target cannot follow.
-    pub fn stops_at(&self, topic: &str, error: &Error) {
+    pub(crate) fn stops_at(&self, topic: &str, error: &Error) {
         let mut figures = self.figures();
         let at = figures
             .stopped_topics
@@ -494,7 +494,7 @@ impl SinkStatus {
     }
 
     /// The topic goes on.
-    pub fn goes_on(&self, topic: &str) {
+    pub(crate) fn goes_on(&self, topic: &str) {
         let mut figures = self.figures();
         figures.stopped_topics.remove(topic);
         if figures.stopped_topics.is_empty() {
@@ -503,14 +503,14 @@ impl SinkStatus {
     }
 
     /// A new run: which topics are stopped is found out again.
-    pub fn begins_anew(&self) {
+    pub(crate) fn begins_anew(&self) {
         let mut figures = self.figures();
         figures.stopped_topics.clear();
         figures.stopped_since = None;
     }
 
     /// Notes an applied batch, and when its last event was committed, microseconds since 1970.
-    pub fn applied(&self, took: Duration, last_commit_us: Option<i64>) {
+    pub(crate) fn applied(&self, took: Duration, last_commit_us: Option<i64>) {
         let mut figures = self.figures();
         figures.batches += 1;
         figures.moved_at = Instant::now();

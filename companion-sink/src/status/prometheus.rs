@@ -4,16 +4,16 @@ use std::fmt::Write;
 
 /// Metrics as text, family after family.
 #[derive(Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     text: String,
 }
 
 /// One sample: what stands behind the family's name (a suffix, then labels in braces, or nothing), and the value.
-pub type Sample = (String, f64);
+pub(crate) type Sample = (String, f64);
 
 impl Metrics {
     /// Appends the family `name`; nothing where there are no samples.
-    pub fn family(&mut self, name: &str, kind: &str, help: &str, samples: Vec<Sample>) {
+    pub(crate) fn family(&mut self, name: &str, kind: &str, help: &str, samples: Vec<Sample>) {
         if samples.is_empty() {
             return;
         }
@@ -25,13 +25,13 @@ impl Metrics {
     }
 
     /// What was written.
-    pub fn into_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         self.text
     }
 }
 
 /// Labels in braces.
-pub fn labels(pairs: &[(&str, &str)]) -> String {
+pub(crate) fn labels(pairs: &[(&str, &str)]) -> String {
     let pairs: Vec<String> = pairs
         .iter()
         .map(|(name, value)| {

@@ -20,7 +20,7 @@ const SCHEMA: &str = "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.p
 
 /// The sender, by the views of the extension.
 #[derive(Debug)]
-pub struct Source {
+pub(crate) struct Source {
     url: String,
     /// With the extension's schema.
     client: Mutex<Option<(Client, String)>>,
@@ -28,16 +28,16 @@ pub struct Source {
 
 /// What the views say.
 #[derive(Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// `pg_stat_cdc`
-    pub sender: Value,
+    pub(crate) sender: Value,
     /// `cdc_tables` of the database, as far as the role may see them.
-    pub tables: Vec<Value>,
+    pub(crate) tables: Vec<Value>,
 }
 
 impl Source {
     /// None if there is no URL.
-    pub fn new(url: &str) -> Option<Source> {
+    pub(crate) fn new(url: &str) -> Option<Source> {
         (!url.is_empty()).then(|| Source {
             url: url.to_owned(),
             client: Mutex::new(None),
@@ -45,7 +45,7 @@ impl Source {
     }
 
     /// Asks; connects first where there is no connection.
-    pub async fn look(&self) -> Result<Seen> {
+    pub(crate) async fn look(&self) -> Result<Seen> {
         let mut client = self.client.lock().await;
         let looked = tokio::time::timeout(TIMEOUT, async {
             let (client, schema) = match client.take() {
@@ -131,7 +131,7 @@ fn refused(error: &tokio_postgres::Error) -> Error {
 }
 
 /// `source` of `/v1/status`.
-pub fn status(looked: &Result<Seen>) -> Value {
+pub(crate) fn status(looked: &Result<Seen>) -> Value {
     match looked {
         Ok(seen) => json!({ "sender": seen.sender, "tables": seen.tables }),
         Err(error) => {
@@ -141,7 +141,7 @@ pub fn status(looked: &Result<Seen>) -> Value {
 }
 
 /// Appends what is known of the sender. Prometheus computes rates itself.
-pub fn put_metrics(metrics: &mut Metrics, looked: &Result<Seen>) {
+pub(crate) fn put_metrics(metrics: &mut Metrics, looked: &Result<Seen>) {
     let up = f64::from(u8::from(looked.is_ok()));
     metrics.family(
         "pg_cdc_up",

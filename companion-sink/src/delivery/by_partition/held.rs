@@ -12,7 +12,7 @@ use crate::sink::batch::Move;
 impl<S: Sink> Run<'_, S> {
     /// Applies the held events that all partitions of their topic have reached.
     pub(crate) async fn release_held(&mut self) -> Result<()> {
-        if S::SHARED {
+        if self.sink.shared().is_some() {
             return self.meet_others().await;
         }
         while let Some((record, reached)) = self.reached_by_all() {

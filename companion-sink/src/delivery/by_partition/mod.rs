@@ -1,9 +1,9 @@
 //! The course of a sink that applies each partition by itself: finds the partitions, gathers batches, drops later copies,
 //! and holds events together that are for all partitions.
 
-pub mod held;
-pub mod shared;
-pub mod stopped_topics;
+mod held;
+mod shared;
+mod stopped_topics;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -27,10 +27,10 @@ use crate::kafka::discovery::Cluster;
 use crate::kafka::discovery::Topics;
 use crate::kafka::reader::{Fetched, Reader, TopicPartition};
 use crate::kafka::record::Record;
-use crate::sink::Sink;
 use crate::sink::batch::BATCH_BYTES;
 use crate::sink::batch::Batch;
 use crate::sink::batch::Move;
+use crate::sink::{SharedTarget, Sink, all_partitions};
 use crate::status::{SinkStatus, State};
 
 /// How soon a new partition is asked again that has no leader yet.
@@ -63,13 +63,13 @@ struct Lane {
 }
 
 /// Applies each partition's events in their order, partitions independently.
-pub struct ByPartition<S> {
+pub(crate) struct ByPartition<S> {
     sink: S,
 }
 
 impl<S: Sink> ByPartition<S> {
     /// The course of `sink`.
-    pub fn new(sink: S) -> Self {
+    pub(crate) fn new(sink: S) -> Self {
         ByPartition { sink }
     }
 }
@@ -107,8 +107,10 @@ impl<S: Sink> Course for ByPartition<S> {
             self.sink.rest(error.code.policy() != Policy::Halt).await;
         }
         // Whatever ended it: the others need not wait for this one.
-        self.sink.leave().await;
-        if S::SHARED {
+        if let Some(shared) = self.sink.shared_mut() {
+            shared.leave().await;
+        }
+        if self.sink.shared().is_some() {
             context.status.figures().partitions = Some(0);
         }
         ended
@@ -185,7 +187,7 @@ impl<S: Sink> Run<'_, S> {
                     self.stopped.try_now();
                     self.look_at_others().await?;
                 }
-                () = self.sink.others_acted() => self.look_at_others().await?,
+                () = others_acted(self.sink.shared()) => self.look_at_others().await?,
                 fetched = self.reader.next() => match fetched {
                     None => return Err(ended("the reading thread")),
                     Some(fetched) => self.gather_and_apply(fetched).await?,
@@ -249,7 +251,10 @@ impl<S: Sink> Run<'_, S> {
 
     /// Has the partitions that are this instance's now, and no others.
     async fn share(&mut self) -> Result<()> {
-        let mine = self.sink.share(&self.wanted).await?;
+        let mine = match self.sink.shared_mut() {
+            Some(shared) => shared.share(&self.wanted).await?,
+            None => all_partitions(&self.wanted),
+        };
         let given_up: Vec<TopicPartition> = self
             .lanes
             .keys()
@@ -277,12 +282,12 @@ impl<S: Sink> Run<'_, S> {
         self.incomplete = false;
         if !fresh.is_empty() {
             self.assign(fresh).await?;
-            if S::SHARED {
+            if self.sink.shared().is_some() {
                 // Of their keys as well.
                 self.carry_out().await?;
             }
         }
-        if S::SHARED {
+        if self.sink.shared().is_some() {
             self.status.figures().partitions = Some(self.lanes.len());
         }
         Ok(())
@@ -567,6 +572,14 @@ struct Gathered {
 impl Gathered {
     fn is_full(&self, rows: usize) -> bool {
         self.batch.records.len() >= rows || self.bytes >= BATCH_BYTES
+    }
+}
+
+/// Waits until another instance acted; for ever where there can be none.
+async fn others_acted(shared: Option<&impl SharedTarget>) {
+    match shared {
+        Some(shared) => shared.others_acted().await,
+        None => std::future::pending().await,
     }
 }
 

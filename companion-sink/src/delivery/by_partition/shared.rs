@@ -10,12 +10,12 @@ use crate::delivery::progress::version_of;
 use crate::error::{Result, log};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::sink::{Met, Sink};
+use crate::sink::{Met, SharedTarget, Sink};
 
 impl<S: Sink> Run<'_, S> {
     /// Other instances came, went, or met at an event that partitions of this one wait at; or a second has passed.
     pub(crate) async fn look_at_others(&mut self) -> Result<()> {
-        if !S::SHARED {
+        if self.sink.shared().is_none() {
             return Ok(());
         }
         self.share().await?;
@@ -38,7 +38,10 @@ impl<S: Sink> Run<'_, S> {
             let partitions = self.wanted.get(&*record.topic).copied().unwrap_or_default();
             let held: Vec<TopicPartition> = moves.iter().map(|moved| moved.at.clone()).collect();
             let dead_letters = &self.shared.dead_letters;
-            let met = self.sink.meet(&record, &moves, partitions, dead_letters);
+            let Some(shared) = self.sink.shared_mut() else {
+                return Ok(());
+            };
+            let met = shared.meet(&record, &moves, partitions, dead_letters);
             match met.await? {
                 Met::Waiting => {
                     for at in &held {

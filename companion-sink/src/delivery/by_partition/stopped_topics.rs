@@ -10,7 +10,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// When each of them is tried again.
 #[derive(Debug, Default)]
-pub struct StoppedTopics {
+pub(crate) struct StoppedTopics {
     topics: HashMap<Arc<str>, Stopped>,
 }
 
@@ -22,7 +22,7 @@ struct Stopped {
 
 impl StoppedTopics {
     /// The event was tried, in vain; whether for the first time.
-    pub fn note(&mut self, topic: &Arc<str>, now: Instant) -> bool {
+    pub(crate) fn note(&mut self, topic: &Arc<str>, now: Instant) -> bool {
         let known = self.topics.get(topic).map(|stopped| stopped.pause);
         let pause = known.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
         let again = now + pause;
@@ -32,19 +32,19 @@ impl StoppedTopics {
     }
 
     /// Whether the topic's event is not to be tried yet.
-    pub fn rests(&self, topic: &str, now: Instant) -> bool {
+    pub(crate) fn rests(&self, topic: &str, now: Instant) -> bool {
         self.topics
             .get(topic)
             .is_some_and(|stopped| now < stopped.again)
     }
 
     /// The topic goes on; whether it was stopped.
-    pub fn forget(&mut self, topic: &str) -> bool {
+    pub(crate) fn forget(&mut self, topic: &str) -> bool {
         self.topics.remove(topic).is_some()
     }
 
     /// Somebody has decided: each is tried when it is looked at next.
-    pub fn try_now(&mut self) {
+    pub(crate) fn try_now(&mut self) {
         let now = Instant::now();
         for stopped in self.topics.values_mut() {
             stopped.again = now;

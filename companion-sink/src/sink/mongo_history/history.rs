@@ -53,7 +53,7 @@ const INDEXES: [&[&str]; 5] = [
 ];
 
 /// The sink of kind `mongo-history`.
-pub struct History {
+pub(crate) struct History {
     pub(super) name: String,
     pub(super) live: Live,
     pub(super) rules: Rules,
@@ -105,7 +105,7 @@ impl Connection {
 
 impl History {
     /// The sink `name` of the instance `instance`, for the source `source_name`.
-    pub fn new(
+    pub(crate) fn new(
         instance: &str,
         name: &str,
         live: Live,
@@ -132,7 +132,7 @@ impl History {
     }
 
     /// The same for a replay, which has offsets of its own.
-    pub fn mending(self, mending: Arc<Mending>) -> Self {
+    pub(crate) fn mending(self, mending: Arc<Mending>) -> Self {
         History {
             state_name: History::replay_state(&self.state_name),
             mending: Some(mending),
@@ -141,7 +141,7 @@ impl History {
     }
 
     /// The name in the state of a replay of `sink`.
-    pub fn replay_state(sink: &str) -> String {
+    pub(crate) fn replay_state(sink: &str) -> String {
         format!("{sink}/replay")
     }
 

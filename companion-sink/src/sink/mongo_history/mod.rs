@@ -1,14 +1,14 @@
 //! The history: one document for each change of a row, in a collection for each table.
 
-pub mod connection;
-pub mod documents;
-pub mod failure;
+mod connection;
+pub(crate) mod documents;
+pub(crate) mod failure;
 mod history;
-pub mod identity;
-pub mod parked;
-pub mod snapshot;
-pub mod tables;
-pub mod write;
+pub(crate) mod identity;
+pub(crate) mod parked;
+pub(crate) mod snapshot;
+pub(crate) mod tables;
+pub(crate) mod write;
 
 use crate::sink::mongo_history::tables::schemas;
 use crate::sink::mongo_history::write::newest_commit;
@@ -27,12 +27,11 @@ use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
 use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::Live;
-use crate::sink::Sink;
 use crate::sink::batch::Applied;
 use crate::sink::batch::Batch;
 use crate::sink::batch::Move;
 use crate::sink::batch::Position;
-pub use crate::sink::mongo_history::connection::{connect, connect_to_primary};
+pub(crate) use crate::sink::mongo_history::connection::{connect, connect_to_primary};
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::parked::store::ParkedEvents;
 use crate::sink::mongo_history::snapshot::repair::Mending;
@@ -43,19 +42,20 @@ use crate::sink::mongo_history::tables::schemas::Definition;
 use crate::sink::mongo_history::tables::schemas::Schemas;
 use crate::sink::mongo_history::write::offsets::Offsets;
 use crate::sink::unreadable_snapshot;
+use crate::sink::{NotShared, Sink};
 
 use crate::sink::mongo_history::history::{Connection, History, not_connected};
 use crate::sink::mongo_history::parked::{parking, pending_actions};
 use crate::sink::mongo_history::snapshot::notes;
 
 /// The sink of kind `mongo-history`.
-pub struct MongoHistory {
+pub(crate) struct MongoHistory {
     history: History,
 }
 
 impl MongoHistory {
     /// The sink `name` of the instance `instance`, for the source `source_name`.
-    pub fn new(
+    pub(crate) fn new(
         instance: &str,
         name: &str,
         live: Live,
@@ -68,14 +68,14 @@ impl MongoHistory {
     }
 
     /// The same for a replay, which has offsets of its own.
-    pub fn mending(self, mending: Arc<Mending>) -> Self {
+    pub(crate) fn mending(self, mending: Arc<Mending>) -> Self {
         MongoHistory {
             history: self.history.mending(mending),
         }
     }
 
     /// The name in the state of a replay of `sink`.
-    pub fn replay_state(sink: &str) -> String {
+    pub(crate) fn replay_state(sink: &str) -> String {
         History::replay_state(sink)
     }
 }
@@ -229,5 +229,15 @@ impl Sink for MongoHistory {
             notes::end_snapshot(&mut self.history, record, &headers, &body).await?;
         }
         self.history.connection()?.offsets.advance(moves).await
+    }
+
+    type Shared = NotShared;
+
+    fn shared(&self) -> Option<&NotShared> {
+        None
+    }
+
+    fn shared_mut(&mut self) -> Option<&mut NotShared> {
+        None
     }
 }

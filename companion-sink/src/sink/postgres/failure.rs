@@ -11,7 +11,7 @@ use crate::error::{Code, Error};
 use crate::rejected::failure::{Failure, NotApplied};
 
 /// A failed statement.
-pub enum Fault {
+pub(crate) enum Fault {
     /// The event is refused for what it holds.
     Event(Failure),
     /// For what the event holds, or for what the target is like: the same SQLSTATE says both. Who knows the table looks
@@ -30,18 +30,18 @@ pub enum Fault {
 
 /// What a table of the target lacks for events of its source.
 #[derive(Debug, Clone)]
-pub struct Lack {
+pub(crate) struct Lack {
     /// CDC1004 or CDC1011.
-    pub code: Code,
+    pub(crate) code: Code,
     /// What is missing, without any value.
-    pub what: String,
+    pub(crate) what: String,
     /// The remedy: a sentence without its full stop.
-    pub remedy: String,
+    pub(crate) remedy: String,
 }
 
 impl Lack {
     /// As it stops a whole sink.
-    pub fn error(&self) -> Error {
+    pub(crate) fn error(&self) -> Error {
         Error::new(
             self.code,
             format!("postgres: {}", self.what),
@@ -50,14 +50,14 @@ impl Lack {
     }
 
     /// As it keeps an event of the table back.
-    pub fn failure(&self) -> Failure {
+    pub(crate) fn failure(&self) -> Failure {
         Failure::lack(self.code, format!("{}: {}", self.what, self.remedy))
     }
 }
 
 impl Fault {
     /// As it stops a whole sink that is `doing` something.
-    pub fn error(self, doing: &str) -> Error {
+    pub(crate) fn error(self, doing: &str) -> Error {
         match self {
             Fault::Doubtful { lack, .. } | Fault::Lack(lack) => lack.error(),
             Fault::Other(error) => error,
@@ -70,7 +70,7 @@ impl Fault {
     }
 
     /// As it is where no value was looked at yet: nothing of an event is to blame.
-    pub fn of_table(self) -> Fault {
+    pub(crate) fn of_table(self) -> Fault {
         match self {
             Fault::Doubtful { lack, .. } => Fault::Lack(lack),
             fault => fault,
@@ -148,7 +148,7 @@ impl Kind {
 }
 
 /// Sorts an error that happened while `doing` something with events.
-pub fn sort(doing: &str, error: &PgError) -> Fault {
+pub(crate) fn sort(doing: &str, error: &PgError) -> Fault {
     let Some(db) = error.as_db_error() else {
         return Fault::Other(unreachable(doing, &chain(error)));
     };
@@ -168,7 +168,7 @@ pub fn sort(doing: &str, error: &PgError) -> Fault {
 }
 
 /// As [`sort`], where no event is concerned.
-pub fn classify(doing: &str, error: &PgError) -> Error {
+pub(crate) fn classify(doing: &str, error: &PgError) -> Error {
     let state = error.as_db_error().map(|db| db.code().code());
     if let Some(state) = state
         && matches!(Kind::of(state), Kind::Unknown)
@@ -179,7 +179,7 @@ pub fn classify(doing: &str, error: &PgError) -> Error {
 }
 
 /// The SQLSTATE of the server's answer, if it is one.
-pub fn state_of(error: &PgError) -> Option<&str> {
+pub(crate) fn state_of(error: &PgError) -> Option<&str> {
     error.as_db_error().map(|db| db.code().code())
 }
 

@@ -1,18 +1,18 @@
 //! The replica: the tables of the source, kept row by row, with the offsets in the same transaction.
 
-pub mod connection;
-pub mod failure;
-pub mod in_commit_order;
-pub mod parked;
-pub mod replay;
-pub mod replica;
-pub mod schema;
-pub mod settings;
-pub mod sharing;
-pub mod state;
-pub mod verification;
-pub mod watchdog;
-pub mod write;
+mod connection;
+mod failure;
+pub(crate) mod in_commit_order;
+pub(crate) mod parked;
+pub(crate) mod replay;
+pub(crate) mod replica;
+pub(crate) mod schema;
+pub(crate) mod settings;
+mod sharing;
+mod state;
+pub(crate) mod verification;
+mod watchdog;
+pub(crate) mod write;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -25,13 +25,13 @@ use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
 use crate::sink::Met;
-use crate::sink::Sink;
 use crate::sink::batch::Applied;
 use crate::sink::batch::Batch;
 use crate::sink::batch::Move;
 use crate::sink::batch::Position;
-pub use crate::sink::postgres::connection::open;
+pub(crate) use crate::sink::postgres::connection::open;
 use crate::sink::postgres::failure::classify;
+use crate::sink::{SharedTarget, Sink};
 use crate::status::SinkStatus;
 
 use crate::sink::postgres::parked::pending_actions;
@@ -41,15 +41,15 @@ use crate::sink::postgres::write::batch::{BatchEnd, apply_batch};
 use crate::sink::postgres::write::whole_table;
 
 /// What `check` wants to know of a role.
-pub struct Role {
+pub(crate) struct Role {
     /// It may set `session_replication_role`.
-    pub is_replica: bool,
+    pub(crate) is_replica: bool,
     /// It may do everything.
-    pub is_superuser: bool,
+    pub(crate) is_superuser: bool,
 }
 
 /// Connects and sets the session, for `check`.
-pub async fn try_connect(url: &str, name: &str) -> Result<Role> {
+pub(crate) async fn try_connect(url: &str, name: &str) -> Result<Role> {
     let client = connection::connect(url, name, &Arc::default()).await?;
     let sql = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
     let row = client.query_opt(sql, &[]).await;
@@ -61,35 +61,20 @@ pub async fn try_connect(url: &str, name: &str) -> Result<Role> {
 }
 
 /// The sink of kind `postgres`, as partitions bring their events.
-pub struct Postgres {
+pub(crate) struct Postgres {
     replica: Replica,
 }
 
 impl Postgres {
     /// Writes to `replica`.
-    pub fn new(replica: Replica) -> Self {
+    pub(crate) fn new(replica: Replica) -> Self {
         Postgres { replica }
     }
 }
 
 impl Sink for Postgres {
-    /// As by partitions it is run with `consistency = "row"` only.
-    const SHARED: bool = true;
-
     async fn connect(&mut self) -> Result<()> {
         self.replica.connect().await
-    }
-
-    async fn share(&mut self, wanted: &Topics) -> Result<BTreeSet<TopicPartition>> {
-        partitions::share(&mut self.replica, wanted).await
-    }
-
-    async fn others_acted(&self) {
-        self.replica.news.others_acted.notified().await;
-    }
-
-    async fn leave(&mut self) {
-        partitions::leave(&mut self.replica).await;
     }
 
     async fn positions(&mut self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
@@ -150,6 +135,39 @@ impl Sink for Postgres {
 
     fn waits_together(&self, record: &Record) -> bool {
         !whole_table::is_refused_before_it_waits(&self.replica, record)
+    }
+
+    async fn apply_together(&mut self, record: &Record, _moves: &[Move]) -> Result<()> {
+        let topic = &record.topic;
+        Err(Error::new(
+            Code::TargetRefuses,
+            format!("postgres: topic {topic}: instances did not meet"),
+            "Report this with the log.",
+        ))
+    }
+
+    type Shared = Self;
+
+    fn shared(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn shared_mut(&mut self) -> Option<&mut Self> {
+        Some(self)
+    }
+}
+
+impl SharedTarget for Postgres {
+    async fn share(&mut self, wanted: &Topics) -> Result<BTreeSet<TopicPartition>> {
+        partitions::share(&mut self.replica, wanted).await
+    }
+
+    async fn others_acted(&self) {
+        self.replica.news.others_acted.notified().await;
+    }
+
+    async fn leave(&mut self) {
+        partitions::leave(&mut self.replica).await;
     }
 
     async fn meet(

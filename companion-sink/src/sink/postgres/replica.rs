@@ -46,7 +46,7 @@ use crate::sink::postgres::parked::park::Park;
 const REST_MAX: Duration = Duration::from_secs(5);
 
 /// A replica: what the sink keeps of its target, and what every way of writing needs.
-pub struct Replica {
+pub(crate) struct Replica {
     pub(super) name: String,
     pub(super) live: Live,
     pub(super) settings: Settings,
@@ -95,7 +95,7 @@ impl Connection {
 
 impl Replica {
     /// The sink `name` of the instance `instance`.
-    pub fn new(
+    pub(crate) fn new(
         instance: &str,
         name: &str,
         live: Live,
@@ -127,7 +127,7 @@ impl Replica {
 
     /// Nothing of the target is held any more: no open transaction and no lock on its rows and tables. A sink that `is_over` for
     /// now connects again; another one keeps its session, which tells it when somebody has decided about an event.
-    pub async fn hold_nothing(&mut self, is_over: bool) {
+    pub(crate) async fn hold_nothing(&mut self, is_over: bool) {
         let Some(connection) = &mut self.connection else {
             return;
         };

@@ -11,12 +11,12 @@ use crate::sink::postgres::schema::target::Target;
 
 /// How a replica is written.
 #[derive(Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     of_sink: config::Postgres,
     /// Schemas where sinks of this configuration keep their state, and where replays build.
     kept_schemas: Vec<String>,
     /// Where the tables are while a replay builds them anew; none for those that readers use.
-    pub shadow: Option<Arc<Shadow>>,
+    pub(crate) shadow: Option<Arc<Shadow>>,
 }
 
 impl Deref for Settings {
@@ -29,7 +29,7 @@ impl Deref for Settings {
 
 impl Settings {
     /// Those of a sink of `config`.
-    pub fn new(config: &Config, of_sink: &config::Postgres) -> Self {
+    pub(crate) fn new(config: &Config, of_sink: &config::Postgres) -> Self {
         Settings {
             of_sink: of_sink.clone(),
             kept_schemas: kept_schemas(config),
@@ -38,7 +38,7 @@ impl Settings {
     }
 
     /// The same for a replay, which builds in `shadow` and keeps its state there.
-    pub fn in_shadow(&self, shadow: Arc<Shadow>) -> Self {
+    pub(crate) fn in_shadow(&self, shadow: Arc<Shadow>) -> Self {
         let mut settings = self.clone();
         let of_sink = &mut settings.of_sink;
         of_sink.state_schema.clone_from(&shadow.schema);
@@ -49,7 +49,7 @@ impl Settings {
     }
 
     /// What the configuration makes of a table of the source; `header` is the event's `cdc.table`. In a replay its shadow.
-    pub fn target(&self, header: &str, source: &TableName<'_>) -> Target {
+    pub(crate) fn target(&self, header: &str, source: &TableName<'_>) -> Target {
         let target = self.target_for_readers(header, source);
         match &self.shadow {
             Some(shadow) => shadow.of(&target),
@@ -58,7 +58,7 @@ impl Settings {
     }
 
     /// The table that readers use, also in a replay.
-    pub fn target_for_readers(&self, header: &str, source: &TableName<'_>) -> Target {
+    pub(crate) fn target_for_readers(&self, header: &str, source: &TableName<'_>) -> Target {
         let named = format!("{}.{}", source.schema, source.table);
         let named = self.tables.get(&named).and_then(|to| to.split_once('.'));
         if let Some((schema, table)) = named {
@@ -78,7 +78,7 @@ impl Settings {
     }
 
     /// Why no event may write to a schema of the target.
-    pub fn refuses_schema(&self, schema: &str) -> Option<&'static str> {
+    pub(crate) fn refuses_schema(&self, schema: &str) -> Option<&'static str> {
         if schema.starts_with("pg_") || schema == "information_schema" {
             return Some("the schema is PostgreSQL's own");
         }
@@ -91,13 +91,13 @@ impl Settings {
     }
 
     /// The target's name for a column of the source.
-    pub fn target_column<'n>(&'n self, source: &TableName<'_>, column: &'n str) -> &'n str {
+    pub(crate) fn target_column<'n>(&'n self, source: &TableName<'_>, column: &'n str) -> &'n str {
         let named = format!("{}.{}.{column}", source.schema, source.table);
         self.columns.get(&named).map_or(column, String::as_str)
     }
 
     /// The source's name for a column of the target.
-    pub fn source_column<'n>(&'n self, source: &TableName<'_>, column: &'n str) -> &'n str {
+    pub(crate) fn source_column<'n>(&'n self, source: &TableName<'_>, column: &'n str) -> &'n str {
         let table = format!("{}.{}.", source.schema, source.table);
         self.columns
             .iter()

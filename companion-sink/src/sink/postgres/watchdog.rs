@@ -17,7 +17,7 @@ const ASK_EVERY: Duration = Duration::from_secs(10);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Waits until the target of the sink that `status` is of does not answer; the error that says so (CDC1003).
-pub async fn no_answer(live: Live, status: SinkStatus) -> Error {
+pub(crate) async fn no_answer(live: Live, status: SinkStatus) -> Error {
     loop {
         sleep(ASK_EVERY).await;
         let unmoved = status.figures().unmoved_seconds;

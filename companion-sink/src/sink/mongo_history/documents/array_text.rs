@@ -7,12 +7,12 @@ use crate::event::Malformed;
 use crate::sink::postgres::write::pg_text::{PgType, to_text};
 
 /// Whether a JSON array has arrays in it.
-pub fn is_nested(items: &[&RawValue]) -> bool {
+pub(crate) fn is_nested(items: &[&RawValue]) -> bool {
     items.iter().any(|item| item.get().starts_with('['))
 }
 
 /// An array, as far as its type is known.
-pub fn array_text(items: &[&RawValue], of: &PgType) -> Result<String, Malformed> {
+pub(crate) fn array_text(items: &[&RawValue], of: &PgType) -> Result<String, Malformed> {
     let plain = PgType::Plain;
     let (element, delimiter) = match of {
         PgType::Array { element, delimiter } => (&**element, *delimiter),

@@ -14,20 +14,20 @@ const INLINE_BYTES_MAX: usize = 4 << 20;
 const PIECE_BYTES: usize = 8 << 20;
 
 /// The values that are kept in pieces.
-pub struct Bodies {
+pub(crate) struct Bodies {
     collection: Collection<Document>,
 }
 
 impl Bodies {
     /// Those of `database`.
-    pub fn new(database: &Database) -> Self {
+    pub(crate) fn new(database: &Database) -> Self {
         Bodies {
             collection: database.collection(COLLECTION),
         }
     }
 
     /// What a document is to hold for `value`. `owner` names it, for ever: once more writes the same.
-    pub async fn keep(&self, owner: &str, value: Option<&[u8]>) -> Result<Bson> {
+    pub(crate) async fn keep(&self, owner: &str, value: Option<&[u8]>) -> Result<Bson> {
         let Some(value) = value else {
             return Ok(Bson::Null);
         };
@@ -48,7 +48,7 @@ impl Bodies {
     }
 
     /// The value that a document holds so.
-    pub async fn load(&self, kept: &Bson) -> Result<Option<Vec<u8>>> {
+    pub(crate) async fn load(&self, kept: &Bson) -> Result<Option<Vec<u8>>> {
         let Some((owner, pieces)) = pieces_of(kept) else {
             return Ok(bytes_of(kept).map(<[u8]>::to_vec));
         };
@@ -69,7 +69,7 @@ impl Bodies {
     }
 
     /// Forgets the pieces of a value.
-    pub async fn forget(&self, kept: &Bson) -> Result<()> {
+    pub(crate) async fn forget(&self, kept: &Bson) -> Result<()> {
         let Some((owner, pieces)) = pieces_of(kept) else {
             return Ok(());
         };
@@ -83,7 +83,7 @@ impl Bodies {
 }
 
 /// Bytes as documents hold them.
-pub fn binary(bytes: &[u8]) -> Bson {
+pub(crate) fn binary(bytes: &[u8]) -> Bson {
     Bson::Binary(Binary {
         subtype: BinarySubtype::Generic,
         bytes: bytes.to_vec(),
@@ -91,7 +91,7 @@ pub fn binary(bytes: &[u8]) -> Bson {
 }
 
 /// The bytes that a document holds.
-pub fn bytes_of(value: &Bson) -> Option<&[u8]> {
+pub(crate) fn bytes_of(value: &Bson) -> Option<&[u8]> {
     match value {
         Bson::Binary(binary) => Some(&binary.bytes),
         _ => None,

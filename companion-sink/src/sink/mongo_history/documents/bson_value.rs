@@ -16,7 +16,7 @@ const DEPTH_MAX: usize = 1000;
 
 /// How names of columns and settings are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Names {
+pub(crate) enum Names {
     /// As they are.
     AsTheyAre,
     /// With a full-width dot and dollar, for servers that refuse `.` and a leading `$`.
@@ -25,7 +25,7 @@ pub enum Names {
 
 impl Names {
     /// A name as documents have it.
-    pub fn write(self, name: &str) -> Cow<'_, str> {
+    pub(crate) fn write(self, name: &str) -> Cow<'_, str> {
         if self == Names::AsTheyAre || !(name.contains('.') || name.starts_with('$')) {
             return Cow::Borrowed(name);
         }
@@ -38,12 +38,12 @@ impl Names {
 }
 
 /// An image (or a key) as a BSON document, its columns in their order.
-pub fn document(image: &Image<'_>, names: Names) -> Result<RawDocumentBuf, Malformed> {
+pub(crate) fn document(image: &Image<'_>, names: Names) -> Result<RawDocumentBuf, Malformed> {
     document_of(image, None, names)
 }
 
 /// As [`document`], of columns with known types.
-pub fn document_of(
+pub(crate) fn document_of(
     image: &Image<'_>,
     types: Option<&ColumnTypes>,
     names: Names,
@@ -64,7 +64,7 @@ fn checked(name: &str, names: Names) -> Result<Cow<'_, str>, Malformed> {
 }
 
 /// The value of a column.
-pub fn value_in(
+pub(crate) fn value_in(
     json: &RawValue,
     column: &str,
     types: Option<&ColumnTypes>,
@@ -77,7 +77,7 @@ pub fn value_in(
 }
 
 /// One JSON value of a type as BSON.
-pub fn value_of(json: &RawValue, of: &PgType, names: Names) -> Result<RawBson, Malformed> {
+pub(crate) fn value_of(json: &RawValue, of: &PgType, names: Names) -> Result<RawBson, Malformed> {
     value_at(json, of, names, DEPTH_MAX)
 }
 

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// Type names by column.
-pub type ColumnTypes = HashMap<String, String>;
+pub(crate) type ColumnTypes = HashMap<String, String>;
 
 /// What is known of a column's type.
-pub fn type_of<'t>(types: Option<&ColumnTypes>, column: &str) -> Cow<'t, PgType> {
+pub(crate) fn type_of<'t>(types: Option<&ColumnTypes>, column: &str) -> Cow<'t, PgType> {
     let name = types.and_then(|types| types.get(column));
     Cow::Owned(name.map_or(PgType::Plain, |name| PgType::of_name(name)))
 }

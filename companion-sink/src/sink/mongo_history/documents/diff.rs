@@ -7,7 +7,7 @@ use crate::sink::mongo_history::documents::bson_value::{Names, value_in};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 
 /// The differences of two images. `is_masked` columns tell that they differ, not what they hold.
-pub fn diff(
+pub(crate) fn diff(
     before: &Image<'_>,
     after: &Image<'_>,
     types: Option<&ColumnTypes>,

@@ -14,11 +14,11 @@ use crate::sink::mongo_history::identity::lineage::Name;
 use crate::timestamp::rfc3339;
 
 /// The operation of a row that a snapshot did not find.
-pub const INFERRED_DELETE: &str = "inferred delete";
+pub(crate) const INFERRED_DELETE: &str = "inferred delete";
 
 /// What the history needs of an event's body.
 #[derive(Deserialize)]
-pub struct Body<'a> {
+pub(crate) struct Body<'a> {
     ts_us: Option<i64>,
     #[serde(borrow)]
     source: Source<'a>,
@@ -93,7 +93,7 @@ struct Marks<'a> {
 
 impl<'a> Body<'a> {
     /// Parses an event's body; the images that its operation needs must be there.
-    pub fn parse(record: &'a Record, op: Op) -> Result<Self, Malformed> {
+    pub(crate) fn parse(record: &'a Record, op: Op) -> Result<Self, Malformed> {
         let body: Body<'a> = parse_body(record)?;
         let complete = match op {
             Op::Create | Op::Update | Op::Read => body.after.is_some(),
@@ -108,7 +108,7 @@ impl<'a> Body<'a> {
     }
 
     /// What the table is called.
-    pub fn name(&self, headers: &Headers<'_>) -> Name {
+    pub(crate) fn name(&self, headers: &Headers<'_>) -> Name {
         Name {
             from: String::new(),
             header: headers.table.to_owned(),
@@ -119,7 +119,7 @@ impl<'a> Body<'a> {
     }
 
     /// The table that it names.
-    pub fn table_name(&self) -> TableName<'_> {
+    pub(crate) fn table_name(&self) -> TableName<'_> {
         TableName {
             db: Cow::Borrowed(&self.source.db),
             schema: Cow::Borrowed(&self.source.schema),
@@ -128,12 +128,12 @@ impl<'a> Body<'a> {
     }
 
     /// The row before the change, or as it is where there is only that.
-    pub fn known_image(&self) -> Option<&Image<'a>> {
+    pub(crate) fn known_image(&self) -> Option<&Image<'a>> {
         self.before.as_ref().or(self.after.as_ref())
     }
 
     /// The document of this event, of a row that the history calls `entity`.
-    pub fn document(
+    pub(crate) fn document(
         &self,
         record: &Record,
         headers: &Headers<'_>,
@@ -185,7 +185,7 @@ impl<'a> Body<'a> {
 
     /// The document that says that a row is gone, for this event, the end of a snapshot, has not met it. `last` is the newest
     /// document of its entity; none if that says so already.
-    pub fn inferred_delete(
+    pub(crate) fn inferred_delete(
         &self,
         record: &Record,
         headers: &Headers<'_>,
@@ -248,8 +248,6 @@ impl<'a> Body<'a> {
         );
         doc.append("transaction", self.transaction());
         doc.append("source", source(record, headers, source_name));
-        doc.append("sequence_number", RawBson::Null);
-        doc.append("valid_to", RawBson::Null);
         Ok(())
     }
 
@@ -330,7 +328,7 @@ impl<'a> Body<'a> {
 }
 
 /// The row's identity as JSON: the header, else the record's key. Control events have none.
-pub fn identity<'a>(record: &'a Record, headers: &Headers<'a>) -> Option<&'a str> {
+pub(crate) fn identity<'a>(record: &'a Record, headers: &Headers<'a>) -> Option<&'a str> {
     if !headers.op.is_row() {
         return None;
     }

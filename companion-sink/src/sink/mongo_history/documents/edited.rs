@@ -19,7 +19,12 @@ struct Body<'a> {
 }
 
 /// Who edited an event, when and why, and what the source had sent in the columns that were edited.
-pub fn edited(open: &Open, original: &Record, edited: &Record, names: Names) -> RawDocumentBuf {
+pub(crate) fn edited(
+    open: &Open,
+    original: &Record,
+    edited: &Record,
+    names: Names,
+) -> RawDocumentBuf {
     let mut out = rawdoc! { "by": open.by.as_str(), "at": open.at.as_str() };
     out.append(
         "reason",

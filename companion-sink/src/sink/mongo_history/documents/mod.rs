@@ -2,9 +2,9 @@
 
 pub(crate) mod column_types;
 
-pub mod array_text;
-pub mod bodies;
-pub mod bson_value;
-pub mod diff;
-pub mod document;
-pub mod edited;
+mod array_text;
+pub(crate) mod bodies;
+pub(crate) mod bson_value;
+mod diff;
+pub(crate) mod document;
+pub(crate) mod edited;

@@ -14,99 +14,99 @@ use crate::sink::mongo_history::identity::renames::{Rename, first_name, names_of
 
 /// A table with all names that it had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lineage {
+pub(crate) struct Lineage {
     /// What its entities begin with: `database.schema.table` of its first name, unless another table has that.
     #[serde(rename = "_id")]
-    pub id: String,
+    pub(crate) id: String,
     /// Where its documents are.
-    pub collection: String,
+    pub(crate) collection: String,
     /// The topic of its newest definition.
-    pub topic: String,
+    pub(crate) topic: String,
     /// The table in its database, as far as definitions tell it.
-    pub oid: Option<TableOid>,
+    pub(crate) oid: Option<TableOid>,
     /// In the order of their versions; never empty.
-    pub names: Vec<Name>,
+    pub(crate) names: Vec<Name>,
     /// Of columns, in the order of their versions.
-    pub renames: Vec<Rename>,
+    pub(crate) renames: Vec<Rename>,
     /// What identified its rows, in the order of their versions.
-    pub keys: Vec<Key>,
+    pub(crate) keys: Vec<Key>,
     /// Of the columns of its keys.
     #[serde(default)]
-    pub types: Vec<KeyType>,
+    pub(crate) types: Vec<KeyType>,
     /// Which writing of this it is.
-    pub revision: i64,
+    pub(crate) revision: i64,
 }
 
 /// The type of a column of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyType {
+pub(crate) struct KeyType {
     /// By the definition of this version.
-    pub from: String,
+    pub(crate) from: String,
     /// Its first name.
-    pub column: String,
+    pub(crate) column: String,
     /// As SQL has it, with its modifier.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// A table in its database. A server that was made from another one's backup may give a number to another table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableOid {
+pub(crate) struct TableOid {
     /// Of the source, as versions have it.
-    pub generation: String,
+    pub(crate) generation: String,
     /// The number.
-    pub oid: i64,
+    pub(crate) oid: i64,
 }
 
 /// A name of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Name {
+pub(crate) struct Name {
     /// From which version on; empty for ever.
-    pub from: String,
+    pub(crate) from: String,
     /// `database.schema.table`, escaped as events have it.
-    pub header: String,
+    pub(crate) header: String,
     /// As it is.
-    pub database: String,
+    pub(crate) database: String,
     /// As it is.
-    pub schema: String,
+    pub(crate) schema: String,
     /// As it is.
-    pub table: String,
+    pub(crate) table: String,
 }
 
 /// The columns that identify rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Key {
+pub(crate) struct Key {
     /// From which version on; empty for ever.
-    pub from: String,
+    pub(crate) from: String,
     /// From 1 on. Rows that are known by an earlier key have links of the later ones.
-    pub number: i32,
+    pub(crate) number: i32,
     /// Their first names.
-    pub columns: Vec<String>,
+    pub(crate) columns: Vec<String>,
 }
 
 /// What an event says about a table's definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told<'a> {
+pub(crate) struct Told<'a> {
     /// The event's.
-    pub version: &'a str,
+    pub(crate) version: &'a str,
     /// Where it was read.
-    pub topic: &'a str,
+    pub(crate) topic: &'a str,
     /// It says that the table has another name, or schema, than before.
-    pub is_renaming: bool,
+    pub(crate) is_renaming: bool,
     /// What the table is called.
-    pub name: Name,
+    pub(crate) name: Name,
     /// The table in its database, where the event says it.
-    pub oid: Option<i64>,
+    pub(crate) oid: Option<i64>,
     /// New names of columns, by the old ones.
-    pub renames: &'a BTreeMap<String, String>,
+    pub(crate) renames: &'a BTreeMap<String, String>,
     /// The columns that identify rows; none where nothing does, or where nobody says it.
-    pub key: &'a [String],
+    pub(crate) key: &'a [String],
     /// Columns and their types as SQL has them; none where nobody says it.
-    pub types: Vec<(&'a str, &'a str)>,
+    pub(crate) types: Vec<(&'a str, &'a str)>,
 }
 
 impl Told<'_> {
     /// Which table it is, where the event says it.
-    pub fn oid(&self) -> Option<TableOid> {
+    pub(crate) fn oid(&self) -> Option<TableOid> {
         Some(TableOid {
             generation: self.version.get(..4)?.to_owned(),
             oid: self.oid?,
@@ -116,7 +116,7 @@ impl Told<'_> {
 
 /// What the history calls a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Natural {
+pub(crate) enum Natural {
     /// Its entity.
     Entity(String),
     /// What finds its entity among the links; its entity where none does.
@@ -125,7 +125,7 @@ pub enum Natural {
 
 impl Natural {
     /// The text, whichever it is.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         match self {
             Natural::Entity(text) | Natural::Link(text) => text,
         }
@@ -134,7 +134,7 @@ impl Natural {
 
 impl Lineage {
     /// A table that is first seen with what `told` says.
-    pub fn new(id: String, collection: String, told: &Told<'_>) -> Lineage {
+    pub(crate) fn new(id: String, collection: String, told: &Told<'_>) -> Lineage {
         let mut lineage = Lineage {
             id,
             collection,
@@ -151,18 +151,18 @@ impl Lineage {
     }
 
     /// What it is called now.
-    pub fn name(&self) -> Option<&Name> {
+    pub(crate) fn name(&self) -> Option<&Name> {
         self.names.last()
     }
 
     /// Since which version it has this name at `version`; none if it has another one then.
-    pub fn called_since(&self, header: &str, version: &str) -> Option<&str> {
+    pub(crate) fn called_since(&self, header: &str, version: &str) -> Option<&str> {
         let name = self.names.iter().rfind(|name| *name.from <= *version)?;
         (name.header == header).then_some(name.from.as_str())
     }
 
     /// Takes in what an event says; whether that was new. Once more, or late, it changes nothing that is there.
-    pub fn learn(&mut self, told: &Told<'_>) -> bool {
+    pub(crate) fn learn(&mut self, told: &Told<'_>) -> bool {
         let before = self.clone();
         if told.oid.is_some() {
             self.oid = told.oid();
@@ -248,7 +248,7 @@ impl Lineage {
     }
 
     /// The key that an event tells, if it is none that is known.
-    pub fn other_key(&self, told: &Told<'_>) -> Option<Key> {
+    pub(crate) fn other_key(&self, told: &Told<'_>) -> Option<Key> {
         let renames = self.renames_with(told);
         let columns: Vec<String> = told
             .key
@@ -286,12 +286,12 @@ impl Lineage {
     }
 
     /// What identified rows at a version.
-    pub fn key_at(&self, version: &str) -> Option<&Key> {
+    pub(crate) fn key_at(&self, version: &str) -> Option<&Key> {
         self.keys.iter().rfind(|key| *key.from <= *version)
     }
 
     /// What a row is called whose event of `version` has this identity, a JSON object.
-    pub fn natural(&self, identity: Option<&str>, version: &str) -> Natural {
+    pub(crate) fn natural(&self, identity: Option<&str>, version: &str) -> Natural {
         let Some(identity) = identity else {
             return Natural::Entity(self.id.clone());
         };
@@ -334,7 +334,7 @@ impl Lineage {
     }
 
     /// What a row is called that has these values (JSON, by the first names of the columns) of the key of a number.
-    pub fn link<'m>(
+    pub(crate) fn link<'m>(
         &self,
         members: impl Iterator<Item = (&'m str, &'m str)>,
         number: i32,
@@ -343,7 +343,7 @@ impl Lineage {
     }
 
     /// The same of the table `id`.
-    pub fn row<'m>(
+    pub(crate) fn row<'m>(
         id: &str,
         members: impl Iterator<Item = (&'m str, &'m str)>,
         number: i32,
@@ -356,23 +356,23 @@ impl Lineage {
     }
 
     /// The type of a column of a key, by its first name, where it is known.
-    pub fn type_of(&self, first: &str) -> Option<&str> {
+    pub(crate) fn type_of(&self, first: &str) -> Option<&str> {
         let known = self.types.iter().find(|known| known.column == first);
         known.map(|known| known.name.as_str())
     }
 
     /// What a column is called now, by its first name.
-    pub fn column_now(&self, first: &str) -> String {
+    pub(crate) fn column_now(&self, first: &str) -> String {
         self.names_of_column(first).pop().unwrap_or_default()
     }
 
     /// The names that a column has had, in their order, by its first one.
-    pub fn names_of_column(&self, first: &str) -> Vec<String> {
+    pub(crate) fn names_of_column(&self, first: &str) -> Vec<String> {
         names_of(&self.renames, first, None)
     }
 
     /// What a column was called at a version, by its first name.
-    pub fn column_at(&self, first: &str, version: &str) -> String {
+    pub(crate) fn column_at(&self, first: &str, version: &str) -> String {
         let names = names_of(&self.renames, first, Some(version));
         names.into_iter().next_back().unwrap_or_default()
     }

@@ -15,16 +15,16 @@ const COLLECTION: &str = "companion_links";
 
 /// The links of all tables.
 #[derive(Clone)]
-pub struct Links(Collection<Document>);
+pub(crate) struct Links(Collection<Document>);
 
 impl Links {
     /// Those of `database`.
-    pub fn of(database: &Database) -> Links {
+    pub(crate) fn of(database: &Database) -> Links {
         Links(database.collection(COLLECTION))
     }
 
     /// The entities of those that have a link.
-    pub async fn find(&self, links: &[&str]) -> Result<HashMap<String, String>> {
+    pub(crate) async fn find(&self, links: &[&str]) -> Result<HashMap<String, String>> {
         let mut entities = HashMap::new();
         if links.is_empty() {
             return Ok(entities);
@@ -45,7 +45,7 @@ impl Links {
     }
 
     /// Notes the entities of links. What is there stays.
-    pub async fn note(&self, links: &[(String, String)]) -> Result<()> {
+    pub(crate) async fn note(&self, links: &[(String, String)]) -> Result<()> {
         if links.is_empty() {
             return Ok(());
         }

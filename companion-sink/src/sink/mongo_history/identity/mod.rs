@@ -2,7 +2,7 @@
 
 pub(crate) mod entity;
 
-pub mod lineage;
-pub mod links;
-pub mod rekeyed_rows;
-pub mod renames;
+pub(crate) mod lineage;
+pub(crate) mod links;
+pub(crate) mod rekeyed_rows;
+mod renames;

@@ -27,15 +27,15 @@ use crate::sink::postgres::write::pg_text::PgType;
 const PAGE: usize = 1000;
 
 /// Where a document goes.
-pub struct Place {
+pub(crate) struct Place {
     /// Of the table.
-    pub collection: String,
+    pub(crate) collection: String,
     /// What the history calls the row, or the table.
-    pub entity: String,
+    pub(crate) entity: String,
 }
 
 /// What an event of a row says about its table: the columns of `key` identify it.
-pub fn told_by_row<'t>(
+pub(crate) fn told_by_row<'t>(
     record: &'t Record,
     headers: &Headers<'t>,
     body: &Body<'_>,
@@ -54,7 +54,7 @@ pub fn told_by_row<'t>(
 }
 
 /// Where the document of an event goes.
-pub async fn place(
+pub(crate) async fn place(
     tables: &mut Tables,
     record: &Record,
     headers: &Headers<'_>,
@@ -191,7 +191,7 @@ fn members_of<'k>(
 }
 
 /// Notes links for the rows that are there before `told` gives their table another key; returns how many.
-pub async fn link_rows(
+pub(crate) async fn link_rows(
     database: &Database,
     tables: &mut Tables,
     told: &Told<'_>,

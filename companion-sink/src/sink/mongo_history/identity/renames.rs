@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 /// A column got another name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rename {
+pub(crate) struct Rename {
     /// By the definition of this version.
-    pub from: String,
+    pub(crate) from: String,
     /// The name before.
-    pub old: String,
+    pub(crate) old: String,
     /// The name after.
-    pub new: String,
+    pub(crate) new: String,
 }
 
 /// What a column was called first, by the name that it has at a version. A column that got the name of one which had been
 /// renamed before is another column.
-pub fn first_name(renames: &[Rename], name: &str, version: &str) -> String {
+pub(crate) fn first_name(renames: &[Rename], name: &str, version: &str) -> String {
     let mut name = Cow::Borrowed(name);
     for rename in renames
         .iter()
@@ -38,7 +38,7 @@ pub fn first_name(renames: &[Rename], name: &str, version: &str) -> String {
 }
 
 /// The names that a column has had, by its first one, up to a version.
-pub fn names_of(renames: &[Rename], first: &str, until: Option<&str>) -> Vec<String> {
+pub(crate) fn names_of(renames: &[Rename], first: &str, until: Option<&str>) -> Vec<String> {
     let (base, earlier) = match first.rsplit_once('~') {
         Some((base, number)) => match number.parse::<usize>() {
             Ok(number @ 2..) => (base, number - 1),

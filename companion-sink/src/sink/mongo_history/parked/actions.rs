@@ -17,31 +17,31 @@ use crate::timestamp::{now_us, rfc3339};
 const COLLECTION: &str = "companion_actions";
 
 /// The actions of one sink.
-pub struct Actions {
+pub(crate) struct Actions {
     collection: Collection<Document>,
     bodies: Bodies,
     sink: String,
 }
 
 /// A decision that is not carried out yet.
-pub struct Open {
+pub(crate) struct Open {
     /// Of the decision.
-    pub id: ObjectId,
+    pub(crate) id: ObjectId,
     /// About which event.
-    pub event_id: String,
+    pub(crate) event_id: String,
     /// What is to be done.
-    pub decision: Decision,
+    pub(crate) decision: Decision,
     /// Who decided.
-    pub by: String,
+    pub(crate) by: String,
     /// RFC 3339.
-    pub at: String,
+    pub(crate) at: String,
     /// Why, if that was said.
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
 impl Actions {
     /// The actions of `sink` (`<name>.<sink>`, as its offsets), kept in `database`.
-    pub fn new(database: &Database, sink: &str) -> Self {
+    pub(crate) fn new(database: &Database, sink: &str) -> Self {
         Actions {
             collection: database.collection(COLLECTION),
             bodies: Bodies::new(database),
@@ -51,7 +51,7 @@ impl Actions {
 
     /// Notes a decision about an event; of an edit with the `original` value, as a document holds it. `entity` is the event's row,
     /// if it is known.
-    pub async fn note(
+    pub(crate) async fn note(
         &self,
         event_id: &str,
         decision: &Decision,
@@ -77,7 +77,7 @@ impl Actions {
     }
 
     /// The decisions that are not carried out yet, the oldest first.
-    pub async fn open(&self) -> Result<Vec<Open>> {
+    pub(crate) async fn open(&self) -> Result<Vec<Open>> {
         let mut open = Vec::new();
         for found in self.find(doc! { "sink": &self.sink, "open": true }).await? {
             let edited = self
@@ -97,7 +97,7 @@ impl Actions {
     }
 
     /// The decisions that are not carried out yet, without what they say.
-    pub async fn open_ids(&self) -> Result<HashSet<ObjectId>> {
+    pub(crate) async fn open_ids(&self) -> Result<HashSet<ObjectId>> {
         let failed = |error| classify("reading the actions", &error);
         let open = doc! { "sink": &self.sink, "open": true };
         let found = self.collection.find(open).projection(doc! { "_id": 1 });
@@ -114,7 +114,7 @@ impl Actions {
     }
 
     /// What was decided about an event, the oldest first.
-    pub async fn of_event(&self, event_id: &str) -> Result<Vec<Action>> {
+    pub(crate) async fn of_event(&self, event_id: &str) -> Result<Vec<Action>> {
         let found = self.find(self.about(event_id)).await?;
         let action = |found: &Document| {
             let text = |name: &str| found.get_str(name).unwrap_or_default().to_owned();
@@ -129,7 +129,7 @@ impl Actions {
     }
 
     /// How many events of a row were skipped: of one of the `entities`.
-    pub async fn count_skipped(&self, entities: &[String]) -> Result<u64> {
+    pub(crate) async fn count_skipped(&self, entities: &[String]) -> Result<u64> {
         let failed = |error| classify("reading the actions", &error);
         let skipped = doc! {
             "sink": &self.sink, "entity": { "$in": entities }, "action": "skip", "outcome": "done",
@@ -143,7 +143,7 @@ impl Actions {
     }
 
     /// Whether the record of an edit needs the event's value.
-    pub async fn need_value_of(&self, event_id: &str) -> Result<bool> {
+    pub(crate) async fn need_value_of(&self, event_id: &str) -> Result<bool> {
         let mut edits = self.about(event_id);
         edits.insert("action", "edit");
         let found = self.collection.find_one(edits).await;
@@ -153,7 +153,7 @@ impl Actions {
     }
 
     /// Ids of events that were edited or skipped.
-    pub async fn changed_events(&self) -> Result<HashSet<String>> {
+    pub(crate) async fn changed_events(&self) -> Result<HashSet<String>> {
         let changed = doc! { "sink": &self.sink, "action": { "$in": ["edit", "skip"] } };
         let found = self.find(changed).await?;
         let ids = found.iter().filter_map(|found| found.get_str("event").ok());
@@ -161,7 +161,7 @@ impl Actions {
     }
 
     /// These decisions are carried out: `done`, or `refused` once more.
-    pub async fn close(&self, open: &[&Open], outcome: &str) -> Result<()> {
+    pub(crate) async fn close(&self, open: &[&Open], outcome: &str) -> Result<()> {
         for action in open {
             let closed = self
                 .collection

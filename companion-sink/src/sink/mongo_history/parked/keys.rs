@@ -7,15 +7,15 @@ use crate::event::is_version;
 use crate::kafka::record::Record;
 
 /// A key of a topic: the row's identity as JSON, empty for a table without a key.
-pub type Key = (Arc<str>, Box<[u8]>);
+pub(crate) type Key = (Arc<str>, Box<[u8]>);
 
 /// An event that has to wait.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Held<'r> {
+pub(crate) struct Held<'r> {
     /// Its key.
-    pub key: &'r [u8],
+    pub(crate) key: &'r [u8],
     /// The key that its row had before, if only that one is parked.
-    pub waits_for: Option<&'r [u8]>,
+    pub(crate) waits_for: Option<&'r [u8]>,
 }
 
 /// What is known of a parked key.
@@ -29,7 +29,7 @@ struct Waiting {
 
 /// The keys of which events are parked.
 #[derive(Default)]
-pub struct ParkedKeys {
+pub(crate) struct ParkedKeys {
     keys: HashMap<Key, Waiting>,
     /// Events are parked that are about no row: nothing waits for them.
     alone: bool,
@@ -37,17 +37,17 @@ pub struct ParkedKeys {
 
 impl ParkedKeys {
     /// Whether nothing at all is parked.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty() && !self.alone
     }
 
     /// How many keys there are.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.keys.len() as u64
     }
 
     /// What an event has to wait for: its own key, or the one that its row had before.
-    pub fn holding_back<'r>(&self, record: &'r Record) -> Option<Held<'r>> {
+    pub(crate) fn holding_back<'r>(&self, record: &'r Record) -> Option<Held<'r>> {
         if self.keys.is_empty() {
             return None;
         }
@@ -71,7 +71,7 @@ impl ParkedKeys {
     }
 
     /// An event of `version` was parked: of a key, with the one that its row had before if it waits for that, or of none.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         topic: &Arc<str>,
         version: &str,
@@ -96,17 +96,17 @@ impl ParkedKeys {
     }
 
     /// Nothing of a key waits any more.
-    pub fn remove(&mut self, key: &Key) {
+    pub(crate) fn remove(&mut self, key: &Key) {
         self.keys.remove(key);
     }
 
     /// Notes whether events are parked that are about no row.
-    pub fn set_alone(&mut self, alone: bool) {
+    pub(crate) fn set_alone(&mut self, alone: bool) {
         self.alone = alone;
     }
 
     /// The keys that `is_held`, a refused event of their own, does not hold back, nor a key from before.
-    pub fn freed(&self, is_held: impl Fn(&Key) -> bool) -> Vec<Key> {
+    pub(crate) fn freed(&self, is_held: impl Fn(&Key) -> bool) -> Vec<Key> {
         let is_parked =
             |topic: &Arc<str>, key: &[u8]| self.keys.contains_key(&(Arc::clone(topic), key.into()));
         let freed = self.keys.iter().filter(|(key, parked)| {
@@ -117,14 +117,14 @@ impl ParkedKeys {
     }
 
     /// The keys of a topic.
-    pub fn of_topic(&self, topic: &str) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn of_topic(&self, topic: &str) -> impl Iterator<Item = &[u8]> {
         let keys = self.keys.keys().filter(move |(of, _)| &**of == topic);
         keys.map(|(_, key)| &**key)
     }
 }
 
 /// The row that an event is about; none for one that is about a table.
-pub fn key_of(record: &Record) -> Option<&[u8]> {
+pub(crate) fn key_of(record: &Record) -> Option<&[u8]> {
     match record.op() {
         Some("t" | "schema" | "snapshot" | "barrier" | "m") => None,
         _ => Some(match record.header("cdc.identity") {
@@ -135,13 +135,13 @@ pub fn key_of(record: &Record) -> Option<&[u8]> {
 }
 
 /// The version of an event, empty if it has none.
-pub fn version_of(record: &Record) -> &str {
+pub(crate) fn version_of(record: &Record) -> &str {
     let version = record.version();
     version.filter(|text| is_version(text)).unwrap_or_default()
 }
 
 /// The key that a row had before, in the event of its new one.
-pub fn old_key(record: &Record) -> Option<&[u8]> {
+pub(crate) fn old_key(record: &Record) -> Option<&[u8]> {
     record.header("__debezium.oldkey").map(str::as_bytes)
 }
 

@@ -17,7 +17,7 @@ use crate::sink::mongo_history::tables::admission::Told;
 use crate::sink::mongo_history::write::pending::{Documents, Inserted, Pending};
 
 /// Builds the documents of a batch; what is refused, and what is behind that, goes aside.
-pub async fn documents<'b>(
+pub(crate) async fn documents<'b>(
     history: &mut History,
     batch: &'b Batch,
     asides: &mut Vec<Aside<'b>>,
@@ -63,7 +63,7 @@ async fn let_topics_go(history: &mut History, batch: &Batch) -> Result<()> {
 }
 
 /// Puts aside what the server refused. Later events of the same keys that went in with it are taken out again, to wait.
-pub async fn put_refused_aside<'b>(
+pub(crate) async fn put_refused_aside<'b>(
     history: &mut History,
     batch: &'b Batch,
     inserted: &mut Inserted,
@@ -88,7 +88,7 @@ pub async fn put_refused_aside<'b>(
 }
 
 /// Takes the documents of events out again.
-pub async fn take_out(
+pub(crate) async fn take_out(
     history: &mut History,
     events: &[(usize, &Record)],
     inserted: &mut Inserted,
@@ -108,7 +108,7 @@ pub async fn take_out(
 }
 
 /// Keeps what is aside, and sends what was refused to the dead letters.
-pub async fn park(
+pub(crate) async fn park(
     history: &mut History,
     batch: &Batch,
     asides: &mut [Aside<'_>],

@@ -44,7 +44,10 @@ struct Look<'o> {
 }
 
 /// Looks for decisions and carries them out as far as one go reaches; how many keys are parked then.
-pub async fn carry_out_decisions(history: &mut History, dead_letters: &DeadLetters) -> Result<u64> {
+pub(crate) async fn carry_out_decisions(
+    history: &mut History,
+    dead_letters: &DeadLetters,
+) -> Result<u64> {
     let began = Instant::now();
     let mut pause = LOOK_PAUSE;
     if !history.parked.is_empty() && !history.assigned.is_empty() {
@@ -58,7 +61,7 @@ pub async fn carry_out_decisions(history: &mut History, dead_letters: &DeadLette
 }
 
 /// Waits until there is a decision that was not there at the last look.
-pub async fn wait_for_decision(history: &mut History) {
+pub(crate) async fn wait_for_decision(history: &mut History) {
     loop {
         sleep(LOOK_PAUSE).await;
         let Some(connection) = &history.connection else {

@@ -31,59 +31,59 @@ const INDEXES: [&[&str]; 3] = [
 const ALL_BUT_VALUE: &str = "value";
 
 /// The parked events of one sink.
-pub struct ParkedEvents {
+pub(crate) struct ParkedEvents {
     database: Database,
     collection: Collection<Document>,
     bodies: Bodies,
     /// What was decided about them.
-    pub actions: Actions,
+    pub(crate) actions: Actions,
     sink: String,
 }
 
 /// An event that is put aside: refused, or behind another one of its key.
-pub struct Aside<'b> {
+pub(crate) struct Aside<'b> {
     /// Its place in the batch.
-    pub place: usize,
+    pub(crate) place: usize,
     /// The event.
-    pub record: &'b Record,
+    pub(crate) record: &'b Record,
     /// The row that it is about; none if nothing waits for it.
-    pub key: Option<Box<[u8]>>,
+    pub(crate) key: Option<Box<[u8]>>,
     /// The key that its row had before, if it waits for that one.
-    pub waits_for: Option<Box<[u8]>>,
+    pub(crate) waits_for: Option<Box<[u8]>>,
     /// What the history calls its row; noted when it is parked.
-    pub entity: Option<String>,
+    pub(crate) entity: Option<String>,
     /// Why it was refused.
-    pub failure: Option<Failure>,
+    pub(crate) failure: Option<Failure>,
 }
 
 /// A refused event, without its value.
-pub struct Head {
+pub(crate) struct Head {
     /// The event.
-    pub record: Record,
+    pub(crate) record: Record,
     /// Its id.
-    pub event_id: String,
+    pub(crate) event_id: String,
     /// The row that it is about; none if nothing waits for it.
-    pub key: Option<Box<[u8]>>,
+    pub(crate) key: Option<Box<[u8]>>,
     /// Why it was refused.
-    pub failure: Refused,
+    pub(crate) failure: Refused,
 }
 
 /// A parked event, with its value.
-pub struct Waiting {
+pub(crate) struct Waiting {
     id: String,
     /// The event.
-    pub record: Record,
+    pub(crate) record: Record,
     /// Its id.
-    pub event_id: String,
+    pub(crate) event_id: String,
     /// It was refused; otherwise it is behind another one.
-    pub is_refused: bool,
+    pub(crate) is_refused: bool,
     /// Its value as the document has it.
     kept: Bson,
 }
 
 impl ParkedEvents {
     /// The parked events of `sink` (`<name>.<sink>`, as its offsets), kept in `database`.
-    pub fn new(database: &Database, sink: &str) -> Self {
+    pub(crate) fn new(database: &Database, sink: &str) -> Self {
         ParkedEvents {
             database: database.clone(),
             collection: database.collection(COLLECTION),
@@ -94,12 +94,12 @@ impl ParkedEvents {
     }
 
     /// Where they are kept.
-    pub fn database(&self) -> &Database {
+    pub(crate) fn database(&self) -> &Database {
         &self.database
     }
 
     /// The keys that are parked.
-    pub async fn keys(&self) -> Result<ParkedKeys> {
+    pub(crate) async fn keys(&self) -> Result<ParkedKeys> {
         let failed = |error| classify("reading the parked events", &error);
         let mut found = self
             .collection
@@ -119,7 +119,7 @@ impl ParkedEvents {
     }
 
     /// Ids of events that the history does not have as they were sent: they wait, or people edited or skipped them.
-    pub async fn not_as_sent(&self) -> Result<HashSet<String>> {
+    pub(crate) async fn not_as_sent(&self) -> Result<HashSet<String>> {
         let failed = |error| classify("reading the parked events", &error);
         let mut found = self
             .collection
@@ -135,7 +135,7 @@ impl ParkedEvents {
     }
 
     /// Keeps events, in their order.
-    pub async fn park(&self, asides: &[Aside<'_>]) -> Result<()> {
+    pub(crate) async fn park(&self, asides: &[Aside<'_>]) -> Result<()> {
         make_indexes(&self.collection, &INDEXES).await?;
         let mut documents = Vec::with_capacity(asides.len());
         for aside in asides {
@@ -175,7 +175,7 @@ impl ParkedEvents {
     }
 
     /// The refused events, the oldest of each partition first.
-    pub async fn refused(&self) -> Result<Vec<Head>> {
+    pub(crate) async fn refused(&self) -> Result<Vec<Head>> {
         let failed = |error| classify("reading the parked events", &error);
         let found = self
             .collection
@@ -193,7 +193,7 @@ impl ParkedEvents {
     }
 
     /// Those keys that a refused event holds back.
-    pub fn held_by(heads: &[Head]) -> HashSet<Key> {
+    pub(crate) fn held_by(heads: &[Head]) -> HashSet<Key> {
         let keys = heads.iter().filter_map(|head| {
             let key = head.key.clone()?;
             Some((Arc::clone(&head.record.topic), key))
@@ -202,7 +202,7 @@ impl ParkedEvents {
     }
 
     /// How many events wait behind a refused one of a key.
-    pub async fn count_behind(&self, topic: &str, key: &[u8]) -> Result<i64> {
+    pub(crate) async fn count_behind(&self, topic: &str, key: &[u8]) -> Result<i64> {
         let mut behind = self.of_key(topic, key);
         behind.insert("parked_behind", true);
         let count = self.collection.count_documents(behind).await;
@@ -213,7 +213,7 @@ impl ParkedEvents {
 
     /// The first events of a key in their order: as many as `count_max`, and as `bytes_max` hold, one at least. The second says
     /// whether these are all.
-    pub async fn first_of_key(
+    pub(crate) async fn first_of_key(
         &self,
         (topic, key): &Key,
         count_max: usize,
@@ -244,7 +244,7 @@ impl ParkedEvents {
     }
 
     /// An event.
-    pub async fn event(&self, event_id: &str) -> Result<Option<Waiting>> {
+    pub(crate) async fn event(&self, event_id: &str) -> Result<Option<Waiting>> {
         self.load(&self.id(event_id)).await
     }
 
@@ -264,7 +264,7 @@ impl ParkedEvents {
     }
 
     /// An event's value.
-    pub async fn value(&self, event_id: &str) -> Result<Option<Vec<u8>>> {
+    pub(crate) async fn value(&self, event_id: &str) -> Result<Option<Vec<u8>>> {
         match self.kept_value(event_id).await? {
             Some(kept) => self.bodies.load(&kept).await,
             None => Ok(None),
@@ -272,13 +272,13 @@ impl ParkedEvents {
     }
 
     /// What the history calls the row of an event.
-    pub async fn entity(&self, event_id: &str) -> Result<Option<String>> {
+    pub(crate) async fn entity(&self, event_id: &str) -> Result<Option<String>> {
         let found = self.document_of(&self.id(event_id)).await?;
         Ok(found.and_then(|found| found.get_str("entity").ok().map(str::to_owned)))
     }
 
     /// How many refused events of a row there are, or events `behind` such: of one of the `entities`.
-    pub async fn count_waiting(&self, entities: &[String], behind: bool) -> Result<u64> {
+    pub(crate) async fn count_waiting(&self, entities: &[String], behind: bool) -> Result<u64> {
         let waiting = doc! {
             "sink": &self.sink, "entity": { "$in": entities }, "parked_behind": behind,
         };
@@ -287,7 +287,7 @@ impl ParkedEvents {
     }
 
     /// An event's value as its document has it.
-    pub async fn kept_value(&self, event_id: &str) -> Result<Option<Bson>> {
+    pub(crate) async fn kept_value(&self, event_id: &str) -> Result<Option<Bson>> {
         let found = self.document_of(&self.id(event_id)).await?;
         Ok(found.and_then(|mut found| found.remove("value")))
     }
@@ -298,7 +298,7 @@ impl ParkedEvents {
     }
 
     /// Events are no longer aside. What the record of an edit needs stays.
-    pub async fn forget(&self, events: &[Waiting]) -> Result<()> {
+    pub(crate) async fn forget(&self, events: &[Waiting]) -> Result<()> {
         let failed = |error| classify("forgetting parked events", &error);
         let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
         if !ids.is_empty() {
@@ -318,7 +318,7 @@ impl ParkedEvents {
     }
 
     /// A parked event was refused, once more or for the first time.
-    pub async fn refuse(&self, event: &Waiting, failure: &Failure) -> Result<()> {
+    pub(crate) async fn refuse(&self, event: &Waiting, failure: &Failure) -> Result<()> {
         let found = self.document_of(&event.id).await?.unwrap_or_default();
         let attempts = found.get_i32("attempts").unwrap_or(0);
         let now = rfc3339(now_us());

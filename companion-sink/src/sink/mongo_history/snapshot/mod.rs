@@ -1,6 +1,6 @@
 //! What a snapshot tells the history: what was not found, and what a replay mends.
 
-pub mod notes;
-pub mod repair;
-pub mod snapshots;
-pub mod vanished_rows;
+pub(crate) mod notes;
+pub(crate) mod repair;
+pub(crate) mod snapshots;
+mod vanished_rows;

@@ -33,7 +33,7 @@ async fn changed(
 
 /// Notes for the snapshots under way which rows are there though the batch has brought no document of them, and what the
 /// ends of chunks say.
-pub async fn note(
+pub(crate) async fn note(
     history: &mut History,
     batch: &Batch,
     left_out: Vec<(usize, String)>,
@@ -100,7 +100,7 @@ pub async fn note(
 }
 
 /// Whether the beginning or end of a snapshot cannot come from its topic's table.
-pub async fn is_refused_together(
+pub(crate) async fn is_refused_together(
     history: &mut History,
     record: &Record,
     headers: &Headers<'_>,
@@ -119,7 +119,7 @@ pub async fn is_refused_together(
 }
 
 /// Writes what the end of a snapshot says.
-pub async fn end_snapshot(
+pub(crate) async fn end_snapshot(
     history: &mut History,
     record: &Record,
     headers: &Headers<'_>,

@@ -17,20 +17,20 @@ use crate::sink::mongo_history::write::insert::{Refused, insert_new};
 
 /// What a replay of a history does instead of only inserting.
 #[derive(Debug, Default)]
-pub struct Mending {
+pub(crate) struct Mending {
     /// Nothing is written, only counted.
-    pub is_dry_run: bool,
+    pub(crate) is_dry_run: bool,
     /// Where the history is: what lies behind it is still to be applied, by others.
-    pub until: HashMap<TopicPartition, i64>,
+    pub(crate) until: HashMap<TopicPartition, i64>,
     /// Ids of events that wait, or of which people decided that they are not as they were sent.
-    pub left_alone: HashSet<String>,
+    pub(crate) left_alone: HashSet<String>,
     /// What was different, by collection.
     changes: Mutex<BTreeMap<String, Changes>>,
 }
 
 impl Mending {
     /// Of a history that is at `until`.
-    pub fn new(
+    pub(crate) fn new(
         until: HashMap<TopicPartition, i64>,
         left_alone: HashSet<String>,
         is_dry_run: bool,
@@ -44,20 +44,20 @@ impl Mending {
     }
 
     /// Whether the history has applied this record already, as it is.
-    pub fn covers(&self, record: &Record) -> bool {
+    pub(crate) fn covers(&self, record: &Record) -> bool {
         let until = self.until.get(&TopicPartition::of(record));
         let is_applied = until.is_some_and(|until| record.offset < *until);
         is_applied && !self.left_alone.contains(&record.event_id())
     }
 
     /// What was different until now.
-    pub fn changes(&self) -> Vec<Changes> {
+    pub(crate) fn changes(&self) -> Vec<Changes> {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         changes.values().cloned().collect()
     }
 
     /// Inserts those of the documents that are missing, and replaces those that are different; what is refused.
-    pub async fn write(
+    pub(crate) async fn write(
         &self,
         collection: &Collection<RawDocumentBuf>,
         documents: &[&RawDocumentBuf],

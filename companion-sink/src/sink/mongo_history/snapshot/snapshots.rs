@@ -20,11 +20,11 @@ const PAGE: usize = 10_000;
 
 /// A snapshot of one topic's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     /// The source's number of it.
-    pub id: i64,
+    pub(crate) id: i64,
     /// The version of its beginning.
-    pub begin: String,
+    pub(crate) begin: String,
     /// The collection of the entities that are there.
     seen: String,
     /// It says nothing of rows that it has not got.
@@ -33,7 +33,7 @@ pub struct Snapshot {
 }
 
 /// The snapshots of one sink.
-pub struct Snapshots {
+pub(crate) struct Snapshots {
     database: Database,
     collection: Collection<Document>,
     sink: String,
@@ -43,7 +43,7 @@ pub struct Snapshots {
 
 impl Snapshots {
     /// The snapshots of `sink` (`<name>.<sink>`, as its offsets) in `database`.
-    pub async fn read(database: &Database, sink: &str) -> Result<Snapshots> {
+    pub(crate) async fn read(database: &Database, sink: &str) -> Result<Snapshots> {
         let collection: Collection<Document> = database.collection(COLLECTION);
         let failed = |error| classify("reading the snapshots", &error);
         let mut found = collection
@@ -67,7 +67,7 @@ impl Snapshots {
     }
 
     /// Notes a beginning. One that is known already, and one from before it, change nothing.
-    pub async fn begin(&mut self, topic: &str, id: i64, version: &str) -> Result<()> {
+    pub(crate) async fn begin(&mut self, topic: &str, id: i64, version: &str) -> Result<()> {
         let snapshot = Snapshot {
             id,
             begin: version.to_owned(),
@@ -103,14 +103,14 @@ impl Snapshots {
     }
 
     /// Whether what is there of a topic's table must be noted.
-    pub fn takes_notes(&self, topic: &str) -> bool {
+    pub(crate) fn takes_notes(&self, topic: &str) -> bool {
         self.running
             .get(topic)
             .is_some_and(|snapshot| !snapshot.partial)
     }
 
     /// Notes entities that are there. Once more changes nothing.
-    pub async fn note(&self, topic: &str, entities: &BTreeSet<String>) -> Result<()> {
+    pub(crate) async fn note(&self, topic: &str, entities: &BTreeSet<String>) -> Result<()> {
         let Some(snapshot) = self.running.get(topic).filter(|_| !entities.is_empty()) else {
             return Ok(());
         };
@@ -126,7 +126,7 @@ impl Snapshots {
     }
 
     /// Notes that the topic's snapshot says nothing of rows that it has not got.
-    pub async fn set_partial(&mut self, topic: &str) -> Result<()> {
+    pub(crate) async fn set_partial(&mut self, topic: &str) -> Result<()> {
         let id = self.id(topic);
         let Some(snapshot) = self
             .running
@@ -148,13 +148,13 @@ impl Snapshots {
     }
 
     /// The snapshot `id` of a topic, if it is to be ended: its beginning was noted, and nothing says that it is partial.
-    pub fn whole(&self, topic: &str, id: i64) -> Option<Snapshot> {
+    pub(crate) fn whole(&self, topic: &str, id: i64) -> Option<Snapshot> {
         let snapshot = self.running.get(topic)?;
         (snapshot.id == id && !snapshot.partial).then(|| snapshot.clone())
     }
 
     /// What was noted of a snapshot.
-    pub fn notes(&self, snapshot: &Snapshot) -> Notes {
+    pub(crate) fn notes(&self, snapshot: &Snapshot) -> Notes {
         Notes {
             collection: self.seen(snapshot),
             page: VecDeque::new(),
@@ -164,7 +164,7 @@ impl Snapshots {
     }
 
     /// Fails if another instance has ended the snapshot: what was read of its rows before is all only if not.
-    pub async fn check_running(&self, topic: &str, snapshot: &Snapshot) -> Result<()> {
+    pub(crate) async fn check_running(&self, topic: &str, snapshot: &Snapshot) -> Result<()> {
         match self.stored(topic).await? {
             Some(stored) if stored == *snapshot => Ok(()),
             _ => Err(other_instance(topic)),
@@ -172,7 +172,7 @@ impl Snapshots {
     }
 
     /// Notes the end of a topic's snapshot `id`, whatever it was, and forgets its rows. Nothing if another one is running.
-    pub async fn end(&mut self, topic: &str, id: i64) -> Result<()> {
+    pub(crate) async fn end(&mut self, topic: &str, id: i64) -> Result<()> {
         let Some(stored) = self.stored(topic).await?.filter(|stored| stored.id == id) else {
             return Ok(());
         };
@@ -190,7 +190,7 @@ impl Snapshots {
     }
 
     /// Forgets all snapshots of the sink, with the rows that were noted.
-    pub async fn forget(&self) -> Result<()> {
+    pub(crate) async fn forget(&self) -> Result<()> {
         let failed = |error| classify("forgetting the snapshots", &error);
         let mine = doc! { "_id.sink": &self.sink };
         let mut found = self.collection.find(mine.clone()).await.map_err(failed)?;
@@ -225,7 +225,7 @@ impl Snapshots {
 }
 
 /// The entities that were noted of a snapshot, read in their order.
-pub struct Notes {
+pub(crate) struct Notes {
     collection: Collection<Document>,
     page: VecDeque<String>,
     is_last_page: bool,
@@ -235,7 +235,7 @@ pub struct Notes {
 
 impl Notes {
     /// Whether an entity was noted. Entities are asked for in their order, that of their bytes.
-    pub async fn contain(&mut self, entity: &str) -> Result<bool> {
+    pub(crate) async fn contain(&mut self, entity: &str) -> Result<bool> {
         if entity <= self.asked.as_str() {
             return Err(Error::new(
                 Code::TargetRefuses,

@@ -22,24 +22,24 @@ use crate::sink::unreadable_snapshot;
 const PAGE: usize = 1000;
 
 /// The end of a snapshot, and where what it says is written to.
-pub struct End<'a> {
-    pub collection: &'a Collection<RawDocumentBuf>,
+pub(crate) struct End<'a> {
+    pub(crate) collection: &'a Collection<RawDocumentBuf>,
     /// What the entities of its table begin with.
-    pub table: &'a str,
-    pub snapshots: &'a Snapshots,
-    pub snapshot: &'a Snapshot,
-    pub record: &'a Record,
-    pub headers: &'a Headers<'a>,
-    pub body: &'a Body<'a>,
-    pub source_name: &'a str,
-    pub names: Names,
+    pub(crate) table: &'a str,
+    pub(crate) snapshots: &'a Snapshots,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) record: &'a Record,
+    pub(crate) headers: &'a Headers<'a>,
+    pub(crate) body: &'a Body<'a>,
+    pub(crate) source_name: &'a str,
+    pub(crate) names: Names,
     /// Of a replay.
-    pub mending: Option<&'a Mending>,
+    pub(crate) mending: Option<&'a Mending>,
 }
 
 impl End<'_> {
     /// Writes a document for each row that is gone; returns how many. Once more writes the same.
-    pub async fn write_inferred_deletes(&self) -> Result<u64> {
+    pub(crate) async fn write_inferred_deletes(&self) -> Result<u64> {
         let table = self.table;
         let end = self.headers.version;
         let truncates = truncates(self.collection, table, doc! {}).await?;

@@ -21,7 +21,7 @@ use crate::sink::postgres::schema::definitions::SchemaBody;
 const COLLECTION: &str = "companion_topics";
 
 /// What the topics of a sink belong to.
-pub struct Admission {
+pub(crate) struct Admission {
     collection: Collection<Document>,
     sink: String,
     topics: HashMap<String, Bound>,
@@ -52,20 +52,20 @@ impl Bound {
 }
 
 /// What an event says of its table.
-pub struct Told<'t> {
+pub(crate) struct Told<'t> {
     /// The table that its body names.
-    pub source: TableName<'t>,
+    pub(crate) source: TableName<'t>,
     /// The table has another name from here on.
-    pub is_rename: bool,
+    pub(crate) is_rename: bool,
     /// The source begins to send it.
-    pub is_first: bool,
+    pub(crate) is_first: bool,
     /// The source ends it.
-    pub is_farewell: bool,
+    pub(crate) is_farewell: bool,
 }
 
 impl<'t> Told<'t> {
     /// By a row.
-    pub fn by_row(source: TableName<'t>) -> Self {
+    pub(crate) fn by_row(source: TableName<'t>) -> Self {
         Told {
             source,
             is_rename: false,
@@ -75,7 +75,7 @@ impl<'t> Told<'t> {
     }
 
     /// By an event about the whole table, of which only its definitions and snapshots are looked at here.
-    pub fn by(
+    pub(crate) fn by(
         record: &'t Record,
         headers: &Headers<'_>,
     ) -> std::result::Result<Option<Self>, Failure> {
@@ -96,7 +96,7 @@ impl<'t> Told<'t> {
 }
 
 /// Whether events may go to a collection.
-pub fn may_be_written(collection: &str) -> bool {
+pub(crate) fn may_be_written(collection: &str) -> bool {
     let is_ours = collection.starts_with("companion_");
     let is_servers = collection.starts_with("system.") || collection.contains(['$', '\0']);
     !is_ours && !is_servers && !collection.is_empty()
@@ -104,7 +104,7 @@ pub fn may_be_written(collection: &str) -> bool {
 
 impl Admission {
     /// What `sink` has noted in `database`; `before` is what was known until the connection was lost.
-    pub async fn read(
+    pub(crate) async fn read(
         database: &Database,
         sink: &str,
         is_replay: bool,
@@ -142,7 +142,7 @@ impl Admission {
     }
 
     /// Whether an event is refused whatever comes, as far as is known.
-    pub fn is_plainly_refused(&self, record: &Record) -> bool {
+    pub(crate) fn is_plainly_refused(&self, record: &Record) -> bool {
         let Ok(headers) = Headers::read(record) else {
             return true;
         };
@@ -157,7 +157,7 @@ impl Admission {
     }
 
     /// Why an event is refused; one that is not binds its topic to its table.
-    pub async fn refused(
+    pub(crate) async fn refused(
         &mut self,
         record: &Record,
         headers: &Headers<'_>,

@@ -12,15 +12,15 @@ const SUFFIX_BYTES: usize = 4;
 /// The names that a table's collection can have, the first that is free is taken: as `template` says it, with schema and
 /// database in front, with a number behind. Before them the name without a schema in front, which tables of all schemas had
 /// in earlier versions: it is taken only where their documents are there.
-pub struct Candidates {
+pub(crate) struct Candidates {
     /// What earlier versions called it, where that is another name.
-    pub former: Option<String>,
+    pub(crate) former: Option<String>,
     names: [String; 3],
 }
 
 impl Candidates {
     /// Those of a table, in a database of this name.
-    pub fn of(template: &str, name: &Name, database: &str) -> Candidates {
+    pub(crate) fn of(template: &str, name: &Name, database: &str) -> Candidates {
         let made = |template: &str| {
             let in_front = match name.schema.as_str() {
                 "public" => String::new(),
@@ -49,7 +49,7 @@ impl Candidates {
     }
 
     /// The one of a place; without end.
-    pub fn at(&self, place: usize) -> String {
+    pub(crate) fn at(&self, place: usize) -> String {
         match self.names.get(place) {
             Some(name) => name.clone(),
             None => format!("{}_{}", self.names[0], place + 2 - self.names.len()),

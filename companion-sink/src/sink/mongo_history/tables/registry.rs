@@ -15,7 +15,7 @@ use crate::sink::mongo_history::tables::collection_name::Candidates;
 const COLLECTION: &str = "companion_tables";
 
 /// The tables that a history knows.
-pub struct Tables {
+pub(crate) struct Tables {
     database: Database,
     collection: Collection<Document>,
     links: Links,
@@ -31,7 +31,7 @@ const KNOWN_MAX: usize = 100_000;
 
 impl Tables {
     /// Those of `database`.
-    pub async fn read(database: &Database) -> Result<Tables> {
+    pub(crate) async fn read(database: &Database) -> Result<Tables> {
         let collection: Collection<Document> = database.collection(COLLECTION);
         let failed = |error| classify("reading the tables of the history", &error);
         let mut found = collection.find(doc! {}).await.map_err(failed)?;
@@ -52,17 +52,17 @@ impl Tables {
     }
 
     /// Where they are.
-    pub fn database(&self) -> &Database {
+    pub(crate) fn database(&self) -> &Database {
         &self.database
     }
 
     /// All of them.
-    pub fn all(&self) -> &[Lineage] {
+    pub(crate) fn all(&self) -> &[Lineage] {
         &self.all
     }
 
     /// All of them, for who only asks.
-    pub fn into_all(self) -> Vec<Lineage> {
+    pub(crate) fn into_all(self) -> Vec<Lineage> {
         self.all
     }
 
@@ -79,7 +79,7 @@ impl Tables {
     }
 
     /// The table that had a name at a version, for events of a topic.
-    pub fn of(&self, topic: &str, header: &str, version: &str) -> Option<&Lineage> {
+    pub(crate) fn of(&self, topic: &str, header: &str, version: &str) -> Option<&Lineage> {
         let place = self.place_of(topic, header, version);
         place.map(|place| &self.all[place])
     }
@@ -137,26 +137,26 @@ impl Tables {
     }
 
     /// Whether the table that a definition is about is known.
-    pub fn knows(&self, told: &Told<'_>) -> bool {
+    pub(crate) fn knows(&self, told: &Told<'_>) -> bool {
         self.place_of_definition(told).is_some()
     }
 
     /// What the table of a definition is when that is taken in.
-    pub fn learnt(&self, told: &Told<'_>) -> Option<Lineage> {
+    pub(crate) fn learnt(&self, told: &Told<'_>) -> Option<Lineage> {
         let mut lineage = self.all[self.place_of_definition(told)?].clone();
         lineage.learn(told);
         Some(lineage)
     }
 
     /// The key that a definition brings, if it is another one than its table has.
-    pub fn other_key(&self, told: &Told<'_>) -> Option<i32> {
+    pub(crate) fn other_key(&self, told: &Told<'_>) -> Option<i32> {
         let lineage = &self.all[self.place_of_definition(told)?];
         let key = lineage.other_key(told)?;
         (key.number > 1).then_some(key.number)
     }
 
     /// Takes in what an event says about a table.
-    pub async fn learn(&mut self, told: &Told<'_>, template: &str) -> Result<&Lineage> {
+    pub(crate) async fn learn(&mut self, told: &Told<'_>, template: &str) -> Result<&Lineage> {
         let place = match self.place_of_definition(told) {
             Some(place) => {
                 let mut lineage = self.all[place].clone();
@@ -271,7 +271,10 @@ impl Tables {
     }
 
     /// Looks up the links that are not in memory.
-    pub async fn look_up(&mut self, naturals: impl IntoIterator<Item = &Natural>) -> Result<()> {
+    pub(crate) async fn look_up(
+        &mut self,
+        naturals: impl IntoIterator<Item = &Natural>,
+    ) -> Result<()> {
         let mut unknown: Vec<&str> = naturals
             .into_iter()
             .filter_map(|natural| match natural {
@@ -296,7 +299,7 @@ impl Tables {
     }
 
     /// The entity of a row whose link was looked up.
-    pub fn entity(&self, natural: Natural) -> String {
+    pub(crate) fn entity(&self, natural: Natural) -> String {
         match natural {
             Natural::Entity(entity) => entity,
             Natural::Link(link) => match self.known.get(&link) {
@@ -307,7 +310,7 @@ impl Tables {
     }
 
     /// Whether a row has no link, as far as that was looked up.
-    pub fn is_unlinked(&self, natural: &Natural) -> bool {
+    pub(crate) fn is_unlinked(&self, natural: &Natural) -> bool {
         match natural {
             Natural::Entity(_) => false,
             Natural::Link(link) => self.known.get(link) == Some(link),
@@ -315,7 +318,7 @@ impl Tables {
     }
 
     /// Notes links.
-    pub async fn note_links(&mut self, links: &[(String, String)]) -> Result<()> {
+    pub(crate) async fn note_links(&mut self, links: &[(String, String)]) -> Result<()> {
         self.links.note(links).await?;
         for (link, _) in links {
             self.known.remove(link);
@@ -325,12 +328,12 @@ impl Tables {
 }
 
 /// The table of an entity: what is before its key.
-pub fn table_of(entity: &str) -> &str {
+pub(crate) fn table_of(entity: &str) -> &str {
     entity.split_once(":{").map_or(entity, |(table, _)| table)
 }
 
 /// Nothing was renamed.
-pub fn no_renames() -> &'static BTreeMap<String, String> {
+pub(crate) fn no_renames() -> &'static BTreeMap<String, String> {
     static NONE: BTreeMap<String, String> = BTreeMap::new();
     &NONE
 }

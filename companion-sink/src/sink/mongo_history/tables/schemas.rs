@@ -17,7 +17,7 @@ use crate::sink::mongo_history::identity::lineage::{Name, Told};
 const COLLECTION: &str = "companion_schemas";
 
 /// How the server takes names with a dot: MongoDB as they are, others not at all. Asked with a document that stays.
-pub async fn accepted_names(database: &Database) -> Result<Names, mongodb::error::Error> {
+pub(crate) async fn accepted_names(database: &Database) -> Result<Names, mongodb::error::Error> {
     let probe = doc! { "_id": "names with dots", "dotted.name": true };
     match database
         .collection::<Document>(COLLECTION)
@@ -37,13 +37,13 @@ pub async fn accepted_names(database: &Database) -> Result<Names, mongodb::error
 
 /// The known column lists, by table and hash. `None` is one that nobody told us about.
 #[derive(Default)]
-pub struct Schemas {
+pub(crate) struct Schemas {
     known: HashMap<String, Option<ColumnTypes>>,
 }
 
 /// A schema event.
 #[derive(Deserialize)]
-pub struct Definition {
+pub(crate) struct Definition {
     source: Source,
     schema_change: Change,
 }
@@ -101,12 +101,12 @@ impl Table {
 
 impl Definition {
     /// Parses a schema event.
-    pub fn parse(record: &Record) -> Result<Definition, Malformed> {
+    pub(crate) fn parse(record: &Record) -> Result<Definition, Malformed> {
         parse_body(record)
     }
 
     /// Whether the source begins to send the table.
-    pub fn is_first(&self) -> bool {
+    pub(crate) fn is_first(&self) -> bool {
         self.schema_change.kind == "CREATE"
     }
 
@@ -116,7 +116,7 @@ impl Definition {
     }
 
     /// What it says about its table.
-    pub fn told<'t>(&'t self, record: &'t Record, headers: &Headers<'t>) -> Told<'t> {
+    pub(crate) fn told<'t>(&'t self, record: &'t Record, headers: &Headers<'t>) -> Told<'t> {
         let change = &self.schema_change;
         Told {
             version: headers.version,
@@ -141,7 +141,7 @@ impl Definition {
 
 impl Schemas {
     /// Learns from a schema event. It has a copy in every partition; only the first is written.
-    pub async fn learn(
+    pub(crate) async fn learn(
         &mut self,
         database: &Database,
         definition: &Definition,
@@ -183,7 +183,7 @@ impl Schemas {
     }
 
     /// The column types of an event, if they are known.
-    pub async fn types(
+    pub(crate) async fn types(
         &mut self,
         database: &Database,
         headers: &Headers<'_>,
@@ -201,7 +201,7 @@ impl Schemas {
 }
 
 /// The column types that were kept under `table:hash`.
-pub async fn stored_types(
+pub(crate) async fn stored_types(
     database: &Database,
     id: &str,
 ) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
@@ -210,7 +210,7 @@ pub async fn stored_types(
 }
 
 /// The same with their modifiers, as far as these were kept.
-pub async fn stored_expressions(
+pub(crate) async fn stored_expressions(
     database: &Database,
     id: &str,
 ) -> Result<Option<ColumnTypes>, mongodb::error::Error> {

@@ -11,15 +11,15 @@ use crate::sink::mongo_history::failure::{
 };
 
 /// A document that the server refuses for what it holds.
-pub struct Refused {
+pub(crate) struct Refused {
     /// Its place among the documents.
-    pub place: usize,
+    pub(crate) place: usize,
     /// What the server does not take.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// Inserts the documents that are not there yet, by their `_id`; returns those that are refused. CDC1018 where the collection is.
-pub async fn insert_new<T: Serialize + Send + Sync>(
+pub(crate) async fn insert_new<T: Serialize + Send + Sync>(
     collection: &Collection<T>,
     documents: impl IntoIterator<Item = impl Borrow<T>>,
 ) -> Result<Vec<Refused>> {
@@ -62,7 +62,7 @@ pub async fn insert_new<T: Serialize + Send + Sync>(
 }
 
 /// A collection of which the server takes nothing (CDC1018).
-pub fn collection_refused(collection: &str, why: &str) -> Error {
+pub(crate) fn collection_refused(collection: &str, why: &str) -> Error {
     Error::new(
         Code::CollectionRefused,
         format!("mongodb refuses the collection {collection}: {why}"),

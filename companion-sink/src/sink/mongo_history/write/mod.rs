@@ -1,8 +1,8 @@
 //! Documents into the collections, and how far the history is.
 
-pub mod insert;
-pub mod newest_commit;
-pub mod newest_versions;
-pub mod offsets;
-pub mod pending;
-pub mod unchanged_rows;
+pub(crate) mod insert;
+pub(crate) mod newest_commit;
+pub(crate) mod newest_versions;
+pub(crate) mod offsets;
+pub(crate) mod pending;
+pub(crate) mod unchanged_rows;

@@ -11,7 +11,7 @@ use crate::sink::mongo_history::failure::classify;
 const COLLECTION: &str = "companion_complete";
 
 /// Writes it for `sink` (`<name>.<sink>`).
-pub async fn write(database: &Database, sink: &str, complete: &Complete) -> Result<()> {
+pub(crate) async fn write(database: &Database, sink: &str, complete: &Complete) -> Result<()> {
     database
         .collection::<Document>(COLLECTION)
         .update_one(
@@ -25,7 +25,7 @@ pub async fn write(database: &Database, sink: &str, complete: &Complete) -> Resu
 }
 
 /// What was written; none where the sink has not come to a position of the sender yet.
-pub async fn read(database: &Database, sink: &str) -> Result<Option<Complete>> {
+pub(crate) async fn read(database: &Database, sink: &str) -> Result<Option<Complete>> {
     let found = database
         .collection::<Document>(COLLECTION)
         .find_one(doc! { "_id": sink })

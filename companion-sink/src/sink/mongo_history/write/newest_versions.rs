@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::sink::mongo_history::failure::classify;
 
 /// The newest documents of a query, one entity after the other.
-pub struct Newest {
+pub(crate) struct Newest {
     found: Cursor<RawDocumentBuf>,
     /// The newest document so far of the entity that is being read.
     newest: Option<RawDocumentBuf>,
@@ -16,7 +16,7 @@ pub struct Newest {
 
 impl Newest {
     /// Of the documents that `filter` finds, with the fields of `projection`: `entity` and `version` are among them.
-    pub async fn of(
+    pub(crate) async fn of(
         collection: &Collection<RawDocumentBuf>,
         filter: Document,
         projection: Document,
@@ -34,7 +34,7 @@ impl Newest {
     }
 
     /// The next entity's newest document among those that `counts`, called with entity and version, lets through.
-    pub async fn next(
+    pub(crate) async fn next(
         &mut self,
         counts: impl Fn(&str, &str) -> bool,
     ) -> Result<Option<RawDocumentBuf>> {
@@ -68,7 +68,7 @@ fn failed(error: &mongodb::error::Error) -> Error {
 }
 
 /// The versions of the truncates of `table` that `filter` finds, in their order.
-pub async fn truncates(
+pub(crate) async fn truncates(
     collection: &Collection<RawDocumentBuf>,
     table: &str,
     filter: Document,

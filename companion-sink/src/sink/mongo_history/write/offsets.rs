@@ -15,14 +15,14 @@ use crate::sink::mongo_history::failure::{classify, is_duplicate_id};
 const COLLECTION: &str = "companion_offsets";
 
 /// The offsets of one sink.
-pub struct Offsets {
+pub(crate) struct Offsets {
     collection: Collection<Document>,
     sink: String,
 }
 
 impl Offsets {
     /// The offsets of `sink` (`<name>.<sink>`, as its consumer group), kept in `database`.
-    pub fn new(database: &Database, sink: &str) -> Self {
+    pub(crate) fn new(database: &Database, sink: &str) -> Self {
         Offsets {
             collection: database.collection(COLLECTION),
             sink: sink.to_owned(),
@@ -30,7 +30,7 @@ impl Offsets {
     }
 
     /// The positions of `wanted`.
-    pub async fn read(&self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
+    pub(crate) async fn read(&self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
         let failed = |error| classify("reading the offsets", &error);
         let mut cursor = self
             .collection
@@ -57,7 +57,7 @@ impl Offsets {
     }
 
     /// Notes where unknown partitions begin.
-    pub async fn begin(&self, starts: &[(TopicPartition, i64)]) -> Result<()> {
+    pub(crate) async fn begin(&self, starts: &[(TopicPartition, i64)]) -> Result<()> {
         let starts = starts.iter().map(|(at, next_offset)| {
             let position = Position {
                 next_offset: *next_offset,
@@ -69,7 +69,7 @@ impl Offsets {
     }
 
     /// As [`Offsets::begin`], with the highest versions before.
-    pub async fn begin_at(&self, starts: &[(TopicPartition, Position)]) -> Result<()> {
+    pub(crate) async fn begin_at(&self, starts: &[(TopicPartition, Position)]) -> Result<()> {
         for (at, start) in starts {
             let document = doc! {
                 "_id": self.id(at), "next_offset": start.next_offset, "version": &start.version,
@@ -85,7 +85,7 @@ impl Offsets {
     }
 
     /// Fails if another instance has moved a position since the batch began.
-    pub async fn check(&self, moves: &[Move]) -> Result<()> {
+    pub(crate) async fn check(&self, moves: &[Move]) -> Result<()> {
         let wanted: Vec<TopicPartition> = moves.iter().map(|moved| moved.at.clone()).collect();
         for (moved, stored) in moves.iter().zip(self.read(&wanted).await?) {
             if stored.is_none_or(|stored| stored.next_offset != moved.begin) {
@@ -96,7 +96,7 @@ impl Offsets {
     }
 
     /// Moves the positions, each only from where the batch began.
-    pub async fn advance(&self, moves: &[Move]) -> Result<()> {
+    pub(crate) async fn advance(&self, moves: &[Move]) -> Result<()> {
         let writes = moves.iter().map(|moved| async move {
             let updated = self
                 .collection
@@ -117,7 +117,7 @@ impl Offsets {
     }
 
     /// Forgets all of the sink's offsets.
-    pub async fn forget(&self) -> Result<()> {
+    pub(crate) async fn forget(&self) -> Result<()> {
         let deleted = self
             .collection
             .delete_many(doc! { "_id.sink": &self.sink })

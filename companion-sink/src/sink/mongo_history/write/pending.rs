@@ -7,21 +7,21 @@ use mongodb::bson::RawDocumentBuf;
 use crate::rejected::failure::Failure;
 
 /// A document to insert and the place of its event in the batch.
-pub struct Pending {
-    pub place: usize,
-    pub document: RawDocumentBuf,
+pub(crate) struct Pending {
+    pub(crate) place: usize,
+    pub(crate) document: RawDocumentBuf,
 }
 
 /// Documents by collection.
-pub type Documents = BTreeMap<String, Vec<Pending>>;
+pub(crate) type Documents = BTreeMap<String, Vec<Pending>>;
 
 /// What became of documents.
 #[derive(Default)]
-pub struct Inserted {
+pub(crate) struct Inserted {
     /// Rows of snapshots that the history knows: the places of their events, and their entities.
-    pub left_out: Vec<(usize, String)>,
+    pub(crate) left_out: Vec<(usize, String)>,
     /// Those that the server refused, by the places of their events.
-    pub refused: BTreeMap<usize, Failure>,
+    pub(crate) refused: BTreeMap<usize, Failure>,
     /// Where each was to go, by the places of their events.
-    pub collections: HashMap<usize, String>,
+    pub(crate) collections: HashMap<usize, String>,
 }

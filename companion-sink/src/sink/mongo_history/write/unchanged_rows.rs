@@ -13,16 +13,16 @@ use crate::sink::mongo_history::write::pending::Pending;
 type LastImages = HashMap<String, (String, Option<Bson>)>;
 
 /// What a batch has for a collection.
-pub struct Sifted<'p> {
+pub(crate) struct Sifted<'p> {
     /// To be written.
-    pub kept: Vec<&'p Pending>,
+    pub(crate) kept: Vec<&'p Pending>,
     /// Rows of snapshots that the history knows: the places of their events in the batch, and their entities.
-    pub left_out: Vec<(usize, String)>,
+    pub(crate) left_out: Vec<(usize, String)>,
 }
 
 /// Leaves out the rows of snapshots that equal the newest image of their entity. Only what is older than a row counts, so
 /// that reading the same events again leaves out the same rows.
-pub async fn leave_out<'p>(
+pub(crate) async fn leave_out<'p>(
     collection: &Collection<RawDocumentBuf>,
     table: &str,
     pending: Vec<&'p Pending>,

@@ -10,7 +10,7 @@ use crate::sink::postgres::replica::{Replica, not_connected};
 const LOOKS_MAX: usize = 1000;
 
 /// Looks at what is in doubt after an event. A row that comes before the one it references is so for a while.
-pub async fn look_at_doubts(replica: &mut Replica, record: &Record) -> Result<()> {
+pub(crate) async fn look_at_doubts(replica: &mut Replica, record: &Record) -> Result<()> {
     let Some(wanted) = &replica.search.wanted else {
         return Ok(());
     };

@@ -18,13 +18,13 @@ use crate::sink::batch::Applied;
 const TURNS_MAX: usize = 3;
 
 /// How a part ended that was to be committed.
-pub enum PartEnd {
+pub(crate) enum PartEnd {
     Committed(Applied),
     Undone(Uncommitted),
 }
 
 /// Applies the last events of a transaction, moves the positions and commits.
-pub async fn commit_part(
+pub(crate) async fn commit_part(
     replica: &mut Replica,
     records: &[Record],
     commit: &Commit<'_>,
@@ -61,7 +61,7 @@ pub async fn commit_part(
 }
 
 /// Commits. `None` if that is done; else the search goes on, or has found the event.
-pub async fn end_transaction(
+pub(crate) async fn end_transaction(
     replica: &mut Replica,
     last: Option<&Record>,
     dead_letters: &DeadLetters,

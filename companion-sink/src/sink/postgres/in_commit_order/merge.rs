@@ -18,7 +18,7 @@ use crate::kafka::record::Record;
 use crate::sink::batch::Move;
 
 /// The merged partitions.
-pub struct Merge {
+pub(crate) struct Merge {
     /// Whom the records are for.
     sink: String,
     lanes: Vec<Lane>,
@@ -50,7 +50,7 @@ struct Lane {
 
 /// What comes next.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
+pub(crate) enum Next {
     /// An event of this commit, which [`Merge::take`] hands out.
     Event(Place),
     /// First the partition at this place must be read on.
@@ -61,7 +61,7 @@ pub enum Next {
 
 impl Merge {
     /// Nothing to merge yet, for the sink `sink`.
-    pub fn new(sink: &str) -> Self {
+    pub(crate) fn new(sink: &str) -> Self {
         Merge {
             sink: sink.to_owned(),
             lanes: Vec::new(),
@@ -75,32 +75,32 @@ impl Merge {
     }
 
     /// The place of a partition.
-    pub fn place(&self, at: &TopicPartition) -> Option<usize> {
+    pub(crate) fn place(&self, at: &TopicPartition) -> Option<usize> {
         self.places.get(at).copied()
     }
 
     /// The partition at a place.
-    pub fn at(&self, place: usize) -> &TopicPartition {
+    pub(crate) fn at(&self, place: usize) -> &TopicPartition {
         &self.lanes[place].at
     }
 
     /// The offset of the partition at a place from which on it has not been read.
-    pub fn read_to(&self, place: usize) -> i64 {
+    pub(crate) fn read_to(&self, place: usize) -> i64 {
         self.lanes[place].read_to
     }
 
     /// Partitions with the offset that comes next in the target.
-    pub fn stored(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
         self.lanes.iter().map(|lane| (&lane.at, lane.stored_next))
     }
 
     /// Later copies dropped since the last call.
-    pub fn take_duplicates(&mut self) -> u64 {
+    pub(crate) fn take_duplicates(&mut self) -> u64 {
         std::mem::take(&mut self.duplicates)
     }
 
     /// Merges one more partition, from `next_offset` on; `version` is the highest one before, empty for none. Its place.
-    pub fn add(&mut self, at: TopicPartition, next_offset: i64, version: &str) -> usize {
+    pub(crate) fn add(&mut self, at: TopicPartition, next_offset: i64, version: &str) -> usize {
         let place = self.lanes.len();
         self.places.insert(at.clone(), place);
         self.lanes.push(Lane {
@@ -116,14 +116,18 @@ impl Merge {
     }
 
     /// The commit up to which the target has something of some partition: what it has of others up to there must come with it.
-    pub fn begun(&self) -> Option<Place> {
+    pub(crate) fn begun(&self) -> Option<Place> {
         let versions = self.lanes.iter().filter_map(|lane| lane.version);
         versions.map(|version| version.place()).max()
     }
 
     /// Goes on up to the commit `goal`. What is complete up to there ends where `end_of` says of each partition, `None` for one
     /// that the position does not name.
-    pub fn set_goal(&mut self, goal: Place, end_of: impl Fn(&TopicPartition) -> Option<i64>) {
+    pub(crate) fn set_goal(
+        &mut self,
+        goal: Place,
+        end_of: impl Fn(&TopicPartition) -> Option<i64>,
+    ) {
         self.goal = goal;
         self.hungry.clear();
         for (place, lane) in self.lanes.iter_mut().enumerate() {
@@ -135,7 +139,7 @@ impl Merge {
     }
 
     /// A record that came of the partition at `place`; an older one than those before is passed over.
-    pub fn offer(&mut self, place: usize, record: Record) {
+    pub(crate) fn offer(&mut self, place: usize, record: Record) {
         let lane = &mut self.lanes[place];
         if record.offset < lane.read_to {
             return;
@@ -183,7 +187,7 @@ impl Merge {
     }
 
     /// The partitions whose next record is of a later commit than `newest`, with its offset.
-    pub fn beyond(&self, newest: Place) -> Vec<(usize, i64)> {
+    pub(crate) fn beyond(&self, newest: Place) -> Vec<(usize, i64)> {
         let heads = self.next.iter().map(|Reverse(head)| head);
         let beyond = heads.filter(|(version, _)| version.place() > newest);
         let offset = |place: usize| self.lanes[place].next_offset();
@@ -191,7 +195,7 @@ impl Merge {
     }
 
     /// The next record of the partition at `place` is of no commit of the source: it is handed out where it stands, and marked.
-    pub fn disbelieve(&mut self, place: usize) {
+    pub(crate) fn disbelieve(&mut self, place: usize) {
         self.next.retain(|Reverse((_, lane))| *lane != place);
         if let Some((version, record)) = self.lanes[place].waiting.front_mut() {
             *version = None;
@@ -201,13 +205,13 @@ impl Merge {
     }
 
     /// The partition at `place` has nothing before `offset` that was not offered.
-    pub fn offer_end(&mut self, place: usize, offset: i64) {
+    pub(crate) fn offer_end(&mut self, place: usize, offset: i64) {
         let lane = &mut self.lanes[place];
         lane.read_to = lane.read_to.max(offset);
     }
 
     /// What comes next.
-    pub fn next(&mut self) -> Next {
+    pub(crate) fn next(&mut self) -> Next {
         loop {
             while let Some(place) = self.hungry.last() {
                 if self.lanes[*place].is_hungry() {
@@ -235,7 +239,7 @@ impl Merge {
     }
 
     /// Hands out the event that comes next; `None` if there is none.
-    pub fn take(&mut self) -> Option<Record> {
+    pub(crate) fn take(&mut self) -> Option<Record> {
         let Reverse((version, place)) = self.next.pop()?;
         let lane = &mut self.lanes[place];
         let (_, record) = lane.waiting.pop_front()?;
@@ -249,7 +253,7 @@ impl Merge {
     }
 
     /// How the partitions' positions move by what was handed out.
-    pub fn moves(&self) -> Vec<Move> {
+    pub(crate) fn moves(&self) -> Vec<Move> {
         let moved = self
             .lanes
             .iter()
@@ -268,7 +272,7 @@ impl Merge {
     }
 
     /// The target has these positions.
-    pub fn moved(&mut self, moves: &[Move]) {
+    pub(crate) fn moved(&mut self, moves: &[Move]) {
         for moved in moves {
             if let Some(place) = self.place(&moved.at) {
                 self.lanes[place].stored_next = moved.end;

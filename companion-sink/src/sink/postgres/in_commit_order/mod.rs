@@ -1,13 +1,13 @@
 //! The course of a replica that is consistent: whole transactions of the source, in the order of their commits, over all
 //! tables and partitions. One instance is active. What is in Kafka whole, and where it ends, the sender's positions say.
 
-pub mod doubts;
-pub mod ending;
-pub mod poison;
+mod doubts;
+mod ending;
+pub(crate) mod poison;
 
-pub mod merge;
-pub mod search;
-pub mod transaction;
+mod merge;
+pub(crate) mod search;
+mod transaction;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -44,13 +44,13 @@ const LEADER_WAIT: Duration = Duration::from_secs(5);
 const LEADER_RETRY: Duration = Duration::from_millis(100);
 
 /// Applies whole transactions in the order of their commits.
-pub struct InCommitOrder {
+pub(crate) struct InCommitOrder {
     replica: Replica,
 }
 
 impl InCommitOrder {
     /// The course of `replica`.
-    pub fn new(replica: Replica) -> Self {
+    pub(crate) fn new(replica: Replica) -> Self {
         InCommitOrder { replica }
     }
 }

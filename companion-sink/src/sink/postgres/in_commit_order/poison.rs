@@ -8,27 +8,27 @@ use crate::rejected::failure::Failure;
 use crate::sink::batch::Move;
 
 /// What a transaction of the target brings to its end.
-pub struct Commit<'c> {
+pub(crate) struct Commit<'c> {
     /// Where the partitions' positions move.
-    pub moves: &'c [Move],
+    pub(crate) moves: &'c [Move],
     /// The source's newest commit that is there then; `None` where only positions move.
-    pub place: Option<Place>,
+    pub(crate) place: Option<Place>,
     /// When the source committed that, microseconds since 1970.
-    pub time_us: Option<i64>,
+    pub(crate) time_us: Option<i64>,
 }
 
 /// An event that stops the replica.
-pub struct Poison {
+pub(crate) struct Poison {
     /// Its record.
-    pub record: Record,
+    pub(crate) record: Record,
     /// Its commit.
-    pub place: Place,
+    pub(crate) place: Place,
     /// Why it cannot be applied.
-    pub why: Why,
+    pub(crate) why: Why,
 }
 
 /// Why an event stops the replica.
-pub enum Why {
+pub(crate) enum Why {
     /// Its values are refused.
     Refused(Failure),
     /// The target is not as the event needs it.
@@ -37,7 +37,7 @@ pub enum Why {
 
 impl Poison {
     /// The event of `record`.
-    pub fn new(record: &Record, why: Why) -> Box<Self> {
+    pub(crate) fn new(record: &Record, why: Why) -> Box<Self> {
         Box::new(Poison {
             record: record.clone(),
             place: version_of(record).place(),
@@ -47,7 +47,7 @@ impl Poison {
 }
 
 /// What happened to a part.
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It is in the open transaction.
     Applied,
     /// This event cannot be applied, and the transaction is over.
@@ -55,7 +55,7 @@ pub enum Outcome {
 }
 
 /// An error about an event of a whole table, with the event.
-pub fn of_whole_table(record: &Record, error: Error) -> Error {
+pub(crate) fn of_whole_table(record: &Record, error: Error) -> Error {
     Error::new(
         error.code,
         format!(
@@ -70,14 +70,14 @@ pub fn of_whole_table(record: &Record, error: Error) -> Error {
 }
 
 /// Why nothing of a transaction is in the target.
-pub enum Uncommitted {
+pub(crate) enum Uncommitted {
     /// This event cannot be applied.
     Poisoned(Box<Poison>),
     /// The target refused it at its end, and did not say for which event: it is to be given once more, from its beginning.
     Again,
 }
 
-pub fn version_of(record: &Record) -> Version {
+pub(crate) fn version_of(record: &Record) -> Version {
     let version = record.version().and_then(Version::parse);
     version.unwrap_or_default()
 }

@@ -12,28 +12,28 @@ use crate::sink::postgres::write::change::value_of;
 
 /// What is known so far.
 #[derive(Default)]
-pub struct Search {
+pub(crate) struct Search {
     /// What the transaction was refused for; the search is on while this is there, or events were found.
-    pub wanted: Option<Doubt>,
-    pub turns: usize,
+    pub(crate) wanted: Option<Doubt>,
+    pub(crate) turns: usize,
     /// The last event whose row the server named.
-    pub named: Option<Record>,
+    pub(crate) named: Option<Record>,
     /// The event since which that is in doubt, and how many looks there were since.
-    pub first: Option<(Record, usize)>,
+    pub(crate) first: Option<(Record, usize)>,
     /// Events that were found, by their ids: they are set aside when they come again.
-    pub found: HashMap<String, Failure>,
+    pub(crate) found: HashMap<String, Failure>,
     /// What goes to the dead letters when nothing is in doubt any more.
-    pub letters: Vec<(Record, Failure)>,
+    pub(crate) letters: Vec<(Record, Failure)>,
 }
 
 impl Search {
     /// Whether it goes on.
-    pub fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.wanted.is_some() || !self.found.is_empty()
     }
 
     /// Why an event was found.
-    pub fn found(&self, record: &Record) -> Option<&Failure> {
+    pub(crate) fn found(&self, record: &Record) -> Option<&Failure> {
         match self.found.is_empty() {
             true => None,
             false => self.found.get(&record.event_id()),
@@ -41,14 +41,14 @@ impl Search {
     }
 
     /// Keeps what the open transaction refuses.
-    pub fn keep(&mut self, letters: &[(&Record, &Failure)]) {
+    pub(crate) fn keep(&mut self, letters: &[(&Record, &Failure)]) {
         let letters = letters.iter();
         self.letters
             .extend(letters.map(|(record, failure)| ((*record).clone(), (*failure).clone())));
     }
 
     /// A transaction begins.
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         self.named = None;
         self.first = None;
         self.letters.clear();
@@ -57,7 +57,7 @@ impl Search {
 
 /// Whether the server's detail, as in `Key (p)=(99) is not present in table "parent"`, is about the row of an event: what it has
 /// now, or, where another table still references it, what it had.
-pub fn names(wanted: &Doubt, table: &Table, record: &Record) -> bool {
+pub(crate) fn names(wanted: &Doubt, table: &Table, record: &Record) -> bool {
     let (Some(detail), Some((schema, of))) = (&wanted.detail, &wanted.table) else {
         return false;
     };

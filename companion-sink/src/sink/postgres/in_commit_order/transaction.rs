@@ -26,7 +26,7 @@ use crate::sink::postgres::replica::{Connection, Replica, not_connected};
 use crate::sink::postgres::write::whole_table;
 
 /// Applies events in the open transaction, and opens one if there is none.
-pub async fn apply_part(
+pub(crate) async fn apply_part(
     replica: &mut Replica,
     records: &[Record],
     dead_letters: &DeadLetters,
@@ -171,7 +171,7 @@ async fn truncate_together(
 }
 
 /// Notes an event that stops the replica, in the state and in the dead letters; the error that says so (CDC1010).
-pub async fn stop_at(
+pub(crate) async fn stop_at(
     replica: &mut Replica,
     poison: &Poison,
     dead_letters: &DeadLetters,

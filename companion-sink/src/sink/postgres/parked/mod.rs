@@ -1,5 +1,5 @@
 //! Refused events in the state of the target, and what was decided about them.
 
-pub mod park;
-pub mod pending_actions;
-pub mod store;
+pub(crate) mod park;
+pub(crate) mod pending_actions;
+pub(crate) mod store;

@@ -10,15 +10,15 @@ use crate::sink::postgres::parked::store::ParkedKeys;
 use crate::sink::postgres::write::change::{Change, identity_of};
 
 /// Something that goes aside: parked, and with a failure to the dead letters as well.
-pub struct Park<'b> {
-    pub record: &'b Record,
-    pub key: Cow<'b, [u8]>,
-    pub failure: Option<Failure>,
+pub(crate) struct Park<'b> {
+    pub(crate) record: &'b Record,
+    pub(crate) key: Cow<'b, [u8]>,
+    pub(crate) failure: Option<Failure>,
 }
 
 impl<'b> Park<'b> {
     /// What goes aside of a change.
-    pub fn of(change: &Change<'b>, failure: Option<Failure>) -> Self {
+    pub(crate) fn of(change: &Change<'b>, failure: Option<Failure>) -> Self {
         Park {
             record: change.record,
             key: change.key.into(),
@@ -27,7 +27,7 @@ impl<'b> Park<'b> {
     }
 
     /// A row event that goes aside, and its key to those that are `parked`.
-    pub fn aside(
+    pub(crate) fn aside(
         record: &'b Record,
         headers: &Headers<'b>,
         failure: Option<Failure>,
@@ -46,7 +46,7 @@ impl<'b> Park<'b> {
     }
 
     /// An event that is refused.
-    pub fn refused(record: &'b Record, key: &'b [u8], failure: Failure) -> Self {
+    pub(crate) fn refused(record: &'b Record, key: &'b [u8], failure: Failure) -> Self {
         Park {
             record,
             key: key.into(),
@@ -56,7 +56,7 @@ impl<'b> Park<'b> {
 
     /// An event that cannot come from its topic's table, or that is of no row: under a key that no row has, so that none waits
     /// behind it.
-    pub fn apart(record: &'b Record, failure: Failure) -> Self {
+    pub(crate) fn apart(record: &'b Record, failure: Failure) -> Self {
         Park {
             record,
             key: store::apart(record).into(),

@@ -19,7 +19,7 @@ use crate::sink::postgres::write::stream::Stream;
 
 /// Carries out all decisions that are there, where instances share partitions those about its own; how many keys are parked
 /// then.
-pub async fn carry_out(replica: &mut Replica, dead_letters: &DeadLetters) -> Result<u64> {
+pub(crate) async fn carry_out(replica: &mut Replica, dead_letters: &DeadLetters) -> Result<u64> {
     let is_shared = replica.is_shared();
     let client = &replica.connection()?.session.client.clone();
     if is_shared && !replica.connection()?.parked.is_empty() {

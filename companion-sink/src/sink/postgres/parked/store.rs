@@ -20,24 +20,24 @@ use crate::sink::batch::Move;
 use crate::sink::postgres::failure::classify;
 
 /// The keys whose events are parked, by topic. A table without a key is one key, the empty one.
-pub type ParkedKeys = HashSet<(Arc<str>, Box<[u8]>)>;
+pub(crate) type ParkedKeys = HashSet<(Arc<str>, Box<[u8]>)>;
 
 /// Where decisions are announced; the payload is the sink.
-pub const CHANNEL: &str = "companion_sink";
+pub(crate) const CHANNEL: &str = "companion_sink";
 
 /// The tables of parked events, for one sink.
-pub struct ParkedEvents<'s> {
+pub(crate) struct ParkedEvents<'s> {
     /// Quoted.
-    pub schema: &'s str,
+    pub(crate) schema: &'s str,
     /// `<name>.<sink>`, as its consumer group.
-    pub sink: &'s str,
+    pub(crate) sink: &'s str,
 }
 
 /// Events that a unique value of another row keeps back (the reason `$2`), and about which nobody has decided.
 const OF_UNIQUE: &str =
     "sink = $1 AND NOT halts AND code = 'CDC1007' AND reason = $2 AND decision IS NULL";
 /// Events that rows wait behind: those that cannot come from their topic's table are kept as well, and hold nothing.
-pub const HOLDS_ROWS: &str = "NOT starts_with(encode(key, 'escape'), 'apart ')";
+pub(crate) const HOLDS_ROWS: &str = "NOT starts_with(encode(key, 'escape'), 'apart ')";
 /// When such an event is tried again: after a fifth of a second, then after pauses that double up to a minute.
 const NEXT_TRY: &str =
     "(last_failed + make_interval(secs => least(60, 0.1 * 2 ^ least(attempts, 10))))";
@@ -45,7 +45,7 @@ const TIME: &str = "YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"";
 
 impl ParkedEvents<'_> {
     /// The statements that make the tables.
-    pub fn create(schema: &str) -> String {
+    pub(crate) fn create(schema: &str) -> String {
         format!(
             "CREATE TABLE IF NOT EXISTS {schema}.parked (
                  sink text NOT NULL, topic text NOT NULL, partition integer NOT NULL, \"offset\" bigint NOT NULL,
@@ -64,7 +64,7 @@ impl ParkedEvents<'_> {
     }
 
     /// The keys that are parked.
-    pub async fn keys(&self, client: &Client) -> Result<ParkedKeys> {
+    pub(crate) async fn keys(&self, client: &Client) -> Result<ParkedKeys> {
         let sql = format!(
             "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1 AND NOT halts AND {HOLDS_ROWS}",
             self.schema
@@ -77,7 +77,7 @@ impl ParkedEvents<'_> {
     }
 
     /// The keys of some partitions that are parked.
-    pub async fn keys_of(
+    pub(crate) async fn keys_of(
         &self,
         client: &Client,
         partitions: &[TopicPartition],
@@ -95,7 +95,7 @@ impl ParkedEvents<'_> {
     }
 
     /// Those of `keys` that are parked, in whatever topic and partition.
-    pub async fn among(&self, client: &Client, keys: &[&[u8]]) -> Result<ParkedKeys> {
+    pub(crate) async fn among(&self, client: &Client, keys: &[&[u8]]) -> Result<ParkedKeys> {
         let sql = format!(
             "SELECT DISTINCT topic, key FROM {}.parked WHERE sink = $1 AND NOT halts AND key = ANY ($2)",
             self.schema
@@ -106,7 +106,7 @@ impl ParkedEvents<'_> {
     }
 
     /// Parks an event inside the open transaction: a refused one with its failure, a later one of its key without.
-    pub async fn park(
+    pub(crate) async fn park(
         &self,
         client: &Client,
         key: &[u8],
@@ -119,7 +119,7 @@ impl ParkedEvents<'_> {
     }
 
     /// Notes an event that stops the sink; how many times it has.
-    pub async fn note_poison(
+    pub(crate) async fn note_poison(
         &self,
         client: &Client,
         record: &Record,
@@ -130,7 +130,7 @@ impl ParkedEvents<'_> {
     }
 
     /// Notes an event that stops its topic; whether it is new. Each partition has a copy, of which one is noted.
-    pub async fn note_stop(
+    pub(crate) async fn note_stop(
         &self,
         client: &Client,
         record: &Record,
@@ -158,7 +158,7 @@ impl ParkedEvents<'_> {
     }
 
     /// Whether an event stopped the sink that was not passed since.
-    pub async fn has_poison(&self, client: &Client) -> Result<bool> {
+    pub(crate) async fn has_poison(&self, client: &Client) -> Result<bool> {
         let sql = format!(
             "SELECT EXISTS (SELECT FROM {}.parked WHERE sink = $1 AND halts)",
             self.schema
@@ -169,7 +169,7 @@ impl ParkedEvents<'_> {
     }
 
     /// Forgets the events that stopped the sink and are passed by `moves`, inside the open transaction.
-    pub async fn forget_poison(&self, client: &Client, moves: &[Move]) -> Result<()> {
+    pub(crate) async fn forget_poison(&self, client: &Client, moves: &[Move]) -> Result<()> {
         let topics: Vec<&str> = moves.iter().map(|moved| &*moved.at.topic).collect();
         let partitions: Vec<i32> = moves.iter().map(|moved| moved.at.partition).collect();
         let ends: Vec<i64> = moves.iter().map(|moved| moved.end).collect();
@@ -228,7 +228,7 @@ impl ParkedEvents<'_> {
     }
 
     /// Whether the tables are there.
-    pub async fn are_there(&self, client: &Client) -> Result<bool> {
+    pub(crate) async fn are_there(&self, client: &Client) -> Result<bool> {
         let sql = "SELECT to_regclass($1) IS NOT NULL";
         let row = client
             .query_one(sql, &[&format!("{}.actions", self.schema)])
@@ -238,7 +238,7 @@ impl ParkedEvents<'_> {
     }
 
     /// Refused events whose id begins with `id`, the oldest first; with `reason` those of that reason.
-    pub async fn refused(
+    pub(crate) async fn refused(
         &self,
         client: &Client,
         id: &str,
@@ -257,7 +257,12 @@ impl ParkedEvents<'_> {
     }
 
     /// The events of a key in their order.
-    pub async fn of_key(&self, client: &Client, topic: &str, key: &[u8]) -> Result<Vec<Parked>> {
+    pub(crate) async fn of_key(
+        &self,
+        client: &Client,
+        topic: &str,
+        key: &[u8],
+    ) -> Result<Vec<Parked>> {
         let filter = "p.topic = $2 AND p.key = $3 AND NOT p.halts";
         self.select(client, filter, &[&topic, &key], None).await
     }
@@ -287,7 +292,10 @@ impl ParkedEvents<'_> {
     }
 
     /// The keys of which an event was decided about, and not carried out, with the partition of that.
-    pub async fn decided_keys(&self, client: &Client) -> Result<Vec<(TopicPartition, Vec<u8>)>> {
+    pub(crate) async fn decided_keys(
+        &self,
+        client: &Client,
+    ) -> Result<Vec<(TopicPartition, Vec<u8>)>> {
         let sql = format!(
             "SELECT DISTINCT topic, partition, key FROM {}.parked WHERE sink = $1 AND NOT halts AND decision IS NOT NULL",
             self.schema
@@ -306,7 +314,7 @@ impl ParkedEvents<'_> {
 
     /// Has events tried again whose turn has come and that another row kept back by a unique value: that row's events may lie in
     /// another partition, and give the value up.
-    pub async fn retry_unique(&self, client: &Client) -> Result<()> {
+    pub(crate) async fn retry_unique(&self, client: &Client) -> Result<()> {
         let sql = format!(
             "UPDATE {}.parked SET decision = 'retry' WHERE {OF_UNIQUE} AND {NEXT_TRY} <= now()",
             self.schema
@@ -318,7 +326,7 @@ impl ParkedEvents<'_> {
     }
 
     /// How long it is until [`ParkedEvents::retry_unique`] has something to do; `None` if nothing waits for that.
-    pub async fn until_retry(&self, client: &Client) -> Result<Option<Duration>> {
+    pub(crate) async fn until_retry(&self, client: &Client) -> Result<Option<Duration>> {
         let sql = format!(
             "SELECT extract(epoch FROM min({NEXT_TRY}) - now())::float8 FROM {}.parked WHERE {OF_UNIQUE}",
             self.schema
@@ -331,7 +339,12 @@ impl ParkedEvents<'_> {
 
     /// Nothing is parked of a key any more, inside the open transaction: rows that got another key while it was are tried again,
     /// by whoever has the partition of that.
-    pub async fn retry_renamed(&self, client: &Client, topic: &str, key: &[u8]) -> Result<()> {
+    pub(crate) async fn retry_renamed(
+        &self,
+        client: &Client,
+        topic: &str,
+        key: &[u8],
+    ) -> Result<()> {
         let sql = format!(
             "WITH freed AS (
                  UPDATE {}.parked SET decision = 'retry'
@@ -348,7 +361,7 @@ impl ParkedEvents<'_> {
     }
 
     /// What was decided about events that stop the sink, by their ids.
-    pub async fn decided(&self, client: &Client) -> Result<HashMap<String, Decision>> {
+    pub(crate) async fn decided(&self, client: &Client) -> Result<HashMap<String, Decision>> {
         let sql = format!(
             "SELECT event_id, decision, edited_body FROM {}.parked WHERE sink = $1 AND halts AND decision IS NOT NULL",
             self.schema
@@ -363,7 +376,7 @@ impl ParkedEvents<'_> {
     }
 
     /// What was decided last about each event that was put aside at some time and is not applied as it is, by their ids.
-    pub async fn decided_ever(&self, client: &Client) -> Result<HashMap<String, Decision>> {
+    pub(crate) async fn decided_ever(&self, client: &Client) -> Result<HashMap<String, Decision>> {
         let sql = format!(
             "SELECT DISTINCT ON (event_id) event_id, action, edited_body FROM {}.actions
              WHERE sink = $1 ORDER BY event_id, at DESC",
@@ -379,7 +392,7 @@ impl ParkedEvents<'_> {
     }
 
     /// Notes a decision, and tells the instances.
-    pub async fn decide(
+    pub(crate) async fn decide(
         &self,
         client: &Client,
         event_id: &str,
@@ -415,7 +428,7 @@ impl ParkedEvents<'_> {
     }
 
     /// What was decided about an event, the oldest first.
-    pub async fn actions(&self, client: &Client, event_id: &str) -> Result<Vec<Action>> {
+    pub(crate) async fn actions(&self, client: &Client, event_id: &str) -> Result<Vec<Action>> {
         let sql = format!(
             "SELECT action, decided_by, to_char(at AT TIME ZONE 'UTC', '{TIME}'), reason FROM {}.actions
              WHERE sink = $1 AND event_id = $2 ORDER BY at",
@@ -433,7 +446,7 @@ impl ParkedEvents<'_> {
     }
 
     /// An event is no longer aside, inside the open transaction.
-    pub async fn forget(&self, client: &Client, record: &Record) -> Result<()> {
+    pub(crate) async fn forget(&self, client: &Client, record: &Record) -> Result<()> {
         let sql = format!(
             "DELETE FROM {}.parked WHERE sink = $1 AND topic = $2 AND partition = $3 AND \"offset\" = $4",
             self.schema
@@ -450,7 +463,12 @@ impl ParkedEvents<'_> {
     }
 
     /// A parked event was refused, once more or for the first time, inside the open transaction.
-    pub async fn refuse(&self, client: &Client, record: &Record, failure: &Failure) -> Result<()> {
+    pub(crate) async fn refuse(
+        &self,
+        client: &Client,
+        record: &Record,
+        failure: &Failure,
+    ) -> Result<()> {
         let sql = format!(
             "UPDATE {}.parked SET attempts = CASE WHEN code IS NULL THEN 1 ELSE attempts + 1 END, last_failed = now(),
                  code = $5, reason = $6, message = $7, decision = NULL, edited_body = NULL
@@ -476,14 +494,14 @@ impl ParkedEvents<'_> {
 const APART: &str = "apart ";
 
 /// The key under which an event is kept behind which nothing waits: one of its own, with the record's key behind it.
-pub fn apart(record: &Record) -> Vec<u8> {
+pub(crate) fn apart(record: &Record) -> Vec<u8> {
     let mut key = format!("{APART}{}-{} ", record.partition, record.offset).into_bytes();
     key.extend_from_slice(record.key().unwrap_or_default());
     key
 }
 
 /// Whether nothing waits behind what is kept under a key.
-pub fn is_apart(key: &[u8]) -> bool {
+pub(crate) fn is_apart(key: &[u8]) -> bool {
     key.starts_with(APART.as_bytes())
 }
 

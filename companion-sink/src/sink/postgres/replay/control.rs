@@ -38,7 +38,7 @@ const SESSION: &str = "
 const PASSES_MAX: usize = 4;
 
 /// The connection of a replay.
-pub struct Control {
+pub(crate) struct Control {
     client: Client,
     /// The process that serves it.
     process: i32,
@@ -58,15 +58,15 @@ pub struct Control {
 }
 
 /// What the sink has that was not built by events of the replay: the copies of its tables.
-pub struct Copied {
+pub(crate) struct Copied {
     /// How far the sink was.
-    pub positions: Vec<Option<Position>>,
+    pub(crate) positions: Vec<Option<Position>>,
     /// What it follows, by topic.
-    pub followed: HashMap<String, Followed>,
+    pub(crate) followed: HashMap<String, Followed>,
 }
 
 /// Why what was built cannot take its place yet.
-pub enum NotYet {
+pub(crate) enum NotYet {
     /// The sink has not followed a change of this topic's definition that the replay has.
     Definition(String),
     /// It cannot at all, or not at this time.
@@ -81,7 +81,7 @@ impl From<Error> for NotYet {
 
 impl Control {
     /// Connects for the sink `name` of the instance `instance`; only one replay of a sink may be under way (CDC1009).
-    pub async fn connect(
+    pub(crate) async fn connect(
         instance: &str,
         name: &str,
         url: &str,
@@ -123,7 +123,7 @@ impl Control {
     }
 
     /// Makes the place where the replay builds, on a copy of what is there if `is_copy`; what an earlier one left there goes.
-    pub async fn prepare(&mut self, is_copy: bool) -> Result<()> {
+    pub(crate) async fn prepare(&mut self, is_copy: bool) -> Result<()> {
         self.live.create(&self.client).await?;
         self.drop_shadow().await?;
         let sql = format!("CREATE SCHEMA {}", self.replay_schema);
@@ -143,12 +143,12 @@ impl Control {
     }
 
     /// The settings of the sink that builds.
-    pub fn settings(&self) -> Settings {
+    pub(crate) fn settings(&self) -> Settings {
         self.settings.in_shadow(Arc::clone(&self.shadow))
     }
 
     /// What the sink follows, by topic.
-    pub async fn followed(&self) -> Result<HashMap<String, Followed>> {
+    pub(crate) async fn followed(&self) -> Result<HashMap<String, Followed>> {
         let sql = format!(
             "SELECT topic FROM {}.definitions WHERE sink = $1",
             self.live_schema
@@ -166,17 +166,23 @@ impl Control {
     }
 
     /// How far the sink is.
-    pub async fn live_positions(&self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
+    pub(crate) async fn live_positions(
+        &self,
+        wanted: &[TopicPartition],
+    ) -> Result<Vec<Option<Position>>> {
         self.live.positions(&self.client, wanted).await
     }
 
     /// How far the replay is.
-    pub async fn positions(&self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
+    pub(crate) async fn positions(
+        &self,
+        wanted: &[TopicPartition],
+    ) -> Result<Vec<Option<Position>>> {
         self.replay.positions(&self.client, wanted).await
     }
 
     /// The source's newest commit that the sink has, if it is consistent by transactions.
-    pub async fn live_place(&self) -> Result<Option<Place>> {
+    pub(crate) async fn live_place(&self) -> Result<Option<Place>> {
         let sql = format!(
             "SELECT version FROM {}.progress WHERE sink = $1",
             self.live_schema
@@ -191,12 +197,12 @@ impl Control {
     }
 
     /// Notes where the replay begins.
-    pub async fn begin_at(&self, starts: &[(TopicPartition, Position)]) -> Result<()> {
+    pub(crate) async fn begin_at(&self, starts: &[(TopicPartition, Position)]) -> Result<()> {
         self.replay.begin_at(&self.client, starts).await
     }
 
     /// Copies the tables that readers use, as they are in one moment. Snapshots that are under way then would not end.
-    pub async fn copy(&self, wanted: &[TopicPartition]) -> Result<Copied> {
+    pub(crate) async fn copy(&self, wanted: &[TopicPartition]) -> Result<Copied> {
         self.execute(
             "copying the tables",
             "BEGIN ISOLATION LEVEL REPEATABLE READ",
@@ -246,7 +252,7 @@ impl Control {
     }
 
     /// Events that were put aside before the replay's beginning stay aside.
-    pub async fn copy_parked(&self) -> Result<()> {
+    pub(crate) async fn copy_parked(&self) -> Result<()> {
         let columns = self
             .columns(&format!("{}.parked", self.live_schema), "sink")
             .await?;
@@ -283,7 +289,7 @@ impl Control {
     }
 
     /// Looks at what was built, so that comparisons are planned well.
-    pub async fn analyze(&self) -> Result<()> {
+    pub(crate) async fn analyze(&self) -> Result<()> {
         for table in self.built().await? {
             let sql = format!("ANALYZE {}", table.shadow.quoted());
             self.execute("looking at the replay's tables", &sql).await?;
@@ -292,7 +298,7 @@ impl Control {
     }
 
     /// Opens the transaction in which what was built takes its place. From here on the sink's instances wait.
-    pub async fn hold(&self) -> Result<()> {
+    pub(crate) async fn hold(&self) -> Result<()> {
         let sql = format!(
             "BEGIN; SET LOCAL lock_timeout = 0; SELECT pg_advisory_xact_lock({GATE}, hashtext({}));
              SET CONSTRAINTS ALL DEFERRED",
@@ -303,13 +309,13 @@ impl Control {
     }
 
     /// Lets the sink go on; nothing was changed.
-    pub async fn release(&self) -> Result<()> {
+    pub(crate) async fn release(&self) -> Result<()> {
         self.execute("leaving everything as it was", "ROLLBACK")
             .await
     }
 
     /// Brings the tables that readers use to what was built.
-    pub async fn merge(&self) -> std::result::Result<Vec<Changes>, NotYet> {
+    pub(crate) async fn merge(&self) -> std::result::Result<Vec<Changes>, NotYet> {
         let built = self.built().await?;
         let mut tables = Tables::default();
         let mut ready = Vec::new();
@@ -348,7 +354,7 @@ impl Control {
     }
 
     /// Gives the sink the offsets and all else that the replay has come to, and commits.
-    pub async fn take_over(&self, begun_at: &str) -> Result<()> {
+    pub(crate) async fn take_over(&self, begun_at: &str) -> Result<()> {
         let (live, replay) = (&self.live_schema, &self.replay_schema);
         let (sink, built) = (literal(self.live.sink()), literal(self.replay.sink()));
         let parked = self.columns(&format!("{live}.parked"), "sink").await?;
@@ -390,13 +396,13 @@ impl Control {
     }
 
     /// Drops what was built.
-    pub async fn drop_shadow(&self) -> Result<()> {
+    pub(crate) async fn drop_shadow(&self) -> Result<()> {
         let sql = format!("DROP SCHEMA IF EXISTS {} CASCADE", self.replay_schema);
         self.execute("dropping the replay's schema", &sql).await
     }
 
     /// Ends whatever this connection is at, and drops what was built.
-    pub async fn give_up(&self) -> Result<()> {
+    pub(crate) async fn give_up(&self) -> Result<()> {
         let key = format!("sink.{}.url", self.name);
         let other = connection::open(&self.url, &self.name, &key).await?;
         other

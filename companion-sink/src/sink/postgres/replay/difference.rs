@@ -12,20 +12,20 @@ use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::target::quoted;
 
 /// A table that readers use, and its shadow.
-pub struct Pair<'t> {
+pub(crate) struct Pair<'t> {
     /// What readers use.
-    pub table: &'t Table,
+    pub(crate) table: &'t Table,
     /// The shadow, quoted.
-    pub shadow: String,
+    pub(crate) shadow: String,
     /// The columns that the source fills.
-    pub columns: Vec<&'t Column>,
+    pub(crate) columns: Vec<&'t Column>,
     /// Those of them that identify a row; none where nothing does.
-    pub key: Vec<&'t Column>,
+    pub(crate) key: Vec<&'t Column>,
 }
 
 impl Pair<'_> {
     /// Writes what differs, in the open transaction.
-    pub async fn merge(&self, client: &Client) -> Result<Changes> {
+    pub(crate) async fn merge(&self, client: &Client) -> Result<Changes> {
         let mut changes = Changes {
             table: format!("{}.{}", self.table.target.schema, self.table.target.table),
             ..Changes::default()
@@ -54,7 +54,7 @@ impl Pair<'_> {
 
     /// Writes rows once more that were written in the shadow since the transaction `xid`, so that the end of the snapshot that
     /// began there finds them written.
-    pub async fn touch(&self, client: &Client, xid: &str) -> Result<()> {
+    pub(crate) async fn touch(&self, client: &Client, xid: &str) -> Result<()> {
         let Some(written) = self.table.writable().filter(|_| !self.key.is_empty()) else {
             return Ok(());
         };

@@ -20,36 +20,36 @@ const HASH_DIGITS: usize = 16;
 
 /// Where a replay builds, and what it has to know of the sink whose place it takes.
 #[derive(Debug, Default)]
-pub struct Shadow {
+pub(crate) struct Shadow {
     /// The schema, not quoted.
-    pub schema: String,
+    pub(crate) schema: String,
     /// What the sink follows, by the tables that readers use.
-    pub definitions: HashMap<Target, Definition>,
+    pub(crate) definitions: HashMap<Target, Definition>,
     /// What people decided about refused events, by their ids.
-    pub decided: HashMap<String, Decision>,
+    pub(crate) decided: HashMap<String, Decision>,
     /// The rows that were there were copied: whole images are written, whatever a change has changed.
-    pub writes_whole_rows: bool,
+    pub(crate) writes_whole_rows: bool,
     /// The tables that the replay has met, by the names of their shadows.
     met: Mutex<BTreeMap<String, Met>>,
 }
 
 /// A table that the replay has met.
 #[derive(Debug, Clone)]
-pub struct Met {
+pub(crate) struct Met {
     /// The source's.
-    pub source: TableName<'static>,
+    pub(crate) source: TableName<'static>,
     /// The one that readers use.
-    pub target: Target,
+    pub(crate) target: Target,
 }
 
 impl Shadow {
     /// The schema for a replay of the sink `sink` of the instance `instance`.
-    pub fn schema_name(instance: &str, sink: &str) -> String {
+    pub(crate) fn schema_name(instance: &str, sink: &str) -> String {
         shortened(format!("{instance}_replay_{sink}"))
     }
 
     /// The shadow of a table that readers use.
-    pub fn of(&self, target: &Target) -> Target {
+    pub(crate) fn of(&self, target: &Target) -> Target {
         Target {
             schema: self.schema.clone(),
             table: shortened(format!("{}.{}", target.schema, target.table)),
@@ -57,7 +57,7 @@ impl Shadow {
     }
 
     /// Of a replay that has met nothing yet.
-    pub fn new(
+    pub(crate) fn new(
         schema: String,
         definitions: HashMap<Target, Definition>,
         decided: HashMap<String, Decision>,
@@ -73,7 +73,7 @@ impl Shadow {
     }
 
     /// Notes that the replay has met a table.
-    pub fn note(&self, target: Target, source: &TableName<'_>) {
+    pub(crate) fn note(&self, target: Target, source: &TableName<'_>) {
         let source = TableName {
             db: source.db.clone().into_owned().into(),
             schema: source.schema.clone().into_owned().into(),
@@ -86,7 +86,7 @@ impl Shadow {
     }
 
     /// The tables that the replay has met, by the names of their shadows; one that was renamed since is there under both.
-    pub fn met(&self) -> BTreeMap<String, Met> {
+    pub(crate) fn met(&self) -> BTreeMap<String, Met> {
         self.met
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -94,7 +94,7 @@ impl Shadow {
     }
 
     /// Makes the shadow of a table like the one that readers use, so that it refuses what that would; false if there is none.
-    pub async fn make_like(&self, client: &Client, target: &Target) -> Result<bool> {
+    pub(crate) async fn make_like(&self, client: &Client, target: &Target) -> Result<bool> {
         let is_there = client
             .query_one("SELECT to_regclass($1) IS NOT NULL", &[&target.quoted()])
             .await
@@ -107,7 +107,7 @@ impl Shadow {
     }
 
     /// Makes the shadow of a table that is there, empty.
-    pub async fn make_shadow(&self, client: &Client, target: &Target) -> Result<()> {
+    pub(crate) async fn make_shadow(&self, client: &Client, target: &Target) -> Result<()> {
         let sql = format!(
             "CREATE TABLE IF NOT EXISTS {} (LIKE {} INCLUDING ALL)",
             self.of(target).quoted(),

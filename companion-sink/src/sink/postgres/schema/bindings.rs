@@ -17,15 +17,15 @@ use crate::sink::postgres::schema::target::Target;
 use crate::sink::postgres::settings::Settings;
 
 /// The table of the state schema, for one sink.
-pub struct Topics<'s> {
+pub(crate) struct Topics<'s> {
     /// Quoted.
-    pub schema: &'s str,
-    pub sink: &'s str,
+    pub(crate) schema: &'s str,
+    pub(crate) sink: &'s str,
 }
 
 /// What is known of it.
 #[derive(Default)]
-pub struct Bindings {
+pub(crate) struct Bindings {
     of_topics: Option<HashMap<String, Bound>>,
     /// Schemas that were looked at: whether they hold the state of a companion-sink.
     have_state: HashMap<String, bool>,
@@ -35,27 +35,27 @@ pub struct Bindings {
 
 /// What a topic belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bound {
+pub(crate) struct Bound {
     /// The events' `cdc.table`; none where an earlier version of companion-sink has not noted it.
-    pub header: Option<String>,
+    pub(crate) header: Option<String>,
     /// The table that readers use.
-    pub target: Target,
+    pub(crate) target: Target,
 }
 
 /// An event and where it wants to go.
-pub struct Wish<'w> {
+pub(crate) struct Wish<'w> {
     /// Its topic.
-    pub topic: &'w str,
+    pub(crate) topic: &'w str,
     /// Its `cdc.table`.
-    pub header: &'w str,
+    pub(crate) header: &'w str,
     /// What its body names.
-    pub source: &'w TableName<'w>,
+    pub(crate) source: &'w TableName<'w>,
     /// It says that the table was renamed.
-    pub is_rename: bool,
+    pub(crate) is_rename: bool,
 }
 
 /// Why an event may not go there.
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// It is forged, or not allowed.
     Final(Failure),
     /// Another topic has the table, at this time: where topics are read independently, that one's renaming may still come.
@@ -64,7 +64,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Either way.
-    pub fn failure(self) -> Failure {
+    pub(crate) fn failure(self) -> Failure {
         match self {
             Refusal::Final(failure) | Refusal::Claimed(failure) => failure,
         }
@@ -73,7 +73,7 @@ impl Refusal {
 
 impl Topics<'_> {
     /// The statements that make the table, with what is known of topics that were followed before there was one.
-    pub fn create(schema: &str) -> String {
+    pub(crate) fn create(schema: &str) -> String {
         format!(
             "CREATE TABLE IF NOT EXISTS {schema}.topics (
                  sink text NOT NULL, topic text NOT NULL, source_table text, target_schema text NOT NULL, target_table text NOT NULL,
@@ -133,22 +133,22 @@ impl Topics<'_> {
 
 impl Bindings {
     /// Whether the open transaction has added to them: undone, they must be read again.
-    pub fn has_added(&self) -> bool {
+    pub(crate) fn has_added(&self) -> bool {
         self.has_added
     }
 
     /// The transaction is committed.
-    pub fn settled(&mut self) {
+    pub(crate) fn settled(&mut self) {
         self.has_added = false;
     }
 
     /// What a topic belongs to, as far as this instance knows.
-    pub fn known(&self, topic: &str) -> Option<&Bound> {
+    pub(crate) fn known(&self, topic: &str) -> Option<&Bound> {
         self.of_topics.as_ref()?.get(topic)
     }
 
     /// Why an event may not go where it wants to. If it may, its topic belongs to that table from now on.
-    pub async fn admit(
+    pub(crate) async fn admit(
         &mut self,
         client: &Client,
         topics: &Topics<'_>,
@@ -190,7 +190,7 @@ impl Bindings {
 
     /// The source no longer sends the table of a topic: the topic may get another one, and the table another topic. Why that is
     /// refused.
-    pub async fn release(
+    pub(crate) async fn release(
         &mut self,
         client: &Client,
         topics: &Topics<'_>,

@@ -22,10 +22,10 @@ use crate::sink::postgres::schema::target::quoted;
 
 /// A schema event.
 #[derive(Deserialize)]
-pub struct SchemaBody<'a> {
+pub(crate) struct SchemaBody<'a> {
     /// The table's name after the change.
     #[serde(borrow)]
-    pub source: TableName<'a>,
+    pub(crate) source: TableName<'a>,
     schema_change: SchemaChange,
 }
 
@@ -50,43 +50,43 @@ struct TableChange {
 
 /// The definition that the target follows, as the state keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Followed {
+pub(crate) struct Followed {
     /// The target's table.
-    pub target: Target,
+    pub(crate) target: Target,
     /// What the source's was.
-    pub definition: Definition,
+    pub(crate) definition: Definition,
     /// The source has dropped its table: its rows are here until another table comes into the topic.
-    pub is_dropped: bool,
+    pub(crate) is_dropped: bool,
 }
 
 impl<'a> SchemaBody<'a> {
     /// Parses a schema event.
-    pub fn parse(record: &'a Record) -> std::result::Result<Self, Malformed> {
+    pub(crate) fn parse(record: &'a Record) -> std::result::Result<Self, Malformed> {
         parse_body(record)
     }
 
     /// Whether the source no longer sends the table.
-    pub fn is_farewell(&self) -> bool {
+    pub(crate) fn is_farewell(&self) -> bool {
         matches!(self.schema_change.kind.as_str(), "UNTRACK" | "DROP")
     }
 
     /// Whether the source has dropped the table.
-    pub fn is_drop(&self) -> bool {
+    pub(crate) fn is_drop(&self) -> bool {
         self.schema_change.kind == "DROP"
     }
 
     /// Whether the table, or its schema, has another name.
-    pub fn is_rename(&self) -> bool {
+    pub(crate) fn is_rename(&self) -> bool {
         self.schema_change.kind == "RENAME"
     }
 
     /// Whether the source begins to send the table.
-    pub fn is_first(&self) -> bool {
+    pub(crate) fn is_first(&self) -> bool {
         self.schema_change.kind == "CREATE"
     }
 
     /// Whether rows came, went or changed without events, and a snapshot follows.
-    pub fn awaits_snapshot(&self) -> bool {
+    pub(crate) fn awaits_snapshot(&self) -> bool {
         self.schema_change.contents_changed
             && self
                 .definition()
@@ -94,28 +94,28 @@ impl<'a> SchemaBody<'a> {
     }
 
     /// The table's definition after the change.
-    pub fn definition(&self) -> Option<&Definition> {
+    pub(crate) fn definition(&self) -> Option<&Definition> {
         let changes = &self.schema_change.table_changes;
         changes.iter().find_map(|change| change.table.as_ref())
     }
 }
 
 /// Where a schema event is followed.
-pub struct Follower<'f> {
+pub(crate) struct Follower<'f> {
     /// The connection; a transaction may be open.
-    pub client: &'f Client,
+    pub(crate) client: &'f Client,
     /// What may be followed.
-    pub settings: &'f Settings,
+    pub(crate) settings: &'f Settings,
     /// The event's `cdc.table`.
-    pub header: &'f str,
+    pub(crate) header: &'f str,
     /// The target's table has been emptied in this transaction: nothing is there that could be cast.
-    pub is_emptied: bool,
+    pub(crate) is_emptied: bool,
 }
 
 impl Follower<'_> {
     /// Makes the target's table what the source's is now; `before` is what was followed last. Returns what is followed now,
     /// `None` where the event has no definition. A copy of an event that was followed finds nothing to do.
-    pub async fn follow(
+    pub(crate) async fn follow(
         &self,
         tables: &mut Tables,
         body: &SchemaBody<'_>,

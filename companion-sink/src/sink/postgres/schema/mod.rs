@@ -4,6 +4,6 @@ pub(crate) mod definition;
 
 pub(crate) mod target;
 
-pub mod bindings;
-pub mod definitions;
-pub mod tables;
+pub(crate) mod bindings;
+pub(crate) mod definitions;
+pub(crate) mod tables;

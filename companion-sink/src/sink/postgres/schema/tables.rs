@@ -16,19 +16,19 @@ use crate::sink::postgres::write::pg_text::PgType;
 
 /// A table of the target.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     /// Qualified and quoted.
-    pub name: String,
+    pub(crate) name: String,
     /// The same in its parts, not quoted.
-    pub target: Target,
+    pub(crate) target: Target,
     /// The columns in their order.
-    pub columns: Vec<Column>,
+    pub(crate) columns: Vec<Column>,
     /// The relation's number in the catalog.
-    pub oid: Oid,
+    pub(crate) oid: Oid,
     /// The name of the primary key's constraint, and its columns.
-    pub primary_key: Option<(String, Vec<String>)>,
+    pub(crate) primary_key: Option<(String, Vec<String>)>,
     /// Which reading of the catalog it comes from: a later one may have other columns.
-    pub reading: u64,
+    pub(crate) reading: u64,
     /// The columns of each unique index that an upsert can use.
     unique: Vec<Vec<String>>,
     /// What the `source` of its events holds, as the sender writes it.
@@ -37,35 +37,35 @@ pub struct Table {
 
 /// A column of the target.
 #[derive(Debug)]
-pub struct Column {
+pub(crate) struct Column {
     /// The name, not quoted.
-    pub name: String,
+    pub(crate) name: String,
     /// Its name in events.
-    pub source_name: String,
+    pub(crate) source_name: String,
     /// The type without its modifier, so that a cast never cuts a value; the assignment checks the modifier.
-    pub type_name: String,
+    pub(crate) type_name: String,
     /// How values arrive.
-    pub pg_type: PgType,
+    pub(crate) pg_type: PgType,
     /// Whether the target computes it itself.
-    pub generated: bool,
+    pub(crate) generated: bool,
     /// GENERATED ALWAYS AS IDENTITY: can be given a value when a row is inserted, and none later.
-    pub fixed: bool,
+    pub(crate) fixed: bool,
     /// Whether equality of the type means the same value; else its text is compared.
-    pub exact_equality: bool,
+    pub(crate) exact_equality: bool,
     /// The collation, quoted, where it takes different texts for the same.
-    pub collation: Option<String>,
+    pub(crate) collation: Option<String>,
 }
 
 impl Table {
     /// The place of the column that events name so.
-    pub fn column(&self, source_name: &str) -> Option<usize> {
+    pub(crate) fn column(&self, source_name: &str) -> Option<usize> {
         self.columns
             .iter()
             .position(|column| column.source_name == source_name)
     }
 
     /// As [`Table::column`], looked for at `place` first: images have the columns in the table's order, nearly always.
-    pub fn column_near(&self, place: usize, source_name: &str) -> Option<usize> {
+    pub(crate) fn column_near(&self, place: usize, source_name: &str) -> Option<usize> {
         match self.columns.get(place) {
             Some(column) if column.source_name == source_name => Some(place),
             _ => self.column(source_name),
@@ -73,7 +73,7 @@ impl Table {
     }
 
     /// The type of the column that events name so; of one that is not there nothing is known.
-    pub fn type_of(&self, source_name: &str) -> Cow<'_, PgType> {
+    pub(crate) fn type_of(&self, source_name: &str) -> Cow<'_, PgType> {
         match self.column(source_name) {
             Some(place) => Cow::Borrowed(&self.columns[place].pg_type),
             None => Cow::Owned(PgType::Plain),
@@ -81,28 +81,28 @@ impl Table {
     }
 
     /// A column that a row can be written with without changing it.
-    pub fn writable(&self) -> Option<&Column> {
+    pub(crate) fn writable(&self) -> Option<&Column> {
         let mut columns = self.columns.iter();
         columns.find(|column| !column.generated && !column.fixed)
     }
 
     /// Whether equal keys with these columns may be written differently, as 1.0 and 1.00 of `numeric`.
-    pub fn has_spellings(&self, key: &[usize]) -> bool {
+    pub(crate) fn has_spellings(&self, key: &[usize]) -> bool {
         key.iter().any(|place| !self.columns[*place].exact_equality)
     }
 
     /// Whether the `source` of an event names the source's table of this one, as far as that is seen without parsing it.
-    pub fn is_named_in(&self, source: &str) -> bool {
+    pub(crate) fn is_named_in(&self, source: &str) -> bool {
         source.contains(&self.named)
     }
 
     /// The columns of some unique index.
-    pub fn unique_columns(&self) -> Option<&[String]> {
+    pub(crate) fn unique_columns(&self) -> Option<&[String]> {
         self.unique.first().map(Vec::as_slice)
     }
 
     /// Whether a unique index has exactly these columns.
-    pub fn is_unique(&self, names: &[String]) -> bool {
+    pub(crate) fn is_unique(&self, names: &[String]) -> bool {
         self.unique.iter().any(|index| {
             index.len() == names.len() && index.iter().all(|column| names.contains(column))
         })
@@ -111,7 +111,7 @@ impl Table {
 
 /// The known tables by the event's `cdc.table`.
 #[derive(Default)]
-pub struct Tables {
+pub(crate) struct Tables {
     known: Vec<Table>,
     by_header: HashMap<String, usize>,
     /// What was admitted: the one `cdc.table` of each topic, and its place.
@@ -122,23 +122,23 @@ pub struct Tables {
 
 impl Tables {
     /// The table at `place`, as [`Tables::find`] gave it.
-    pub fn get(&self, place: usize) -> &Table {
+    pub(crate) fn get(&self, place: usize) -> &Table {
         &self.known[place]
     }
 
     /// The place of a table whose events were admitted to this topic already.
-    pub fn known(&self, topic: &str, header: &str) -> Option<usize> {
+    pub(crate) fn known(&self, topic: &str, header: &str) -> Option<usize> {
         let (known, place) = self.by_topic.get(topic)?;
         (known == header).then_some(*place)
     }
 
     /// The events of a topic are looked at anew: they may be of another table from now on.
-    pub fn forget_topic(&mut self, topic: &str) {
+    pub(crate) fn forget_topic(&mut self, topic: &str) {
         self.by_topic.remove(topic);
     }
 
     /// Finds the table of an event that was admitted to its topic.
-    pub async fn find(
+    pub(crate) async fn find(
         &mut self,
         client: &Client,
         settings: &Settings,
@@ -176,7 +176,7 @@ impl Tables {
     }
 
     /// Reads the definition of a known table again.
-    pub async fn refresh(
+    pub(crate) async fn refresh(
         &mut self,
         client: &Client,
         settings: &Settings,
@@ -195,7 +195,7 @@ impl Tables {
     }
 
     /// The table `target` as the catalog has it; `None` where there is none.
-    pub async fn load(
+    pub(crate) async fn load(
         &mut self,
         client: &Client,
         settings: &Settings,
@@ -354,7 +354,7 @@ impl Tables {
 }
 
 /// How the sender writes the name of a table. One that it writes otherwise, for its characters, is parsed each time.
-pub fn named(source: &TableName<'_>) -> String {
+pub(crate) fn named(source: &TableName<'_>) -> String {
     let json = |name: &str| serde_json::Value::from(name).to_string();
     format!(
         "\"schema\":{},\"table\":{}",
@@ -364,7 +364,7 @@ pub fn named(source: &TableName<'_>) -> String {
 }
 
 /// A table that events have and the target has not.
-pub fn missing_table(target: &Target) -> Lack {
+pub(crate) fn missing_table(target: &Target) -> Lack {
     Lack {
         code: Code::TargetRefuses,
         what: format!("table {} does not exist on the target", target.quoted()),
@@ -373,7 +373,7 @@ pub fn missing_table(target: &Target) -> Lack {
 }
 
 /// As [`missing_table`], where something else may have its name.
-pub async fn no_table(client: &Client, target: &Target) -> Result<Lack> {
+pub(crate) async fn no_table(client: &Client, target: &Target) -> Result<Lack> {
     let sql = "SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table'
                       WHEN 'S' THEN 'sequence' WHEN 'c' THEN 'composite type' ELSE 'index' END
                FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -397,7 +397,7 @@ pub async fn no_table(client: &Client, target: &Target) -> Result<Lack> {
 }
 
 /// A column that events have and the target has not (CDC1011).
-pub fn missing_column(table: &Table, column: &str) -> Lack {
+pub(crate) fn missing_column(table: &Table, column: &str) -> Lack {
     Lack {
         code: Code::SchemaChange,
         what: format!("table {} has no column {}", table.name, quoted(column)),
@@ -410,7 +410,7 @@ pub fn missing_column(table: &Table, column: &str) -> Lack {
 }
 
 /// A text in quotes.
-pub fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
     match doubled.contains('\\') {
         true => format!(" E'{}'", doubled.replace('\\', "\\\\")),

@@ -15,17 +15,17 @@ use crate::sink::postgres::failure::classify;
 use crate::sink::postgres::sharing::partition_locks::lock_name;
 
 /// The notes of a sink: a table of the state schema.
-pub struct Barriers<'s> {
+pub(crate) struct Barriers<'s> {
     /// Quoted.
-    pub schema: &'s str,
-    pub sink: &'s str,
+    pub(crate) schema: &'s str,
+    pub(crate) sink: &'s str,
 }
 
 /// How far a partition is.
-pub struct Row {
-    pub partition: i32,
+pub(crate) struct Row {
+    pub(crate) partition: i32,
     /// None where nobody has begun to read it.
-    pub next_offset: Option<i64>,
+    pub(crate) next_offset: Option<i64>,
     version: String,
     /// The version of the event at which it is held, and the offset behind that.
     held: Option<(String, i64)>,
@@ -33,7 +33,7 @@ pub struct Row {
 
 impl Barriers<'_> {
     /// The statement that makes the table.
-    pub fn create(schema: &str) -> String {
+    pub(crate) fn create(schema: &str) -> String {
         format!(
             "CREATE TABLE IF NOT EXISTS {schema}.barriers (
                  sink text NOT NULL, topic text NOT NULL, partition integer NOT NULL, version text NOT NULL,
@@ -43,7 +43,7 @@ impl Barriers<'_> {
     }
 
     /// Whether this instance alone looks at the topic's notes, until the open transaction ends.
-    pub async fn lock(&self, client: &Client, topic: &str) -> Result<bool> {
+    pub(crate) async fn lock(&self, client: &Client, topic: &str) -> Result<bool> {
         let sql = "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0))";
         let row = client.query_one(sql, &[&lock_name(self.sink, topic)]).await;
         row.map(|row| row.get(0))
@@ -51,7 +51,7 @@ impl Barriers<'_> {
     }
 
     /// Notes the partitions of `moves`; whether any of them is new.
-    pub async fn note(&self, client: &Client, topic: &str, moves: &[Move]) -> Result<bool> {
+    pub(crate) async fn note(&self, client: &Client, topic: &str, moves: &[Move]) -> Result<bool> {
         let sql = format!(
             "INSERT INTO {}.barriers AS b (sink, topic, partition, version, begin_offset, end_offset)
              SELECT $1, $2, u.* FROM unnest($3::int[], $4::text[], $5::bigint[], $6::bigint[]) AS u
@@ -73,7 +73,12 @@ impl Barriers<'_> {
     }
 
     /// How far the first `partitions` partitions of a topic are, and any other that the target knows.
-    pub async fn rows(&self, client: &Client, topic: &str, partitions: i32) -> Result<Vec<Row>> {
+    pub(crate) async fn rows(
+        &self,
+        client: &Client,
+        topic: &str,
+        partitions: i32,
+    ) -> Result<Vec<Row>> {
         let sql = format!(
             "SELECT p.partition, o.next_offset, coalesce(o.version, ''), b.version, b.end_offset
              FROM (SELECT generate_series(0, $3 - 1) UNION SELECT partition FROM {schema}.offsets WHERE sink = $1 AND topic = $2) AS p(partition)
@@ -94,7 +99,7 @@ impl Barriers<'_> {
     }
 
     /// Forgets the notes of an event that was done.
-    pub async fn forget(&self, client: &Client, topic: &str, version: &str) -> Result<()> {
+    pub(crate) async fn forget(&self, client: &Client, topic: &str, version: &str) -> Result<()> {
         let sql = format!(
             "DELETE FROM {}.barriers WHERE sink = $1 AND topic = $2 AND version <= $3",
             self.schema
@@ -107,7 +112,7 @@ impl Barriers<'_> {
 }
 
 impl Row {
-    pub fn stand(&self) -> Stand<'_> {
+    pub(crate) fn stand(&self) -> Stand<'_> {
         let held = self.held.as_ref().map(|(version, _)| version.as_str());
         Stand {
             partition: self.partition,
@@ -117,7 +122,7 @@ impl Row {
     }
 
     /// How its position moves when the event of `version`, at which it may be held, is done.
-    pub fn moved(&self, record: &Record, version: &str) -> Option<Move> {
+    pub(crate) fn moved(&self, record: &Record, version: &str) -> Option<Move> {
         let (held, end) = self.held.as_ref()?;
         (held == version).then_some(Move {
             at: TopicPartition {

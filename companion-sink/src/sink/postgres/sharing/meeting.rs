@@ -24,7 +24,7 @@ use crate::sink::postgres::sharing::barrier::Row;
 use crate::sink::postgres::write::whole_table;
 
 /// Notes that the partitions of `moves` have reached `record`; does what it says if all `partitions` of its topic have.
-pub async fn meet(
+pub(crate) async fn meet(
     replica: &mut Replica,
     record: &Record,
     moves: &[Move],

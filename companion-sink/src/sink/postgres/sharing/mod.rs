@@ -1,6 +1,6 @@
 //! Instances that share the partitions of a replica.
 
-pub mod barrier;
-pub mod meeting;
-pub mod partition_locks;
-pub mod partitions;
+pub(crate) mod barrier;
+pub(crate) mod meeting;
+pub(crate) mod partition_locks;
+pub(crate) mod partitions;

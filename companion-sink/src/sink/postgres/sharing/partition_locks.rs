@@ -17,20 +17,20 @@ use crate::sink::postgres::failure::classify;
 use crate::sink::postgres::connection::INSTANCES_CHANNEL;
 
 /// An instance whose session waited for so many seconds for a statement is asleep.
-pub const ASLEEP_AFTER_SECONDS: i32 = 5;
+pub(crate) const ASLEEP_AFTER_SECONDS: i32 = 5;
 /// How often an instance shows that it is awake.
 const AWAKE_EVERY: Duration = Duration::from_secs(1);
 /// What an instance knows of those that share with it.
 #[derive(Default)]
-pub struct Sharing {
+pub(crate) struct Sharing {
     /// The partitions whose locks it holds.
-    pub owned: BTreeSet<TopicPartition>,
+    pub(crate) owned: BTreeSet<TopicPartition>,
     /// Sessions that are asleep and could not be ended, by their process ids.
-    pub left_asleep: BTreeSet<i32>,
+    pub(crate) left_asleep: BTreeSet<i32>,
 }
 
 /// Says that this instance is there now, and awake.
-pub async fn join_instances(client: &Arc<Client>, sink: &str) -> Result<()> {
+pub(crate) async fn join_instances(client: &Arc<Client>, sink: &str) -> Result<()> {
     tokio::spawn(stay_awake(Arc::downgrade(client)));
     client
         .batch_execute(&format!("LISTEN {INSTANCES_CHANNEL}"))
@@ -40,7 +40,7 @@ pub async fn join_instances(client: &Arc<Client>, sink: &str) -> Result<()> {
 }
 
 /// Has the other instances of the sink look, when the open transaction, if there is one, is committed.
-pub async fn tell_others(client: &Client, sink: &str) -> Result<()> {
+pub(crate) async fn tell_others(client: &Client, sink: &str) -> Result<()> {
     let told = client
         .execute("SELECT pg_notify($1, $2)", &[&INSTANCES_CHANNEL, &sink])
         .await;
@@ -64,12 +64,12 @@ async fn stay_awake(client: Weak<Client>) {
 }
 
 /// The name, to be hashed, of what instances of a sink lock of a topic.
-pub fn lock_name(sink: &str, topic: &str) -> String {
+pub(crate) fn lock_name(sink: &str, topic: &str) -> String {
     format!("companion-sink/{sink}/{topic}")
 }
 
 /// Locks up to `at_most` of the partitions that nobody has.
-pub async fn take(
+pub(crate) async fn take(
     client: &Client,
     name: &str,
     partitions: &[i32],
@@ -84,7 +84,7 @@ pub async fn take(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-pub async fn give_up(client: &Client, sink: &str, excess: &[TopicPartition]) -> Result<()> {
+pub(crate) async fn give_up(client: &Client, sink: &str, excess: &[TopicPartition]) -> Result<()> {
     let names = excess.iter().map(|at| lock_name(sink, &at.topic));
     let names: Vec<String> = names.collect();
     let partitions: Vec<i32> = excess.iter().map(|at| at.partition).collect();
@@ -97,7 +97,7 @@ pub async fn give_up(client: &Client, sink: &str, excess: &[TopicPartition]) -> 
 }
 
 /// Ends the session of an instance that is asleep, and with it what it has locked; whether that was possible.
-pub async fn end_session(client: &Client, name: &str, pid: i32) -> Result<bool> {
+pub(crate) async fn end_session(client: &Client, name: &str, pid: i32) -> Result<bool> {
     match client
         .query_one("SELECT pg_terminate_backend($1)", &[&pid])
         .await

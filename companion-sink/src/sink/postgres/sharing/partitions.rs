@@ -43,7 +43,10 @@ impl Place {
 }
 
 /// Takes free partitions, and gives up those that other instances are to have; those that this one has then.
-pub async fn share(replica: &mut Replica, wanted: &Topics) -> Result<BTreeSet<TopicPartition>> {
+pub(crate) async fn share(
+    replica: &mut Replica,
+    wanted: &Topics,
+) -> Result<BTreeSet<TopicPartition>> {
     let place = place_among_instances(replica).await?;
     let sink = replica.state.sink();
     let Connection {
@@ -99,7 +102,7 @@ pub async fn share(replica: &mut Replica, wanted: &Topics) -> Result<BTreeSet<To
 }
 
 /// Leaves the others, who may have everything of this one. The session goes on to listen for decisions.
-pub async fn leave(replica: &mut Replica) {
+pub(crate) async fn leave(replica: &mut Replica) {
     let sink = replica.state.sink();
     let Some(Connection {
         session, sharing, ..

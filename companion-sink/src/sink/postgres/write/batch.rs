@@ -25,7 +25,7 @@ use crate::sink::postgres::replica::{Connection, Replica, not_connected};
 use crate::sink::postgres::write::whole_table;
 
 /// How the transaction of a batch ended.
-pub enum BatchEnd {
+pub(crate) enum BatchEnd {
     Committed(Applied),
     /// The target refused it at its end only.
     RefusedAtCommit(Fault),
@@ -142,7 +142,7 @@ async fn apply_in_transaction<'b>(
 }
 
 /// Applies a batch and commits; what the target refused it for at its end.
-pub async fn apply_batch(
+pub(crate) async fn apply_batch(
     replica: &mut Replica,
     batch: &Batch,
     dead_letters: &DeadLetters,

@@ -11,21 +11,21 @@ use crate::sink::postgres::schema::tables::{Column, Table};
 use crate::sink::postgres::write::pg_text::to_text;
 
 /// A row event, parsed once.
-pub struct Change<'b> {
+pub(crate) struct Change<'b> {
     /// Its record.
-    pub record: &'b Record,
+    pub(crate) record: &'b Record,
     /// What happened at the source.
-    pub op: Op,
+    pub(crate) op: Op,
     /// What it does.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The place of its table.
-    pub table: usize,
+    pub(crate) table: usize,
     /// What parks it and what coalesces it: the row's identity as text; empty where the table has no key.
-    pub key: &'b [u8],
+    pub(crate) key: &'b [u8],
     /// On a create of a changed key: the key before.
-    pub old_key: Option<&'b [u8]>,
+    pub(crate) old_key: Option<&'b [u8]>,
     /// The identity's columns.
-    pub identity: Image<'b>,
+    pub(crate) identity: Image<'b>,
     before: Option<Image<'b>>,
     after: Option<Image<'b>>,
     /// The first column whose new value was too large to be shipped: the image has NULL in its place.
@@ -37,7 +37,7 @@ pub struct Change<'b> {
 
 /// What a change does to the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// The row is now as the image after.
     Upsert,
     /// The row with this key is gone.
@@ -51,11 +51,11 @@ pub enum Kind {
 }
 
 /// Values of a row as text for the server, `None` for NULL.
-pub type Values<'c> = Vec<Option<Cow<'c, str>>>;
+pub(crate) type Values<'c> = Vec<Option<Cow<'c, str>>>;
 
 impl<'b> Change<'b> {
     /// Makes an event ready; its images must be there.
-    pub fn new(
+    pub(crate) fn new(
         record: &'b Record,
         headers: &Headers<'b>,
         body: RowBody<'b>,
@@ -102,7 +102,7 @@ impl<'b> Change<'b> {
     }
 
     /// Looks at how the images fit the table: the first column of the event that the table does not have.
-    pub fn fit(&mut self, table: &Table) -> Option<&str> {
+    pub(crate) fn fit(&mut self, table: &Table) -> Option<&str> {
         let (after, columns) = (self.after(), &table.columns);
         let is_in_order = matches!(self.kind, Kind::Upsert | Kind::Append)
             && after.len() == columns.len()
@@ -122,7 +122,7 @@ impl<'b> Change<'b> {
     }
 
     /// Nothing is taken for granted of the row that is there: it becomes the image after the change, as when a snapshot found it.
-    pub fn become_whole(&mut self) {
+    pub(crate) fn become_whole(&mut self) {
         if self.kind == Kind::Upsert {
             self.op = Op::Read;
         }
@@ -130,7 +130,11 @@ impl<'b> Change<'b> {
 
     /// The new image's values for the columns at `layout`; refused where one was too large to be shipped, for the
     /// target would hold a NULL that the source never had.
-    pub fn new_values(&self, table: &Table, layout: &[usize]) -> Result<Values<'b>, Failure> {
+    pub(crate) fn new_values(
+        &self,
+        table: &Table,
+        layout: &[usize],
+    ) -> Result<Values<'b>, Failure> {
         if let Some(column) = &self.stub {
             return Err(Failure::refused(format!(
                 "the value of column \"{column}\" was too large to be shipped"
@@ -153,7 +157,7 @@ impl<'b> Change<'b> {
     }
 
     /// Whether [`layout`] of the image after is `wanted`.
-    pub fn has_layout(&self, table: &Table, wanted: &[usize]) -> bool {
+    pub(crate) fn has_layout(&self, table: &Table, wanted: &[usize]) -> bool {
         match self.is_in_order_of(table) {
             true => wanted.iter().copied().eq(0..table.columns.len()),
             false => has_layout(table, wanted, self.after()),
@@ -161,18 +165,23 @@ impl<'b> Change<'b> {
     }
 
     /// The image after the change, empty for a delete.
-    pub fn after(&self) -> &[(Cow<'b, str>, &'b RawValue)] {
+    pub(crate) fn after(&self) -> &[(Cow<'b, str>, &'b RawValue)] {
         self.after.as_ref().map_or(&[], |image| &image.0)
     }
 
     /// The image before the change, where the change needs it.
-    pub fn before(&self) -> &[(Cow<'b, str>, &'b RawValue)] {
+    pub(crate) fn before(&self) -> &[(Cow<'b, str>, &'b RawValue)] {
         self.before.as_ref().map_or(&[], |image| &image.0)
     }
 
     /// The places of the key's columns and of those that have other values after this change than before `first`, an earlier
     /// change of the row or the same.
-    pub fn changed_columns(&self, table: &Table, key: &[usize], first: &Change<'_>) -> Vec<usize> {
+    pub(crate) fn changed_columns(
+        &self,
+        table: &Table,
+        key: &[usize],
+        first: &Change<'_>,
+    ) -> Vec<usize> {
         let (before, after) = (first.before(), self.after());
         let is_changed = |place: usize, name: &str, value: &str| {
             // Both images have the same columns in the same order, nearly always.
@@ -222,7 +231,7 @@ impl<'b> Change<'b> {
 }
 
 /// The row's identity: the header where the record's key is another, else the key; empty for none.
-pub fn identity_of<'b>(record: &'b Record, headers: &Headers<'b>) -> &'b [u8] {
+pub(crate) fn identity_of<'b>(record: &'b Record, headers: &Headers<'b>) -> &'b [u8] {
     match headers.identity {
         Some(identity) => identity.as_bytes(),
         None => record.key().unwrap_or_default(),
@@ -230,7 +239,7 @@ pub fn identity_of<'b>(record: &'b Record, headers: &Headers<'b>) -> &'b [u8] {
 }
 
 /// The places of an image's columns; those that the target computes itself are left out.
-pub fn layout(table: &Table, image: &[(Cow<'_, str>, &RawValue)]) -> Vec<usize> {
+pub(crate) fn layout(table: &Table, image: &[(Cow<'_, str>, &RawValue)]) -> Vec<usize> {
     image
         .iter()
         .enumerate()
@@ -240,7 +249,7 @@ pub fn layout(table: &Table, image: &[(Cow<'_, str>, &RawValue)]) -> Vec<usize> 
 }
 
 /// As [`layout`], of columns by which rows are looked for: those that the target computes are there as well.
-pub fn key_layout(table: &Table, image: &[(Cow<'_, str>, &RawValue)]) -> Vec<usize> {
+pub(crate) fn key_layout(table: &Table, image: &[(Cow<'_, str>, &RawValue)]) -> Vec<usize> {
     let places = image.iter().enumerate();
     places
         .filter_map(|(place, (name, _))| table.column_near(place, name))
@@ -248,7 +257,7 @@ pub fn key_layout(table: &Table, image: &[(Cow<'_, str>, &RawValue)]) -> Vec<usi
 }
 
 /// Whether [`key_layout`] of an image is `layout`.
-pub fn has_key_layout(
+pub(crate) fn has_key_layout(
     table: &Table,
     layout: &[usize],
     image: &[(Cow<'_, str>, &RawValue)],
@@ -263,7 +272,11 @@ pub fn has_key_layout(
 }
 
 /// Whether [`layout`] of an image is `layout`.
-pub fn has_layout(table: &Table, layout: &[usize], image: &[(Cow<'_, str>, &RawValue)]) -> bool {
+pub(crate) fn has_layout(
+    table: &Table,
+    layout: &[usize],
+    image: &[(Cow<'_, str>, &RawValue)],
+) -> bool {
     let names = layout
         .iter()
         .map(|place| &table.columns[*place].source_name);
@@ -279,7 +292,7 @@ pub fn has_layout(table: &Table, layout: &[usize], image: &[(Cow<'_, str>, &RawV
 }
 
 /// The values of an image for the columns at `layout`.
-pub fn values<'b>(
+pub(crate) fn values<'b>(
     table: &Table,
     layout: &[usize],
     image: &[(Cow<'_, str>, &'b RawValue)],
@@ -309,7 +322,10 @@ pub fn values<'b>(
 }
 
 /// The value of a column as text for the server.
-pub fn value_of<'b>(column: &Column, json: &'b RawValue) -> Result<Option<Cow<'b, str>>, Failure> {
+pub(crate) fn value_of<'b>(
+    column: &Column,
+    json: &'b RawValue,
+) -> Result<Option<Cow<'b, str>>, Failure> {
     to_text(json, &column.pg_type).map_err(|why| {
         Failure::conversion(format!(
             "column {} of type {}: {}",

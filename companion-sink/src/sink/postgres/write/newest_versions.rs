@@ -16,7 +16,7 @@ use crate::sink::postgres::schema::target::quoted;
 use crate::sink::postgres::write::change::{Change, key_layout, values};
 
 /// Makes the tables of the state that [`claim`] needs for `changes`, outside of whatever may be undone later.
-pub async fn make_ready(
+pub(crate) async fn make_ready(
     session: &mut Session,
     tables: &Tables,
     changes: &[Change<'_>],
@@ -49,7 +49,7 @@ pub async fn make_ready(
 
 /// Those of `changes`, each of another key, that are newer than what was applied of their rows; notes them. `None` where the
 /// key has one spelling, or one instance applies everything in order.
-pub async fn claim<'c, 'b>(
+pub(crate) async fn claim<'c, 'b>(
     session: &mut Session,
     table: &Table,
     changes: &[&'c Change<'b>],
@@ -90,7 +90,12 @@ pub async fn claim<'c, 'b>(
 
 /// Forgets what was noted before the commit that versions below `bound` are of: everything up to there is applied, so nothing
 /// older can come, but for events that are parked.
-pub async fn forget(session: &Session, state_schema: &str, sink: &str, bound: &str) -> Result<()> {
+pub(crate) async fn forget(
+    session: &Session,
+    state_schema: &str,
+    sink: &str,
+    bound: &str,
+) -> Result<()> {
     for name in &session.newest_tables {
         let sql = format!(
             "DELETE FROM {name} WHERE \"cdc.version\" < $1 AND NOT EXISTS (SELECT FROM {state_schema}.parked WHERE sink = $2 AND NOT halts)"

@@ -12,7 +12,7 @@ use crate::event::Image;
 
 /// How values of a type arrive, as far as that differs from "the text as it is".
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PgType {
+pub(crate) enum PgType {
     /// Numbers, texts and whatever PostgreSQL reads as it stands.
     Plain,
     /// `numeric` and `money` arrive as text, the others as numbers unless JSON has none such.
@@ -47,7 +47,7 @@ pub enum PgType {
 impl PgType {
     /// The type of this name, as a definition of a table has it; a domain, an enum or a composite is not told apart from a
     /// text.
-    pub fn of_name(name: &str) -> PgType {
+    pub(crate) fn of_name(name: &str) -> PgType {
         if let Some(element) = name.strip_suffix("[]") {
             return PgType::Array {
                 element: Box::new(PgType::of_name(element)),
@@ -80,12 +80,12 @@ impl PgType {
 
 /// Why a value cannot be turned into its type. Never holds the value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotConvertible(pub &'static str);
+pub(crate) struct NotConvertible(pub(crate) &'static str);
 
 type Converted<'a> = Result<Cow<'a, str>, NotConvertible>;
 
 /// The text of `json` for a column of type `to`; `None` is NULL.
-pub fn to_text<'a>(
+pub(crate) fn to_text<'a>(
     json: &'a RawValue,
     to: &PgType,
 ) -> Result<Option<Cow<'a, str>>, NotConvertible> {

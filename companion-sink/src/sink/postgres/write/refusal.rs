@@ -17,16 +17,16 @@ use crate::sink::postgres::write::change::{Change, Kind, value_of};
 const TRIED_MAX: usize = 200;
 
 /// Why an event was refused.
-pub struct Told {
+pub(crate) struct Told {
     /// With its table, and where it is one value with the column.
-    pub failure: Failure,
+    pub(crate) failure: Failure,
     /// The table takes no event of its source, whatever that holds.
-    pub is_of_all: bool,
+    pub(crate) is_of_all: bool,
 }
 
 /// Why the event of `change`, alone, was refused, in the open transaction and after the part of it that failed was undone. The
 /// target as a whole is told as the error that it is.
-pub async fn told(
+pub(crate) async fn told(
     client: &Client,
     table: &Table,
     change: &Change<'_>,

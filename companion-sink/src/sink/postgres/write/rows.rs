@@ -26,7 +26,7 @@ use crate::sink::postgres::write::statements;
 
 /// Whether rows are upserted, or deleted and inserted, so that unique values can move between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// `INSERT ... ON CONFLICT DO UPDATE`.
     Upsert,
     /// All touched keys are deleted first.
@@ -35,15 +35,15 @@ pub enum Mode {
 
 /// What happened to changes that were not applied.
 #[derive(Default)]
-pub struct Aside<'c, 'b> {
+pub(crate) struct Aside<'c, 'b> {
     /// Refused, with the reason.
-    pub refused: Vec<(&'c Change<'b>, Failure)>,
+    pub(crate) refused: Vec<(&'c Change<'b>, Failure)>,
     /// Parked behind a refused event of their key.
-    pub behind: Vec<&'c Change<'b>>,
+    pub(crate) behind: Vec<&'c Change<'b>>,
 }
 
 /// Applies all changes or fails at the first that the target refuses.
-pub async fn apply(
+pub(crate) async fn apply(
     session: &mut Session,
     tables: &Tables,
     changes: &[&Change<'_>],
@@ -88,7 +88,7 @@ async fn apply_all(
 }
 
 /// Applies what can be applied; of the rest each event is told apart.
-pub async fn apply_apart<'c, 'b>(
+pub(crate) async fn apply_apart<'c, 'b>(
     session: &mut Session,
     tables: &Tables,
     changes: &[&'c Change<'b>],
@@ -151,12 +151,12 @@ pub async fn apply_apart<'c, 'b>(
 }
 
 /// Whether a change has to wait behind a parked event of its key, or of the key it had before.
-pub fn is_parked(change: &Change<'_>, parked: &ParkedKeys) -> bool {
+pub(crate) fn is_parked(change: &Change<'_>, parked: &ParkedKeys) -> bool {
     is_key_parked(change.record, change.key, change.old_key, parked)
 }
 
 /// As [`is_parked`], for an event of which no change was made.
-pub fn waits(record: &Record, headers: &Headers<'_>, parked: &ParkedKeys) -> bool {
+pub(crate) fn waits(record: &Record, headers: &Headers<'_>, parked: &ParkedKeys) -> bool {
     let old_key = headers.old_key.map(str::as_bytes);
     is_key_parked(record, identity_of(record, headers), old_key, parked)
 }
@@ -170,7 +170,7 @@ fn is_key_parked(record: &Record, key: &[u8], old_key: Option<&[u8]>, parked: &P
 }
 
 /// Parks the key of a change.
-pub fn park_key(change: &Change<'_>, parked: &mut ParkedKeys) {
+pub(crate) fn park_key(change: &Change<'_>, parked: &mut ParkedKeys) {
     parked.insert((change.record.topic.clone(), change.key.into()));
 }
 
@@ -346,7 +346,7 @@ async fn run_one(
 }
 
 /// Whether a unique index of the target has exactly the key's columns: what an upsert needs.
-pub fn check_unique(table: &Table, key: &[usize]) -> Result<(), Fault> {
+pub(crate) fn check_unique(table: &Table, key: &[usize]) -> Result<(), Fault> {
     let names: Vec<String> = key
         .iter()
         .map(|place| table.columns[*place].name.clone())

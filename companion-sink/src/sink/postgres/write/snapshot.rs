@@ -19,15 +19,15 @@ use crate::sink::postgres::write::change::{layout, values};
 use crate::sink::postgres::write::statements;
 
 /// The snapshots that are under way, one for each topic: a table of the state schema.
-pub struct Snapshots<'s> {
+pub(crate) struct Snapshots<'s> {
     /// Quoted.
-    pub schema: &'s str,
-    pub sink: &'s str,
+    pub(crate) schema: &'s str,
+    pub(crate) sink: &'s str,
 }
 
 impl Snapshots<'_> {
     /// The statement that makes the table.
-    pub fn create(schema: &str) -> String {
+    pub(crate) fn create(schema: &str) -> String {
         format!(
             "CREATE TABLE IF NOT EXISTS {schema}.snapshots (
                  sink text NOT NULL, topic text NOT NULL, snapshot_id bigint NOT NULL, begun_at text NOT NULL,
@@ -37,7 +37,7 @@ impl Snapshots<'_> {
     }
 
     /// Notes the beginning, in the open transaction.
-    pub async fn begin(
+    pub(crate) async fn begin(
         &self,
         session: &Session,
         record: &Record,
@@ -74,7 +74,7 @@ impl Snapshots<'_> {
     }
 
     /// Notes what the end of a chunk says, in the open transaction. Each partition has a copy: once more changes nothing.
-    pub async fn keep(
+    pub(crate) async fn keep(
         &self,
         client: &Client,
         record: &Record,
@@ -107,7 +107,7 @@ impl Snapshots<'_> {
     }
 
     /// Deletes what is gone at the source, in the open transaction; how many rows. Nothing where the beginning was not seen.
-    pub async fn end(
+    pub(crate) async fn end(
         &self,
         session: &mut Session,
         record: &Record,

@@ -8,7 +8,7 @@ use crate::sink::postgres::schema::target::quoted;
 
 /// `INSERT ... ON CONFLICT` of rows with the columns at `columns`, whose key is `key` (places as well).
 /// Without `key` rows are appended.
-pub fn insert(table: &Table, columns: &[usize], key: Option<&[usize]>) -> String {
+pub(crate) fn insert(table: &Table, columns: &[usize], key: Option<&[usize]>) -> String {
     let names = names(table, columns);
     let mut sql = format!(
         "INSERT INTO {} AS o ({names}) OVERRIDING SYSTEM VALUE SELECT ",
@@ -54,7 +54,7 @@ fn unchanged(table: &Table, alias: &str) -> String {
 
 /// `DELETE` of the rows that have other values in the `fixed` columns than come with their keys: in the place of such a row
 /// another one is inserted. The values are those of the columns at `columns`, which an upsert takes next.
-pub fn delete_otherwise_fixed(
+pub(crate) fn delete_otherwise_fixed(
     table: &Table,
     columns: &[usize],
     key: &[usize],
@@ -84,7 +84,7 @@ pub fn delete_otherwise_fixed(
 }
 
 /// The columns of `columns` outside of `key` that can be given a value only when a row is inserted.
-pub fn fixed(table: &Table, columns: &[usize], key: &[usize]) -> Vec<usize> {
+pub(crate) fn fixed(table: &Table, columns: &[usize], key: &[usize]) -> Vec<usize> {
     let places = columns.iter().copied();
     places
         .filter(|place| table.columns[*place].fixed && !key.contains(place))
@@ -92,7 +92,7 @@ pub fn fixed(table: &Table, columns: &[usize], key: &[usize]) -> Vec<usize> {
 }
 
 /// `UPDATE` of rows to the values of the columns at `columns`, found by those of `key`, which are among them.
-pub fn update(table: &Table, columns: &[usize], key: &[usize]) -> String {
+pub(crate) fn update(table: &Table, columns: &[usize], key: &[usize]) -> String {
     let value = |place: usize| {
         let column = &table.columns[columns[place]];
         (
@@ -122,12 +122,12 @@ pub fn update(table: &Table, columns: &[usize], key: &[usize]) -> String {
 }
 
 /// `COPY` of rows with the columns at `columns`, as text.
-pub fn copy(table: &Table, columns: &[usize]) -> String {
+pub(crate) fn copy(table: &Table, columns: &[usize]) -> String {
     format!("COPY {} ({}) FROM STDIN", table.name, names(table, columns))
 }
 
 /// `DELETE` of the rows with the given keys.
-pub fn delete(table: &Table, key: &[usize]) -> String {
+pub(crate) fn delete(table: &Table, key: &[usize]) -> String {
     if let [only] = key {
         let column = &table.columns[*only];
         return format!(
@@ -155,7 +155,7 @@ pub fn delete(table: &Table, key: &[usize]) -> String {
 
 /// `DELETE` of the rows that were last written before the transaction `$1`, but for those with the keys at `kept`, whose
 /// values are the parameters from `$2` on.
-pub fn delete_older(table: &Table, kept: &[usize]) -> String {
+pub(crate) fn delete_older(table: &Table, kept: &[usize]) -> String {
     let mut sql = format!(
         "DELETE FROM {} AS t WHERE age(t.xmin) > age($1::text::xid8::xid)",
         table.name
@@ -180,7 +180,7 @@ pub fn delete_older(table: &Table, kept: &[usize]) -> String {
 }
 
 /// `INSERT` of one row with the columns at `columns`.
-pub fn insert_one(table: &Table, columns: &[usize]) -> String {
+pub(crate) fn insert_one(table: &Table, columns: &[usize]) -> String {
     let values = columns.iter().enumerate().map(|(place, column)| {
         format!("${}::text::{}", place + 1, table.columns[*column].type_name)
     });
@@ -193,7 +193,7 @@ pub fn insert_one(table: &Table, columns: &[usize]) -> String {
 }
 
 /// `DELETE` of exactly one row that equals the image with the columns at `before`.
-pub fn delete_one(table: &Table, before: &[usize]) -> String {
+pub(crate) fn delete_one(table: &Table, before: &[usize]) -> String {
     format!(
         "WITH {} DELETE FROM {} AS t USING victim WHERE t.ctid = victim.place AND t.tableoid = victim.relation",
         victim(table, before, 0),
@@ -203,7 +203,7 @@ pub fn delete_one(table: &Table, before: &[usize]) -> String {
 
 /// `UPDATE` of exactly one row that equals the image with the columns at `before`, to one with those at `after`.
 /// The parameters are the values of `after`, then those of `before`.
-pub fn update_one(table: &Table, after: &[usize], before: &[usize]) -> String {
+pub(crate) fn update_one(table: &Table, after: &[usize], before: &[usize]) -> String {
     let assignments = after.iter().enumerate().map(|(place, column)| {
         let column = &table.columns[*column];
         format!(

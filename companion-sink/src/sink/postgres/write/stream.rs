@@ -28,7 +28,7 @@ use crate::sink::postgres::write::statements;
 use crate::sink::postgres::write::text_array::TextArray;
 
 /// Rows in one statement at most: enough that its own costs are small, few enough that the server is soon at work.
-pub const STATEMENT_ROWS: usize = 500;
+pub(crate) const STATEMENT_ROWS: usize = 500;
 /// A row's text has about so much.
 const ROW_BYTES: usize = 256;
 /// Statements that the server has got and not answered.
@@ -36,7 +36,7 @@ const UNANSWERED: usize = 2;
 
 /// Statements under way, and a COPY that takes more rows.
 #[derive(Default)]
-pub struct Stream {
+pub(crate) struct Stream {
     unanswered: VecDeque<Answer>,
     copying: Option<Copying>,
 }
@@ -157,14 +157,18 @@ impl<'c, 'b> Group<'c, 'b> {
 
 impl Stream {
     /// Sends a statement without parameters.
-    pub async fn execute(&mut self, session: &Session, sql: &'static str) -> Result<(), Fault> {
+    pub(crate) async fn execute(
+        &mut self,
+        session: &Session,
+        sql: &'static str,
+    ) -> Result<(), Fault> {
         let client = Arc::clone(&session.client);
         let done = async move { client.batch_execute(sql).await.map_err(|e| sort(sql, &e)) };
         self.start(Box::pin(done)).await
     }
 
     /// Sends the statements for `changes`, of tables with or without a key; those of one key are coalesced.
-    pub async fn send(
+    pub(crate) async fn send(
         &mut self,
         session: &mut Session,
         tables: &Tables,
@@ -310,7 +314,7 @@ impl Stream {
     }
 
     /// Waits until the server has done everything.
-    pub async fn finish(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn finish(&mut self) -> Result<(), Fault> {
         self.end_copy().await?;
         while !self.unanswered.is_empty() {
             self.take_answer().await?;
@@ -401,7 +405,7 @@ fn put_row(out: &mut BytesMut, values: &[Option<Cow<'_, str>>]) {
 }
 
 /// Whether a change can go into a stream: one row of a table without a key is looked for by itself.
-pub fn fits(change: &Change<'_>) -> bool {
+pub(crate) fn fits(change: &Change<'_>) -> bool {
     !matches!(change.kind, Kind::UpdateOne | Kind::DeleteOne)
 }
 

@@ -7,7 +7,7 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 /// A parameter `text[]` of one dimension (`array_send`, `src/backend/utils/adt/arrayfuncs.c`).
 #[derive(Debug, Default)]
-pub struct TextArray {
+pub(crate) struct TextArray {
     elements: BytesMut,
     count: i32,
     has_null: bool,
@@ -15,7 +15,7 @@ pub struct TextArray {
 
 impl TextArray {
     /// Adds a value; `None` is NULL.
-    pub fn push(&mut self, value: Option<&str>) {
+    pub(crate) fn push(&mut self, value: Option<&str>) {
         self.count += 1;
         match value {
             // A value comes from an event, which is far below two gigabytes.

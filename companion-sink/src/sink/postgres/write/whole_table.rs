@@ -54,7 +54,7 @@ fn is_about_table(op: Op) -> bool {
 
 /// Whether an event about a whole table is refused whatever comes: the partitions need not wait for each other at it, of which
 /// perhaps only one has a copy.
-pub fn is_refused_before_it_waits(replica: &Replica, record: &Record) -> bool {
+pub(crate) fn is_refused_before_it_waits(replica: &Replica, record: &Record) -> bool {
     let Ok(headers) = Headers::read(record) else {
         return true;
     };
@@ -74,7 +74,7 @@ pub fn is_refused_before_it_waits(replica: &Replica, record: &Record) -> bool {
 }
 
 /// Why an event of a batch is refused that is no row's, and that no partition waited at.
-pub async fn refused_apart(
+pub(crate) async fn refused_apart(
     replica: &mut Replica,
     record: &Record,
     headers: &Headers<'_>,
@@ -92,7 +92,7 @@ pub async fn refused_apart(
 }
 
 /// Why an event about a whole table is refused. One that is admitted binds its topic.
-pub async fn refused_whole(
+pub(crate) async fn refused_whole(
     replica: &mut Replica,
     record: &Record,
     headers: &Headers<'_>,
@@ -118,7 +118,7 @@ pub async fn refused_whole(
 }
 
 /// Does what an event about a whole table says, in the open transaction.
-pub async fn apply_to_table(
+pub(crate) async fn apply_to_table(
     replica: &mut Replica,
     record: &Record,
     headers: &Headers<'_>,
@@ -192,7 +192,7 @@ async fn note_snapshot(
 }
 
 /// Empties the tables that one statement of the source emptied, together: each may reference another one.
-pub async fn empty_tables(
+pub(crate) async fn empty_tables(
     replica: &mut Replica,
     truncates: &[(&Record, Headers<'_>)],
 ) -> Result<()> {
