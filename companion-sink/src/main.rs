@@ -1,8 +1,9 @@
 //! companion-sink: turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
 //!
-//! A record passes through these files in this order: `discovery` (which partitions), `consumer` (reads them),
-//! `record`, `sink/runner` (order, copies, batches), `event` (headers and body), then one of `sink/*`; what cannot be
-//! applied, or is rejected by a `rule`, goes to `dead_letter`.
+//! A record passes through these folders in this order: `kafka` (which partitions there are, and what is read of them),
+//! `delivery` (order, copies, batches), `event` (headers and body), then one of `sink`. What cannot be applied, or what a
+//! `rule` rejects, goes through `rejected` to the dead letters. `history`, `dlq` and `replay` answer and carry out what people
+//! ask for through `cli` and `http`; `config` says how everything is set, `status` what it does.
 
 #![warn(unreachable_pub)]
 
@@ -32,7 +33,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::check::Verdict;
-use crate::cli::replay::Outcome;
+use crate::cli::replay::ReplayOutcome;
 use crate::cli::{Arguments, Command};
 use crate::config::LogFormat;
 use crate::error::{Code, Error, Result};
@@ -133,9 +134,9 @@ fn execute(arguments: &Arguments) -> Result<u8> {
             Command::Replay(replay) => {
                 let outcome = replay.run(&config, arguments.json, arguments.color).await?;
                 Ok(match outcome {
-                    Outcome::Done => 0,
-                    Outcome::Different => CHECK_FOUND_ERROR,
-                    Outcome::Interrupted => INTERRUPTED,
+                    ReplayOutcome::Done => 0,
+                    ReplayOutcome::Different => CHECK_FOUND_ERROR,
+                    ReplayOutcome::Interrupted => INTERRUPTED,
                 })
             }
             Command::History(query) => {

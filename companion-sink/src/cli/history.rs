@@ -20,8 +20,8 @@ use crate::history::moment::Moment;
 use crate::history::restore::restore;
 use crate::history::rows::{Rows, row_json};
 use crate::history::table::Histories;
+use crate::history::table::HistoryTable;
 use crate::history::table::Missing;
-use crate::history::table::Table;
 use crate::history::table::several;
 use crate::history::{edited, json, mark, marks, state, text_at};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
@@ -240,7 +240,12 @@ impl Query {
     }
 
     /// Every row of a table as it was: streamed, for there may be many.
-    async fn table_at(&self, tables: &[Table], at: &str, mut answer: Answer) -> Result<bool> {
+    async fn table_at(
+        &self,
+        tables: &[HistoryTable],
+        at: &str,
+        mut answer: Answer,
+    ) -> Result<bool> {
         let moment = Moment::parse(at)?;
         let name = self.table.as_deref().unwrap_or_default();
         let table = match tables {
@@ -366,7 +371,7 @@ impl Query {
         Ok(true)
     }
 
-    async fn changes(&self, tables: &[Table], mut answer: Answer) -> Result<bool> {
+    async fn changes(&self, tables: &[HistoryTable], mut answer: Answer) -> Result<bool> {
         let search = Search {
             actor: self.actor.clone(),
             request: self.request.clone(),
@@ -409,7 +414,11 @@ impl Query {
 struct Types(HashMap<(String, String), Option<ColumnTypes>>);
 
 impl Types {
-    async fn of(&mut self, table: &Table, version: &Document) -> Result<Option<&ColumnTypes>> {
+    async fn of(
+        &mut self,
+        table: &HistoryTable,
+        version: &Document,
+    ) -> Result<Option<&ColumnTypes>> {
         let Ok(hash) = version.get_str("schema") else {
             return Ok(None);
         };
@@ -461,7 +470,7 @@ fn say_what_is_missing(missing: Missing) {
 }
 
 /// A later moment than the history has everything of is answered as of that one.
-fn say_if_incomplete(table: &Table, moment: &Moment) {
+fn say_if_incomplete(table: &HistoryTable, moment: &Moment) {
     let complete = table.complete.as_ref();
     if let Some(complete) = complete.filter(|complete| moment.is_behind(complete)) {
         eprintln!(

@@ -37,7 +37,7 @@ pub(crate) struct Replay {
 
 /// How a replay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum ReplayOutcome {
     /// The content is what the topics say.
     Done,
     /// Only compared, and something differs.
@@ -48,11 +48,16 @@ pub(crate) enum Outcome {
 
 impl Replay {
     /// Does it.
-    pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<Outcome> {
+    pub(crate) async fn run(
+        &self,
+        config: &Loaded,
+        json: bool,
+        color: Color,
+    ) -> Result<ReplayOutcome> {
         let names = [self.sink.clone()];
         let (name, sink) = choose(config, &names)?[0];
         if !self.is_wanted(&sink.kind)? {
-            return Ok(Outcome::Interrupted);
+            return Ok(ReplayOutcome::Interrupted);
         }
         let (interrupt, stop) = watch::channel(false);
         let mut signals = Signals::new()?;
@@ -80,13 +85,13 @@ impl Replay {
         };
         let Some(report) = done else {
             eprintln!("companion-sink: interrupted; {}", left_behind(&sink.kind));
-            return Ok(Outcome::Interrupted);
+            return Ok(ReplayOutcome::Interrupted);
         };
         let is_different = report.changes.iter().any(|changes| changes.total() > 0);
         self.print(&report, began.elapsed().as_secs_f64(), json, color)?;
         Ok(match self.dry_run && is_different {
-            true => Outcome::Different,
-            false => Outcome::Done,
+            true => ReplayOutcome::Different,
+            false => ReplayOutcome::Done,
         })
     }
 

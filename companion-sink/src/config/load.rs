@@ -258,7 +258,8 @@ fn named_files(properties: &[(String, Secret<String>)]) -> Vec<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DEFAULT_FILE, Kafka, MongoHistory, OnError, Postgres, Rule, Sink};
+    use crate::config::file::Kafka;
+    use crate::config::{DEFAULT_FILE, MongoHistory, OnError, Postgres, Rule, Sink};
 
     const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
 

@@ -49,7 +49,7 @@ impl<'t> Text<'t> {
                 let meant =
                     near.map_or(String::new(), |near| format!(", did you mean \"{near}\"?"));
                 Err(self.error(
-                    self.place(&path, Part::Name),
+                    self.place(&path, Spot::Name),
                     format!("unknown key \"{}\"{meant}", shown(&path)),
                     format!("Known here: {}.", names.join(", ")),
                 ))
@@ -68,14 +68,14 @@ impl<'t> Text<'t> {
             (false, false) => format!("{name}: {message}{meant}"),
         };
         self.error(
-            self.place(&path, Part::Value),
+            self.place(&path, Spot::Value),
             what,
             "Change the value there; `companion-sink config --defaults` shows every key.",
         )
     }
 
     /// Where the name or the value of a key stands; none for one of the environment.
-    fn place(&self, path: &[Step], part: Part) -> Option<usize> {
+    fn place(&self, path: &[Step], part: Spot) -> Option<usize> {
         let root = DeTable::parse(self.content).ok()?;
         let (first, rest) = path.split_first()?;
         let Step::Key(first) = first else { return None };
@@ -93,8 +93,8 @@ impl<'t> Text<'t> {
             };
         }
         Some(match part {
-            Part::Name => name,
-            Part::Value => value.span().start,
+            Spot::Name => name,
+            Spot::Value => value.span().start,
         })
     }
 
@@ -113,7 +113,7 @@ impl<'t> Text<'t> {
 }
 
 #[derive(Clone, Copy)]
-enum Part {
+enum Spot {
     Name,
     Value,
 }

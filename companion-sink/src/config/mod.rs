@@ -11,7 +11,7 @@ mod sink;
 pub(crate) mod topic_pattern;
 mod units;
 
-pub(crate) use self::file::{Config, DEFAULT_FILE, Http, Kafka, Log, LogFormat};
+pub(crate) use self::file::{Config, DEFAULT_FILE, Http, Log, LogFormat};
 pub(crate) use self::load::Loaded;
 pub(crate) use self::mistake::nearest;
 pub(crate) use self::rule::Rule;

@@ -45,7 +45,7 @@ pub(crate) mod duration {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use super::parse_duration;
+    use crate::config::units::parse_duration;
 
     /// Reads it.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
@@ -71,7 +71,7 @@ pub(crate) mod optional_duration {
 
     use serde::{Deserializer, Serializer};
 
-    use super::duration;
+    use crate::config::units::duration;
 
     /// Reads it.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
@@ -97,7 +97,7 @@ pub(crate) mod size {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    use super::parse_size;
+    use crate::config::units::parse_size;
 
     /// Reads it.
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use change::backoff::Backoff;
 use rdkafka::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -91,7 +92,7 @@ impl<C: Course> Runner<C> {
     /// Runs until the process stops. Errors end in a new attempt, in standing by, or in a halt until somebody has decided about
     /// an event, or has the configuration read again.
     pub(crate) async fn run(mut self) {
-        let mut pause = FIRST_RETRY;
+        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         let mut warned: Option<(Code, Instant)> = None;
         loop {
             let started = Instant::now();
@@ -114,13 +115,12 @@ impl<C: Course> Runner<C> {
                     let worked = self.context.status.figures().batches > batches_before
                         || started.elapsed() > LONGEST_RETRY;
                     if worked {
-                        pause = FIRST_RETRY;
+                        backoff.reset();
                     }
                     self.context.status.figures().retries += 1;
-                    if self.stopped_within(pause).await {
+                    if self.stopped_within(backoff.pause()).await {
                         break;
                     }
-                    pause = (pause * 2).min(LONGEST_RETRY);
                 }
                 Policy::StandBy => {
                     self.context.status.set_state(State::Standby);

@@ -6,14 +6,20 @@ use change::version::Version;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-use crate::event::{
-    Headers, Image, Malformed, Op, RowBody, SnapshotBody, commit_time_us, is_for_others, is_version,
-};
+use crate::event::Headers;
+use crate::event::Op;
+use crate::event::RowBody;
+use crate::event::commit_time_us;
+use crate::event::image::Image;
+use crate::event::is_for_others;
+use crate::event::is_version;
+use crate::event::json::Malformed;
+use crate::event::snapshot::SnapshotBody;
 use crate::kafka::record::Record;
 use crate::rejected::origin;
 use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_history::documents::document::Body;
-use crate::sink::postgres::schema::definitions::SchemaBody;
+use crate::sink::postgres::schema::schema_event::SchemaBody;
 use crate::sink::postgres::write::pg_text::{PgType, to_text};
 
 const BODY: &str = r#"{"id":"n-1","op":"u","ts_us":1,"source":{"db":"d","schema":"public","table":"t","ts_us":1,"txId":1,"lsn":2},

@@ -4,7 +4,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
-use crate::event::Image;
+use crate::event::image::Image;
 use crate::history::key_value::value_form;
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use crate::error::Result;
 use crate::kafka::record::Record;
-use crate::rejected::page::{At, Part};
+use crate::rejected::page::At;
+use crate::rejected::page::PagePart;
 use crate::rejected::parked_event::{Action, Decider, Decision, Holds, Parked};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::failure::classify;
@@ -16,10 +17,10 @@ pub(crate) async fn refused(
     events: &ParkedEvents,
     id: &str,
     reason: Option<&str>,
-    part: Option<&Part>,
+    part: Option<&PagePart>,
 ) -> Result<Vec<Parked>> {
     let (after, limit) = match part {
-        Some(Part::Some(after, limit)) => (after.as_ref(), *limit),
+        Some(PagePart::Some(after, limit)) => (after.as_ref(), *limit),
         _ => (None, usize::MAX),
     };
     // First the decisions: an event that is settled in between is in neither.

@@ -11,9 +11,10 @@ use tokio::sync::OnceCell;
 
 use crate::config::{Kind, Loaded};
 use crate::dlq::edit::{Set, edit};
-use crate::dlq::replica::Replica;
+use crate::dlq::replica::ReplicaStore;
 use crate::error::{Error, Result};
-use crate::rejected::page::{Page, Part};
+use crate::rejected::page::Page;
+use crate::rejected::page::PagePart;
 use crate::rejected::parked_event::{Decider, Decision, Parked, Whole};
 use crate::sink::mongo_history;
 use crate::sink::mongo_history::parked::store::ParkedEvents;
@@ -49,7 +50,7 @@ pub(crate) struct Store {
 }
 
 enum StoreKind {
-    Replica(Replica),
+    Replica(ReplicaStore),
     History(ParkedEvents),
 }
 
@@ -130,7 +131,7 @@ impl Place {
         let kind = match &self.kind {
             PlaceKind::Replica { state_schema } => {
                 let (name, state_name) = (&self.name, &self.state_name);
-                let replica = Replica::open(&self.url, name, state_name, state_schema).await?;
+                let replica = ReplicaStore::open(&self.url, name, state_name, state_schema).await?;
                 replica.map(StoreKind::Replica)
             }
             PlaceKind::History {
@@ -160,7 +161,7 @@ impl Store {
     ) -> Result<Vec<Parked>> {
         let part = page.map(|page| page.part_of(&self.sink));
         match &self.kind {
-            _ if part == Some(Part::Nothing) => Ok(Vec::new()),
+            _ if part == Some(PagePart::Nothing) => Ok(Vec::new()),
             StoreKind::Replica(replica) => replica.refused(id, reason, part.as_ref()).await,
             StoreKind::History(events) => history::refused(events, id, reason, part.as_ref()).await,
         }

@@ -3,13 +3,13 @@
 use tokio_postgres::Client;
 
 use crate::error::Result;
-use crate::rejected::page::Part;
+use crate::rejected::page::PagePart;
 use crate::rejected::parked_event::{Action, Decider, Decision, Parked};
 use crate::sink::postgres;
 use crate::sink::postgres::parked::store::ParkedEvents;
 
 /// The state of one replica.
-pub(crate) struct Replica {
+pub(crate) struct ReplicaStore {
     /// The sink in the state.
     state_name: String,
     /// Quoted.
@@ -17,15 +17,15 @@ pub(crate) struct Replica {
     client: Client,
 }
 
-impl Replica {
+impl ReplicaStore {
     /// Connects for the sink `name`; none if there is no state yet.
     pub(crate) async fn open(
         url: &str,
         name: &str,
         state_name: &str,
         state_schema: &str,
-    ) -> Result<Option<Replica>> {
-        let replica = Replica {
+    ) -> Result<Option<ReplicaStore>> {
+        let replica = ReplicaStore {
             state_name: state_name.to_owned(),
             state_schema: crate::sink::postgres::schema::target::quoted(state_schema),
             client: postgres::open(url, name, &format!("sink.{name}.url")).await?,
@@ -46,10 +46,10 @@ impl Replica {
         &self,
         id: &str,
         reason: Option<&str>,
-        part: Option<&Part>,
+        part: Option<&PagePart>,
     ) -> Result<Vec<Parked>> {
         let (after, limit) = match part {
-            Some(Part::Some(after, limit)) => (after.as_ref(), Some(*limit)),
+            Some(PagePart::Some(after, limit)) => (after.as_ref(), Some(*limit)),
             _ => (None, None),
         };
         self.events()

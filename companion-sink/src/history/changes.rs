@@ -5,7 +5,7 @@ use mongodb::bson::{Bson, Document, doc};
 
 use crate::error::{Error, Result};
 use crate::history::entity::Range;
-use crate::history::table::Table;
+use crate::history::table::HistoryTable;
 use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_history::failure::classify;
 
@@ -22,7 +22,7 @@ pub(crate) struct Search {
 
 /// A change and its table.
 pub(crate) struct Change<'a> {
-    pub(crate) table: &'a Table,
+    pub(crate) table: &'a HistoryTable,
     pub(crate) document: Document,
 }
 
@@ -55,7 +55,7 @@ impl Search {
     }
 
     /// The changes that are found in `tables`, in the order in which they were committed.
-    pub(crate) async fn run<'a>(&self, tables: &'a [Table]) -> Result<Vec<Change<'a>>> {
+    pub(crate) async fn run<'a>(&self, tables: &'a [HistoryTable]) -> Result<Vec<Change<'a>>> {
         let filter = self.filter()?;
         let failed = |error| classify("searching the history", &error);
         let mut found = Vec::new();

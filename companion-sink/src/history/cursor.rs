@@ -4,16 +4,16 @@ use mongodb::bson::{Document, doc};
 
 /// A document's place in the order of versions. Documents that the end of a snapshot makes share its version.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Cursor {
     version: String,
     id: String,
 }
 
-impl Place {
+impl Cursor {
     /// As `text` wrote it; an empty one is before everything.
-    pub(crate) fn parse(text: &str) -> Place {
+    pub(crate) fn parse(text: &str) -> Cursor {
         let (version, id) = text.split_once('_').unwrap_or((text, ""));
-        Place {
+        Cursor {
             version: version.to_owned(),
             id: id.to_owned(),
         }
@@ -45,15 +45,15 @@ mod tests {
 
     #[test]
     fn a_place_comes_back() {
-        let text = Place::text("0001-00", "5b1f-1:t:{\"a_b\":1}");
-        let place = Place::parse(&text);
+        let text = Cursor::text("0001-00", "5b1f-1:t:{\"a_b\":1}");
+        let place = Cursor::parse(&text);
         assert_eq!(
             place,
-            Place {
+            Cursor {
                 version: "0001-00".into(),
                 id: "5b1f-1:t:{\"a_b\":1}".into(),
             }
         );
-        assert_eq!(Place::parse(""), Place::default());
+        assert_eq!(Cursor::parse(""), Cursor::default());
     }
 }

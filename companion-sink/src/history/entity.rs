@@ -5,16 +5,17 @@ use mongodb::bson::{Document, doc};
 
 use crate::error::Error;
 use crate::error::Result;
-use crate::history::cursor::Place;
+use crate::history::cursor::Cursor;
 use crate::history::key::meant;
 use crate::history::moment;
 use crate::history::moment::Moment;
-use crate::history::table::{Missing, Table};
+use crate::history::table::HistoryTable;
+use crate::history::table::Missing;
 use crate::sink::mongo_history::failure::classify;
 
 /// A row that has a history.
 pub(crate) struct Entity {
-    table: Table,
+    table: HistoryTable,
     /// As documents may have it: whether `42` is a number or a text, only they know.
     names: Vec<String>,
     /// The first version.
@@ -44,7 +45,7 @@ pub(crate) struct Range {
     pub(crate) since: Option<String>,
     pub(crate) until: Option<String>,
     /// Only those behind this place, the oldest first. Without it the newest are meant.
-    pub(crate) after: Option<Place>,
+    pub(crate) after: Option<Cursor>,
     /// So many at most.
     pub(crate) limit: Option<u32>,
 }
@@ -65,7 +66,7 @@ impl Range {
             let time = time.as_ref()?;
             Some(doc! { "when.effective": { operator: time } })
         };
-        let after = self.after.as_ref().map(Place::filter);
+        let after = self.after.as_ref().map(Cursor::filter);
         let bounds = [
             bound("$gte", &self.since),
             bound("$lte", &self.until),
@@ -76,7 +77,7 @@ impl Range {
 
     /// In which order documents are to be read, so that a limit keeps the right ones.
     pub(crate) fn order(&self) -> Document {
-        Place::order(self.after.is_none())
+        Cursor::order(self.after.is_none())
     }
 }
 
@@ -86,7 +87,7 @@ fn failed(error: mongodb::error::Error) -> crate::error::Error {
 
 impl Entity {
     /// The row of a key; none where it has no history.
-    pub(crate) async fn of_key(table: &Table, key: &str) -> Result<Option<Entity>> {
+    pub(crate) async fn of_key(table: &HistoryTable, key: &str) -> Result<Option<Entity>> {
         if table.key_columns.is_empty() {
             return Err(Error::configuration(
                 format!("the rows of {} have no key", table.name),
@@ -113,7 +114,7 @@ impl Entity {
     }
 
     /// The row of one of these names.
-    pub(crate) async fn find(table: &Table, names: Vec<String>) -> Result<Option<Entity>> {
+    pub(crate) async fn find(table: &HistoryTable, names: Vec<String>) -> Result<Option<Entity>> {
         let first = table
             .collection
             .find_one(doc! { "entity": { "$in": &names } })
@@ -129,7 +130,7 @@ impl Entity {
         }))
     }
 
-    pub(crate) fn table(&self) -> &Table {
+    pub(crate) fn table(&self) -> &HistoryTable {
         &self.table
     }
 
@@ -269,7 +270,7 @@ impl Entity {
 }
 
 /// The row of a key in the first of the tables that has it.
-pub(crate) async fn find(tables: &[Table], key: &str) -> Result<Option<Entity>> {
+pub(crate) async fn find(tables: &[HistoryTable], key: &str) -> Result<Option<Entity>> {
     let mut refused = None;
     for table in tables {
         match Entity::of_key(table, key).await {

@@ -6,19 +6,24 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::history::moment::Moment;
 use crate::history::state;
-use crate::history::table::Table;
-use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
+use crate::history::table::HistoryTable;
+use crate::sink::mongo_history::write::newest_versions::NewestVersions;
+use crate::sink::mongo_history::write::newest_versions::truncates;
 
 /// The rows, one after the other in the order of their entities: there may be many.
 pub(crate) struct Rows {
-    newest: Newest,
+    newest: NewestVersions,
     /// The last truncate until then.
     emptied: String,
 }
 
 impl Rows {
     /// Those behind the entity `after`.
-    pub(crate) async fn at(table: &Table, moment: &Moment, after: Option<&str>) -> Result<Rows> {
+    pub(crate) async fn at(
+        table: &HistoryTable,
+        moment: &Moment,
+        after: Option<&str>,
+    ) -> Result<Rows> {
         let Some(until) = table.until(moment) else {
             return Err(Error::configuration(
                 "a number tells versions of one row apart",
@@ -33,7 +38,7 @@ impl Rows {
         };
         let fields = doc! { "entity": 1, "version": 1, "key": 1, "op": 1, "after": 1, "marks": 1, "edited": 1, "when": 1 };
         Ok(Rows {
-            newest: Newest::of(&collection, filter, fields).await?,
+            newest: NewestVersions::of(&collection, filter, fields).await?,
             emptied: truncates.pop().unwrap_or_default(),
         })
     }

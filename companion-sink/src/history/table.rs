@@ -81,7 +81,7 @@ struct History {
 
 /// A table that has a history.
 #[derive(Clone)]
-pub(crate) struct Table {
+pub(crate) struct HistoryTable {
     database: Database,
     /// `<name>.<sink>`, as its state has it.
     sink: String,
@@ -116,7 +116,7 @@ impl Histories {
     }
 
     /// The tables of a name, which may leave out schema and database; all without one. In the order of their names.
-    pub(crate) async fn tables(&self, name: Option<&str>) -> Result<Vec<Table>> {
+    pub(crate) async fn tables(&self, name: Option<&str>) -> Result<Vec<HistoryTable>> {
         if self.0.is_empty() {
             return Err(Error::configuration(
                 "no sink of kind mongo-history is configured",
@@ -132,7 +132,7 @@ impl Histories {
             let meant = meant_by(&known, name);
             let is_named = !meant.is_empty();
             for lineage in meant {
-                tables.push(Table::of(
+                tables.push(HistoryTable::of(
                     database,
                     &history.sink,
                     lineage.clone(),
@@ -154,8 +154,9 @@ impl Histories {
                 let is_meant = patterns.iter().any(|pattern| matches(pattern, &collection));
                 if !is_ours && is_meant {
                     let table =
-                        Table::open(database, &history.sink, &collection, complete.clone()).await?;
-                    let is_known = |table: &Table| {
+                        HistoryTable::open(database, &history.sink, &collection, complete.clone())
+                            .await?;
+                    let is_known = |table: &HistoryTable| {
                         known
                             .iter()
                             .any(|known| known.names.iter().any(|name| name.header == table.name))
@@ -170,7 +171,7 @@ impl Histories {
 }
 
 /// A question that is about one table, and a name that several have.
-pub(crate) fn several(tables: &[Table], name: &str) -> Error {
+pub(crate) fn several(tables: &[HistoryTable], name: &str) -> Error {
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
     Error::configuration(
         format!("several tables have the name {name}"),
@@ -231,13 +232,18 @@ fn meant_by<'k>(known: &'k [Lineage], name: Option<&str>) -> Vec<&'k Lineage> {
     }
 }
 
-impl Table {
+impl HistoryTable {
     /// A table with its names.
-    fn of(database: &Database, sink: &str, lineage: Lineage, complete: Option<Complete>) -> Table {
+    fn of(
+        database: &Database,
+        sink: &str,
+        lineage: Lineage,
+        complete: Option<Complete>,
+    ) -> HistoryTable {
         let collection = database.collection::<Document>(&lineage.collection);
         let key = lineage.keys.last().map(|key| key.columns.as_slice());
         let key_columns = key.unwrap_or_default().iter();
-        Table {
+        HistoryTable {
             database: database.clone(),
             sink: sink.to_owned(),
             collection,
@@ -260,7 +266,7 @@ impl Table {
         sink: &str,
         name: &str,
         complete: Option<Complete>,
-    ) -> Result<Option<Table>> {
+    ) -> Result<Option<HistoryTable>> {
         let collection = database.collection::<Document>(name);
         let failed = |error| classify("reading the history", &error);
         // One document tells the names of the key's columns, and the table's full name.
@@ -274,7 +280,7 @@ impl Table {
         };
         let entity = sample.get_str("entity").unwrap_or_default();
         let columns = sample.get_document("key").map(Document::keys);
-        Ok(Some(Table {
+        Ok(Some(HistoryTable {
             database: database.clone(),
             sink: sink.to_owned(),
             name: table_of(entity).to_owned(),

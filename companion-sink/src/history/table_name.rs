@@ -1,6 +1,7 @@
 //! TABLE of a command or a request: which table is meant.
 
-use crate::sink::mongo_history::identity::lineage::{Lineage, Name};
+use crate::sink::mongo_history::identity::lineage::Lineage;
+use crate::sink::mongo_history::identity::told::Name;
 
 /// A table's name as somebody wrote it: `customer`, `crm.customer`, `shop.crm.customer`, a part in double quotes as in SQL, or as
 /// topics have it.

@@ -21,7 +21,8 @@ use crate::http::history::limit_of;
 use crate::http::parameters::Parameters;
 use crate::http::problem::Problem;
 use crate::http::same_site;
-use crate::rejected::page::{Page, Place};
+use crate::rejected::page::Page;
+use crate::rejected::page::PageCursor;
 use crate::rejected::parked_event::Decider;
 
 type Answer = Result<Json<Value>, Problem>;
@@ -65,7 +66,7 @@ struct Of {
 async fn listed(Extract(shared): Asked, Parameters(filter): Parameters<Filter>) -> Answer {
     let stores = shared.dlq.open(filter.sink.as_deref()).await?;
     let limit = limit_of(filter.limit) as usize;
-    let after = filter.after.as_deref().map(Place::parse).transpose()?;
+    let after = filter.after.as_deref().map(PageCursor::parse).transpose()?;
     let page = Page {
         after,
         // One more tells whether there are more.
@@ -75,7 +76,7 @@ async fn listed(Extract(shared): Asked, Parameters(filter): Parameters<Filter>) 
     let has_more = held.len() > limit;
     held.truncate(limit);
     let next = held.last().filter(|_| has_more);
-    let next = next.map(|held| Place::of(&held.store.sink, &held.event.record).text());
+    let next = next.map(|held| PageCursor::of(&held.store.sink, &held.event.record).text());
     let events: Vec<Value> = held
         .iter()
         .map(|held| held.event.json(&held.store.sink))

@@ -12,7 +12,7 @@ use crate::delivery::watermark::Complete;
 use crate::error::Error;
 use crate::history::blame::blame;
 use crate::history::changes::Search;
-use crate::history::cursor::Place;
+use crate::history::cursor::Cursor;
 use crate::history::difference::difference;
 use crate::history::entity::find;
 use crate::history::entity::{Entity, Range};
@@ -75,7 +75,7 @@ impl Page {
 
     fn range(&self) -> Result<Range, Error> {
         Ok(Range {
-            after: Some(Place::parse(self.after.as_deref().unwrap_or_default())),
+            after: Some(Cursor::parse(self.after.as_deref().unwrap_or_default())),
             limit: Some(self.limit()),
             ..Range::of_times(self.since.as_deref(), self.until.as_deref())?
         })
@@ -87,7 +87,9 @@ impl Page {
             .last()
             .filter(|_| documents.len() >= self.limit() as usize);
         let place = last.and_then(|last| Some((last["version"].as_str()?, last["_id"].as_str()?)));
-        place.map_or(Value::Null, |(version, id)| Place::text(version, id).into())
+        place.map_or(Value::Null, |(version, id)| {
+            Cursor::text(version, id).into()
+        })
     }
 }
 

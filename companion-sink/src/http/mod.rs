@@ -1,6 +1,10 @@
 //! Health, state, metrics, questions to the history and decisions about refused events over HTTP. Only the latter change
 //! something.
 
+use crate::http::metrics::put_metrics;
+
+pub(crate) mod metrics;
+
 mod connections;
 mod dlq;
 mod history;
@@ -35,10 +39,10 @@ use crate::http::problem::Problem;
 pub(crate) use crate::http::same_site::is_loopback;
 use crate::kafka::discovery::Cluster;
 use crate::kafka::positions;
+use crate::status::SinkStatus;
 use crate::status::prometheus::Metrics;
 use crate::status::sender;
 use crate::status::sender::Source;
-use crate::status::{SinkStatus, State};
 
 /// Where a process listens, for as long as it lives.
 pub(crate) struct Listener(std::net::TcpListener);
@@ -323,191 +327,6 @@ async fn metrics(Extract(shared): Extract<Shared>) -> Response {
     }
     let body = metrics.into_text();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], body).into_response()
-}
-
-fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
-    let all: Vec<_> = sinks
-        .iter()
-        .map(|sink| (sink.name.as_str(), sink.figures().clone()))
-        .collect();
-    let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
-        metrics.family(&format!("companion_sink_{name}"), kind, help, samples);
-    };
-    let labelled =
-        |suffix: &str, sink: &str, more: &str| format!("{suffix}{{sink=\"{sink}\"{more}}}");
-    macro_rules! per_sink {
-        ($name:literal, $kind:literal, $help:literal, $value:expr) => {
-            family(
-                $name,
-                $kind,
-                $help,
-                all.iter()
-                    .map(|(sink, figures)| (labelled("", sink, ""), $value(figures)))
-                    .collect(),
-            )
-        };
-    }
-    type F = crate::status::Figures;
-    family(
-        "events_total",
-        "counter",
-        "Applied events.",
-        all.iter()
-            .flat_map(|(sink, figures)| {
-                figures.applied.iter().map(move |(op, count)| {
-                    (labelled("", sink, &format!(",op=\"{op}\"")), *count as f64)
-                })
-            })
-            .collect(),
-    );
-    per_sink!(
-        "batches_total",
-        "counter",
-        "Applied batches.",
-        |f: &F| f.batches as f64
-    );
-    per_sink!(
-        "duplicates_total",
-        "counter",
-        "Later copies that were dropped.",
-        |f: &F| f.duplicates as f64
-    );
-    // No sample where the value is not known.
-    macro_rules! known {
-        ($name:literal, $help:literal, $value:expr) => {
-            family(
-                $name,
-                "gauge",
-                $help,
-                all.iter()
-                    .filter_map(|(sink, figures)| Some((labelled("", sink, ""), $value(figures)?)))
-                    .collect(),
-            )
-        };
-    }
-    known!(
-        "lag_events",
-        "Events in Kafka that are not applied, in every state; no sample where that is not known.",
-        |f: &F| f.lag_events.map(|events| events as f64)
-    );
-    known!(
-        "lag_seconds",
-        "Since the first of these events came to Kafka; 0 where there is none.",
-        |f: &F| f.lag_seconds
-    );
-    known!(
-        "unmoved_seconds",
-        "Since something was applied, while something waits.",
-        |f: &F| f.unmoved_seconds
-    );
-    per_sink!(
-        "stuck",
-        "gauge",
-        "1 if the sink has been halted, tried again, or has applied nothing though something waits, or a topic has been stopped, for longer than stuck_after.",
-        |f: &F| f64::from(u8::from(f.stuck))
-    );
-    per_sink!(
-        "stopped_topics",
-        "gauge",
-        "Topics that wait at an event about their table which the target cannot follow.",
-        |f: &F| f.stopped_topics.len() as f64
-    );
-    per_sink!(
-        "unknown_rows_total",
-        "counter",
-        "Changes of rows, of tables without a key, that the target did not have.",
-        |f: &F| f.unknown_rows as f64
-    );
-    per_sink!(
-        "parked_keys",
-        "gauge",
-        "Keys behind a refused event.",
-        |f: &F| f.parked_keys as f64
-    );
-    per_sink!(
-        "retries_total",
-        "counter",
-        "Attempts after a failure.",
-        |f: &F| f.retries as f64
-    );
-    family(
-        "dead_letters_total",
-        "counter",
-        "Events put aside.",
-        all.iter()
-            .flat_map(|(sink, figures)| {
-                figures.dead_letters.iter().map(move |(reason, count)| {
-                    (
-                        labelled("", sink, &format!(",reason=\"{reason}\"")),
-                        *count as f64,
-                    )
-                })
-            })
-            .collect(),
-    );
-    family(
-        "state",
-        "gauge",
-        "1 for the state that the sink is in.",
-        all.iter()
-            .flat_map(|(sink, figures)| {
-                State::ALL.into_iter().map(move |state| {
-                    (
-                        labelled("", sink, &format!(",state=\"{}\"", state.name())),
-                        f64::from(u8::from(state == figures.state)),
-                    )
-                })
-            })
-            .collect(),
-    );
-    for (name, help, pick) in [
-        (
-            "apply_duration_seconds",
-            "Time to apply a batch.",
-            (|f: &F| f.apply_seconds.clone()) as fn(&F) -> crate::status::Histogram,
-        ),
-        (
-            "event_latency_seconds",
-            "From commit to applied.",
-            |f: &F| f.latency_seconds.clone(),
-        ),
-    ] {
-        family(
-            name,
-            "histogram",
-            help,
-            all.iter()
-                .flat_map(|(sink, figures)| {
-                    let histogram = pick(figures);
-                    let mut samples: Vec<_> = histogram
-                        .cumulative()
-                        .map(|(bound, count)| {
-                            (
-                                labelled("_bucket", sink, &format!(",le=\"{bound}\"")),
-                                count as f64,
-                            )
-                        })
-                        .collect();
-                    samples.push((
-                        labelled("_bucket", sink, ",le=\"+Inf\""),
-                        histogram.count as f64,
-                    ));
-                    samples.push((labelled("_sum", sink, ""), histogram.sum));
-                    samples.push((labelled("_count", sink, ""), histogram.count as f64));
-                    samples
-                })
-                .collect(),
-        );
-    }
-    family(
-        "build_info",
-        "gauge",
-        "The version.",
-        vec![(
-            format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")),
-            1.0,
-        )],
-    );
 }
 
 #[cfg(test)]

@@ -15,7 +15,11 @@ use tokio::sync::Notify;
 use crate::error::{Error, Result};
 use crate::kafka::client::with_queues;
 use crate::kafka::closing_consumer::ClosingConsumer;
-use crate::kafka::reader::{Context, Ends, TopicPartition, is_out_of_range, report};
+use crate::kafka::reader::Ends;
+use crate::kafka::reader::ReaderContext;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::reader::is_out_of_range;
+use crate::kafka::reader::report;
 use crate::kafka::record::{Gathering, Record};
 
 /// What is read and waits to be polled, over all partitions.
@@ -28,7 +32,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// The queues of the assigned partitions. Dropping them ends the thread.
 pub(crate) struct PartitionQueues {
     shared: Arc<Shared>,
-    consumer: ClosingConsumer<Context>,
+    consumer: ClosingConsumer<ReaderContext>,
     ends: Arc<Ends>,
     reader: Option<JoinHandle<()>>,
     /// The memory is shared by so many.
@@ -74,7 +78,7 @@ struct Partition {
 
 struct Queue {
     at: TopicPartition,
-    queue: PartitionQueue<Context>,
+    queue: PartitionQueue<ReaderContext>,
 }
 
 /// What came out of a queue at once.
@@ -92,7 +96,7 @@ impl PartitionQueues {
     pub(crate) fn start(client: &ClientConfig, name: &str, partitions: usize) -> Result<Self> {
         let ends = Arc::new(Ends::default());
         let client = with_queues(client, partitions);
-        let consumer = ClosingConsumer::start(&client, Context(Arc::clone(&ends)))?;
+        let consumer = ClosingConsumer::start(&client, ReaderContext(Arc::clone(&ends)))?;
         let shared = Arc::new(Shared::default());
         let reading = Arc::clone(&shared);
         let reader = thread::Builder::new()

@@ -47,7 +47,7 @@ pub(crate) enum Fetched {
     OutOfRange,
 }
 
-enum Command {
+enum ReaderCommand {
     Assign {
         at: TopicPartition,
         offset: i64,
@@ -64,7 +64,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// The running reader. Dropping it ends the thread.
 pub(crate) struct Reader {
-    commands: commands::Sender<Command>,
+    commands: commands::Sender<ReaderCommand>,
     fetched: mpsc::Receiver<Fetched>,
     ends: Arc<Ends>,
     thread: Option<JoinHandle<()>>,
@@ -74,7 +74,7 @@ impl Reader {
     /// Starts a reader for the sink `name`; nothing is assigned yet.
     pub(crate) fn start(client: &ClientConfig, name: &str) -> Result<Reader> {
         let ends = Arc::new(Ends::default());
-        let consumer = ClosingConsumer::start(client, Context(Arc::clone(&ends)))?;
+        let consumer = ClosingConsumer::start(client, ReaderContext(Arc::clone(&ends)))?;
         let (commands, receiver) = commands::channel();
         let (sender, fetched) = mpsc::channel(CHUNKS_WAITING);
         let thread = thread::Builder::new()
@@ -102,17 +102,17 @@ impl Reader {
 
     /// Reads a partition from `offset` on. Its records carry `epoch`.
     pub(crate) fn assign(&self, at: TopicPartition, offset: i64, epoch: u32) {
-        self.send(Command::Assign { at, offset, epoch });
+        self.send(ReaderCommand::Assign { at, offset, epoch });
     }
 
     /// Stops reading a partition. What was read already may still arrive.
     pub(crate) fn unassign(&self, at: TopicPartition) {
-        self.send(Command::Unassign(at));
+        self.send(ReaderCommand::Unassign(at));
     }
 
     /// Copies applied offsets into the consumer group, for lag tools.
     pub(crate) fn commit(&self, offsets: Vec<(TopicPartition, i64)>) {
-        self.send(Command::Commit(offsets));
+        self.send(ReaderCommand::Commit(offsets));
     }
 
     /// The next hand-over; `None` when the thread is gone.
@@ -136,7 +136,7 @@ impl Reader {
         self.ends.is_handed_over(at, end) && self.ends.is_applied(at, next_offset)
     }
 
-    fn send(&self, command: Command) {
+    fn send(&self, command: ReaderCommand) {
         // The thread only ends with this reader, or after it closed `fetched`, which `next` reports.
         let _ = self.commands.send(command);
     }
@@ -155,8 +155,8 @@ impl Drop for Reader {
 }
 
 struct Loop {
-    consumer: ClosingConsumer<Context>,
-    commands: commands::Receiver<Command>,
+    consumer: ClosingConsumer<ReaderContext>,
+    commands: commands::Receiver<ReaderCommand>,
     fetched: mpsc::Sender<Fetched>,
     /// Topic names as shared text, with the epoch of each assigned partition.
     topics: HashMap<Arc<str>, HashMap<i32, u32>>,
@@ -179,10 +179,10 @@ impl Loop {
         }
     }
 
-    fn obey(&mut self, command: Command) -> std::result::Result<(), KafkaError> {
+    fn obey(&mut self, command: ReaderCommand) -> std::result::Result<(), KafkaError> {
         let mut list = TopicPartitionList::new();
         match command {
-            Command::Assign { at, offset, epoch } => {
+            ReaderCommand::Assign { at, offset, epoch } => {
                 list.add_partition_offset(&at.topic, at.partition, Offset::Offset(offset))?;
                 self.topics
                     .entry(Arc::clone(&at.topic))
@@ -190,14 +190,14 @@ impl Loop {
                     .insert(at.partition, epoch);
                 self.consumer.incremental_assign(&list)
             }
-            Command::Unassign(at) => {
+            ReaderCommand::Unassign(at) => {
                 list.add_partition(&at.topic, at.partition);
                 if let Some(partitions) = self.topics.get_mut(&at.topic) {
                     partitions.remove(&at.partition);
                 }
                 self.consumer.incremental_unassign(&list)
             }
-            Command::Commit(offsets) => {
+            ReaderCommand::Commit(offsets) => {
                 for (at, offset) in offsets {
                     list.add_partition_offset(&at.topic, at.partition, Offset::Offset(offset))?;
                 }
@@ -267,9 +267,9 @@ pub(crate) fn report(error: &KafkaError) {
 }
 
 /// Takes librdkafka's statistics.
-pub(crate) struct Context(pub(crate) Arc<Ends>);
+pub(crate) struct ReaderContext(pub(crate) Arc<Ends>);
 
-impl ClientContext for Context {
+impl ClientContext for ReaderContext {
     // Comes out of a poll as well, and is reported there.
     fn error(&self, _: KafkaError, _: &str) {}
 
@@ -281,7 +281,7 @@ impl ClientContext for Context {
     }
 }
 
-impl ConsumerContext for Context {
+impl ConsumerContext for ReaderContext {
     fn commit_callback(
         &self,
         result: rdkafka::error::KafkaResult<()>,

@@ -1,7 +1,7 @@
 //! Why an event is refused.
 
 use crate::error::{Code, Error};
-use crate::event::Malformed;
+use crate::event::json::Malformed;
 use std::borrow::Cow;
 
 /// In which step the event failed, as Kafka Connect names the steps.

@@ -7,14 +7,14 @@ use crate::kafka::record::Record;
 #[derive(Debug)]
 pub(crate) struct Page {
     /// What came last.
-    pub(crate) after: Option<Place>,
+    pub(crate) after: Option<PageCursor>,
     /// How many there may be.
     pub(crate) limit: usize,
 }
 
 /// Where an event is in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct PageCursor {
     sink: String,
     /// In the sink's part.
     pub(crate) at: At,
@@ -30,7 +30,7 @@ pub(crate) struct At {
 
 /// What a page has of one sink.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum PagePart {
     /// It came before.
     Nothing,
     /// So many, behind a place if there is one.
@@ -48,17 +48,17 @@ impl At {
     }
 }
 
-impl Place {
+impl PageCursor {
     /// That of a record which `sink` refused.
-    pub(crate) fn of(sink: &str, record: &Record) -> Place {
-        Place {
+    pub(crate) fn of(sink: &str, record: &Record) -> PageCursor {
+        PageCursor {
             sink: sink.to_owned(),
             at: At::of(record),
         }
     }
 
-    /// As [`Place::text`] wrote it.
-    pub(crate) fn parse(text: &str) -> Result<Place> {
+    /// As [`PageCursor::text`] wrote it.
+    pub(crate) fn parse(text: &str) -> Result<PageCursor> {
         let wrong = || {
             Error::configuration(
                 "\"after\" is no place in the list",
@@ -69,7 +69,7 @@ impl Place {
         let mut next = || parts.next().ok_or_else(wrong);
         let (offset, partition) = (next()?, next()?);
         let (topic, sink) = (next()?.to_owned(), next()?.to_owned());
-        Ok(Place {
+        Ok(PageCursor {
             sink,
             at: At {
                 topic,
@@ -92,11 +92,11 @@ impl Place {
 
 impl Page {
     /// What it has of `sink`.
-    pub(crate) fn part_of(&self, sink: &str) -> Part {
+    pub(crate) fn part_of(&self, sink: &str) -> PagePart {
         match &self.after {
-            Some(after) if *after.sink > *sink => Part::Nothing,
-            Some(after) if after.sink == sink => Part::Some(Some(after.at.clone()), self.limit),
-            _ => Part::Some(None, self.limit),
+            Some(after) if *after.sink > *sink => PagePart::Nothing,
+            Some(after) if after.sink == sink => PagePart::Some(Some(after.at.clone()), self.limit),
+            _ => PagePart::Some(None, self.limit),
         }
     }
 }
@@ -108,16 +108,16 @@ mod tests {
     #[test]
     fn a_place_comes_back() {
         let record = Record::new("a.b".into(), 2, 77, None, None, std::iter::empty());
-        let place = Place::of("with:colon", &record);
-        assert_eq!(Place::parse(&place.text()).unwrap(), place);
+        let place = PageCursor::of("with:colon", &record);
+        assert_eq!(PageCursor::parse(&place.text()).unwrap(), place);
         for wrong in ["", "1:2:t", "x:1:t:s", "1:y:t:s"] {
-            assert!(Place::parse(wrong).is_err(), "{wrong}");
+            assert!(PageCursor::parse(wrong).is_err(), "{wrong}");
         }
         let page = Page {
             after: Some(place),
             limit: 3,
         };
-        assert_eq!(page.part_of("a"), Part::Nothing);
-        assert_eq!(page.part_of("x"), Part::Some(None, 3));
+        assert_eq!(page.part_of("a"), PagePart::Nothing);
+        assert_eq!(page.part_of("x"), PagePart::Some(None, 3));
     }
 }

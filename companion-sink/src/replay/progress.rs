@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::status::Rate;
+use crate::status::rate::Rate;
 
 const BAR_CHARS: usize = 24;
 const JSON_INTERVAL: Duration = Duration::from_secs(1);

@@ -32,7 +32,7 @@ use crate::sink::postgres::Postgres;
 use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replay::control::{Control, NotYet};
 use crate::sink::postgres::replica::Replica;
-use crate::sink::postgres::schema::definitions::Followed;
+use crate::sink::postgres::schema::definitions::FollowedDefinition;
 use crate::sink::postgres::settings::Settings;
 
 /// So few records are left to the last step, during which the sink waits.
@@ -471,7 +471,7 @@ async fn begin_in_the_middle(
 fn check_known(
     partitions: &[TopicPartition],
     live: &[Option<Position>],
-    followed: &HashMap<String, Followed>,
+    followed: &HashMap<String, FollowedDefinition>,
 ) -> Result<()> {
     let unknown = partitions.iter().zip(live).find(|(at, live)| {
         let is_read = live.as_ref().is_some_and(|live| !live.version.is_empty());

@@ -30,7 +30,7 @@ pub(crate) struct Expression {
 
 /// What an expression says of an event.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum Judgement {
     True,
     False,
     /// Something that it looks at is NULL.
@@ -80,15 +80,15 @@ impl Expression {
     }
 
     /// What it says of an event.
-    pub(crate) fn answer(&self, subject: &Subject<'_>) -> Answer {
+    pub(crate) fn answer(&self, subject: &Subject<'_>) -> Judgement {
         let mut context = Context::with_env(Arc::clone(&self.env));
         context.set_variable_resolver(subject);
         match Value::resolve_val(&self.root, &context) {
             Ok(value) => match value.downcast_ref::<CelBool>() {
-                Some(holds) if *holds.inner() => Answer::True,
-                Some(_) => Answer::False,
-                None if value.downcast_ref::<CelNull>().is_some() => Answer::Null,
-                None => Answer::Unclear(format!("it is {}, not bool", value.get_type().name())),
+                Some(holds) if *holds.inner() => Judgement::True,
+                Some(_) => Judgement::False,
+                None if value.downcast_ref::<CelNull>().is_some() => Judgement::Null,
+                None => Judgement::Unclear(format!("it is {}, not bool", value.get_type().name())),
             },
             Err(error) => unclear(&error),
         }
@@ -96,33 +96,33 @@ impl Expression {
 }
 
 /// The kind of an error. Its own text may hold values of the row.
-fn unclear(error: &ExecutionError) -> Answer {
+fn unclear(error: &ExecutionError) -> Judgement {
     const NULL: &str = "null_type";
     match error {
-        ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_) => Answer::Missing,
+        ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_) => Judgement::Missing,
         ExecutionError::NoSuchOverload(overload) => {
             let types = overload.argument_types();
             if types.iter().any(|name| name == NULL) {
-                return Answer::Null;
+                return Judgement::Null;
             }
-            Answer::Unclear(format!(
+            Judgement::Unclear(format!(
                 "{} of {}",
                 overload.function(),
                 types.join(" and ")
             ))
         }
-        ExecutionError::UnexpectedType { got, .. } if got == NULL => Answer::Null,
+        ExecutionError::UnexpectedType { got, .. } if got == NULL => Judgement::Null,
         ExecutionError::UnexpectedType { got, want } => {
-            Answer::Unclear(format!("{got} where {want} is needed"))
+            Judgement::Unclear(format!("{got} where {want} is needed"))
         }
         ExecutionError::FunctionError { function, .. } => {
-            Answer::Unclear(format!("{function} failed"))
+            Judgement::Unclear(format!("{function} failed"))
         }
         ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => {
-            Answer::Unclear("a division by zero".into())
+            Judgement::Unclear("a division by zero".into())
         }
-        ExecutionError::Overflow(..) => Answer::Unclear("a number out of range".into()),
-        _ => Answer::Unclear("it cannot be evaluated".into()),
+        ExecutionError::Overflow(..) => Judgement::Unclear("a number out of range".into()),
+        _ => Judgement::Unclear("it cannot be evaluated".into()),
     }
 }
 

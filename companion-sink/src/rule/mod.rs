@@ -17,7 +17,7 @@ use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
 use crate::reload::Live;
 use crate::rule::compiled::Rule;
-use crate::rule::expression::Answer;
+use crate::rule::expression::Judgement;
 use crate::rule::needs::Needs;
 use crate::rule::subject::Subject;
 pub(crate) use crate::rule::subject::Types;
@@ -74,12 +74,12 @@ impl Rules {
         let subject = Subject::read(record, types, needs)?;
         for rule in rules {
             let why = match rule.expression.answer(&subject) {
-                Answer::True => return Err(Failure::rejected(&rule.name)),
-                Answer::False | Answer::Null => continue,
+                Judgement::True => return Err(Failure::rejected(&rule.name)),
+                Judgement::False | Judgement::Null => continue,
                 // One for many topics does not suit them all.
-                Answer::Missing if rule.topic.contains('*') => continue,
-                Answer::Missing => "the event has no such column".to_owned(),
-                Answer::Unclear(why) => why,
+                Judgement::Missing if rule.topic.contains('*') => continue,
+                Judgement::Missing => "the event has no such column".to_owned(),
+                Judgement::Unclear(why) => why,
             };
             if self.told.insert((rule.name.clone(), why.clone())) {
                 tracing::warn!(
@@ -322,12 +322,12 @@ mod tests {
         ] {
             assert_eq!(
                 unclear(reject_if),
-                Answer::Unclear(why.into()),
+                Judgement::Unclear(why.into()),
                 "{reject_if}"
             );
         }
-        assert_eq!(unclear("after.wage > 1"), Answer::Missing);
-        assert_eq!(unclear("after.city > 1"), Answer::Null);
+        assert_eq!(unclear("after.wage > 1"), Judgement::Missing);
+        assert_eq!(unclear("after.city > 1"), Judgement::Null);
     }
 
     #[test]

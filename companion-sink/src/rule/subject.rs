@@ -8,7 +8,9 @@ use cel::context::VariableResolver;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::event::{Image, Malformed, parse_body};
+use crate::event::image::Image;
+use crate::event::json::Malformed;
+use crate::event::parse_body;
 use crate::kafka::record::Record;
 use crate::rule::needs::Members;
 use crate::rule::needs::Needs;

@@ -9,7 +9,9 @@ use cel::common::types::{
 use cel::common::value::Val;
 use serde_json::value::RawValue;
 
-use crate::event::{Image, Malformed, Text};
+use crate::event::image::Image;
+use crate::event::json::Malformed;
+use crate::event::json::Text;
 use crate::rule::moment::Moment;
 use crate::sink::postgres::write::pg_text::PgType;
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::delivery::watermark::Complete;
 use crate::error::{Code, Error, Result};
-use crate::event::Malformed;
+use crate::event::json::Malformed;
 use crate::kafka::discovery::Topics;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
@@ -47,21 +47,9 @@ pub(crate) enum Met {
 /// each may be the last. So after a crash at any place the target has, of each partition, exactly the events before the position
 /// that `positions` returns, and perhaps documents of some behind it, which writing them once more leaves as they are. A position
 /// moves only from where its batch began: who finds another one there has lost the partition to another instance.
-pub(crate) trait Sink: Send + Sync {
+pub(crate) trait Sink: Positions + Send + Sync {
     /// Connects and makes what the sink keeps there for itself.
     fn connect(&mut self) -> impl Future<Output = Result<()>> + Send;
-
-    /// How far the partitions are, `None` for one that the target does not know.
-    fn positions(
-        &mut self,
-        wanted: &[TopicPartition],
-    ) -> impl Future<Output = Result<Vec<Option<Position>>>> + Send;
-
-    /// Notes where partitions begin that the target did not know.
-    fn begin(
-        &mut self,
-        starts: &[(TopicPartition, i64)],
-    ) -> impl Future<Output = Result<()>> + Send;
 
     /// Applies a batch and moves the positions, so that no crash loses or doubles an event.
     fn apply(
@@ -115,6 +103,21 @@ pub(crate) trait Sink: Send + Sync {
 
     /// As [`Sink::shared`].
     fn shared_mut(&mut self) -> Option<&mut Self::Shared>;
+}
+
+/// How far a target is.
+pub(crate) trait Positions {
+    /// How far the partitions are, `None` for one that the target does not know.
+    fn positions(
+        &mut self,
+        wanted: &[TopicPartition],
+    ) -> impl Future<Output = Result<Vec<Option<Position>>>> + Send;
+
+    /// Notes where partitions begin that the target did not know.
+    fn begin(
+        &mut self,
+        starts: &[(TopicPartition, i64)],
+    ) -> impl Future<Output = Result<()>> + Send;
 }
 
 /// A target whose partitions several instances share: each applies those that `share` gave it, and no others.

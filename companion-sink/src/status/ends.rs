@@ -21,7 +21,7 @@ const SEEN_MAX: usize = 512;
 
 /// Where partitions begin and end, as of the last time that Kafka was asked, and when each end was seen first.
 #[derive(Default)]
-pub(crate) struct Ends {
+pub(crate) struct TopicEnds {
     partitions: HashMap<TopicPartition, Partition>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn partitions_of(topic: &str, partitions: i32) -> impl Iterator<Item 
     })
 }
 
-impl Ends {
+impl TopicEnds {
     /// Asks where the partitions of `topics` begin and end; whether Kafka answered.
     pub(crate) fn ask(&mut self, client: &BaseConsumer, topics: &Topics) -> bool {
         let all = || {
@@ -207,7 +207,7 @@ mod tests {
             topic: "t".into(),
             partition: 0,
         };
-        let mut ends = Ends::default();
+        let mut ends = TopicEnds::default();
         ends.partitions.insert(
             at.clone(),
             Partition {

@@ -24,7 +24,9 @@ use crate::kafka::client::Silent;
 use crate::kafka::discovery::Cluster;
 use crate::kafka::discovery::Topics;
 use crate::kafka::reader::TopicPartition;
-use crate::status::ends::{Ends, committed, first_time_us};
+use crate::status::ends::TopicEnds;
+use crate::status::ends::committed;
+use crate::status::ends::first_time_us;
 use crate::status::{Lag, SinkStatus, State};
 use crate::timestamp::now_us;
 
@@ -68,7 +70,7 @@ pub(crate) fn watch(
         asking: client::asking(config)?,
         reading: None,
         config: Arc::clone(config),
-        ends: Ends::default(),
+        ends: TopicEnds::default(),
         first_times: HashMap::new(),
     };
     let spawned = thread::Builder::new().name("lag".into()).spawn(move || {
@@ -122,7 +124,7 @@ struct Measuring {
     asking: BaseConsumer,
     reading: Option<BaseConsumer<Silent>>,
     config: Arc<Loaded>,
-    ends: Ends,
+    ends: TopicEnds,
     /// When the first event from an offset on was written; none where no event is left there.
     first_times: HashMap<(TopicPartition, i64), Option<i64>>,
 }
@@ -240,7 +242,7 @@ fn next_offsets(
     sink: &mut Watched,
     state: State,
     followed: &Topics,
-    ends: &Ends,
+    ends: &TopicEnds,
     config: &Loaded,
 ) -> Option<BTreeMap<TopicPartition, i64>> {
     let own = sink.status.positions();

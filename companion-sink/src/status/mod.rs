@@ -1,12 +1,20 @@
 //! What each sink is doing, for `/v1/status` and `/metrics`.
 
+use crate::status::histogram::Histogram;
+
+pub(crate) mod histogram;
+
+use crate::status::rate::Rate;
+
+pub(crate) mod rate;
+
 mod ends;
 pub(crate) mod lag;
 pub(crate) mod prometheus;
 pub(crate) mod sender;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -109,7 +117,7 @@ pub(crate) enum Lag {
 
 /// How far a sink is, whatever state it is in.
 #[derive(Debug, Default)]
-struct Progress {
+struct PartitionProgress {
     /// The offsets that come next.
     next: HashMap<TopicPartition, i64>,
 }
@@ -298,73 +306,6 @@ impl Figures {
     }
 }
 
-/// Events per second, over the last ten seconds.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Rate {
-    /// When, and how many events there had been.
-    samples: VecDeque<(Instant, u64)>,
-}
-
-impl Rate {
-    const WINDOW: Duration = Duration::from_secs(10);
-
-    /// Notes how many events there have been until `now`.
-    pub(crate) fn note(&mut self, now: Instant, total: u64) {
-        self.samples.push_back((now, total));
-        // One that is older says where the window begins.
-        while let Some((at, _)) = self.samples.get(1)
-            && now - *at > Self::WINDOW
-        {
-            self.samples.pop_front();
-        }
-    }
-
-    /// Events per second in the window that ends `now`.
-    pub(crate) fn per_second(&self, now: Instant) -> f64 {
-        let is_old = |at: Instant| now.saturating_duration_since(at) > Self::WINDOW;
-        let mut before = self.samples.iter().rev().skip_while(|(at, _)| !is_old(*at));
-        let (first, last) = (self.samples.front(), self.samples.back());
-        match (before.next().or(first), last) {
-            (Some((at, from)), Some((_, to))) if now > *at => {
-                let seconds = (now - *at).min(Self::WINDOW).as_secs_f64();
-                (to - from) as f64 / seconds
-            }
-            _ => 0.0,
-        }
-    }
-}
-
-/// Counts of observations below each bound.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Histogram {
-    counts: [u64; Histogram::BOUNDS.len()],
-    /// Number of observations.
-    pub(crate) count: u64,
-    /// Sum of the observations.
-    pub(crate) sum: f64,
-}
-
-impl Histogram {
-    /// Upper bounds in seconds.
-    pub(crate) const BOUNDS: [f64; 12] = [
-        0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
-    ];
-
-    /// Counts one observation.
-    pub(crate) fn observe(&mut self, seconds: f64) {
-        self.count += 1;
-        self.sum += seconds;
-        for (count, bound) in self.counts.iter_mut().zip(Self::BOUNDS) {
-            *count += u64::from(seconds <= bound);
-        }
-    }
-
-    /// Bounds with the number of observations at or below.
-    pub(crate) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
-        Self::BOUNDS.into_iter().zip(self.counts)
-    }
-}
-
 /// The figures of one sink, shared with HTTP.
 #[derive(Debug, Clone)]
 pub(crate) struct SinkStatus {
@@ -373,7 +314,7 @@ pub(crate) struct SinkStatus {
     /// The sink's kind.
     pub(crate) kind: &'static str,
     figures: Arc<Mutex<Figures>>,
-    progress: Arc<Mutex<Progress>>,
+    progress: Arc<Mutex<PartitionProgress>>,
 }
 
 impl SinkStatus {
@@ -418,7 +359,7 @@ impl SinkStatus {
         self.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
+    fn progress(&self) -> MutexGuard<'_, PartitionProgress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

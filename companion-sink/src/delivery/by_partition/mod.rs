@@ -1,6 +1,14 @@
 //! The course of a sink that applies each partition by itself: finds the partitions, gathers batches, drops later copies,
 //! and holds events together that are for all partitions.
 
+use crate::delivery::by_partition::gathering::Gathered;
+
+pub(crate) mod gathering;
+
+use crate::delivery::by_partition::lane::Lane;
+
+pub(crate) mod lane;
+
 mod held;
 mod shared;
 mod stopped_topics;
@@ -8,27 +16,30 @@ mod stopped_topics;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use change::version::{Place, Version};
+use change::version::Version;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config;
 use crate::config::topic_pattern::follows;
 use crate::delivery::by_partition::stopped_topics::StoppedTopics;
+use crate::delivery::copied_offsets::CopiedOffsets;
 use crate::delivery::doubt::{Doubts, is_far_beyond};
 use crate::delivery::endless_copies;
 use crate::delivery::endless_copies::EndlessCopies;
+use crate::delivery::opening::Opening;
 use crate::delivery::runner::{Context, Course, Ended, Shared, ended, stopped};
 use crate::delivery::watermark::Watermark;
 use crate::error::{Policy, Result};
-use crate::event::{SnapshotBody, commit_time_us, is_for_others, is_version};
-use crate::kafka::bounds::{check_bounds, find_out_of_range};
+use crate::event::commit_time_us;
+use crate::event::is_for_others;
+use crate::event::is_version;
+use crate::event::snapshot::SnapshotBody;
+use crate::kafka::bounds::find_out_of_range;
 use crate::kafka::discovery::Cluster;
 use crate::kafka::discovery::Topics;
 use crate::kafka::reader::{Fetched, Reader, TopicPartition};
 use crate::kafka::record::Record;
-use crate::sink::batch::BATCH_BYTES;
-use crate::sink::batch::Batch;
 use crate::sink::batch::Move;
 use crate::sink::{SharedTarget, Sink, all_partitions};
 use crate::status::{SinkStatus, State};
@@ -39,28 +50,6 @@ const RETRY: Duration = Duration::from_millis(100);
 const TOLD_AFTER: Duration = Duration::from_secs(3);
 /// From so many records on in one go, more is on its way and worth waiting for.
 const BURST_RECORDS: usize = 32;
-
-/// A partition as this run reads it.
-struct Lane {
-    /// Position that the target has.
-    stored_next: i64,
-    /// The offset that comes next in this run; ahead of the stored one while a batch is gathered.
-    next: i64,
-    /// Highest version seen, empty for none.
-    version: String,
-    epoch: u32,
-    /// When the reader was told to read it.
-    assigned: Instant,
-    /// The event for all partitions that this one waits at.
-    held: Option<Record>,
-    /// The other instances know that it waits there.
-    is_noted: bool,
-    /// The event, with its commit, that is beyond what the sender has come to: it is read again when that is clear.
-    doubted: Option<(Place, i64)>,
-    /// The offset of one that turned out to be none.
-    disbelieved: Option<i64>,
-    copies: EndlessCopies,
-}
 
 /// Applies each partition's events in their order, partitions independently.
 pub(crate) struct ByPartition<S> {
@@ -93,7 +82,7 @@ impl<S: Sink> Course for ByPartition<S> {
             lanes: HashMap::new(),
             epoch: 0,
             incomplete: false,
-            committed: HashMap::new(),
+            copied: CopiedOffsets::default(),
             watermark: Watermark::default(),
             doubts: Doubts::default(),
             stopped: StoppedTopics::default(),
@@ -135,8 +124,7 @@ struct Run<'r, S> {
     epoch: u32,
     /// Something waits that nobody tells about: a leader of a new partition, or another instance.
     incomplete: bool,
-    /// Offsets that were copied into the consumer group.
-    committed: HashMap<TopicPartition, i64>,
+    copied: CopiedOffsets,
     watermark: Watermark,
     /// Events beyond what the sender has come to.
     doubts: Doubts,
@@ -295,36 +283,19 @@ impl<S: Sink> Run<'_, S> {
 
     async fn assign(&mut self, fresh: Vec<TopicPartition>) -> Result<()> {
         let stored = self.sink.positions(&fresh).await?;
-        let mut lanes = Vec::with_capacity(fresh.len());
-        let mut starts = Vec::new();
-        for (at, position) in fresh.into_iter().zip(stored) {
+        let mut opening = Opening::default();
+        for (at, stored) in fresh.into_iter().zip(stored) {
             let bounds = self.shared.discovery.bounds(&at.topic, at.partition);
-            let bounds = match bounds.await {
-                Ok(bounds) => bounds,
+            match bounds.await {
+                Ok(bounds) => opening.add(at, stored, bounds)?,
                 Err(error) => {
                     tracing::debug!(sink = %self.status.name, %error, "asked again");
                     self.incomplete = true;
-                    continue;
                 }
-            };
-            let (next, version) = match position {
-                Some(position) => {
-                    check_bounds(&at, position.next_offset, bounds)?;
-                    (position.next_offset, position.version)
-                }
-                None => {
-                    starts.push((at.clone(), bounds.0));
-                    (bounds.0, String::new())
-                }
-            };
-            lanes.push((at, next, version));
+            }
         }
-        if !starts.is_empty() {
-            self.sink.begin(&starts).await?;
-        }
-        tracing::info!(sink = %self.status.name, partitions = lanes.len(), new = starts.len(), "partitions assigned");
-        for (at, next, version) in lanes {
-            self.go_on(at, next, version);
+        for (at, position) in opening.begin(self.sink, &self.status.name).await? {
+            self.go_on(at, position.next_offset, position.version);
         }
         Ok(())
     }
@@ -511,14 +482,9 @@ impl<S: Sink> Run<'_, S> {
 
     /// Copies the applied offsets into the consumer group, for lag tools only.
     fn copy_offsets(&mut self) {
-        let moved: Vec<_> = self
-            .lanes
-            .iter()
-            .filter(|(at, lane)| self.committed.get(at) != Some(&lane.stored_next))
-            .map(|(at, lane)| (at.clone(), lane.stored_next))
-            .collect();
+        let stored = self.lanes.iter().map(|(at, lane)| (at, lane.stored_next));
+        let moved = self.copied.moved(stored);
         if !moved.is_empty() {
-            self.committed.extend(moved.iter().cloned());
             self.reader.commit(moved);
         }
     }
@@ -557,21 +523,6 @@ impl<S: Sink> Run<'_, S> {
     async fn find_out_of_range(&self) -> Result<()> {
         let lanes = self.lanes.iter().map(|(at, lane)| (at, lane.next));
         find_out_of_range(&self.shared.discovery, lanes).await
-    }
-}
-
-#[derive(Default)]
-struct Gathered {
-    batch: Batch,
-    bytes: usize,
-    duplicates: u64,
-    /// Whether any position moved.
-    touched: bool,
-}
-
-impl Gathered {
-    fn is_full(&self, rows: usize) -> bool {
-        self.batch.records.len() >= rows || self.bytes >= BATCH_BYTES
     }
 }
 

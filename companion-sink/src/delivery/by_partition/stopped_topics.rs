@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use change::backoff::Backoff;
+
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
@@ -17,18 +19,20 @@ pub(crate) struct StoppedTopics {
 #[derive(Debug)]
 struct Stopped {
     again: Instant,
-    pause: Duration,
+    backoff: Backoff,
 }
 
 impl StoppedTopics {
     /// The event was tried, in vain; whether for the first time.
     pub(crate) fn note(&mut self, topic: &Arc<str>, now: Instant) -> bool {
-        let known = self.topics.get(topic).map(|stopped| stopped.pause);
-        let pause = known.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
-        let again = now + pause;
-        self.topics
-            .insert(Arc::clone(topic), Stopped { again, pause });
-        known.is_none()
+        let is_first = !self.topics.contains_key(topic);
+        let fresh = || Stopped {
+            again: now,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
+        };
+        let stopped = self.topics.entry(Arc::clone(topic)).or_insert_with(fresh);
+        stopped.again = now + stopped.backoff.pause();
+        is_first
     }
 
     /// Whether the topic's event is not to be tried yet.

@@ -14,7 +14,9 @@ use mongodb::{Collection, Database};
 
 use crate::config;
 use crate::error::{Code, Error, Result};
-use crate::event::{Headers, Op, SnapshotBody};
+use crate::event::Headers;
+use crate::event::Op;
+use crate::event::snapshot::SnapshotBody;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::rejected::failure::{Failure, NotApplied};
@@ -34,7 +36,9 @@ use crate::sink::mongo_history::parked::keys::ParkedKeys;
 use crate::sink::mongo_history::parked::store::ParkedEvents;
 use crate::sink::mongo_history::snapshot::repair::Mending;
 use crate::sink::mongo_history::snapshot::snapshots::Snapshots;
-use crate::sink::mongo_history::tables::admission::{Admission, Told, may_be_written};
+use crate::sink::mongo_history::tables::admission::Admission;
+use crate::sink::mongo_history::tables::admission::Claim;
+use crate::sink::mongo_history::tables::admission::may_be_written;
 use crate::sink::mongo_history::tables::registry::Tables;
 use crate::sink::mongo_history::tables::schemas::Definition;
 use crate::sink::mongo_history::tables::schemas::Schemas;
@@ -63,7 +67,7 @@ pub(crate) struct History {
     pub(super) state_name: String,
     /// As `state_name`, of the sink itself where this is its replay.
     pub(super) sink_name: String,
-    pub(super) connection: Option<Connection>,
+    pub(super) connection: Option<HistoryConnection>,
     pub(super) parked: ParkedKeys,
     /// The partitions whose positions were asked for since the connection.
     pub(super) assigned: HashSet<TopicPartition>,
@@ -75,7 +79,7 @@ pub(crate) struct History {
     pub(super) mending: Option<Arc<Mending>>,
 }
 
-pub(super) struct Connection {
+pub(super) struct HistoryConnection {
     pub(super) database: Database,
     pub(super) offsets: Offsets,
     pub(super) schemas: Schemas,
@@ -88,7 +92,7 @@ pub(super) struct Connection {
     pub(super) indexed: HashSet<String>,
 }
 
-impl Connection {
+impl HistoryConnection {
     /// The collection `name`, with its indexes.
     pub(super) async fn collection(&mut self, name: &str) -> Result<Collection<RawDocumentBuf>> {
         let options = CollectionOptions::builder()
@@ -151,7 +155,7 @@ impl History {
         mending.is_some_and(|mending| !mending.covers(record))
     }
 
-    pub(super) fn connection(&mut self) -> Result<&mut Connection> {
+    pub(super) fn connection(&mut self) -> Result<&mut HistoryConnection> {
         self.connection.as_mut().ok_or_else(not_connected)
     }
 
@@ -164,7 +168,7 @@ impl History {
             return Err(Failure::unbelievable().into());
         }
         let headers = Headers::read(record)?;
-        if let Some(told) = Told::by(record, &headers)? {
+        if let Some(told) = Claim::by(record, &headers)? {
             self.admit(record, &headers, &told).await?;
         }
         match headers.op {
@@ -182,7 +186,7 @@ impl History {
             _ => return Ok(None),
         }
         let body = Body::parse(record, headers.op)?;
-        let told = Told::by_row(body.table_name().into_owned());
+        let told = Claim::by_row(body.table_name().into_owned());
         self.admit(record, &headers, &told).await?;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         let (names, template) = (connection.names, &self.settings.collection);
@@ -213,7 +217,7 @@ impl History {
         &mut self,
         record: &Record,
         headers: &Headers<'_>,
-        told: &Told<'_>,
+        told: &Claim<'_>,
     ) -> std::result::Result<(), NotApplied> {
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
         let several_topics = &self.settings.several_topics;

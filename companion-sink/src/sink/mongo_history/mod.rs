@@ -21,7 +21,9 @@ use std::time::Instant;
 use crate::config;
 use crate::delivery::watermark::Complete;
 use crate::error::Result;
-use crate::event::{Headers, Op, SnapshotBody};
+use crate::event::Headers;
+use crate::event::Op;
+use crate::event::snapshot::SnapshotBody;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
@@ -42,9 +44,11 @@ use crate::sink::mongo_history::tables::schemas::Definition;
 use crate::sink::mongo_history::tables::schemas::Schemas;
 use crate::sink::mongo_history::write::offsets::Offsets;
 use crate::sink::unreadable_snapshot;
-use crate::sink::{NotShared, Sink};
+use crate::sink::{NotShared, Positions, Sink};
 
-use crate::sink::mongo_history::history::{Connection, History, not_connected};
+use crate::sink::mongo_history::history::History;
+use crate::sink::mongo_history::history::HistoryConnection;
+use crate::sink::mongo_history::history::not_connected;
 use crate::sink::mongo_history::parked::{parking, pending_actions};
 use crate::sink::mongo_history::snapshot::notes;
 
@@ -80,6 +84,22 @@ impl MongoHistory {
     }
 }
 
+impl Positions for MongoHistory {
+    async fn positions(&mut self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
+        let connection = self.history.connection.as_ref().ok_or_else(not_connected)?;
+        let positions = connection.offsets.read(wanted).await?;
+        // Another instance may have parked events of these.
+        self.history.parked = connection.parked_events.keys().await?;
+        self.history.assigned.extend(wanted.iter().cloned());
+        self.history.next_look = Instant::now();
+        Ok(positions)
+    }
+
+    async fn begin(&mut self, starts: &[(TopicPartition, i64)]) -> Result<()> {
+        self.history.connection()?.offsets.begin(starts).await
+    }
+}
+
 impl Sink for MongoHistory {
     async fn connect(&mut self) -> Result<()> {
         let before = self.history.connection.take();
@@ -94,7 +114,7 @@ impl Sink for MongoHistory {
         let parked_events = ParkedEvents::new(&database, &self.history.sink_name);
         self.history.parked = parked_events.keys().await?;
         self.history.assigned.clear();
-        self.history.connection = Some(Connection {
+        self.history.connection = Some(HistoryConnection {
             names,
             offsets: Offsets::new(&database, &self.history.state_name),
             parked_events,
@@ -112,20 +132,6 @@ impl Sink for MongoHistory {
             indexed: HashSet::new(),
         });
         Ok(())
-    }
-
-    async fn positions(&mut self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
-        let connection = self.history.connection.as_ref().ok_or_else(not_connected)?;
-        let positions = connection.offsets.read(wanted).await?;
-        // Another instance may have parked events of these.
-        self.history.parked = connection.parked_events.keys().await?;
-        self.history.assigned.extend(wanted.iter().cloned());
-        self.history.next_look = Instant::now();
-        Ok(positions)
-    }
-
-    async fn begin(&mut self, starts: &[(TopicPartition, i64)]) -> Result<()> {
-        self.history.connection()?.offsets.begin(starts).await
     }
 
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {

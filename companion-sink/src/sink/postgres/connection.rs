@@ -124,18 +124,18 @@ impl Session {
     }
 
     /// As [`Session::check_constraints`]; what does not hold.
-    pub(crate) async fn doubt(&self) -> Result<Option<Doubt>> {
+    pub(crate) async fn doubt(&self) -> Result<Option<ConstraintDoubt>> {
         let done = self.client.batch_execute(IMMEDIATE).await;
         done.map_or_else(
-            |error| Doubt::of("checking deferred constraints", &error),
+            |error| ConstraintDoubt::of("checking deferred constraints", &error),
             |()| Ok(None),
         )
     }
 
     /// Commits; what the target refuses that for.
-    pub(crate) async fn commit(&self) -> Result<Option<Doubt>> {
+    pub(crate) async fn commit(&self) -> Result<Option<ConstraintDoubt>> {
         let done = self.client.batch_execute("COMMIT").await;
-        done.map_or_else(|error| Doubt::of("COMMIT", &error), |()| Ok(None))
+        done.map_or_else(|error| ConstraintDoubt::of("COMMIT", &error), |()| Ok(None))
     }
 
     /// Runs statements that concern the transaction.
@@ -160,7 +160,7 @@ impl Session {
 }
 
 /// What does not hold at the end of a transaction.
-pub(crate) struct Doubt {
+pub(crate) struct ConstraintDoubt {
     /// As it is told.
     pub(crate) fault: Fault,
     /// Schema and table, where the server names one.
@@ -171,15 +171,15 @@ pub(crate) struct Doubt {
     sign: [Option<String>; 3],
 }
 
-impl Doubt {
-    fn of(doing: &str, error: &tokio_postgres::Error) -> Result<Option<Doubt>> {
+impl ConstraintDoubt {
+    fn of(doing: &str, error: &tokio_postgres::Error) -> Result<Option<ConstraintDoubt>> {
         let fault = match sort(doing, error) {
             Fault::Other(error) => return Err(error),
             fault => fault,
         };
         let db = error.as_db_error();
         let told = |what: Option<&str>| what.map(str::to_owned);
-        Ok(Some(Doubt {
+        Ok(Some(ConstraintDoubt {
             fault,
             table: db.and_then(|db| Some((db.schema()?.to_owned(), db.table()?.to_owned()))),
             detail: db.and_then(|db| told(db.detail())),
@@ -192,7 +192,7 @@ impl Doubt {
     }
 
     /// Whether it is the same that does not hold.
-    pub(crate) fn is_same(&self, other: &Doubt) -> bool {
+    pub(crate) fn is_same(&self, other: &ConstraintDoubt) -> bool {
         (&self.sign, &self.table, &self.detail) == (&other.sign, &other.table, &other.detail)
     }
 }

@@ -111,7 +111,7 @@ impl From<Error> for Fault {
 }
 
 /// What an SQLSTATE says, as far as it says anything by itself.
-enum Kind {
+enum StateClass {
     /// The server is away, on its way, or short of something that comes back.
     Outage,
     /// Another session was in the way.
@@ -130,19 +130,21 @@ enum Kind {
     Unknown,
 }
 
-impl Kind {
-    fn of(state: &str) -> Kind {
+impl StateClass {
+    fn of(state: &str) -> StateClass {
         match (state.get(..2).unwrap_or_default(), state) {
             // Disk full, and a file that cannot be written: more of the same does not help.
-            (_, "53100" | "58030") | ("28" | "3D", _) => Kind::Target,
-            ("08" | "53", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05") => Kind::Outage,
-            ("40", _) | (_, "55P03" | "57014") => Kind::Conflict,
-            (_, "25006") => Kind::ReadOnly,
+            (_, "53100" | "58030") | ("28" | "3D", _) => StateClass::Target,
+            ("08" | "53", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05") => {
+                StateClass::Outage
+            }
+            ("40", _) | (_, "55P03" | "57014") => StateClass::Conflict,
+            (_, "25006") => StateClass::ReadOnly,
             // ON CONFLICT finds no unique index.
-            (_, "42P10") => Kind::Table,
-            ("0A" | "0L" | "0P" | "3F" | "42", _) => Kind::Doubtful,
-            ("22" | "23" | "44" | "54" | "P0", _) => Kind::Value,
-            _ => Kind::Unknown,
+            (_, "42P10") => StateClass::Table,
+            ("0A" | "0L" | "0P" | "3F" | "42", _) => StateClass::Doubtful,
+            ("22" | "23" | "44" | "54" | "P0", _) => StateClass::Value,
+            _ => StateClass::Unknown,
         }
     }
 }
@@ -153,17 +155,17 @@ pub(crate) fn sort(doing: &str, error: &PgError) -> Fault {
         return Fault::Other(unreachable(doing, &chain(error)));
     };
     let state = db.code().code();
-    match Kind::of(state) {
-        Kind::Outage => Fault::Other(unreachable(doing, &of_state(state))),
-        Kind::Conflict | Kind::ReadOnly => Fault::Other(passing(doing, state)),
-        Kind::Target => Fault::Other(lack(doing, db).error()),
-        Kind::Table => Fault::Lack(lack(doing, db)),
-        Kind::Doubtful => Fault::Doubtful {
+    match StateClass::of(state) {
+        StateClass::Outage => Fault::Other(unreachable(doing, &of_state(state))),
+        StateClass::Conflict | StateClass::ReadOnly => Fault::Other(passing(doing, state)),
+        StateClass::Target => Fault::Other(lack(doing, db).error()),
+        StateClass::Table => Fault::Lack(lack(doing, db)),
+        StateClass::Doubtful => Fault::Doubtful {
             failure: Box::new(refused(state, db)),
             lack: lack(doing, db),
         },
         // A server that is there and refuses something refuses what it was given.
-        Kind::Value | Kind::Unknown => Fault::Event(refused(state, db)),
+        StateClass::Value | StateClass::Unknown => Fault::Event(refused(state, db)),
     }
 }
 
@@ -171,7 +173,7 @@ pub(crate) fn sort(doing: &str, error: &PgError) -> Fault {
 pub(crate) fn classify(doing: &str, error: &PgError) -> Error {
     let state = error.as_db_error().map(|db| db.code().code());
     if let Some(state) = state
-        && matches!(Kind::of(state), Kind::Unknown)
+        && matches!(StateClass::of(state), StateClass::Unknown)
     {
         return unreachable(doing, &of_state(state));
     }
@@ -378,21 +380,36 @@ mod tests {
     #[test]
     fn unreachable_is_only_what_passes() {
         for state in ["08006", "57P01", "57P03", "53300", "53200"] {
-            assert!(matches!(Kind::of(state), Kind::Outage), "{state}");
+            assert!(
+                matches!(StateClass::of(state), StateClass::Outage),
+                "{state}"
+            );
         }
         for state in ["54000", "22P02", "23505", "44000", "P0001"] {
-            assert!(matches!(Kind::of(state), Kind::Value), "{state}");
+            assert!(
+                matches!(StateClass::of(state), StateClass::Value),
+                "{state}"
+            );
         }
         for state in ["21000", "27000", "XX000", "38000", "55000"] {
-            assert!(matches!(Kind::of(state), Kind::Unknown), "{state}");
+            assert!(
+                matches!(StateClass::of(state), StateClass::Unknown),
+                "{state}"
+            );
         }
         for state in [
             "42P01", "42704", "42883", "3F000", "428C9", "0A000", "42501",
         ] {
-            assert!(matches!(Kind::of(state), Kind::Doubtful), "{state}");
+            assert!(
+                matches!(StateClass::of(state), StateClass::Doubtful),
+                "{state}"
+            );
         }
         for state in ["40001", "40P01", "55P03", "57014"] {
-            assert!(matches!(Kind::of(state), Kind::Conflict), "{state}");
+            assert!(
+                matches!(StateClass::of(state), StateClass::Conflict),
+                "{state}"
+            );
         }
     }
 }

@@ -31,11 +31,13 @@ use crate::sink::batch::Move;
 use crate::sink::batch::Position;
 pub(crate) use crate::sink::postgres::connection::open;
 use crate::sink::postgres::failure::classify;
-use crate::sink::{SharedTarget, Sink};
+use crate::sink::{Positions, SharedTarget, Sink};
 use crate::status::SinkStatus;
 
 use crate::sink::postgres::parked::pending_actions;
-use crate::sink::postgres::replica::{Connection, Replica, not_connected};
+use crate::sink::postgres::replica::Replica;
+use crate::sink::postgres::replica::TargetConnection;
+use crate::sink::postgres::replica::not_connected;
 use crate::sink::postgres::sharing::{meeting, partitions};
 use crate::sink::postgres::write::batch::{BatchEnd, apply_batch};
 use crate::sink::postgres::write::whole_table;
@@ -72,17 +74,19 @@ impl Postgres {
     }
 }
 
-impl Sink for Postgres {
-    async fn connect(&mut self) -> Result<()> {
-        self.replica.connect().await
-    }
-
+impl Positions for Postgres {
     async fn positions(&mut self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
         self.replica.positions(wanted).await
     }
 
     async fn begin(&mut self, starts: &[(TopicPartition, i64)]) -> Result<()> {
         self.replica.begin(starts).await
+    }
+}
+
+impl Sink for Postgres {
+    async fn connect(&mut self) -> Result<()> {
+        self.replica.connect().await
     }
 
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
@@ -105,7 +109,7 @@ impl Sink for Postgres {
     }
 
     async fn note_complete(&mut self, complete: &Complete) -> Result<()> {
-        let Connection { session, .. } =
+        let TargetConnection { session, .. } =
             self.replica.connection.as_ref().ok_or_else(not_connected)?;
         self.replica
             .state

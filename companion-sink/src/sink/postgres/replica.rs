@@ -1,5 +1,6 @@
 //! A replica: its connection, and what every way of writing does with it.
 
+use crate::sink::Positions;
 use crate::sink::postgres::parked::store;
 use crate::sink::postgres::settings::Settings;
 use crate::sink::postgres::sharing::partition_locks;
@@ -52,7 +53,7 @@ pub(crate) struct Replica {
     pub(super) settings: Settings,
     pub(super) rules: Rules,
     pub(super) state: State,
-    pub(super) connection: Option<Connection>,
+    pub(super) connection: Option<TargetConnection>,
     pub(super) refusals: RefusalLimit,
     /// What the connection tells.
     pub(super) news: Arc<News>,
@@ -66,7 +67,7 @@ pub(crate) struct Replica {
     pub(super) parked_in_transaction: Vec<Cow<'static, str>>,
 }
 
-pub(super) struct Connection {
+pub(super) struct TargetConnection {
     pub(super) session: Session,
     pub(super) tables: Tables,
     pub(super) bindings: Bindings,
@@ -85,7 +86,7 @@ pub(super) struct Connection {
     pub(super) is_replica: bool,
 }
 
-impl Connection {
+impl TargetConnection {
     /// Reads again what is known of tables and topics.
     pub(super) fn forget_tables(&mut self) {
         self.tables = Tables::default();
@@ -121,7 +122,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn connection(&mut self) -> Result<&mut Connection> {
+    pub(super) fn connection(&mut self) -> Result<&mut TargetConnection> {
         self.connection.as_mut().ok_or_else(not_connected)
     }
 
@@ -180,7 +181,7 @@ impl Replica {
                 }
             }
         };
-        let Connection {
+        let TargetConnection {
             session, tables, ..
         } = self.connection.as_mut().ok_or_else(not_connected)?;
         let mut change = Change::new(record, headers, body, table)?;
@@ -273,7 +274,7 @@ impl Replica {
             false => self.tell(&letters, dead_letters).await?,
         }
         let state = &self.state;
-        let Some(Connection {
+        let Some(TargetConnection {
             session, parked, ..
         }) = self.connection.as_mut()
         else {
@@ -334,7 +335,7 @@ impl Replica {
             session.newest_schema = Some(self.state.schema().to_owned());
             partition_locks::join_instances(&session.client, self.state.sink()).await?;
         }
-        self.connection = Some(Connection {
+        self.connection = Some(TargetConnection {
             session,
             tables: Tables::default(),
             bindings: Bindings::default(),
@@ -347,21 +348,6 @@ impl Replica {
             is_replica,
         });
         Ok(())
-    }
-
-    /// How far the partitions are, `None` for one that the target does not know.
-    pub(super) async fn positions(
-        &mut self,
-        wanted: &[TopicPartition],
-    ) -> Result<Vec<Option<Position>>> {
-        let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
-        self.state.positions(&session.client, wanted).await
-    }
-
-    /// Notes where partitions begin that the target did not know.
-    pub(super) async fn begin(&mut self, starts: &[(TopicPartition, i64)]) -> Result<()> {
-        let Connection { session, .. } = self.connection.as_ref().ok_or_else(not_connected)?;
-        self.state.begin(&session.client, starts).await
     }
 
     /// Waits until the target does not answer; the error that says so.
@@ -407,6 +393,20 @@ impl Replica {
                 .collect(),
             moves: batch.moves.clone(),
         }))
+    }
+}
+
+impl Positions for Replica {
+    async fn positions(&mut self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
+        let TargetConnection { session, .. } =
+            self.connection.as_ref().ok_or_else(not_connected)?;
+        self.state.positions(&session.client, wanted).await
+    }
+
+    async fn begin(&mut self, starts: &[(TopicPartition, i64)]) -> Result<()> {
+        let TargetConnection { session, .. } =
+            self.connection.as_ref().ok_or_else(not_connected)?;
+        self.state.begin(&session.client, starts).await
     }
 }
 

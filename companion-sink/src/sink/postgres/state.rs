@@ -12,7 +12,7 @@ use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::classify;
 use crate::sink::postgres::parked::store::{HOLDS_ROWS, ParkedEvents};
 use crate::sink::postgres::schema::bindings::Topics;
-use crate::sink::postgres::schema::definitions::Followed;
+use crate::sink::postgres::schema::definitions::FollowedDefinition;
 use crate::sink::postgres::schema::tables::literal;
 use crate::sink::postgres::schema::target::Target;
 use crate::sink::postgres::schema::target::quoted;
@@ -347,7 +347,11 @@ impl State {
     }
 
     /// The definition of a topic's table that is followed.
-    pub(crate) async fn followed(&self, client: &Client, topic: &str) -> Result<Option<Followed>> {
+    pub(crate) async fn followed(
+        &self,
+        client: &Client,
+        topic: &str,
+    ) -> Result<Option<FollowedDefinition>> {
         let sql = format!(
             "SELECT target_schema, target_table, definition, is_dropped FROM {}.definitions WHERE sink = $1 AND topic = $2",
             self.schema
@@ -372,7 +376,7 @@ impl State {
                 ),
             )
         })?;
-        Ok(Some(Followed {
+        Ok(Some(FollowedDefinition {
             target,
             definition,
             is_dropped: row.get(3),
@@ -380,7 +384,12 @@ impl State {
     }
 
     /// Notes the definition of a topic's table that is followed now.
-    pub(crate) async fn follow(&self, client: &Client, topic: &str, now: &Followed) -> Result<()> {
+    pub(crate) async fn follow(
+        &self,
+        client: &Client,
+        topic: &str,
+        now: &FollowedDefinition,
+    ) -> Result<()> {
         let sql = format!(
             "INSERT INTO {}.definitions (sink, topic, target_schema, target_table, definition, is_dropped) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (sink, topic) DO UPDATE SET target_schema = EXCLUDED.target_schema,

@@ -3,7 +3,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::event::Malformed;
+use crate::event::json::Malformed;
 use crate::sink::postgres::write::pg_text::{PgType, to_text};
 
 /// Whether a JSON array has arrays in it.

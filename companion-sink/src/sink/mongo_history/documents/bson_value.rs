@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use mongodb::bson::{RawArrayBuf, RawBson, RawDocumentBuf};
 use serde_json::value::RawValue;
 
-use crate::event::{Image, Malformed};
+use crate::event::image::Image;
+use crate::event::json::Malformed;
 use crate::sink::mongo_history::documents::array_text::{array_text, is_nested};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::documents::column_types::type_of;

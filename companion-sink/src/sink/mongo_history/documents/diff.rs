@@ -2,7 +2,8 @@
 
 use mongodb::bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
 
-use crate::event::{Image, Malformed};
+use crate::event::image::Image;
+use crate::event::json::Malformed;
 use crate::sink::mongo_history::documents::bson_value::{Names, value_in};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 

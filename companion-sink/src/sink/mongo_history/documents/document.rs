@@ -5,12 +5,18 @@ use std::borrow::Cow;
 use mongodb::bson::{Bson, DateTime, Document, RawBson, RawDocumentBuf, doc, rawdoc};
 use serde::Deserialize;
 
-use crate::event::{Headers, Image, Malformed, Op, TableName, Text, parse_body};
+use crate::event::Headers;
+use crate::event::Op;
+use crate::event::TableName;
+use crate::event::image::Image;
+use crate::event::json::Malformed;
+use crate::event::json::Text;
+use crate::event::parse_body;
 use crate::kafka::record::Record;
 use crate::sink::mongo_history::documents::bson_value::{Names, document, document_of};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::documents::diff::diff;
-use crate::sink::mongo_history::identity::lineage::Name;
+use crate::sink::mongo_history::identity::told::Name;
 use crate::timestamp::rfc3339;
 
 /// The operation of a row that a snapshot did not find.

@@ -3,7 +3,8 @@
 use mongodb::bson::{RawBson, RawDocumentBuf, rawdoc};
 use serde_json::value::RawValue;
 
-use crate::event::{Image, parse_body};
+use crate::event::image::Image;
+use crate::event::parse_body;
 use crate::kafka::record::Record;
 use crate::sink::mongo_history::documents::bson_value::{Names, value_of};
 use crate::sink::mongo_history::parked::actions::Open;

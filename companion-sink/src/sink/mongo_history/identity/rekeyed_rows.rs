@@ -12,22 +12,28 @@ use mongodb::{Collection, Database};
 use serde_json::value::RawValue;
 
 use crate::error::Result;
-use crate::event::{Headers, Image, Op};
+use crate::event::Headers;
+use crate::event::Op;
+use crate::event::image::Image;
 use crate::history::state;
 use crate::kafka::record::Record;
 use crate::rejected::failure::NotApplied;
 use crate::sink::mongo_history::documents::bson_value::{Names, value_of};
 use crate::sink::mongo_history::documents::document::{Body, identity};
-use crate::sink::mongo_history::identity::lineage::{Key, Lineage, Natural, Told};
+use crate::sink::mongo_history::identity::lineage::Key;
+use crate::sink::mongo_history::identity::lineage::Lineage;
+use crate::sink::mongo_history::identity::lineage::Natural;
+use crate::sink::mongo_history::identity::told::Told;
 use crate::sink::mongo_history::tables::registry::{Tables, no_renames};
-use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
+use crate::sink::mongo_history::write::newest_versions::NewestVersions;
+use crate::sink::mongo_history::write::newest_versions::truncates;
 use crate::sink::postgres::write::pg_text::PgType;
 
 /// Links that are written at once.
 const PAGE: usize = 1000;
 
 /// Where a document goes.
-pub(crate) struct Place {
+pub(crate) struct DocumentPlace {
     /// Of the table.
     pub(crate) collection: String,
     /// What the history calls the row, or the table.
@@ -61,7 +67,7 @@ pub(crate) async fn place(
     body: &Body<'_>,
     template: &str,
     names: Names,
-) -> std::result::Result<Place, NotApplied> {
+) -> std::result::Result<DocumentPlace, NotApplied> {
     let identity = identity(record, headers);
     let lineage = match tables.of(&record.topic, headers.table, headers.version) {
         // What identifies the rows of a table without a primary key only they say.
@@ -84,7 +90,7 @@ pub(crate) async fn place(
     let natural = lineage.natural(identity, headers.version);
     if matches!(natural, Natural::Entity(_)) {
         let entity = tables.entity(natural);
-        return Ok(Place { collection, entity });
+        return Ok(DocumentPlace { collection, entity });
     }
     tables.look_up([&natural]).await?;
     if tables.is_unlinked(&natural) && matches!(headers.op, Op::Update | Op::Delete | Op::Read) {
@@ -93,7 +99,7 @@ pub(crate) async fn place(
         tables.look_up([&natural]).await?;
     }
     let entity = tables.entity(natural);
-    Ok(Place { collection, entity })
+    Ok(DocumentPlace { collection, entity })
 }
 
 /// It was there a moment ago.
@@ -210,7 +216,7 @@ pub(crate) async fn link_rows(
         .await?
         .pop()
         .unwrap_or_default();
-    let mut newest = Newest::of(
+    let mut newest = NewestVersions::of(
         &collection,
         doc! {
             "entity": { "$gte": format!("{table}:{{"), "$lt": format!("{table}:|") },

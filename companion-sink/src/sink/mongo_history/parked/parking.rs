@@ -13,7 +13,7 @@ use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::history::{History, not_connected};
 use crate::sink::mongo_history::parked::keys::{key_of, version_of};
 use crate::sink::mongo_history::parked::store::Aside;
-use crate::sink::mongo_history::tables::admission::Told;
+use crate::sink::mongo_history::tables::admission::Claim;
 use crate::sink::mongo_history::write::pending::{Documents, Inserted, Pending};
 
 /// Builds the documents of a batch; what is refused, and what is behind that, goes aside.
@@ -50,7 +50,7 @@ async fn let_topics_go(history: &mut History, batch: &Batch) -> Result<()> {
         let Ok(headers) = Headers::read(record) else {
             continue;
         };
-        if let Ok(Some(told)) = Told::by(record, &headers)
+        if let Ok(Some(told)) = Claim::by(record, &headers)
             && told.is_farewell
             && !record.is_disbelieved
         {

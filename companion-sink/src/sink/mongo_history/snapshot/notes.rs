@@ -5,14 +5,16 @@ use crate::sink::mongo_history::identity::rekeyed_rows;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Code, Result};
-use crate::event::{Headers, Op, SnapshotBody};
+use crate::event::Headers;
+use crate::event::Op;
+use crate::event::snapshot::SnapshotBody;
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
 use crate::sink::batch::Batch;
 use crate::sink::mongo_history::documents::document::{Body, identity};
 use crate::sink::mongo_history::parked::store::Aside;
 use crate::sink::mongo_history::snapshot::vanished_rows::End;
-use crate::sink::mongo_history::tables::admission::Told;
+use crate::sink::mongo_history::tables::admission::Claim;
 use crate::sink::unreadable_snapshot;
 
 use crate::sink::mongo_history::history::{History, not_connected};
@@ -106,7 +108,7 @@ pub(crate) async fn is_refused_together(
     headers: &Headers<'_>,
 ) -> Result<bool> {
     let several_topics = history.settings.several_topics.clone();
-    let told = Told::by(record, headers).ok().flatten();
+    let told = Claim::by(record, headers).ok().flatten();
     let Some(told) = told else { return Ok(true) };
     let admission = &mut history.connection()?.admission;
     let refused = admission

@@ -7,7 +7,8 @@ use mongodb::Collection;
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 
 use crate::error::{Code, Error, Result};
-use crate::event::{Headers, Malformed};
+use crate::event::Headers;
+use crate::event::json::Malformed;
 use crate::kafka::record::Record;
 use crate::sink::batch::BATCH_BYTES;
 use crate::sink::mongo_history::documents::bson_value::Names;
@@ -15,7 +16,8 @@ use crate::sink::mongo_history::documents::document::Body;
 use crate::sink::mongo_history::snapshot::repair::Mending;
 use crate::sink::mongo_history::snapshot::snapshots::{Snapshot, Snapshots};
 use crate::sink::mongo_history::write::insert::insert_new;
-use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
+use crate::sink::mongo_history::write::newest_versions::NewestVersions;
+use crate::sink::mongo_history::write::newest_versions::truncates;
 use crate::sink::unreadable_snapshot;
 
 /// Entities that are looked up at once.
@@ -46,7 +48,7 @@ impl End<'_> {
         let before = truncates.partition_point(|truncate| truncate.as_str() < end);
         let truncate = before.checked_sub(1).map(|place| truncates[place].as_str());
         // Identities are JSON objects: all of the table lie between `{` and the next character. The index has all that is read.
-        let mut newest = Newest::of(
+        let mut newest = NewestVersions::of(
             self.collection,
             doc! {
                 "entity": { "$gte": format!("{table}:{{"), "$lt": format!("{table}:|") },
@@ -85,7 +87,7 @@ impl End<'_> {
         if entities.is_empty() {
             return Ok(0);
         }
-        let mut newest = Newest::of(
+        let mut newest = NewestVersions::of(
             self.collection,
             doc! { "entity": { "$in": entities }, "version": { "$lt": self.headers.version } },
             doc! { "entity": 1, "version": 1, "op": 1, "key": 1, "after": 1, "marks": 1, "schema": 1 },

@@ -11,12 +11,15 @@ use mongodb::{Collection, Database};
 
 use crate::config::topic_pattern::matches;
 use crate::error::{Code, Error, Result};
-use crate::event::{Headers, Op, SnapshotBody, TableName};
+use crate::event::Headers;
+use crate::event::Op;
+use crate::event::TableName;
+use crate::event::snapshot::SnapshotBody;
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
 use crate::rejected::origin;
 use crate::sink::mongo_history::failure::classify;
-use crate::sink::postgres::schema::definitions::SchemaBody;
+use crate::sink::postgres::schema::schema_event::SchemaBody;
 
 const COLLECTION: &str = "companion_topics";
 
@@ -52,7 +55,7 @@ impl Bound {
 }
 
 /// What an event says of its table.
-pub(crate) struct Told<'t> {
+pub(crate) struct Claim<'t> {
     /// The table that its body names.
     pub(crate) source: TableName<'t>,
     /// The table has another name from here on.
@@ -63,10 +66,10 @@ pub(crate) struct Told<'t> {
     pub(crate) is_farewell: bool,
 }
 
-impl<'t> Told<'t> {
+impl<'t> Claim<'t> {
     /// By a row.
     pub(crate) fn by_row(source: TableName<'t>) -> Self {
-        Told {
+        Claim {
             source,
             is_rename: false,
             is_first: false,
@@ -82,14 +85,14 @@ impl<'t> Told<'t> {
         Ok(match headers.op {
             Op::Schema => {
                 let body = SchemaBody::parse(record)?;
-                Some(Told {
+                Some(Claim {
                     is_rename: body.is_rename(),
                     is_first: body.is_first(),
                     is_farewell: body.is_farewell(),
                     source: body.source,
                 })
             }
-            Op::Snapshot => Some(Told::by_row(SnapshotBody::parse(record)?.source)),
+            Op::Snapshot => Some(Claim::by_row(SnapshotBody::parse(record)?.source)),
             _ => None,
         })
     }
@@ -146,7 +149,7 @@ impl Admission {
         let Ok(headers) = Headers::read(record) else {
             return true;
         };
-        let Ok(Some(told)) = Told::by(record, &headers) else {
+        let Ok(Some(told)) = Claim::by(record, &headers) else {
             return true;
         };
         let bound = self.topics.get(&*record.topic);
@@ -161,7 +164,7 @@ impl Admission {
         &mut self,
         record: &Record,
         headers: &Headers<'_>,
-        told: &Told<'_>,
+        told: &Claim<'_>,
         several_topics: &[String],
     ) -> Result<Option<Failure>> {
         let topic = &*record.topic;
@@ -228,7 +231,7 @@ impl Admission {
         &self,
         topic: &str,
         headers: &Headers<'_>,
-        told: &Told<'_>,
+        told: &Claim<'_>,
         several_topics: &[String],
     ) -> Option<Failure> {
         let header = headers.table;

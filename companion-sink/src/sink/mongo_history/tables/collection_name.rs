@@ -1,6 +1,6 @@
 //! Names of collections: what the configuration makes of a table's name, in a form that servers take.
 
-use crate::sink::mongo_history::identity::lineage::Name;
+use crate::sink::mongo_history::identity::told::Name;
 
 /// What no server takes, or what is a server's or companion-sink's own.
 const RESERVED: [&str; 4] = [".", "system.", "companion_", "_ferretdb_"];

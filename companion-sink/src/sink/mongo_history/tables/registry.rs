@@ -8,8 +8,10 @@ use mongodb::{Collection, Database};
 
 use crate::error::{Code, Error, Result};
 use crate::sink::mongo_history::failure::{classify, is_about_name, is_duplicate_id};
-use crate::sink::mongo_history::identity::lineage::{Lineage, Natural, Told};
+use crate::sink::mongo_history::identity::lineage::Lineage;
+use crate::sink::mongo_history::identity::lineage::Natural;
 use crate::sink::mongo_history::identity::links::Links;
+use crate::sink::mongo_history::identity::told::Told;
 use crate::sink::mongo_history::tables::collection_name::Candidates;
 
 const COLLECTION: &str = "companion_tables";

@@ -9,10 +9,13 @@ use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 
-use crate::event::{Headers, Malformed, parse_body};
+use crate::event::Headers;
+use crate::event::json::Malformed;
+use crate::event::parse_body;
 use crate::kafka::record::Record;
 use crate::sink::mongo_history::documents::bson_value::Names;
-use crate::sink::mongo_history::identity::lineage::{Name, Told};
+use crate::sink::mongo_history::identity::told::Name;
+use crate::sink::mongo_history::identity::told::Told;
 
 const COLLECTION: &str = "companion_schemas";
 

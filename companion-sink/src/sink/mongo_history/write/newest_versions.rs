@@ -8,26 +8,26 @@ use crate::error::{Error, Result};
 use crate::sink::mongo_history::failure::classify;
 
 /// The newest documents of a query, one entity after the other.
-pub(crate) struct Newest {
+pub(crate) struct NewestVersions {
     found: Cursor<RawDocumentBuf>,
     /// The newest document so far of the entity that is being read.
     newest: Option<RawDocumentBuf>,
 }
 
-impl Newest {
+impl NewestVersions {
     /// Of the documents that `filter` finds, with the fields of `projection`: `entity` and `version` are among them.
     pub(crate) async fn of(
         collection: &Collection<RawDocumentBuf>,
         filter: Document,
         projection: Document,
-    ) -> Result<Newest> {
+    ) -> Result<NewestVersions> {
         // As the index goes, or MongoDB sorts them in its memory.
         let found = collection
             .find(filter)
             .sort(doc! { "entity": 1, "version": 1 })
             .projection(projection)
             .await;
-        Ok(Newest {
+        Ok(NewestVersions {
             found: found.map_err(|error| failed(&error))?,
             newest: None,
         })

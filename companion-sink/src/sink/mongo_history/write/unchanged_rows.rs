@@ -6,7 +6,8 @@ use mongodb::Collection;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
 
 use crate::error::Result;
-use crate::sink::mongo_history::write::newest_versions::{Newest, truncates};
+use crate::sink::mongo_history::write::newest_versions::NewestVersions;
+use crate::sink::mongo_history::write::newest_versions::truncates;
 use crate::sink::mongo_history::write::pending::Pending;
 
 /// The last version and image of each row, no image for one that is gone.
@@ -109,7 +110,7 @@ async fn last_images(
     first: &HashMap<&str, &str>,
 ) -> Result<LastImages> {
     let entities: Vec<&str> = first.keys().copied().collect();
-    let mut newest = Newest::of(
+    let mut newest = NewestVersions::of(
         collection,
         doc! { "entity": { "$in": entities } },
         doc! { "entity": 1, "version": 1, "after": 1 },

@@ -7,7 +7,11 @@ use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
 
 use crate::rejected::failure::NotApplied;
-use crate::sink::postgres::in_commit_order::poison::{Commit, Outcome, Poison, Uncommitted, Why};
+use crate::sink::postgres::in_commit_order::poison::Commit;
+use crate::sink::postgres::in_commit_order::poison::PartOutcome;
+use crate::sink::postgres::in_commit_order::poison::Poison;
+use crate::sink::postgres::in_commit_order::poison::Uncommitted;
+use crate::sink::postgres::in_commit_order::poison::Why;
 use crate::sink::postgres::in_commit_order::search::Search;
 use crate::sink::postgres::in_commit_order::transaction::apply_part;
 use crate::sink::postgres::replica::{Replica, not_connected};
@@ -30,7 +34,7 @@ pub(crate) async fn commit_part(
     commit: &Commit<'_>,
     dead_letters: &DeadLetters,
 ) -> Result<PartEnd> {
-    if let Outcome::Poisoned(poison) = apply_part(replica, records, dead_letters).await? {
+    if let PartOutcome::Poisoned(poison) = apply_part(replica, records, dead_letters).await? {
         return Ok(PartEnd::Undone(Uncommitted::Poisoned(poison)));
     }
     let state = &replica.state;

@@ -5,6 +5,8 @@
 //! soon as every partition has a next record or has been read to its end. Nothing is looked at beyond the position, for of that
 //! a part may be missing.
 
+use crate::sink::postgres::in_commit_order::merge_lane::MergeLane;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
@@ -21,7 +23,7 @@ use crate::sink::batch::Move;
 pub(crate) struct Merge {
     /// Whom the records are for.
     sink: String,
-    lanes: Vec<Lane>,
+    lanes: Vec<MergeLane>,
     places: HashMap<TopicPartition, usize>,
     /// The lanes that have a next record, by its version.
     next: BinaryHeap<Reverse<(Version, usize)>>,
@@ -30,22 +32,6 @@ pub(crate) struct Merge {
     goal: Place,
     last: Option<Version>,
     duplicates: u64,
-}
-
-/// A partition that is merged.
-struct Lane {
-    at: TopicPartition,
-    /// Position that the target has.
-    stored_next: i64,
-    /// Everything before this offset was fetched.
-    read_to: i64,
-    /// Where the goal says that the partition ends.
-    end: i64,
-    /// Highest version handed out.
-    version: Option<Version>,
-    /// Fetched, not handed out. Copies are known when it is their turn: what is before them may be none of the source's.
-    waiting: VecDeque<(Option<Version>, Record)>,
-    copies: EndlessCopies,
 }
 
 /// What comes next.
@@ -103,7 +89,7 @@ impl Merge {
     pub(crate) fn add(&mut self, at: TopicPartition, next_offset: i64, version: &str) -> usize {
         let place = self.lanes.len();
         self.places.insert(at.clone(), place);
-        self.lanes.push(Lane {
+        self.lanes.push(MergeLane {
             at,
             stored_next: next_offset,
             read_to: next_offset,
@@ -278,18 +264,6 @@ impl Merge {
                 self.lanes[place].stored_next = moved.end;
             }
         }
-    }
-}
-
-impl Lane {
-    fn is_hungry(&self) -> bool {
-        self.waiting.is_empty() && self.read_to < self.end
-    }
-
-    fn next_offset(&self) -> i64 {
-        self.waiting
-            .front()
-            .map_or(self.read_to, |(_, record)| record.offset)
     }
 }
 

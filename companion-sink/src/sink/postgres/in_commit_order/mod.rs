@@ -1,6 +1,12 @@
 //! The course of a replica that is consistent: whole transactions of the source, in the order of their commits, over all
 //! tables and partitions. One instance is active. What is in Kafka whole, and where it ends, the sender's positions say.
 
+pub(crate) mod merge_lane;
+
+use crate::sink::postgres::in_commit_order::part::Part;
+
+pub(crate) mod part;
+
 mod doubts;
 mod ending;
 pub(crate) mod poison;
@@ -9,7 +15,6 @@ mod merge;
 pub(crate) mod search;
 mod transaction;
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use change::position::Position as SenderPosition;
@@ -18,25 +23,28 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::config::topic_pattern::follows;
+use crate::delivery::copied_offsets::CopiedOffsets;
 use crate::delivery::doubt;
 use crate::delivery::doubt::Doubts;
+use crate::delivery::opening::Opening;
 use crate::delivery::runner::{Context, Course, Ended, ended, stopped};
 use crate::error::{Code, Error, Policy, Result};
 use crate::event::commit_time_us;
-use crate::kafka::bounds::{check_bounds, find_out_of_range};
+use crate::kafka::bounds::find_out_of_range;
 use crate::kafka::partition_queues::{PartitionQueues, Polled};
 use crate::kafka::reader::TopicPartition;
-use crate::kafka::record::Record;
+use crate::sink::Positions;
 use crate::sink::postgres::in_commit_order::ending::{PartEnd, commit_part};
 use crate::sink::postgres::in_commit_order::merge::{Merge, Next};
-use crate::sink::postgres::in_commit_order::poison::{Commit, Outcome, Poison, Uncommitted};
+use crate::sink::postgres::in_commit_order::poison::Commit;
+use crate::sink::postgres::in_commit_order::poison::PartOutcome;
+use crate::sink::postgres::in_commit_order::poison::Poison;
+use crate::sink::postgres::in_commit_order::poison::Uncommitted;
 use crate::sink::postgres::in_commit_order::transaction::{apply_part, stop_at};
 use crate::sink::postgres::parked::pending_actions;
 use crate::sink::postgres::replica::Replica;
 use crate::status::State;
 
-/// Events that go to the target at once: it is idle until the first of them are made ready, and that must be little of the whole.
-const PART_BYTES: usize = 6 << 20;
 /// How long Kafka may owe what a position says it has, while the target's transaction is open.
 const OWED_MAX: Duration = Duration::from_secs(15);
 /// How long a new partition may be without a leader before that is an error.
@@ -88,7 +96,7 @@ impl InCommitOrder {
             let partitions = position.map_or(0, |position| partitions(context, &position));
             let mut second = interval(Duration::from_secs(1));
             second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let run = Run {
+            let run = CommitOrderRun {
                 replica: &mut self.replica,
                 context,
                 queues: PartitionQueues::start(&context.client, &context.name, partitions)?,
@@ -96,7 +104,7 @@ impl InCommitOrder {
                 part: Part::default(),
                 begun: None,
                 poison: poison.take(),
-                committed: HashMap::new(),
+                copied: CopiedOffsets::default(),
                 doubts: Doubts::default(),
                 second,
                 stop,
@@ -119,7 +127,7 @@ impl InCommitOrder {
 }
 
 /// One run, from connecting to the first error.
-struct Run<'r> {
+struct CommitOrderRun<'r> {
     replica: &'r mut Replica,
     context: &'r Context,
     queues: PartitionQueues,
@@ -129,22 +137,11 @@ struct Run<'r> {
     begun: Option<Place>,
     /// An event that cannot be applied, found by the run before: what was committed before it is applied first.
     poison: Option<Box<Poison>>,
-    /// Offsets that were copied into the consumer group.
-    committed: HashMap<TopicPartition, i64>,
+    copied: CopiedOffsets,
     /// Events beyond what the sender has come to.
     doubts: Doubts,
     second: Interval,
     stop: watch::Receiver<bool>,
-}
-
-/// Events that are gathered, all of commits up to `place`.
-#[derive(Default)]
-struct Part {
-    records: Vec<Record>,
-    bytes: usize,
-    place: Option<Place>,
-    /// The target's open transaction has events of it already.
-    is_begun: bool,
 }
 
 /// How far a goal was followed.
@@ -168,7 +165,7 @@ impl From<Uncommitted> for Followed {
     }
 }
 
-impl Run<'_> {
+impl CommitOrderRun<'_> {
     /// Until the process stops, or the goal is reached, or an event is found that cannot be applied.
     async fn run(mut self) -> Result<Followed> {
         let mut position = self.context.shared.position.clone();
@@ -324,29 +321,16 @@ impl Run<'_> {
             return Ok(());
         }
         let stored = self.replica.positions(&fresh).await?;
-        let mut starts = Vec::new();
-        let mut cut = Vec::new();
-        let mut lanes = Vec::with_capacity(fresh.len());
+        let mut opening = Opening::default();
         for (at, stored) in fresh.into_iter().zip(stored) {
             let bounds = self.bounds(&at).await?;
-            let (next, version) = match stored {
-                Some(stored) => {
-                    check_bounds(&at, stored.next_offset, bounds)?;
-                    (stored.next_offset, stored.version)
-                }
-                None => {
-                    starts.push((at.clone(), bounds.0));
-                    if bounds.0 > 0 {
-                        cut.push(format!("{}-{}", at.topic, at.partition));
-                    }
-                    (bounds.0, String::new())
-                }
-            };
-            lanes.push((at, next, version));
+            opening.add(at, stored, bounds)?;
         }
-        if !starts.is_empty() {
-            self.replica.begin(&starts).await?;
-        }
+        let cut = opening.cut();
+        let cut: Vec<String> = cut
+            .map(|at| format!("{}-{}", at.topic, at.partition))
+            .collect();
+        let opened = opening.begin(self.replica, &self.context.name).await?;
         if !cut.is_empty() {
             tracing::warn!(
                 sink = self.context.name,
@@ -355,16 +339,11 @@ impl Run<'_> {
                 "these no longer reach back to their beginning: rows from before are missing"
             );
         }
-        tracing::info!(
-            sink = self.context.name,
-            partitions = lanes.len(),
-            new = starts.len(),
-            "partitions assigned"
-        );
-        for (at, next, version) in lanes {
+        for (at, position) in opened {
+            let next = position.next_offset;
             self.queues.assign(at.clone(), next)?;
             self.context.status.is_at(&at, next);
-            self.merge.add(at, next, &version);
+            self.merge.add(at, next, &position.version);
         }
         self.begun = self.merge.begun();
         Ok(())
@@ -436,7 +415,9 @@ impl Run<'_> {
         }
         let dead_letters = &self.context.shared.dead_letters;
         let records = &self.part.records;
-        if let Outcome::Poisoned(poison) = apply_part(self.replica, records, dead_letters).await? {
+        if let PartOutcome::Poisoned(poison) =
+            apply_part(self.replica, records, dead_letters).await?
+        {
             return Ok(Some(Uncommitted::Poisoned(poison)));
         }
         self.context.status.figures().count_events(records);
@@ -489,15 +470,9 @@ impl Run<'_> {
 
     /// Copies the applied offsets into the consumer group, for lag tools only.
     fn copy_offsets(&mut self) {
-        let moved: Vec<_> = self
-            .merge
-            .stored()
-            .filter(|(at, next)| self.committed.get(at) != Some(next))
-            .map(|(at, next)| (at.clone(), next))
-            .collect();
+        let moved = self.copied.moved(self.merge.stored());
         if !moved.is_empty() {
             self.queues.commit(&moved);
-            self.committed.extend(moved);
         }
     }
 }
@@ -513,21 +488,4 @@ fn partitions(context: &Context, position: &SenderPosition) -> usize {
     let ends = position.ends.iter();
     let followed = ends.filter(|(topic, _)| follows(&context.config.topics, topic));
     followed.map(|(_, ends)| ends.end.len()).sum()
-}
-
-impl Part {
-    fn push(&mut self, record: Record, place: Place) {
-        self.bytes += record.size_bytes();
-        self.records.push(record);
-        self.place = Some(place);
-    }
-
-    fn is_full(&self, rows: usize) -> bool {
-        self.records.len() >= rows || self.bytes >= PART_BYTES
-    }
-
-    /// Nothing is gathered, and the target has no open transaction.
-    fn is_empty(&self) -> bool {
-        self.records.is_empty() && !self.is_begun
-    }
 }

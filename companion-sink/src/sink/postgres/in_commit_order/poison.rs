@@ -47,7 +47,7 @@ impl Poison {
 }
 
 /// What happened to a part.
-pub(crate) enum Outcome {
+pub(crate) enum PartOutcome {
     /// It is in the open transaction.
     Applied,
     /// This event cannot be applied, and the transaction is over.

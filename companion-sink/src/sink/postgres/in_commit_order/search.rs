@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 
-use crate::event::{Image, RowBody};
+use crate::event::RowBody;
+use crate::event::image::Image;
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
-use crate::sink::postgres::connection::Doubt;
+use crate::sink::postgres::connection::ConstraintDoubt;
 use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::write::change::value_of;
 
@@ -14,7 +15,7 @@ use crate::sink::postgres::write::change::value_of;
 #[derive(Default)]
 pub(crate) struct Search {
     /// What the transaction was refused for; the search is on while this is there, or events were found.
-    pub(crate) wanted: Option<Doubt>,
+    pub(crate) wanted: Option<ConstraintDoubt>,
     pub(crate) turns: usize,
     /// The last event whose row the server named.
     pub(crate) named: Option<Record>,
@@ -57,7 +58,7 @@ impl Search {
 
 /// Whether the server's detail, as in `Key (p)=(99) is not present in table "parent"`, is about the row of an event: what it has
 /// now, or, where another table still references it, what it had.
-pub(crate) fn names(wanted: &Doubt, table: &Table, record: &Record) -> bool {
+pub(crate) fn names(wanted: &ConstraintDoubt, table: &Table, record: &Record) -> bool {
     let (Some(detail), Some((schema, of))) = (&wanted.detail, &wanted.table) else {
         return false;
     };

@@ -11,18 +11,26 @@ use crate::rejected::failure::Failure;
 use crate::rejected::guarded::guarded;
 use crate::sink::postgres::failure::Fault;
 use crate::sink::postgres::write::change::Change;
-use crate::sink::postgres::write::rows::{
-    Aside, Mode, apply, apply_apart, is_parked, park_key, waits,
-};
+use crate::sink::postgres::write::rows::Mode;
+use crate::sink::postgres::write::rows::SetAside;
+use crate::sink::postgres::write::rows::apply;
+use crate::sink::postgres::write::rows::apply_apart;
+use crate::sink::postgres::write::rows::is_parked;
+use crate::sink::postgres::write::rows::park_key;
+use crate::sink::postgres::write::rows::waits;
 use crate::sink::postgres::write::stream::{STATEMENT_ROWS, Stream, fits};
 
 use crate::rejected::failure::NotApplied;
 use crate::sink::postgres::in_commit_order::doubts::look_at_doubts;
-use crate::sink::postgres::in_commit_order::poison::{
-    Outcome, Poison, Why, of_whole_table, version_of,
-};
+use crate::sink::postgres::in_commit_order::poison::PartOutcome;
+use crate::sink::postgres::in_commit_order::poison::Poison;
+use crate::sink::postgres::in_commit_order::poison::Why;
+use crate::sink::postgres::in_commit_order::poison::of_whole_table;
+use crate::sink::postgres::in_commit_order::poison::version_of;
 use crate::sink::postgres::parked::park::Park;
-use crate::sink::postgres::replica::{Connection, Replica, not_connected};
+use crate::sink::postgres::replica::Replica;
+use crate::sink::postgres::replica::TargetConnection;
+use crate::sink::postgres::replica::not_connected;
 use crate::sink::postgres::write::whole_table;
 
 /// Applies events in the open transaction, and opens one if there is none.
@@ -30,7 +38,7 @@ pub(crate) async fn apply_part(
     replica: &mut Replica,
     records: &[Record],
     dead_letters: &DeadLetters,
-) -> Result<Outcome> {
+) -> Result<PartOutcome> {
     open_transaction(replica).await?;
     let decided = &replica.connection()?.decided;
     if !decided.is_empty() {
@@ -47,25 +55,25 @@ async fn apply_or_search(
     replica: &mut Replica,
     records: &[Record],
     dead_letters: &DeadLetters,
-) -> Result<Outcome> {
+) -> Result<PartOutcome> {
     if !replica.search.is_on() {
         return apply_events(replica, records, dead_letters).await;
     }
     for record in records {
         let one = std::slice::from_ref(record);
-        if let Outcome::Poisoned(poison) = apply_events(replica, one, dead_letters).await? {
-            return Ok(Outcome::Poisoned(poison));
+        if let PartOutcome::Poisoned(poison) = apply_events(replica, one, dead_letters).await? {
+            return Ok(PartOutcome::Poisoned(poison));
         }
         look_at_doubts(replica, record).await?;
     }
-    Ok(Outcome::Applied)
+    Ok(PartOutcome::Applied)
 }
 
 async fn apply_events(
     replica: &mut Replica,
     records: &[Record],
     dead_letters: &DeadLetters,
-) -> Result<Outcome> {
+) -> Result<PartOutcome> {
     let mut parks = Vec::new();
     let mut rows: Vec<(&Record, Headers<'_>)> = Vec::with_capacity(records.len());
     let mut truncates: Vec<(&Record, Headers<'_>)> = Vec::new();
@@ -138,19 +146,28 @@ async fn apply_events(
     if let Some(poison) = apply_rows(replica, &rows, &mut parks).await? {
         return stopped(replica, poison).await;
     }
+    set_aside(replica, &parks, dead_letters).await
+}
+
+/// Parks what is refused, unless the first of it stops the replica.
+async fn set_aside(
+    replica: &mut Replica,
+    parks: &[Park<'_>],
+    dead_letters: &DeadLetters,
+) -> Result<PartOutcome> {
     if replica.settings.on_error() == OnError::Halt
         && let Some(poison) = first_refused(parks.iter())
     {
         return stopped(replica, poison).await;
     }
     if !parks.is_empty() {
-        replica.park(&parks, dead_letters).await?;
+        replica.park(parks, dead_letters).await?;
         let reasons = parks
             .iter()
             .filter_map(|park| Some(park.failure.as_ref()?.reason.clone()));
         replica.parked_in_transaction.extend(reasons);
     }
-    Ok(Outcome::Applied)
+    Ok(PartOutcome::Applied)
 }
 
 /// Empties the tables of truncates that one transaction of the source has one after the other.
@@ -226,11 +243,11 @@ async fn open_transaction(replica: &mut Replica) -> Result<()> {
 }
 
 /// Nothing of the open transaction is kept: an event stops the replica.
-async fn stopped(replica: &mut Replica, poison: Box<Poison>) -> Result<Outcome> {
+async fn stopped(replica: &mut Replica, poison: Box<Poison>) -> Result<PartOutcome> {
     let connection = replica.connection.as_mut().ok_or_else(not_connected)?;
     connection.session.execute("ROLLBACK").await?;
     connection.in_transaction = false;
-    Ok(Outcome::Poisoned(poison))
+    Ok(PartOutcome::Poisoned(poison))
 }
 
 /// What became of rows that were to go the fast way.
@@ -276,7 +293,7 @@ async fn stream_rows<'b>(
                 }
             }
         }
-        let Connection {
+        let TargetConnection {
             session, tables, ..
         } = replica.connection.as_mut().ok_or_else(not_connected)?;
         done = guarded(stream.send(session, tables, &changes)).await;
@@ -340,7 +357,7 @@ async fn apply_rows<'b>(
             }
         }
     }
-    let Connection {
+    let TargetConnection {
         session,
         tables,
         parked,
@@ -361,7 +378,7 @@ async fn apply_rows<'b>(
             }
         }
     }
-    let Aside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
+    let SetAside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
     parks.extend(
         refused
             .into_iter()

@@ -11,7 +11,9 @@ use crate::rejected::failure::NotApplied;
 use crate::rejected::parked_event::{Decision, Parked};
 use crate::sink::postgres::connection::IMMEDIATE;
 use crate::sink::postgres::failure::Fault;
-use crate::sink::postgres::replica::{Connection, Replica, not_connected};
+use crate::sink::postgres::replica::Replica;
+use crate::sink::postgres::replica::TargetConnection;
+use crate::sink::postgres::replica::not_connected;
 use crate::sink::postgres::write::newest_versions;
 use crate::sink::postgres::write::refusal;
 use crate::sink::postgres::write::rows::{Mode, apply};
@@ -133,7 +135,7 @@ async fn apply_alone(replica: &mut Replica, record: &Record) -> Result<Option<Fa
         Err(NotApplied::Refused(failure)) => return Ok(Some(failure)),
         Err(NotApplied::Failed(error)) => return Err(error),
     };
-    let Some(Connection {
+    let Some(TargetConnection {
         session, tables, ..
     }) = replica.connection.as_mut()
     else {

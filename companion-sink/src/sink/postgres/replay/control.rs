@@ -15,9 +15,10 @@ use crate::sink::changes::Changes;
 use crate::sink::postgres::connection;
 use crate::sink::postgres::failure::classify;
 use crate::sink::postgres::replay::difference::Pair;
-use crate::sink::postgres::replay::shadow::{Met, Shadow};
+use crate::sink::postgres::replay::shadow::MetTable;
+use crate::sink::postgres::replay::shadow::Shadow;
 use crate::sink::postgres::schema::definition::Definition;
-use crate::sink::postgres::schema::definitions::Followed;
+use crate::sink::postgres::schema::definitions::FollowedDefinition;
 use crate::sink::postgres::schema::tables::Column;
 use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::tables::Tables;
@@ -62,7 +63,7 @@ pub(crate) struct Copied {
     /// How far the sink was.
     pub(crate) positions: Vec<Option<Position>>,
     /// What it follows, by topic.
-    pub(crate) followed: HashMap<String, Followed>,
+    pub(crate) followed: HashMap<String, FollowedDefinition>,
 }
 
 /// Why what was built cannot take its place yet.
@@ -148,7 +149,7 @@ impl Control {
     }
 
     /// What the sink follows, by topic.
-    pub(crate) async fn followed(&self) -> Result<HashMap<String, Followed>> {
+    pub(crate) async fn followed(&self) -> Result<HashMap<String, FollowedDefinition>> {
         let sql = format!(
             "SELECT topic FROM {}.definitions WHERE sink = $1",
             self.live_schema
@@ -233,7 +234,7 @@ impl Control {
         Ok(copied)
     }
 
-    async fn copy_table(&self, topic: &str, followed: &Followed) -> Result<()> {
+    async fn copy_table(&self, topic: &str, followed: &FollowedDefinition) -> Result<()> {
         let target = &followed.target;
         self.shadow.make_shadow(&self.client, target).await?;
         let shadow = self.shadow.of(target);
@@ -244,7 +245,7 @@ impl Control {
             target.quoted()
         );
         self.execute("copying the tables", &sql).await?;
-        let now = Followed {
+        let now = FollowedDefinition {
             target: shadow,
             ..followed.clone()
         };
@@ -384,7 +385,7 @@ impl Control {
         );
         for built in self.built().await? {
             if let Some(definition) = built.definition {
-                let now = Followed {
+                let now = FollowedDefinition {
                     target: built.target,
                     definition,
                     is_dropped: built.is_dropped,
@@ -445,7 +446,7 @@ impl Control {
         Ok(built)
     }
 
-    fn read_built(&self, row: &Row, table: String, met: Met) -> Result<Built> {
+    fn read_built(&self, row: &Row, table: String, met: MetTable) -> Result<Built> {
         let definition: Option<&str> = row.get(2);
         let definition = definition.map(serde_json::from_str).transpose();
         Ok(Built {

@@ -30,12 +30,12 @@ pub(crate) struct Shadow {
     /// The rows that were there were copied: whole images are written, whatever a change has changed.
     pub(crate) writes_whole_rows: bool,
     /// The tables that the replay has met, by the names of their shadows.
-    met: Mutex<BTreeMap<String, Met>>,
+    met: Mutex<BTreeMap<String, MetTable>>,
 }
 
 /// A table that the replay has met.
 #[derive(Debug, Clone)]
-pub(crate) struct Met {
+pub(crate) struct MetTable {
     /// The source's.
     pub(crate) source: TableName<'static>,
     /// The one that readers use.
@@ -82,11 +82,11 @@ impl Shadow {
         self.met
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(self.of(&target).table, Met { source, target });
+            .insert(self.of(&target).table, MetTable { source, target });
     }
 
     /// The tables that the replay has met, by the names of their shadows; one that was renamed since is there under both.
-    pub(crate) fn met(&self) -> BTreeMap<String, Met> {
+    pub(crate) fn met(&self) -> BTreeMap<String, MetTable> {
         self.met
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -1,17 +1,16 @@
 //! Follows changes of a table's definition: what the source's schema events say, the target's tables become.
 
+use crate::sink::postgres::schema::casts::{Cast, Plan, drop_constraint};
+
+use crate::sink::postgres::schema::schema_event::SchemaBody;
+
 use crate::sink::postgres::schema::definition::Definition;
 use crate::sink::postgres::settings::Settings;
 
-use std::collections::{BTreeMap, HashMap};
-
-use serde::Deserialize;
 use tokio_postgres::Client;
 
 use crate::config::FollowSchema;
 use crate::error::{Code, Error, Policy, Result};
-use crate::event::{Malformed, TableName, parse_body};
-use crate::kafka::record::Record;
 use crate::sink::postgres::failure::{classify, state_of};
 use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::tables::Tables;
@@ -20,84 +19,15 @@ use crate::sink::postgres::schema::target::Target;
 use crate::sink::postgres::schema::target::qualified;
 use crate::sink::postgres::schema::target::quoted;
 
-/// A schema event.
-#[derive(Deserialize)]
-pub(crate) struct SchemaBody<'a> {
-    /// The table's name after the change.
-    #[serde(borrow)]
-    pub(crate) source: TableName<'a>,
-    schema_change: SchemaChange,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SchemaChange {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default, rename = "contents_changed")]
-    contents_changed: bool,
-    /// New names of columns, by the old ones.
-    #[serde(default)]
-    renames: BTreeMap<String, String>,
-    #[serde(default)]
-    table_changes: Vec<TableChange>,
-}
-
-#[derive(Deserialize)]
-struct TableChange {
-    table: Option<Definition>,
-}
-
 /// The definition that the target follows, as the state keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Followed {
+pub(crate) struct FollowedDefinition {
     /// The target's table.
     pub(crate) target: Target,
     /// What the source's was.
     pub(crate) definition: Definition,
     /// The source has dropped its table: its rows are here until another table comes into the topic.
     pub(crate) is_dropped: bool,
-}
-
-impl<'a> SchemaBody<'a> {
-    /// Parses a schema event.
-    pub(crate) fn parse(record: &'a Record) -> std::result::Result<Self, Malformed> {
-        parse_body(record)
-    }
-
-    /// Whether the source no longer sends the table.
-    pub(crate) fn is_farewell(&self) -> bool {
-        matches!(self.schema_change.kind.as_str(), "UNTRACK" | "DROP")
-    }
-
-    /// Whether the source has dropped the table.
-    pub(crate) fn is_drop(&self) -> bool {
-        self.schema_change.kind == "DROP"
-    }
-
-    /// Whether the table, or its schema, has another name.
-    pub(crate) fn is_rename(&self) -> bool {
-        self.schema_change.kind == "RENAME"
-    }
-
-    /// Whether the source begins to send the table.
-    pub(crate) fn is_first(&self) -> bool {
-        self.schema_change.kind == "CREATE"
-    }
-
-    /// Whether rows came, went or changed without events, and a snapshot follows.
-    pub(crate) fn awaits_snapshot(&self) -> bool {
-        self.schema_change.contents_changed
-            && self
-                .definition()
-                .is_some_and(|definition| !definition.primary_key_column_names.is_empty())
-    }
-
-    /// The table's definition after the change.
-    pub(crate) fn definition(&self) -> Option<&Definition> {
-        let changes = &self.schema_change.table_changes;
-        changes.iter().find_map(|change| change.table.as_ref())
-    }
 }
 
 /// Where a schema event is followed.
@@ -119,8 +49,8 @@ impl Follower<'_> {
         &self,
         tables: &mut Tables,
         body: &SchemaBody<'_>,
-        before: Option<&Followed>,
-    ) -> Result<Option<Followed>> {
+        before: Option<&FollowedDefinition>,
+    ) -> Result<Option<FollowedDefinition>> {
         let Some(definition) = body.definition() else {
             return Ok(None);
         };
@@ -159,7 +89,7 @@ impl Follower<'_> {
             let target = settings.target_for_readers(self.header, &body.source);
             shadow.note(target, &body.source);
         }
-        Ok(Some(Followed {
+        Ok(Some(FollowedDefinition {
             target,
             definition: definition.clone(),
             is_dropped: false,
@@ -482,125 +412,4 @@ fn not_possible(step: &str, error: Error) -> Error {
         error.what,
         format!("Do on the target by hand what this was to do, then send SIGHUP: {step}"),
     )
-}
-
-/// Another type of a column.
-#[derive(Debug, PartialEq, Eq)]
-struct Cast {
-    /// Quoted.
-    column: String,
-    type_expression: String,
-    /// Nothing is there to be cast.
-    of_nothing: bool,
-}
-
-impl Cast {
-    fn step(&self) -> String {
-        let Cast {
-            column,
-            type_expression,
-            of_nothing,
-        } = self;
-        let value = if *of_nothing { "NULL" } else { column };
-        format!("ALTER COLUMN {column} TYPE {type_expression} USING {value}::{type_expression}")
-    }
-}
-
-fn drop_constraint(table: &Table, constraint: &str) -> String {
-    format!(
-        "ALTER TABLE {} DROP CONSTRAINT {}",
-        table.name,
-        quoted(constraint)
-    )
-}
-
-/// What `ALTER TABLE` has to do.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Plan {
-    /// Takes nothing away from readers.
-    widening: Vec<String>,
-    others: Vec<String>,
-    /// After these.
-    casts: Vec<Cast>,
-    /// Types that are named.
-    types: Vec<String>,
-}
-
-impl Plan {
-    /// Compares the source's definition with what the target has. Columns that only the target has are its own, unless the
-    /// source had them before.
-    fn of(
-        table: &Table,
-        renames: &BTreeMap<String, String>,
-        definition: &Definition,
-        before: Option<&Definition>,
-        is_emptied: bool,
-        target_name: impl Fn(&str) -> String,
-    ) -> Plan {
-        let mut plan = Plan::default();
-        // Names that the target has after the renames.
-        let mut names: Vec<String> = table
-            .columns
-            .iter()
-            .map(|column| column.name.clone())
-            .collect();
-        let mut old_names: HashMap<&str, &str> = HashMap::new();
-        for (old, new) in renames {
-            let (from, to) = (target_name(old), target_name(new));
-            old_names.insert(new, old);
-            if from != to
-                && !names.contains(&to)
-                && let Some(name) = names.iter_mut().find(|name| **name == from)
-            {
-                plan.others.push(format!(
-                    "RENAME COLUMN {} TO {}",
-                    quoted(&from),
-                    quoted(&to)
-                ));
-                *name = to;
-            }
-        }
-        let before_of = |name: &str| {
-            let name = old_names.get(name).copied().unwrap_or(name);
-            before?.columns.iter().find(|column| column.name == name)
-        };
-        for column in &definition.columns {
-            let name = target_name(&column.name);
-            let type_expression = &column.type_expression;
-            if !names.contains(&name) {
-                // Rows that are there have no value yet: a snapshot brings it where the source fills it.
-                plan.widening
-                    .push(format!("ADD COLUMN {} {type_expression}", quoted(&name)));
-                plan.types.push(type_expression.clone());
-                continue;
-            }
-            let Some(before) = before_of(&column.name) else {
-                continue;
-            };
-            if before.type_expression != *type_expression {
-                plan.casts.push(Cast {
-                    column: quoted(&name),
-                    type_expression: type_expression.clone(),
-                    of_nothing: is_emptied,
-                });
-                plan.types.push(type_expression.clone());
-            }
-            if !before.optional && column.optional {
-                plan.widening
-                    .push(format!("ALTER COLUMN {} DROP NOT NULL", quoted(&name)));
-            }
-        }
-        let new_names: Vec<String> = definition
-            .columns
-            .iter()
-            .map(|column| target_name(&column.name))
-            .collect();
-        for gone in before.into_iter().flat_map(|before| &before.columns) {
-            let name = target_name(&gone.name);
-            if names.contains(&name) && !new_names.contains(&name) {
-                plan.others.push(format!("DROP COLUMN {}", quoted(&name)));
-            }
-        }
-        plan
-    }
 }

@@ -1,5 +1,9 @@
 //! The tables of the target: which there are, whose topics they are, and the changes of their definitions.
 
+pub(crate) mod casts;
+
+pub(crate) mod schema_event;
+
 pub(crate) mod definition;
 
 pub(crate) mod target;

@@ -109,6 +109,45 @@ impl Table {
     }
 }
 
+/// The columns of a table, and what is to be known of their types.
+const COLUMNS: &str = "SELECT a.attname::text, a.atttypid, pg_catalog.format_type(a.atttypid, -1),
+            a.attgenerated <> '', a.attidentity = 'a', k.collation IS NULL AND (t.typtype = 'e' OR
+                (CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END)
+                IN ('name'::regtype, 'bit'::regtype, 'varbit'::regtype, 'time'::regtype,
+                'timetz'::regtype, 'inet'::regtype, 'cidr'::regtype, 'macaddr'::regtype, 'macaddr8'::regtype,
+                'money'::regtype, 'pg_lsn'::regtype,
+                'bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype,
+                'oid'::regtype, 'text'::regtype, 'varchar'::regtype, 'uuid'::regtype,
+                'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'bytea'::regtype)),
+            k.collation, c.oid
+     FROM pg_catalog.pg_class c
+     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+     LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+     LEFT JOIN LATERAL (
+         SELECT pg_catalog.format('%I.%I', kn.nspname, k.collname) AS collation
+         FROM pg_catalog.pg_collation k JOIN pg_catalog.pg_namespace kn ON kn.oid = k.collnamespace
+         WHERE k.oid = a.attcollation AND NOT k.collisdeterministic) k ON true
+     WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
+     ORDER BY a.attnum";
+/// The columns of its unique indexes that an event can be held against.
+const UNIQUE_INDEXES: &str = "SELECT array_agg(a.attname::text ORDER BY k.place)
+     FROM pg_catalog.pg_index i
+     JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
+     JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+     WHERE n.nspname = $1 AND c.relname = $2 AND i.indisunique AND i.indisvalid AND i.indimmediate
+       AND i.indpred IS NULL AND i.indexprs IS NULL AND k.place <= i.indnkeyatts
+     GROUP BY i.indexrelid";
+/// Its primary key.
+const PRIMARY_KEY: &str = "SELECT k.conname::text, array(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(attnum, place)
+                JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum ORDER BY u.place)
+     FROM pg_catalog.pg_constraint k
+     JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = $1 AND c.relname = $2 AND k.contype = 'p'";
+
 /// The known tables by the event's `cdc.table`.
 #[derive(Default)]
 pub(crate) struct Tables {
@@ -205,29 +244,7 @@ impl Tables {
         let Target { schema, table } = &target;
         let failed = |error| classify("reading the catalog", &error);
         let columns = client
-            .query(
-                "SELECT a.attname::text, a.atttypid, pg_catalog.format_type(a.atttypid, -1),
-                        a.attgenerated <> '', a.attidentity = 'a', k.collation IS NULL AND (t.typtype = 'e' OR
-                            (CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END)
-                            IN ('name'::regtype, 'bit'::regtype, 'varbit'::regtype, 'time'::regtype,
-                            'timetz'::regtype, 'inet'::regtype, 'cidr'::regtype, 'macaddr'::regtype, 'macaddr8'::regtype,
-                            'money'::regtype, 'pg_lsn'::regtype,
-                            'bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype,
-                            'oid'::regtype, 'text'::regtype, 'varchar'::regtype, 'uuid'::regtype,
-                            'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype, 'bytea'::regtype)),
-                        k.collation, c.oid
-                 FROM pg_catalog.pg_class c
-                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                 LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-                 LEFT JOIN LATERAL (
-                     SELECT pg_catalog.format('%I.%I', kn.nspname, k.collname) AS collation
-                     FROM pg_catalog.pg_collation k JOIN pg_catalog.pg_namespace kn ON kn.oid = k.collnamespace
-                     WHERE k.oid = a.attcollation AND NOT k.collisdeterministic) k ON true
-                 WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')
-                 ORDER BY a.attnum",
-                &[&schema, &table],
-            )
+            .query(COLUMNS, &[&schema, &table])
             .await
             .map_err(failed)?;
         let Some(first) = columns.first() else {
@@ -261,31 +278,12 @@ impl Tables {
             });
         }
         let indexes = client
-            .query(
-                "SELECT array_agg(a.attname::text ORDER BY k.place)
-                 FROM pg_catalog.pg_index i
-                 JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
-                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, place)
-                 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-                 WHERE n.nspname = $1 AND c.relname = $2 AND i.indisunique AND i.indisvalid AND i.indimmediate
-                   AND i.indpred IS NULL AND i.indexprs IS NULL AND k.place <= i.indnkeyatts
-                 GROUP BY i.indexrelid",
-                &[&schema, &table],
-            )
+            .query(UNIQUE_INDEXES, &[&schema, &table])
             .await
             .map_err(failed)?;
         loaded.unique = indexes.iter().map(|index| index.get(0)).collect();
         let primary_key = client
-            .query_opt(
-                "SELECT k.conname::text, array(SELECT a.attname::text FROM unnest(k.conkey) WITH ORDINALITY AS u(attnum, place)
-                            JOIN pg_catalog.pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum ORDER BY u.place)
-                 FROM pg_catalog.pg_constraint k
-                 JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-                 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-                 WHERE n.nspname = $1 AND c.relname = $2 AND k.contype = 'p'",
-                &[&schema, &table],
-            )
+            .query_opt(PRIMARY_KEY, &[&schema, &table])
             .await
             .map_err(failed)?;
         loaded.primary_key = primary_key.map(|row| (row.get(0), row.get(1)));

@@ -15,7 +15,9 @@ use crate::sink::postgres::schema::bindings::Bindings;
 use crate::sink::postgres::schema::tables::Tables;
 
 use crate::sink::postgres::connection::INSTANCES_CHANNEL;
-use crate::sink::postgres::replica::{Connection, Replica, not_connected};
+use crate::sink::postgres::replica::Replica;
+use crate::sink::postgres::replica::TargetConnection;
+use crate::sink::postgres::replica::not_connected;
 use crate::sink::postgres::sharing::partition_locks::{
     ASLEEP_AFTER_SECONDS, end_session, give_up, lock_name, take, tell_others,
 };
@@ -25,12 +27,12 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// This instance's place among those that are awake.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct InstanceRank {
     rank: usize,
     instances: usize,
 }
 
-impl Place {
+impl InstanceRank {
     /// How many partitions of a topic it is to have. Where they do not come out even, another instance has one more with each
     /// topic.
     fn quota(self, topic: &str, partitions: i32) -> usize {
@@ -49,7 +51,7 @@ pub(crate) async fn share(
 ) -> Result<BTreeSet<TopicPartition>> {
     let place = place_among_instances(replica).await?;
     let sink = replica.state.sink();
-    let Connection {
+    let TargetConnection {
         session,
         sharing,
         parked,
@@ -104,7 +106,7 @@ pub(crate) async fn share(
 /// Leaves the others, who may have everything of this one. The session goes on to listen for decisions.
 pub(crate) async fn leave(replica: &mut Replica) {
     let sink = replica.state.sink();
-    let Some(Connection {
+    let Some(TargetConnection {
         session, sharing, ..
     }) = replica.connection.as_mut()
     else {
@@ -130,8 +132,8 @@ pub(crate) async fn leave(replica: &mut Replica) {
 }
 
 /// Finds this instance's place, and ends the sessions of those that are asleep.
-async fn place_among_instances(replica: &mut Replica) -> Result<Place> {
-    let Connection {
+async fn place_among_instances(replica: &mut Replica) -> Result<InstanceRank> {
+    let TargetConnection {
         session, sharing, ..
     } = replica.connection.as_mut().ok_or_else(not_connected)?;
     let sql = "SELECT l.pid, l.pid = pg_backend_pid(),
@@ -150,7 +152,7 @@ async fn place_among_instances(replica: &mut Replica) -> Result<Place> {
         .query(&statement, &[&replica.state.sink(), &asleep_after])
         .await
         .map_err(failed)?;
-    let mut place = Place {
+    let mut place = InstanceRank {
         rank: 0,
         instances: 0,
     };
@@ -183,7 +185,7 @@ mod tests {
             for partitions in 0..=20 {
                 for topic in ["shop.public.t", "shop.public.customer", "x"] {
                     let quotas = (0..instances).map(|rank| {
-                        let place = Place { rank, instances };
+                        let place = InstanceRank { rank, instances };
                         place.quota(topic, partitions)
                     });
                     let quotas: Vec<usize> = quotas.collect();
@@ -199,7 +201,7 @@ mod tests {
     fn topics_of_one_partition_are_shared_out() {
         let topics: Vec<String> = (0..40).map(|n| format!("shop.public.t{n}")).collect();
         for rank in 0..2 {
-            let place = Place { rank, instances: 2 };
+            let place = InstanceRank { rank, instances: 2 };
             let had: usize = topics.iter().map(|topic| place.quota(topic, 1)).sum();
             assert!((10..=30).contains(&had), "{had}");
         }

@@ -3,7 +3,8 @@
 use crate::sink::postgres::write::newest_versions;
 
 use crate::error::Result;
-use crate::event::{Headers, SnapshotBody};
+use crate::event::Headers;
+use crate::event::snapshot::SnapshotBody;
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
 use crate::rejected::failure::Failure;
@@ -13,15 +14,21 @@ use crate::sink::postgres::connection::IMMEDIATE;
 use crate::sink::postgres::failure::Fault;
 use crate::sink::postgres::parked::store::ParkedKeys;
 use crate::sink::postgres::write::change::Change;
-use crate::sink::postgres::write::rows::{
-    Aside, Mode, apply, apply_apart, is_parked, park_key, waits,
-};
+use crate::sink::postgres::write::rows::Mode;
+use crate::sink::postgres::write::rows::SetAside;
+use crate::sink::postgres::write::rows::apply;
+use crate::sink::postgres::write::rows::apply_apart;
+use crate::sink::postgres::write::rows::is_parked;
+use crate::sink::postgres::write::rows::park_key;
+use crate::sink::postgres::write::rows::waits;
 use crate::sink::postgres::write::stream::Stream;
 use crate::sink::unreadable_snapshot;
 
 use crate::rejected::failure::NotApplied;
 use crate::sink::postgres::parked::park::Park;
-use crate::sink::postgres::replica::{Connection, Replica, not_connected};
+use crate::sink::postgres::replica::Replica;
+use crate::sink::postgres::replica::TargetConnection;
+use crate::sink::postgres::replica::not_connected;
 use crate::sink::postgres::write::whole_table;
 
 /// How the transaction of a batch ended.
@@ -88,7 +95,7 @@ async fn apply_in_transaction<'b>(
     parks: &mut Vec<Park<'b>>,
 ) -> Result<()> {
     let state = &replica.state;
-    let Some(Connection {
+    let Some(TargetConnection {
         session,
         tables,
         parked,
@@ -131,7 +138,7 @@ async fn apply_in_transaction<'b>(
     session.execute("ROLLBACK").await?;
     state.begin_transaction(session, IMMEDIATE).await?;
     state.advance(session, &batch.moves).await?;
-    let Aside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
+    let SetAside { refused, behind } = apply_apart(session, tables, &to_apply, parked).await?;
     for (change, failure) in refused {
         parks.push(Park::of(change, Some(failure)));
     }
@@ -173,7 +180,7 @@ pub(crate) async fn apply_batch(
 /// Notes what the ends of a snapshot's chunks say, in the open transaction.
 async fn note_chunks(replica: &mut Replica, batch: &Batch, parks: &[Park<'_>]) -> Result<()> {
     let state = &replica.state;
-    let Connection { session, .. } = replica.connection.as_ref().ok_or_else(not_connected)?;
+    let TargetConnection { session, .. } = replica.connection.as_ref().ok_or_else(not_connected)?;
     let ends = batch.records.iter();
     let is_apart = |record: &Record| {
         let mut parks = parks.iter();

@@ -4,7 +4,11 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use crate::event::{Headers, Image, Malformed, Op, RowBody};
+use crate::event::Headers;
+use crate::event::Op;
+use crate::event::RowBody;
+use crate::event::image::Image;
+use crate::event::json::Malformed;
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
 use crate::sink::postgres::schema::tables::{Column, Table};
@@ -17,7 +21,7 @@ pub(crate) struct Change<'b> {
     /// What happened at the source.
     pub(crate) op: Op,
     /// What it does.
-    pub(crate) kind: Kind,
+    pub(crate) kind: ChangeKind,
     /// The place of its table.
     pub(crate) table: usize,
     /// What parks it and what coalesces it: the row's identity as text; empty where the table has no key.
@@ -37,7 +41,7 @@ pub(crate) struct Change<'b> {
 
 /// What a change does to the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ChangeKind {
     /// The row is now as the image after.
     Upsert,
     /// The row with this key is gone.
@@ -63,15 +67,15 @@ impl<'b> Change<'b> {
     ) -> Result<Self, Malformed> {
         let key = identity_of(record, headers);
         let kind = match (headers.op, key.is_empty()) {
-            (Op::Delete, false) => Kind::Delete,
-            (_, false) => Kind::Upsert,
-            (Op::Delete, true) => Kind::DeleteOne,
-            (Op::Update, true) => Kind::UpdateOne,
-            (_, true) => Kind::Append,
+            (Op::Delete, false) => ChangeKind::Delete,
+            (_, false) => ChangeKind::Upsert,
+            (Op::Delete, true) => ChangeKind::DeleteOne,
+            (Op::Update, true) => ChangeKind::UpdateOne,
+            (_, true) => ChangeKind::Append,
         };
-        let needs_before = matches!(kind, Kind::DeleteOne | Kind::UpdateOne);
+        let needs_before = matches!(kind, ChangeKind::DeleteOne | ChangeKind::UpdateOne);
         let has_before = needs_before || headers.op == Op::Update;
-        let needs_after = !matches!(kind, Kind::Delete | Kind::DeleteOne);
+        let needs_after = !matches!(kind, ChangeKind::Delete | ChangeKind::DeleteOne);
         if (needs_before && body.before.is_none()) || (needs_after && body.after.is_none()) {
             return Err(Malformed("the row's image is missing".into()));
         }
@@ -104,7 +108,7 @@ impl<'b> Change<'b> {
     /// Looks at how the images fit the table: the first column of the event that the table does not have.
     pub(crate) fn fit(&mut self, table: &Table) -> Option<&str> {
         let (after, columns) = (self.after(), &table.columns);
-        let is_in_order = matches!(self.kind, Kind::Upsert | Kind::Append)
+        let is_in_order = matches!(self.kind, ChangeKind::Upsert | ChangeKind::Append)
             && after.len() == columns.len()
             && after
                 .iter()
@@ -123,7 +127,7 @@ impl<'b> Change<'b> {
 
     /// Nothing is taken for granted of the row that is there: it becomes the image after the change, as when a snapshot found it.
     pub(crate) fn become_whole(&mut self) {
-        if self.kind == Kind::Upsert {
+        if self.kind == ChangeKind::Upsert {
             self.op = Op::Read;
         }
     }
@@ -211,12 +215,12 @@ impl<'b> Change<'b> {
     }
 
     fn unknown_column<'c>(&'c self, table: &Table) -> Option<&'c str> {
-        let image = if self.kind == Kind::Delete {
+        let image = if self.kind == ChangeKind::Delete {
             &self.identity.0[..]
         } else {
             self.after()
         };
-        let before = if self.kind == Kind::UpdateOne || self.kind == Kind::DeleteOne {
+        let before = if self.kind == ChangeKind::UpdateOne || self.kind == ChangeKind::DeleteOne {
             self.before()
         } else {
             &[]

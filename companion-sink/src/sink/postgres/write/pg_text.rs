@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
-use crate::event::Image;
+use crate::event::image::Image;
 
 /// How values of a type arrive, as far as that differs from "the text as it is".
 #[derive(Debug, Clone, PartialEq, Eq)]

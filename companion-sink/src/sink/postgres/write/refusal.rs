@@ -11,13 +11,15 @@ use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::tables::missing_column;
 use crate::sink::postgres::schema::tables::no_table;
 use crate::sink::postgres::schema::target::quoted;
-use crate::sink::postgres::write::change::{Change, Kind, value_of};
+use crate::sink::postgres::write::change::Change;
+use crate::sink::postgres::write::change::ChangeKind;
+use crate::sink::postgres::write::change::value_of;
 
 /// Columns that are tried one by one at most.
 const TRIED_MAX: usize = 200;
 
 /// Why an event was refused.
-pub(crate) struct Told {
+pub(crate) struct Explained {
     /// With its table, and where it is one value with the column.
     pub(crate) failure: Failure,
     /// The table takes no event of its source, whatever that holds.
@@ -31,12 +33,12 @@ pub(crate) async fn told(
     table: &Table,
     change: &Change<'_>,
     fault: Fault,
-) -> Result<Told> {
-    let of_event = |failure| Told {
+) -> Result<Explained> {
+    let of_event = |failure| Explained {
         failure,
         is_of_all: false,
     };
-    let of_table = |lack: Lack| Told {
+    let of_table = |lack: Lack| Explained {
         failure: lack.failure(),
         is_of_all: true,
     };
@@ -133,8 +135,8 @@ async fn find_column<'t>(
     state: &str,
 ) -> Result<Option<&'t Column>> {
     let image = match change.kind {
-        Kind::Delete => &change.identity.0[..],
-        Kind::DeleteOne => change.before(),
+        ChangeKind::Delete => &change.identity.0[..],
+        ChangeKind::DeleteOne => change.before(),
         _ => change.after(),
     };
     let failed = |error: tokio_postgres::Error| -> Error { classify("trying a value", &error) };

@@ -16,12 +16,16 @@ use crate::sink::postgres::parked::store::ParkedKeys;
 use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::tables::Tables;
 use crate::sink::postgres::schema::target::quoted;
-use crate::sink::postgres::write::change::{
-    Change, Kind, Values, identity_of, key_layout, layout, values,
-};
+use crate::sink::postgres::write::change::Change;
+use crate::sink::postgres::write::change::ChangeKind;
+use crate::sink::postgres::write::change::Values;
+use crate::sink::postgres::write::change::identity_of;
+use crate::sink::postgres::write::change::key_layout;
+use crate::sink::postgres::write::change::layout;
+use crate::sink::postgres::write::change::values;
 use crate::sink::postgres::write::newest_versions;
 use crate::sink::postgres::write::refusal;
-use crate::sink::postgres::write::refusal::Told;
+use crate::sink::postgres::write::refusal::Explained;
 use crate::sink::postgres::write::statements;
 
 /// Whether rows are upserted, or deleted and inserted, so that unique values can move between them.
@@ -35,7 +39,7 @@ pub(crate) enum Mode {
 
 /// What happened to changes that were not applied.
 #[derive(Default)]
-pub(crate) struct Aside<'c, 'b> {
+pub(crate) struct SetAside<'c, 'b> {
     /// Refused, with the reason.
     pub(crate) refused: Vec<(&'c Change<'b>, Failure)>,
     /// Parked behind a refused event of their key.
@@ -93,8 +97,8 @@ pub(crate) async fn apply_apart<'c, 'b>(
     tables: &Tables,
     changes: &[&'c Change<'b>],
     parked: &mut ParkedKeys,
-) -> Result<Aside<'c, 'b>, Error> {
-    let mut aside = Aside::default();
+) -> Result<SetAside<'c, 'b>, Error> {
+    let mut aside = SetAside::default();
     let mut parts: VecDeque<Vec<&'c Change<'b>>> = VecDeque::from([changes.to_vec()]);
     // Tables that take nothing: not each of their events is tried.
     let mut closed: HashMap<usize, Failure> = HashMap::new();
@@ -132,7 +136,7 @@ pub(crate) async fn apply_apart<'c, 'b>(
         match part.as_slice() {
             [alone] => {
                 let table = tables.get(alone.table);
-                let Told { failure, is_of_all } =
+                let Explained { failure, is_of_all } =
                     refusal::told(&session.client, table, alone, fault).await?;
                 if is_of_all {
                     closed.insert(alone.table, failure.clone());
@@ -186,7 +190,7 @@ async fn apply_keyed(
     let mut upserts: BTreeMap<(Vec<usize>, Vec<usize>), Vec<&Change<'_>>> = BTreeMap::new();
     for change in changes {
         let key = key_layout(table, &change.identity.0);
-        if change.kind == Kind::Upsert {
+        if change.kind == ChangeKind::Upsert {
             let columns = layout(table, change.after());
             upserts
                 .entry((columns, key.clone()))
@@ -195,7 +199,7 @@ async fn apply_keyed(
         }
         // Where no column could be written with its own value, a row goes and comes.
         let is_replaced = mode == Mode::Replace || table.writable().is_none();
-        if change.kind == Kind::Delete || is_replaced {
+        if change.kind == ChangeKind::Delete || is_replaced {
             deletes.entry(key).or_default().push(change);
         }
     }
@@ -235,14 +239,14 @@ async fn apply_keyless(
 ) -> Result<(), Fault> {
     let mut rest = changes;
     while let Some(first) = rest.first() {
-        if first.kind != Kind::Append {
+        if first.kind != ChangeKind::Append {
             change_one(session, table, first).await?;
             rest = &rest[1..];
             continue;
         }
         let columns = layout(table, first.after());
         let run = rest.iter().take_while(|change| {
-            change.kind == Kind::Append && layout(table, change.after()) == columns
+            change.kind == ChangeKind::Append && layout(table, change.after()) == columns
         });
         let run = run.count();
         let mut arrays = Arrays::new(columns.len(), run);
@@ -269,7 +273,7 @@ async fn change_one(
             table.name
         ))));
     }
-    if change.kind != Kind::UpdateOne {
+    if change.kind != ChangeKind::UpdateOne {
         if run_one(
             session,
             table,

@@ -9,7 +9,8 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 use crate::error::Result;
-use crate::event::{Image, SnapshotBody};
+use crate::event::image::Image;
+use crate::event::snapshot::SnapshotBody;
 use crate::kafka::record::Record;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::classify;

@@ -20,9 +20,12 @@ use crate::rejected::failure::Failure;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::{Fault, sort};
 use crate::sink::postgres::schema::tables::{Table, Tables};
-use crate::sink::postgres::write::change::{
-    Change, Kind, has_key_layout, key_layout, layout, values,
-};
+use crate::sink::postgres::write::change::Change;
+use crate::sink::postgres::write::change::ChangeKind;
+use crate::sink::postgres::write::change::has_key_layout;
+use crate::sink::postgres::write::change::key_layout;
+use crate::sink::postgres::write::change::layout;
+use crate::sink::postgres::write::change::values;
 use crate::sink::postgres::write::rows::check_unique;
 use crate::sink::postgres::write::statements;
 use crate::sink::postgres::write::text_array::TextArray;
@@ -75,8 +78,8 @@ impl Way {
     /// What `change`, the last one of its key, has to do where `first` was the first.
     fn of(first: Op, change: &Change<'_>) -> Way {
         match (change.kind, first) {
-            (Kind::Delete, _) => Way::Delete,
-            (Kind::Append, _) | (_, Op::Create) => Way::Insert,
+            (ChangeKind::Delete, _) => Way::Delete,
+            (ChangeKind::Append, _) | (_, Op::Create) => Way::Insert,
             (_, Op::Update) => Way::Update,
             _ => Way::Upsert,
         }
@@ -406,7 +409,7 @@ fn put_row(out: &mut BytesMut, values: &[Option<Cow<'_, str>>]) {
 
 /// Whether a change can go into a stream: one row of a table without a key is looked for by itself.
 pub(crate) fn fits(change: &Change<'_>) -> bool {
-    !matches!(change.kind, Kind::UpdateOne | Kind::DeleteOne)
+    !matches!(change.kind, ChangeKind::UpdateOne | ChangeKind::DeleteOne)
 }
 
 #[cfg(test)]

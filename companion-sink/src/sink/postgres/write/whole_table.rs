@@ -2,15 +2,23 @@
 
 use crate::config::Emptying;
 use crate::error::{Code, Error, Result};
-use crate::event::{Headers, Malformed, Op, RowBody, SnapshotBody, TableName};
+use crate::event::Headers;
+use crate::event::Op;
+use crate::event::RowBody;
+use crate::event::TableName;
+use crate::event::json::Malformed;
+use crate::event::snapshot::SnapshotBody;
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
 use crate::rejected::origin;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::{classify, state_of};
-use crate::sink::postgres::replica::{Connection, Replica, not_connected};
+use crate::sink::postgres::replica::Replica;
+use crate::sink::postgres::replica::TargetConnection;
+use crate::sink::postgres::replica::not_connected;
 use crate::sink::postgres::schema::bindings::Refusal;
-use crate::sink::postgres::schema::definitions::{Follower, SchemaBody};
+use crate::sink::postgres::schema::definitions::Follower;
+use crate::sink::postgres::schema::schema_event::SchemaBody;
 use crate::sink::unreadable_snapshot;
 
 /// What an event about a whole table names.
@@ -139,7 +147,7 @@ async fn note_snapshot(
 ) -> Result<()> {
     let body = SnapshotBody::parse(record).map_err(unreadable_snapshot)?;
     let snapshots = replica.state.snapshots();
-    let Some(Connection {
+    let Some(TargetConnection {
         session,
         tables,
         parked,
@@ -196,7 +204,7 @@ pub(crate) async fn empty_tables(
     replica: &mut Replica,
     truncates: &[(&Record, Headers<'_>)],
 ) -> Result<()> {
-    let Some(Connection {
+    let Some(TargetConnection {
         session, tables, ..
     }) = replica.connection.as_mut()
     else {
@@ -242,7 +250,7 @@ async fn follow_schema(
     headers: &Headers<'_>,
 ) -> Result<()> {
     let body = SchemaBody::parse(record).map_err(unreadable)?;
-    let Some(Connection {
+    let Some(TargetConnection {
         session, tables, ..
     }) = replica.connection.as_mut()
     else {

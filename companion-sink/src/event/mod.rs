@@ -3,13 +3,21 @@
 //! Order, duplicates, routing and coalescing need the headers alone; the body is parsed once, of those events that
 //! are really applied.
 
+use crate::event::json::{Malformed, parse, undecodable};
+
+pub(crate) mod json;
+
+pub(crate) mod snapshot;
+
+use crate::event::image::Image;
+
+pub(crate) mod image;
+
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::RangeInclusive;
 
 use change::version::Version;
 use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::kafka::record::Record;
@@ -62,16 +70,6 @@ impl Op {
             "barrier" => Op::Barrier,
             _ => return None,
         })
-    }
-}
-
-/// Why an event cannot be decoded; the text names the part, never a value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Malformed(pub(crate) String);
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 
@@ -180,81 +178,6 @@ pub(crate) fn is_version(text: &str) -> bool {
         })
 }
 
-/// The columns of a row in their order, each value still as JSON text.
-#[derive(Debug, Default)]
-pub(crate) struct Image<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'a> Image<'a> {
-    /// Parses a JSON object such as a record's key.
-    pub(crate) fn parse(json: &'a [u8]) -> Result<Self, Malformed> {
-        parse("key", json)
-    }
-
-    /// The JSON of column `name`.
-    pub(crate) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0
-            .iter()
-            .find(|(column, _)| column == name)
-            .map(|(_, value)| *value)
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Image<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Columns;
-        impl<'de> Visitor<'de> for Columns {
-            type Value = Image<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of columns")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut columns = Vec::with_capacity(16);
-                while let Some(Text(name)) = map.next_key()? {
-                    let value: &RawValue = map.next_value()?;
-                    if is_too_deep(value.get()) {
-                        return Err(serde::de::Error::custom("a value is nested too deep"));
-                    }
-                    columns.push((name, value));
-                }
-                Ok(Image(columns))
-            }
-        }
-        deserializer.deserialize_map(Columns)
-    }
-}
-
-/// Whether a value holds others in more levels than are followed: each takes a part of the stack. (MongoDB takes 100 itself, an
-/// array of PostgreSQL has 6.)
-fn is_too_deep(json: &str) -> bool {
-    const DEEPEST: usize = 100;
-    if !json.starts_with(['[', '{']) {
-        return false;
-    }
-    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' => is_escaped = in_string,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                if depth > DEEPEST {
-                    return true;
-                }
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
-}
-
-/// A string, borrowed unless it holds escapes. (`Cow` alone is always owned in serde.)
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
-
 /// What the replica needs of the body.
 #[derive(Debug, Deserialize)]
 pub(crate) struct RowBody<'a> {
@@ -340,92 +263,12 @@ impl<'a> RowBody<'a> {
     }
 }
 
-/// The beginning or end of a snapshot's chunk.
-#[derive(Debug, Deserialize)]
-pub(crate) struct SnapshotBody<'a> {
-    #[serde(borrow)]
-    pub(crate) source: TableName<'a>,
-    #[serde(borrow)]
-    snapshot: SnapshotPart<'a>,
-}
-
-#[derive(Debug, Deserialize)]
-struct SnapshotPart<'a> {
-    id: i64,
-    chunk: u64,
-    #[serde(borrow)]
-    event: Cow<'a, str>,
-    #[serde(borrow, default)]
-    to: Option<&'a RawValue>,
-    #[serde(default)]
-    partial: bool,
-    #[serde(borrow, default)]
-    changed: Vec<&'a RawValue>,
-}
-
-impl<'a> SnapshotBody<'a> {
-    /// Parses the body of a snapshot event.
-    pub(crate) fn parse(record: &'a Record) -> Result<Self, Malformed> {
-        parse_body(record)
-    }
-
-    /// The snapshot's number.
-    pub(crate) fn id(&self) -> i64 {
-        self.snapshot.id
-    }
-
-    /// The whole snapshot begins here.
-    pub(crate) fn is_beginning(&self) -> bool {
-        self.snapshot.event == "chunk_begin" && self.snapshot.chunk == 1
-    }
-
-    /// The whole snapshot ends here.
-    pub(crate) fn is_end(&self) -> bool {
-        self.is_chunk_end() && self.snapshot.to.is_none_or(|to| to.get() == "null")
-    }
-
-    /// A chunk ends here.
-    pub(crate) fn is_chunk_end(&self) -> bool {
-        self.snapshot.event == "chunk_end"
-    }
-
-    /// The chunk says nothing of rows that it has not got.
-    pub(crate) fn is_partial(&self) -> bool {
-        self.snapshot.partial
-    }
-
-    /// Keys of rows that the chunk left out, for they were changed before it.
-    pub(crate) fn changed(&self) -> impl Iterator<Item = &'a [u8]> {
-        self.snapshot.changed.iter().map(|key| key.get().as_bytes())
-    }
-}
-
 /// Parses a record's value; a missing value and broken JSON are malformed.
 pub(crate) fn parse_body<'a, T: Deserialize<'a>>(record: &'a Record) -> Result<T, Malformed> {
     let value = record
         .value()
         .ok_or_else(|| Malformed("the value is missing".into()))?;
     parse("value", value)
-}
-
-/// Looks at the whole for UTF-8 first: that is faster than part by part.
-fn parse<'a, T: Deserialize<'a>>(part: &str, json: &'a [u8]) -> Result<T, Malformed> {
-    let text = std::str::from_utf8(json)
-        .map_err(|error| Malformed(format!("the {part} is not UTF-8 ({error})")))?;
-    serde_json::from_str(text).map_err(|error| undecodable(part, &error))
-}
-
-/// serde's message may quote what it found, so only the kind and the place are told.
-fn undecodable(part: &str, error: &serde_json::Error) -> Malformed {
-    let kind = match error.classify() {
-        serde_json::error::Category::Data => "is not an event",
-        _ => "is not JSON",
-    };
-    Malformed(format!(
-        "the {part} {kind} (line {}, column {})",
-        error.line(),
-        error.column()
-    ))
 }
 
 #[cfg(test)]
