@@ -111,7 +111,16 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_as_the_same(ts_us in -62_135_596_800_000_000i64..253_402_300_800_000_000) {
+            prop_assert_eq!(parse(&rfc3339(ts_us)), Some(ts_us));
+        }
+    }
 
     #[test]
     fn moments_are_written() {
