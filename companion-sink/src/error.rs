@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A code of the catalogue (`docs/errors/CDCnnnn.md`). The number is the code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Code {
+pub(crate) enum Code {
     /// The configuration is wrong: unknown key, missing key, value out of range.
     Configuration = 1001,
     /// A file with a secret can be read by others.
@@ -39,7 +39,7 @@ pub enum Code {
 
 /// What the sink does about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
+pub(crate) enum Policy {
     /// Try again, without end, with growing pauses.
     Retry,
     /// Stop this sink until a person has acted; the others go on.
@@ -52,7 +52,7 @@ pub enum Policy {
 
 impl Code {
     /// What the sink does about an error of this code.
-    pub fn policy(self) -> Policy {
+    pub(crate) fn policy(self) -> Policy {
         match self {
             Code::Unreachable => Policy::Retry,
             Code::OtherInstance => Policy::StandBy,
@@ -82,18 +82,18 @@ impl fmt::Display for Code {
 /// An error with its code and its remedy. Holds neither a row's value nor a secret.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{what} [{code}]")]
-pub struct Error {
+pub(crate) struct Error {
     /// The code of the catalogue.
-    pub code: Code,
+    pub(crate) code: Code,
     /// What happened: lower case, no full stop.
-    pub what: String,
+    pub(crate) what: String,
     /// What to do about it: a sentence.
-    pub hint: String,
+    pub(crate) hint: String,
 }
 
 impl Error {
     /// An error of `code`; `what` happened, `hint` is the remedy.
-    pub fn new(code: Code, what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Code, what: impl Into<String>, hint: impl Into<String>) -> Self {
         Error {
             code,
             what: on_one_line(what.into()),
@@ -102,12 +102,12 @@ impl Error {
     }
 
     /// A configuration error (CDC1001).
-    pub fn configuration(what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn configuration(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Error::new(Code::Configuration, what, hint)
     }
 
     /// Kafka failed with `error` while `doing` (CDC1003).
-    pub fn kafka(doing: &str, error: &rdkafka::error::KafkaError) -> Self {
+    pub(crate) fn kafka(doing: &str, error: &rdkafka::error::KafkaError) -> Self {
         Error::new(
             Code::Unreachable,
             format!("kafka: {doing}: {error}"),
@@ -125,10 +125,10 @@ fn on_one_line(text: String) -> String {
 }
 
 /// `Result` with this crate's error.
-pub type Result<T> = std::result::Result<T, Error>;
+pub(crate) type Result<T> = std::result::Result<T, Error>;
 
 /// Logs an error as an operator needs it: code and hint beside the message.
-pub fn log(error: &Error, sink: &str) {
+pub(crate) fn log(error: &Error, sink: &str) {
     match error.code.policy() {
         Policy::Retry | Policy::StandBy | Policy::SetAside => {
             tracing::warn!(sink, code = %error.code, hint = %error.hint, "{}", error.what);

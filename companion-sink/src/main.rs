@@ -1,38 +1,27 @@
 //! companion-sink: turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
 //!
-//! A record passes through these files in this order: `discovery` (which partitions), `consumer` (reads them),
-//! `record`, `sink/runner` (order, copies, batches), `event` (headers and body), then one of `sink/*`; what cannot be
-//! applied, or is rejected by a `rule`, goes to `dead_letter`.
+//! A record passes through these folders in this order: `kafka` (which partitions there are, and what is read of them),
+//! `delivery` (order, copies, batches), `event` (headers and body), then one of `sink`. What cannot be applied, or what a
+//! `rule` rejects, goes through `rejected` to the dead letters. `history`, `dlq` and `replay` answer and carry out what people
+//! ask for through `cli` and `http`; `config` says how everything is set, `status` what it does.
 
-#![expect(
-    unreachable_pub,
-    reason = "most items here are pub and not pub(crate) yet"
-)]
-
-mod civil_time;
 mod cli;
-mod closing_consumer;
 mod config;
-mod consumer;
-mod dead_letter;
-mod discovery;
+mod delivery;
 mod dlq;
 mod error;
 mod event;
 mod history;
 mod http;
-mod kafka_client;
-mod lag;
-mod live;
-mod positions;
-mod prometheus;
-mod record;
+mod kafka;
+mod rejected;
+mod reload;
 mod replay;
 mod rule;
 mod sink;
-mod source;
 mod status;
-mod watermark;
+mod terminal;
+mod timestamp;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -40,12 +29,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use cli::check::Verdict;
-use cli::replay::Outcome;
-use cli::{Arguments, Command};
-use config::Config;
-use error::{Code, Error, Result};
-use live::Reloader;
+use crate::cli::check::Verdict;
+use crate::cli::replay::ReplayOutcome;
+use crate::cli::{Arguments, Command};
+use crate::config::LogFormat;
+use crate::error::{Code, Error, Result};
+use crate::reload::Reloader;
 
 const FAILED: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 2;
@@ -107,7 +96,7 @@ fn execute(arguments: &Arguments) -> Result<u8> {
         cli::config::defaults();
         return Ok(0);
     }
-    let config = Config::load(arguments.config.as_deref())?;
+    let config = reload::load(arguments.config.as_deref())?;
     start_log(arguments, &config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -117,7 +106,7 @@ fn execute(arguments: &Arguments) -> Result<u8> {
     let code = runtime.block_on(async {
         match &arguments.command {
             Command::Run { sinks } => {
-                let reloader = Reloader::new(&config, arguments.config.clone());
+                let reloader = Reloader::new(&config, arguments.config.clone())?;
                 cli::run::run(&config, reloader, sinks).await.map(|()| 0)
             }
             Command::Check { offline } => Ok(
@@ -128,7 +117,7 @@ fn execute(arguments: &Arguments) -> Result<u8> {
                 },
             ),
             Command::Config { .. } => {
-                cli::config::effective(&config);
+                cli::config::effective(&config)?;
                 Ok(0)
             }
             Command::Status(status) => {
@@ -142,9 +131,9 @@ fn execute(arguments: &Arguments) -> Result<u8> {
             Command::Replay(replay) => {
                 let outcome = replay.run(&config, arguments.json, arguments.color).await?;
                 Ok(match outcome {
-                    Outcome::Done => 0,
-                    Outcome::Different => CHECK_FOUND_ERROR,
-                    Outcome::Interrupted => INTERRUPTED,
+                    ReplayOutcome::Done => 0,
+                    ReplayOutcome::Different => CHECK_FOUND_ERROR,
+                    ReplayOutcome::Interrupted => INTERRUPTED,
                 })
             }
             Command::History(query) => {
@@ -167,14 +156,15 @@ fn start_log(arguments: &Arguments, log: &config::Log) {
         _ if matches!(arguments.command, Command::Replay(_)) && std::io::stderr().is_terminal() => {
             "warn"
         }
-        _ => &log.level,
+        _ => log.level.name(),
     };
     let filter = EnvFilter::new(format!(
         "warn,rdkafka=error,librdkafka=error,companion_sink={level}"
     ));
-    let json = match log.format.as_str() {
-        "auto" => !std::io::stderr().is_terminal(),
-        format => format == "json",
+    let json = match log.format {
+        LogFormat::Auto => !std::io::stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

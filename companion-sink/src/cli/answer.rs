@@ -1,5 +1,7 @@
 //! How answers are printed: a table on a terminal, else a JSON object or a line of CSV for each row, as they come.
 
+use crate::terminal::printable;
+
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::Path;
@@ -7,12 +9,12 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use super::Color;
 use crate::error::{Error, Result};
+use crate::terminal::Color;
 
 /// How to print an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people
     Table,
     /// One object per line
@@ -23,14 +25,14 @@ pub enum Format {
 
 /// How a row of a table looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Look {
+pub(crate) enum Look {
     Plain,
     New,
     Gone,
 }
 
 /// Where an answer goes, and how.
-pub struct Answer {
+pub(crate) struct Answer {
     format: Format,
     colored: bool,
     out: Box<dyn Write>,
@@ -44,7 +46,7 @@ pub struct Answer {
 
 impl Answer {
     /// To a file, or to standard output. `format` is what somebody asked for.
-    pub fn new(
+    pub(crate) fn new(
         format: Option<Format>,
         file: Option<&Path>,
         color: Color,
@@ -79,13 +81,13 @@ impl Answer {
     }
 
     /// Other columns than those that were meant, before the first row.
-    pub fn set_header(&mut self, header: Vec<String>) {
+    pub(crate) fn set_header(&mut self, header: Vec<String>) {
         self.csv_header.clone_from(&header);
         self.header = header;
     }
 
     /// Adds a row: as an object, and as cells below the header.
-    pub fn row(
+    pub(crate) fn row(
         &mut self,
         json: impl FnOnce() -> Value,
         cells: Vec<String>,
@@ -107,23 +109,23 @@ impl Answer {
     }
 
     /// Adds text as it is, whatever the format.
-    pub fn text(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn text(&mut self, text: &str) -> Result<()> {
         self.count += 1;
         self.write(text)
     }
 
     /// Whether rows are objects.
-    pub fn is_json(&self) -> bool {
+    pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
     }
 
     /// Rows so far.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// Prints what is still to be printed, a table below its title.
-    pub fn finish(mut self, title: &str) -> Result<()> {
+    pub(crate) fn finish(mut self, title: &str) -> Result<()> {
         if self.format == Format::Table && !title.is_empty() {
             let text = table(&printable(title), &self.header, &self.rows, self.colored);
             self.write(&text)?;
@@ -183,16 +185,6 @@ fn table(title: &str, header: &[String], rows: &[(Vec<String>, Look)], colored: 
         };
     }
     out
-}
-
-/// Without control characters: what comes from a row must not steer the terminal.
-pub fn printable(text: &str) -> String {
-    // The last ones turn the direction of writing: what stands there would look like something else.
-    let is_odd =
-        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars()
-        .map(|c| if is_odd(c) { '\u{fffd}' } else { c })
-        .collect()
 }
 
 fn csv_line(cells: &[String]) -> String {

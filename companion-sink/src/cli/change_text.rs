@@ -2,13 +2,13 @@
 
 use mongodb::bson::{Bson, Document};
 
-use super::answer::printable;
 use crate::history::{crossed_filter, edited, mark, mark_in};
-use crate::sink::mongo_history::document::INFERRED_DELETE;
-use crate::sink::mongo_history::schemas::ColumnTypes;
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
+use crate::sink::mongo_history::documents::document::INFERRED_DELETE;
+use crate::terminal::printable;
 
 /// What changed, and what is not as the source sent it.
-pub fn change_text(version: &Document, types: Option<&ColumnTypes>) -> String {
+pub(crate) fn change_text(version: &Document, types: Option<&ColumnTypes>) -> String {
     let changed = changed(version, types);
     let Some(edited) = edited(version) else {
         return changed;
@@ -82,7 +82,7 @@ fn changed(version: &Document, types: Option<&ColumnTypes>) -> String {
 }
 
 /// A value with what it is instead of the row's own, or that alone where there is nothing else to show.
-pub fn marked(value: String, mark: Option<&str>) -> String {
+pub(crate) fn marked(value: String, mark: Option<&str>) -> String {
     match mark {
         None => value,
         Some(mark @ ("redacted" | "oversize")) => format!("({mark})"),
@@ -91,7 +91,7 @@ pub fn marked(value: String, mark: Option<&str>) -> String {
 }
 
 /// The operation as people see it.
-pub fn op_text(version: &Document) -> String {
+pub(crate) fn op_text(version: &Document) -> String {
     let op = match crossed_filter(version) {
         Some("left") => "left filter",
         Some(_) => "entered filter",
@@ -104,7 +104,7 @@ pub fn op_text(version: &Document) -> String {
 }
 
 /// A value as SQL would show it: text in quotes, numbers and times not.
-pub fn value_text(column: &str, value: &Bson, types: Option<&ColumnTypes>) -> String {
+pub(crate) fn value_text(column: &str, value: &Bson, types: Option<&ColumnTypes>) -> String {
     const BARE: [&str; 6] = ["numeric", "money", "date", "time", "timestamp", "interval"];
     let type_name = types.and_then(|types| types.get(column));
     let is_bare = type_name.is_some_and(|name| BARE.iter().any(|bare| name.starts_with(bare)));
@@ -115,7 +115,7 @@ pub fn value_text(column: &str, value: &Bson, types: Option<&ColumnTypes>) -> St
 }
 
 /// A value without quotes.
-pub fn plain(value: &Bson) -> String {
+pub(crate) fn plain(value: &Bson) -> String {
     match value {
         Bson::String(text) => printable(text),
         Bson::Null => "null".into(),
@@ -124,7 +124,7 @@ pub fn plain(value: &Bson) -> String {
 }
 
 /// A key as `a=1 b=2`.
-pub fn key_text(version: &Document) -> Option<String> {
+pub(crate) fn key_text(version: &Document) -> Option<String> {
     let key = version.get_document("key").ok()?;
     let parts = key
         .iter()

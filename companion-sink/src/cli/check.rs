@@ -1,20 +1,23 @@
 //! `companion-sink check`
 
-use super::answer::printable;
-use super::run::choose;
-use super::{print, weaknesses};
-use crate::config::{Config, Kind, Sink};
-use crate::discovery::{Topics, follows, topics};
+use crate::cli::run::choose;
+use crate::cli::weaknesses;
+use crate::config::topic_pattern::follows;
+use crate::config::{Kind, Loaded, Sink};
 use crate::error::{Code, Error};
 use crate::http::{check_listen, own_token};
-use crate::kafka_client;
-use crate::positions;
+use crate::kafka::client;
+use crate::kafka::discovery::Topics;
+use crate::kafka::discovery::topics;
+use crate::kafka::positions;
 use crate::sink::{mongo_history, postgres};
-use crate::source::Source;
+use crate::status::sender::Source;
+use crate::terminal::print;
+use crate::terminal::printable;
 
 /// What the checks found, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing is wrong.
     Ok,
     /// Something is configured wrongly, or refused.
@@ -79,7 +82,7 @@ impl Report {
 }
 
 /// Looks at everything the sinks need; `offline` leaves out what wants a connection.
-pub async fn check(config: &Config, json: bool, offline: bool) -> Verdict {
+pub(crate) async fn check(config: &Loaded, json: bool, offline: bool) -> Verdict {
     let mut report = Report {
         json,
         verdict: Verdict::Ok,
@@ -108,7 +111,7 @@ pub async fn check(config: &Config, json: bool, offline: bool) -> Verdict {
             None
         }
     };
-    if let Some(source) = Source::new(&config.source.url) {
+    if let Some(source) = Source::new(config.source.url.reveal()) {
         match source.look().await {
             Ok(seen) => {
                 let state = seen.sender["state"].as_str().unwrap_or_default();
@@ -133,11 +136,11 @@ pub async fn check(config: &Config, json: bool, offline: bool) -> Verdict {
 }
 
 /// What `run` refuses, and what is weak.
-async fn look_at_configuration(config: &Config, report: &mut Report) {
+async fn look_at_configuration(config: &Loaded, report: &mut Report) {
     if let Err(error) = choose(config, &[]) {
         report.error("configuration", &error);
     }
-    if let Err(error) = check_listen(&config.http, None) {
+    if let Err(error) = check_listen(config, None) {
         report.error("http", &error);
     }
     if let Some((what, remedy)) = weaknesses::of_file(config) {
@@ -147,7 +150,7 @@ async fn look_at_configuration(config: &Config, report: &mut Report) {
         report.warning("kafka", &what, remedy);
     }
     if !config.source.url.is_empty() {
-        match weaknesses::of_postgres(&config.source.url) {
+        match weaknesses::of_postgres(config.source.url.reveal()) {
             Ok(None) => {}
             Ok(Some((what, remedy))) => report.warning("source", &what, remedy),
             Err(error) => report.error("source", &error),
@@ -178,12 +181,12 @@ fn look_at_topics(sink: &Sink, found: &Topics, item: &str, report: &mut Report) 
 async fn look_at_target(name: &str, sink: &Sink, item: &str, report: &mut Report) {
     match &sink.kind {
         Kind::MongoHistory(settings) => {
-            match mongo_history::connect(&sink.url, &settings.database).await {
+            match mongo_history::connect(sink.url.reveal(), &settings.database).await {
                 Ok(_) => report.ok(item, "mongodb answers"),
                 Err(error) => report.error(item, &error),
             }
         }
-        Kind::Postgres(_) => match postgres::try_connect(&sink.url, name).await {
+        Kind::Postgres(_) => match postgres::try_connect(sink.url.reveal(), name).await {
             Ok(role) => {
                 match role.is_replica {
                     true => report.ok(item, "postgres answers"),
@@ -207,15 +210,15 @@ async fn look_at_target(name: &str, sink: &Sink, item: &str, report: &mut Report
 }
 
 /// What running instances say: a sink that is halted is an error, whoever could connect everywhere.
-async fn ask_instances(config: &Config, report: &mut Report) {
+async fn ask_instances(config: &Loaded, report: &mut Report) {
     let http = &config.http;
     let own = Some(&http.listen).filter(|listen| !listen.is_empty());
-    let token = match http.token.is_empty() {
-        true => own_token::read(config).unwrap_or_default(),
-        false => http.token.clone(),
+    let token = match &config.token {
+        None => own_token::read(config).unwrap_or_default(),
+        Some(token) => token.reveal().clone(),
     };
     for address in own.into_iter().chain(&http.peers) {
-        let told = match super::status::get(address, "/v1/status", &token).await {
+        let told = match crate::cli::status::get(address, "/v1/status", &token).await {
             Ok(told) => told,
             Err(error) if error.code == Code::Unreachable => {
                 report.ok("instance", &format!("none answers on {address}"));
@@ -251,8 +254,8 @@ async fn ask_instances(config: &Config, report: &mut Report) {
     }
 }
 
-async fn ask_kafka(config: &Config) -> Result<Topics, Error> {
-    let client = kafka_client::asking(config)?;
+async fn ask_kafka(config: &Loaded) -> Result<Topics, Error> {
+    let client = client::asking(config)?;
     let answer = tokio::task::spawn_blocking(move || topics(&client)).await;
     answer.unwrap_or_else(|error| {
         Err(Error::new(

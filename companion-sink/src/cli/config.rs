@@ -1,14 +1,19 @@
 //! `companion-sink config`
 
-use super::print;
 use crate::config::{Config, DEFAULT_FILE};
+use crate::error::{Error, Result};
+use crate::terminal::print;
 
 /// Prints a file with every key.
-pub fn defaults() {
+pub(crate) fn defaults() {
     print(DEFAULT_FILE);
 }
 
 /// Prints the effective configuration without its secrets.
-pub fn effective(config: &Config) {
-    print(&config.to_toml());
+pub(crate) fn effective(config: &Config) -> Result<()> {
+    let text = toml::to_string(config).map_err(|error| {
+        Error::configuration(error.to_string(), "Report this with the configuration.")
+    })?;
+    print(&text);
+    Ok(())
 }

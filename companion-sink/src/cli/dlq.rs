@@ -4,14 +4,15 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Color;
-use super::answer::{Answer, Format, Look};
-use crate::config::Config;
+use crate::cli::answer::{Answer, Format, Look};
+use crate::config::Loaded;
+use crate::dlq;
 use crate::dlq::edit::Set;
-use crate::dlq::event::{Decider, Parked, Refused, Whole};
 use crate::dlq::outcome::{WAIT, outcome};
-use crate::dlq::{self, Found, Held, Order, Store};
+use crate::dlq::{Found, Held, Order, Store};
 use crate::error::Result;
+use crate::rejected::parked_event::{Decider, Parked, Refused, Whole};
+use crate::terminal::Color;
 
 const LIST: &[&str] = &[
     "EVENT",
@@ -29,7 +30,7 @@ const SHOW: &[&str] = &["", "VALUE"];
 
 /// What to do with refused events.
 #[derive(Debug, Args)]
-pub struct Dlq {
+pub(crate) struct Dlq {
     #[command(subcommand)]
     action: Action,
 }
@@ -110,7 +111,7 @@ struct By {
 
 impl Dlq {
     /// Does it; false if there is no such event.
-    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
+    pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let format = json.then_some(Format::Json);
         let places = dlq::Dlq::new(config);
         let stores = places.open(self.action.of().sink.as_deref()).await?;

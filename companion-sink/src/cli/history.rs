@@ -7,22 +7,26 @@ use clap::Args;
 use mongodb::bson::{Bson, Document};
 use serde_json::{Value, json};
 
-use super::Color;
-use super::answer::{Answer, Format, Look};
-use super::change_text::{change_text, key_text, marked, op_text, plain, value_text};
-use crate::config::Config;
+use crate::cli::answer::{Answer, Format, Look};
+use crate::cli::change_text::{change_text, key_text, marked, op_text, plain, value_text};
+use crate::config::Loaded;
 use crate::error::{Error, Result};
 use crate::history::blame::blame;
 use crate::history::changes::Search;
 use crate::history::difference::{Side, difference};
+use crate::history::entity::find;
 use crate::history::entity::{Entity, Range, Version};
 use crate::history::moment::Moment;
 use crate::history::restore::restore;
 use crate::history::rows::{Rows, row_json};
-use crate::history::table::{Histories, Missing, Table, find, several};
+use crate::history::table::Histories;
+use crate::history::table::HistoryTable;
+use crate::history::table::Missing;
+use crate::history::table::several;
 use crate::history::{edited, json, mark, marks, state, text_at};
-use crate::sink::mongo_history::document::INFERRED_DELETE;
-use crate::sink::mongo_history::schemas::ColumnTypes;
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
+use crate::sink::mongo_history::documents::document::INFERRED_DELETE;
+use crate::terminal::Color;
 
 const TIMELINE: &[&str] = &[
     "#",
@@ -60,7 +64,7 @@ const BLAME: &[&str] = &[
 
 /// Which question.
 #[derive(Debug, Args)]
-pub struct Query {
+pub(crate) struct Query {
     /// The table, with or without schema and database
     table: Option<String>,
     /// The row's key: 42, or a=1,b=2 for several columns, or JSON
@@ -114,7 +118,7 @@ pub struct Query {
 
 impl Query {
     /// Prints the answer; false when there is none.
-    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
+    pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let histories = Histories::new(config);
         let tables = histories.tables(self.table.as_deref()).await?;
         let format = if json {
@@ -236,7 +240,12 @@ impl Query {
     }
 
     /// Every row of a table as it was: streamed, for there may be many.
-    async fn table_at(&self, tables: &[Table], at: &str, mut answer: Answer) -> Result<bool> {
+    async fn table_at(
+        &self,
+        tables: &[HistoryTable],
+        at: &str,
+        mut answer: Answer,
+    ) -> Result<bool> {
         let moment = Moment::parse(at)?;
         let name = self.table.as_deref().unwrap_or_default();
         let table = match tables {
@@ -362,7 +371,7 @@ impl Query {
         Ok(true)
     }
 
-    async fn changes(&self, tables: &[Table], mut answer: Answer) -> Result<bool> {
+    async fn changes(&self, tables: &[HistoryTable], mut answer: Answer) -> Result<bool> {
         let search = Search {
             actor: self.actor.clone(),
             request: self.request.clone(),
@@ -405,7 +414,11 @@ impl Query {
 struct Types(HashMap<(String, String), Option<ColumnTypes>>);
 
 impl Types {
-    async fn of(&mut self, table: &Table, version: &Document) -> Result<Option<&ColumnTypes>> {
+    async fn of(
+        &mut self,
+        table: &HistoryTable,
+        version: &Document,
+    ) -> Result<Option<&ColumnTypes>> {
         let Ok(hash) = version.get_str("schema") else {
             return Ok(None);
         };
@@ -457,7 +470,7 @@ fn say_what_is_missing(missing: Missing) {
 }
 
 /// A later moment than the history has everything of is answered as of that one.
-fn say_if_incomplete(table: &Table, moment: &Moment) {
+fn say_if_incomplete(table: &HistoryTable, moment: &Moment) {
     let complete = table.complete.as_ref();
     if let Some(complete) = complete.filter(|complete| moment.is_behind(complete)) {
         eprintln!(

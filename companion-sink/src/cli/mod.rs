@@ -1,22 +1,23 @@
 //! The command line.
 
+use crate::terminal::Color;
+
 mod answer;
 mod change_text;
-pub mod check;
-pub mod config;
-pub mod dlq;
-pub mod history;
-pub mod replay;
-pub mod run;
-pub mod status;
+pub(crate) mod check;
+pub(crate) mod config;
+mod dlq;
+mod history;
+pub(crate) mod replay;
+pub(crate) mod run;
+mod status;
 mod weaknesses;
 
-pub use answer::printable;
+pub(crate) use crate::terminal::printable;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 /// Turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
 #[derive(Debug, Parser)]
@@ -25,7 +26,7 @@ use clap::{Parser, Subcommand, ValueEnum};
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error, replay --dry-run a difference or status a halted sink, \
 4 no such entity, 5 Kafka or target out of reach, 130 interrupted."
 )]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Configuration file [default: ./companion-sink.toml, then /etc/companion-sink.toml]
     #[arg(
         short,
@@ -34,51 +35,27 @@ pub struct Arguments {
         env = "COMPANION_SINK_CONFIG",
         global = true
     )]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
     /// One JSON object per line
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Colours [NO_COLOR and CLICOLOR_FORCE are honoured]
     #[arg(long, value_name = "WHEN", default_value = "auto", global = true)]
-    pub color: Color,
+    pub(crate) color: Color,
     /// Log more
     #[arg(short, long, global = true, conflicts_with = "quiet")]
-    pub verbose: bool,
+    pub(crate) verbose: bool,
     /// Log only errors
     #[arg(short, long, global = true)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
     /// What to do
     #[command(subcommand)]
-    pub command: Command,
-}
-
-/// When to colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Color {
-    /// On a terminal.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-impl Color {
-    /// Whether to colour what goes to standard output.
-    pub fn is_on(self) -> bool {
-        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        match self {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto if set("NO_COLOR") => false,
-            Color::Auto => set("CLICOLOR_FORCE") || std::io::stdout().is_terminal(),
-        }
-    }
+    pub(crate) command: Command,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Run all sinks, or those named, until SIGTERM or SIGINT
     ///
     /// Events are applied in batches; the position is kept in the target with the data, so that neither a crash nor a
@@ -123,12 +100,4 @@ pub enum Command {
     /// what was built. From the middle, only rows that changed since then are. Of a history the documents that are missing or
     /// different are written. The sink may run meanwhile. What differed is printed: with --dry-run that is all.
     Replay(replay::Replay),
-}
-
-/// Text for standard output; a reader that went away (`| head`) is no error.
-pub fn print(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    // Nothing can be told to a reader that is gone.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }

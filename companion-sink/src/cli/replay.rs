@@ -7,20 +7,20 @@ use clap::Args;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::Color;
-use super::answer::{Answer, Format, Look};
-use super::run::{Signals, Told, choose};
-use crate::config::{Config, Kind};
+use crate::cli::answer::{Answer, Format, Look};
+use crate::cli::run::{Signals, Told, choose};
+use crate::config::{Kind, Loaded};
 use crate::error::{Error, Result};
-use crate::replay::from::From;
+use crate::replay::beginning::From;
 use crate::replay::progress::Progress;
 use crate::replay::{Order, Report, history, replica};
+use crate::terminal::Color;
 
 const HEADER: &[&str] = &["TABLE", "INSERTED", "UPDATED", "DELETED"];
 
 /// What to replay.
 #[derive(Debug, Args)]
-pub struct Replay {
+pub(crate) struct Replay {
     /// The sink
     #[arg(long, value_name = "NAME")]
     sink: String,
@@ -37,7 +37,7 @@ pub struct Replay {
 
 /// How a replay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum ReplayOutcome {
     /// The content is what the topics say.
     Done,
     /// Only compared, and something differs.
@@ -48,11 +48,16 @@ pub enum Outcome {
 
 impl Replay {
     /// Does it.
-    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<Outcome> {
+    pub(crate) async fn run(
+        &self,
+        config: &Loaded,
+        json: bool,
+        color: Color,
+    ) -> Result<ReplayOutcome> {
         let names = [self.sink.clone()];
         let (name, sink) = choose(config, &names)?[0];
         if !self.is_wanted(&sink.kind)? {
-            return Ok(Outcome::Interrupted);
+            return Ok(ReplayOutcome::Interrupted);
         }
         let (interrupt, stop) = watch::channel(false);
         let mut signals = Signals::new()?;
@@ -80,13 +85,13 @@ impl Replay {
         };
         let Some(report) = done else {
             eprintln!("companion-sink: interrupted; {}", left_behind(&sink.kind));
-            return Ok(Outcome::Interrupted);
+            return Ok(ReplayOutcome::Interrupted);
         };
         let is_different = report.changes.iter().any(|changes| changes.total() > 0);
         self.print(&report, began.elapsed().as_secs_f64(), json, color)?;
         Ok(match self.dry_run && is_different {
-            true => Outcome::Different,
-            false => Outcome::Done,
+            true => ReplayOutcome::Different,
+            false => ReplayOutcome::Done,
         })
     }
 

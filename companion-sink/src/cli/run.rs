@@ -6,27 +6,30 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{Config, Consistency, Kind};
-use crate::dead_letter::DeadLetters;
-use crate::discovery::Discovery;
+use crate::config::{Consistency, Kind, Loaded};
+use crate::delivery::by_partition::ByPartition;
+use crate::delivery::runner::{Context, Runner, Shared};
 use crate::error::{Error, Result};
-use crate::http::{self, Listener};
-use crate::kafka_client;
-use crate::lag;
-use crate::live::Reloader;
-use crate::positions;
-use crate::sink::by_partition::ByPartition;
-use crate::sink::in_commit_order::InCommitOrder;
+use crate::http;
+use crate::http::Listener;
+use crate::kafka::client;
+use crate::kafka::discovery::Discovery;
+use crate::kafka::positions;
+use crate::rejected::dead_letter::DeadLetters;
+use crate::rejected::refusal_limit::RefusalLimit;
+use crate::reload::Reloader;
 use crate::sink::mongo_history::MongoHistory;
 use crate::sink::postgres::Postgres;
-use crate::sink::refusal_limit::RefusalLimit;
-use crate::sink::runner::{Context, Runner, Shared};
+use crate::sink::postgres::in_commit_order::InCommitOrder;
+use crate::sink::postgres::replica::Replica;
+use crate::sink::postgres::settings::Settings;
 use crate::status::SinkStatus;
+use crate::status::lag;
 
 /// Runs the sinks until SIGTERM or SIGINT; each finishes its batch. SIGHUP has the configuration read again.
-pub async fn run(config: &Config, reloader: Reloader, names: &[String]) -> Result<()> {
+pub(crate) async fn run(config: &Loaded, reloader: Reloader, names: &[String]) -> Result<()> {
     let mut signals = Signals::new()?;
-    let listener = Listener::bind(&config.http).await?;
+    let listener = Listener::bind(config).await?;
     let mut config = Arc::new(config.clone());
     loop {
         let running = Running::start(config, &reloader, names, listener.as_ref())?;
@@ -41,7 +44,7 @@ pub async fn run(config: &Config, reloader: Reloader, names: &[String]) -> Resul
 
 /// All that works with one set of Kafka's properties.
 struct Running<'l> {
-    config: Arc<Config>,
+    config: Arc<Loaded>,
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     statuses: Vec<SinkStatus>,
@@ -52,7 +55,7 @@ struct Running<'l> {
 
 impl<'l> Running<'l> {
     fn start(
-        config: Arc<Config>,
+        config: Arc<Loaded>,
         reloader: &Reloader,
         names: &[String],
         listener: Option<&'l Listener>,
@@ -77,7 +80,7 @@ impl<'l> Running<'l> {
             let context = Context {
                 name: name.to_owned(),
                 config: sink.clone(),
-                client: kafka_client::consumer(&config, &group, memory_bytes),
+                client: client::consumer(&config, &group, memory_bytes),
                 shared: Arc::clone(&shared),
                 status,
                 goal: None,
@@ -97,15 +100,17 @@ impl<'l> Running<'l> {
                     runs.spawn(Runner::new(context, ByPartition::new(history), live).run());
                 }
                 Kind::Postgres(settings) => {
+                    let settings = Settings::new(&config, settings);
+                    let consistency = settings.consistency;
                     let replica =
-                        Postgres::new(&config.name, name, live.clone(), settings.clone(), refusals);
-                    match settings.consistency {
+                        Replica::new(&config.name, name, live.clone(), settings, refusals);
+                    match consistency {
                         Consistency::Transaction => {
                             let course = InCommitOrder::new(replica);
                             runs.spawn(Runner::new(context, course, live).run())
                         }
                         Consistency::Row => {
-                            let course = ByPartition::new(replica);
+                            let course = ByPartition::new(Postgres::new(replica));
                             runs.spawn(Runner::new(context, course, live).run())
                         }
                     };
@@ -155,17 +160,17 @@ impl<'l> Running<'l> {
         mut self,
         signals: &mut Signals,
         reloader: &Reloader,
-    ) -> Result<Option<Arc<Config>>> {
+    ) -> Result<Option<Arc<Loaded>>> {
         let next = loop {
             if signals.next().await == Told::End {
                 break None;
             }
             let read = reloader.reload();
-            if read.kafka != self.config.kafka {
+            if read.kafka_files != self.config.kafka_files {
                 break Some(read);
             }
             let before = std::mem::replace(&mut self.config, read);
-            let secrets_changed = before.http != self.config.http
+            let secrets_changed = before.token != self.config.token
                 || before.source != self.config.source
                 || before.sinks != self.config.sinks;
             if secrets_changed {
@@ -201,8 +206,8 @@ impl<'l> Running<'l> {
 }
 
 /// The enabled sinks, or those named.
-pub fn choose<'c>(
-    config: &'c Config,
+pub(crate) fn choose<'c>(
+    config: &'c Loaded,
     names: &[String],
 ) -> Result<Vec<(&'c str, &'c crate::config::Sink)>> {
     for name in names {
@@ -230,7 +235,7 @@ pub fn choose<'c>(
 
 /// What a signal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
+pub(crate) enum Told {
     /// SIGTERM or SIGINT: finish and end.
     End,
     /// SIGHUP: read the configuration again.
@@ -238,7 +243,7 @@ pub enum Told {
 }
 
 /// What people tell the process.
-pub struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
@@ -246,7 +251,7 @@ pub struct Signals {
 
 impl Signals {
     /// From now on they are waited for.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let listen = |kind| {
             signal(kind).map_err(|error: std::io::Error| {
                 Error::configuration(
@@ -263,7 +268,7 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub async fn next(&mut self) -> Told {
+    pub(crate) async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.terminate.recv() => Told::End,
             _ = self.interrupt.recv() => Told::End,

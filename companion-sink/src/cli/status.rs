@@ -13,11 +13,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::answer::{Answer, Format, Look};
-use super::{Color, print};
-use crate::config::Config;
+use crate::cli::answer::{Answer, Format, Look};
+use crate::config::Loaded;
 use crate::error::{Code, Error, Result};
 use crate::http::own_token;
+use crate::terminal::Color;
+use crate::terminal::print;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const HEADER: &[&str] = &[
@@ -34,7 +35,7 @@ const HEADER: &[&str] = &[
 
 /// How to ask.
 #[derive(Debug, Args)]
-pub struct Status {
+pub(crate) struct Status {
     /// Ask again every so many seconds, until Ctrl-C
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..))]
     watch: Option<u64>,
@@ -45,7 +46,7 @@ impl Status {
     ///
     /// # Errors
     /// CDC1003 when none of them answers.
-    pub async fn run(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
+    pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let http = &config.http;
         if http.listen.is_empty() && http.peers.is_empty() {
             return Err(Error::configuration(
@@ -66,16 +67,16 @@ impl Status {
         }
     }
 
-    async fn once(&self, config: &Config, json: bool, color: Color) -> Result<bool> {
+    async fn once(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let own = Some(&config.http.listen).filter(|listen| !listen.is_empty());
         let addresses: Vec<&String> = own.into_iter().chain(&config.http.peers).collect();
         let mut answer = Answer::new(json.then_some(Format::Json), None, color, HEADER)?;
         let mut title = Vec::new();
         let mut failed = None;
         let mut all_work = true;
-        let token = match config.http.token.is_empty() {
-            true => own_token::read(config).unwrap_or_default(),
-            false => config.http.token.clone(),
+        let token = match &config.token {
+            None => own_token::read(config).unwrap_or_default(),
+            Some(token) => token.reveal().clone(),
         };
         for address in &addresses {
             let instance = match get(address, "/v1/status", &token).await {
@@ -221,7 +222,7 @@ fn count_of(count: usize, what: &str) -> String {
 }
 
 /// What an instance answers.
-pub async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
+pub(crate) async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
     let failed = |why: String| {
         Error::new(
             Code::Unreachable,

@@ -4,17 +4,19 @@ use std::os::unix::fs::MetadataExt;
 
 use mongodb::options::{ClientOptions, ServerAddress, Tls};
 
-use crate::config::{Config, Kind, Sink, shown_url};
+use crate::config::shown_url::Url;
+use crate::config::{Kind, Loaded, Sink, shown_url};
 use crate::error::Result;
 use crate::sink::postgres::verification::Verification;
 
 /// What is weak, and what to do.
-pub type Weakness = (String, &'static str);
+pub(crate) type Weakness = (String, &'static str);
 
 /// Of the configuration's file.
-pub fn of_file(config: &Config) -> Option<Weakness> {
+pub(crate) fn of_file(config: &Loaded) -> Option<Weakness> {
     let file = config.file.as_deref()?;
-    let holds = |url: &str, url_file: &str| url_file.is_empty() && shown_url::has_secret(url);
+    let holds =
+        |url: &Url, url_file: &str| url_file.is_empty() && shown_url::has_secret(url.reveal());
     let has_secret = holds(&config.source.url, &config.source.url_file)
         || config
             .sinks
@@ -34,11 +36,11 @@ pub fn of_file(config: &Config) -> Option<Weakness> {
 }
 
 /// Of the way to Kafka.
-pub fn of_kafka(config: &Config) -> Option<Weakness> {
+pub(crate) fn of_kafka(config: &Loaded) -> Option<Weakness> {
     let property = |name: &str| {
-        let properties = config.kafka.properties.iter().rev();
+        let properties = config.kafka_files.properties.iter().rev();
         let mut found = properties.filter(|(known, _)| known == name);
-        found.next().map(|(_, value)| value.to_lowercase())
+        found.next().map(|(_, value)| value.reveal().to_lowercase())
     };
     let protocol = property("security.protocol").unwrap_or_default();
     if protocol == "sasl_plaintext" && !config.kafka.brokers.split(',').all(is_here) {
@@ -61,15 +63,15 @@ pub fn of_kafka(config: &Config) -> Option<Weakness> {
 }
 
 /// Of the way to a target. Fails for an url that cannot be used.
-pub async fn of_target(sink: &Sink) -> Result<Option<Weakness>> {
+pub(crate) async fn of_target(sink: &Sink) -> Result<Option<Weakness>> {
     match &sink.kind {
-        Kind::Postgres(_) => of_postgres(&sink.url),
-        Kind::MongoHistory(_) => Ok(of_mongodb(&sink.url).await),
+        Kind::Postgres(_) => of_postgres(sink.url.reveal()),
+        Kind::MongoHistory(_) => Ok(of_mongodb(sink.url.reveal()).await),
     }
 }
 
 /// Of the way to a PostgreSQL server.
-pub fn of_postgres(url: &str) -> Result<Option<Weakness>> {
+pub(crate) fn of_postgres(url: &str) -> Result<Option<Weakness>> {
     let (_, verification) = Verification::split(url)?;
     // What it names must be there.
     verification.connector()?;

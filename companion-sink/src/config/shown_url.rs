@@ -1,12 +1,57 @@
 //! A connection string as it may be shown: where it leads, and nothing of who comes and how. What has another form than
 //! expected is not shown at all, for it may be a piece of a password.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
 use crate::sink::postgres::verification::pairs;
 
 const HIDDEN: &str = "***";
 
+/// A connection string. Printed, it says where it leads.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Url(String);
+
+impl Url {
+    /// The connection string itself, with what is secret in it.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<&str> for Url {
+    fn from(url: &str) -> Self {
+        Url(url.to_owned())
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown(&self.0))
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Url {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 /// Scheme, hosts, ports and database.
-pub fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     if url.is_empty() {
         return String::new();
     }
@@ -17,7 +62,7 @@ pub fn shown(url: &str) -> String {
 }
 
 /// Whether it holds something that others must not see: anything but what [`shown`] shows, and names of users.
-pub fn has_secret(url: &str) -> bool {
+pub(crate) fn has_secret(url: &str) -> bool {
     match url.split_once("://") {
         Some((_, rest)) => {
             let credentials = rest

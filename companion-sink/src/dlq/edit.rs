@@ -4,13 +4,13 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Result};
-use crate::event::Image;
+use crate::event::image::Image;
 use crate::history::key_value::value_form;
-use crate::sink::mongo_history::schemas::ColumnTypes;
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 
 /// Another value of a column.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Set {
+pub(crate) struct Set {
     column: String,
     /// The value as JSON.
     json: String,
@@ -18,7 +18,7 @@ pub struct Set {
 
 impl Set {
     /// The value `json` for what `path` (`after.COLUMN`) names.
-    pub fn new(path: &str, json: String) -> Result<Set> {
+    pub(crate) fn new(path: &str, json: String) -> Result<Set> {
         let column = path
             .strip_prefix("after.")
             .ok_or_else(|| wrong(format!("{path} is not after.COLUMN")))?;
@@ -29,7 +29,7 @@ impl Set {
     }
 
     /// `after.COLUMN=VALUE`; a value that is no JSON is a text.
-    pub fn parse(text: &str) -> Result<Set> {
+    pub(crate) fn parse(text: &str) -> Result<Set> {
         let (path, value) = text
             .split_once('=')
             .ok_or_else(|| wrong(format!("{text} is not after.COLUMN=VALUE")))?;
@@ -41,7 +41,7 @@ impl Set {
     }
 
     /// The same in the form that events have for the column's type; fails where it is none of its values.
-    pub fn typed(&self, types: Option<&ColumnTypes>) -> Result<Set> {
+    pub(crate) fn typed(&self, types: Option<&ColumnTypes>) -> Result<Set> {
         let type_name = types.and_then(|types| types.get(&self.column));
         let json = match serde_json::from_str::<Value>(&self.json) {
             Ok(Value::String(text)) => value_form(&text, type_name.map(String::as_str)),
@@ -68,7 +68,7 @@ impl Set {
 }
 
 /// The body with other values in its image after the change; everything else stays as it is, to the byte.
-pub fn edit(body: &[u8], set: &[Set]) -> Result<Vec<u8>> {
+pub(crate) fn edit(body: &[u8], set: &[Set]) -> Result<Vec<u8>> {
     let event = Image::parse(body).map_err(|why| wrong(format!("the event: {why}")))?;
     let after = event.get("after").map_or("", RawValue::get);
     let image = Image::parse(after.as_bytes())

@@ -2,23 +2,25 @@
 
 use std::collections::HashMap;
 
-use super::event::{Action, Decider, Decision, Holds, Parked};
-use super::page::{At, Part};
 use crate::error::Result;
-use crate::record::Record;
+use crate::kafka::record::Record;
+use crate::rejected::page::At;
+use crate::rejected::page::PagePart;
+use crate::rejected::parked_event::{Action, Decider, Decision, Holds, Parked};
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::failure::classify;
-use crate::sink::mongo_history::parked::ParkedEvents;
-use crate::sink::mongo_history::schemas::{ColumnTypes, stored_expressions};
+use crate::sink::mongo_history::parked::store::ParkedEvents;
+use crate::sink::mongo_history::tables::schemas::stored_expressions;
 
 /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason. Without their values.
-pub async fn refused(
+pub(crate) async fn refused(
     events: &ParkedEvents,
     id: &str,
     reason: Option<&str>,
-    part: Option<&Part>,
+    part: Option<&PagePart>,
 ) -> Result<Vec<Parked>> {
     let (after, limit) = match part {
-        Some(Part::Some(after, limit)) => (after.as_ref(), *limit),
+        Some(PagePart::Some(after, limit)) => (after.as_ref(), *limit),
         _ => (None, usize::MAX),
     };
     // First the decisions: an event that is settled in between is in neither.
@@ -59,12 +61,12 @@ pub async fn refused(
 }
 
 /// The value of an event; empty for one that is gone.
-pub async fn body(events: &ParkedEvents, event_id: &str) -> Result<Vec<u8>> {
+pub(crate) async fn body(events: &ParkedEvents, event_id: &str) -> Result<Vec<u8>> {
     Ok(events.value(event_id).await?.unwrap_or_default())
 }
 
 /// The types of the columns of an event, as far as its source has told them.
-pub async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<ColumnTypes>> {
+pub(crate) async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<ColumnTypes>> {
     match (record.header("cdc.table"), record.header("cdc.schema")) {
         (Some(table), Some(hash)) => {
             stored_expressions(events.database(), &format!("{table}:{hash}"))
@@ -76,12 +78,12 @@ pub async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<Colu
 }
 
 /// What was decided about an event, the oldest first.
-pub async fn actions(events: &ParkedEvents, event_id: &str) -> Result<Vec<Action>> {
+pub(crate) async fn actions(events: &ParkedEvents, event_id: &str) -> Result<Vec<Action>> {
     events.actions.of_event(event_id).await
 }
 
 /// Notes a decision; the active instance looks for it.
-pub async fn decide(
+pub(crate) async fn decide(
     events: &ParkedEvents,
     event_id: &str,
     decision: &Decision,

@@ -1,27 +1,26 @@
 //! The refused events of all sinks, and what people decide about them: for the command (`cli/dlq.rs`) and over HTTP
 //! (`http/dlq.rs`). A decision is noted where the sink keeps its state; the instance that is active carries it out.
 
-pub mod edit;
-pub mod event;
+pub(crate) mod edit;
 mod history;
-pub mod outcome;
-pub mod page;
+pub(crate) mod outcome;
 mod replica;
 
 use mongodb::Database;
 use tokio::sync::OnceCell;
 
-use self::edit::{Set, edit};
-use self::event::{Decider, Decision, Parked, Whole};
-use self::page::{Page, Part};
-use self::replica::Replica;
-use crate::config::{Config, Kind};
+use crate::config::{Kind, Loaded};
+use crate::dlq::edit::{Set, edit};
+use crate::dlq::replica::ReplicaStore;
 use crate::error::{Error, Result};
+use crate::rejected::page::Page;
+use crate::rejected::page::PagePart;
+use crate::rejected::parked_event::{Decider, Decision, Parked, Whole};
 use crate::sink::mongo_history;
-use crate::sink::mongo_history::parked::ParkedEvents;
+use crate::sink::mongo_history::parked::store::ParkedEvents;
 
 /// Where the configured sinks keep their refused events.
-pub struct Dlq(Vec<Place>);
+pub(crate) struct Dlq(Vec<Place>);
 
 struct Place {
     /// The sink.
@@ -44,27 +43,27 @@ enum PlaceKind {
 }
 
 /// The refused events of one sink, connected.
-pub struct Store {
+pub(crate) struct Store {
     /// The sink.
-    pub sink: String,
+    pub(crate) sink: String,
     kind: StoreKind,
 }
 
 enum StoreKind {
-    Replica(Replica),
+    Replica(ReplicaStore),
     History(ParkedEvents),
 }
 
 /// A refused event and where it is.
-pub struct Held<'s> {
+pub(crate) struct Held<'s> {
     /// The sink that refused it, with the others.
-    pub store: &'s Store,
+    pub(crate) store: &'s Store,
     /// The event, without its value.
-    pub event: Parked,
+    pub(crate) event: Parked,
 }
 
 /// What there is of an id, or its beginning.
-pub enum Found<'s> {
+pub(crate) enum Found<'s> {
     /// Nothing.
     None,
     /// One event.
@@ -75,7 +74,7 @@ pub enum Found<'s> {
 
 /// What somebody wants to become of an event.
 #[derive(Debug, Clone, Copy)]
-pub enum Order<'o> {
+pub(crate) enum Order<'o> {
     /// Tried again as it is.
     Retry,
     /// Tried again with these values.
@@ -86,11 +85,11 @@ pub enum Order<'o> {
 
 impl Dlq {
     /// Those of the configuration.
-    pub fn new(config: &Config) -> Dlq {
+    pub(crate) fn new(config: &Loaded) -> Dlq {
         let places = config.sinks.iter().map(|(name, sink)| Place {
             name: name.clone(),
             state_name: format!("{}.{name}", config.name),
-            url: sink.url.clone(),
+            url: sink.url.reveal().to_owned(),
             kind: match &sink.kind {
                 Kind::Postgres(settings) => PlaceKind::Replica {
                     state_schema: settings.state_schema.clone(),
@@ -105,7 +104,7 @@ impl Dlq {
     }
 
     /// Connects to all of them, or to that of one sink.
-    pub async fn open(&self, only: Option<&str>) -> Result<Vec<Store>> {
+    pub(crate) async fn open(&self, only: Option<&str>) -> Result<Vec<Store>> {
         let wanted = |place: &&Place| only.is_none_or(|only| only == place.name);
         let places: Vec<&Place> = self.0.iter().filter(wanted).collect();
         if places.is_empty() {
@@ -132,7 +131,7 @@ impl Place {
         let kind = match &self.kind {
             PlaceKind::Replica { state_schema } => {
                 let (name, state_name) = (&self.name, &self.state_name);
-                let replica = Replica::open(&self.url, name, state_name, state_schema).await?;
+                let replica = ReplicaStore::open(&self.url, name, state_name, state_schema).await?;
                 replica.map(StoreKind::Replica)
             }
             PlaceKind::History {
@@ -162,7 +161,7 @@ impl Store {
     ) -> Result<Vec<Parked>> {
         let part = page.map(|page| page.part_of(&self.sink));
         match &self.kind {
-            _ if part == Some(Part::Nothing) => Ok(Vec::new()),
+            _ if part == Some(PagePart::Nothing) => Ok(Vec::new()),
             StoreKind::Replica(replica) => replica.refused(id, reason, part.as_ref()).await,
             StoreKind::History(events) => history::refused(events, id, reason, part.as_ref()).await,
         }
@@ -171,14 +170,14 @@ impl Store {
 
 impl Held<'_> {
     /// The event as it is aside now; none where it is no longer.
-    pub async fn now(&self) -> Result<Option<Parked>> {
+    pub(crate) async fn now(&self) -> Result<Option<Parked>> {
         let id = &self.event.event_id;
         let events = self.store.refused(id, None, None).await?;
         Ok(events.into_iter().find(|event| event.event_id == *id))
     }
 
     /// The event with its content, and what was decided about it.
-    pub async fn whole(self) -> Result<Whole> {
+    pub(crate) async fn whole(self) -> Result<Whole> {
         let body = self.body().await?;
         let actions = match &self.store.kind {
             StoreKind::Replica(replica) => replica.actions(&self.event.event_id).await?,
@@ -199,7 +198,7 @@ impl Held<'_> {
     }
 
     /// The decision that carries out an order; fails where the event cannot be edited so.
-    pub async fn decision(&self, order: Order<'_>) -> Result<Decision> {
+    pub(crate) async fn decision(&self, order: Order<'_>) -> Result<Decision> {
         Ok(match order {
             Order::Retry => Decision::Retry,
             Order::Edit(set) => {
@@ -219,7 +218,7 @@ impl Held<'_> {
     }
 
     /// Notes a decision; the active instance carries it out.
-    pub async fn decide(&mut self, decision: Decision, decider: Decider<'_>) -> Result<()> {
+    pub(crate) async fn decide(&mut self, decision: Decision, decider: Decider<'_>) -> Result<()> {
         let id = &self.event.event_id;
         match &self.store.kind {
             StoreKind::Replica(replica) => replica.decide(id, &decision, decider).await?,
@@ -231,7 +230,7 @@ impl Held<'_> {
 }
 
 /// The refused events of `stores`; with `reason` those of that reason, with `page` a part of them.
-pub async fn list<'s>(
+pub(crate) async fn list<'s>(
     stores: &'s [Store],
     reason: Option<&str>,
     page: Option<&Page>,
@@ -248,7 +247,7 @@ pub async fn list<'s>(
 }
 
 /// The refused event whose id begins with `id`.
-pub async fn find<'s>(stores: &'s [Store], id: &str) -> Result<Found<'s>> {
+pub(crate) async fn find<'s>(stores: &'s [Store], id: &str) -> Result<Found<'s>> {
     let mut found: Vec<Held<'s>> = Vec::new();
     for store in stores {
         let events = store.refused(id, None, None).await?;

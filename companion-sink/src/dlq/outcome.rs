@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Held;
+use crate::dlq::Held;
 use crate::error::Result;
 
 /// As long is waited for it.
-pub const WAIT: Duration = Duration::from_secs(3);
+pub(crate) const WAIT: Duration = Duration::from_secs(3);
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// What came of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum DecisionOutcome {
     /// The event is no longer aside: it was applied, or skipped.
     Done,
     /// It was refused once more: why.
@@ -22,14 +22,14 @@ pub enum Outcome {
     Noted,
 }
 
-impl Outcome {
+impl DecisionOutcome {
     /// For people; `decision` is the name of what was decided.
-    pub fn text(&self, decision: &str) -> String {
+    pub(crate) fn text(&self, decision: &str) -> String {
         match self {
-            Outcome::Done if decision == "skip" => "skipped".to_owned(),
-            Outcome::Done => "applied".to_owned(),
-            Outcome::Refused(why) => format!("refused again: {why}"),
-            Outcome::Noted => {
+            DecisionOutcome::Done if decision == "skip" => "skipped".to_owned(),
+            DecisionOutcome::Done => "applied".to_owned(),
+            DecisionOutcome::Refused(why) => format!("refused again: {why}"),
+            DecisionOutcome::Noted => {
                 "noted, nothing runs that carries it out (`companion-sink status`)".to_owned()
             }
         }
@@ -37,15 +37,15 @@ impl Outcome {
 }
 
 /// Waits until `until` for what came of the decision about an event.
-pub async fn outcome(held: &Held<'_>, until: Instant) -> Result<Outcome> {
+pub(crate) async fn outcome(held: &Held<'_>, until: Instant) -> Result<DecisionOutcome> {
     loop {
         match held.now().await? {
-            None => return Ok(Outcome::Done),
+            None => return Ok(DecisionOutcome::Done),
             Some(event) if event.decision.is_none() => {
                 let why = event.failure.map(|failure| failure.message);
-                return Ok(Outcome::Refused(why.unwrap_or_default()));
+                return Ok(DecisionOutcome::Refused(why.unwrap_or_default()));
             }
-            Some(_) if Instant::now() >= until => return Ok(Outcome::Noted),
+            Some(_) if Instant::now() >= until => return Ok(DecisionOutcome::Noted),
             Some(_) => sleep(LOOK_PAUSE).await,
         }
     }

@@ -2,14 +2,14 @@
 
 use tokio_postgres::Client;
 
-use super::event::{Action, Decider, Decision, Parked};
-use super::page::Part;
 use crate::error::Result;
+use crate::rejected::page::PagePart;
+use crate::rejected::parked_event::{Action, Decider, Decision, Parked};
 use crate::sink::postgres;
-use crate::sink::postgres::parked::ParkedEvents;
+use crate::sink::postgres::parked::store::ParkedEvents;
 
 /// The state of one replica.
-pub struct Replica {
+pub(crate) struct ReplicaStore {
     /// The sink in the state.
     state_name: String,
     /// Quoted.
@@ -17,17 +17,17 @@ pub struct Replica {
     client: Client,
 }
 
-impl Replica {
+impl ReplicaStore {
     /// Connects for the sink `name`; none if there is no state yet.
-    pub async fn open(
+    pub(crate) async fn open(
         url: &str,
         name: &str,
         state_name: &str,
         state_schema: &str,
-    ) -> Result<Option<Replica>> {
-        let replica = Replica {
+    ) -> Result<Option<ReplicaStore>> {
+        let replica = ReplicaStore {
             state_name: state_name.to_owned(),
-            state_schema: postgres::tables::quoted(state_schema),
+            state_schema: crate::sink::postgres::schema::target::quoted(state_schema),
             client: postgres::open(url, name, &format!("sink.{name}.url")).await?,
         };
         let is_there = replica.events().are_there(&replica.client).await?;
@@ -42,14 +42,14 @@ impl Replica {
     }
 
     /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason.
-    pub async fn refused(
+    pub(crate) async fn refused(
         &self,
         id: &str,
         reason: Option<&str>,
-        part: Option<&Part>,
+        part: Option<&PagePart>,
     ) -> Result<Vec<Parked>> {
         let (after, limit) = match part {
-            Some(Part::Some(after, limit)) => (after.as_ref(), Some(*limit)),
+            Some(PagePart::Some(after, limit)) => (after.as_ref(), Some(*limit)),
             _ => (None, None),
         };
         self.events()
@@ -58,12 +58,17 @@ impl Replica {
     }
 
     /// What was decided about an event, the oldest first.
-    pub async fn actions(&self, id: &str) -> Result<Vec<Action>> {
+    pub(crate) async fn actions(&self, id: &str) -> Result<Vec<Action>> {
         self.events().actions(&self.client, id).await
     }
 
     /// Notes a decision, and tells the active instance.
-    pub async fn decide(&self, id: &str, decision: &Decision, decider: Decider<'_>) -> Result<()> {
+    pub(crate) async fn decide(
+        &self,
+        id: &str,
+        decision: &Decision,
+        decider: Decider<'_>,
+    ) -> Result<()> {
         self.events()
             .decide(&self.client, id, decision, decider)
             .await

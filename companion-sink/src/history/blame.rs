@@ -4,20 +4,20 @@ use std::collections::HashMap;
 
 use mongodb::bson::{Bson, Document};
 
-use super::difference::difference;
-use super::entity::Version;
-use super::{state, text_at};
+use crate::history::difference::difference;
+use crate::history::entity::Version;
+use crate::history::{state, text_at};
 
 /// A column of the newest state, and the version that it has its value from.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Blamed<'a> {
-    pub column: &'a str,
-    pub version: &'a Version,
+pub(crate) struct Blamed<'a> {
+    pub(crate) column: &'a str,
+    pub(crate) version: &'a Version,
 }
 
 impl Blamed<'_> {
     /// What the column has.
-    pub fn value(&self) -> &Bson {
+    pub(crate) fn value(&self) -> &Bson {
         let state = state(&self.version.document);
         state
             .and_then(|state| state.get(self.column))
@@ -25,12 +25,12 @@ impl Blamed<'_> {
     }
 
     /// As answers have it.
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         let document = &self.version.document;
         serde_json::json!({
             "column": self.column,
             "value": self.value().clone().into_relaxed_extjson(),
-            "mark": super::mark(document, self.column),
+            "mark": crate::history::mark(document, self.column),
             "version": self.version.number,
             "actor": text_at(document, "who", "actor"),
             "role": text_at(document, "who", "current_user"),
@@ -43,7 +43,7 @@ impl Blamed<'_> {
 
 /// One entry for each column that the row has after the newest of its `versions`, which are in order; none where the row is
 /// gone. What an earlier row of the same key had does not count.
-pub fn blame(versions: &[Version]) -> Vec<Blamed<'_>> {
+pub(crate) fn blame(versions: &[Version]) -> Vec<Blamed<'_>> {
     let mut from: HashMap<&str, &Version> = HashMap::new();
     let mut before: Option<&Version> = None;
     // The row as it was before it began to move to another partition.
@@ -89,7 +89,7 @@ pub fn blame(versions: &[Version]) -> Vec<Blamed<'_>> {
 
 /// Whether a delete and a create are one update, by which the row went to another partition of its table: PostgreSQL tells both,
 /// one behind the other. (An insert of its own behind a delete looks the same, and is shown so.)
-pub fn is_move(gone: &Document, come: &Document) -> bool {
+pub(crate) fn is_move(gone: &Document, come: &Document) -> bool {
     let place = |document: &Document| {
         let transaction = document.get_document("transaction").ok()?;
         let position = transaction.get("position")?;
@@ -103,8 +103,8 @@ pub fn is_move(gone: &Document, come: &Document) -> bool {
     ops == (Ok("delete"), Ok("create"))
         && one == other
         && second == first + 1
-        && super::crossed_filter(gone).is_none()
-        && super::crossed_filter(come).is_none()
+        && crate::history::crossed_filter(gone).is_none()
+        && crate::history::crossed_filter(come).is_none()
         && come.get_str("entity") == gone.get_str("entity")
 }
 

@@ -3,27 +3,27 @@
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 
-use super::entity::Range;
-use super::table::Table;
 use crate::error::{Error, Result};
-use crate::sink::mongo_history::bson_value::Names;
+use crate::history::entity::Range;
+use crate::history::table::HistoryTable;
+use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_history::failure::classify;
 
 /// What is looked for; everything that is given must hold.
 #[derive(Debug, Clone, Default)]
-pub struct Search {
-    pub actor: Option<String>,
-    pub request: Option<String>,
-    pub transaction: Option<String>,
+pub(crate) struct Search {
+    pub(crate) actor: Option<String>,
+    pub(crate) request: Option<String>,
+    pub(crate) transaction: Option<String>,
     /// `column=value` each: the row had it before or after the change.
-    pub values: Vec<String>,
-    pub range: Range,
+    pub(crate) values: Vec<String>,
+    pub(crate) range: Range,
 }
 
 /// A change and its table.
-pub struct Change<'a> {
-    pub table: &'a Table,
-    pub document: Document,
+pub(crate) struct Change<'a> {
+    pub(crate) table: &'a HistoryTable,
+    pub(crate) document: Document,
 }
 
 impl Search {
@@ -55,7 +55,7 @@ impl Search {
     }
 
     /// The changes that are found in `tables`, in the order in which they were committed.
-    pub async fn run<'a>(&self, tables: &'a [Table]) -> Result<Vec<Change<'a>>> {
+    pub(crate) async fn run<'a>(&self, tables: &'a [HistoryTable]) -> Result<Vec<Change<'a>>> {
         let filter = self.filter()?;
         let failed = |error| classify("searching the history", &error);
         let mut found = Vec::new();

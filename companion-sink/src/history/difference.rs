@@ -2,19 +2,19 @@
 
 use mongodb::bson::{Bson, Document};
 
-use super::{mark, state};
+use crate::history::{mark, state};
 
 /// One column that differs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Difference {
-    pub column: String,
-    pub from: Side,
-    pub to: Side,
+pub(crate) struct Difference {
+    pub(crate) column: String,
+    pub(crate) from: Side,
+    pub(crate) to: Side,
 }
 
 /// A column of one version.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Side {
+pub(crate) enum Side {
     /// The row, or the column, is not there.
     Absent,
     /// There, and not what is stored: `redacted`, `hashed`, `truncated`, an oversize value.
@@ -54,7 +54,7 @@ impl Side {
 
 impl Difference {
     /// As answers have it; what is absent is left out.
-    pub fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         let mut object = serde_json::Map::new();
         object.insert("path".into(), self.column.as_str().into());
         for (name, side) in [("from", &self.from), ("to", &self.to)] {
@@ -65,7 +65,7 @@ impl Difference {
 }
 
 /// The columns in which the row was another one after `to` than after `from`, in their order.
-pub fn difference(from: &Document, to: &Document) -> Vec<Difference> {
+pub(crate) fn difference(from: &Document, to: &Document) -> Vec<Difference> {
     let mut columns: Vec<&String> = Vec::new();
     for image in [state(to), state(from)].into_iter().flatten() {
         for column in image.keys() {

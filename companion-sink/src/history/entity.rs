@@ -3,15 +3,19 @@
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 
-use super::moment::{self, Moment};
-use super::place::Place;
-use super::table::{Missing, Table};
+use crate::error::Error;
 use crate::error::Result;
+use crate::history::cursor::Cursor;
+use crate::history::key::meant;
+use crate::history::moment;
+use crate::history::moment::Moment;
+use crate::history::table::HistoryTable;
+use crate::history::table::Missing;
 use crate::sink::mongo_history::failure::classify;
 
 /// A row that has a history.
-pub struct Entity {
-    table: Table,
+pub(crate) struct Entity {
+    table: HistoryTable,
     /// As documents may have it: whether `42` is a number or a text, only they know.
     names: Vec<String>,
     /// The first version.
@@ -20,15 +24,15 @@ pub struct Entity {
 
 /// One of a row's versions, with its rank.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Version {
-    pub number: u64,
-    pub document: Document,
+pub(crate) struct Version {
+    pub(crate) number: u64,
+    pub(crate) document: Document,
 }
 
 impl Version {
     /// The document, with its number.
-    pub fn json(&self) -> serde_json::Value {
-        let mut value = super::json(&self.document);
+    pub(crate) fn json(&self) -> serde_json::Value {
+        let mut value = crate::history::json(&self.document);
         value["sequence_number"] = self.number.into();
         value
     }
@@ -36,19 +40,19 @@ impl Version {
 
 /// Which versions are wanted.
 #[derive(Debug, Clone, Default)]
-pub struct Range {
+pub(crate) struct Range {
     /// Commit times, both included.
-    pub since: Option<String>,
-    pub until: Option<String>,
+    pub(crate) since: Option<String>,
+    pub(crate) until: Option<String>,
     /// Only those behind this place, the oldest first. Without it the newest are meant.
-    pub after: Option<Place>,
+    pub(crate) after: Option<Cursor>,
     /// So many at most.
-    pub limit: Option<u32>,
+    pub(crate) limit: Option<u32>,
 }
 
 impl Range {
     /// All that was committed between two times, as people write them.
-    pub fn of_times(since: Option<&str>, until: Option<&str>) -> Result<Range> {
+    pub(crate) fn of_times(since: Option<&str>, until: Option<&str>) -> Result<Range> {
         Ok(Range {
             since: since.map(moment::time).transpose()?,
             until: until.map(moment::time).transpose()?,
@@ -57,12 +61,12 @@ impl Range {
     }
 
     /// What finds its documents.
-    pub fn conditions(&self) -> Vec<Document> {
+    pub(crate) fn conditions(&self) -> Vec<Document> {
         let bound = |operator: &str, time: &Option<String>| {
             let time = time.as_ref()?;
             Some(doc! { "when.effective": { operator: time } })
         };
-        let after = self.after.as_ref().map(Place::filter);
+        let after = self.after.as_ref().map(Cursor::filter);
         let bounds = [
             bound("$gte", &self.since),
             bound("$lte", &self.until),
@@ -72,8 +76,8 @@ impl Range {
     }
 
     /// In which order documents are to be read, so that a limit keeps the right ones.
-    pub fn order(&self) -> Document {
-        Place::order(self.after.is_none())
+    pub(crate) fn order(&self) -> Document {
+        Cursor::order(self.after.is_none())
     }
 }
 
@@ -82,8 +86,35 @@ fn failed(error: mongodb::error::Error) -> crate::error::Error {
 }
 
 impl Entity {
+    /// The row of a key; none where it has no history.
+    pub(crate) async fn of_key(table: &HistoryTable, key: &str) -> Result<Option<Entity>> {
+        if table.key_columns.is_empty() {
+            return Err(Error::configuration(
+                format!("the rows of {} have no key", table.name),
+                "Their changes are found with --where, --actor, --request or --transaction.",
+            ));
+        }
+        let mut refused = None;
+        for (number, columns) in table.keys() {
+            let values = match meant(key, &columns) {
+                Ok(values) => values,
+                // An earlier key may be meant.
+                Err(error) => {
+                    refused.get_or_insert(error);
+                    continue;
+                }
+            };
+            let names = table.entities(number, &values).await?;
+            if let Some(entity) = Entity::find(table, names).await? {
+                return Ok(Some(entity));
+            }
+            refused = None;
+        }
+        refused.map_or(Ok(None), Err)
+    }
+
     /// The row of one of these names.
-    pub(super) async fn find(table: &Table, names: Vec<String>) -> Result<Option<Entity>> {
+    pub(crate) async fn find(table: &HistoryTable, names: Vec<String>) -> Result<Option<Entity>> {
         let first = table
             .collection
             .find_one(doc! { "entity": { "$in": &names } })
@@ -99,12 +130,12 @@ impl Entity {
         }))
     }
 
-    pub fn table(&self) -> &Table {
+    pub(crate) fn table(&self) -> &HistoryTable {
         &self.table
     }
 
     /// What the history has not of it.
-    pub async fn missing(&self) -> Result<Missing> {
+    pub(crate) async fn missing(&self) -> Result<Missing> {
         self.table.missing_of(&self.names).await
     }
 
@@ -131,12 +162,12 @@ impl Entity {
     }
 
     /// How many there are in all.
-    pub async fn version_count(&self) -> Result<u64> {
+    pub(crate) async fn version_count(&self) -> Result<u64> {
         self.count(Vec::new()).await
     }
 
     /// The versions of a range, oldest first.
-    pub async fn versions(&self, range: &Range) -> Result<Vec<Version>> {
+    pub(crate) async fn versions(&self, range: &Range) -> Result<Vec<Version>> {
         let found = self
             .table
             .collection
@@ -196,7 +227,7 @@ impl Entity {
     }
 
     /// The newest version at a moment; none before the first, and of a number that is not there.
-    pub async fn at(&self, moment: &Moment) -> Result<Option<Version>> {
+    pub(crate) async fn at(&self, moment: &Moment) -> Result<Option<Version>> {
         let (filter, order, skip) = match self.table.until(moment) {
             Some(until) => (self.filter(vec![until]), -1, 0),
             None => {
@@ -229,11 +260,28 @@ impl Entity {
     }
 
     /// The newest version.
-    pub async fn newest(&self) -> Result<Option<Version>> {
+    pub(crate) async fn newest(&self) -> Result<Option<Version>> {
         let newest = Range {
             limit: Some(1),
             ..Range::default()
         };
         Ok(self.versions(&newest).await?.pop())
+    }
+}
+
+/// The row of a key in the first of the tables that has it.
+pub(crate) async fn find(tables: &[HistoryTable], key: &str) -> Result<Option<Entity>> {
+    let mut refused = None;
+    for table in tables {
+        match Entity::of_key(table, key).await {
+            Ok(Some(entity)) => return Ok(Some(entity)),
+            Ok(None) => {}
+            // Another table of this name may have such a key.
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        Some(error) => Err(error),
+        None => Ok(None),
     }
 }

@@ -2,23 +2,23 @@
 
 use serde_json::Value;
 
-use super::key_value::forms;
 use crate::error::{Error, Result};
+use crate::history::key_value::forms;
 
 /// A column of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyColumn {
+pub(crate) struct KeyColumn {
     /// What the history calls it.
-    pub first: String,
+    pub(crate) first: String,
     /// The names that it has had; the last one is today's.
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// As SQL has it, where it is known.
-    pub type_name: Option<String>,
+    pub(crate) type_name: Option<String>,
 }
 
 impl KeyColumn {
     /// Its name today.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.names.last().unwrap_or(&self.first)
     }
 
@@ -28,10 +28,10 @@ impl KeyColumn {
 }
 
 /// The columns of a key with values as JSON, by the names that the history has for them.
-pub type Values = Vec<(String, String)>;
+pub(crate) type Values = Vec<(String, String)>;
 
 /// What `key` can mean, as the events write it: `42` may be a number or a text.
-pub fn meant(key: &str, columns: &[KeyColumn]) -> Result<Vec<Values>> {
+pub(crate) fn meant(key: &str, columns: &[KeyColumn]) -> Result<Vec<Values>> {
     let mut parts: Vec<(String, Vec<String>)> = Vec::with_capacity(columns.len());
     if key.starts_with('{')
         && let Ok(Value::Object(object)) = serde_json::from_str::<Value>(key)

@@ -4,10 +4,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::civil_time;
+use crate::timestamp;
 
 /// The JSON texts that an event can have for `text` in a column of this type; all that fit where it is not known.
-pub fn forms(text: &str, type_name: Option<&str>) -> Vec<String> {
+pub(crate) fn forms(text: &str, type_name: Option<&str>) -> Vec<String> {
     let known = type_name.map(of_type).unwrap_or(Of::Unknown);
     let trimmed = text.trim();
     let mut forms: Vec<Value> = match known {
@@ -52,7 +52,7 @@ pub fn forms(text: &str, type_name: Option<&str>) -> Vec<String> {
 }
 
 /// The JSON text that events have for a value of this type: `None` if it is no value of it, `Some(None)` where that is not known.
-pub fn value_form(text: &str, type_name: Option<&str>) -> Option<Option<String>> {
+pub(crate) fn value_form(text: &str, type_name: Option<&str>) -> Option<Option<String>> {
     let Some(type_name) = type_name else {
         return Some(None);
     };
@@ -285,7 +285,7 @@ fn date(text: &str) -> Option<String> {
 
 /// Without a fraction where it is zero, as `timestamp` has it, and with six digits, as `timestamptz`.
 fn timestamps(text: &str) -> Option<[String; 2]> {
-    let long = civil_time::rfc3339(civil_time::parse(text)?);
+    let long = timestamp::rfc3339(timestamp::parse(text)?);
     let bare = long.trim_end_matches('Z');
     let bare = match bare.contains('.') {
         true => bare.trim_end_matches('0').trim_end_matches('.'),

@@ -2,14 +2,14 @@
 
 use mongodb::bson::{Document, doc};
 
-use crate::civil_time;
+use crate::delivery::watermark::Complete;
 use crate::error::{Error, Result};
 use crate::event::is_version;
-use crate::watermark::Complete;
+use crate::timestamp;
 
 /// Until when a history is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Moment {
+pub(crate) enum Moment {
     /// The rank of a version among those of its row, from 1 on.
     Number(u64),
     /// A version as documents have it.
@@ -20,7 +20,7 @@ pub enum Moment {
 
 impl Moment {
     /// `3`, `0001-00000001-00000000015a3098-0000000001-00`, or a time.
-    pub fn parse(text: &str) -> Result<Moment> {
+    pub(crate) fn parse(text: &str) -> Result<Moment> {
         if let Ok(number) = text.parse() {
             return Ok(Moment::Number(number));
         }
@@ -31,7 +31,7 @@ impl Moment {
     }
 
     /// Whether it is later than a history has everything of.
-    pub fn is_behind(&self, complete: &Complete) -> bool {
+    pub(crate) fn is_behind(&self, complete: &Complete) -> bool {
         match self {
             Moment::Number(_) => false,
             Moment::Version(version) => *version >= complete.bound(),
@@ -40,7 +40,7 @@ impl Moment {
     }
 
     /// What finds everything up to the moment; none for a number, which only one row's versions have.
-    pub fn filter(&self) -> Option<Document> {
+    pub(crate) fn filter(&self) -> Option<Document> {
         match self {
             Moment::Number(_) => None,
             Moment::Version(version) => Some(doc! { "version": { "$lte": version } }),
@@ -50,14 +50,14 @@ impl Moment {
 }
 
 /// A time as documents have it.
-pub fn time(text: &str) -> Result<String> {
-    let ts_us = civil_time::parse(text).ok_or_else(|| {
+pub(crate) fn time(text: &str) -> Result<String> {
+    let ts_us = timestamp::parse(text).ok_or_else(|| {
         Error::configuration(
             format!("\"{text}\" is no moment"),
             "Write a version's number, or a time such as 2026-11-21T10:40:00Z (UTC where no zone is given).",
         )
     })?;
-    Ok(civil_time::rfc3339(ts_us))
+    Ok(timestamp::rfc3339(ts_us))
 }
 
 #[cfg(test)]

@@ -3,17 +3,17 @@
 use change::topic_name;
 use mongodb::bson::{Bson, Document};
 
-use super::difference::{Difference, Side, difference};
-use super::entity::{Entity, Version};
-use super::moment::Moment;
-use super::state;
 use crate::error::Result;
-use crate::sink::mongo_history::schemas::ColumnTypes;
-use crate::sink::postgres::pg_text::{PgType, to_text};
-use crate::sink::postgres::tables::quoted;
+use crate::history::difference::{Difference, Side, difference};
+use crate::history::entity::{Entity, Version};
+use crate::history::moment::Moment;
+use crate::history::state;
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
+use crate::sink::postgres::schema::target::quoted;
+use crate::sink::postgres::write::pg_text::{PgType, to_text};
 
 /// The SQL that makes a row what it was at a moment; none where it had no version yet.
-pub async fn restore(entity: &Entity, moment: &Moment) -> Result<Option<String>> {
+pub(crate) async fn restore(entity: &Entity, moment: &Moment) -> Result<Option<String>> {
     let (wanted, newest) = (entity.at(moment).await?, entity.newest().await?);
     let (Some(wanted), Some(newest)) = (wanted, newest) else {
         return Ok(None);

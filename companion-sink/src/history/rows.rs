@@ -3,22 +3,27 @@
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use serde_json::{Value, json};
 
-use super::moment::Moment;
-use super::state;
-use super::table::Table;
 use crate::error::{Error, Result};
-use crate::sink::mongo_history::newest::{Newest, truncates};
+use crate::history::moment::Moment;
+use crate::history::state;
+use crate::history::table::HistoryTable;
+use crate::sink::mongo_history::write::newest_versions::NewestVersions;
+use crate::sink::mongo_history::write::newest_versions::truncates;
 
 /// The rows, one after the other in the order of their entities: there may be many.
-pub struct Rows {
-    newest: Newest,
+pub(crate) struct Rows {
+    newest: NewestVersions,
     /// The last truncate until then.
     emptied: String,
 }
 
 impl Rows {
     /// Those behind the entity `after`.
-    pub async fn at(table: &Table, moment: &Moment, after: Option<&str>) -> Result<Rows> {
+    pub(crate) async fn at(
+        table: &HistoryTable,
+        moment: &Moment,
+        after: Option<&str>,
+    ) -> Result<Rows> {
         let Some(until) = table.until(moment) else {
             return Err(Error::configuration(
                 "a number tells versions of one row apart",
@@ -33,13 +38,13 @@ impl Rows {
         };
         let fields = doc! { "entity": 1, "version": 1, "key": 1, "op": 1, "after": 1, "marks": 1, "edited": 1, "when": 1 };
         Ok(Rows {
-            newest: Newest::of(&collection, filter, fields).await?,
+            newest: NewestVersions::of(&collection, filter, fields).await?,
             emptied: truncates.pop().unwrap_or_default(),
         })
     }
 
     /// The newest version of the next row that was there.
-    pub async fn next(&mut self) -> Result<Option<Document>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Document>> {
         let emptied = self.emptied.as_str();
         while let Some(row) = self.newest.next(|_, version| version > emptied).await? {
             let row = Document::try_from(row).map_err(unreadable)?;
@@ -52,13 +57,13 @@ impl Rows {
 }
 
 /// A row as answers have it.
-pub fn row_json(row: &Document) -> Value {
+pub(crate) fn row_json(row: &Document) -> Value {
     json!({
-        "key": row.get_document("key").ok().map(super::json),
+        "key": row.get_document("key").ok().map(crate::history::json),
         "version": row.get_str("version").ok(),
-        "state": state(row).map(super::json),
-        "marks": super::marks(row).map(super::json),
-        "edited": super::edited(row).map(super::json),
+        "state": state(row).map(crate::history::json),
+        "marks": crate::history::marks(row).map(crate::history::json),
+        "edited": crate::history::edited(row).map(crate::history::json),
     })
 }
 

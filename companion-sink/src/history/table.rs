@@ -7,37 +7,38 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
 use tokio::sync::OnceCell;
 
-use super::entity::Entity;
-use super::key::{KeyColumn, Values, meant};
-use super::moment::Moment;
-use super::table_name::{Wanted, parts_of};
-use crate::config::{Config, Kind};
-use crate::discovery::matches;
+use crate::config::shown_url::Url;
+use crate::config::topic_pattern::matches;
+use crate::config::{Kind, Loaded};
+use crate::delivery::watermark::Complete;
 use crate::error::{Error, Result};
+use crate::history::key::{KeyColumn, Values, meant};
+use crate::history::moment::Moment;
+use crate::history::table_name::{Wanted, parts_of};
 use crate::sink::mongo_history;
-use crate::sink::mongo_history::complete;
+use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::failure::classify;
-use crate::sink::mongo_history::lineage::{Lineage, Natural};
-use crate::sink::mongo_history::links::Links;
-use crate::sink::mongo_history::parked::ParkedEvents;
-use crate::sink::mongo_history::schemas::{ColumnTypes, stored_types};
-use crate::sink::mongo_history::tables::{Tables, table_of};
-use crate::watermark::Complete;
+use crate::sink::mongo_history::identity::lineage::{Lineage, Natural};
+use crate::sink::mongo_history::identity::links::Links;
+use crate::sink::mongo_history::parked::store::ParkedEvents;
+use crate::sink::mongo_history::tables::registry::{Tables, table_of};
+use crate::sink::mongo_history::tables::schemas::stored_types;
+use crate::sink::mongo_history::write::newest_commit;
 
 /// Events of a row that its history does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Missing {
+pub(crate) struct Missing {
     /// They were refused.
-    pub refused: u64,
+    pub(crate) refused: u64,
     /// They are behind a refused one.
-    pub behind: u64,
+    pub(crate) behind: u64,
     /// People left them out.
-    pub skipped: u64,
+    pub(crate) skipped: u64,
 }
 
 impl Missing {
     /// What is to be said about it; nothing where nothing is missing.
-    pub fn texts(&self) -> Vec<String> {
+    pub(crate) fn texts(&self) -> Vec<String> {
         let events = |count: u64| if count == 1 { "event" } else { "events" };
         let waits = |count: u64| if count == 1 { "waits" } else { "wait" };
         let (refused, behind, skipped) = (self.refused, self.behind, self.skipped);
@@ -65,12 +66,12 @@ impl Missing {
 }
 
 /// The histories of all sinks of kind `mongo-history`.
-pub struct Histories(Vec<History>);
+pub(crate) struct Histories(Vec<History>);
 
 struct History {
     /// `<name>.<sink>`, as its offsets have it.
     sink: String,
-    url: String,
+    url: Url,
     database: String,
     /// Of its collections' names.
     template: String,
@@ -80,26 +81,26 @@ struct History {
 
 /// A table that has a history.
 #[derive(Clone)]
-pub struct Table {
+pub(crate) struct HistoryTable {
     database: Database,
     /// `<name>.<sink>`, as its state has it.
     sink: String,
-    pub collection: Collection<Document>,
+    pub(crate) collection: Collection<Document>,
     /// `database.schema.table`, as it is called now.
-    pub name: String,
+    pub(crate) name: String,
     /// What the entities of its rows begin with.
-    pub id: String,
+    pub(crate) id: String,
     /// As they are called now; empty where rows have no key.
-    pub key_columns: Vec<String>,
+    pub(crate) key_columns: Vec<String>,
     /// All its names and keys, where they are known.
-    pub lineage: Option<Arc<Lineage>>,
+    pub(crate) lineage: Option<Arc<Lineage>>,
     /// Up to where it has everything.
-    pub complete: Option<Complete>,
+    pub(crate) complete: Option<Complete>,
 }
 
 impl Histories {
     /// Those that are configured.
-    pub fn new(config: &Config) -> Histories {
+    pub(crate) fn new(config: &Loaded) -> Histories {
         let sinks = config.sinks.iter();
         let histories = sinks.filter_map(|(name, sink)| match &sink.kind {
             Kind::MongoHistory(settings) => Some(History {
@@ -115,7 +116,7 @@ impl Histories {
     }
 
     /// The tables of a name, which may leave out schema and database; all without one. In the order of their names.
-    pub async fn tables(&self, name: Option<&str>) -> Result<Vec<Table>> {
+    pub(crate) async fn tables(&self, name: Option<&str>) -> Result<Vec<HistoryTable>> {
         if self.0.is_empty() {
             return Err(Error::configuration(
                 "no sink of kind mongo-history is configured",
@@ -124,14 +125,14 @@ impl Histories {
         }
         let mut tables = Vec::new();
         for history in &self.0 {
-            let connect = || mongo_history::connect(&history.url, &history.database);
+            let connect = || mongo_history::connect(history.url.reveal(), &history.database);
             let database = history.connection.get_or_try_init(connect).await?;
-            let complete = complete::read(database, &history.sink).await?;
+            let complete = newest_commit::read(database, &history.sink).await?;
             let known = Tables::read(database).await?.into_all();
             let meant = meant_by(&known, name);
             let is_named = !meant.is_empty();
             for lineage in meant {
-                tables.push(Table::of(
+                tables.push(HistoryTable::of(
                     database,
                     &history.sink,
                     lineage.clone(),
@@ -153,8 +154,9 @@ impl Histories {
                 let is_meant = patterns.iter().any(|pattern| matches(pattern, &collection));
                 if !is_ours && is_meant {
                     let table =
-                        Table::open(database, &history.sink, &collection, complete.clone()).await?;
-                    let is_known = |table: &Table| {
+                        HistoryTable::open(database, &history.sink, &collection, complete.clone())
+                            .await?;
+                    let is_known = |table: &HistoryTable| {
                         known
                             .iter()
                             .any(|known| known.names.iter().any(|name| name.header == table.name))
@@ -169,29 +171,12 @@ impl Histories {
 }
 
 /// A question that is about one table, and a name that several have.
-pub fn several(tables: &[Table], name: &str) -> Error {
+pub(crate) fn several(tables: &[HistoryTable], name: &str) -> Error {
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
     Error::configuration(
         format!("several tables have the name {name}"),
         format!("Name one of {}.", names.join(", ")),
     )
-}
-
-/// The row of a key in the first of the tables that has it.
-pub async fn find(tables: &[Table], key: &str) -> Result<Option<Entity>> {
-    let mut refused = None;
-    for table in tables {
-        match table.entity(key).await {
-            Ok(Some(entity)) => return Ok(Some(entity)),
-            Ok(None) => {}
-            // Another table of this name may have such a key.
-            Err(error) => refused = Some(error),
-        }
-    }
-    match refused {
-        Some(error) => Err(error),
-        None => Ok(None),
-    }
 }
 
 /// The names that the collections of a table can have: by its real name, and by the one that topics and events have, in which
@@ -247,13 +232,18 @@ fn meant_by<'k>(known: &'k [Lineage], name: Option<&str>) -> Vec<&'k Lineage> {
     }
 }
 
-impl Table {
+impl HistoryTable {
     /// A table with its names.
-    fn of(database: &Database, sink: &str, lineage: Lineage, complete: Option<Complete>) -> Table {
+    fn of(
+        database: &Database,
+        sink: &str,
+        lineage: Lineage,
+        complete: Option<Complete>,
+    ) -> HistoryTable {
         let collection = database.collection::<Document>(&lineage.collection);
         let key = lineage.keys.last().map(|key| key.columns.as_slice());
         let key_columns = key.unwrap_or_default().iter();
-        Table {
+        HistoryTable {
             database: database.clone(),
             sink: sink.to_owned(),
             collection,
@@ -276,7 +266,7 @@ impl Table {
         sink: &str,
         name: &str,
         complete: Option<Complete>,
-    ) -> Result<Option<Table>> {
+    ) -> Result<Option<HistoryTable>> {
         let collection = database.collection::<Document>(name);
         let failed = |error| classify("reading the history", &error);
         // One document tells the names of the key's columns, and the table's full name.
@@ -290,7 +280,7 @@ impl Table {
         };
         let entity = sample.get_str("entity").unwrap_or_default();
         let columns = sample.get_document("key").map(Document::keys);
-        Ok(Some(Table {
+        Ok(Some(HistoryTable {
             database: database.clone(),
             sink: sink.to_owned(),
             name: table_of(entity).to_owned(),
@@ -304,7 +294,7 @@ impl Table {
 
     /// What finds everything up to a moment, as far as the history is complete; none for a number, which only one row's
     /// versions have.
-    pub fn until(&self, moment: &Moment) -> Option<Document> {
+    pub(crate) fn until(&self, moment: &Moment) -> Option<Document> {
         let until = moment.filter()?;
         Some(match &self.complete {
             Some(complete) => doc! { "$and": [until, { "version": { "$lt": complete.bound() } }] },
@@ -312,35 +302,8 @@ impl Table {
         })
     }
 
-    /// The row of a key; none where it has no history.
-    pub async fn entity(&self, key: &str) -> Result<Option<Entity>> {
-        if self.key_columns.is_empty() {
-            return Err(Error::configuration(
-                format!("the rows of {} have no key", self.name),
-                "Their changes are found with --where, --actor, --request or --transaction.",
-            ));
-        }
-        let mut refused = None;
-        for (number, columns) in self.keys() {
-            let values = match meant(key, &columns) {
-                Ok(values) => values,
-                // An earlier key may be meant.
-                Err(error) => {
-                    refused.get_or_insert(error);
-                    continue;
-                }
-            };
-            let names = self.entities(number, &values).await?;
-            if let Some(entity) = Entity::find(self, names).await? {
-                return Ok(Some(entity));
-            }
-            refused = None;
-        }
-        refused.map_or(Ok(None), Err)
-    }
-
     /// What the history has not of the row of a key, whether it has anything of it or not.
-    pub async fn missing(&self, key: &str) -> Result<Missing> {
+    pub(crate) async fn missing(&self, key: &str) -> Result<Missing> {
         let mut entities = Vec::new();
         for (number, columns) in self.keys() {
             if let Ok(values) = meant(key, &columns) {
@@ -351,7 +314,7 @@ impl Table {
     }
 
     /// The same of the row of one of the entities.
-    pub async fn missing_of(&self, entities: &[String]) -> Result<Missing> {
+    pub(crate) async fn missing_of(&self, entities: &[String]) -> Result<Missing> {
         let parked = ParkedEvents::new(&self.database, &self.sink);
         Ok(Missing {
             refused: parked.count_waiting(entities, false).await?,
@@ -361,7 +324,7 @@ impl Table {
     }
 
     /// The keys that its rows have had, today's first, with their numbers.
-    fn keys(&self) -> Vec<(i32, Vec<KeyColumn>)> {
+    pub(super) fn keys(&self) -> Vec<(i32, Vec<KeyColumn>)> {
         let Some(lineage) = &self.lineage else {
             let columns = self.key_columns.iter().map(|name| KeyColumn {
                 first: name.clone(),
@@ -381,7 +344,7 @@ impl Table {
     }
 
     /// The entities that a key of a number can mean.
-    async fn entities(&self, number: i32, values: &[Values]) -> Result<Vec<String>> {
+    pub(super) async fn entities(&self, number: i32, values: &[Values]) -> Result<Vec<String>> {
         let mut entities = Vec::new();
         let mut links = Vec::new();
         for values in values {
@@ -403,7 +366,7 @@ impl Table {
     }
 
     /// The types of the columns at one of its versions, as far as they are known.
-    pub async fn types(&self, version: &Document) -> Result<Option<ColumnTypes>> {
+    pub(crate) async fn types(&self, version: &Document) -> Result<Option<ColumnTypes>> {
         let Ok(hash) = version.get_str("schema") else {
             return Ok(None);
         };

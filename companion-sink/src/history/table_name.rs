@@ -1,10 +1,11 @@
 //! TABLE of a command or a request: which table is meant.
 
-use crate::sink::mongo_history::lineage::{Lineage, Name};
+use crate::sink::mongo_history::identity::lineage::Lineage;
+use crate::sink::mongo_history::identity::told::Name;
 
 /// A table's name as somebody wrote it: `customer`, `crm.customer`, `shop.crm.customer`, a part in double quotes as in SQL, or as
 /// topics have it.
-pub struct Wanted<'w> {
+pub(crate) struct Wanted<'w> {
     text: &'w str,
     /// From the table on.
     parts: Vec<String>,
@@ -12,19 +13,19 @@ pub struct Wanted<'w> {
 
 impl Wanted<'_> {
     /// What a text means.
-    pub fn parse(text: &str) -> Wanted<'_> {
+    pub(crate) fn parse(text: &str) -> Wanted<'_> {
         let mut parts = parts_of(text);
         parts.reverse();
         Wanted { text, parts }
     }
 
     /// Whether a table is called so now.
-    pub fn is_name_of(&self, lineage: &Lineage) -> bool {
+    pub(crate) fn is_name_of(&self, lineage: &Lineage) -> bool {
         lineage.name().is_some_and(|name| self.is(name))
     }
 
     /// Whether a table was ever called so.
-    pub fn was_name_of(&self, lineage: &Lineage) -> bool {
+    pub(crate) fn was_name_of(&self, lineage: &Lineage) -> bool {
         lineage.names.iter().any(|name| self.is(name))
     }
 
@@ -46,7 +47,7 @@ impl Wanted<'_> {
 
 /// The parts of a name as SQL has them: what is in quotes may hold dots, and a quote in the middle is a character
 /// like any other.
-pub fn parts_of(name: &str) -> Vec<String> {
+pub(crate) fn parts_of(name: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = name.chars().peekable();
     let mut in_quotes = false;

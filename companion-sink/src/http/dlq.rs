@@ -14,15 +14,16 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::history::limit_of;
-use super::parameters::Parameters;
-use super::problem::Problem;
-use super::same_site;
 use crate::dlq::edit::Set;
-use crate::dlq::event::Decider;
-use crate::dlq::page::{Page, Place};
 use crate::dlq::{Dlq, Found, Held, Order, Store, find, list};
 use crate::error::Error;
+use crate::http::history::limit_of;
+use crate::http::parameters::Parameters;
+use crate::http::problem::Problem;
+use crate::http::same_site;
+use crate::rejected::page::Page;
+use crate::rejected::page::PageCursor;
+use crate::rejected::parked_event::Decider;
 
 type Answer = Result<Json<Value>, Problem>;
 type Decided = Result<(StatusCode, Json<Value>), Problem>;
@@ -35,7 +36,7 @@ struct Shared {
 }
 
 /// Everything below `/v1/dlq`.
-pub fn router(dlq: Arc<Dlq>) -> Router {
+pub(crate) fn router(dlq: Arc<Dlq>) -> Router {
     Router::new()
         .route("/v1/dlq", get(listed))
         .route("/v1/dlq/{id}", get(shown))
@@ -65,7 +66,7 @@ struct Of {
 async fn listed(Extract(shared): Asked, Parameters(filter): Parameters<Filter>) -> Answer {
     let stores = shared.dlq.open(filter.sink.as_deref()).await?;
     let limit = limit_of(filter.limit) as usize;
-    let after = filter.after.as_deref().map(Place::parse).transpose()?;
+    let after = filter.after.as_deref().map(PageCursor::parse).transpose()?;
     let page = Page {
         after,
         // One more tells whether there are more.
@@ -75,7 +76,7 @@ async fn listed(Extract(shared): Asked, Parameters(filter): Parameters<Filter>) 
     let has_more = held.len() > limit;
     held.truncate(limit);
     let next = held.last().filter(|_| has_more);
-    let next = next.map(|held| Place::of(&held.store.sink, &held.event.record).text());
+    let next = next.map(|held| PageCursor::of(&held.store.sink, &held.event.record).text());
     let events: Vec<Value> = held
         .iter()
         .map(|held| held.event.json(&held.store.sink))

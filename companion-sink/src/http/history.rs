@@ -8,20 +8,23 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::parameters::Parameters;
-use super::problem::Problem;
+use crate::delivery::watermark::Complete;
 use crate::error::Error;
 use crate::history::blame::blame;
 use crate::history::changes::Search;
+use crate::history::cursor::Cursor;
 use crate::history::difference::difference;
+use crate::history::entity::find;
 use crate::history::entity::{Entity, Range};
-use crate::history::moment::{self, Moment};
-use crate::history::place::Place;
+use crate::history::moment;
+use crate::history::moment::Moment;
 use crate::history::restore::restore;
 use crate::history::rows::{Rows, row_json};
-use crate::history::table::{Histories, find, several};
+use crate::history::table::Histories;
+use crate::history::table::several;
 use crate::history::{edited, json, marks, state};
-use crate::watermark::Complete;
+use crate::http::parameters::Parameters;
+use crate::http::problem::Problem;
 
 const LIMIT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;
@@ -33,7 +36,7 @@ type Asked = Extract<Arc<Histories>>;
 type Row = Path<(String, String)>;
 
 /// Everything below `/v1` that asks the history.
-pub fn router(histories: Arc<Histories>) -> Router {
+pub(crate) fn router(histories: Arc<Histories>) -> Router {
     Router::new()
         .route("/v1/history/{table}", get(table_changes))
         .route("/v1/history/{table}/at", get(table_at))
@@ -49,7 +52,7 @@ pub fn router(histories: Arc<Histories>) -> Router {
 }
 
 /// So many of an answer, of what was asked for.
-pub fn limit_of(wanted: Option<u32>) -> u32 {
+pub(crate) fn limit_of(wanted: Option<u32>) -> u32 {
     wanted.unwrap_or(LIMIT).clamp(1, LIMIT_MAX)
 }
 
@@ -72,7 +75,7 @@ impl Page {
 
     fn range(&self) -> Result<Range, Error> {
         Ok(Range {
-            after: Some(Place::parse(self.after.as_deref().unwrap_or_default())),
+            after: Some(Cursor::parse(self.after.as_deref().unwrap_or_default())),
             limit: Some(self.limit()),
             ..Range::of_times(self.since.as_deref(), self.until.as_deref())?
         })
@@ -84,7 +87,9 @@ impl Page {
             .last()
             .filter(|_| documents.len() >= self.limit() as usize);
         let place = last.and_then(|last| Some((last["version"].as_str()?, last["_id"].as_str()?)));
-        place.map_or(Value::Null, |(version, id)| Place::text(version, id).into())
+        place.map_or(Value::Null, |(version, id)| {
+            Cursor::text(version, id).into()
+        })
     }
 }
 

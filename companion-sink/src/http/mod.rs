@@ -1,10 +1,14 @@
 //! Health, state, metrics, questions to the history and decisions about refused events over HTTP. Only the latter change
 //! something.
 
+use crate::http::metrics::put_metrics;
+
+pub(crate) mod metrics;
+
 mod connections;
 mod dlq;
 mod history;
-pub mod own_token;
+pub(crate) mod own_token;
 mod parameters;
 mod problem;
 mod same_site;
@@ -26,23 +30,25 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use self::problem::Problem;
-pub use self::same_site::is_loopback;
-use crate::config::{self, Config};
-use crate::discovery::Cluster;
+use crate::config;
+use crate::config::Loaded;
 use crate::dlq::Dlq;
 use crate::error::{Error, Result};
 use crate::history::table::Histories;
-use crate::positions;
-use crate::prometheus::Metrics;
-use crate::source::{self, Source};
-use crate::status::{SinkStatus, State};
+use crate::http::problem::Problem;
+pub(crate) use crate::http::same_site::is_loopback;
+use crate::kafka::discovery::Cluster;
+use crate::kafka::positions;
+use crate::status::SinkStatus;
+use crate::status::prometheus::Metrics;
+use crate::status::sender;
+use crate::status::sender::Source;
 
 /// Where a process listens, for as long as it lives.
-pub struct Listener(std::net::TcpListener);
+pub(crate) struct Listener(std::net::TcpListener);
 
 /// Answers what comes to a listener. Another one may follow it there, with other secrets.
-pub struct Server {
+pub(crate) struct Server {
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
@@ -67,8 +73,8 @@ struct Access {
 }
 
 /// Fails for an address that others reach, without a token (CDC1001).
-pub fn check_listen(settings: &config::Http, address: Option<SocketAddr>) -> Result<()> {
-    let listen = settings.listen.as_str();
+pub(crate) fn check_listen(config: &Loaded, address: Option<SocketAddr>) -> Result<()> {
+    let listen = config.http.listen.as_str();
     if listen.is_empty() {
         return Ok(());
     }
@@ -76,7 +82,7 @@ pub fn check_listen(settings: &config::Http, address: Option<SocketAddr>) -> Res
         Some(address) => address.ip().is_loopback(),
         None => is_loopback(listen),
     };
-    if is_loopback || !settings.token.is_empty() {
+    if is_loopback || config.token.is_some() {
         return Ok(());
     }
     Err(Error::configuration(
@@ -87,7 +93,8 @@ pub fn check_listen(settings: &config::Http, address: Option<SocketAddr>) -> Res
 
 impl Listener {
     /// Listens; an empty address is no HTTP at all.
-    pub async fn bind(settings: &config::Http) -> Result<Option<Listener>> {
+    pub(crate) async fn bind(config: &Loaded) -> Result<Option<Listener>> {
+        let settings = &config.http;
         let listen = settings.listen.as_str();
         if listen.is_empty() {
             return Ok(None);
@@ -96,7 +103,7 @@ impl Listener {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let listener = listener.into_std().map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        check_listen(settings, Some(address))?;
+        check_listen(config, Some(address))?;
         tracing::info!(%address, "http");
         Ok(Some(Listener(listener)))
     }
@@ -111,9 +118,9 @@ fn cannot_listen(settings: &config::Http, error: &std::io::Error) -> Error {
 
 impl Server {
     /// Serves until [`Server::finish`].
-    pub fn start(
+    pub(crate) fn start(
         listener: &Listener,
-        config: &Config,
+        config: &Loaded,
         sinks: Vec<SinkStatus>,
         cluster: watch::Receiver<Cluster>,
         position: positions::Newest,
@@ -125,10 +132,11 @@ impl Server {
             sinks,
             cluster,
             position,
-            source: Source::new(&config.source.url).map(Arc::new),
+            source: Source::new(config.source.url.reveal()).map(Arc::new),
         };
         let address = listener.local_addr();
-        let token: Arc<str> = settings.token.as_str().into();
+        let token = config.token.as_ref();
+        let token: Arc<str> = token.map_or("", |token| token.reveal()).into();
         let own_token = match token.is_empty() {
             true => own_token::open(config)?,
             false => Arc::clone(&token),
@@ -147,7 +155,7 @@ impl Server {
     }
 
     /// Takes no more connections, and closes each when its request is answered.
-    pub async fn finish(self) {
+    pub(crate) async fn finish(self) {
         let _ = self.stop.send(true);
         // A client that holds its connection must not hold the process.
         self.serving.abort();
@@ -156,7 +164,7 @@ impl Server {
 }
 
 /// What answers. What watches over processes has no token; what shows rows or takes decisions has one always.
-fn router(config: &Config, shared: &Shared, access: Access) -> Router {
+fn router(config: &Loaded, shared: &Shared, access: Access) -> Router {
     let rows = Router::new()
         .merge(history::router(Arc::new(Histories::new(config))))
         .merge(dlq::router(Arc::new(Dlq::new(config))))
@@ -287,7 +295,7 @@ async fn status(Extract(shared): Extract<Shared>) -> Response {
         });
     }
     if let Some(source) = &shared.source {
-        body["source"] = source::status(&source.look().await);
+        body["source"] = sender::status(&source.look().await);
     }
     Json(body).into_response()
 }
@@ -315,201 +323,16 @@ async fn metrics(Extract(shared): Extract<Shared>) -> Response {
         );
     }
     if let Some(source) = &shared.source {
-        source::put_metrics(&mut metrics, &source.look().await);
+        sender::put_metrics(&mut metrics, &source.look().await);
     }
     let body = metrics.into_text();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], body).into_response()
 }
 
-fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
-    let all: Vec<_> = sinks
-        .iter()
-        .map(|sink| (sink.name.as_str(), sink.figures().clone()))
-        .collect();
-    let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, f64)>| {
-        metrics.family(&format!("companion_sink_{name}"), kind, help, samples);
-    };
-    let labelled =
-        |suffix: &str, sink: &str, more: &str| format!("{suffix}{{sink=\"{sink}\"{more}}}");
-    macro_rules! per_sink {
-        ($name:literal, $kind:literal, $help:literal, $value:expr) => {
-            family(
-                $name,
-                $kind,
-                $help,
-                all.iter()
-                    .map(|(sink, figures)| (labelled("", sink, ""), $value(figures)))
-                    .collect(),
-            )
-        };
-    }
-    type F = crate::status::Figures;
-    family(
-        "events_total",
-        "counter",
-        "Applied events.",
-        all.iter()
-            .flat_map(|(sink, figures)| {
-                figures.applied.iter().map(move |(op, count)| {
-                    (labelled("", sink, &format!(",op=\"{op}\"")), *count as f64)
-                })
-            })
-            .collect(),
-    );
-    per_sink!(
-        "batches_total",
-        "counter",
-        "Applied batches.",
-        |f: &F| f.batches as f64
-    );
-    per_sink!(
-        "duplicates_total",
-        "counter",
-        "Later copies that were dropped.",
-        |f: &F| f.duplicates as f64
-    );
-    // No sample where the value is not known.
-    macro_rules! known {
-        ($name:literal, $help:literal, $value:expr) => {
-            family(
-                $name,
-                "gauge",
-                $help,
-                all.iter()
-                    .filter_map(|(sink, figures)| Some((labelled("", sink, ""), $value(figures)?)))
-                    .collect(),
-            )
-        };
-    }
-    known!(
-        "lag_events",
-        "Events in Kafka that are not applied, in every state; no sample where that is not known.",
-        |f: &F| f.lag_events.map(|events| events as f64)
-    );
-    known!(
-        "lag_seconds",
-        "Since the first of these events came to Kafka; 0 where there is none.",
-        |f: &F| f.lag_seconds
-    );
-    known!(
-        "unmoved_seconds",
-        "Since something was applied, while something waits.",
-        |f: &F| f.unmoved_seconds
-    );
-    per_sink!(
-        "stuck",
-        "gauge",
-        "1 if the sink has been halted, tried again, or has applied nothing though something waits, or a topic has been stopped, for longer than stuck_after.",
-        |f: &F| f64::from(u8::from(f.stuck))
-    );
-    per_sink!(
-        "stopped_topics",
-        "gauge",
-        "Topics that wait at an event about their table which the target cannot follow.",
-        |f: &F| f.stopped_topics.len() as f64
-    );
-    per_sink!(
-        "unknown_rows_total",
-        "counter",
-        "Changes of rows, of tables without a key, that the target did not have.",
-        |f: &F| f.unknown_rows as f64
-    );
-    per_sink!(
-        "parked_keys",
-        "gauge",
-        "Keys behind a refused event.",
-        |f: &F| f.parked_keys as f64
-    );
-    per_sink!(
-        "retries_total",
-        "counter",
-        "Attempts after a failure.",
-        |f: &F| f.retries as f64
-    );
-    family(
-        "dead_letters_total",
-        "counter",
-        "Events put aside.",
-        all.iter()
-            .flat_map(|(sink, figures)| {
-                figures.dead_letters.iter().map(move |(reason, count)| {
-                    (
-                        labelled("", sink, &format!(",reason=\"{reason}\"")),
-                        *count as f64,
-                    )
-                })
-            })
-            .collect(),
-    );
-    family(
-        "state",
-        "gauge",
-        "1 for the state that the sink is in.",
-        all.iter()
-            .flat_map(|(sink, figures)| {
-                State::ALL.into_iter().map(move |state| {
-                    (
-                        labelled("", sink, &format!(",state=\"{}\"", state.name())),
-                        f64::from(u8::from(state == figures.state)),
-                    )
-                })
-            })
-            .collect(),
-    );
-    for (name, help, pick) in [
-        (
-            "apply_duration_seconds",
-            "Time to apply a batch.",
-            (|f: &F| f.apply_seconds.clone()) as fn(&F) -> crate::status::Histogram,
-        ),
-        (
-            "event_latency_seconds",
-            "From commit to applied.",
-            |f: &F| f.latency_seconds.clone(),
-        ),
-    ] {
-        family(
-            name,
-            "histogram",
-            help,
-            all.iter()
-                .flat_map(|(sink, figures)| {
-                    let histogram = pick(figures);
-                    let mut samples: Vec<_> = histogram
-                        .cumulative()
-                        .map(|(bound, count)| {
-                            (
-                                labelled("_bucket", sink, &format!(",le=\"{bound}\"")),
-                                count as f64,
-                            )
-                        })
-                        .collect();
-                    samples.push((
-                        labelled("_bucket", sink, ",le=\"+Inf\""),
-                        histogram.count as f64,
-                    ));
-                    samples.push((labelled("_sum", sink, ""), histogram.sum));
-                    samples.push((labelled("_count", sink, ""), histogram.count as f64));
-                    samples
-                })
-                .collect(),
-        );
-    }
-    family(
-        "build_info",
-        "gauge",
-        "The version.",
-        vec![(
-            format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")),
-            1.0,
-        )],
-    );
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::civil_time::now_us;
+    use crate::timestamp::now_us;
 
     #[test]
     fn metrics_are_prometheus_text() {

@@ -7,11 +7,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{Config, read_secret};
+use crate::config::{Loaded, read_secret};
 use crate::error::{Error, Result};
 
 /// Beside the configuration, else where the user keeps state.
-fn places(config: &Config) -> Vec<PathBuf> {
+fn places(config: &Loaded) -> Vec<PathBuf> {
     let file = config
         .file
         .as_deref()
@@ -34,7 +34,7 @@ fn places(config: &Config) -> Vec<PathBuf> {
 }
 
 /// The token that a running process of this configuration made, if this user may read it.
-pub fn read(config: &Config) -> Option<String> {
+pub(crate) fn read(config: &Loaded) -> Option<String> {
     places(config).iter().find_map(|place| read_from(place))
 }
 
@@ -44,7 +44,7 @@ fn read_from(place: &Path) -> Option<String> {
 }
 
 /// The token of this process: that of an earlier one, or a new one.
-pub fn open(config: &Config) -> Result<Arc<str>> {
+pub(crate) fn open(config: &Loaded) -> Result<Arc<str>> {
     for place in places(config) {
         if let Some(token) = read_from(&place) {
             tracing::info!(file = %place.display(), "http: rows and decisions want the token of this file");

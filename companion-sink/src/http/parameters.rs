@@ -4,11 +4,11 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use super::problem::Problem;
 use crate::error::Error;
+use crate::http::problem::Problem;
 
 /// The parameters of a request.
-pub struct Parameters<T>(pub T);
+pub(crate) struct Parameters<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> {
     type Rejection = Problem;

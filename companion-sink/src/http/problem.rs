@@ -9,7 +9,7 @@ use crate::error::{Code, Error};
 
 /// Why a request has no answer.
 #[derive(Debug)]
-pub struct Problem {
+pub(crate) struct Problem {
     status: StatusCode,
     title: String,
     detail: Option<String>,
@@ -18,7 +18,7 @@ pub struct Problem {
 
 impl Problem {
     /// There is no such thing.
-    pub fn not_found(what: &str) -> Problem {
+    pub(crate) fn not_found(what: &str) -> Problem {
         Problem {
             status: StatusCode::NOT_FOUND,
             title: format!("there is no history of {what}"),
@@ -28,7 +28,7 @@ impl Problem {
     }
 
     /// There is no such refused event.
-    pub fn no_event(id: &str) -> Problem {
+    pub(crate) fn no_event(id: &str) -> Problem {
         Problem {
             status: StatusCode::NOT_FOUND,
             title: format!("there is no refused event {id}"),
@@ -38,7 +38,7 @@ impl Problem {
     }
 
     /// What was asked for may be several things.
-    pub fn conflict(error: Error) -> Problem {
+    pub(crate) fn conflict(error: Error) -> Problem {
         Problem {
             status: StatusCode::CONFLICT,
             ..Problem::from(error)
@@ -46,7 +46,7 @@ impl Problem {
     }
 
     /// Something changes only for who sends JSON.
-    pub fn not_json() -> Problem {
+    pub(crate) fn not_json() -> Problem {
         Problem {
             status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
             title: "the request has no JSON".to_owned(),
@@ -56,7 +56,7 @@ impl Problem {
     }
 
     /// A page of another site asks.
-    pub fn other_site() -> Problem {
+    pub(crate) fn other_site() -> Problem {
         Problem {
             status: StatusCode::FORBIDDEN,
             title: "the request comes from a page of another site".to_owned(),
@@ -69,7 +69,7 @@ impl Problem {
     }
 
     /// The answer takes too long.
-    pub fn too_slow() -> Problem {
+    pub(crate) fn too_slow() -> Problem {
         Problem {
             status: StatusCode::GATEWAY_TIMEOUT,
             title: "the answer takes too long".to_owned(),
@@ -79,7 +79,7 @@ impl Problem {
     }
 
     /// Who asks has not said who they are.
-    pub fn unauthorized() -> Problem {
+    pub(crate) fn unauthorized() -> Problem {
         Problem {
             status: StatusCode::UNAUTHORIZED,
             title: "the token is missing or wrong".to_owned(),

@@ -3,10 +3,10 @@
 
 use axum::http::{HeaderMap, header};
 
-use super::problem::Problem;
+use crate::http::problem::Problem;
 
 /// Fails for a request that may come from a page of another site.
-pub fn check(headers: &HeaderMap) -> Result<(), Problem> {
+pub(crate) fn check(headers: &HeaderMap) -> Result<(), Problem> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let content_type = text(header::CONTENT_TYPE).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
@@ -29,7 +29,7 @@ pub fn check(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Whether `host`, with or without a port, is this machine: another name may have been pointed here for a moment.
-pub fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,

@@ -4,21 +4,22 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use super::scan::Scan;
-use super::start::Start;
-use crate::civil_time::rfc3339;
-use crate::consumer::TopicPartition;
 use crate::error::{Code, Error, Result};
 use crate::event::commit_time_us;
-use crate::record::Record;
-use crate::sink::postgres::follow::{Followed, SchemaBody};
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::replay::scan::Scan;
+use crate::replay::start::Start;
+use crate::sink::postgres::schema::definitions::FollowedDefinition;
+use crate::sink::postgres::schema::schema_event::SchemaBody;
+use crate::timestamp::rfc3339;
 
 /// Refuses a beginning before a change that the sink has followed already; `live` is how far it is. Says from when on it works.
-pub fn refuse(
+pub(crate) fn refuse(
     scan: &Scan,
     start: &Start,
     live: &[(TopicPartition, i64)],
-    followed: &HashMap<String, Followed>,
+    followed: &HashMap<String, FollowedDefinition>,
 ) -> Result<()> {
     let mut last: Option<(i64, String)> = None;
     // A definition has a copy in every partition.
@@ -66,7 +67,7 @@ pub fn refuse(
 }
 
 /// Whether the columns are others behind this record; `before` is the hash of those before, where it is known.
-fn is_change(record: &Record, before: Option<&str>, now: &Followed) -> bool {
+fn is_change(record: &Record, before: Option<&str>, now: &FollowedDefinition) -> bool {
     if record.op() != Some("schema") {
         return false;
     }

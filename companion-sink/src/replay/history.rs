@@ -4,33 +4,36 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::course::{self, context, drive};
-use super::from::From;
-use super::progress::Progress;
-use super::scan::Scan;
-use super::start::{self, Bounds};
-use super::{Order, Report, unless_stopped};
 use crate::config;
-use crate::consumer::TopicPartition;
+use crate::delivery::by_partition::ByPartition;
+use crate::delivery::runner::Context;
 use crate::error::{Code, Error, Result, log};
-use crate::live::Reloader;
-use crate::sink::Position;
-use crate::sink::by_partition::ByPartition;
-use crate::sink::mongo_history::mend::Mending;
-use crate::sink::mongo_history::offsets::Offsets;
-use crate::sink::mongo_history::parked::ParkedEvents;
-use crate::sink::mongo_history::snapshots::Snapshots;
-use crate::sink::mongo_history::{self, MongoHistory};
-use crate::sink::refusal_limit::RefusalLimit;
-use crate::sink::runner::Context;
+use crate::kafka::reader::TopicPartition;
+use crate::rejected::refusal_limit::RefusalLimit;
+use crate::reload::Reloader;
+use crate::replay::beginning::From;
+use crate::replay::delivery;
+use crate::replay::delivery::{context, drive};
+use crate::replay::progress::Progress;
+use crate::replay::scan::Scan;
+use crate::replay::start;
+use crate::replay::start::Bounds;
+use crate::replay::{Order, Report, unless_stopped};
+use crate::sink::batch::Position;
+use crate::sink::mongo_history;
+use crate::sink::mongo_history::MongoHistory;
+use crate::sink::mongo_history::parked::store::ParkedEvents;
+use crate::sink::mongo_history::snapshot::repair::Mending;
+use crate::sink::mongo_history::snapshot::snapshots::Snapshots;
+use crate::sink::mongo_history::write::offsets::Offsets;
 
 /// Replays the history of `order`; `None` if somebody interrupted it: what was mended by then stays.
-pub async fn replay(
+pub(crate) async fn replay(
     order: &Order<'_>,
     settings: &config::MongoHistory,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
-    let database = mongo_history::connect(&order.sink.url, &settings.database).await?;
+    let database = mongo_history::connect(order.sink.url.reveal(), &settings.database).await?;
     let sink = format!("{}.{}", order.config.name, order.name);
     let own = MongoHistory::replay_state(&sink);
     let own = Own {
@@ -78,7 +81,7 @@ async fn mend(
     progress: &mut Progress,
 ) -> Result<Report> {
     progress.set_stage("looking where to begin");
-    let (_goals, position) = course::goals();
+    let (_goals, position) = delivery::goals();
     let mut context = context(order, position)?;
     let (bounds, positions) = where_it_is(&context, &live.offsets).await?;
     let (starts, begun_at) = beginning(order, &bounds, &positions).await?;
@@ -102,7 +105,7 @@ async fn mend(
     let history = MongoHistory::new(
         &order.config.name,
         order.name,
-        Reloader::new(order.config, None).live(),
+        Reloader::new(order.config, None)?.live(),
         &order.config.kafka.source,
         settings.clone(),
         RefusalLimit::new(order.config.dead_letters.max_parked_keys_per_minute),
@@ -124,7 +127,7 @@ async fn where_it_is(
     live: &Offsets,
 ) -> Result<(Vec<Bounds>, HashMap<TopicPartition, Position>)> {
     let mut partitions = Vec::new();
-    for (topic, count) in course::topics(context).await? {
+    for (topic, count) in delivery::topics(context).await? {
         let topic: Arc<str> = topic.into();
         partitions.extend((0..count).map(|partition| TopicPartition {
             topic: Arc::clone(&topic),
@@ -163,7 +166,7 @@ async fn beginning(
     let found = match order.from {
         From::Beginning => None,
         _ => {
-            let scan = Scan::new(order.config, &course::group(order))?;
+            let scan = Scan::new(order.config, &delivery::group(order))?;
             let (from, bounds) = (order.from.clone(), bounds.to_vec());
             let found = tokio::task::spawn_blocking(move || start::find(&scan, &from, &bounds));
             Some(found.await.map_err(|error| start::ended(&error))??)

@@ -1,12 +1,12 @@
 //! Builds the content of a sink from the topics once more: a replica beside the one that readers use, which then takes its
 //! place; a history in place, for what is missing or different there.
 
+pub(crate) mod beginning;
 mod changed_definition;
-pub mod course;
-pub mod from;
-pub mod history;
-pub mod progress;
-pub mod replica;
+mod delivery;
+pub(crate) mod history;
+pub(crate) mod progress;
+pub(crate) mod replica;
 mod scan;
 mod start;
 
@@ -15,40 +15,41 @@ use std::pin::pin;
 
 use tokio::sync::watch;
 
-use self::from::From;
-use crate::config::{self, Config};
+use crate::config;
+use crate::config::Loaded;
+use crate::delivery::runner::stopped;
 use crate::error::Result;
+use crate::replay::beginning::From;
 use crate::sink::changes::Changes;
-use crate::sink::runner::stopped;
 
 /// What is to be replayed.
-pub struct Order<'c> {
+pub(crate) struct Order<'c> {
     /// The configuration.
-    pub config: &'c Config,
+    pub(crate) config: &'c Loaded,
     /// The sink's name.
-    pub name: &'c str,
+    pub(crate) name: &'c str,
     /// Its part of the configuration.
-    pub sink: &'c config::Sink,
+    pub(crate) sink: &'c config::Sink,
     /// Where to begin.
-    pub from: From,
+    pub(crate) from: From,
     /// Nothing is changed, only compared.
-    pub is_dry_run: bool,
+    pub(crate) is_dry_run: bool,
     /// Becomes true when somebody interrupts it.
-    pub stop: watch::Receiver<bool>,
+    pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// What a replay has done.
-pub struct Report {
+pub(crate) struct Report {
     /// Where it began, for people.
-    pub begun_at: String,
+    pub(crate) begun_at: String,
     /// Records that were read.
-    pub records: u64,
+    pub(crate) records: u64,
     /// The rows, or documents, that differed, by table or collection.
-    pub changes: Vec<Changes>,
+    pub(crate) changes: Vec<Changes>,
 }
 
 /// The outcome of `work`, or `None` if somebody interrupts it.
-pub async fn unless_stopped<T>(
+pub(crate) async fn unless_stopped<T>(
     stop: &watch::Receiver<bool>,
     work: impl Future<Output = Result<T>>,
 ) -> Result<Option<T>> {

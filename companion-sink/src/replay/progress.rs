@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::cli;
-use crate::status::Rate;
+use crate::status::rate::Rate;
 
 const BAR_CHARS: usize = 24;
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tells people how far a replay is.
-pub struct Progress {
+pub(crate) struct Progress {
     look: Look,
     stage: &'static str,
     /// Records to be read in all.
@@ -29,7 +28,7 @@ enum Look {
 
 impl Progress {
     /// Of a replay that has not begun; `json` if somebody asked for that.
-    pub fn new(json: bool) -> Progress {
+    pub(crate) fn new(json: bool) -> Progress {
         let is_for_people = !json && io::stdout().is_terminal() && io::stderr().is_terminal();
         Progress {
             look: match is_for_people {
@@ -44,23 +43,25 @@ impl Progress {
     }
 
     /// Another part of the work begins.
-    pub fn set_stage(&mut self, stage: &'static str) {
+    pub(crate) fn set_stage(&mut self, stage: &'static str) {
         self.clear();
         self.stage = stage;
         self.told = None;
         match self.look {
             Look::Bar => draw(&format!("{stage} …")),
-            Look::Lines => cli::print(&format!("{}\n", json!({"event": "stage", "stage": stage}))),
+            Look::Lines => {
+                crate::terminal::print(&format!("{}\n", json!({"event": "stage", "stage": stage})))
+            }
         }
     }
 
     /// So many records are to be read in all.
-    pub fn set_total(&mut self, records: u64) {
+    pub(crate) fn set_total(&mut self, records: u64) {
         self.of = records;
     }
 
     /// So many are read.
-    pub fn show(&mut self, done: u64) {
+    pub(crate) fn show(&mut self, done: u64) {
         let now = Instant::now();
         self.rate.note(now, done);
         let is_due = |told: Instant| now - told >= JSON_INTERVAL;
@@ -79,13 +80,13 @@ impl Progress {
             Look::Lines => {
                 let line = json!({"event": "progress", "stage": self.stage, "done": done, "of": of,
                     "per_second": per_second.round(), "seconds_left": seconds_left});
-                cli::print(&format!("{line}\n"));
+                crate::terminal::print(&format!("{line}\n"));
             }
         }
     }
 
     /// Nothing more is told in this place.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         if self.look == Look::Bar {
             draw("\r\x1b[K");
         }

@@ -8,27 +8,32 @@ use std::time::Duration;
 use change::position::Position as SenderPosition;
 use tokio::sync::watch;
 
-use super::course::{self, context, drive};
-use super::from::From;
-use super::progress::Progress;
-use super::scan::Scan;
-use super::start::{self, Bounds, Start};
-use super::{Order, Report, changed_definition, unless_stopped};
-use crate::config::{self, Consistency};
-use crate::consumer::TopicPartition;
+use crate::config;
+use crate::config::Consistency;
+use crate::delivery::by_partition::ByPartition;
+use crate::delivery::runner::{Context, Course, Ended};
 use crate::error::{Code, Error, Result, log};
-use crate::live::Reloader;
-use crate::positions;
-use crate::sink::Position;
-use crate::sink::bounds::check_bounds;
-use crate::sink::by_partition::ByPartition;
+use crate::kafka::bounds::check_bounds;
+use crate::kafka::positions;
+use crate::kafka::reader::TopicPartition;
+use crate::rejected::refusal_limit::RefusalLimit;
+use crate::reload::Reloader;
+use crate::replay::beginning::From;
+use crate::replay::delivery;
+use crate::replay::delivery::{context, drive};
+use crate::replay::progress::Progress;
+use crate::replay::scan::Scan;
+use crate::replay::start;
+use crate::replay::start::{Bounds, Start};
+use crate::replay::{Order, Report, changed_definition, unless_stopped};
+use crate::sink::batch::Position;
 use crate::sink::changes::Changes;
-use crate::sink::in_commit_order::InCommitOrder;
 use crate::sink::postgres::Postgres;
-use crate::sink::postgres::follow::Followed;
-use crate::sink::postgres::switch::{Control, NotYet};
-use crate::sink::refusal_limit::RefusalLimit;
-use crate::sink::runner::{Context, Course, Ended};
+use crate::sink::postgres::in_commit_order::InCommitOrder;
+use crate::sink::postgres::replay::control::{Control, NotYet};
+use crate::sink::postgres::replica::Replica;
+use crate::sink::postgres::schema::definitions::FollowedDefinition;
+use crate::sink::postgres::settings::Settings;
 
 /// So few records are left to the last step, during which the sink waits.
 const FEW_RECORDS: u64 = 5_000;
@@ -37,13 +42,14 @@ const ATTEMPTS_MAX: u32 = 10;
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(2);
 
 /// Replays the replica of `order`; `None` if somebody interrupted it, and then nothing is changed.
-pub async fn replay(
+pub(crate) async fn replay(
     order: &Order<'_>,
     settings: &config::Postgres,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
-    let (instance, url) = (&order.config.name, &order.sink.url);
-    let mut control = Control::connect(instance, order.name, url, settings).await?;
+    let (instance, url) = (&order.config.name, order.sink.url.reveal());
+    let of_readers = Settings::new(order.config, settings);
+    let mut control = Control::connect(instance, order.name, url, &of_readers).await?;
     let done = build_and_switch(order, settings, &mut control, progress).await;
     progress.clear();
     let cleaned = match &done {
@@ -134,7 +140,7 @@ impl<'b> Build<'b> {
         progress: &'b mut Progress,
     ) -> Result<Build<'b>> {
         progress.set_stage("looking where to begin");
-        let (goals, position) = course::goals();
+        let (goals, position) = delivery::goals();
         let context = context(order, position)?;
         let mut newest = match settings.consistency {
             Consistency::Transaction => Some(positions::follow(order.config)?),
@@ -161,10 +167,10 @@ impl<'b> Build<'b> {
             .map(|(known, (_, (low, _)))| known.as_ref().map_or(*low, |known| known.next_offset));
         let starts = starts.collect();
         let refusals = RefusalLimit::new(order.config.dead_letters.max_parked_keys_per_minute);
-        let replica = Postgres::new(
+        let replica = Replica::new(
             &order.config.name,
             order.name,
-            Reloader::new(order.config, None).live(),
+            Reloader::new(order.config, None)?.live(),
             control.settings(),
             refusals,
         );
@@ -173,7 +179,7 @@ impl<'b> Build<'b> {
             progress,
             course: match settings.consistency {
                 Consistency::Transaction => ReplicaCourse::Transaction(InCommitOrder::new(replica)),
-                Consistency::Row => ReplicaCourse::Row(ByPartition::new(replica)),
+                Consistency::Row => ReplicaCourse::Row(ByPartition::new(Postgres::new(replica))),
             },
             context,
             newest,
@@ -202,7 +208,7 @@ impl<'b> Build<'b> {
     async fn follow_to_the_end(&mut self) -> Result<()> {
         let ends = self.ends().await?;
         if let Some(newest) = &mut self.newest {
-            let position = course::position(newest, |_| true).await?;
+            let position = delivery::position(newest, |_| true).await?;
             return self.follow_position(position).await;
         }
         self.follow_ends(ends).await
@@ -282,7 +288,7 @@ impl<'b> Build<'b> {
             if self.goals.borrow().as_deref().is_some_and(is_there) {
                 return Ok(());
             }
-            let position = course::position(newest, is_there).await?;
+            let position = delivery::position(newest, is_there).await?;
             return self.follow_position(position).await;
         }
         let live = self.control.live_positions(&self.partitions).await?;
@@ -348,9 +354,9 @@ async fn partitions(
     context: &Context,
     newest: Option<&mut positions::Newest>,
 ) -> Result<Vec<TopicPartition>> {
-    let topics = course::topics(context).await?;
+    let topics = delivery::topics(context).await?;
     let named = match newest {
-        Some(newest) => Some(course::position(newest, |_| true).await?),
+        Some(newest) => Some(delivery::position(newest, |_| true).await?),
         None => None,
     };
     let mut partitions = Vec::new();
@@ -419,7 +425,7 @@ async fn begin_in_the_middle(
         .zip(&before)
         .filter_map(|(at, live)| Some((at.clone(), live.as_ref()?.next_offset)))
         .collect();
-    let scan = Scan::new(order.config, &course::group(order))?;
+    let scan = Scan::new(order.config, &delivery::group(order))?;
     let (from, bounds) = (order.from.clone(), bounds.to_vec());
     let definitions = followed.clone();
     let found = tokio::task::spawn_blocking(move || {
@@ -465,7 +471,7 @@ async fn begin_in_the_middle(
 fn check_known(
     partitions: &[TopicPartition],
     live: &[Option<Position>],
-    followed: &HashMap<String, Followed>,
+    followed: &HashMap<String, FollowedDefinition>,
 ) -> Result<()> {
     let unknown = partitions.iter().zip(live).find(|(at, live)| {
         let is_read = live.as_ref().is_some_and(|live| !live.version.is_empty());

@@ -9,12 +9,13 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::config::Config;
-use crate::consumer::TopicPartition;
-use crate::discovery::configuration_error;
+use crate::config::Loaded;
 use crate::error::{Code, Error, Result};
-use crate::kafka_client::{self, Silent};
-use crate::record::Record;
+use crate::kafka::client;
+use crate::kafka::client::Silent;
+use crate::kafka::client::configuration_error;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
 
 const MEMORY_BYTES: u64 = 8 << 20;
 const POLL: Duration = Duration::from_millis(200);
@@ -22,14 +23,14 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// A client that reads pieces of partitions.
-pub struct Scan {
+pub(crate) struct Scan {
     consumer: BaseConsumer<Silent>,
 }
 
 impl Scan {
     /// A client for the consumer group `group`, in which nothing is committed.
-    pub fn new(config: &Config, group: &str) -> Result<Scan> {
-        let mut client = kafka_client::consumer(config, group, MEMORY_BYTES);
+    pub(crate) fn new(config: &Loaded, group: &str) -> Result<Scan> {
+        let mut client = client::consumer(config, group, MEMORY_BYTES);
         client.set("statistics.interval.ms", "0");
         client.set("enable.partition.eof", "true");
         let consumer = client
@@ -40,7 +41,7 @@ impl Scan {
 
     /// The first offset of each partition whose record was sent at `ts_ms` (milliseconds since 1970) or later; `None` where there is
     /// none.
-    pub fn offsets_at(
+    pub(crate) fn offsets_at(
         &self,
         partitions: &[TopicPartition],
         ts_ms: i64,
@@ -65,7 +66,7 @@ impl Scan {
     }
 
     /// Looks at the records of a partition from the offset `from` on, up to its end or until `look` has seen enough.
-    pub fn visit(
+    pub(crate) fn visit(
         &self,
         at: &TopicPartition,
         from: i64,

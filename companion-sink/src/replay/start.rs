@@ -6,27 +6,27 @@ use std::ops::ControlFlow;
 
 use change::version::{Place, Version};
 
-use super::from::From;
-use super::scan::Scan;
-use crate::civil_time::rfc3339;
-use crate::consumer::TopicPartition;
 use crate::error::{Code, Error, Result};
 use crate::event::commit_time_us;
-use crate::record::Record;
-use crate::sink::Position;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::replay::beginning::From;
+use crate::replay::scan::Scan;
+use crate::sink::batch::Position;
+use crate::timestamp::rfc3339;
 
 /// A record is sent after its commit, by another clock perhaps: so much earlier it is looked for.
 const CLOCK_DIFFERENCE_MS: i64 = 60_000;
 
 /// A partition, its first offset and its end.
-pub type Bounds = (TopicPartition, (i64, i64));
+pub(crate) type Bounds = (TopicPartition, (i64, i64));
 
 /// Where a replay begins.
-pub struct Start {
+pub(crate) struct Start {
     /// The offset in each partition, with the highest version before as far as it is known.
-    pub positions: HashMap<TopicPartition, Position>,
+    pub(crate) positions: HashMap<TopicPartition, Position>,
     /// The commit, for people.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 /// The first commit of a replay.
@@ -36,7 +36,7 @@ struct First {
 }
 
 /// Finds where to begin.
-pub fn find(scan: &Scan, from: &From, partitions: &[Bounds]) -> Result<Start> {
+pub(crate) fn find(scan: &Scan, from: &From, partitions: &[Bounds]) -> Result<Start> {
     let all: Vec<TopicPartition> = partitions.iter().map(|(at, _)| at.clone()).collect();
     let (first, lower) = match from {
         From::Beginning => {
@@ -237,7 +237,7 @@ fn nothing_there(from: &From) -> Error {
 }
 
 /// The thread that searched is gone.
-pub fn ended(error: &tokio::task::JoinError) -> Error {
+pub(crate) fn ended(error: &tokio::task::JoinError) -> Error {
     Error::new(
         Code::Unreachable,
         format!("the search for the beginning ended: {error}"),

@@ -1,15 +1,16 @@
 //! The expression of a rule: read, checked and made ready once.
 
-use std::collections::BTreeSet;
+use crate::rule::needs::{Members, Needs};
+
 use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, LiteralValue};
 use cel::common::types::{CelBool, CelInt, CelNull};
 use cel::{Context, Env, ExecutionError, IdedExpr, Value};
 
-use super::operators::{environment, replacement};
-use super::subject::Subject;
-use crate::config::keys::nearest;
+use crate::config::nearest;
+use crate::rule::operators::{environment, replacement};
+use crate::rule::subject::Subject;
 
 /// What an expression can look at.
 const VARIABLES: [&str; 4] = ["before", "after", "op", "audit"];
@@ -21,32 +22,15 @@ static ENVIRONMENT: LazyLock<Result<Arc<Env>, String>> = LazyLock::new(|| match 
 
 /// A condition on an event.
 #[derive(Clone)]
-pub struct Expression {
+pub(crate) struct Expression {
     root: Arc<IdedExpr>,
     env: Arc<Env>,
     needs: Needs,
 }
 
-/// The parts of an event that expressions look at.
-#[derive(Debug, Clone, Default)]
-pub struct Needs {
-    pub before: Members,
-    pub after: Members,
-    pub audit: Members,
-}
-
-/// The members of one of these parts.
-#[derive(Debug, Clone)]
-pub enum Members {
-    /// These.
-    Named(BTreeSet<String>),
-    /// All of them, for the expression has the part as a whole.
-    All,
-}
-
 /// What an expression says of an event.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Judgement {
     True,
     False,
     /// Something that it looks at is NULL.
@@ -59,7 +43,7 @@ pub enum Answer {
 
 impl Expression {
     /// Reads an expression; what is wrong with it is told in words.
-    pub fn read(source: &str) -> Result<Expression, String> {
+    pub(crate) fn read(source: &str) -> Result<Expression, String> {
         let env = ENVIRONMENT.clone()?;
         let program = env.compile(source).map_err(|errors| {
             let errors = errors.errors.iter();
@@ -91,20 +75,20 @@ impl Expression {
     }
 
     /// The parts of an event that it looks at.
-    pub fn needs(&self) -> &Needs {
+    pub(crate) fn needs(&self) -> &Needs {
         &self.needs
     }
 
     /// What it says of an event.
-    pub fn answer(&self, subject: &Subject<'_>) -> Answer {
+    pub(crate) fn answer(&self, subject: &Subject<'_>) -> Judgement {
         let mut context = Context::with_env(Arc::clone(&self.env));
         context.set_variable_resolver(subject);
         match Value::resolve_val(&self.root, &context) {
             Ok(value) => match value.downcast_ref::<CelBool>() {
-                Some(holds) if *holds.inner() => Answer::True,
-                Some(_) => Answer::False,
-                None if value.downcast_ref::<CelNull>().is_some() => Answer::Null,
-                None => Answer::Unclear(format!("it is {}, not bool", value.get_type().name())),
+                Some(holds) if *holds.inner() => Judgement::True,
+                Some(_) => Judgement::False,
+                None if value.downcast_ref::<CelNull>().is_some() => Judgement::Null,
+                None => Judgement::Unclear(format!("it is {}, not bool", value.get_type().name())),
             },
             Err(error) => unclear(&error),
         }
@@ -112,79 +96,33 @@ impl Expression {
 }
 
 /// The kind of an error. Its own text may hold values of the row.
-fn unclear(error: &ExecutionError) -> Answer {
+fn unclear(error: &ExecutionError) -> Judgement {
     const NULL: &str = "null_type";
     match error {
-        ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_) => Answer::Missing,
+        ExecutionError::NoSuchKey(_) | ExecutionError::IndexOutOfBounds(_) => Judgement::Missing,
         ExecutionError::NoSuchOverload(overload) => {
             let types = overload.argument_types();
             if types.iter().any(|name| name == NULL) {
-                return Answer::Null;
+                return Judgement::Null;
             }
-            Answer::Unclear(format!(
+            Judgement::Unclear(format!(
                 "{} of {}",
                 overload.function(),
                 types.join(" and ")
             ))
         }
-        ExecutionError::UnexpectedType { got, .. } if got == NULL => Answer::Null,
+        ExecutionError::UnexpectedType { got, .. } if got == NULL => Judgement::Null,
         ExecutionError::UnexpectedType { got, want } => {
-            Answer::Unclear(format!("{got} where {want} is needed"))
+            Judgement::Unclear(format!("{got} where {want} is needed"))
         }
         ExecutionError::FunctionError { function, .. } => {
-            Answer::Unclear(format!("{function} failed"))
+            Judgement::Unclear(format!("{function} failed"))
         }
         ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => {
-            Answer::Unclear("a division by zero".into())
+            Judgement::Unclear("a division by zero".into())
         }
-        ExecutionError::Overflow(..) => Answer::Unclear("a number out of range".into()),
-        _ => Answer::Unclear("it cannot be evaluated".into()),
-    }
-}
-
-impl Needs {
-    /// Adds what another expression needs.
-    pub fn add(&mut self, other: &Needs) {
-        self.before.add(&other.before);
-        self.after.add(&other.after);
-        self.audit.add(&other.audit);
-    }
-
-    fn part(&mut self, variable: &str) -> Option<&mut Members> {
-        match variable {
-            "before" => Some(&mut self.before),
-            "after" => Some(&mut self.after),
-            "audit" => Some(&mut self.audit),
-            _ => None,
-        }
-    }
-}
-
-impl Default for Members {
-    fn default() -> Self {
-        Members::Named(BTreeSet::new())
-    }
-}
-
-impl Members {
-    /// Whether none is needed, and so not the part itself.
-    pub fn is_empty(&self) -> bool {
-        matches!(self, Members::Named(names) if names.is_empty())
-    }
-
-    /// Whether the member `name` is needed.
-    pub fn contains(&self, name: &str) -> bool {
-        match self {
-            Members::Named(names) => names.contains(name),
-            Members::All => true,
-        }
-    }
-
-    fn add(&mut self, other: &Members) {
-        match (&mut *self, other) {
-            (Members::Named(names), Members::Named(more)) => names.extend(more.iter().cloned()),
-            _ => *self = Members::All,
-        }
+        ExecutionError::Overflow(..) => Judgement::Unclear("a number out of range".into()),
+        _ => Judgement::Unclear("it cannot be evaluated".into()),
     }
 }
 

@@ -1,141 +1,29 @@
 //! Rules: an event of which a `[[rule]]` says that it is to be rejected is treated as one that the target refuses.
 
+mod needs;
+
+pub(crate) mod compiled;
 mod expression;
 mod moment;
 mod operators;
 mod subject;
 mod value;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use serde::Deserialize;
-
-use self::expression::{Answer, Expression, Needs};
-use self::subject::Subject;
-pub use self::subject::Types;
-use crate::config;
-use crate::config::keys::nearest;
-use crate::dead_letter::Failure;
-use crate::discovery::matches;
-use crate::live::Live;
-use crate::record::Record;
-
-/// A reason is a label of a metric and a header, so names are short and plain.
-const NAME_LENGTH_MAX: usize = 64;
-
-/// `[[rule]]`, with its expression checked.
-#[derive(Clone, Deserialize)]
-#[serde(try_from = "Keys")]
-pub struct Rule {
-    /// Name or `*` pattern of topics.
-    pub topic: String,
-    /// The reason of what it rejects.
-    pub name: String,
-    /// The expression's text.
-    pub reject_if: String,
-    /// The sinks that it is for; none for all.
-    pub sinks: Vec<String>,
-    expression: Expression,
-}
-
-/// The keys as they stand in the file.
-#[derive(Deserialize)]
-struct Keys {
-    #[serde(default)]
-    topic: String,
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    reject_if: String,
-    #[serde(default)]
-    sinks: Vec<String>,
-}
-
-impl TryFrom<Keys> for Rule {
-    type Error = String;
-
-    fn try_from(keys: Keys) -> Result<Rule, String> {
-        let Keys {
-            topic,
-            name,
-            reject_if,
-            sinks,
-        } = keys;
-        if name.is_empty() {
-            return Err("a [[rule]] has no name".into());
-        }
-        for (key, value) in [("topic", &topic), ("reject_if", &reject_if)] {
-            if value.is_empty() {
-                return Err(format!("rule \"{name}\": {key} is missing"));
-            }
-        }
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        if name.len() > NAME_LENGTH_MAX || !name.bytes().all(is_plain) {
-            return Err(format!(
-                "rule \"{name}\": a name has 1 to {NAME_LENGTH_MAX} of the characters A-Z a-z 0-9 _ -, for it becomes the reason of the dead letter"
-            ));
-        }
-        let expression = Expression::read(&reject_if)
-            .map_err(|why| format!("rule \"{name}\": reject_if: {why}"))?;
-        Ok(Rule {
-            topic,
-            name,
-            reject_if,
-            sinks,
-            expression,
-        })
-    }
-}
-
-/// Looks at all rules together: sinks that are not there, rules that could not be told apart.
-pub fn check_rules(rules: &[Rule], sinks: &BTreeMap<String, config::Sink>) -> Result<(), String> {
-    for (place, rule) in rules.iter().enumerate() {
-        let name = &rule.name;
-        if let Some(sink) = rule.sinks.iter().find(|sink| !sinks.contains_key(*sink)) {
-            let near = nearest(sink, sinks.keys().map(String::as_str));
-            let meant = near.map_or(String::new(), |near| format!(", did you mean \"{near}\"?"));
-            return Err(format!("rule \"{name}\": no sink \"{sink}\"{meant}"));
-        }
-        let is_same = |other: &&Rule| {
-            other.name == *name
-                && (matches(&other.topic, &rule.topic) || matches(&rule.topic, &other.topic))
-        };
-        if let Some(other) = rules[..place].iter().find(is_same) {
-            return Err(format!("two rules \"{name}\" for topic {}", other.topic));
-        }
-    }
-    Ok(())
-}
-
-impl PartialEq for Rule {
-    fn eq(&self, other: &Rule) -> bool {
-        let keys = |rule: &Rule| {
-            (
-                rule.topic.clone(),
-                rule.name.clone(),
-                rule.reject_if.clone(),
-            )
-        };
-        keys(self) == keys(other) && self.sinks == other.sinks
-    }
-}
-
-impl fmt::Debug for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.topic, self.name, self.reject_if)
-    }
-}
-
-impl Rule {
-    fn is_for(&self, sink: &str) -> bool {
-        self.sinks.is_empty() || self.sinks.iter().any(|name| name == sink)
-    }
-}
+use crate::config::topic_pattern::matches;
+use crate::kafka::record::Record;
+use crate::rejected::failure::Failure;
+use crate::reload::Live;
+use crate::rule::compiled::Rule;
+use crate::rule::expression::Judgement;
+use crate::rule::needs::Needs;
+use crate::rule::subject::Subject;
+pub(crate) use crate::rule::subject::Types;
 
 /// The rules of one sink, as the configuration has them now.
-pub struct Rules {
+pub(crate) struct Rules {
     sink: String,
     live: Live,
     of_sink: Vec<Rule>,
@@ -152,7 +40,7 @@ struct OfTopic {
 
 impl Rules {
     /// The rules of `sink`.
-    pub fn new(sink: &str, live: Live) -> Self {
+    pub(crate) fn new(sink: &str, live: Live) -> Self {
         let mut rules = Rules {
             sink: sink.to_owned(),
             live,
@@ -166,7 +54,7 @@ impl Rules {
 
     /// Looks at a row event of a table with the columns `types`. What cannot be told, for a value is NULL, a column is
     /// missing or types do not fit, rejects nothing.
-    pub fn check(&mut self, record: &Record, types: &Types<'_>) -> Result<(), Failure> {
+    pub(crate) fn check(&mut self, record: &Record, types: &Types<'_>) -> Result<(), Failure> {
         if self.live.has_changed() {
             self.renew();
         }
@@ -186,12 +74,12 @@ impl Rules {
         let subject = Subject::read(record, types, needs)?;
         for rule in rules {
             let why = match rule.expression.answer(&subject) {
-                Answer::True => return Err(Failure::rejected(&rule.name)),
-                Answer::False | Answer::Null => continue,
+                Judgement::True => return Err(Failure::rejected(&rule.name)),
+                Judgement::False | Judgement::Null => continue,
                 // One for many topics does not suit them all.
-                Answer::Missing if rule.topic.contains('*') => continue,
-                Answer::Missing => "the event has no such column".to_owned(),
-                Answer::Unclear(why) => why,
+                Judgement::Missing if rule.topic.contains('*') => continue,
+                Judgement::Missing => "the event has no such column".to_owned(),
+                Judgement::Unclear(why) => why,
             };
             if self.told.insert((rule.name.clone(), why.clone())) {
                 tracing::warn!(
@@ -209,9 +97,7 @@ impl Rules {
 
     /// Takes the rules of the configuration that is valid now.
     fn renew(&mut self) {
-        let config = self.live.newest();
-        let of_sink = config.rules.iter().filter(|rule| rule.is_for(&self.sink));
-        self.of_sink = of_sink.cloned().collect();
+        self.of_sink = self.live.newest_rules(&self.sink);
         self.by_topic.clear();
         self.told.clear();
     }
@@ -235,10 +121,11 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::Loaded;
     use crate::error::Code;
-    use crate::live::Reloader;
-    use crate::sink::postgres::pg_text::PgType;
+    use crate::reload::Reloader;
+    use crate::rule::expression::Expression;
+    use crate::sink::postgres::write::pg_text::PgType;
 
     const TOPIC: &str = "hr.public.employees";
     const BEFORE: &str = r#"{"emp_id":7,"salary":"9000.00","name":"Eva"}"#;
@@ -250,8 +137,8 @@ mod tests {
         let config = format!(
             "kafka.brokers = \"b\"\n[sink.replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"u\"\n{toml}"
         );
-        let config = Config::parse("f.toml", &config, std::iter::empty()).unwrap();
-        Rules::new("replica", Reloader::new(&config, None).live())
+        let config = Loaded::parse("f.toml", &config, std::iter::empty()).unwrap();
+        Rules::new("replica", Reloader::new(&config, None).unwrap().live())
     }
 
     fn rule(topic: &str, name: &str, reject_if: &str) -> String {
@@ -435,12 +322,12 @@ mod tests {
         ] {
             assert_eq!(
                 unclear(reject_if),
-                Answer::Unclear(why.into()),
+                Judgement::Unclear(why.into()),
                 "{reject_if}"
             );
         }
-        assert_eq!(unclear("after.wage > 1"), Answer::Missing);
-        assert_eq!(unclear("after.city > 1"), Answer::Null);
+        assert_eq!(unclear("after.wage > 1"), Judgement::Missing);
+        assert_eq!(unclear("after.city > 1"), Judgement::Null);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::any::Any;
 use cel::common::types::Type;
 use cel::common::value::{StaticVal, Val};
 
-use crate::civil_time;
+use crate::timestamp;
 
 static TYPE: Type = Type::new_unspecified_type("timestamp");
 
@@ -17,19 +17,19 @@ const CYCLE_DAYS: i128 = 146_097;
 /// A date (its midnight) or a timestamp: microseconds since 1970, UTC where no zone is given. The infinities are the
 /// ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(i128);
+pub(crate) struct Moment(i128);
 
 impl Moment {
     /// Reads what events have (`2007-12-31Z`, `-0043-03-15Z`, `+12026-01-01T10:00:00.5Z`, `infinity`) and what people write
     /// (`2007-12-31`, `2007-12-31 10:40`, `2007-12-31T10:40:00+01:00`).
-    pub fn parse(text: &str) -> Option<Moment> {
+    pub(crate) fn parse(text: &str) -> Option<Moment> {
         match text {
             "infinity" => return Some(Moment(i128::MAX)),
             "-infinity" => return Some(Moment(i128::MIN)),
             _ => {}
         }
         if text.as_bytes().get(4) == Some(&b'-')
-            && let Some(us) = civil_time::parse(text)
+            && let Some(us) = timestamp::parse(text)
         {
             return Some(Moment(us.into()));
         }
@@ -40,7 +40,7 @@ impl Moment {
         let year: i64 = year.parse().ok()?;
         let near = CYCLE_YEARS * 5 + year.rem_euclid(CYCLE_YEARS);
         let cycles = i128::from(year.div_euclid(CYCLE_YEARS) - 5);
-        let us = civil_time::parse(&format!("{near}{rest}"))?;
+        let us = timestamp::parse(&format!("{near}{rest}"))?;
         Some(Moment(i128::from(us) + cycles * CYCLE_DAYS * US_PER_DAY))
     }
 }

@@ -11,7 +11,7 @@ use cel::common::types::{
 use cel::common::value::{CowVal, Val};
 use cel::{DeclarationError, Env, ExecutionError};
 
-use super::moment::Moment;
+use crate::rule::moment::Moment;
 
 /// The language's name of an operator, our function's name, and the function.
 const REPLACED: [(&str, &str, Function); 12] = [
@@ -42,13 +42,13 @@ const REPLACED: [(&str, &str, Function); 12] = [
 ];
 
 /// Our function in place of an operator.
-pub fn replacement(operator: &str) -> Option<&'static str> {
+pub(crate) fn replacement(operator: &str) -> Option<&'static str> {
     let mut replaced = REPLACED.iter();
     replaced.find_map(|(theirs, ours, _)| (*theirs == operator).then_some(*ours))
 }
 
 /// The language's own functions, these operators, and `timestamp`.
-pub fn environment() -> Result<Env, DeclarationError> {
+pub(crate) fn environment() -> Result<Env, DeclarationError> {
     let mut env = Env::stdlib();
     for (_, name, function) in REPLACED {
         env.add_overload(name, name, vec![DYN_TYPE, DYN_TYPE], function)?;

@@ -8,17 +8,20 @@ use cel::context::VariableResolver;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::expression::{Members, Needs};
-use super::value::{Boxed, map, value};
-use crate::event::{Image, Malformed, parse_body};
-use crate::record::Record;
-use crate::sink::postgres::pg_text::PgType;
+use crate::event::image::Image;
+use crate::event::json::Malformed;
+use crate::event::parse_body;
+use crate::kafka::record::Record;
+use crate::rule::needs::Members;
+use crate::rule::needs::Needs;
+use crate::rule::value::{Boxed, map, value};
+use crate::sink::postgres::write::pg_text::PgType;
 
 /// The types of a table's columns, by their names in events.
-pub type Types<'t> = dyn Fn(&str) -> Cow<'t, PgType> + 't;
+pub(crate) type Types<'t> = dyn Fn(&str) -> Cow<'t, PgType> + 't;
 
 /// The variables of an event: only what some expression looks at is read.
-pub struct Subject<'r> {
+pub(crate) struct Subject<'r> {
     op: CelString<'r>,
     before: Option<Boxed<'r>>,
     after: Option<Boxed<'r>>,
@@ -37,7 +40,11 @@ struct Body<'a> {
 
 impl<'r> Subject<'r> {
     /// Reads what `needs` names of a row event.
-    pub fn read(record: &'r Record, types: &Types<'_>, needs: &Needs) -> Result<Self, Malformed> {
+    pub(crate) fn read(
+        record: &'r Record,
+        types: &Types<'_>,
+        needs: &Needs,
+    ) -> Result<Self, Malformed> {
         let body: Body<'r> = parse_body(record)?;
         Ok(Subject {
             op: CelString::from(record.op().unwrap_or_default()),

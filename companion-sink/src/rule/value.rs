@@ -9,16 +9,18 @@ use cel::common::types::{
 use cel::common::value::Val;
 use serde_json::value::RawValue;
 
-use super::moment::Moment;
-use crate::event::{Image, Malformed, Text};
-use crate::sink::postgres::pg_text::PgType;
+use crate::event::image::Image;
+use crate::event::json::Malformed;
+use crate::event::json::Text;
+use crate::rule::moment::Moment;
+use crate::sink::postgres::write::pg_text::PgType;
 
 /// A value of the expression language that may borrow from the event.
-pub type Boxed<'v> = Box<dyn Val + 'v>;
+pub(crate) type Boxed<'v> = Box<dyn Val + 'v>;
 
 /// The value `json` of a column of type `of`: numbers are numbers also where the event has them as text, dates and
 /// timestamps are moments. A text that its type does not explain (a digest in place of a number) stays a text.
-pub fn value<'v>(json: &'v RawValue, of: &PgType) -> Result<Boxed<'v>, Malformed> {
+pub(crate) fn value<'v>(json: &'v RawValue, of: &PgType) -> Result<Boxed<'v>, Malformed> {
     let raw = json.get();
     Ok(match raw.as_bytes().first() {
         Some(b'n') => Box::new(CelNull),
@@ -54,7 +56,7 @@ pub fn value<'v>(json: &'v RawValue, of: &PgType) -> Result<Boxed<'v>, Malformed
 }
 
 /// A map by names.
-pub fn map<'v>(
+pub(crate) fn map<'v>(
     members: impl Iterator<Item = Result<(Cow<'v, str>, Boxed<'v>), Malformed>>,
 ) -> Result<Boxed<'v>, Malformed> {
     let members = members.map(|member| {

@@ -1,85 +1,29 @@
 //! What a sink is: it applies batches of events and keeps, with its data, how far it is.
 
-pub mod bounds;
-pub mod by_partition;
-pub mod changes;
-mod doubt;
-mod endless_copies;
-mod guarded;
-pub mod in_commit_order;
-mod merge;
-pub mod mongo_history;
-pub mod origin;
-mod partition_queues;
-pub mod postgres;
-mod reached;
-pub mod refusal_limit;
-pub mod runner;
-#[cfg(test)]
-mod strange_records;
+use crate::sink::batch::{Applied, Batch, Move, Position};
 
-use std::borrow::Cow;
+pub(crate) mod batch;
+
+pub(crate) mod changes;
+pub(crate) mod mongo_history;
+pub(crate) mod postgres;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::consumer::TopicPartition;
-use crate::dead_letter::DeadLetters;
-use crate::discovery::Topics;
+use crate::delivery::watermark::Complete;
 use crate::error::{Code, Error, Result};
-use crate::event::Malformed;
-use crate::record::Record;
+use crate::event::json::Malformed;
+use crate::kafka::discovery::Topics;
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::rejected::dead_letter::DeadLetters;
 use crate::status::SinkStatus;
-use crate::watermark::Complete;
-
-/// Length of a batch in bytes at most, but for a single larger event.
-pub const BATCH_BYTES: usize = 2 << 20;
-
-/// How far a partition is applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
-    /// The offset that comes next.
-    pub next_offset: i64,
-    /// The highest version seen; empty for none. An event at or below is a later copy.
-    pub version: String,
-}
-
-/// How a batch moves a partition's position. Only who finds `begin` there may write `end`.
-#[derive(Debug, Clone)]
-pub struct Move {
-    /// The partition.
-    pub at: TopicPartition,
-    /// The offset that came next before the batch.
-    pub begin: i64,
-    /// The offset that comes next after it.
-    pub end: i64,
-    /// The highest version seen after it.
-    pub version: String,
-}
-
-/// Events to apply, those of a partition in their order, without later copies and tombstones.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// The events.
-    pub records: Vec<Record>,
-    /// Where they bring the partitions.
-    pub moves: Vec<Move>,
-}
-
-/// What became of a batch.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// Reasons of the events that went to the dead letters.
-    pub dead_letters: Vec<Cow<'static, str>>,
-    /// Keys that are parked now, of all partitions.
-    pub parked_keys: u64,
-    /// Changes of rows, of tables without a key, that the target did not have.
-    pub unknown_rows: u64,
-}
 
 /// What came of telling the other instances that partitions have reached an event about the whole table.
 #[derive(Debug)]
-pub enum Met {
+pub(crate) enum Met {
     /// Partitions are missing; the others know of those that are there.
     Waiting,
     /// Another instance is at it: to be asked again in a moment.
@@ -92,45 +36,20 @@ pub enum Met {
     Stopped(Error),
 }
 
-/// A target. After an error nothing of the sink's connection is trusted: `connect` comes next, then `positions`.
-pub trait Sink: Send + Sync {
-    /// Whether several instances share the partitions. Else one is active, and has them all.
-    const SHARED: bool = false;
-
+/// A target: what a course of delivery asks of it.
+///
+/// One task has a sink to itself, and calls one method at a time. `connect` comes first, and again after every error: what was
+/// known of the connection before is not trusted. Then come `positions` of the partitions that are to be read, `begin` for those
+/// that the target does not know, and from then on `apply`, once for each batch. Beside that the task waits for `decided`, and
+/// calls `carry_out` when it returns, once after connecting too. `note_complete` comes now and then.
+///
+/// What the methods write survives a crash as a whole or not at all, where the target has transactions; else in steps of which
+/// each may be the last. So after a crash at any place the target has, of each partition, exactly the events before the position
+/// that `positions` returns, and perhaps documents of some behind it, which writing them once more leaves as they are. A position
+/// moves only from where its batch began: who finds another one there has lost the partition to another instance.
+pub(crate) trait Sink: Positions + Send + Sync {
     /// Connects and makes what the sink keeps there for itself.
     fn connect(&mut self) -> impl Future<Output = Result<()>> + Send;
-
-    /// The partitions of `wanted` that are this instance's now. Those that it had and that are not among them it may no longer
-    /// apply.
-    fn share(
-        &mut self,
-        wanted: &Topics,
-    ) -> impl Future<Output = Result<BTreeSet<TopicPartition>>> + Send {
-        let all = all_partitions(wanted);
-        async { Ok(all) }
-    }
-
-    /// Waits until another instance came, went, or did an event about a whole table.
-    fn others_acted(&self) -> impl Future<Output = ()> + Send {
-        std::future::pending()
-    }
-
-    /// Gives all partitions up, where others could have them; `connect` takes part again.
-    fn leave(&mut self) -> impl Future<Output = ()> + Send {
-        async {}
-    }
-
-    /// How far the partitions are, `None` for one that the target does not know.
-    fn positions(
-        &mut self,
-        wanted: &[TopicPartition],
-    ) -> impl Future<Output = Result<Vec<Option<Position>>>> + Send;
-
-    /// Notes where partitions begin that the target did not know.
-    fn begin(
-        &mut self,
-        starts: &[(TopicPartition, i64)],
-    ) -> impl Future<Output = Result<()>> + Send;
 
     /// Applies a batch and moves the positions, so that no crash loses or doubles an event.
     fn apply(
@@ -140,25 +59,17 @@ pub trait Sink: Send + Sync {
     ) -> impl Future<Output = Result<Applied>> + Send;
 
     /// Waits until a person has decided about an event that was put aside, or until it is time to look whether one has.
-    fn decided(&self) -> impl Future<Output = ()> + Send {
-        std::future::pending()
-    }
+    fn decided(&self) -> impl Future<Output = ()> + Send;
 
     /// Waits until a person has decided about an event of this sink, which is halted.
     fn resumed(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Carries such decisions out; how many keys are parked then.
-    fn carry_out(
-        &mut self,
-        _dead_letters: &DeadLetters,
-    ) -> impl Future<Output = Result<u64>> + Send {
-        async { Ok(0) }
-    }
+    fn carry_out(&mut self, dead_letters: &DeadLetters)
+    -> impl Future<Output = Result<u64>> + Send;
 
     /// Notes up to which commit everything is there.
-    fn note_complete(&mut self, _complete: &Complete) -> impl Future<Output = Result<()>> + Send {
-        async { Ok(()) }
-    }
+    fn note_complete(&mut self, complete: &Complete) -> impl Future<Output = Result<()>> + Send;
 
     /// Waits until the target does not answer, of a sink that has had events to apply for long; the error that says so. It asks
     /// by itself, beside what the sink is at.
@@ -175,31 +86,93 @@ pub trait Sink: Send + Sync {
     /// Whether an event about the whole table waits until every partition of its topic has reached it.
     fn waits_together(&self, record: &Record) -> bool;
 
-    /// Where one instance has all partitions: does what the event `record` about the whole table says, a truncate, or the
-    /// beginning or end of a snapshot. All partitions of `moves` have reached it.
+    /// Does what the event `record` about the whole table says, a truncate, or the beginning or end of a snapshot. All partitions
+    /// of `moves`, and so of its topic, have reached it. Where instances share partitions, [`SharedTarget::meet`] is called
+    /// instead.
     fn apply_together(
         &mut self,
-        _record: &Record,
-        _moves: &[Move],
-    ) -> impl Future<Output = Result<()>> + Send {
-        async { Ok(()) }
-    }
+        record: &Record,
+        moves: &[Move],
+    ) -> impl Future<Output = Result<()>> + Send;
 
-    /// Where instances share partitions: notes that those of `moves` have reached the event `record`, and does it if all
-    /// `partitions` of its topic have, also those of other instances.
+    /// What instances share of the target; nothing for one that a single instance has as a whole.
+    type Shared: SharedTarget;
+
+    /// The target, if instances share its partitions.
+    fn shared(&self) -> Option<&Self::Shared>;
+
+    /// As [`Sink::shared`].
+    fn shared_mut(&mut self) -> Option<&mut Self::Shared>;
+}
+
+/// How far a target is.
+pub(crate) trait Positions {
+    /// How far the partitions are, `None` for one that the target does not know.
+    fn positions(
+        &mut self,
+        wanted: &[TopicPartition],
+    ) -> impl Future<Output = Result<Vec<Option<Position>>>> + Send;
+
+    /// Notes where partitions begin that the target did not know.
+    fn begin(
+        &mut self,
+        starts: &[(TopicPartition, i64)],
+    ) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// A target whose partitions several instances share: each applies those that `share` gave it, and no others.
+///
+/// `share` is called after `connect`, at every change of the topics, and whenever `others_acted` returns; what it no longer names
+/// may not be applied any more. At an event about a whole table an instance calls `meet` with its partitions of the topic, again
+/// and again, until it hears that the event was done: by itself, who came last, or by another one.
+pub(crate) trait SharedTarget: Send + Sync {
+    /// The partitions of `wanted` that are this instance's now. Those that it had and that are not among them it may no longer
+    /// apply.
+    fn share(
+        &mut self,
+        wanted: &Topics,
+    ) -> impl Future<Output = Result<BTreeSet<TopicPartition>>> + Send;
+
+    /// Waits until another instance came, went, or did an event about a whole table.
+    fn others_acted(&self) -> impl Future<Output = ()> + Send;
+
+    /// Gives all partitions up, where others could have them; `connect` takes part again.
+    fn leave(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Notes that the partitions of `moves` have reached the event `record`, and does it if all `partitions` of its topic have,
+    /// also those of other instances.
     fn meet(
         &mut self,
-        _record: &Record,
-        _moves: &[Move],
-        _partitions: i32,
-        _dead_letters: &DeadLetters,
-    ) -> impl Future<Output = Result<Met>> + Send {
-        async { Ok(Met::Waiting) }
+        record: &Record,
+        moves: &[Move],
+        partitions: i32,
+        dead_letters: &DeadLetters,
+    ) -> impl Future<Output = Result<Met>> + Send;
+}
+
+/// Of a target that is not shared: there is none.
+pub(crate) enum NotShared {}
+
+impl SharedTarget for NotShared {
+    async fn share(&mut self, _: &Topics) -> Result<BTreeSet<TopicPartition>> {
+        match *self {}
+    }
+
+    async fn others_acted(&self) {
+        match *self {}
+    }
+
+    async fn leave(&mut self) {
+        match *self {}
+    }
+
+    async fn meet(&mut self, _: &Record, _: &[Move], _: i32, _: &DeadLetters) -> Result<Met> {
+        match *self {}
     }
 }
 
 /// All partitions of `topics`.
-fn all_partitions(topics: &Topics) -> BTreeSet<TopicPartition> {
+pub(crate) fn all_partitions(topics: &Topics) -> BTreeSet<TopicPartition> {
     let of_topic = |(topic, partitions): (&String, &i32)| {
         let topic: Arc<str> = topic.as_str().into();
         (0..*partitions).map(move |partition| TopicPartition {
@@ -211,7 +184,7 @@ fn all_partitions(topics: &Topics) -> BTreeSet<TopicPartition> {
 }
 
 /// The beginning or end of a snapshot that cannot be followed.
-pub fn unreadable_snapshot(Malformed(why): Malformed) -> Error {
+pub(crate) fn unreadable_snapshot(Malformed(why): Malformed) -> Error {
     Error::new(
         Code::SchemaChange,
         format!("a snapshot event: {why}"),

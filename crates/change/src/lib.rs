@@ -5,6 +5,7 @@
 //! trigger says of it; [`version`], [`topic_name`], [`partition`] and [`position`] hold the rules that order, names and restart
 //! rest on.
 
+pub mod backoff;
 pub mod event;
 pub mod hex;
 pub mod mac_key;

@@ -9,14 +9,14 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 
-use super::failure::{classify, is_missing_collection, refused_collection};
-use super::insert::collection_refused;
 use crate::error::{Error, Result};
+use crate::sink::mongo_history::failure::{classify, is_missing_collection, refused_collection};
+use crate::sink::mongo_history::write::insert::collection_refused;
 
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connects to the database of a history.
-pub async fn connect(url: &str, database: &str) -> Result<Database> {
+pub(crate) async fn connect(url: &str, database: &str) -> Result<Database> {
     let mut options = ClientOptions::parse(url).await.map_err(|error| {
         // The driver's text may quote the URL, and with it the password; of a name that it does not find it holds that.
         match error.kind.as_ref() {
@@ -45,7 +45,7 @@ pub async fn connect(url: &str, database: &str) -> Result<Database> {
 }
 
 /// As [`connect`], for what a secondary may not have yet.
-pub async fn connect_to_primary(url: &str, database: &str) -> Result<Database> {
+pub(crate) async fn connect_to_primary(url: &str, database: &str) -> Result<Database> {
     let database = connect(url, database).await?;
     let options = DatabaseOptions::builder()
         .selection_criteria(SelectionCriteria::from(ReadPreference::Primary))
@@ -56,7 +56,7 @@ pub async fn connect_to_primary(url: &str, database: &str) -> Result<Database> {
 }
 
 /// Acknowledged means on disk at a majority: the offset moves after it.
-pub fn durable() -> WriteConcern {
+pub(crate) fn durable() -> WriteConcern {
     WriteConcern::builder()
         .w(Acknowledgment::Majority)
         .journal(true)
@@ -64,7 +64,7 @@ pub fn durable() -> WriteConcern {
 }
 
 /// Makes the indexes that are missing. (Not all servers take it well to be asked for one that is there.)
-pub async fn make_indexes<T: Send + Sync>(
+pub(crate) async fn make_indexes<T: Send + Sync>(
     collection: &Collection<T>,
     indexes: &[&[&str]],
 ) -> Result<()> {

@@ -45,7 +45,7 @@ const PASSING_CODES: [i32; 26] = [
 ];
 
 /// What became of one document that was not inserted.
-pub enum Rejected {
+pub(crate) enum Rejected {
     /// It is there already.
     AlreadyThere,
     /// The document itself is refused: why.
@@ -55,7 +55,7 @@ pub enum Rejected {
 }
 
 /// What became of the documents that an unordered insert did not insert, with their places; none where it failed as a whole.
-pub fn rejected(error: &MongoError) -> Option<impl Iterator<Item = (usize, Rejected)>> {
+pub(crate) fn rejected(error: &MongoError) -> Option<impl Iterator<Item = (usize, Rejected)>> {
     let ErrorKind::InsertMany(many) = error.kind.as_ref() else {
         return None;
     };
@@ -83,7 +83,7 @@ fn refusal(code: i32) -> String {
 }
 
 /// Why an insert of one document failed, if that is what the document holds.
-pub fn refused_document(error: &MongoError) -> Option<String> {
+pub(crate) fn refused_document(error: &MongoError) -> Option<String> {
     match error.kind.as_ref() {
         ErrorKind::Command(command) => {
             let known = DOCUMENT_CODES
@@ -100,7 +100,7 @@ pub fn refused_document(error: &MongoError) -> Option<String> {
 }
 
 /// Why a collection is refused, whatever is to be done with it.
-pub fn refused_collection(error: &MongoError) -> Option<String> {
+pub(crate) fn refused_collection(error: &MongoError) -> Option<String> {
     match error.kind.as_ref() {
         ErrorKind::Command(command) if COLLECTION_CODES.contains(&command.code) => {
             Some(format!("{} (code {})", command.code_name, command.code))
@@ -110,13 +110,13 @@ pub fn refused_collection(error: &MongoError) -> Option<String> {
 }
 
 /// Whether a server does not take the name of a collection.
-pub fn is_about_name(error: &MongoError) -> bool {
+pub(crate) fn is_about_name(error: &MongoError) -> bool {
     const INVALID_NAMESPACE: i32 = 73;
     matches!(error.kind.as_ref(), ErrorKind::Command(error) if error.code == INVALID_NAMESPACE)
 }
 
 /// Whether a single insert failed because its `_id` is there already.
-pub fn is_duplicate_id(error: &MongoError) -> bool {
+pub(crate) fn is_duplicate_id(error: &MongoError) -> bool {
     matches!(
         error.kind.as_ref(),
         ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == DUPLICATE_KEY
@@ -124,13 +124,13 @@ pub fn is_duplicate_id(error: &MongoError) -> bool {
 }
 
 /// Whether a command failed because its collection does not exist.
-pub fn is_missing_collection(error: &MongoError) -> bool {
+pub(crate) fn is_missing_collection(error: &MongoError) -> bool {
     const NAMESPACE_NOT_FOUND: i32 = 26;
     matches!(error.kind.as_ref(), ErrorKind::Command(error) if error.code == NAMESPACE_NOT_FOUND)
 }
 
 /// Whether a single write failed because of what the document holds.
-pub fn is_about_document(error: &MongoError) -> bool {
+pub(crate) fn is_about_document(error: &MongoError) -> bool {
     let is_known = |code: i32| DOCUMENT_CODES.iter().any(|(known, _)| *known == code);
     match error.kind.as_ref() {
         ErrorKind::Write(WriteFailure::WriteError(error)) => is_known(error.code),
@@ -140,7 +140,7 @@ pub fn is_about_document(error: &MongoError) -> bool {
 }
 
 /// An error that concerns more than one document. Its text is the driver's, which holds no values.
-pub fn classify(doing: &str, error: &MongoError) -> Error {
+pub(crate) fn classify(doing: &str, error: &MongoError) -> Error {
     let code = match error.kind.as_ref() {
         ErrorKind::Command(command) => Some(command.code),
         ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),

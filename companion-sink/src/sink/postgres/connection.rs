@@ -10,11 +10,13 @@ use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification, SimpleQueryMessage, Statement};
 
-use super::failure::{Fault, classify, sort};
-use super::parked::CHANNEL;
-use super::sharing::INSTANCES_CHANNEL;
-use super::verification::Verification;
 use crate::error::{Code, Error, Result};
+use crate::sink::postgres::failure::{Fault, classify, sort};
+use crate::sink::postgres::parked::store::CHANNEL;
+use crate::sink::postgres::verification::Verification;
+
+/// Where instances tell each other that there is something to look at; the payload is the sink.
+pub(crate) const INSTANCES_CHANNEL: &str = "companion_sink_instances";
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,28 +44,28 @@ const SESSION: &str = "
     SET jit = off";
 
 /// From now on in a transaction, every statement is checked by itself.
-pub const IMMEDIATE: &str = "SET CONSTRAINTS ALL IMMEDIATE;";
+pub(crate) const IMMEDIATE: &str = "SET CONSTRAINTS ALL IMMEDIATE;";
 
 /// A connection with its prepared statements.
-pub struct Session {
+pub(crate) struct Session {
     /// The connection.
-    pub client: Arc<Client>,
+    pub(crate) client: Arc<Client>,
     statements: HashMap<String, Statement>,
     /// A part of the open transaction was kept, and its savepoint is still there.
     part_is_kept: bool,
     /// Changes of rows, of tables without a key, that the target does not have: those of the open transaction.
-    pub unknown_rows: u64,
+    pub(crate) unknown_rows: u64,
     /// Those of them from before its last part.
     unknown_before_part: u64,
     /// The state's schema, quoted, where the newest events of keys are noted (`newest`).
-    pub newest_schema: Option<String>,
+    pub(crate) newest_schema: Option<String>,
     /// The tables that are there for that.
-    pub newest_tables: HashSet<String>,
+    pub(crate) newest_tables: HashSet<String>,
 }
 
 impl Session {
     /// A session on `client`.
-    pub fn new(client: Client) -> Self {
+    pub(crate) fn new(client: Client) -> Self {
         Session {
             client: Arc::new(client),
             statements: HashMap::new(),
@@ -76,12 +78,12 @@ impl Session {
     }
 
     /// Whether [`Session::prepared`] has the statement already.
-    pub fn has_prepared(&self, sql: &str) -> bool {
+    pub(crate) fn has_prepared(&self, sql: &str) -> bool {
         self.statements.contains_key(sql)
     }
 
     /// Begins a transaction and does `more` in it; the first value of the last row that came of it.
-    pub async fn begin(&mut self, more: &str) -> Result<Option<String>> {
+    pub(crate) async fn begin(&mut self, more: &str) -> Result<Option<String>> {
         self.part_is_kept = false;
         self.unknown_rows = 0;
         let answers = self.client.simple_query(&format!("BEGIN; {more}")).await;
@@ -94,7 +96,7 @@ impl Session {
     }
 
     /// The statement that begins a part of the open transaction which can be undone by itself. There is one at a time.
-    pub fn begin_part(&mut self) -> &'static str {
+    pub(crate) fn begin_part(&mut self) -> &'static str {
         self.unknown_before_part = self.unknown_rows;
         match std::mem::take(&mut self.part_is_kept) {
             true => "RELEASE SAVEPOINT part; SAVEPOINT part",
@@ -103,47 +105,47 @@ impl Session {
     }
 
     /// Keeps what was done since the part began.
-    pub fn keep_part(&mut self) {
+    pub(crate) fn keep_part(&mut self) {
         // Its savepoint goes with the next part, or with the transaction: no round trip of its own.
         self.part_is_kept = true;
     }
 
     /// Undoes what was done since the part began.
-    pub async fn undo_part(&mut self) -> Result<()> {
+    pub(crate) async fn undo_part(&mut self) -> Result<()> {
         self.unknown_rows = self.unknown_before_part;
         self.execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part")
             .await
     }
 
     /// Has the deferred constraints of the target checked now, of what the open transaction has done.
-    pub async fn check_constraints(&self) -> std::result::Result<(), Fault> {
+    pub(crate) async fn check_constraints(&self) -> std::result::Result<(), Fault> {
         let checked = self.client.batch_execute(IMMEDIATE).await;
         checked.map_err(|error| sort("checking deferred constraints", &error))
     }
 
     /// As [`Session::check_constraints`]; what does not hold.
-    pub async fn doubt(&self) -> Result<Option<Doubt>> {
+    pub(crate) async fn doubt(&self) -> Result<Option<ConstraintDoubt>> {
         let done = self.client.batch_execute(IMMEDIATE).await;
         done.map_or_else(
-            |error| Doubt::of("checking deferred constraints", &error),
+            |error| ConstraintDoubt::of("checking deferred constraints", &error),
             |()| Ok(None),
         )
     }
 
     /// Commits; what the target refuses that for.
-    pub async fn commit(&self) -> Result<Option<Doubt>> {
+    pub(crate) async fn commit(&self) -> Result<Option<ConstraintDoubt>> {
         let done = self.client.batch_execute("COMMIT").await;
-        done.map_or_else(|error| Doubt::of("COMMIT", &error), |()| Ok(None))
+        done.map_or_else(|error| ConstraintDoubt::of("COMMIT", &error), |()| Ok(None))
     }
 
     /// Runs statements that concern the transaction.
-    pub async fn execute(&self, sql: &str) -> Result<()> {
+    pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
         let done = self.client.batch_execute(sql).await;
         done.map_err(|error| classify(sql, &error))
     }
 
     /// The prepared statement of `sql`, whose parameters have `types` (those left out are the server's choice).
-    pub async fn prepared(
+    pub(crate) async fn prepared(
         &mut self,
         sql: &str,
         types: &[Type],
@@ -158,26 +160,26 @@ impl Session {
 }
 
 /// What does not hold at the end of a transaction.
-pub struct Doubt {
+pub(crate) struct ConstraintDoubt {
     /// As it is told.
-    pub fault: Fault,
+    pub(crate) fault: Fault,
     /// Schema and table, where the server names one.
-    pub table: Option<(String, String)>,
+    pub(crate) table: Option<(String, String)>,
     /// The server's detail, with values: never to be shown.
-    pub detail: Option<String>,
+    pub(crate) detail: Option<String>,
     /// SQLSTATE, constraint, and which function raised it.
     sign: [Option<String>; 3],
 }
 
-impl Doubt {
-    fn of(doing: &str, error: &tokio_postgres::Error) -> Result<Option<Doubt>> {
+impl ConstraintDoubt {
+    fn of(doing: &str, error: &tokio_postgres::Error) -> Result<Option<ConstraintDoubt>> {
         let fault = match sort(doing, error) {
             Fault::Other(error) => return Err(error),
             fault => fault,
         };
         let db = error.as_db_error();
         let told = |what: Option<&str>| what.map(str::to_owned);
-        Ok(Some(Doubt {
+        Ok(Some(ConstraintDoubt {
             fault,
             table: db.and_then(|db| Some((db.schema()?.to_owned(), db.table()?.to_owned()))),
             detail: db.and_then(|db| told(db.detail())),
@@ -190,22 +192,22 @@ impl Doubt {
     }
 
     /// Whether it is the same that does not hold.
-    pub fn is_same(&self, other: &Doubt) -> bool {
+    pub(crate) fn is_same(&self, other: &ConstraintDoubt) -> bool {
         (&self.sign, &self.table, &self.detail) == (&other.sign, &other.table, &other.detail)
     }
 }
 
 /// What a connection tells beside the answers.
 #[derive(Default)]
-pub struct News {
+pub(crate) struct News {
     /// Somebody decided about a parked event, or the connection ended.
-    pub decided: Notify,
+    pub(crate) decided: Notify,
     /// An instance of a sink did something that may concern others.
-    pub others_acted: Notify,
+    pub(crate) others_acted: Notify,
 }
 
 /// Connects as the sink `name`; `news` is told what comes.
-pub async fn connect(url: &str, name: &str, news: &Arc<News>) -> Result<Client> {
+pub(crate) async fn connect(url: &str, name: &str, news: &Arc<News>) -> Result<Client> {
     let news = Arc::clone(news);
     let key = format!("sink.{name}.url");
     let tell = move |told: Option<&Notification>| match told {
@@ -221,7 +223,7 @@ pub async fn connect(url: &str, name: &str, news: &Arc<News>) -> Result<Client> 
 }
 
 /// Connects to the server that the configuration's `key` names, for `name`; the session is as the server has it.
-pub async fn open(url: &str, name: &str, key: &str) -> Result<Client> {
+pub(crate) async fn open(url: &str, name: &str, key: &str) -> Result<Client> {
     open_listening(url, name, key, |_| {}).await
 }
 
@@ -282,7 +284,7 @@ async fn open_listening(
 
 /// Takes foreign keys and triggers out of the way, where the role may: the source has checked already.
 /// Returns whether it may.
-pub async fn become_replica(client: &Client) -> Result<bool> {
+pub(crate) async fn become_replica(client: &Client) -> Result<bool> {
     match client
         .batch_execute("SET session_replication_role = replica")
         .await
@@ -295,7 +297,11 @@ pub async fn become_replica(client: &Client) -> Result<bool> {
 
 /// Makes sure that this is the only active instance of the sink, for as long as the connection lives, or one of those that
 /// share its partitions (CDC1009).
-pub async fn become_active(client: &Client, state_name: &str, is_shared: bool) -> Result<()> {
+pub(crate) async fn become_active(
+    client: &Client,
+    state_name: &str,
+    is_shared: bool,
+) -> Result<()> {
     let function = match is_shared {
         true => "pg_try_advisory_lock_shared",
         false => "pg_try_advisory_lock",

@@ -7,11 +7,11 @@
 use tokio_postgres::Error as PgError;
 use tokio_postgres::error::DbError;
 
-use crate::dead_letter::Failure;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error};
+use crate::rejected::failure::{Failure, NotApplied};
 
 /// A failed statement.
-pub enum Fault {
+pub(crate) enum Fault {
     /// The event is refused for what it holds.
     Event(Failure),
     /// For what the event holds, or for what the target is like: the same SQLSTATE says both. Who knows the table looks
@@ -30,18 +30,18 @@ pub enum Fault {
 
 /// What a table of the target lacks for events of its source.
 #[derive(Debug, Clone)]
-pub struct Lack {
+pub(crate) struct Lack {
     /// CDC1004 or CDC1011.
-    pub code: Code,
+    pub(crate) code: Code,
     /// What is missing, without any value.
-    pub what: String,
+    pub(crate) what: String,
     /// The remedy: a sentence without its full stop.
-    pub remedy: String,
+    pub(crate) remedy: String,
 }
 
 impl Lack {
     /// As it stops a whole sink.
-    pub fn error(&self) -> Error {
+    pub(crate) fn error(&self) -> Error {
         Error::new(
             self.code,
             format!("postgres: {}", self.what),
@@ -50,24 +50,14 @@ impl Lack {
     }
 
     /// As it keeps an event of the table back.
-    pub fn failure(&self) -> Failure {
+    pub(crate) fn failure(&self) -> Failure {
         Failure::lack(self.code, format!("{}: {}", self.what, self.remedy))
     }
 }
 
 impl Fault {
-    /// What keeps one event back, anything else as the error that it is.
-    pub fn refusal<T>(self) -> Result<std::result::Result<T, Failure>> {
-        match self {
-            Fault::Event(failure) => Ok(Err(failure)),
-            Fault::Doubtful { failure, .. } => Ok(Err(*failure)),
-            Fault::Lack(lack) => Ok(Err(lack.failure())),
-            Fault::Other(error) => Err(error),
-        }
-    }
-
     /// As it stops a whole sink that is `doing` something.
-    pub fn error(self, doing: &str) -> Error {
+    pub(crate) fn error(self, doing: &str) -> Error {
         match self {
             Fault::Doubtful { lack, .. } | Fault::Lack(lack) => lack.error(),
             Fault::Other(error) => error,
@@ -80,10 +70,36 @@ impl Fault {
     }
 
     /// As it is where no value was looked at yet: nothing of an event is to blame.
-    pub fn of_table(self) -> Fault {
+    pub(crate) fn of_table(self) -> Fault {
         match self {
             Fault::Doubtful { lack, .. } => Fault::Lack(lack),
             fault => fault,
+        }
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Fault::Event(failure)
+    }
+}
+
+impl From<NotApplied> for Fault {
+    fn from(not_applied: NotApplied) -> Self {
+        match not_applied {
+            NotApplied::Refused(failure) => Fault::Event(failure),
+            NotApplied::Failed(error) => Fault::Other(error),
+        }
+    }
+}
+
+impl From<Fault> for NotApplied {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Event(failure) => NotApplied::Refused(failure),
+            Fault::Doubtful { failure, .. } => NotApplied::Refused(*failure),
+            Fault::Lack(lack) => NotApplied::Refused(lack.failure()),
+            Fault::Other(error) => NotApplied::Failed(error),
         }
     }
 }
@@ -95,7 +111,7 @@ impl From<Error> for Fault {
 }
 
 /// What an SQLSTATE says, as far as it says anything by itself.
-enum Kind {
+enum StateClass {
     /// The server is away, on its way, or short of something that comes back.
     Outage,
     /// Another session was in the way.
@@ -114,48 +130,50 @@ enum Kind {
     Unknown,
 }
 
-impl Kind {
-    fn of(state: &str) -> Kind {
+impl StateClass {
+    fn of(state: &str) -> StateClass {
         match (state.get(..2).unwrap_or_default(), state) {
             // Disk full, and a file that cannot be written: more of the same does not help.
-            (_, "53100" | "58030") | ("28" | "3D", _) => Kind::Target,
-            ("08" | "53", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05") => Kind::Outage,
-            ("40", _) | (_, "55P03" | "57014") => Kind::Conflict,
-            (_, "25006") => Kind::ReadOnly,
+            (_, "53100" | "58030") | ("28" | "3D", _) => StateClass::Target,
+            ("08" | "53", _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05") => {
+                StateClass::Outage
+            }
+            ("40", _) | (_, "55P03" | "57014") => StateClass::Conflict,
+            (_, "25006") => StateClass::ReadOnly,
             // ON CONFLICT finds no unique index.
-            (_, "42P10") => Kind::Table,
-            ("0A" | "0L" | "0P" | "3F" | "42", _) => Kind::Doubtful,
-            ("22" | "23" | "44" | "54" | "P0", _) => Kind::Value,
-            _ => Kind::Unknown,
+            (_, "42P10") => StateClass::Table,
+            ("0A" | "0L" | "0P" | "3F" | "42", _) => StateClass::Doubtful,
+            ("22" | "23" | "44" | "54" | "P0", _) => StateClass::Value,
+            _ => StateClass::Unknown,
         }
     }
 }
 
 /// Sorts an error that happened while `doing` something with events.
-pub fn sort(doing: &str, error: &PgError) -> Fault {
+pub(crate) fn sort(doing: &str, error: &PgError) -> Fault {
     let Some(db) = error.as_db_error() else {
         return Fault::Other(unreachable(doing, &chain(error)));
     };
     let state = db.code().code();
-    match Kind::of(state) {
-        Kind::Outage => Fault::Other(unreachable(doing, &of_state(state))),
-        Kind::Conflict | Kind::ReadOnly => Fault::Other(passing(doing, state)),
-        Kind::Target => Fault::Other(lack(doing, db).error()),
-        Kind::Table => Fault::Lack(lack(doing, db)),
-        Kind::Doubtful => Fault::Doubtful {
+    match StateClass::of(state) {
+        StateClass::Outage => Fault::Other(unreachable(doing, &of_state(state))),
+        StateClass::Conflict | StateClass::ReadOnly => Fault::Other(passing(doing, state)),
+        StateClass::Target => Fault::Other(lack(doing, db).error()),
+        StateClass::Table => Fault::Lack(lack(doing, db)),
+        StateClass::Doubtful => Fault::Doubtful {
             failure: Box::new(refused(state, db)),
             lack: lack(doing, db),
         },
         // A server that is there and refuses something refuses what it was given.
-        Kind::Value | Kind::Unknown => Fault::Event(refused(state, db)),
+        StateClass::Value | StateClass::Unknown => Fault::Event(refused(state, db)),
     }
 }
 
 /// As [`sort`], where no event is concerned.
-pub fn classify(doing: &str, error: &PgError) -> Error {
+pub(crate) fn classify(doing: &str, error: &PgError) -> Error {
     let state = error.as_db_error().map(|db| db.code().code());
     if let Some(state) = state
-        && matches!(Kind::of(state), Kind::Unknown)
+        && matches!(StateClass::of(state), StateClass::Unknown)
     {
         return unreachable(doing, &of_state(state));
     }
@@ -163,7 +181,7 @@ pub fn classify(doing: &str, error: &PgError) -> Error {
 }
 
 /// The SQLSTATE of the server's answer, if it is one.
-pub fn state_of(error: &PgError) -> Option<&str> {
+pub(crate) fn state_of(error: &PgError) -> Option<&str> {
     error.as_db_error().map(|db| db.code().code())
 }
 
@@ -362,21 +380,36 @@ mod tests {
     #[test]
     fn unreachable_is_only_what_passes() {
         for state in ["08006", "57P01", "57P03", "53300", "53200"] {
-            assert!(matches!(Kind::of(state), Kind::Outage), "{state}");
+            assert!(
+                matches!(StateClass::of(state), StateClass::Outage),
+                "{state}"
+            );
         }
         for state in ["54000", "22P02", "23505", "44000", "P0001"] {
-            assert!(matches!(Kind::of(state), Kind::Value), "{state}");
+            assert!(
+                matches!(StateClass::of(state), StateClass::Value),
+                "{state}"
+            );
         }
         for state in ["21000", "27000", "XX000", "38000", "55000"] {
-            assert!(matches!(Kind::of(state), Kind::Unknown), "{state}");
+            assert!(
+                matches!(StateClass::of(state), StateClass::Unknown),
+                "{state}"
+            );
         }
         for state in [
             "42P01", "42704", "42883", "3F000", "428C9", "0A000", "42501",
         ] {
-            assert!(matches!(Kind::of(state), Kind::Doubtful), "{state}");
+            assert!(
+                matches!(StateClass::of(state), StateClass::Doubtful),
+                "{state}"
+            );
         }
         for state in ["40001", "40P01", "55P03", "57014"] {
-            assert!(matches!(Kind::of(state), Kind::Conflict), "{state}");
+            assert!(
+                matches!(StateClass::of(state), StateClass::Conflict),
+                "{state}"
+            );
         }
     }
 }

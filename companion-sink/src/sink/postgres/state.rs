@@ -4,24 +4,27 @@ use change::version::Place;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::barrier::Barriers;
-use super::bindings::Topics;
-use super::connection::Session;
-use super::failure::classify;
-use super::follow::Followed;
-use super::newest;
-use super::parked::{HOLDS_ROWS, ParkedEvents};
-use super::snapshot::Snapshots;
-use super::tables::{Target, literal, quoted};
-use crate::consumer::TopicPartition;
 use crate::error::{Code, Error, Result};
-use crate::sink::{Move, Position};
+use crate::kafka::reader::TopicPartition;
+use crate::sink::batch::Move;
+use crate::sink::batch::Position;
+use crate::sink::postgres::connection::Session;
+use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::parked::store::{HOLDS_ROWS, ParkedEvents};
+use crate::sink::postgres::schema::bindings::Topics;
+use crate::sink::postgres::schema::definitions::FollowedDefinition;
+use crate::sink::postgres::schema::tables::literal;
+use crate::sink::postgres::schema::target::Target;
+use crate::sink::postgres::schema::target::quoted;
+use crate::sink::postgres::sharing::barrier::Barriers;
+use crate::sink::postgres::write::newest_versions;
+use crate::sink::postgres::write::snapshot::Snapshots;
 
 /// The first key of the lock that transactions share which change a sink's content, and that a replay takes alone.
-pub const GATE: &str = "hashtext('companion-sink gate')";
+pub(crate) const GATE: &str = "hashtext('companion-sink gate')";
 
 /// The tables of the state schema, for one sink.
-pub struct State {
+pub(crate) struct State {
     /// Quoted.
     schema: String,
     sink: String,
@@ -33,22 +36,22 @@ pub struct State {
 
 impl State {
     /// The sink with its instance's name, as the state has it.
-    pub fn sink(&self) -> &str {
+    pub(crate) fn sink(&self) -> &str {
         &self.sink
     }
 
     /// The state's schema, quoted.
-    pub fn schema(&self) -> &str {
+    pub(crate) fn schema(&self) -> &str {
         &self.schema
     }
 
     /// Everything up to a commit is applied: of keys with several spellings nothing older has to be known (`newest`).
-    pub async fn forget_newest(&self, session: &Session, version: &str) -> Result<()> {
-        newest::forget(session, &self.schema, &self.sink, version).await
+    pub(crate) async fn forget_newest(&self, session: &Session, version: &str) -> Result<()> {
+        newest_versions::forget(session, &self.schema, &self.sink, version).await
     }
 
     /// The state of `sink` (`<name>.<sink>`, as its consumer group) in `schema`.
-    pub fn new(schema: &str, sink: &str) -> Self {
+    pub(crate) fn new(schema: &str, sink: &str) -> Self {
         let schema = quoted(schema);
         let literal = literal(sink);
         let gate = format!(
@@ -64,7 +67,7 @@ impl State {
     }
 
     /// The events that were put aside.
-    pub fn parked_events(&self) -> ParkedEvents<'_> {
+    pub(crate) fn parked_events(&self) -> ParkedEvents<'_> {
         ParkedEvents {
             schema: &self.schema,
             sink: &self.sink,
@@ -72,7 +75,7 @@ impl State {
     }
 
     /// The partitions that wait at events about whole tables.
-    pub fn barriers(&self) -> Barriers<'_> {
+    pub(crate) fn barriers(&self) -> Barriers<'_> {
         Barriers {
             schema: &self.schema,
             sink: &self.sink,
@@ -80,7 +83,7 @@ impl State {
     }
 
     /// The tables that topics belong to.
-    pub fn topics(&self) -> Topics<'_> {
+    pub(crate) fn topics(&self) -> Topics<'_> {
         Topics {
             schema: &self.schema,
             sink: &self.sink,
@@ -88,7 +91,7 @@ impl State {
     }
 
     /// The snapshots that are under way.
-    pub fn snapshots(&self) -> Snapshots<'_> {
+    pub(crate) fn snapshots(&self) -> Snapshots<'_> {
         Snapshots {
             schema: &self.schema,
             sink: &self.sink,
@@ -96,7 +99,7 @@ impl State {
     }
 
     /// Makes the tables where they are missing.
-    pub async fn create(&self, client: &Client) -> Result<()> {
+    pub(crate) async fn create(&self, client: &Client) -> Result<()> {
         let schema = &self.schema;
         let there = client
             .query_one(
@@ -170,7 +173,7 @@ impl State {
     }
 
     /// Notes which replay the content is of, before anything is read of it.
-    pub async fn connected(&mut self, client: &Client) -> Result<()> {
+    pub(crate) async fn connected(&mut self, client: &Client) -> Result<()> {
         let sql = format!(
             "SELECT coalesce(max(generation), 0) FROM {}.replays WHERE sink = $1",
             self.schema
@@ -183,7 +186,7 @@ impl State {
 
     /// Opens a transaction that changes the content, and does `more` in it. While a replay takes the content's place it waits;
     /// afterwards what this instance knows is no longer true (CDC1009).
-    pub async fn begin_transaction(&self, session: &mut Session, more: &str) -> Result<()> {
+    pub(crate) async fn begin_transaction(&self, session: &mut Session, more: &str) -> Result<()> {
         let generation = session.begin(&format!("{more}{}", self.gate)).await?;
         let generation = generation.and_then(|generation| generation.parse::<i64>().ok());
         if generation == Some(self.generation) {
@@ -200,7 +203,7 @@ impl State {
     }
 
     /// The positions of `wanted`.
-    pub async fn positions(
+    pub(crate) async fn positions(
         &self,
         client: &Client,
         wanted: &[TopicPartition],
@@ -227,7 +230,11 @@ impl State {
     }
 
     /// Notes where unknown partitions begin.
-    pub async fn begin(&self, client: &Client, starts: &[(TopicPartition, i64)]) -> Result<()> {
+    pub(crate) async fn begin(
+        &self,
+        client: &Client,
+        starts: &[(TopicPartition, i64)],
+    ) -> Result<()> {
         let starts = starts.iter().map(|(at, next_offset)| {
             let position = Position {
                 next_offset: *next_offset,
@@ -239,7 +246,7 @@ impl State {
     }
 
     /// As [`State::begin`], with the highest versions before.
-    pub async fn begin_at(
+    pub(crate) async fn begin_at(
         &self,
         client: &Client,
         starts: &[(TopicPartition, Position)],
@@ -265,7 +272,7 @@ impl State {
     }
 
     /// Moves the positions inside the open transaction, each only from where the batch began (CDC1009).
-    pub async fn advance(&self, session: &mut Session, moves: &[Move]) -> Result<()> {
+    pub(crate) async fn advance(&self, session: &mut Session, moves: &[Move]) -> Result<()> {
         let topics: Vec<&str> = moves.iter().map(|moved| &*moved.at.topic).collect();
         let partitions: Vec<i32> = moves.iter().map(|moved| moved.at.partition).collect();
         let begins: Vec<i64> = moves.iter().map(|moved| moved.begin).collect();
@@ -293,7 +300,7 @@ impl State {
     }
 
     /// Notes the newest commit of the source that the open transaction brings.
-    pub async fn note_progress(
+    pub(crate) async fn note_progress(
         &self,
         session: &mut Session,
         place: Place,
@@ -316,7 +323,7 @@ impl State {
     }
 
     /// Notes that a snapshot brings rows of a topic.
-    pub async fn note_loading(&self, client: &Client, topic: &str) -> Result<()> {
+    pub(crate) async fn note_loading(&self, client: &Client, topic: &str) -> Result<()> {
         let sql = format!(
             "INSERT INTO {}.loading (sink, topic) VALUES ($1, $2) ON CONFLICT DO NOTHING",
             self.schema
@@ -328,7 +335,7 @@ impl State {
     }
 
     /// Notes that a topic's rows are all there.
-    pub async fn note_loaded(&self, client: &Client, topic: &str) -> Result<()> {
+    pub(crate) async fn note_loaded(&self, client: &Client, topic: &str) -> Result<()> {
         let sql = format!(
             "DELETE FROM {}.loading WHERE sink = $1 AND topic = $2",
             self.schema
@@ -340,7 +347,11 @@ impl State {
     }
 
     /// The definition of a topic's table that is followed.
-    pub async fn followed(&self, client: &Client, topic: &str) -> Result<Option<Followed>> {
+    pub(crate) async fn followed(
+        &self,
+        client: &Client,
+        topic: &str,
+    ) -> Result<Option<FollowedDefinition>> {
         let sql = format!(
             "SELECT target_schema, target_table, definition, is_dropped FROM {}.definitions WHERE sink = $1 AND topic = $2",
             self.schema
@@ -365,7 +376,7 @@ impl State {
                 ),
             )
         })?;
-        Ok(Some(Followed {
+        Ok(Some(FollowedDefinition {
             target,
             definition,
             is_dropped: row.get(3),
@@ -373,7 +384,12 @@ impl State {
     }
 
     /// Notes the definition of a topic's table that is followed now.
-    pub async fn follow(&self, client: &Client, topic: &str, now: &Followed) -> Result<()> {
+    pub(crate) async fn follow(
+        &self,
+        client: &Client,
+        topic: &str,
+        now: &FollowedDefinition,
+    ) -> Result<()> {
         let sql = format!(
             "INSERT INTO {}.definitions (sink, topic, target_schema, target_table, definition, is_dropped) VALUES ($1, $2, $3, $4, $5, $6)
              ON CONFLICT (sink, topic) DO UPDATE SET target_schema = EXCLUDED.target_schema,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 
 /// What a connection string says of TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verification {
+pub(crate) struct Verification {
     mode: Option<String>,
     root_certificate: Option<String>,
     certificate: Option<String>,
@@ -31,7 +31,7 @@ enum Trust {
 
 impl Verification {
     /// Takes the parameters out of a connection string, URL or `key=value`: what is left is the driver's.
-    pub fn split(url: &str) -> Result<(String, Self)> {
+    pub(crate) fn split(url: &str) -> Result<(String, Self)> {
         let mut verification = Verification::default();
         let left = match url.split_once("://") {
             Some(_) => verification.take_from_url(url),
@@ -107,7 +107,7 @@ impl Verification {
     }
 
     /// The mode in force.
-    pub fn mode(&self) -> &str {
+    pub(crate) fn mode(&self) -> &str {
         match &self.mode {
             Some(mode) => mode,
             None if self.is_system() => "verify-full",
@@ -143,7 +143,7 @@ impl Verification {
     }
 
     /// What a person should know of it, who runs against a server on another machine.
-    pub fn weakness(&self) -> Option<(&'static str, &'static str)> {
+    pub(crate) fn weakness(&self) -> Option<(&'static str, &'static str)> {
         let is_anybody = matches!(self.trust(), Ok(Trust::Anybody));
         match self.mode() {
             "disable" | "allow" | "prefer" => Some((
@@ -159,7 +159,7 @@ impl Verification {
     }
 
     /// The connector that does so.
-    pub fn connector(&self) -> Result<MakeTlsConnector> {
+    pub(crate) fn connector(&self) -> Result<MakeTlsConnector> {
         let failed = |error: openssl::error::ErrorStack| {
             Error::configuration(
                 format!("postgres: TLS: {error}"),
@@ -226,7 +226,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 }
 
 /// The pairs of a `key=value` string as libpq reads it: spaces around `=`, quotes, backslashes. None where it is none.
-pub fn pairs(text: &str) -> Option<Vec<(String, String)>> {
+pub(crate) fn pairs(text: &str) -> Option<Vec<(String, String)>> {
     let mut pairs = Vec::new();
     let mut chars = text.chars().peekable();
     loop {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::connection;
 use crate::error::{Code, Error};
-use crate::live::Live;
+use crate::reload::Live;
+use crate::sink::postgres::connection;
 use crate::status::SinkStatus;
 
 /// A sink that has applied nothing for so long, though events wait, asks.
@@ -17,7 +17,7 @@ const ASK_EVERY: Duration = Duration::from_secs(10);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Waits until the target of the sink that `status` is of does not answer; the error that says so (CDC1003).
-pub async fn no_answer(live: Live, status: SinkStatus) -> Error {
+pub(crate) async fn no_answer(live: Live, status: SinkStatus) -> Error {
     loop {
         sleep(ASK_EVERY).await;
         let unmoved = status.figures().unmoved_seconds;
@@ -29,7 +29,9 @@ pub async fn no_answer(live: Live, status: SinkStatus) -> Error {
         let asked = async {
             let client = connection::open(&live.url(name), name, &key).await?;
             let answered = client.batch_execute("SELECT").await;
-            answered.map_err(|error| super::failure::classify("asking the server", &error))
+            answered.map_err(|error| {
+                crate::sink::postgres::failure::classify("asking the server", &error)
+            })
         };
         match timeout(ANSWERS_WITHIN, asked).await {
             Ok(Ok(())) => {}

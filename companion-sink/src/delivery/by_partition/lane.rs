@@ -1,0 +1,28 @@
+//! A partition, as one run of a sink reads it.
+
+use crate::delivery::endless_copies::EndlessCopies;
+use crate::kafka::record::Record;
+use change::version::Place;
+use std::time::Instant;
+
+/// A partition as this run reads it.
+pub(crate) struct Lane {
+    /// Position that the target has.
+    pub(super) stored_next: i64,
+    /// The offset that comes next in this run; ahead of the stored one while a batch is gathered.
+    pub(super) next: i64,
+    /// Highest version seen, empty for none.
+    pub(super) version: String,
+    pub(super) epoch: u32,
+    /// When the reader was told to read it.
+    pub(super) assigned: Instant,
+    /// The event for all partitions that this one waits at.
+    pub(super) held: Option<Record>,
+    /// The other instances know that it waits there.
+    pub(super) is_noted: bool,
+    /// The event, with its commit, that is beyond what the sender has come to: it is read again when that is clear.
+    pub(super) doubted: Option<(Place, i64)>,
+    /// The offset of one that turned out to be none.
+    pub(super) disbelieved: Option<i64>,
+    pub(super) copies: EndlessCopies,
+}

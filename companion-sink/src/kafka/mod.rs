@@ -1,0 +1,10 @@
+//! Kafka: clients, topics, partitions, and the records that are read from them.
+
+pub(crate) mod bounds;
+pub(crate) mod client;
+mod closing_consumer;
+pub(crate) mod discovery;
+pub(crate) mod partition_queues;
+pub(crate) mod positions;
+pub(crate) mod reader;
+pub(crate) mod record;

@@ -1,0 +1,497 @@
+//! Brings the records of all partitions into the order of the source's commits, up to a position of the sender.
+//!
+//! By the prefix rule (DESIGN section 7) the events of a partition rise in version, later copies aside. What a position says is
+//! complete lies before its ends; so the lowest version among the next records of all partitions is the next one overall, as
+//! soon as every partition has a next record or has been read to its end. Nothing is looked at beyond the position, for of that
+//! a part may be missing.
+
+use crate::sink::postgres::in_commit_order::merge_lane::MergeLane;
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+
+use change::version::{Place, Version};
+
+use crate::delivery::endless_copies;
+use crate::delivery::endless_copies::EndlessCopies;
+use crate::event::{is_for_others, is_version};
+use crate::kafka::reader::TopicPartition;
+use crate::kafka::record::Record;
+use crate::sink::batch::Move;
+
+/// The merged partitions.
+pub(crate) struct Merge {
+    /// Whom the records are for.
+    sink: String,
+    lanes: Vec<MergeLane>,
+    places: HashMap<TopicPartition, usize>,
+    /// The lanes that have a next record, by its version.
+    next: BinaryHeap<Reverse<(Version, usize)>>,
+    /// Lanes that have none and have not been read to their end.
+    hungry: Vec<usize>,
+    goal: Place,
+    last: Option<Version>,
+    duplicates: u64,
+}
+
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// An event of this commit, which [`Merge::take`] hands out.
+    Event(Place),
+    /// First the partition at this place must be read on.
+    Missing(usize),
+    /// Nothing is left up to the goal.
+    Reached,
+}
+
+impl Merge {
+    /// Nothing to merge yet, for the sink `sink`.
+    pub(crate) fn new(sink: &str) -> Self {
+        Merge {
+            sink: sink.to_owned(),
+            lanes: Vec::new(),
+            places: HashMap::new(),
+            next: BinaryHeap::new(),
+            hungry: Vec::new(),
+            goal: Place::default(),
+            last: None,
+            duplicates: 0,
+        }
+    }
+
+    /// The place of a partition.
+    pub(crate) fn place(&self, at: &TopicPartition) -> Option<usize> {
+        self.places.get(at).copied()
+    }
+
+    /// The partition at a place.
+    pub(crate) fn at(&self, place: usize) -> &TopicPartition {
+        &self.lanes[place].at
+    }
+
+    /// The offset of the partition at a place from which on it has not been read.
+    pub(crate) fn read_to(&self, place: usize) -> i64 {
+        self.lanes[place].read_to
+    }
+
+    /// Partitions with the offset that comes next in the target.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
+        self.lanes.iter().map(|lane| (&lane.at, lane.stored_next))
+    }
+
+    /// Later copies dropped since the last call.
+    pub(crate) fn take_duplicates(&mut self) -> u64 {
+        std::mem::take(&mut self.duplicates)
+    }
+
+    /// Merges one more partition, from `next_offset` on; `version` is the highest one before, empty for none. Its place.
+    pub(crate) fn add(&mut self, at: TopicPartition, next_offset: i64, version: &str) -> usize {
+        let place = self.lanes.len();
+        self.places.insert(at.clone(), place);
+        self.lanes.push(MergeLane {
+            at,
+            stored_next: next_offset,
+            read_to: next_offset,
+            end: next_offset,
+            version: Version::parse(version),
+            waiting: VecDeque::new(),
+            copies: EndlessCopies::default(),
+        });
+        place
+    }
+
+    /// The commit up to which the target has something of some partition: what it has of others up to there must come with it.
+    pub(crate) fn begun(&self) -> Option<Place> {
+        let versions = self.lanes.iter().filter_map(|lane| lane.version);
+        versions.map(|version| version.place()).max()
+    }
+
+    /// Goes on up to the commit `goal`. What is complete up to there ends where `end_of` says of each partition, `None` for one
+    /// that the position does not name.
+    pub(crate) fn set_goal(
+        &mut self,
+        goal: Place,
+        end_of: impl Fn(&TopicPartition) -> Option<i64>,
+    ) {
+        self.goal = goal;
+        self.hungry.clear();
+        for (place, lane) in self.lanes.iter_mut().enumerate() {
+            lane.end = end_of(&lane.at).unwrap_or(lane.end);
+            if lane.is_hungry() {
+                self.hungry.push(place);
+            }
+        }
+    }
+
+    /// A record that came of the partition at `place`; an older one than those before is passed over.
+    pub(crate) fn offer(&mut self, place: usize, record: Record) {
+        let lane = &mut self.lanes[place];
+        if record.offset < lane.read_to {
+            return;
+        }
+        lane.read_to = record.offset + 1;
+        let passed_over = match record.op() {
+            Some("tombstone" | "emit") => true,
+            // Only a snapshot's events name sinks.
+            Some("r" | "snapshot") => is_for_others(&record, &self.sink),
+            _ => false,
+        };
+        let version = record.version().filter(|version| is_version(version));
+        let version = version.and_then(Version::parse);
+        if passed_over {
+            self.duplicates += u64::from(version.is_some() && version <= lane.version);
+            return;
+        }
+        lane.waiting.push_back((version, record));
+        if lane.waiting.len() == 1 {
+            self.promote(place);
+        }
+    }
+
+    /// Passes over copies at the head of the partition at `place`; what is there then is among those that may come next.
+    fn promote(&mut self, place: usize) {
+        let lane = &mut self.lanes[place];
+        while let Some((version, record)) = lane.waiting.front() {
+            let is_copy = version.is_some() && *version <= lane.version;
+            if lane.copies.note(is_copy) {
+                let version = record.version().unwrap_or_default();
+                endless_copies::tell(&self.sink, &lane.at.topic, lane.at.partition, version);
+            }
+            if !is_copy {
+                // One without a version is malformed: it stays where it was found.
+                let version = version.or(lane.version).unwrap_or_default();
+                self.next.push(Reverse((version, place)));
+                return;
+            }
+            self.duplicates += 1;
+            lane.waiting.pop_front();
+        }
+        if lane.is_hungry() {
+            self.hungry.push(place);
+        }
+    }
+
+    /// The partitions whose next record is of a later commit than `newest`, with its offset.
+    pub(crate) fn beyond(&self, newest: Place) -> Vec<(usize, i64)> {
+        let heads = self.next.iter().map(|Reverse(head)| head);
+        let beyond = heads.filter(|(version, _)| version.place() > newest);
+        let offset = |place: usize| self.lanes[place].next_offset();
+        beyond.map(|(_, place)| (*place, offset(*place))).collect()
+    }
+
+    /// The next record of the partition at `place` is of no commit of the source: it is handed out where it stands, and marked.
+    pub(crate) fn disbelieve(&mut self, place: usize) {
+        self.next.retain(|Reverse((_, lane))| *lane != place);
+        if let Some((version, record)) = self.lanes[place].waiting.front_mut() {
+            *version = None;
+            record.is_disbelieved = true;
+        }
+        self.promote(place);
+    }
+
+    /// The partition at `place` has nothing before `offset` that was not offered.
+    pub(crate) fn offer_end(&mut self, place: usize, offset: i64) {
+        let lane = &mut self.lanes[place];
+        lane.read_to = lane.read_to.max(offset);
+    }
+
+    /// What comes next.
+    pub(crate) fn next(&mut self) -> Next {
+        loop {
+            while let Some(place) = self.hungry.last() {
+                if self.lanes[*place].is_hungry() {
+                    return Next::Missing(*place);
+                }
+                self.hungry.pop();
+            }
+            let Some(Reverse((version, lane))) = self.next.peek() else {
+                return Next::Reached;
+            };
+            if version.place() > self.goal {
+                return Next::Reached;
+            }
+            let waiting = &self.lanes[*lane].waiting;
+            // What is said of a whole table has a copy in every partition.
+            let is_other_copy = self.last == Some(*version)
+                && waiting
+                    .front()
+                    .is_some_and(|(_, record)| is_for_all_partitions(record));
+            if !is_other_copy {
+                return Next::Event(version.place());
+            }
+            self.take();
+        }
+    }
+
+    /// Hands out the event that comes next; `None` if there is none.
+    pub(crate) fn take(&mut self) -> Option<Record> {
+        let Reverse((version, place)) = self.next.pop()?;
+        let lane = &mut self.lanes[place];
+        let (_, record) = lane.waiting.pop_front()?;
+        // A malformed one without a version, before any that has one, stands at the beginning.
+        if version > Version::default() {
+            lane.version = Some(version);
+        }
+        self.promote(place);
+        self.last = Some(version);
+        Some(record)
+    }
+
+    /// How the partitions' positions move by what was handed out.
+    pub(crate) fn moves(&self) -> Vec<Move> {
+        let moved = self
+            .lanes
+            .iter()
+            .filter(|lane| lane.next_offset() != lane.stored_next);
+        let moved = moved.map(|lane| Move {
+            at: lane.at.clone(),
+            begin: lane.stored_next,
+            end: lane.next_offset(),
+            version: lane
+                .version
+                .map_or_else(String::new, |version| version.to_string()),
+        });
+        let mut moves: Vec<Move> = moved.collect();
+        moves.sort_by(|a, b| a.at.cmp(&b.at));
+        moves
+    }
+
+    /// The target has these positions.
+    pub(crate) fn moved(&mut self, moves: &[Move]) {
+        for moved in moves {
+            if let Some(place) = self.place(&moved.at) {
+                self.lanes[place].stored_next = moved.end;
+            }
+        }
+    }
+}
+
+fn is_for_all_partitions(record: &Record) -> bool {
+    matches!(record.op(), Some("t" | "schema" | "snapshot" | "barrier"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PARTITIONS: usize = 3;
+
+    fn at(partition: usize) -> TopicPartition {
+        TopicPartition {
+            topic: "t".into(),
+            partition: partition as i32,
+        }
+    }
+
+    fn record(partition: usize, offset: usize, version: Version, op: &str) -> Record {
+        let version = version.to_string();
+        let headers = [("cdc.version", version.as_str()), ("cdc.op", op)];
+        let headers = headers.map(|(name, value)| (name, Some(value.as_bytes())));
+        Record::new(
+            "t".into(),
+            partition as i32,
+            offset as i64,
+            None,
+            None,
+            headers.into_iter(),
+        )
+    }
+
+    fn version(lsn: u64, sequence: u64) -> Version {
+        Version {
+            generation: 1,
+            timeline: 1,
+            commit_lsn: lsn,
+            sequence,
+            sub: 0,
+        }
+    }
+
+    /// What a source did: transactions of events, each for one partition or for all; how often the sender started again, and
+    /// from which event on it sent once more.
+    #[derive(Debug, Clone)]
+    struct Source {
+        transactions: Vec<Vec<Option<usize>>>,
+        restarts: Vec<(usize, usize)>,
+    }
+
+    fn sources() -> impl Strategy<Value = Source> {
+        let event = prop_oneof![9 => (0..PARTITIONS).prop_map(Some), 1 => Just(None)];
+        let transactions = prop::collection::vec(prop::collection::vec(event, 1..6), 1..12);
+        let restarts = prop::collection::vec((0usize..60, 0usize..60), 0..3);
+        (transactions, restarts).prop_map(|(transactions, restarts)| Source {
+            transactions,
+            restarts,
+        })
+    }
+
+    struct Sent {
+        /// The logs of the partitions.
+        logs: Vec<Vec<Record>>,
+        /// What is to come out, in order.
+        order: Vec<Version>,
+        /// After each transaction: its place and the ends of the partitions.
+        positions: Vec<(Place, Vec<usize>)>,
+    }
+
+    /// Sends as the sender does: in order, and after a start again from an earlier event on.
+    fn send(source: &Source) -> Sent {
+        let mut owed = Vec::new();
+        let mut order = Vec::new();
+        let mut ends_of_transactions: Vec<usize> = Vec::new();
+        for (number, events) in source.transactions.iter().enumerate() {
+            for (sequence, to) in events.iter().enumerate() {
+                let version = version(number as u64 * 10 + 7, sequence as u64 + 1);
+                order.push(version);
+                for partition in 0..PARTITIONS {
+                    if to.is_none_or(|to| to == partition) {
+                        owed.push((partition, version, if to.is_some() { "u" } else { "t" }));
+                    }
+                }
+            }
+            ends_of_transactions.push(owed.len());
+        }
+        let mut logs: Vec<Vec<Record>> = vec![Vec::new(); PARTITIONS];
+        let put = |logs: &mut Vec<Vec<Record>>,
+                   (partition, version, op): (usize, Version, &str)| {
+            let offset = logs[partition].len();
+            logs[partition].push(record(partition, offset, version, op));
+        };
+        let mut highest = 0;
+        for (until, from) in &source.restarts {
+            let until = (*until).min(owed.len());
+            for event in &owed[(*from).min(highest).min(until)..until] {
+                put(&mut logs, *event);
+            }
+            highest = highest.max(until);
+        }
+        // The last run writes the positions; it may begin anywhere before what was sent.
+        let mut sent = highest / 2;
+        let mut positions = Vec::new();
+        for (number, end) in ends_of_transactions.into_iter().enumerate() {
+            for event in &owed[sent.min(end)..end] {
+                put(&mut logs, *event);
+            }
+            sent = sent.max(end);
+            let place = version(number as u64 * 10 + 7, 0).place();
+            positions.push((place, logs.iter().map(Vec::len).collect()));
+        }
+        Sent {
+            logs,
+            order,
+            positions,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_event_comes_once_and_in_order(source in sources(), goals in prop::collection::vec(0usize..12, 1..4), restart_at in 0usize..30) {
+            let sent = send(&source);
+            let mut goals: Vec<usize> = goals.iter().map(|goal| goal % sent.positions.len()).collect();
+            goals.push(sent.positions.len() - 1);
+            goals.sort_unstable();
+            let mut stored: Vec<(i64, String)> = vec![(0, String::new()); PARTITIONS];
+            let mut out: Vec<Version> = Vec::new();
+            let mut merge = fresh(&stored);
+            let mut restart_at = Some(restart_at);
+            for goal in goals {
+                let (place, ends) = &sent.positions[goal];
+                merge.set_goal(*place, |at| Some(ends[at.partition as usize] as i64));
+                loop {
+                    match merge.next() {
+                        Next::Reached => break,
+                        Next::Missing(lane) => {
+                            let log = &sent.logs[merge.at(lane).partition as usize];
+                            let from = merge.read_to(lane) as usize;
+                            prop_assert!(from < log.len(), "a partition is asked beyond its end");
+                            merge.offer(lane, log[from].clone());
+                        }
+                        Next::Event(of) => {
+                            prop_assert!(of <= *place, "nothing beyond the goal");
+                            let is_next_commit = out.last().is_some_and(|last: &Version| last.place() < of);
+                            if is_next_commit && restart_at.take_if(|at| *at == out.len()).is_some() {
+                                // What was handed out is stored, and the process starts again.
+                                for moved in merge.moves() {
+                                    stored[moved.at.partition as usize] = (moved.end, moved.version);
+                                }
+                                merge = fresh(&stored);
+                                merge.set_goal(*place, |at| Some(ends[at.partition as usize] as i64));
+                                continue;
+                            }
+                            let record = merge.take().unwrap();
+                            out.push(Version::parse(record.version().unwrap()).unwrap());
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(out, sent.order);
+            let ends: Vec<i64> = sent.logs.iter().map(|log| log.len() as i64).collect();
+            let moves = merge.moves();
+            merge.moved(&moves);
+            let stored: Vec<i64> = merge.stored().map(|(_, next)| next).collect();
+            prop_assert_eq!(stored, ends);
+        }
+    }
+
+    fn fresh(stored: &[(i64, String)]) -> Merge {
+        let mut merge = Merge::new("replica");
+        for (partition, (next, version)) in stored.iter().enumerate() {
+            merge.add(at(partition), *next, version);
+        }
+        merge
+    }
+
+    #[test]
+    fn what_claims_a_commit_beyond_hides_nothing_behind_it() {
+        let mut merge = fresh(&[(0, String::new()), (0, String::new())]);
+        let goal = version(30, 0).place();
+        merge.set_goal(goal, |at| Some(if at.partition == 0 { 4 } else { 0 }));
+        for (offset, lsn) in [(0, 10), (1, 1 << 40), (2, 20), (3, 10)] {
+            merge.offer(0, record(0, offset, version(lsn, 1), "u"));
+        }
+        let mut out = Vec::new();
+        loop {
+            match merge.next() {
+                Next::Event(_) => {
+                    let record = merge.take().unwrap();
+                    out.push((record.offset, record.is_disbelieved));
+                }
+                Next::Missing(_) => panic!("all was read"),
+                Next::Reached => match merge.beyond(goal).first() {
+                    Some((place, offset)) => {
+                        assert_eq!((*place, *offset), (0, 1));
+                        merge.disbelieve(0);
+                    }
+                    None => break,
+                },
+            }
+        }
+        assert_eq!(out, [(0, false), (1, true), (2, false)]);
+        assert_eq!(merge.take_duplicates(), 1);
+        let moves = merge.moves();
+        assert_eq!(moves[0].end, 4);
+        assert_eq!(moves[0].version, version(20, 1).to_string());
+    }
+
+    #[test]
+    fn a_partition_that_is_read_to_its_end_holds_nobody_up() {
+        let mut merge = fresh(&[(0, String::new()), (5, String::new())]);
+        merge.set_goal(version(1, 0).place(), |at| {
+            Some(if at.partition == 0 { 1 } else { 9 })
+        });
+        merge.offer(0, record(0, 0, version(1, 1), "u"));
+        // Aborted or compacted records: the log ends, and nothing came.
+        let Next::Missing(lane) = merge.next() else {
+            panic!("the second partition is not read to its end")
+        };
+        merge.offer_end(lane, 9);
+        assert_eq!(merge.next(), Next::Event(version(1, 0).place()));
+        assert!(merge.take().is_some());
+        assert_eq!(merge.next(), Next::Reached);
+        let ends: Vec<i64> = merge.moves().iter().map(|moved| moved.end).collect();
+        assert_eq!(ends, [1, 9]);
+    }
+}

@@ -1,0 +1,5 @@
+//! Refused events in the state of the target, and what was decided about them.
+
+pub(crate) mod park;
+pub(crate) mod pending_actions;
+pub(crate) mod store;

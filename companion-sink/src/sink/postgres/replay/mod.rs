@@ -1,0 +1,5 @@
+//! The tables that a replay builds beside those that readers use, and how they take their place.
+
+pub(crate) mod control;
+mod difference;
+pub(crate) mod shadow;
