@@ -142,11 +142,11 @@ fn a_trigger_that_changes_the_same_rows_does_not_turn_the_order_around() {
     run(
         &mut client,
         "CREATE TABLE t (id int PRIMARY KEY, v int);;
-             INSERT INTO t VALUES (1, 1), (2, 2);;
              CREATE FUNCTION fix() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                IF NEW.v < 1000 THEN UPDATE t SET v = v + 100; END IF; RETURN NULL; END $$;;
              CREATE TRIGGER \"A_fix\" AFTER UPDATE ON t FOR EACH ROW WHEN (pg_trigger_depth() = 0) EXECUTE FUNCTION fix();;
              SELECT cdc_track('t');;
+             INSERT INTO t VALUES (1, 1), (2, 2);;
              UPDATE t SET v = v + 10;;
              BEGIN;; SAVEPOINT s;; UPDATE t SET v = v + 20;; RELEASE s;; UPDATE t SET v = v + 1;; COMMIT;",
     );
