@@ -9,7 +9,7 @@ const VARIABLES: [&str; 2] = ["RUST_LIB_BACKTRACE", "RUST_BACKTRACE"];
 
 /// Settles for the life of the process that no backtrace is taken. When the library is loaded, before any thread of its own
 /// exists. The environment is left as it was: programs that the server starts have it too.
-pub fn settle() {
+pub(crate) fn settle() {
     let before = VARIABLES.map(|name| (name, env::var_os(name)));
     // SAFETY: the only thread of the process; whoever loads libraries later does so on a backend's only thread.
     unsafe {
@@ -40,7 +40,7 @@ pub fn settle() {
 }
 
 /// Whether this thread is the process's first one, on which alone PostgreSQL may be called.
-pub fn is_main_thread() -> bool {
+pub(crate) fn is_main_thread() -> bool {
     // SAFETY: both calls take nothing and cannot fail.
     unsafe { libc::gettid() == libc::getpid() }
 }

@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use crate::text::utf8;
 
 /// Name of the database that this backend is connected to.
-pub fn database_name() -> String {
+pub(crate) fn database_name() -> String {
     // SAFETY: MyDatabaseId is set for the life of a backend; the returned text is copied.
     unsafe {
         let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
@@ -20,7 +20,7 @@ pub fn database_name() -> String {
 }
 
 /// Schema and name of a relation, in UTF-8.
-pub fn qualified_name(oid: pg_sys::Oid) -> (String, String) {
+pub(crate) fn qualified_name(oid: pg_sys::Oid) -> (String, String) {
     // SAFETY: catalog look-ups inside the running transaction; the texts are copied.
     unsafe {
         let text = |pointer: *mut std::ffi::c_char| {
@@ -38,7 +38,7 @@ pub fn qualified_name(oid: pg_sys::Oid) -> (String, String) {
 }
 
 /// The name of a column, in UTF-8.
-pub fn name_of(form: &pg_sys::FormData_pg_attribute) -> String {
+pub(crate) fn name_of(form: &pg_sys::FormData_pg_attribute) -> String {
     // SAFETY: the name type ends in a zero byte.
     utf8(unsafe { CStr::from_ptr(form.attname.data.as_ptr()) }.to_bytes())
 }
@@ -47,7 +47,7 @@ pub fn name_of(form: &pg_sys::FormData_pg_attribute) -> String {
 ///
 /// # Safety
 /// `attribute` is below the descriptor's `natts`.
-pub unsafe fn tuple_attribute<'a>(
+pub(crate) unsafe fn tuple_attribute<'a>(
     descriptor: pg_sys::TupleDesc,
     attribute: usize,
 ) -> &'a pg_sys::FormData_pg_attribute {
@@ -67,7 +67,7 @@ pub unsafe fn tuple_attribute<'a>(
 }
 
 /// Reads something of the index of an open relation's primary key, else of its replica identity; none if there is neither.
-pub fn with_identity_index<R>(
+pub(crate) fn with_identity_index<R>(
     relation: &pg_sys::RelationData,
     read: impl FnOnce(&pg_sys::RelationData) -> R,
 ) -> Option<R> {
@@ -92,7 +92,7 @@ pub fn with_identity_index<R>(
 }
 
 /// Indexes of the attributes that an open index has as its key.
-pub fn key_attributes(index: &pg_sys::RelationData) -> Vec<usize> {
+pub(crate) fn key_attributes(index: &pg_sys::RelationData) -> Vec<usize> {
     // SAFETY: the index is open, and has as many numbers as it says.
     let numbers = unsafe {
         let form = &*index.rd_index;

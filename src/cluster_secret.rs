@@ -5,12 +5,12 @@ use pgrx::pg_sys;
 
 /// The key of the chunks' MAC, derived from the cluster's own secret in pg_control: equal on every standby, kept by
 /// backup and rewind, not readable by SQL.
-pub fn chunk_key() -> MacKey {
+pub(crate) fn chunk_key() -> MacKey {
     MacKey::derive("pg_cdc 1 chunk", &cluster_secret())
 }
 
 /// The 32 random bytes that initdb put into pg_control (`MOCK_AUTH_NONCE_LEN`).
-pub fn cluster_secret() -> [u8; 32] {
+pub(crate) fn cluster_secret() -> [u8; 32] {
     let mut secret = [0; 32];
     // SAFETY: pg_control is mapped in every process of the server; the nonce has 32 bytes.
     unsafe {

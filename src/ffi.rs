@@ -7,13 +7,13 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 /// Says that a function has version 1 of the calling convention (fmgr.h, PG_FUNCTION_INFO_V1).
-pub static VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+pub(crate) static VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
 
 unsafe extern "C-unwind" {
     /// tcop/tcopprot.h: the SIGTERM handler of ordinary backends.
-    pub fn die(signal: c_int);
+    pub(crate) fn die(signal: c_int);
     /// postmaster/interrupt.h: unguarded, as a signal handler must be.
-    pub fn SignalHandlerForConfigReload(signal: c_int);
+    pub(crate) fn SignalHandlerForConfigReload(signal: c_int);
     /// access/xlogreader.h
     fn XLogReadRecord(
         state: *mut pg_sys::XLogReaderState,
@@ -22,9 +22,9 @@ unsafe extern "C-unwind" {
     /// postmaster/bgwriter.h
     fn RequestCheckpoint(flags: c_int);
     /// utils/bytea.h
-    pub static mut bytea_output: c_int;
+    pub(crate) static mut bytea_output: c_int;
     /// utils/pg_locale.h
-    pub static mut locale_monetary: *mut c_char;
+    pub(crate) static mut locale_monetary: *mut c_char;
     /// nodes/nodeFuncs.h
     #[cfg(feature = "pg15")]
     fn raw_expression_tree_walker(
@@ -61,7 +61,7 @@ thread_local! {
 ///
 /// # Safety
 /// On the main thread. What `body` returns does not lie in PostgreSQL's memory, and `body` does not come here again.
-pub unsafe fn with_room_for_errors<R>(body: impl FnOnce() -> R) -> R {
+pub(crate) unsafe fn with_room_for_errors<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: as the caller promises; the context lives as long as the process, and a reset leaves its first block.
     unsafe {
         if ROOM.get().is_null() {
@@ -87,7 +87,7 @@ pub unsafe fn with_room_for_errors<R>(body: impl FnOnce() -> R) -> R {
 ///
 /// # Safety
 /// On the main thread of a background worker, once.
-pub unsafe fn take_signals() {
+pub(crate) unsafe fn take_signals() {
     // SAFETY: as the caller promises; the handlers are PostgreSQL's own.
     unsafe {
         #[cfg(not(feature = "pg18"))]
@@ -108,7 +108,7 @@ pub unsafe fn take_signals() {
 ///
 /// # Safety
 /// On the main thread, inside a transaction, which restores the setting if `body` ends in an ERROR.
-pub unsafe fn with_pinned_search_path<R>(body: impl FnOnce() -> R) -> R {
+pub(crate) unsafe fn with_pinned_search_path<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: as the caller promises; both texts are zero-ended and copied.
     unsafe {
         let level = pg_sys::NewGUCNestLevel();
@@ -132,7 +132,7 @@ pub unsafe fn with_pinned_search_path<R>(body: impl FnOnce() -> R) -> R {
 ///
 /// # Safety
 /// State and context belong together, and the context's slot holds the row.
-pub unsafe fn evaluate(
+pub(crate) unsafe fn evaluate(
     state: *mut pg_sys::ExprState,
     context: *mut pg_sys::ExprContext,
     is_null: &mut bool,
@@ -150,7 +150,7 @@ pub unsafe fn evaluate(
 ///
 /// # Safety
 /// `node` is an expression; `walker` takes null and every kind of node.
-pub unsafe fn walk_expression(
+pub(crate) unsafe fn walk_expression(
     node: *mut pg_sys::Node,
     walker: unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool,
     context: *mut std::ffi::c_void,
@@ -168,7 +168,7 @@ pub unsafe fn walk_expression(
 ///
 /// # Safety
 /// As for [`walk_expression`].
-pub unsafe fn walk_raw_expression(
+pub(crate) unsafe fn walk_raw_expression(
     node: *mut pg_sys::Node,
     walker: unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut std::ffi::c_void) -> bool,
     context: *mut std::ffi::c_void,
@@ -188,7 +188,7 @@ pub unsafe fn walk_raw_expression(
 /// # Safety
 /// On the main thread, inside a transaction; the relation is open and has storage, the snapshot is registered, the slot is
 /// one of the relation's.
-pub unsafe fn scan_table(
+pub(crate) unsafe fn scan_table(
     relation: pg_sys::Relation,
     snapshot: pg_sys::Snapshot,
     slot: *mut pg_sys::TupleTableSlot,
@@ -225,7 +225,7 @@ pub unsafe fn scan_table(
 ///
 /// # Safety
 /// On the main thread, inside a transaction. `prefix` ends in a zero byte.
-pub unsafe fn log_transactional_message(prefix: &std::ffi::CStr, message: &[u8]) {
+pub(crate) unsafe fn log_transactional_message(prefix: &std::ffi::CStr, message: &[u8]) {
     // SAFETY: the caller is in a transaction; both pointers outlive the call, which copies what they point to.
     unsafe {
         pg_guard_ffi_boundary(|| {
@@ -253,7 +253,7 @@ pub unsafe fn log_transactional_message(prefix: &std::ffi::CStr, message: &[u8])
 ///
 /// # Safety
 /// `state` is an allocated reader, `message` a place for its message.
-pub unsafe fn read_wal(
+pub(crate) unsafe fn read_wal(
     state: *mut pg_sys::XLogReaderState,
     message: &mut *mut c_char,
     limit: u32,
@@ -274,13 +274,13 @@ pub unsafe fn read_wal(
 }
 
 /// Asks for a checkpoint, and does not wait for it.
-pub fn request_checkpoint() {
+pub(crate) fn request_checkpoint() {
     // SAFETY: without CHECKPOINT_WAIT nothing is waited for and no ERROR is raised (checkpointer.c).
     unsafe { pg_guard_ffi_boundary(|| RequestCheckpoint(pg_sys::CHECKPOINT_FORCE as c_int)) };
 }
 
 /// The local id of the transaction that this backend is in; 0 for none.
-pub fn local_transaction_id() -> u32 {
+pub(crate) fn local_transaction_id() -> u32 {
     // SAFETY: MyProc is set for the life of a backend, and only the backend itself writes its local transaction id.
     unsafe {
         #[cfg(any(feature = "pg15", feature = "pg16"))]
@@ -294,7 +294,7 @@ pub fn local_transaction_id() -> u32 {
 ///
 /// # Safety
 /// On the main thread of a process that holds no slot.
-pub unsafe fn create_physical_slot(name: &std::ffi::CStr) {
+pub(crate) unsafe fn create_physical_slot(name: &std::ffi::CStr) {
     let persistent = pg_sys::ReplicationSlotPersistency::RS_PERSISTENT;
     // SAFETY: as the caller promises; the name is copied.
     unsafe {
@@ -309,7 +309,7 @@ pub unsafe fn create_physical_slot(name: &std::ffi::CStr) {
 ///
 /// # Safety
 /// On the main thread of a process that holds no slot.
-pub unsafe fn acquire_slot(name: &std::ffi::CStr) {
+pub(crate) unsafe fn acquire_slot(name: &std::ffi::CStr) {
     // SAFETY: as the caller promises.
     unsafe {
         #[cfg(not(feature = "pg18"))]
@@ -324,7 +324,7 @@ pub unsafe fn acquire_slot(name: &std::ffi::CStr) {
 ///
 /// # Safety
 /// `lock` points to an initialised spinlock in shared memory.
-pub unsafe fn with_spinlock(lock: *mut pg_sys::slock_t, body: impl FnOnce()) {
+pub(crate) unsafe fn with_spinlock(lock: *mut pg_sys::slock_t, body: impl FnOnce()) {
     use std::sync::atomic::Ordering;
     #[cfg(target_arch = "x86_64")]
     type Lock = std::sync::atomic::AtomicU8;

@@ -1,13 +1,9 @@
 //! pg_cdc: ships row changes straight to Kafka.
 //!
 //! A row goes through `capture` (in the writer's backend: trigger, buffer, one WAL message just before commit) and
-//! `sender` (one background worker: reads the WAL, puts transactions together, produces). `tracked` is what every part asks of a tracked table; `ddl` turns changes of a table's
-//! definition into events, `api` holds the SQL functions.
-
-#![expect(
-    unreachable_pub,
-    reason = "most items here are pub and not pub(crate) yet"
-)]
+//! `sender` (one background worker: reads the WAL, puts transactions together; the crate `shipper` produces). `snapshot`
+//! reads rows that were there before, `ddl` turns changes of a table's definition into events, `api` holds the SQL
+//! functions. `tracked` is what all of them ask of a tracked table.
 
 pgrx::pg_module_magic!();
 

@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 /// A coded message. Each code has its page in `docs/errors`.
 #[derive(Debug, Clone)]
-pub struct Report {
+pub(crate) struct Report {
     pub code: &'static str,
     pub sqlstate: PgSqlErrorCode,
     pub message: String,
@@ -15,7 +15,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(
+    pub(crate) fn new(
         code: &'static str,
         sqlstate: PgSqlErrorCode,
         message: impl Into<String>,
@@ -30,7 +30,7 @@ impl Report {
         }
     }
 
-    pub fn detail(mut self, detail: impl Into<String>) -> Report {
+    pub(crate) fn detail(mut self, detail: impl Into<String>) -> Report {
         self.detail = Some(detail.into());
         self
     }
@@ -46,29 +46,29 @@ impl Report {
     }
 
     /// Ends the statement with this error.
-    pub fn raise(self) -> ! {
+    pub(crate) fn raise(self) -> ! {
         self.send(PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
     }
 
     /// Ends the session with this error. No Rust code behind it runs, and what it had taken apart is looked at by nobody again.
-    pub fn end_session(self) -> ! {
+    pub(crate) fn end_session(self) -> ! {
         self.send(PgLogLevel::FATAL);
         unreachable!("FATAL does not return")
     }
 
-    pub fn warn(self) {
+    pub(crate) fn warn(self) {
         self.send(PgLogLevel::WARNING);
     }
 
     /// To the server log only.
-    pub fn log(self) {
+    pub(crate) fn log(self) {
         self.send(PgLogLevel::LOG);
     }
 }
 
 /// A NOTICE.
-pub fn notice(message: String) {
+pub(crate) fn notice(message: String) {
     pgrx::notice!("{}", in_server_encoding(message));
 }
 
@@ -90,7 +90,7 @@ fn in_server_encoding(message: String) -> String {
 }
 
 /// CDC0001: the library was not loaded at server start.
-pub fn not_loaded() -> Report {
+pub(crate) fn not_loaded() -> Report {
     // SAFETY: the setting's name is a constant; the returned text is PostgreSQL's own and copied at once.
     let libraries = unsafe {
         let value = pg_sys::GetConfigOption(c"shared_preload_libraries".as_ptr(), true, false);
@@ -114,7 +114,7 @@ pub fn not_loaded() -> Report {
 }
 
 /// CDC0005: the sender could not be started.
-pub fn no_worker() -> Report {
+pub(crate) fn no_worker() -> Report {
     Report::new(
         "CDC0005",
         PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,

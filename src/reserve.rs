@@ -7,7 +7,7 @@ use crate::report::Report;
 
 /// Makes room for `bytes` more: an ERROR where memory is out, never an abort of the process.
 #[inline]
-pub fn reserve(out: &mut Vec<u8>, bytes: usize) {
+pub(crate) fn reserve(out: &mut Vec<u8>, bytes: usize) {
     if out.capacity() - out.len() < bytes {
         grow(out, bytes);
     }

@@ -8,54 +8,55 @@ use pgrx::pg_sys;
 
 type Text = GucSetting<Option<CString>>;
 
-pub static BROKERS: Text = Text::new(Some(c""));
-pub static KAFKA_CONFIG_FILE: Text = Text::new(Some(c""));
-pub static MASK_KEY_FILE: Text = Text::new(Some(c""));
-pub static SOURCE_NAME: Text = Text::new(Some(c"pg"));
-pub static TOPIC_PREFIX: Text = Text::new(Some(c""));
-pub static CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(true);
-pub static TOPIC_PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(3);
-pub static TOPIC_REPLICATION_FACTOR: GucSetting<i32> = GucSetting::<i32>::new(-1);
+pub(crate) static BROKERS: Text = Text::new(Some(c""));
+pub(crate) static KAFKA_CONFIG_FILE: Text = Text::new(Some(c""));
+pub(crate) static MASK_KEY_FILE: Text = Text::new(Some(c""));
+pub(crate) static SOURCE_NAME: Text = Text::new(Some(c"pg"));
+pub(crate) static TOPIC_PREFIX: Text = Text::new(Some(c""));
+pub(crate) static CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(true);
+pub(crate) static TOPIC_PARTITIONS: GucSetting<i32> = GucSetting::<i32>::new(3);
+pub(crate) static TOPIC_REPLICATION_FACTOR: GucSetting<i32> = GucSetting::<i32>::new(-1);
 /// Milliseconds.
-pub static TOPIC_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+pub(crate) static TOPIC_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 /// Minutes.
-pub static TOPIC_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
+pub(crate) static TOPIC_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(7 * 24 * 60);
 /// Kilobytes.
-pub static TOPIC_MAX_EVENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
-pub static MAX_TOPICS: GucSetting<i32> = GucSetting::<i32>::new(1000);
-pub static ALLOW_SINGLE_REPLICA: GucSetting<bool> = GucSetting::<bool>::new(false);
-pub static TOMBSTONES: GucSetting<bool> = GucSetting::<bool>::new(true);
-pub static DELIVERY: GucSetting<Delivery> = GucSetting::<Delivery>::new(Delivery::AtLeastOnce);
-pub static OVERSIZE: GucSetting<Oversize> = GucSetting::<Oversize>::new(Oversize::Stub);
+pub(crate) static TOPIC_MAX_EVENT_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64 * 1024);
+pub(crate) static MAX_TOPICS: GucSetting<i32> = GucSetting::<i32>::new(1000);
+pub(crate) static ALLOW_SINGLE_REPLICA: GucSetting<bool> = GucSetting::<bool>::new(false);
+pub(crate) static TOMBSTONES: GucSetting<bool> = GucSetting::<bool>::new(true);
+pub(crate) static DELIVERY: GucSetting<Delivery> =
+    GucSetting::<Delivery>::new(Delivery::AtLeastOnce);
+pub(crate) static OVERSIZE: GucSetting<Oversize> = GucSetting::<Oversize>::new(Oversize::Stub);
 /// Kilobytes.
-pub static SENDER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
-pub static WAIT_FOR_STANDBY: GucSetting<WaitForStandby> =
+pub(crate) static SENDER_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
+pub(crate) static WAIT_FOR_STANDBY: GucSetting<WaitForStandby> =
     GucSetting::<WaitForStandby>::new(WaitForStandby::Auto);
 /// Megabytes; -1: half of the free disk at the sender's start.
-pub static MAX_WAL_BEHIND: GucSetting<i32> = GucSetting::<i32>::new(-1);
+pub(crate) static MAX_WAL_BEHIND: GucSetting<i32> = GucSetting::<i32>::new(-1);
 /// Kilobytes.
-pub static CAPTURE_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(256);
+pub(crate) static CAPTURE_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(256);
 /// Kilobytes.
-pub static MAX_VALUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
-pub static CHUNK_COMPRESSION: GucSetting<Compression> =
+pub(crate) static MAX_VALUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
+pub(crate) static CHUNK_COMPRESSION: GucSetting<Compression> =
     GucSetting::<Compression>::new(Compression::Lz4);
-pub static ACTOR: Text = Text::new(Some(c""));
-pub static REASON: Text = Text::new(Some(c""));
-pub static REQUEST_ID: Text = Text::new(Some(c""));
+pub(crate) static ACTOR: Text = Text::new(Some(c""));
+pub(crate) static REASON: Text = Text::new(Some(c""));
+pub(crate) static REQUEST_ID: Text = Text::new(Some(c""));
 /// What `cdc_context(context => …)` set: a JSON object, empty for none. Local to the transaction, as SET LOCAL is.
-pub static CONTEXT: Text = Text::new(Some(c""));
-pub static CONTEXT_SETTINGS: Text = Text::new(Some(c""));
-pub static SNAPSHOT_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(1);
-pub static SNAPSHOT_CHUNK_ROWS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
-pub static SNAPSHOT_ROWS_PER_SECOND: GucSetting<i32> = GucSetting::<i32>::new(0);
-pub static DROPPED_PARTITIONS: GucSetting<PartitionRows> =
+pub(crate) static CONTEXT: Text = Text::new(Some(c""));
+pub(crate) static CONTEXT_SETTINGS: Text = Text::new(Some(c""));
+pub(crate) static SNAPSHOT_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(1);
+pub(crate) static SNAPSHOT_CHUNK_ROWS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+pub(crate) static SNAPSHOT_ROWS_PER_SECOND: GucSetting<i32> = GucSetting::<i32>::new(0);
+pub(crate) static DROPPED_PARTITIONS: GucSetting<PartitionRows> =
     GucSetting::<PartitionRows>::new(PartitionRows::Delete);
 /// Milliseconds.
-pub static HEARTBEAT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+pub(crate) static HEARTBEAT_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 
 /// `cdc.chunk_compression`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
-pub enum Compression {
+pub(crate) enum Compression {
     #[name = c"lz4"]
     Lz4,
     #[name = c"none"]
@@ -64,7 +65,7 @@ pub enum Compression {
 
 /// `cdc.oversize`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
-pub enum Oversize {
+pub(crate) enum Oversize {
     #[name = c"halt"]
     Halt,
     #[name = c"stub"]
@@ -73,7 +74,7 @@ pub enum Oversize {
 
 /// `cdc.delivery`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
-pub enum Delivery {
+pub(crate) enum Delivery {
     #[name = c"at_least_once"]
     AtLeastOnce,
     #[name = c"exactly_once"]
@@ -82,7 +83,7 @@ pub enum Delivery {
 
 /// `cdc.wait_for_standby`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
-pub enum WaitForStandby {
+pub(crate) enum WaitForStandby {
     /// On while `synchronous_standby_names` is set.
     #[name = c"auto"]
     Auto,
@@ -94,7 +95,7 @@ pub enum WaitForStandby {
 
 /// `cdc.dropped_partitions`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
-pub enum PartitionRows {
+pub(crate) enum PartitionRows {
     #[name = c"delete"]
     Delete,
     #[name = c"keep"]
@@ -111,12 +112,12 @@ thread_local! {
 
 /// Changes with every assignment of a setting that says who or why.
 #[inline]
-pub fn context_generation() -> u64 {
+pub(crate) fn context_generation() -> u64 {
     CONTEXT_GENERATION.get()
 }
 
 /// A string setting, "" for none.
-pub fn text(setting: &'static Text) -> String {
+pub(crate) fn text(setting: &'static Text) -> String {
     setting
         .get()
         .map(|value| value.to_string_lossy().into_owned())
@@ -124,7 +125,7 @@ pub fn text(setting: &'static Text) -> String {
 }
 
 /// The bytes of a string setting, where they lie; valid until it is assigned again.
-pub fn raw(setting: &'static Text) -> &'static [u8] {
+pub(crate) fn raw(setting: &'static Text) -> &'static [u8] {
     let value = setting.as_ptr();
     // SAFETY: the address of this backend's value of the setting, null or a zero-ended string.
     unsafe {
@@ -137,7 +138,7 @@ pub fn raw(setting: &'static Text) -> &'static [u8] {
 }
 
 /// `cdc.topic_prefix`, or the database's name where it is empty.
-pub fn topic_prefix(database: &str) -> String {
+pub(crate) fn topic_prefix(database: &str) -> String {
     let prefix = text(&TOPIC_PREFIX);
     if prefix.is_empty() {
         change::topic_name::join(&[database])
@@ -147,7 +148,7 @@ pub fn topic_prefix(database: &str) -> String {
 }
 
 /// Defines the settings; `preloading`: at server start, when those of the whole server can be defined too.
-pub fn define(preloading: bool) {
+pub(crate) fn define(preloading: bool) {
     let none = GucFlags::default();
     let string = |name: &'static CStr,
                   short: &'static CStr,

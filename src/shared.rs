@@ -20,7 +20,7 @@ use crate::wait_event::WaitEvent;
 /// What the sender is doing: `cdc_status().state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum State {
+pub(crate) enum State {
     Starting = 0,
     Unconfigured = 1,
     Streaming = 2,
@@ -35,7 +35,7 @@ pub enum State {
 }
 
 impl State {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             State::Starting => "starting",
             State::Unconfigured => "unconfigured",
@@ -52,7 +52,7 @@ impl State {
     }
 
     /// Whether waiting for an acknowledgement makes sense: the sender goes on by itself.
-    pub fn goes_on(self) -> bool {
+    pub(crate) fn goes_on(self) -> bool {
         matches!(
             self,
             State::Starting
@@ -85,7 +85,7 @@ impl State {
 
 /// A text in shared memory: cut off at its room, never overwritten beyond it.
 #[repr(C)]
-pub struct Text<const BYTES: usize> {
+pub(crate) struct Text<const BYTES: usize> {
     len: usize,
     bytes: [u8; BYTES],
 }
@@ -118,7 +118,7 @@ struct Texts {
 
 /// A copy of the texts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Described {
+pub(crate) struct Described {
     pub source_id: String,
     pub waiting_for: String,
     /// Of the oldest open transaction, where it is prepared.
@@ -130,7 +130,7 @@ pub struct Described {
 
 /// Times are microseconds since 2000-01-01, LSNs are bytes.
 #[repr(C)]
-pub struct Shared {
+pub(crate) struct Shared {
     lock: *mut pg_sys::LWLock,
     /// Held while the file of the orders is read and written anew.
     orders_lock: *mut pg_sys::LWLock,
@@ -215,7 +215,7 @@ static mut PREVIOUS_STARTUP_HOOK: pg_sys::shmem_startup_hook_type = None;
 const LOCK_NAME: &std::ffi::CStr = c"pg_cdc";
 
 /// Asks for the shared memory; only at server start. `source_id` is asked for once it is there.
-pub fn request(source_id: fn() -> Option<String>) {
+pub(crate) fn request(source_id: fn() -> Option<String>) {
     // Once, in the postmaster.
     SOURCE_ID.get_or_init(|| source_id);
     // SAFETY: _PG_init runs once, on the only thread of the postmaster.
@@ -272,7 +272,7 @@ unsafe extern "C-unwind" fn startup_hook() {
 
 /// The shared memory; `None` if the library was not loaded at server start.
 #[inline]
-pub fn shared() -> Option<&'static Shared> {
+pub(crate) fn shared() -> Option<&'static Shared> {
     // SAFETY: set once before any child exists, and mapped for the life of the process. All fields behind a shared
     // reference are atomics, except those that `lock` and the condition variable's own lock protect.
     unsafe { SHARED.as_ref() }
@@ -280,17 +280,17 @@ pub fn shared() -> Option<&'static Shared> {
 
 /// Another number whenever the source's id became another one.
 #[inline]
-pub fn identity_number() -> u32 {
+pub(crate) fn identity_number() -> u32 {
     shared().map_or(0, |shared| shared.identity.load(Ordering::Acquire))
 }
 
 impl Shared {
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         State::from_code(self.state.load(Ordering::Acquire))
     }
 
     /// The source's id; empty while it is not known.
-    pub fn source_id(&self) -> String {
+    pub(crate) fn source_id(&self) -> String {
         // SAFETY: as in `describe`, with the lock shared.
         unsafe {
             pg_sys::LWLockAcquire(self.lock, pg_sys::LWLockMode::LW_SHARED);
@@ -301,7 +301,7 @@ impl Shared {
     }
 
     /// Says who this source is. Called by the sender only, on its main thread.
-    pub fn set_source_id(&self, source_id: &str) {
+    pub(crate) fn set_source_id(&self, source_id: &str) {
         if self.source_id() == source_id {
             return;
         }
@@ -316,7 +316,7 @@ impl Shared {
     }
 
     /// Sets state and texts (but the source's id) in one step; wakes those who wait. Called by the sender only, on its main thread.
-    pub fn describe(&self, state: State, described: &Described) {
+    pub(crate) fn describe(&self, state: State, described: &Described) {
         if self.state.swap(state as u32, Ordering::AcqRel) != state as u32 {
             // SAFETY: reads the clock.
             self.state_since
@@ -337,7 +337,7 @@ impl Shared {
         self.announce();
     }
 
-    pub fn described(&self) -> Described {
+    pub(crate) fn described(&self) -> Described {
         // SAFETY: as in `describe`, with the lock shared.
         unsafe {
             pg_sys::LWLockAcquire(self.lock, pg_sys::LWLockMode::LW_SHARED);
@@ -356,7 +356,7 @@ impl Shared {
     }
 
     /// Publishes where the sender's latch is, or that there is none. Main thread of the sender.
-    pub fn publish_sender(&self, present: bool) {
+    pub(crate) fn publish_sender(&self, present: bool) {
         // SAFETY: MyLatch and MyProcPid are this process's own; a process latch lies in shared memory.
         let (latch, pid) = unsafe {
             if present {
@@ -371,7 +371,7 @@ impl Shared {
 
     /// Wakes the sender if it sleeps. Safe in a commit callback: no allocation, no lock, no error.
     #[inline]
-    pub fn wake_sender(&self) {
+    pub(crate) fn wake_sender(&self) {
         if !self.listening.load(Ordering::SeqCst) || !self.listening.swap(false, Ordering::SeqCst) {
             return;
         }
@@ -383,7 +383,7 @@ impl Shared {
     }
 
     /// Wakes the sender whatever it does. Not for commit callbacks, only because it costs a system call.
-    pub fn call_sender(&self) {
+    pub(crate) fn call_sender(&self) {
         let latch = self.sender_latch.load(Ordering::Acquire);
         if !latch.is_null() {
             // SAFETY: as in `wake_sender`.
@@ -392,7 +392,7 @@ impl Shared {
     }
 
     /// Runs `body` while nobody else changes the orders. It must not raise an ERROR of PostgreSQL.
-    pub fn with_orders<R>(&self, body: impl FnOnce() -> R) -> R {
+    pub(crate) fn with_orders<R>(&self, body: impl FnOnce() -> R) -> R {
         // SAFETY: a lightweight lock of ours, released on the only way out.
         unsafe {
             pg_sys::LWLockAcquire(self.orders_lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
@@ -403,7 +403,7 @@ impl Shared {
     }
 
     /// What the sender's threads read and write here.
-    pub fn host(&'static self) -> Host {
+    pub(crate) fn host(&'static self) -> Host {
         Host {
             topic_counters: &self.topic_counters,
             snapshots: &self.snapshots,
@@ -412,21 +412,21 @@ impl Shared {
     }
 
     /// Up to where nothing is left to send, or to give up.
-    pub fn passed_lsn(&self) -> u64 {
+    pub(crate) fn passed_lsn(&self) -> u64 {
         let sent_lsn = self.sent_lsn.load(Ordering::Acquire);
         sent_lsn.max(self.done_lsn.load(Ordering::Acquire))
     }
 
     /// Tells the sender that a commit record ends at `lsn`.
     #[inline]
-    pub fn announce_commit(&self, lsn: u64) {
+    pub(crate) fn announce_commit(&self, lsn: u64) {
         self.wake_lsn.fetch_max(lsn, Ordering::SeqCst);
         self.wake_sender();
     }
 
     /// Notes when the first commit was that Kafka has not got, should the sender not be there to know.
     #[inline]
-    pub fn note_unsent(&self, commit_us: impl FnOnce() -> i64) {
+    pub(crate) fn note_unsent(&self, commit_us: impl FnOnce() -> i64) {
         if self.unsent_since.load(Ordering::Relaxed) == 0 {
             self.unsent_since.store(commit_us(), Ordering::Relaxed);
         }
@@ -434,19 +434,19 @@ impl Shared {
 
     /// Tells the sender, now and then, that the WAL grows.
     #[inline]
-    pub fn tell_of_wal(&self, lsn: u64) {
+    pub(crate) fn tell_of_wal(&self, lsn: u64) {
         if lsn > self.look_lsn.load(Ordering::Relaxed) {
             self.wake_sender();
         }
     }
 
     /// Called by the sender: before it looks at `wake_lsn` for the last time and sleeps, and after.
-    pub fn listen(&self, listening: bool) {
+    pub(crate) fn listen(&self, listening: bool) {
         self.listening.store(listening, Ordering::SeqCst);
     }
 
     /// Lets all counters begin at zero.
-    pub fn reset_counters(&self) {
+    pub(crate) fn reset_counters(&self) {
         let set = |before: &AtomicU64, now: &AtomicU64| {
             before.store(now.load(Ordering::Relaxed), Ordering::Relaxed);
         };
@@ -463,13 +463,13 @@ impl Shared {
     }
 
     /// Wakes those who wait for the sender's progress.
-    pub fn announce(&self) {
+    pub(crate) fn announce(&self) {
         // SAFETY: initialised at start; broadcasting takes only the variable's own spinlock.
         unsafe { pg_sys::ConditionVariableBroadcast(self.moved.get()) };
     }
 
     /// Sleeps until `ready` says so or `timeout_ms` has passed; returns whether it is ready. Interruptible.
-    pub fn wait_until(&self, timeout_ms: i64, mut ready: impl FnMut() -> bool) -> bool {
+    pub(crate) fn wait_until(&self, timeout_ms: i64, mut ready: impl FnMut() -> bool) -> bool {
         let moved = self.moved.get();
         let start = std::time::Instant::now();
         let wait_event = WaitEvent::Sent.info();
@@ -496,7 +496,7 @@ impl Shared {
 impl Report {
     /// What keeps the sender from its work, as DETAIL and HINT: for those who may know of the whole server. Others have
     /// the report's own hint.
-    pub fn about_sender(mut self, shared: &Shared, is_monitor: bool) -> Report {
+    pub(crate) fn about_sender(mut self, shared: &Shared, is_monitor: bool) -> Report {
         if !is_monitor {
             self.hint =
                 "Ask somebody with the rights of pg_monitor to look at cdc_status().".to_owned();

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use crate::reserve::reserve;
 
 /// A text in the database's encoding, for PostgreSQL. ERROR where it has characters that the encoding lacks.
-pub fn server_text(text: &str) -> std::ffi::CString {
+pub(crate) fn server_text(text: &str) -> std::ffi::CString {
     // SAFETY: converts into memory of the current context, or gives the same pointer back; copied at once.
     let converted = unsafe {
         let len = text.len() as i32;
@@ -22,7 +22,7 @@ pub fn server_text(text: &str) -> std::ffi::CString {
 }
 
 /// Text in the database's encoding as UTF-8.
-pub fn utf8(bytes: &[u8]) -> String {
+pub(crate) fn utf8(bytes: &[u8]) -> String {
     // SAFETY: converts from the database's encoding into memory of the current context; copied at once.
     unsafe {
         let len = bytes.len() as i32;

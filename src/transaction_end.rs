@@ -16,7 +16,7 @@ use crate::snapshot::repair;
 use crate::snapshot::request;
 
 /// Registers the callbacks for this process and its children.
-pub fn register() {
+pub(crate) fn register() {
     // SAFETY: both functions live as long as the library, which is never unloaded.
     unsafe {
         pg_sys::RegisterXactCallback(Some(transaction_event), std::ptr::null_mut());

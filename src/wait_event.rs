@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 /// A reason to sleep.
 #[derive(Debug, Clone, Copy)]
-pub enum WaitEvent {
+pub(crate) enum WaitEvent {
     /// The sender: for WAL with captured rows, and for what Kafka answers.
     SenderMain,
     /// A worker that may not or need not go on yet: for a setting, an order, or a time.
@@ -17,7 +17,7 @@ pub enum WaitEvent {
 impl WaitEvent {
     /// As PostgreSQL wants it in its calls. On the main thread of a process with shared memory only.
     #[cfg(any(feature = "pg15", feature = "pg16"))]
-    pub fn info(self) -> u32 {
+    pub(crate) fn info(self) -> u32 {
         pg_sys::PG_WAIT_EXTENSION
     }
 

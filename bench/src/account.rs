@@ -6,13 +6,13 @@ use pg_cdc_tests::{TestBed, c_library};
 use postgres::Client;
 
 /// Rows of the large statements in a run whose figures count.
-pub const FULL_ROWS: i64 = 500_000;
+pub(crate) const FULL_ROWS: i64 = 500_000;
 
 /// Rows of the large statements: `$PG_CDC_BENCH_ROWS`, else [`FULL_ROWS`].
 ///
 /// # Panics
 /// When the variable is not a number.
-pub fn rows() -> i64 {
+pub(crate) fn rows() -> i64 {
     match std::env::var("PG_CDC_BENCH_ROWS") {
         Ok(text) => text
             .parse()
@@ -22,7 +22,7 @@ pub fn rows() -> i64 {
 }
 
 /// Makes the table `account` anew, without rows.
-pub fn create(client: &mut Client) {
+pub(crate) fn create(client: &mut Client) {
     run(
         client,
         "DROP TABLE IF EXISTS account;
@@ -33,7 +33,7 @@ pub fn create(client: &mut Client) {
 }
 
 /// The statement that fills it with `rows` rows.
-pub fn insert(rows: i64) -> String {
+pub(crate) fn insert(rows: i64) -> String {
     format!(
         "INSERT INTO account
          SELECT n, 'Customer ' || n, 'customer' || n || '@example.org', (ARRAY['Bern', 'Basel', 'Chur'])[1 + n % 3],
@@ -43,10 +43,10 @@ pub fn insert(rows: i64) -> String {
 }
 
 /// The statement that changes every row.
-pub const UPDATE: &str = "UPDATE account SET balance = balance + 1";
+pub(crate) const UPDATE: &str = "UPDATE account SET balance = balance + 1";
 
 /// Leaves nothing to do in the background before the next measurement.
-pub fn settle(client: &mut Client) {
+pub(crate) fn settle(client: &mut Client) {
     run(client, "VACUUM ANALYZE account");
     run(client, "CHECKPOINT");
 }
@@ -55,14 +55,14 @@ pub fn settle(client: &mut Client) {
 ///
 /// # Panics
 /// When one fails.
-pub fn run(client: &mut Client, statements: &str) {
+pub(crate) fn run(client: &mut Client, statements: &str) {
     client
         .batch_execute(statements)
         .unwrap_or_else(|e| panic!("{statements}: {e:?}"));
 }
 
 /// Makes the function `empty_trigger()`, a trigger in C that does nothing.
-pub fn make_empty_trigger(bed: &TestBed, client: &mut Client) {
+pub(crate) fn make_empty_trigger(bed: &TestBed, client: &mut Client) {
     let library = bed.path("empty_trigger.so");
     c_library::compile(
         &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/empty_trigger.c"),

@@ -8,10 +8,11 @@ use postgres::Client;
 use serde_json::{Map, Value, json};
 
 use crate::account::{self, rows};
+use crate::bed::{start_bed, step};
 use crate::median::{all_rounded, median, rounded};
 use crate::outcome::Outcome;
 use crate::table::Table;
-use crate::{pgbench, start_bed, step, wal};
+use crate::{pgbench, wal};
 
 const ROUNDS: usize = 5;
 const PGBENCH_ROUNDS: usize = 5;
@@ -78,7 +79,7 @@ struct Figures {
 }
 
 /// Measures.
-pub fn run() -> Outcome {
+pub(crate) fn run() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     let mut client = database.source();

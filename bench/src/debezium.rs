@@ -13,12 +13,12 @@ use postgres::Client;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde_json::{Value, json};
 
-use crate::SERVER_SETTINGS;
 use crate::account;
+use crate::bed::SERVER_SETTINGS;
 use crate::outcome::settings;
 
 /// The database that is shipped.
-pub const DATABASE: &str = "bench";
+pub(crate) const DATABASE: &str = "bench";
 /// What its server has beside the settings that pg_cdc's has too. Nobody answers the server while Debezium is frozen.
 const LOGICAL_SETTINGS: [(&str, &str); 2] = [("wal_level", "logical"), ("wal_sender_timeout", "0")];
 /// How long Debezium may take to ship what was committed.
@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Debezium and the server that it reads.
-pub struct OtherSide {
+pub(crate) struct OtherSide {
     // Dropped in this order.
     debezium: Debezium,
     server: Postgres,
@@ -40,12 +40,12 @@ impl OtherSide {
     ///
     /// # Panics
     /// When one does not start.
-    pub fn start(bed: &TestBed) -> OtherSide {
+    pub(crate) fn start(bed: &TestBed) -> OtherSide {
         OtherSide::start_for(bed, Purpose::Speed)
     }
 
     /// As [`OtherSide::start`], for another purpose.
-    pub fn start_for(bed: &TestBed, purpose: Purpose) -> OtherSide {
+    pub(crate) fn start_for(bed: &TestBed, purpose: Purpose) -> OtherSide {
         let server_settings = [&SERVER_SETTINGS[..], &LOGICAL_SETTINGS].concat();
         let folder = bed.path("logical");
         let server = Postgres::create(&folder, port::free(), &server_settings);
@@ -63,28 +63,28 @@ impl OtherSide {
     }
 
     /// Its server.
-    pub fn server(&self) -> &Postgres {
+    pub(crate) fn server(&self) -> &Postgres {
         &self.server
     }
 
     /// Debezium's process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.debezium.pid()
     }
 
     /// The topic of `account`.
-    pub fn topic() -> String {
+    pub(crate) fn topic() -> String {
         format!("{TOPIC_PREFIX}.public.account")
     }
 
     /// Makes the table `account` anew; events are to have the rows as they were.
-    pub fn create_account(client: &mut Client) {
+    pub(crate) fn create_account(client: &mut Client) {
         account::create(client);
         account::run(client, "ALTER TABLE account REPLICA IDENTITY FULL");
     }
 
     /// Does the work with Debezium thawed.
-    pub fn awake<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn awake<T>(&self, work: impl FnOnce() -> T) -> T {
         self.debezium.thaw();
         let result = work();
         self.debezium.freeze();
@@ -92,7 +92,7 @@ impl OtherSide {
     }
 
     /// Records in the topic; none before there is a topic.
-    pub fn records(&self, kafka: &Kafka) -> i64 {
+    pub(crate) fn records(&self, kafka: &Kafka) -> i64 {
         match pg_cdc_tests::topic::offsets(kafka, &OtherSide::topic()) {
             None => 0,
             Some(offsets) => offsets.values().map(|offsets| offsets.end).sum(),
@@ -103,7 +103,7 @@ impl OtherSide {
     ///
     /// # Panics
     /// When Debezium has ended, or takes longer than half an hour.
-    pub fn wait_for_records(&self, kafka: &Kafka, wanted: i64) {
+    pub(crate) fn wait_for_records(&self, kafka: &Kafka, wanted: i64) {
         let start = Instant::now();
         // The first events make the topic.
         while self.records(kafka) == 0 {
@@ -137,12 +137,12 @@ impl OtherSide {
     }
 
     /// How it is set up, for the record.
-    pub fn settings() -> Value {
+    pub(crate) fn settings() -> Value {
         OtherSide::settings_for(Purpose::Speed)
     }
 
     /// As [`OtherSide::settings`], for another purpose.
-    pub fn settings_for(purpose: Purpose) -> Value {
+    pub(crate) fn settings_for(purpose: Purpose) -> Value {
         json!({
             "postgresql": settings(&LOGICAL_SETTINGS),
             "java_options": purpose.java_options(),

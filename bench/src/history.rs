@@ -15,12 +15,13 @@ use pg_cdc_tests::{Database, port, process, topic};
 use serde_json::{Value, json};
 
 use crate::account::{self, FULL_ROWS, rows};
+use crate::bed::{SERVER_SETTINGS, start_bed, step};
 use crate::median::{all_rounded, median, rounded, whole};
 use crate::memory::{Memory, megabytes, with_peak};
 use crate::outcome::Outcome;
+use crate::server_cpu;
 use crate::table::Table;
 use crate::threads::{self, Thread};
-use crate::{SERVER_SETTINGS, server_cpu, start_bed, step};
 
 const ROUNDS: usize = 3;
 /// Changes in the backlog, for a run of full size: half of them INSERTs, half UPDATEs.
@@ -121,7 +122,7 @@ struct SinkProcess {
 }
 
 /// Measures.
-pub fn run() -> Outcome {
+pub(crate) fn run() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     let (server, ferretdb) = step("FerretDB and its server", || {

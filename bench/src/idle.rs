@@ -7,12 +7,12 @@ use postgres::Client;
 use serde_json::{Value, json};
 
 use crate::account::{self, FULL_ROWS, rows};
+use crate::bed::{sender_pid, start_bed, step};
 use crate::median::rounded;
 use crate::outcome::Outcome;
 use crate::table::Table;
 use crate::threads::{self, Thread};
 use crate::wal::{bytes_since, position};
-use crate::{sender_pid, start_bed, step};
 
 /// How long nothing changes.
 const IDLE: Duration = Duration::from_secs(30);
@@ -24,7 +24,7 @@ const QUIET_TIMEOUT: Duration = Duration::from_secs(300);
 const UNTRACKED_WAL_BYTES: i64 = 1_000_000_000;
 
 /// Measures.
-pub fn run() -> Outcome {
+pub(crate) fn run() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     let mut client = database.source();

@@ -14,11 +14,12 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
+use crate::bed::{start_bed, step};
 use crate::debezium::{self, OtherSide};
 use crate::median::{median, percentile, rounded};
 use crate::outcome::Outcome;
 use crate::table::Table;
-use crate::{account, pgbench, start_bed, step};
+use crate::{account, pgbench};
 
 const ROUNDS: usize = 3;
 const COMMITS_PER_SECOND: &str = "2000";
@@ -50,7 +51,7 @@ impl Rounds {
 }
 
 /// Measures.
-pub fn run() -> Outcome {
+pub(crate) fn run() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     let other = step("Debezium and its server", || OtherSide::start(&bed));

@@ -3,12 +3,8 @@
 //! Figures that are compared come from one run, their variants interleaved, and are given as ratios too: absolute
 //! times of one machine say little on another.
 
-#![expect(
-    unreachable_pub,
-    reason = "most items here are pub and not pub(crate) yet"
-)]
-
 mod account;
+mod bed;
 mod capture;
 mod debezium;
 mod history;
@@ -31,11 +27,6 @@ mod visibility;
 mod wal;
 
 use std::process::ExitCode;
-use std::time::Instant;
-
-use pg_cdc_tests::TestBed;
-use pg_cdc_tests::bed::Ports;
-use postgres::Client;
 
 use crate::outcome::Outcome;
 use crate::stolen::CpuTime;
@@ -63,16 +54,6 @@ Usage: pg_cdc_bench COMMAND
 
 Each ends with a small table and the figures as JSON in the last line, and writes bench/results/COMMAND.json: machine,
 versions, settings, and all rounds.";
-
-/// What every server of a bench has: large enough not to measure checkpoints.
-const SERVER_SETTINGS: [(&str, &str); 4] = [
-    ("shared_buffers", "1GB"),
-    ("max_wal_size", "16GB"),
-    ("checkpoint_timeout", "1h"),
-    ("autovacuum", "off"),
-];
-/// Topics that are not made by pg_cdc have as many partitions as those that are (cdc.topic_partitions).
-const KAFKA_SETTINGS: [(&str, &str); 1] = [("num.partitions", "3")];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -102,29 +83,4 @@ fn main() -> ExitCode {
     let stolen_percent = stolen.map(|(before, after)| after.stolen_percent(before));
     outcome::publish(arguments[0], &outcome, stolen_percent);
     ExitCode::SUCCESS
-}
-
-/// A bed with the source server and Kafka running.
-fn start_bed() -> TestBed {
-    let bed = TestBed::prepare(Ports::free(), &SERVER_SETTINGS, &KAFKA_SETTINGS);
-    step("Kafka", || drop(bed.kafka().brokers()));
-    step("PostgreSQL", || drop(bed.source().url("")));
-    bed
-}
-
-/// Does one step, and says how long it took.
-fn step<T>(name: &str, work: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let result = work();
-    println!(" ✓ {name:<60} {:>7.2} s", start.elapsed().as_secs_f64());
-    result
-}
-
-/// The sender's process.
-fn sender_pid(client: &mut Client) -> u32 {
-    let pid: i32 = client
-        .query_one("SELECT pid FROM cdc_status()", &[])
-        .expect("cdc_status")
-        .get(0);
-    u32::try_from(pid).expect("a process id")
 }

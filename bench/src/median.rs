@@ -4,7 +4,7 @@
 ///
 /// # Panics
 /// When there are no figures.
-pub fn percentile(figures: &mut [f64], percent: f64) -> f64 {
+pub(crate) fn percentile(figures: &mut [f64], percent: f64) -> f64 {
     figures.sort_by(f64::total_cmp);
     let rank = (percent / 100.0 * figures.len() as f64).ceil() as usize;
     figures[rank.clamp(1, figures.len()) - 1]
@@ -14,22 +14,22 @@ pub fn percentile(figures: &mut [f64], percent: f64) -> f64 {
 ///
 /// # Panics
 /// When there are no figures.
-pub fn median(figures: &[f64]) -> f64 {
+pub(crate) fn median(figures: &[f64]) -> f64 {
     percentile(&mut figures.to_vec(), 50.0)
 }
 
 /// Three digits after the point.
-pub fn rounded(figure: f64) -> f64 {
+pub(crate) fn rounded(figure: f64) -> f64 {
     (figure * 1000.0).round() / 1000.0
 }
 
 /// All of them with three digits after the point.
-pub fn all_rounded(figures: &[f64]) -> Vec<f64> {
+pub(crate) fn all_rounded(figures: &[f64]) -> Vec<f64> {
     figures.iter().copied().map(rounded).collect()
 }
 
 /// Without digits after the point.
-pub fn whole(figure: f64) -> i64 {
+pub(crate) fn whole(figure: f64) -> i64 {
     figure.round() as i64
 }
 

@@ -10,7 +10,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Resident memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// All of it (VmRSS), pages of files and those shared with other processes included (libraries, shared buffers).
     pub resident: u64,
     /// What belongs to no file and is not shared memory (RssAnon): heap and stacks.
@@ -24,13 +24,13 @@ impl Memory {
     ///
     /// # Panics
     /// When there is no such process.
-    pub fn of(pid: u32) -> Memory {
+    pub(crate) fn of(pid: u32) -> Memory {
         let file = format!("/proc/{pid}/status");
         Memory::parse(&std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file}: {e}")))
     }
 
     /// The larger of two, each figure for itself.
-    pub fn max(self, other: Memory) -> Memory {
+    pub(crate) fn max(self, other: Memory) -> Memory {
         Memory {
             resident: self.resident.max(other.resident),
             anonymous: self.anonymous.max(other.anonymous),
@@ -39,12 +39,12 @@ impl Memory {
     }
 
     /// As JSON, in MB.
-    pub fn json(self) -> Value {
+    pub(crate) fn json(self) -> Value {
         json!({"resident_mb": megabytes(self.resident), "anonymous_mb": megabytes(self.anonymous)})
     }
 
     /// [`Memory::anonymous`] in MB.
-    pub fn anonymous_mb(self) -> f64 {
+    pub(crate) fn anonymous_mb(self) -> f64 {
         megabytes(self.anonymous)
     }
 
@@ -68,7 +68,7 @@ impl Memory {
 }
 
 /// Bytes in MB (10^6 bytes).
-pub fn megabytes(bytes: u64) -> f64 {
+pub(crate) fn megabytes(bytes: u64) -> f64 {
     crate::median::rounded(bytes as f64 / 1e6)
 }
 
@@ -76,7 +76,7 @@ pub fn megabytes(bytes: u64) -> f64 {
 ///
 /// # Panics
 /// When the process ends meanwhile.
-pub fn with_peak<T>(pid: u32, work: impl FnOnce() -> T) -> (T, Memory) {
+pub(crate) fn with_peak<T>(pid: u32, work: impl FnOnce() -> T) -> (T, Memory) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let watcher = scope.spawn(|| {

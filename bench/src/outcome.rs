@@ -12,7 +12,7 @@ use crate::median::rounded;
 use crate::table::Table;
 
 /// Figures, what they were made of, and how they are shown.
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The figures that were asked for: the last line of the output.
     pub figures: Value,
     /// All that was measured, round by round.
@@ -27,7 +27,7 @@ pub struct Outcome {
 ///
 /// # Panics
 /// When the file cannot be written.
-pub fn publish(name: &str, outcome: &Outcome, stolen_percent: Option<f64>) {
+pub(crate) fn publish(name: &str, outcome: &Outcome, stolen_percent: Option<f64>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
     let record = json!({
         "bench": name,
@@ -42,8 +42,8 @@ pub fn publish(name: &str, outcome: &Outcome, stolen_percent: Option<f64>) {
         "stolen_cpu_percent": stolen_percent.map(rounded),
         "settings": {
             "rows": rows(),
-            "postgresql": settings(&crate::SERVER_SETTINGS),
-            "kafka": settings(&crate::KAFKA_SETTINGS),
+            "postgresql": settings(&crate::bed::SERVER_SETTINGS),
+            "kafka": settings(&crate::bed::KAFKA_SETTINGS),
             "kafka_java_options": kafka::JAVA_OPTIONS,
             "bench": outcome.settings,
         },
@@ -64,7 +64,7 @@ pub fn publish(name: &str, outcome: &Outcome, stolen_percent: Option<f64>) {
 }
 
 /// Settings as an object.
-pub fn settings<T: AsRef<str>>(settings: &[(&str, T)]) -> Value {
+pub(crate) fn settings<T: AsRef<str>>(settings: &[(&str, T)]) -> Value {
     let entries = settings
         .iter()
         .map(|(name, value)| ((*name).to_owned(), Value::from(value.as_ref())));

@@ -4,13 +4,13 @@ use pg_cdc_tests::pgbench;
 use pg_cdc_tests::postgres::Postgres;
 
 /// Rows of the table that [`run`] updates.
-pub const TABLE_ROWS: i64 = 100_000;
+pub(crate) const TABLE_ROWS: i64 = 100_000;
 
 /// The arguments of every run.
-pub const ARGUMENTS: [&str; 6] = ["-M", "prepared", "-c", "4", "-j", "2"];
+pub(crate) const ARGUMENTS: [&str; 6] = ["-M", "prepared", "-c", "4", "-j", "2"];
 
 /// What a run of pgbench came to.
-pub struct Transactions {
+pub(crate) struct Transactions {
     /// All of them.
     pub count: u64,
     /// In one second.
@@ -21,13 +21,13 @@ pub struct Transactions {
 ///
 /// # Panics
 /// When it fails.
-pub fn run(server: &Postgres, database: &str, arguments: &[&str]) -> Transactions {
+pub(crate) fn run(server: &Postgres, database: &str, arguments: &[&str]) -> Transactions {
     let arguments = [&ARGUMENTS, arguments].concat();
     parse(&pgbench::run(server, database, &script(), &arguments))
 }
 
 /// pgbench's script: one row at random is changed.
-pub fn script() -> String {
+pub(crate) fn script() -> String {
     format!(
         "\\set id random(1, {TABLE_ROWS})\nUPDATE account SET balance = balance + 1 WHERE id = :id;\n"
     )

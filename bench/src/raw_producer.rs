@@ -13,7 +13,7 @@ use shipper::kafka::produce::{self, Arguments, Topic};
 use shipper::kafka::settings::{BATCH_BYTES, event_defaults, event_promises};
 
 /// Those that the sender gives its producer.
-pub fn settings() -> Vec<(&'static str, String)> {
+pub(crate) fn settings() -> Vec<(&'static str, String)> {
     let settings = event_defaults().into_iter();
     settings.chain(event_promises(BATCH_BYTES)).collect()
 }
@@ -23,7 +23,7 @@ const RECORDS_PER_ROUND: usize = 512;
 const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// Records in memory, in the order of their versions, which is the order in which the sender produced them.
-pub struct Records {
+pub(crate) struct Records {
     bytes: Vec<u8>,
     header_names: Vec<CString>,
     headers: Vec<Header>,
@@ -49,7 +49,7 @@ impl Records {
     ///
     /// # Panics
     /// When one has no key, no value, or not the headers that the sender gives it.
-    pub fn read(kafka: &Kafka, topic: &str) -> Records {
+    pub(crate) fn read(kafka: &Kafka, topic: &str) -> Records {
         let mut read = Records {
             bytes: Vec::new(),
             header_names: Vec::new(),
@@ -63,12 +63,12 @@ impl Records {
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.records.len()
     }
 
     /// Bytes of keys, values and headers.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
@@ -124,7 +124,7 @@ impl Records {
     ///
     /// # Panics
     /// When the topic has other records afterwards than these.
-    pub fn send(&self, kafka: &Kafka, topic: &str) -> f64 {
+    pub(crate) fn send(&self, kafka: &Kafka, topic: &str) -> f64 {
         let mut config = kafka.client_config();
         for (name, value) in settings() {
             config.set(name, value);

@@ -13,13 +13,14 @@ use postgres::Client;
 use serde_json::{Value, json};
 
 use crate::account::{self, FULL_ROWS, rows};
+use crate::bed::{SERVER_SETTINGS, start_bed, step};
 use crate::debezium::{self, OtherSide};
 use crate::median::{all_rounded, median, percentile, rounded, whole};
 use crate::memory::{Memory, megabytes, with_peak};
 use crate::outcome::{Outcome, settings};
 use crate::table::Table;
 use crate::threads::{self, Thread};
-use crate::{SERVER_SETTINGS, server_cpu, start_bed, step, visibility};
+use crate::{server_cpu, visibility};
 
 const ROUNDS: usize = 3;
 /// The default.
@@ -104,7 +105,7 @@ impl Lag {
 }
 
 /// Measures.
-pub fn run() -> Outcome {
+pub(crate) fn run() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     let other = step("Debezium as a source, and its server", || {

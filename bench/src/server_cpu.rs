@@ -12,7 +12,7 @@ use crate::threads;
 ///
 /// # Panics
 /// When the server does not run.
-pub fn seconds(server: &Postgres) -> f64 {
+pub(crate) fn seconds(server: &Postgres) -> f64 {
     let processes = process::children_of(server.pid());
     processes.into_iter().filter_map(cpu_s).sum()
 }

@@ -7,11 +7,11 @@ use postgres::Client;
 use serde_json::{Map, Value, json};
 
 use crate::account::{self, rows};
+use crate::bed::{start_bed, step};
 use crate::median::{all_rounded, median, rounded};
 use crate::memory::{Memory, megabytes};
 use crate::outcome::Outcome;
 use crate::table::Table;
-use crate::{start_bed, step};
 
 const ROUNDS: usize = 3;
 /// Rows of the large transaction, for each of those of the other statements.
@@ -109,7 +109,7 @@ impl Trigger {
 }
 
 /// Measures: microseconds per row of INSERT and UPDATE for no trigger, an empty one, and capture.
-pub fn run() -> Outcome {
+pub(crate) fn run() -> Outcome {
     let bed = start_bed();
     let key = bed.source().write_file("mask.key", &[7; 32], 0o600);
     bed.source().set("cdc.mask_key_file", &key);
@@ -150,7 +150,7 @@ pub fn run() -> Outcome {
 }
 
 /// Measures the memory of a backend in a very large transaction.
-pub fn run_memory() -> Outcome {
+pub(crate) fn run_memory() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     account::make_empty_trigger(&bed, &mut database.source());

@@ -8,6 +8,7 @@ use postgres::Client;
 use serde_json::{Value, json};
 
 use crate::account::{self, rows};
+use crate::bed::{sender_pid, start_bed, step};
 use crate::debezium::{self, OtherSide};
 use crate::median::{all_rounded, median, rounded, whole};
 use crate::memory::{Memory, with_peak};
@@ -15,7 +16,6 @@ use crate::outcome::{Outcome, settings};
 use crate::raw_producer::{self, Records};
 use crate::table::Table;
 use crate::threads::process_cpu_s;
-use crate::{sender_pid, start_bed, step};
 
 const ROUNDS: usize = 5;
 /// Rows of the one large transaction, for each of those of the other statements.
@@ -88,7 +88,7 @@ fn cpu_us_per_event(cpu_s: &[f64]) -> String {
 }
 
 /// Measures.
-pub fn run() -> Outcome {
+pub(crate) fn run() -> Outcome {
     let bed = start_bed();
     let kafka = bed.kafka();
     let database = bed.database("bench");

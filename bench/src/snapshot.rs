@@ -6,10 +6,11 @@ use pg_cdc_tests::wait::wait_for;
 use serde_json::json;
 
 use crate::account::{self, rows};
+use crate::bed::{start_bed, step};
 use crate::median::{median, rounded, whole};
 use crate::outcome::Outcome;
+use crate::pgbench;
 use crate::table::Table;
-use crate::{pgbench, start_bed, step};
 
 /// Rows of the table, for each of those of the other benches.
 const TABLE: i64 = 4;
@@ -19,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// Measures: transactions per second are medians over seconds of one run of pgbench, before the snapshot and while it is
 /// made.
-pub fn run() -> Outcome {
+pub(crate) fn run() -> Outcome {
     let bed = start_bed();
     let database = bed.database("bench");
     let mut client = database.source();

@@ -4,14 +4,14 @@ use std::fs;
 
 /// CPU time since the machine's start, in the kernel's ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CpuTime {
+pub(crate) struct CpuTime {
     all: u64,
     stolen: u64,
 }
 
 impl CpuTime {
     /// As it is now; none where the kernel does not tell.
-    pub fn now() -> Option<CpuTime> {
+    pub(crate) fn now() -> Option<CpuTime> {
         CpuTime::of(&fs::read_to_string("/proc/stat").ok()?)
     }
 
@@ -30,7 +30,7 @@ impl CpuTime {
     }
 
     /// Percent of the time between `earlier` and this that was stolen.
-    pub fn stolen_percent(self, earlier: CpuTime) -> f64 {
+    pub(crate) fn stolen_percent(self, earlier: CpuTime) -> f64 {
         let all = self.all.saturating_sub(earlier.all).max(1);
         let stolen = self.stolen.saturating_sub(earlier.stolen);
         stolen as f64 / all as f64 * 100.0

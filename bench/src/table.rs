@@ -3,20 +3,20 @@
 use std::fmt::{Display, Formatter, Result};
 
 /// A table with a header; the first column stands left, the others right.
-pub struct Table {
+pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// A table without rows.
-    pub fn new(header: &[&str]) -> Table {
+    pub(crate) fn new(header: &[&str]) -> Table {
         Table {
             rows: vec![header.iter().map(|&name| name.to_owned()).collect()],
         }
     }
 
     /// Adds a row.
-    pub fn row(&mut self, label: &str, figures: &[String]) {
+    pub(crate) fn row(&mut self, label: &str, figures: &[String]) {
         let mut row = vec![label.to_owned()];
         row.extend_from_slice(figures);
         self.rows.push(row);

@@ -8,7 +8,7 @@ use crate::median::rounded;
 
 /// One thread of a process, since it began or since an earlier look.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Thread {
+pub(crate) struct Thread {
     /// Its number.
     pub id: u32,
     /// Its name, as the kernel shows it.
@@ -23,7 +23,7 @@ pub struct Thread {
 ///
 /// # Panics
 /// When there is no such process.
-pub fn of(pid: u32) -> Vec<Thread> {
+pub(crate) fn of(pid: u32) -> Vec<Thread> {
     let folder = format!("/proc/{pid}/task");
     let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{folder}: {e}"));
     let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
@@ -42,7 +42,7 @@ pub fn of(pid: u32) -> Vec<Thread> {
 }
 
 /// What each thread of `after` has used since `before`.
-pub fn since(before: &[Thread], after: &[Thread]) -> Vec<Thread> {
+pub(crate) fn since(before: &[Thread], after: &[Thread]) -> Vec<Thread> {
     let used = after.iter().map(|now| {
         let then = before.iter().find(|then| then.id == now.id);
         Thread {
@@ -58,24 +58,24 @@ pub fn since(before: &[Thread], after: &[Thread]) -> Vec<Thread> {
 ///
 /// # Panics
 /// When there is no such process.
-pub fn process_cpu_s(pid: u32) -> f64 {
+pub(crate) fn process_cpu_s(pid: u32) -> f64 {
     let file = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file}: {e}"));
     cpu_s(&stat).unwrap_or_else(|| panic!("{file}: {stat}"))
 }
 
 /// Seconds on a core of all of them.
-pub fn total_cpu_s(threads: &[Thread]) -> f64 {
+pub(crate) fn total_cpu_s(threads: &[Thread]) -> f64 {
     rounded(threads.iter().map(|thread| thread.cpu_s).sum())
 }
 
 /// Wake-ups of all of them.
-pub fn total_wakeups(threads: &[Thread]) -> u64 {
+pub(crate) fn total_wakeups(threads: &[Thread]) -> u64 {
     threads.iter().map(|thread| thread.wakeups).sum()
 }
 
 /// As JSON, one entry per thread: several may have the same name.
-pub fn json(threads: &[Thread]) -> Value {
+pub(crate) fn json(threads: &[Thread]) -> Value {
     let entries = threads.iter().map(|thread| {
         json!({"name": thread.name, "cpu_s": rounded(thread.cpu_s), "wakeups": thread.wakeups})
     });
@@ -83,7 +83,7 @@ pub fn json(threads: &[Thread]) -> Value {
 }
 
 /// Seconds on a core by the line that the kernel has for a process or thread (proc_pid_stat(5)).
-pub fn cpu_s(stat: &str) -> Option<f64> {
+pub(crate) fn cpu_s(stat: &str) -> Option<f64> {
     // Fields 14 and 15; the name, in parentheses, may contain anything.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;

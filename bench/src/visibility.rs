@@ -11,9 +11,9 @@ use postgres::Client;
 use crate::account;
 
 /// One-row transactions per second: INSERT and UPDATE in turns.
-pub const COMMITS_PER_SECOND: u32 = 300;
+pub(crate) const COMMITS_PER_SECOND: u32 = 300;
 /// How long a round takes.
-pub const SECONDS: u32 = 20;
+pub(crate) const SECONDS: u32 = 20;
 /// Not counted at the start of each round.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Between two questions to the replica: what a figure may be too large by. Without a pause the questions would take a core.
@@ -23,7 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// Transactions of a round.
 const COMMITS: i64 = COMMITS_PER_SECOND as i64 * SECONDS as i64;
 /// Rows that a round updates, each once: they must be there before, with the ids from 1 on.
-pub const UPDATED_ROWS: i64 = COMMITS / 2;
+pub(crate) const UPDATED_ROWS: i64 = COMMITS / 2;
 
 /// A commit that was acknowledged.
 struct Committed {
@@ -32,7 +32,7 @@ struct Committed {
 }
 
 /// What a round came to.
-pub struct Round {
+pub(crate) struct Round {
     /// For each commit, milliseconds from its acknowledgement until the replica showed its row.
     pub milliseconds: Vec<f64>,
     /// How often the source committed.
@@ -43,7 +43,7 @@ pub struct Round {
 ///
 /// # Panics
 /// When a statement fails, or the replica does not show a row in time.
-pub fn measure(source: &mut Client, replica: &mut Client, round: i64) -> Round {
+pub(crate) fn measure(source: &mut Client, replica: &mut Client, round: i64) -> Round {
     let (committed, inbox) = channel();
     let note = format!("round {round}");
     let (commits_per_s, milliseconds) = thread::scope(|scope| {

@@ -6,7 +6,7 @@ use postgres::Client;
 ///
 /// # Panics
 /// When the connection is gone.
-pub fn position(client: &mut Client) -> String {
+pub(crate) fn position(client: &mut Client) -> String {
     client
         .query_one("SELECT pg_current_wal_insert_lsn()::text", &[])
         .expect("WAL position")
@@ -17,7 +17,7 @@ pub fn position(client: &mut Client) -> String {
 ///
 /// # Panics
 /// When the connection is gone.
-pub fn bytes_since(client: &mut Client, position: &str) -> i64 {
+pub(crate) fn bytes_since(client: &mut Client, position: &str) -> i64 {
     let query = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1::text::pg_lsn)::bigint";
     client
         .query_one(query, &[&position])

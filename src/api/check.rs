@@ -27,7 +27,7 @@ fn warn_unless_loaded() {
 /// One line for each thing looked at: level ok, warning or error.
 #[allow(clippy::type_complexity)] // the macro reads the columns from the type
 #[pg_extern(stable, parallel_restricted)]
-pub fn cdc_check() -> TableIterator<
+pub(crate) fn cdc_check() -> TableIterator<
     'static,
     (
         name!(level, String),

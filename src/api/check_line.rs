@@ -1,9 +1,9 @@
 //! A line of `cdc_check`.
 
 /// Level, code, item, message and remedy.
-pub type Line = (String, Option<String>, String, String, Option<String>);
+pub(super) type Line = (String, Option<String>, String, String, Option<String>);
 
-pub fn line(level: &str, code: &str, item: &str, message: &str, remedy: &str) -> Line {
+pub(super) fn line(level: &str, code: &str, item: &str, message: &str, remedy: &str) -> Line {
     (
         level.to_owned(),
         Some(code.to_owned()),

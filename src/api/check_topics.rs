@@ -12,7 +12,7 @@ use super::check_line::{Line, line};
 use crate::settings;
 
 /// One line for each thing that is wrong, however many topics have it.
-pub fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
+pub(super) fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
     let own = |table: &Value| {
         let further = table["topics"].as_object().into_iter().flatten();
         let mut topics: Vec<String> = further
@@ -114,7 +114,7 @@ pub fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
 }
 
 /// Topics that are put aside, and those of which events are given up, of all databases.
-pub fn held_back(orders: &Orders, passed_lsn: u64) -> Vec<Line> {
+pub(super) fn held_back(orders: &Orders, passed_lsn: u64) -> Vec<Line> {
     let asides = orders.asides.iter().map(|aside| {
         let name = aside.topic.escape_debug();
         let item = format!("topic {name}");

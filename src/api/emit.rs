@@ -19,7 +19,7 @@ use crate::text::{server_text, utf8};
 use crate::{settings, shared};
 
 #[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_cdc_emit() -> &'static pg_sys::Pg_finfo_record {
+pub(crate) extern "C" fn pg_finfo_cdc_emit() -> &'static pg_sys::Pg_finfo_record {
     &ffi::VERSION_1
 }
 

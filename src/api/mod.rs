@@ -1,20 +1,20 @@
 //! The SQL functions, one file per subject.
 
-pub mod check;
+pub(crate) mod check;
 mod check_line;
 mod check_topics;
-pub mod context;
-pub mod emit;
-pub mod operate;
-pub mod request;
-pub mod snapshot;
-pub mod status;
-pub mod tables;
-pub mod topic_rights;
-pub mod track;
-pub mod track_request;
-pub mod unsound_triggers;
-pub mod wait;
+pub(crate) mod context;
+pub(crate) mod emit;
+pub(crate) mod operate;
+pub(crate) mod request;
+pub(crate) mod snapshot;
+pub(crate) mod status;
+pub(crate) mod tables;
+pub(crate) mod topic_rights;
+pub(crate) mod track;
+pub(crate) mod track_request;
+pub(crate) mod unsound_triggers;
+pub(crate) mod wait;
 
 pgrx::extension_sql_file!("../../sql/roles.sql", name = "roles", bootstrap);
 pgrx::extension_sql_file!("../../sql/triggers.sql", name = "triggers");

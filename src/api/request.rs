@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use crate::report::Report;
 
 /// Reads what a function of `sql/functions.sql` put together.
-pub fn read<T: DeserializeOwned>(request: &[u8]) -> T {
+pub(crate) fn read<T: DeserializeOwned>(request: &[u8]) -> T {
     if request.len() > MOST_BYTES {
         refused(&format!("They have more than {MOST_BYTES} bytes.")).raise();
     }

@@ -17,7 +17,7 @@ use crate::shared::{self, Described, Shared};
 
 /// Everything that `cdc_status()` shows.
 #[pg_extern(name = "_cdc_status", stable, parallel_restricted)]
-pub fn status_json() -> JsonB {
+pub(crate) fn status_json() -> JsonB {
     let source_name = settings::text(&settings::SOURCE_NAME);
     let Some(shared) = shared::shared() else {
         return JsonB(json!({
@@ -189,7 +189,7 @@ fn aside_json() -> Vec<u8> {
 }
 
 /// A time for SQL to read, `null` for none.
-pub fn timestamp(us: i64) -> Value {
+pub(crate) fn timestamp(us: i64) -> Value {
     if us == 0 {
         return Value::Null;
     }

@@ -33,12 +33,12 @@ const TRIGGERS: &str = "
 #[pg_extern(
     sql = "CREATE FUNCTION _cdc_tables() RETURNS bytea LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
-pub fn tables_json() -> Vec<u8> {
+pub(crate) fn tables_json() -> Vec<u8> {
     Value::Array(tables()).to_string().into_bytes()
 }
 
 /// The tables that the caller may read; `warning` is a code, a colon and what to do.
-pub fn tables() -> Vec<Value> {
+pub(crate) fn tables() -> Vec<Value> {
     let shared = shared::shared();
     let query = TRIGGERS
         .replace("COLUMNS", COLUMNS)

@@ -12,7 +12,7 @@ use crate::tracked::rights::is_admin;
 use crate::tracked::statement;
 
 /// CDC0102: only an administrator may choose a topic outside the database's prefix, or below the prefix of another database.
-pub fn refuse_others_topic(topic: &str) {
+pub(crate) fn refuse_others_topic(topic: &str) {
     let prefix = settings::topic_prefix(&database_name());
     if is_admin() || (is_below(topic, &prefix) && owner_of_prefix(topic, prefix.len()).is_none()) {
         return;
@@ -27,7 +27,7 @@ pub fn refuse_others_topic(topic: &str) {
 }
 
 /// CDC0607: an order about another database's topic, by somebody who may give orders to this one's sender only.
-pub fn refuse_order_about(topic: &str) {
+pub(crate) fn refuse_order_about(topic: &str) {
     // SAFETY: a catalog look-up inside the running transaction; the database is set for the life of a backend.
     let (is_superuser, database) = unsafe { (pg_sys::superuser(), pg_sys::MyDatabaseId.to_u32()) };
     let writer = shared::shared().map_or(0, |shared| shared.topic_counters.database_of(topic));
@@ -51,7 +51,7 @@ pub fn refuse_order_about(topic: &str) {
 }
 
 /// CDC0606: what cannot be a topic's name; it goes into the server log.
-pub fn refuse_no_topic(topic: &str) {
+pub(crate) fn refuse_no_topic(topic: &str) {
     if let Some(reason) = change::topic_name::refusal(topic) {
         Report::new(
             "CDC0606",
@@ -66,7 +66,7 @@ pub fn refuse_no_topic(topic: &str) {
 
 /// CDC0109 and CDC0126: topics that a table or an application is about to have collide neither with each other nor with those
 /// that the sender knows, of whichever database; and a database has not too many of them.
-pub fn admit(topics: &[&str]) {
+pub(crate) fn admit(topics: &[&str]) {
     for (place, topic) in topics.iter().enumerate() {
         let metric = change::topic_name::metric(topic);
         let earlier = topics[..place].iter();

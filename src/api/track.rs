@@ -30,7 +30,7 @@ use crate::tracked::table::Table;
 use crate::tracked::triggers::make_triggers;
 
 /// How long a server that has just started may take until its sender holds the slot.
-pub const SENDER_START_MS: i64 = 10_000;
+pub(crate) const SENDER_START_MS: i64 = 10_000;
 
 /// Ships every committed change of `relation` from now on; a second call changes what is given. Returns the topic.
 /// `cdc_track` in `sql/functions.sql` calls it.

@@ -20,7 +20,7 @@ use crate::tracked::table::Table;
 
 /// The arguments of `cdc_track`; none means "as it is".
 #[derive(Clone, Deserialize)]
-pub struct Request {
+pub(crate) struct Request {
     pub topic: Option<String>,
     pub topics: Option<Value>,
     pub key: Option<Vec<String>>,
@@ -39,7 +39,7 @@ impl Request {
     /// The options that the table has from now on; what is not given is as its trigger has it. If `cdc_track` did not make
     /// that here, anybody may have written it: nothing of it is taken without the looks that new options get, and no topic
     /// that the owner could not have chosen.
-    pub fn options(self, table: &Table, before: Option<&Tracked>) -> Options {
+    pub(crate) fn options(self, table: &Table, before: Option<&Tracked>) -> Options {
         let is_trusted = before.is_some_and(Tracked::is_here);
         let so_far = before.map_or_else(Options::default, |before| before.options.clone());
         let columns: Vec<String> = table
@@ -147,7 +147,7 @@ impl Request {
 }
 
 /// Checks that the images have what they need: the key, and for masks the columns and the secret key.
-pub fn check_shipped(table: &Table, options: &Options, key: &[String]) {
+pub(crate) fn check_shipped(table: &Table, options: &Options, key: &[String]) {
     if let Some(missing) = key.iter().find(|column| !options.ships(column)) {
         contradiction(&format!("Key column \"{missing}\" is not shipped.")).raise();
     }
@@ -312,7 +312,7 @@ fn check_topic(table: &Table, topic: &str) {
 
 /// Lets nobody else track a table with one of these topics until the transaction ends, and looks once more whether somebody
 /// has done so: what another session has not committed yet was not to be seen.
-pub fn claim_topics(table: &Table, options: &Options) {
+pub(crate) fn claim_topics(table: &Table, options: &Options) {
     let topics: BTreeSet<&String> = [&options.topic]
         .into_iter()
         .chain(options.topics.values())
@@ -348,7 +348,7 @@ pub fn claim_topics(table: &Table, options: &Options) {
 }
 
 /// CDC0108.
-pub fn refuse_illegal(topic: &str) {
+pub(crate) fn refuse_illegal(topic: &str) {
     if let Some(reason) = change::topic_name::refusal(topic) {
         Report::new(
             "CDC0108",
@@ -362,7 +362,7 @@ pub fn refuse_illegal(topic: &str) {
 }
 
 /// CDC0106 and CDC0109: the topic belongs to a table other than `table`.
-pub fn refuse_taken_topic(table: pg_sys::Oid, topic: &str) {
+pub(crate) fn refuse_taken_topic(table: pg_sys::Oid, topic: &str) {
     let others = statement::pinned(|| {
         Spi::connect(|client| {
             let rows = client.select(

@@ -26,7 +26,7 @@ const UNSOUND: &str = "
     ORDER BY p.root, p.oid";
 
 /// A table or partition, and what is not as it should be.
-pub struct Unsound {
+pub(crate) struct Unsound {
     pub root: pg_sys::Oid,
     /// Qualified and quoted.
     pub name: String,
@@ -37,13 +37,13 @@ pub struct Unsound {
 
 impl Unsound {
     /// Whether changes that the options ask for may go by.
-    pub fn misses(&self, options: &Options) -> bool {
+    pub(crate) fn misses(&self, options: &Options) -> bool {
         !self.rows || (!self.truncates && options.operations.contains(Operation::Truncate))
     }
 }
 
 /// Everything of the kind, of one table or of all.
-pub fn unsound(root: Option<pg_sys::Oid>) -> Vec<Unsound> {
+pub(crate) fn unsound(root: Option<pg_sys::Oid>) -> Vec<Unsound> {
     let query = UNSOUND
         .replace("IS_ROW_TRIGGER", IS_ROW_TRIGGER)
         .replace("IS_TRUNCATE_TRIGGER", IS_TRUNCATE_TRIGGER);

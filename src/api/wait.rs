@@ -36,7 +36,7 @@ fn cdc_wait(timeout: Interval) -> i64 {
 }
 
 /// CDC0602: what this transaction changed is sent after its commit only.
-pub fn refuse_own_changes() {
+pub(crate) fn refuse_own_changes() {
     if with_capture(|capture| capture.buffer.holds_rows()) {
         Report::new(
             "CDC0602",
@@ -50,7 +50,7 @@ pub fn refuse_own_changes() {
 }
 
 /// CDC0601: what keeps `target` from being acknowledged.
-pub fn timed_out(shared: &Shared, target: u64) -> Report {
+pub(crate) fn timed_out(shared: &Shared, target: u64) -> Report {
     let held_bytes = target.saturating_sub(shared.done_lsn.load(Ordering::Acquire));
     Report::new(
         "CDC0601",

@@ -76,7 +76,7 @@ impl Dictionary {
 }
 
 /// What was captured in the running transaction.
-pub struct Buffer {
+pub(crate) struct Buffer {
     /// Local id of the transaction that all this belongs to; 0 for none.
     transaction: u32,
     nonce: [u8; 16],
@@ -223,7 +223,7 @@ fn shipped_as_stub(plan: &Plan, limits: Limits) -> Report {
 }
 
 /// What a row is.
-pub enum Captured<'a> {
+pub(crate) enum Captured<'a> {
     Inserted(pg_sys::HeapTuple),
     Deleted(pg_sys::HeapTuple),
     /// By an UPDATE: a delete, or an insert, for those who read.
@@ -248,20 +248,20 @@ pub enum Captured<'a> {
 
 impl Buffer {
     /// Whether this transaction has captured rows that survive so far, in the buffer or in the WAL.
-    pub fn holds_rows(&self) -> bool {
+    pub(crate) fn holds_rows(&self) -> bool {
         self.transaction != 0
             && self.transaction == ffi::local_transaction_id()
             && !self.marks.is_empty()
     }
 
     /// Whether the newest event of the running transaction truncated this table.
-    pub fn has_truncated(&self, table: pg_sys::Oid) -> bool {
+    pub(crate) fn has_truncated(&self, table: pg_sys::Oid) -> bool {
         self.transaction == ffi::local_transaction_id() && self.truncated == Some(table)
     }
 
     /// Whether there is nothing at all to commit or abort.
     #[inline]
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.transaction == 0
     }
 
@@ -270,7 +270,7 @@ impl Buffer {
     /// # Safety
     /// The tuples belong to a relation with this plan and descriptor and are still there; the backend is in a
     /// transaction.
-    pub unsafe fn capture(
+    pub(crate) unsafe fn capture(
         &mut self,
         plan: &Plan,
         descriptor: pg_sys::TupleDesc,
@@ -526,7 +526,7 @@ impl Buffer {
     }
 
     /// The transaction ends: from now on every row is written at once.
-    pub fn pre_commit(&mut self) {
+    pub(crate) fn pre_commit(&mut self) {
         self.ending = ffi::local_transaction_id();
         if !self.is_idle() {
             self.write_last();
@@ -562,7 +562,7 @@ impl Buffer {
     }
 
     /// A subtransaction ends well: its section becomes the parent's.
-    pub fn subtransaction_committed(&mut self, subtransaction: u32, parent: u32) {
+    pub(crate) fn subtransaction_committed(&mut self, subtransaction: u32, parent: u32) {
         while let Some(mut mark) = self
             .marks
             .pop_if(|mark| mark.subtransaction == subtransaction)
@@ -583,7 +583,7 @@ impl Buffer {
     }
 
     /// A subtransaction is rolled back: its section never was.
-    pub fn subtransaction_aborted(&mut self, subtransaction: u32) {
+    pub(crate) fn subtransaction_aborted(&mut self, subtransaction: u32) {
         while let Some(mark) = self
             .marks
             .pop_if(|mark| mark.subtransaction == subtransaction)
@@ -594,7 +594,7 @@ impl Buffer {
 
     /// The transaction is over. Only forgets: allocates nothing, calls nothing. Returns how many rows were left that
     /// should have been written, which is a defect to be counted.
-    pub fn reset(&mut self) -> u64 {
+    pub(crate) fn reset(&mut self) -> u64 {
         let left = if self.data.is_empty() {
             0
         } else {
@@ -626,12 +626,12 @@ impl Buffer {
     }
 
     /// Nonce of the running transaction, and the sequence of its newest event.
-    pub fn newest(&self) -> ([u8; 16], u64) {
+    pub(crate) fn newest(&self) -> ([u8; 16], u64) {
         (self.nonce, self.next_sequence - 1)
     }
 
     /// Whether a chunk of this transaction is in the WAL.
-    pub fn has_written(&self) -> bool {
+    pub(crate) fn has_written(&self) -> bool {
         self.next_chunk > 0
     }
 }
@@ -639,7 +639,7 @@ impl Buffer {
 const MESSAGE_PREFIX_C: &std::ffi::CStr = c"pg_cdc";
 
 /// Counts rows that could not be captured.
-pub fn count_uncovered(rows: u64) {
+pub(crate) fn count_uncovered(rows: u64) {
     if let Some(shared) = shared::shared() {
         shared
             .uncovered_rows

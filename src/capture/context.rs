@@ -17,7 +17,7 @@ const MAX_CONTEXT_BYTES: usize = 16 * 1024;
 
 /// What the newest context was made of, and where it stands in the chunk.
 #[derive(Default)]
-pub struct Who {
+pub(crate) struct Who {
     place: Option<u32>,
     generation: u64,
     user: pg_sys::Oid,
@@ -64,7 +64,7 @@ impl Who {
     /// Place of the context that is right for the row being captured, and the start of its statement. `known`
     /// contexts are in the chunk; `add` puts another one there.
     #[inline]
-    pub fn current(&mut self, known: u32, add: impl FnOnce(&[u8]) -> u32) -> (u32, i64) {
+    pub(crate) fn current(&mut self, known: u32, add: impl FnOnce(&[u8]) -> u32) -> (u32, i64) {
         // SAFETY: plain reads of this backend's own variables.
         let (user, session_user, statement_us, origin, application_name) = unsafe {
             (
@@ -109,7 +109,7 @@ impl Who {
     }
 
     /// Forgets where the context stands; the buffers stay.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.place = None;
     }
 

@@ -16,7 +16,7 @@ use crate::reserve::reserve;
 use crate::text::utf8;
 
 /// How a datum becomes bytes.
-pub enum Encode {
+pub(crate) enum Encode {
     /// Passed by value: its low bytes.
     ByValue(usize),
     /// Passed by reference, of fixed length.
@@ -48,7 +48,7 @@ pub enum Encode {
 }
 
 /// A type's output function; length and passing are the type's (pg_type.typlen, typbyval).
-pub struct Output {
+pub(crate) struct Output {
     function: Box<pg_sys::FmgrInfo>,
     depends_on: DependsOn,
     length: i16,
@@ -56,7 +56,7 @@ pub struct Output {
 }
 
 /// How the elements of an array are encoded.
-pub struct ArrayEncode {
+pub(crate) struct ArrayEncode {
     element: Encode,
     element_type: pg_sys::Oid,
     length: i16,
@@ -76,7 +76,7 @@ struct DependsOn {
 }
 
 /// What the types of one table may take, and what they are made of.
-pub struct Describing {
+pub(crate) struct Describing {
     /// The relations of composite types that were met: when one changes, the answer does.
     pub row_types: Vec<pg_sys::Oid>,
     /// Levels that may still follow.
@@ -113,7 +113,7 @@ impl Describing {
 ///
 /// # Safety
 /// In a transaction; the type exists.
-pub unsafe fn encoding_of(
+pub(crate) unsafe fn encoding_of(
     type_id: pg_sys::Oid,
     typmod: i32,
     describing: &mut Describing,
@@ -213,7 +213,7 @@ unsafe fn other_encoding_of(
 ///
 /// # Safety
 /// As for [`encoding_of`].
-pub unsafe fn masked_encoding_of(type_id: pg_sys::Oid, mask: Mask) -> (Kind, Encode) {
+pub(crate) unsafe fn masked_encoding_of(type_id: pg_sys::Oid, mask: Mask) -> (Kind, Encode) {
     // SAFETY: as the caller promises.
     let output = || unsafe { output_of(type_id) };
     let encode = match mask {
@@ -414,7 +414,7 @@ fn function(oid: pg_sys::Oid) -> Box<pg_sys::FmgrInfo> {
 /// Whether two datums of a column have the same bytes. Unchanged TOAST pointers are equal, and so are never fetched
 /// for the new image.
 #[inline]
-pub unsafe fn same_bytes(encode: &Encode, old: pg_sys::Datum, new: pg_sys::Datum) -> bool {
+pub(crate) unsafe fn same_bytes(encode: &Encode, old: pg_sys::Datum, new: pg_sys::Datum) -> bool {
     // SAFETY: both are non-NULL datums of the column's type.
     unsafe {
         match encode {
@@ -467,7 +467,7 @@ unsafe fn bytes_at<'a>(datum: pg_sys::Datum, len: usize) -> &'a [u8] {
 /// # Safety
 /// `datum` is a non-NULL value of the column's type.
 #[inline]
-pub unsafe fn put_datum(out: &mut Vec<u8>, encode: &Encode, datum: pg_sys::Datum) {
+pub(crate) unsafe fn put_datum(out: &mut Vec<u8>, encode: &Encode, datum: pg_sys::Datum) {
     // SAFETY: as the caller promises.
     unsafe {
         match encode {
@@ -547,14 +547,14 @@ unsafe fn with_varlena<R>(datum: pg_sys::Datum, take: impl FnOnce(&[u8]) -> R) -
 const FREED_AT_ONCE_BYTES: usize = 1024 * 1024;
 
 /// A value that is taken as it is, and longer than a limit: told before it is fetched.
-pub struct LargeVarlena(pg_sys::Datum);
+pub(crate) struct LargeVarlena(pg_sys::Datum);
 
 impl LargeVarlena {
     /// Gives `take` the value.
     ///
     /// # Safety
     /// The row that it came from is still there.
-    pub unsafe fn with_bytes<R>(&self, take: impl FnOnce(&[u8]) -> R) -> R {
+    pub(crate) unsafe fn with_bytes<R>(&self, take: impl FnOnce(&[u8]) -> R) -> R {
         // SAFETY: as the caller promises.
         unsafe { with_varlena(self.0, take) }
     }
@@ -565,7 +565,7 @@ impl LargeVarlena {
 /// # Safety
 /// `datum` is a non-NULL value of the column's type.
 #[inline]
-pub unsafe fn large_varlena(
+pub(crate) unsafe fn large_varlena(
     encode: &Encode,
     datum: pg_sys::Datum,
     limit_bytes: usize,
@@ -763,7 +763,7 @@ unsafe fn put_composite(out: &mut Vec<u8>, attributes: &[(usize, Encode)], datum
 
 /// Pins the settings that output functions depend on, so that text means the same whoever writes; restores them on
 /// every way out, errors included.
-pub struct PinnedStyle {
+pub(crate) struct PinnedStyle {
     date_style: c_int,
     date_order: c_int,
     interval_style: c_int,
@@ -784,7 +784,7 @@ thread_local! {
 impl PinnedStyle {
     /// # Safety
     /// On the main thread of a backend, inside a transaction.
-    pub unsafe fn set() -> PinnedStyle {
+    pub(crate) unsafe fn set() -> PinnedStyle {
         // SAFETY: these variables belong to this backend's only thread; the zone is looked up before anything is set.
         unsafe {
             let utc = UTC.with(|utc| **utc);

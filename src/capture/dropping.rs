@@ -8,15 +8,15 @@ thread_local! {
 
 /// Whether a table is just told to be untracked because its trigger goes: columns that its options name may be gone
 /// already.
-pub fn is_dropping() -> bool {
+pub(crate) fn is_dropping() -> bool {
     DROPPING.get()
 }
 
 /// Ends [`is_dropping`], also by an error.
-pub struct Dropping(());
+pub(crate) struct Dropping(());
 
 impl Dropping {
-    pub fn begin() -> Dropping {
+    pub(crate) fn begin() -> Dropping {
         DROPPING.set(true);
         Dropping(())
     }

@@ -17,7 +17,7 @@ use crate::tracked::rights::as_superuser;
 use crate::tracked::table::Table;
 
 /// Runs `body`, in which the filter of `table` is read: what PostgreSQL refuses there comes with our code and a remedy.
-pub fn coded<R>(table: &Table, body: impl FnOnce() -> R) -> R {
+pub(crate) fn coded<R>(table: &Table, body: impl FnOnce() -> R) -> R {
     // Caught only to be raised again: the statement ends in any case.
     PgTryBuilder::new(AssertUnwindSafe(body))
         .catch_others(|error| match error {
@@ -58,7 +58,7 @@ fn unfit(table: &Table, message: &str) -> Report {
 ///
 /// # Safety
 /// In a transaction; the relation is open and locked.
-pub unsafe fn follow(
+pub(crate) unsafe fn follow(
     relation: pg_sys::Relation,
     filter: &str,
     former: &FormerNames<'_>,
@@ -85,7 +85,7 @@ pub unsafe fn follow(
 ///
 /// # Safety
 /// As for [`follow`].
-pub unsafe fn tree(relation: pg_sys::Relation, filter: &str) -> (CString, String) {
+pub(crate) unsafe fn tree(relation: pg_sys::Relation, filter: &str) -> (CString, String) {
     // SAFETY: as the caller promises; the text is copied.
     unsafe {
         let _pinned = PinnedStyle::set();
@@ -101,7 +101,7 @@ pub unsafe fn tree(relation: pg_sys::Relation, filter: &str) -> (CString, String
 ///
 /// # Safety
 /// As for [`follow`]; the tree is one that [`tree`] made of the relation's filter.
-pub unsafe fn text(relation: pg_sys::Relation, tree: &CStr) -> String {
+pub(crate) unsafe fn text(relation: pg_sys::Relation, tree: &CStr) -> String {
     // SAFETY: as the caller promises.
     unsafe {
         let _pinned = PinnedStyle::set();

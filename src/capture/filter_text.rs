@@ -9,7 +9,7 @@ use crate::ffi;
 use crate::text::utf8;
 
 /// The names that a filter was written with.
-pub struct FormerNames<'a> {
+pub(crate) struct FormerNames<'a> {
     /// Of the table, if it has another one now.
     pub table: Option<&'a str>,
     /// Of columns that have another one now, by their numbers.
@@ -18,7 +18,7 @@ pub struct FormerNames<'a> {
 
 impl FormerNames<'_> {
     /// Everything is called as it was.
-    pub const NONE: FormerNames<'static> = FormerNames {
+    pub(crate) const NONE: FormerNames<'static> = FormerNames {
         table: None,
         columns: &[],
     };
@@ -31,7 +31,10 @@ const DATES: [&str; 4] = ["::date", "::time", "::ts", "::interval"];
 ///
 /// # Safety
 /// In a transaction; the relation is open and locked, and the expression is one on the relation's columns.
-pub unsafe fn lasting(relation: pg_sys::Relation, expression: *mut pg_sys::Node) -> Option<String> {
+pub(crate) unsafe fn lasting(
+    relation: pg_sys::Relation,
+    expression: *mut pg_sys::Node,
+) -> Option<String> {
     // SAFETY: as the caller promises.
     let text = unsafe {
         let _pinned = PinnedStyle::set();
@@ -44,7 +47,7 @@ pub unsafe fn lasting(relation: pg_sys::Relation, expression: *mut pg_sys::Node)
 ///
 /// # Safety
 /// As for [`lasting`].
-pub unsafe fn deparsed(relation: pg_sys::Relation, expression: *mut pg_sys::Node) -> String {
+pub(crate) unsafe fn deparsed(relation: pg_sys::Relation, expression: *mut pg_sys::Node) -> String {
     // SAFETY: the expression is one on columns of the open relation; the text is copied.
     unsafe {
         let name = pg_sys::get_rel_name((*relation).rd_id);

@@ -19,35 +19,35 @@ const MAX_ROW_BYTES: usize = 900 * 1024 * 1024;
 
 /// How large values and rows may be.
 #[derive(Clone, Copy)]
-pub struct Limits {
+pub(crate) struct Limits {
     value_bytes: usize,
     /// Larger values become stubs; else they make the row [`TooLarge`].
     stubs: bool,
 }
 
 /// The row must be begun again, with [`Limits::lowered`].
-pub struct TooLarge;
+pub(crate) struct TooLarge;
 
 impl Limits {
     /// `cdc.max_value_size`.
     #[inline]
-    pub fn of_setting() -> Limits {
+    pub(crate) fn of_setting() -> Limits {
         Limits {
             value_bytes: settings::MAX_VALUE_SIZE.get() as usize * 1024,
             stubs: false,
         }
     }
 
-    pub fn has_stubs(self) -> bool {
+    pub(crate) fn has_stubs(self) -> bool {
         self.stubs
     }
 
-    pub fn value_bytes(self) -> usize {
+    pub(crate) fn value_bytes(self) -> usize {
         self.value_bytes
     }
 
     /// For the same row once more: with stubs, then with smaller values, until it fits.
-    pub fn lowered(self) -> Limits {
+    pub(crate) fn lowered(self) -> Limits {
         Limits {
             value_bytes: if self.stubs {
                 self.value_bytes / 2
@@ -66,7 +66,7 @@ const LENGTH_BYTES: usize = 5;
 
 /// A deformed tuple: its datums and NULL flags, in buffers that are used again and again.
 #[derive(Default)]
-pub struct Deformed {
+pub(crate) struct Deformed {
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
 }
@@ -83,7 +83,7 @@ impl Deformed {
     /// # Safety
     /// `tuple` belongs to the plan's relation, which has this descriptor, and both outlive the use of the values.
     #[inline]
-    pub unsafe fn deform(
+    pub(crate) unsafe fn deform(
         &mut self,
         tuple: pg_sys::HeapTuple,
         descriptor: pg_sys::TupleDesc,
@@ -128,7 +128,7 @@ impl Deformed {
     /// # Safety
     /// `tuple` has this descriptor, with a column of the same type for each of the plan's, and both outlive the use of
     /// the values.
-    pub unsafe fn spread(
+    pub(crate) unsafe fn spread(
         &mut self,
         tuple: pg_sys::HeapTuple,
         descriptor: pg_sys::TupleDesc,
@@ -152,7 +152,7 @@ impl Deformed {
 /// # Safety
 /// `tuple` was deformed from a row of the plan's relation that is still there.
 #[inline]
-pub unsafe fn put_image(
+pub(crate) unsafe fn put_image(
     out: &mut Vec<u8>,
     plan: &Plan,
     tuple: &Deformed,
@@ -244,7 +244,7 @@ fn cut_to_stub(
 ///
 /// # Safety
 /// As for `put_image`, for both tuples.
-pub unsafe fn put_update(
+pub(crate) unsafe fn put_update(
     out: &mut Vec<u8>,
     plan: &Plan,
     start: usize,
@@ -308,7 +308,7 @@ pub unsafe fn put_update(
 }
 
 /// What an UPDATE changed of what is shipped.
-pub struct Changes {
+pub(crate) struct Changes {
     pub any: bool,
     pub key: bool,
 }

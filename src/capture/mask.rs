@@ -22,11 +22,11 @@ const KEY_OF_DATABASE: &[u8] = b"pg_cdc mask ";
 
 /// HMAC-SHA256 with a key of this database's own, made of that in `cdc.mask_key_file`: who may write a hashed column in one
 /// database and read its topic cannot try out what stands in another's.
-pub struct Hasher(Hmac<Sha256>);
+pub(crate) struct Hasher(Hmac<Sha256>);
 
 impl Hasher {
     /// Reads the key; CDC0113 where that is not possible: a value is never shipped unmasked instead.
-    pub fn new() -> Hasher {
+    pub(crate) fn new() -> Hasher {
         let path = settings::text(&settings::MASK_KEY_FILE);
         if path.is_empty() {
             no_key("cdc.mask_key_file is not set.").raise();
@@ -49,7 +49,7 @@ impl Hasher {
     }
 
     /// `hmac:` and the digest of a value's text, as 64 hex digits.
-    pub fn hash(&self, text: &[u8]) -> [u8; HASHED_BYTES] {
+    pub(crate) fn hash(&self, text: &[u8]) -> [u8; HASHED_BYTES] {
         let mut hmac = self.0.clone();
         hmac.update(text);
         let mut out = [0; HASHED_BYTES];
@@ -72,7 +72,7 @@ fn keyed(key: &[u8]) -> Option<Hmac<Sha256>> {
 }
 
 /// The first `characters` of a text in UTF-8; of other bytes, as many bytes.
-pub fn truncate(text: &[u8], characters: u32) -> &[u8] {
+pub(crate) fn truncate(text: &[u8], characters: u32) -> &[u8] {
     let characters = characters as usize;
     match std::str::from_utf8(text) {
         Ok(valid) => match valid.char_indices().nth(characters) {

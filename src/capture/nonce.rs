@@ -8,13 +8,13 @@ const NONCES_PER_CALL: usize = 64;
 /// Random bytes that were not used yet. They belong to one backend: the postmaster, whose memory backends inherit,
 /// captures nothing.
 #[derive(Default)]
-pub struct Nonces {
+pub(crate) struct Nonces {
     bytes: Vec<u8>,
 }
 
 impl Nonces {
     /// A nonce that no transaction had before.
-    pub fn take(&mut self) -> [u8; NONCE_BYTES] {
+    pub(crate) fn take(&mut self) -> [u8; NONCE_BYTES] {
         if self.bytes.len() < NONCE_BYTES {
             self.refill();
         }

@@ -32,14 +32,14 @@ use crate::tracked::table::Table;
 use crate::tracked::untrusted::{copied_table, unsealed_table};
 
 /// A live column.
-pub struct PlanColumn {
+pub(crate) struct PlanColumn {
     /// Index into the tuple's attributes.
     pub attribute: usize,
     pub encode: Encode,
 }
 
 /// A table as capture sees it.
-pub struct Plan {
+pub(crate) struct Plan {
     /// Differs for every plan that this backend ever made.
     pub id: u64,
     /// `schema.table`, for messages.
@@ -71,7 +71,7 @@ impl Plan {
     /// # Safety
     /// The tuple is a row of the plan's relation.
     #[inline]
-    pub unsafe fn passes(&self, tuple: pg_sys::HeapTuple) -> bool {
+    pub(crate) unsafe fn passes(&self, tuple: pg_sys::HeapTuple) -> bool {
         match &self.filter {
             None => true,
             // SAFETY: as the caller promises.
@@ -82,7 +82,7 @@ impl Plan {
 
 /// The plans of this backend.
 #[derive(Default)]
-pub struct Plans {
+pub(crate) struct Plans {
     /// By trigger: a table may have several that call our function.
     plans: HashMap<pg_sys::Oid, Box<Plan>, BuildHasherDefault<OidHasher>>,
     /// Of topics into which applications emit events.
@@ -125,7 +125,7 @@ impl Plans {
     /// # Safety
     /// `trigger` is the data that PostgreSQL passed to a running trigger function.
     #[inline]
-    pub unsafe fn plan(&mut self, trigger: &pg_sys::TriggerData) -> &Plan {
+    pub(crate) unsafe fn plan(&mut self, trigger: &pg_sys::TriggerData) -> &Plan {
         // SAFETY: the relation of a running trigger is open.
         let oid = unsafe { (*trigger.tg_trigger).tgoid };
         let identity_number = shared::identity_number();
@@ -141,7 +141,7 @@ impl Plans {
     }
 
     /// The plan for events of the application's own; `check` may refuse a topic that is new here.
-    pub fn of_topic(&mut self, topic: &str, check: impl FnOnce()) -> &Plan {
+    pub(crate) fn of_topic(&mut self, topic: &str, check: impl FnOnce()) -> &Plan {
         if !self.topics.get(topic).is_some_and(|plan| plan.valid.get()) {
             listen();
             check();
@@ -184,7 +184,7 @@ impl Plans {
     }
 
     /// The plan that was last made for a trigger, whether it is still right or not.
-    pub fn known(&self, trigger: pg_sys::Oid) -> Option<&Plan> {
+    pub(crate) fn known(&self, trigger: pg_sys::Oid) -> Option<&Plan> {
         self.plans.get(&trigger).map(Box::as_ref)
     }
 

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use crate::ffi;
 
 /// Everything lies in a memory context of its own.
-pub struct RowExpression {
+pub(crate) struct RowExpression {
     memory: pg_sys::MemoryContext,
     state: *mut pg_sys::ExprState,
     context: *mut pg_sys::ExprContext,
@@ -18,7 +18,7 @@ impl RowExpression {
     /// # Safety
     /// In a transaction; the relation is open and locked; the expression's variables are the relation's, as its first
     /// range table entry.
-    pub unsafe fn new(
+    pub(crate) unsafe fn new(
         relation: pg_sys::Relation,
         make: impl FnOnce() -> *mut pg_sys::Node,
     ) -> RowExpression {
@@ -54,7 +54,7 @@ impl RowExpression {
     ///
     /// # Safety
     /// The tuple is a row of the expression's relation.
-    pub unsafe fn value(&self, tuple: pg_sys::HeapTuple) -> Option<pg_sys::Datum> {
+    pub(crate) unsafe fn value(&self, tuple: pg_sys::HeapTuple) -> Option<pg_sys::Datum> {
         // SAFETY: the slot has the relation's descriptor and does not own the tuple.
         unsafe {
             pg_sys::ExecStoreHeapTuple(tuple, self.slot, false);
@@ -69,7 +69,7 @@ impl RowExpression {
     ///
     /// # Safety
     /// As for [`RowExpression::value`]; the expression is boolean.
-    pub unsafe fn holds(&self, tuple: pg_sys::HeapTuple) -> bool {
+    pub(crate) unsafe fn holds(&self, tuple: pg_sys::HeapTuple) -> bool {
         // SAFETY: as the caller promises; what the evaluation allocates lies in memory that is reset before the next one.
         unsafe {
             let scratch = (*self.context).ecxt_per_tuple_memory;

@@ -26,7 +26,7 @@ use crate::tracked::rights::as_superuser;
 ///
 /// # Safety
 /// In a transaction; the relation is open and locked.
-pub unsafe fn prepare(relation: pg_sys::Relation, text: &str) -> RowExpression {
+pub(crate) unsafe fn prepare(relation: pg_sys::Relation, text: &str) -> RowExpression {
     // SAFETY: as the caller promises.
     unsafe {
         RowExpression::new(relation, || {
@@ -41,7 +41,7 @@ pub unsafe fn prepare(relation: pg_sys::Relation, text: &str) -> RowExpression {
 ///
 /// # Safety
 /// As for [`prepare`].
-pub unsafe fn check(relation: pg_sys::Relation, text: &str) -> String {
+pub(crate) unsafe fn check(relation: pg_sys::Relation, text: &str) -> String {
     // SAFETY: as the caller promises. Caught only to be raised again under our code: the statement ends in any case.
     unsafe {
         let condition = || ffi::with_pinned_search_path(|| condition(relation, text));
@@ -87,7 +87,7 @@ unsafe fn condition(relation: pg_sys::Relation, text: &str) -> *mut pg_sys::Node
 ///
 /// # Safety
 /// As for [`prepare`], with the search_path pinned.
-pub unsafe fn expression(
+pub(crate) unsafe fn expression(
     relation: pg_sys::Relation,
     text: &str,
     former: &FormerNames<'_>,

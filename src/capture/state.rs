@@ -6,7 +6,7 @@ use super::buffer::Buffer;
 use super::relation_plan::Plans;
 
 /// Everything that capture keeps in a backend.
-pub struct Capture {
+pub(crate) struct Capture {
     pub plans: Plans,
     pub buffer: Buffer,
 }
@@ -17,12 +17,12 @@ thread_local! {
 
 /// Runs `body` with this backend's capture state. An error inside leaves the state as it is: whoever aborts the
 /// (sub)transaction takes back what it had written.
-pub fn with_capture<R>(body: impl FnOnce(&mut Capture) -> R) -> R {
+pub(crate) fn with_capture<R>(body: impl FnOnce(&mut Capture) -> R) -> R {
     CAPTURE.with_borrow_mut(body)
 }
 
 /// The same for callbacks that must not fail: `None` while the state is in use.
-pub fn try_with_capture<R>(body: impl FnOnce(&mut Capture) -> R) -> Option<R> {
+pub(crate) fn try_with_capture<R>(body: impl FnOnce(&mut Capture) -> R) -> Option<R> {
     CAPTURE.with(|capture| {
         capture
             .try_borrow_mut()

@@ -15,7 +15,7 @@ use crate::tracked::table::Table;
 const HEAP_COMBOCID: u16 = 0x0020;
 
 #[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_cdc_capture() -> &'static pg_sys::Pg_finfo_record {
+pub(crate) extern "C" fn pg_finfo_cdc_capture() -> &'static pg_sys::Pg_finfo_record {
     &ffi::VERSION_1
 }
 
@@ -75,7 +75,7 @@ pub extern "C-unwind" fn cdc_capture(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys
 }
 
 /// Captures a change of a table's definition, as an event of this transaction.
-pub fn capture_schema_change(table: &Table, change: &str) {
+pub(crate) fn capture_schema_change(table: &Table, change: &str) {
     table.with_trigger(|data| {
         // SAFETY: relation and trigger are open while they are read.
         unsafe { capture_table_event(data, &Captured::SchemaChanged(change)) };
@@ -86,7 +86,7 @@ pub fn capture_schema_change(table: &Table, change: &str) {
 ///
 /// # Safety
 /// `trigger` names an open relation and one of our triggers on it; the backend is in a transaction.
-pub unsafe fn capture_table_event(trigger: &pg_sys::TriggerData, event: &Captured<'_>) {
+pub(crate) unsafe fn capture_table_event(trigger: &pg_sys::TriggerData, event: &Captured<'_>) {
     // SAFETY: as the caller promises. The command id is marked as used, so that what comes later has a higher one.
     unsafe {
         let command = pg_sys::GetCurrentCommandId(true);
@@ -105,7 +105,7 @@ pub unsafe fn capture_table_event(trigger: &pg_sys::TriggerData, event: &Capture
 ///
 /// # Safety
 /// `fcinfo` is a running call's.
-pub unsafe fn trigger_data<'a>(
+pub(crate) unsafe fn trigger_data<'a>(
     fcinfo: pg_sys::FunctionCallInfo,
 ) -> Option<&'a pg_sys::TriggerData> {
     // SAFETY: the context of a call is null or a node; its tag says which.
@@ -119,7 +119,7 @@ pub unsafe fn trigger_data<'a>(
 }
 
 /// A trigger function was called as something else.
-pub fn not_a_trigger(function: &str) -> ! {
+pub(crate) fn not_a_trigger(function: &str) -> ! {
     ErrorReport::new(
         PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
         format!("{function}() must be called by the trigger that cdc_track() makes"),
@@ -130,7 +130,7 @@ pub fn not_a_trigger(function: &str) -> ! {
 }
 
 /// Whether the running transaction applies what another server did.
-pub fn is_applied() -> bool {
+pub(crate) fn is_applied() -> bool {
     // SAFETY: a plain read of this backend's own variable.
     unsafe { u32::from(pg_sys::replorigin_session_origin) != pg_sys::InvalidRepOriginId }
 }
@@ -167,7 +167,7 @@ unsafe fn raw_command(header: pg_sys::HeapTupleHeader) -> u32 {
 }
 
 /// CDC0202: the library is not loaded, so rows of tracked tables go by. Once per backend.
-pub fn warn_not_covered() {
+pub(crate) fn warn_not_covered() {
     use std::sync::atomic::{AtomicBool, Ordering};
     static WARNED: AtomicBool = AtomicBool::new(false);
     if !WARNED.swap(true, Ordering::Relaxed) {

@@ -16,7 +16,7 @@ use crate::tracked::table::Table;
 
 /// ATTACH PARTITION of a table that is tracked by itself, as all new ones of a schema may be: PostgreSQL gives it a clone
 /// of the root's trigger, of the same name, so its own one goes.
-pub unsafe fn altered(statement: &pg_sys::AlterTableStmt) {
+pub(crate) unsafe fn altered(statement: &pg_sys::AlterTableStmt) {
     // SAFETY: the statement is one that PostgreSQL is about to run; ATTACH PARTITION has a PartitionCmd.
     unsafe {
         for command in commands_of(statement) {
@@ -77,7 +77,7 @@ unsafe fn about_to_attach(parent_name: *mut pg_sys::RangeVar, name: *mut pg_sys:
 }
 
 /// CDC0116: our triggers are found by their names.
-pub unsafe fn renamed(statement: &pg_sys::RenameStmt) {
+pub(crate) unsafe fn renamed(statement: &pg_sys::RenameStmt) {
     if statement.renameType != pg_sys::ObjectType::OBJECT_TRIGGER {
         return;
     }

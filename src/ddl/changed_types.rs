@@ -33,7 +33,7 @@ const TABLES: &str = "
 
 /// Captures an event for every tracked table that has a column of such a type; not for those in `told`. `of_command`: also
 /// types that the command that has just ended names.
-pub fn capture(
+pub(crate) fn capture(
     types: Vec<pg_sys::Oid>,
     of_command: bool,
     change: &SchemaChange,

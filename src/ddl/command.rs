@@ -8,7 +8,7 @@ use pgrx::pg_sys::AlterTableType as Alter;
 use crate::text::utf8;
 
 /// What rewrites a table and leaves every value as it is.
-pub const MOVES: [Alter::Type; 4] = [
+pub(crate) const MOVES: [Alter::Type; 4] = [
     Alter::AT_SetLogged,
     Alter::AT_SetUnLogged,
     Alter::AT_SetTableSpace,
@@ -16,7 +16,7 @@ pub const MOVES: [Alter::Type; 4] = [
 ];
 
 /// What is told even where an event about the definition says the same as before.
-pub const DEFINES: [Alter::Type; 14] = [
+pub(crate) const DEFINES: [Alter::Type; 14] = [
     Alter::AT_AddColumn,
     Alter::AT_DropColumn,
     Alter::AT_AlterColumnType,
@@ -37,7 +37,9 @@ pub const DEFINES: [Alter::Type; 14] = [
 ///
 /// # Safety
 /// The statement is one that PostgreSQL runs.
-pub unsafe fn commands_of(statement: &pg_sys::AlterTableStmt) -> Vec<&pg_sys::AlterTableCmd> {
+pub(crate) unsafe fn commands_of(
+    statement: &pg_sys::AlterTableStmt,
+) -> Vec<&pg_sys::AlterTableCmd> {
     // SAFETY: as the caller promises, the commands are a list of AlterTableCmd.
     unsafe {
         let list = statement.cmds;
@@ -58,7 +60,7 @@ pub unsafe fn commands_of(statement: &pg_sys::AlterTableStmt) -> Vec<&pg_sys::Al
 
 /// The text of the running statement, if the client sent it alone and it is of this kind: a text of several statements
 /// would tell more than the event is about, and one inside a function is not there at all.
-pub fn statement_of(kind: pg_sys::NodeTag) -> Option<String> {
+pub(crate) fn statement_of(kind: pg_sys::NodeTag) -> Option<String> {
     // SAFETY: the text of the client's query, null or zero-ended, as long as the query runs; parsed once before.
     unsafe {
         let text = pg_sys::debug_query_string;

@@ -36,7 +36,7 @@ struct Dropped {
 }
 
 /// Installs the hook; only at server start.
-pub fn install() {
+pub(crate) fn install() {
     // SAFETY: _PG_init runs once, on the only thread of the postmaster.
     unsafe {
         PREVIOUS_HOOK = pg_sys::object_access_hook;

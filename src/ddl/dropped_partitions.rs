@@ -19,17 +19,17 @@ thread_local! {
 }
 
 /// Whether the running command drops a table itself, so that nobody need know of its partitions.
-pub fn goes(table: pg_sys::Oid) -> bool {
+pub(crate) fn goes(table: pg_sys::Oid) -> bool {
     NAMED.with_borrow(|named| named.contains(&table))
 }
 
 /// Whether the rows of a partition that is just dropped are captured already.
-pub fn is_captured(partition: pg_sys::Oid) -> bool {
+pub(crate) fn is_captured(partition: pg_sys::Oid) -> bool {
     CAPTURED.with_borrow(|captured| captured.contains(&partition))
 }
 
 /// A command begins.
-pub fn forget() {
+pub(crate) fn forget() {
     CAPTURED.take();
     NAMED.take();
 }
@@ -38,7 +38,7 @@ pub fn forget() {
 ///
 /// # Safety
 /// Inside a transaction.
-pub unsafe fn before(statement: &pg_sys::DropStmt) {
+pub(crate) unsafe fn before(statement: &pg_sys::DropStmt) {
     if statement.removeType != pg_sys::ObjectType::OBJECT_TABLE {
         return;
     }

@@ -20,12 +20,12 @@ use crate::tracked::statement;
 use crate::tracked::table::Table;
 
 #[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_cdc_ddl_start() -> &'static pg_sys::Pg_finfo_record {
+pub(crate) extern "C" fn pg_finfo_cdc_ddl_start() -> &'static pg_sys::Pg_finfo_record {
     &ffi::VERSION_1
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_cdc_ddl_end() -> &'static pg_sys::Pg_finfo_record {
+pub(crate) extern "C" fn pg_finfo_cdc_ddl_end() -> &'static pg_sys::Pg_finfo_record {
     &ffi::VERSION_1
 }
 

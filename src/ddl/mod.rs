@@ -1,17 +1,17 @@
 //! Changes of tracked tables' definitions: each becomes a schema event of its own transaction, in order with the rows.
 
-pub mod before;
-pub mod changed_types;
-pub mod command;
-pub mod drop_hook;
-pub mod dropped_partitions;
-pub mod event_trigger;
-pub mod option_names;
-pub mod partition_rows;
-pub mod partitions;
-pub mod schema_change;
-pub mod table_changes;
-pub mod touched;
-pub mod truncate;
-pub mod type_names;
-pub mod untracking;
+pub(crate) mod before;
+pub(crate) mod changed_types;
+pub(crate) mod command;
+pub(crate) mod drop_hook;
+pub(crate) mod dropped_partitions;
+pub(crate) mod event_trigger;
+pub(crate) mod option_names;
+pub(crate) mod partition_rows;
+pub(crate) mod partitions;
+pub(crate) mod schema_change;
+pub(crate) mod table_changes;
+pub(crate) mod touched;
+pub(crate) mod truncate;
+pub(crate) mod type_names;
+pub(crate) mod untracking;

@@ -17,7 +17,7 @@ use crate::tracked::triggers::make_triggers;
 /// Gives the table's triggers the names of today, in the transaction of the command that changed them: no row is captured
 /// in between. What is not captured here, a copy or a trigger that
 /// somebody else made, is left as it is.
-pub fn follow(table: &Table, before: &Definition, now: &Definition) {
+pub(crate) fn follow(table: &Table, before: &Definition, now: &Definition) {
     let Some(options) = table.options() else {
         return;
     };
@@ -113,7 +113,7 @@ fn follow_filter(table: &Table, options: &mut Options, former: &FormerNames<'_>)
 }
 
 /// CDC0121: PostgreSQL makes no trigger anew on a table whose triggers have yet to fire.
-pub fn refuse_pending(table: &Table) {
+pub(crate) fn refuse_pending(table: &Table) {
     let mut parts = below(table.oid);
     parts.push(table.oid);
     // SAFETY: inside a transaction; reads the backend's own list of events.

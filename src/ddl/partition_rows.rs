@@ -13,14 +13,14 @@ use crate::tracked::table::Table;
 
 /// What happens to the rows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Moved {
+pub(crate) enum Moved {
     In,
     Out,
 }
 
 /// Captures the rows of `part` and of everything below it as rows of `table`, which may be the part itself. The running
 /// command has locked both. Reads the part and nothing else.
-pub fn capture(table: &Table, part: pg_sys::Oid, moved: Moved) {
+pub(crate) fn capture(table: &Table, part: pg_sys::Oid, moved: Moved) {
     let Some(options) = table.options() else {
         return;
     };
@@ -112,7 +112,7 @@ unsafe fn capture_row(
 }
 
 /// Whether a table and everything below it has no rows for certain: not a single page.
-pub fn is_empty(table: pg_sys::Oid) -> bool {
+pub(crate) fn is_empty(table: pg_sys::Oid) -> bool {
     let mut parts = below(table);
     parts.push(table);
     parts.into_iter().all(|part| {

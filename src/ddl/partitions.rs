@@ -22,7 +22,7 @@ use crate::tracked::unseen;
 
 /// Gives every partition below `table` its TRUNCATE trigger, anew where it is there; takes it away if the table does not
 /// ship TRUNCATE, or is not tracked.
-pub fn follow(table: &Table) {
+pub(crate) fn follow(table: &Table) {
     give_triggers(&partitions_of(table), definition(table).as_deref());
 }
 
@@ -91,7 +91,7 @@ fn partitions_of(table: &Table) -> Vec<Table> {
 }
 
 /// A partition was made, or attached with the rows that it has: for readers they are inserted now.
-pub fn came(partition: pg_sys::Oid, ddl: Option<String>, with_rows: bool) {
+pub(crate) fn came(partition: pg_sys::Oid, ddl: Option<String>, with_rows: bool) {
     let root = root(partition);
     // One that is tracked by itself, in a table that is not, is as it was. The command has locked the table above, which
     // need not be the root.
@@ -140,7 +140,7 @@ fn with_all_below(partition: pg_sys::Oid) -> Vec<Table> {
 }
 
 /// A partition was detached, with its rows: for readers they are deleted now, or stay, as `cdc.dropped_partitions` says.
-pub fn went(root: &Table, partition: pg_sys::Oid, ddl: Option<String>) {
+pub(crate) fn went(root: &Table, partition: pg_sys::Oid, ddl: Option<String>) {
     if root.options().is_none() {
         return;
     }
@@ -157,7 +157,7 @@ pub fn went(root: &Table, partition: pg_sys::Oid, ddl: Option<String>) {
 
 /// A partition is about to be dropped. Its rows are captured already, but where it goes with something else, by CASCADE:
 /// then they cannot be read any more, and only a snapshot says which are left.
-pub fn dropped(partition: pg_sys::Oid) {
+pub(crate) fn dropped(partition: pg_sys::Oid) {
     let root = root(partition);
     if root == partition || dropped_partitions::goes(root) {
         return;

@@ -18,7 +18,7 @@ const MAX_DDL_BYTES: usize = 8 * 1024;
 
 /// What happened to a table's definition.
 #[derive(Debug, Clone)]
-pub struct SchemaChange {
+pub(crate) struct SchemaChange {
     /// CREATE (tracked), ALTER, RENAME, DROP, UNTRACK.
     pub kind: &'static str,
     /// The statement, where it is one alone.
@@ -31,7 +31,7 @@ pub struct SchemaChange {
 
 impl SchemaChange {
     /// Rows came or went without row events.
-    pub fn of_contents(kind: &'static str, ddl: Option<String>) -> SchemaChange {
+    pub(crate) fn of_contents(kind: &'static str, ddl: Option<String>) -> SchemaChange {
         SchemaChange {
             ddl,
             contents_changed: true,
@@ -40,9 +40,9 @@ impl SchemaChange {
     }
 
     /// The kind of a table's first event. Its rows come by a snapshot only if somebody asked for one.
-    pub const TRACKED: &str = "CREATE";
+    pub(crate) const TRACKED: &str = "CREATE";
 
-    pub fn new(kind: &'static str) -> SchemaChange {
+    pub(crate) fn new(kind: &'static str) -> SchemaChange {
         SchemaChange {
             kind,
             ddl: None,
@@ -52,7 +52,7 @@ impl SchemaChange {
     }
 
     /// Captures the event in the running transaction; nothing if the table is not tracked.
-    pub fn capture(&self, table: &Table) {
+    pub(crate) fn capture(&self, table: &Table) {
         if let Some(options) = table.options() {
             capture_schema_change(table, &self.json(table, &options));
             if self.contents_changed && self.kind != Self::TRACKED {
@@ -65,7 +65,7 @@ impl SchemaChange {
     }
 
     /// The `schema_change` object, as Debezium's schema change topic has it.
-    pub fn json(&self, table: &Table, options: &Options) -> String {
+    pub(crate) fn json(&self, table: &Table, options: &Options) -> String {
         let shipped = |name: &String| {
             options.ships(name)
                 && !matches!(

@@ -32,7 +32,7 @@ thread_local! {
 }
 
 /// What is known of the command that has just ended.
-pub struct Command {
+pub(crate) struct Command {
     pub kind: pg_sys::NodeTag,
     /// It may have given rows other values where it rewrote a table.
     pub computes: bool,
@@ -56,7 +56,7 @@ struct Touched {
 }
 
 /// A command begins: in a new transaction, what was told before is no longer of interest.
-pub fn command_begins() {
+pub(crate) fn command_begins() {
     let transaction = ffi::local_transaction_id();
     if LOOKED_AT.get().0 != transaction {
         LOOKED_AT.set((transaction, 0));
@@ -65,7 +65,7 @@ pub fn command_begins() {
 }
 
 /// What came of it.
-pub struct Told {
+pub(crate) struct Told {
     /// Tables of which an event tells.
     pub tables: Vec<pg_sys::Oid>,
     /// Tracked tables were touched and are what they were.
@@ -73,7 +73,7 @@ pub struct Told {
 }
 
 /// Tells of every tracked table that is another one now.
-pub fn tell(command: &Command) -> Told {
+pub(crate) fn tell(command: &Command) -> Told {
     let transaction = ffi::local_transaction_id();
     let (looked_in, looked_at) = LOOKED_AT.get();
     let since = if looked_in == transaction {

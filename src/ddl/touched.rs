@@ -14,7 +14,7 @@ thread_local! {
 }
 
 /// Listens; only at server start, for every backend to come.
-pub fn register() {
+pub(crate) fn register() {
     // SAFETY: the callback lives as long as the library, which is never unloaded.
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(told), pg_sys::Datum::from(0)) };
 }
@@ -42,7 +42,7 @@ unsafe extern "C-unwind" fn told(_arg: pg_sys::Datum, relation: pg_sys::Oid) {
 }
 
 /// Takes them, each once; `None` where they were too many to remember.
-pub fn take() -> Option<Vec<pg_sys::Oid>> {
+pub(crate) fn take() -> Option<Vec<pg_sys::Oid>> {
     let count = COUNT.replace(0);
     if count > REMEMBERED {
         return None;
@@ -54,6 +54,6 @@ pub fn take() -> Option<Vec<pg_sys::Oid>> {
 }
 
 /// Forgets what was told before.
-pub fn forget() {
+pub(crate) fn forget() {
     COUNT.set(0);
 }

@@ -15,7 +15,7 @@ use crate::tracked::partitions::root_of;
 use crate::tracked::table::Table;
 
 #[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_cdc_capture_truncate() -> &'static pg_sys::Pg_finfo_record {
+pub(crate) extern "C" fn pg_finfo_cdc_capture_truncate() -> &'static pg_sys::Pg_finfo_record {
     &ffi::VERSION_1
 }
 

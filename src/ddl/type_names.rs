@@ -39,7 +39,7 @@ thread_local! {
 ///
 /// # Safety
 /// Inside a transaction; the statement is one that PostgreSQL is about to run.
-pub unsafe fn before(command: *mut pg_sys::Node) {
+pub(crate) unsafe fn before(command: *mut pg_sys::Node) {
     KEPT.take();
     // SAFETY: as the caller promises.
     if !unsafe { gives_names(command) } {
@@ -99,7 +99,7 @@ fn kept(table: &Table) -> Option<Kept> {
 }
 
 /// The command has ended: filters in which something has another name now are written anew.
-pub fn follow() {
+pub(crate) fn follow() {
     for kept in KEPT.take() {
         let changed = |table: &Table| {
             let options = table.options().filter(|it| it.filter == kept.filter)?;

@@ -5,7 +5,7 @@ use crate::tracked::table::Table;
 use crate::tracked::triggers::drop_own_triggers;
 
 /// Ends the tracking of a locked table: says it to those who read, and drops its own triggers.
-pub fn untrack(table: &Table) {
+pub(crate) fn untrack(table: &Table) {
     SchemaChange::new("UNTRACK").capture(table);
     drop_own_triggers(table);
 }

@@ -14,12 +14,12 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Whether a thread was stopped that will never end.
-pub fn has_stopped_a_thread() -> bool {
+pub(crate) fn has_stopped_a_thread() -> bool {
     STOPPED.load(Ordering::Acquire)
 }
 
 /// Takes SIGABRT of other threads than the main one.
-pub fn take() {
+pub(crate) fn take() {
     // SAFETY: on the main thread of the sender, before there are others; the handler calls only what is safe in one.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();

@@ -9,7 +9,7 @@ use shipper::trouble::Trouble;
 use crate::settings;
 
 /// The settings as they are now, with the properties file read again.
-pub fn read_settings() -> Result<KafkaSettings, Trouble> {
+pub(super) fn read_settings() -> Result<KafkaSettings, Trouble> {
     let retention_min = i64::from(settings::TOPIC_RETENTION.get());
     Ok(KafkaSettings {
         brokers: settings::text(&settings::BROKERS),

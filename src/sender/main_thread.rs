@@ -21,19 +21,19 @@ use crate::shared::{Described, Shared, State};
 use crate::snapshot::launcher::Launcher;
 
 /// Upper bound on how late the sender notices something that no latch announces.
-pub const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 /// The same where nothing happens at all.
-pub const IDLE_TICK: Duration = Duration::from_secs(5);
+pub(super) const IDLE_TICK: Duration = Duration::from_secs(5);
 
 /// What was counted by sessions that are over, of earlier senders too.
-pub struct Counted {
+pub(crate) struct Counted {
     pub events: u64,
     pub bytes: u64,
     pub transactions: u64,
 }
 
 impl Counted {
-    pub fn so_far(shared: &Shared) -> Counted {
+    pub(crate) fn so_far(shared: &Shared) -> Counted {
         Counted {
             events: shared.events.load(Ordering::Relaxed),
             bytes: shared.bytes.load(Ordering::Relaxed),
@@ -43,7 +43,7 @@ impl Counted {
 }
 
 /// The worker's main thread, over all its sessions.
-pub struct Sender {
+pub(crate) struct Sender {
     pub shared: &'static Shared,
     pub described: Described,
     pub slot: Option<Slot>,
@@ -68,7 +68,7 @@ pub struct Sender {
 }
 
 /// Why a session ended.
-pub enum End {
+pub(crate) enum End {
     /// Settings or orders changed.
     Again,
     /// The producers must be made anew.
@@ -81,7 +81,7 @@ pub enum End {
 
 impl Sender {
     /// Reads the orders where there are new ones; whether any came that only a new session takes up.
-    pub fn take_orders(&mut self) -> Result<bool, Trouble> {
+    pub(crate) fn take_orders(&mut self) -> Result<bool, Trouble> {
         if self.orders_read && !self.has_new_orders() {
             return Ok(false);
         }
@@ -104,19 +104,19 @@ impl Sender {
     }
 
     /// Says that the newest orders are taken up.
-    pub fn obey(&self) {
+    pub(crate) fn obey(&self) {
         self.shared
             .obeyed
             .fetch_max(self.orders.number, Ordering::SeqCst);
         self.shared.announce();
     }
 
-    pub fn has_new_orders(&self) -> bool {
+    pub(crate) fn has_new_orders(&self) -> bool {
         self.shared.ordered.load(Ordering::SeqCst) > self.orders.number
     }
 
     /// Notes for good that a topic is put aside, and says so once.
-    pub fn put_aside(&mut self, aside: Aside) -> Result<(), Trouble> {
+    pub(crate) fn put_aside(&mut self, aside: Aside) -> Result<(), Trouble> {
         if self.orders.aside(&aside.topic).is_some() {
             return Ok(());
         }
@@ -143,7 +143,7 @@ impl Sender {
     }
 
     /// Everything before the order is in Kafka: notes that the drain is done, whether that could be written.
-    pub fn note_drained(&self) -> bool {
+    pub(crate) fn note_drained(&self) -> bool {
         let noted = orders::change(self.shared, |orders| {
             if let Some(Hold::Drain { done, .. }) = &mut orders.hold {
                 *done = true;
@@ -156,7 +156,7 @@ impl Sender {
     }
 
     /// What must be looked after in every state; a little each second.
-    pub fn tend(&mut self) {
+    pub(crate) fn tend(&mut self) {
         if self.tended_at.is_some_and(|at| at.elapsed() < TICK) {
             return;
         }
@@ -167,7 +167,7 @@ impl Sender {
     }
 
     /// The WAL that is needed next, as far as this server knows, may be gone before Kafka comes back.
-    pub fn lost_wal(&mut self) -> Option<End> {
+    pub(crate) fn lost_wal(&mut self) -> Option<End> {
         let known = self.remembered.as_ref()?;
         let (timeline, flush_lsn) = flushed();
         let needed_lsn = known.restart_lsn;
@@ -179,7 +179,7 @@ impl Sender {
     }
 
     /// Reading went on behind the gap.
-    pub fn gap_is_over(&mut self) {
+    pub(crate) fn gap_is_over(&mut self) {
         if self.gap.take().is_some() {
             self.shared.gap_from.store(0, Ordering::Relaxed);
             self.shared.gap_to.store(0, Ordering::Relaxed);
@@ -187,12 +187,12 @@ impl Sender {
     }
 
     /// Whether reading has come past the gap.
-    pub fn is_past_gap(&self, read_lsn: u64) -> bool {
+    pub(crate) fn is_past_gap(&self, read_lsn: u64) -> bool {
         self.gap.is_some_and(|(from, _)| read_lsn > from)
     }
 
     /// The state `gap`: WAL from `from` to where the slot holds it is gone.
-    pub fn gap(&mut self, from: u64, why: &str) -> End {
+    pub(crate) fn gap(&mut self, from: u64, why: &str) -> End {
         let shared = self.shared;
         let held_lsn = self.slot.as_ref().map_or(0, Slot::restart_lsn);
         let to = match self.gap {
@@ -223,14 +223,14 @@ impl Sender {
     }
 
     /// What is captured from now on is not lost.
-    pub fn publish_slot(&self) {
+    pub(crate) fn publish_slot(&self) {
         let restart_lsn = self.slot.as_ref().map_or(0, Slot::restart_lsn);
         let shared = self.shared;
         shared.restart_lsn.store(restart_lsn, Ordering::Relaxed);
         shared.slot_ready.store(1, Ordering::Release);
     }
 
-    pub fn describe(&mut self, state: State, waiting_for: &str, trouble: Option<&Trouble>) {
+    pub(crate) fn describe(&mut self, state: State, waiting_for: &str, trouble: Option<&Trouble>) {
         let unchanged = trouble.is_none()
             && state == self.shared.state()
             && self.described.error_code.is_empty()
@@ -273,7 +273,7 @@ impl Sender {
     }
 
     /// Says which prepared transaction is the oldest open one, empty for none.
-    pub fn describe_oldest(&mut self, gid: &str) {
+    pub(crate) fn describe_oldest(&mut self, gid: &str) {
         if self.described.oldest_gid != gid {
             gid.clone_into(&mut self.described.oldest_gid);
             self.shared.describe(self.shared.state(), &self.described);
@@ -304,7 +304,7 @@ fn aside_code(code: &str) -> &'static str {
 }
 
 /// CDC0405: a file of ours in the data directory.
-pub fn unreadable_file(error: &std::io::Error) -> Trouble {
+pub(super) fn unreadable_file(error: &std::io::Error) -> Trouble {
     Trouble {
         code: "CDC0405",
         message: format!(

@@ -4,18 +4,18 @@
 //! (`slot`). It alone calls PostgreSQL. The other threads are those of the crate `shipper`: they have all signals blocked,
 //! get their work over a bounded channel and answer on the board.
 
-pub mod abort;
+pub(crate) mod abort;
 mod kafka_settings;
 mod main_thread;
-pub mod orders;
-pub mod rejections;
-pub mod session;
-pub mod sleep;
-pub mod slot;
-pub mod source;
-pub mod standby;
+pub(crate) mod orders;
+pub(crate) mod rejections;
+pub(crate) mod session;
+pub(crate) mod sleep;
+pub(crate) mod slot;
+pub(crate) mod source;
+pub(crate) mod standby;
 mod threads;
-pub mod wal_bound;
+pub(crate) mod wal_bound;
 mod wal_event;
-pub mod wal_reader;
-pub mod worker;
+pub(crate) mod wal_reader;
+pub(crate) mod worker;

@@ -8,7 +8,7 @@ use shipper::files::orders::Orders;
 use crate::shared::Shared;
 
 /// Changes the orders, durably, and calls the sender. Returns the number of the change.
-pub fn change(shared: &Shared, change: impl FnOnce(&mut Orders)) -> io::Result<u64> {
+pub(crate) fn change(shared: &Shared, change: impl FnOnce(&mut Orders)) -> io::Result<u64> {
     let written = shared.with_orders(|| {
         let sent_lsn = shared.sent_lsn.load(Ordering::Acquire);
         Orders::change(sent_lsn, change)

@@ -13,7 +13,7 @@ const ONE_LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// What was rejected and is not in the log yet.
 #[derive(Default)]
-pub struct Rejections {
+pub(crate) struct Rejections {
     by_database: HashMap<u32, Since>,
 }
 
@@ -26,7 +26,7 @@ struct Since {
 
 impl Rejections {
     /// Says so in the log, or counts it for the next line.
-    pub fn tell(&mut self, rejected: &Rejected) {
+    pub(crate) fn tell(&mut self, rejected: &Rejected) {
         match self.by_database.get_mut(&rejected.database_oid) {
             // Without words: there may be millions.
             Some(since) if since.told_at.elapsed() < ONE_LINE_EVERY => {
@@ -51,7 +51,7 @@ impl Rejections {
     }
 
     /// Says what was counted and has waited long enough; forgets databases of which nothing more came.
-    pub fn tend(&mut self) {
+    pub(crate) fn tend(&mut self) {
         if self.by_database.is_empty() {
             return;
         }

@@ -100,7 +100,7 @@ impl Rates {
 }
 
 /// One run of the two threads, and the reading for them.
-pub struct Session<'a> {
+pub(crate) struct Session<'a> {
     pub sender: &'a mut Sender,
     pub source: &'a Source,
     pub board: Arc<Board>,
@@ -157,7 +157,7 @@ impl From<WireError> for Interrupted {
 
 impl<'a> Session<'a> {
     /// A session whose threads are being started.
-    pub fn new(
+    pub(crate) fn new(
         sender: &'a mut Sender,
         source: &'a Source,
         board: Arc<Board>,
@@ -188,7 +188,7 @@ impl<'a> Session<'a> {
     }
 
     /// Until something ends it.
-    pub fn run(&mut self) -> End {
+    pub(crate) fn run(&mut self) -> End {
         let position = loop {
             if let Some(end) = self.look_around(None) {
                 return end;
@@ -843,7 +843,7 @@ impl<'a> Session<'a> {
     }
 
     /// Adds this session's figures to those of the ones before.
-    pub fn count(&mut self) {
+    pub(crate) fn count(&mut self) {
         let shared = self.sender.shared;
         shared.is_reading.store(false, Ordering::Relaxed);
         let (events, bytes, transactions) = self

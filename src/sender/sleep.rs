@@ -11,13 +11,13 @@ use crate::wait_event::WaitEvent;
 
 /// The latch and the board's descriptor in one set of the kernel's, made once: a set per sleep costs more than the
 /// sleep (`WaitEventSet`, storage/ipc/latch.c).
-pub struct WakeSet {
+pub(crate) struct WakeSet {
     set: *mut pg_sys::WaitEventSet,
     board: Arc<Board>,
 }
 
 impl WakeSet {
-    pub fn new(board: Arc<Board>) -> WakeSet {
+    pub(crate) fn new(board: Arc<Board>) -> WakeSet {
         const EVENTS: i32 = 3;
         // SAFETY: on the main thread; latch and descriptor outlive the set, which lives as long as this value.
         let set = unsafe {
@@ -49,7 +49,7 @@ impl WakeSet {
     }
 
     /// Sleeps until something happens, at most `timeout`; interruptible.
-    pub fn sleep(&self, timeout: Duration) {
+    pub(crate) fn sleep(&self, timeout: Duration) {
         // SAFETY: the set is live; one event is enough, for everything is looked at afterwards.
         unsafe {
             let mut event: pg_sys::WaitEvent = std::mem::zeroed();
@@ -77,7 +77,7 @@ impl Drop for WakeSet {
 }
 
 /// Sleeps until the latch is set, where there is no board; interruptible.
-pub fn sleep(timeout: Duration) {
+pub(crate) fn sleep(timeout: Duration) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: this process's own latch.
     unsafe {
@@ -93,7 +93,7 @@ pub fn sleep(timeout: Duration) {
 }
 
 /// Sleeps for the whole time, however often the latch is set; interruptible.
-pub fn pause(time: Duration) {
+pub(crate) fn pause(time: Duration) {
     let start = Instant::now();
     while let Some(left) = time
         .checked_sub(start.elapsed())
@@ -104,12 +104,12 @@ pub fn pause(time: Duration) {
 }
 
 /// Ends the process if it was asked to (FATAL, through the exit callbacks).
-pub fn interrupts() {
+pub(crate) fn interrupts() {
     pgrx::check_for_interrupts!();
 }
 
 /// Reads the configuration again after SIGHUP.
-pub fn reload_if_asked() -> bool {
+pub(crate) fn reload_if_asked() -> bool {
     // SAFETY: a flag of the signal handler, on the main thread.
     unsafe {
         if pg_sys::ConfigReloadPending == 0 {

@@ -15,19 +15,19 @@ const MAX_UNSAVED_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The held slot.
 #[derive(Debug)]
-pub struct Slot {
+pub(crate) struct Slot {
     saved_lsn: u64,
 }
 
 /// Name of the slot of a source.
-pub fn name(source_name: &str) -> String {
+pub(crate) fn name(source_name: &str) -> String {
     format!("cdc_{}", source_name.to_ascii_lowercase())
 }
 
 impl Slot {
     /// Takes hold of the slot, making it if there is none. Problems that an ERROR would report are looked for first:
     /// an ERROR ends the worker.
-    pub fn hold(source_name: &str) -> Result<Slot, Trouble> {
+    pub(crate) fn hold(source_name: &str) -> Result<Slot, Trouble> {
         let name = name(source_name);
         let c_name = CString::new(name.clone()).unwrap_or_default();
         // SAFETY: on the sender's main thread, which holds no slot; plain reads of settings and of the slot array.
@@ -76,13 +76,13 @@ impl Slot {
     }
 
     /// Where the WAL that is held begins.
-    pub fn restart_lsn(&self) -> u64 {
+    pub(crate) fn restart_lsn(&self) -> u64 {
         // SAFETY: the slot is held, and only its holder moves it.
         unsafe { (*pg_sys::MyReplicationSlot).data.restart_lsn }
     }
 
     /// Lets go of the WAL before `lsn`, which must be durably recorded as not needed any more.
-    pub fn advance(&mut self, shared: &Shared, lsn: u64) {
+    pub(crate) fn advance(&mut self, shared: &Shared, lsn: u64) {
         if lsn <= self.restart_lsn() {
             return;
         }
@@ -93,7 +93,7 @@ impl Slot {
     }
 
     /// Moves back to `lsn`, from which reading is to begin, if the server lets WAL be held from there.
-    pub fn hold_from(&mut self, shared: &Shared, lsn: u64) {
+    pub(crate) fn hold_from(&mut self, shared: &Shared, lsn: u64) {
         let (_, flush_lsn) = flushed();
         // SAFETY: a plain read of a setting.
         let limit_mb = unsafe { pg_sys::max_slot_wal_keep_size_mb };
@@ -107,13 +107,13 @@ impl Slot {
     }
 
     /// Lets go of all WAL before `lsn`, though it is needed.
-    pub fn let_go(&mut self, shared: &Shared, lsn: u64) {
+    pub(crate) fn let_go(&mut self, shared: &Shared, lsn: u64) {
         self.place(shared, lsn);
         self.write();
     }
 
     /// Removes the slot: nothing is held any more.
-    pub fn drop_it(self, shared: &Shared) {
+    pub(crate) fn drop_it(self, shared: &Shared) {
         // SAFETY: the slot is held by this process; its name is copied before it is let go.
         unsafe {
             let name = (*pg_sys::MyReplicationSlot).data.name;
@@ -142,7 +142,7 @@ impl Slot {
     }
 
     /// Writes the slot's state to disk.
-    pub fn save(&mut self) {
+    pub(crate) fn save(&mut self) {
         if self.restart_lsn() != self.saved_lsn {
             self.write();
         }
@@ -176,7 +176,7 @@ unsafe fn has_free_slot() -> bool {
 }
 
 /// Lets go of the slot, if it is held: the first thing at every exit, for the checkpointer may be waiting for it.
-pub fn release() {
+pub(crate) fn release() {
     // SAFETY: on the main thread.
     unsafe {
         if !pg_sys::MyReplicationSlot.is_null() {

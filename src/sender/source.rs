@@ -39,7 +39,7 @@ fn at_server_start() -> std::io::Result<Option<Source>> {
 }
 
 /// The source id at server start, none while it is not known; what keeps it from being read is logged.
-pub fn id_at_server_start() -> Option<String> {
+pub(crate) fn id_at_server_start() -> Option<String> {
     match at_server_start() {
         Ok(source) => source.map(|source| source.source_id),
         Err(error) => {
@@ -50,7 +50,7 @@ pub fn id_at_server_start() -> Option<String> {
 }
 
 /// Reads the identity, or makes it for a server that never had one.
-pub fn load_or_create() -> std::io::Result<Source> {
+pub(crate) fn load_or_create() -> std::io::Result<Source> {
     match Source::read()? {
         Some(source) => Ok(source),
         None if is_new() => make(),
@@ -75,7 +75,7 @@ fn unreadable(error: &std::io::Error) -> Report {
 }
 
 /// What to do about an identity that cannot be read or made.
-pub fn remedy(error: &std::io::Error) -> String {
+pub(crate) fn remedy(error: &std::io::Error) -> String {
     if error.kind() == ErrorKind::NotFound {
         format!(
             "Copy {FILE} from a backup, or from the server that was followed, and SELECT pg_reload_conf(). If no table was tracked there: remove {HEIR} instead."

@@ -11,7 +11,7 @@ use crate::settings::{self, WaitForStandby};
 
 /// How far the WAL may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Confirmed {
+pub(crate) enum Confirmed {
     /// Nobody need confirm anything.
     NotNeeded,
     /// Enough standbys have flushed it up to here.
@@ -21,7 +21,7 @@ pub enum Confirmed {
 }
 
 /// Looks at the settings, which may change at any reload, and at what the WAL senders say.
-pub fn confirmed() -> Confirmed {
+pub(crate) fn confirmed() -> Confirmed {
     let wanted = settings::WAIT_FOR_STANDBY.get();
     if wanted == WaitForStandby::Off {
         return Confirmed::NotNeeded;

@@ -27,7 +27,7 @@ thread_local! {
     pub static THREADS: std::cell::RefCell<Option<Threads>> = const { std::cell::RefCell::new(None) };
 }
 
-pub struct Threads {
+pub(super) struct Threads {
     pub board: Arc<Board>,
     pub handles: Vec<JoinHandle<()>>,
 }
@@ -85,7 +85,7 @@ pub unsafe extern "C-unwind" fn leave_for_good(code: i32, _arg: pg_sys::Datum) {
 
 /// Ends the threads of a session that is followed by another: two producers must never be alive, so this waits as long
 /// as it takes. Should the process be asked to end meanwhile, the exit callback takes over.
-pub fn end_threads() {
+pub(super) fn end_threads() {
     let finished = || {
         THREADS.with_borrow(|threads| {
             threads.as_ref().is_none_or(|threads| {
@@ -103,7 +103,7 @@ pub fn end_threads() {
 }
 
 /// Spawns a thread whose panic ends the session instead of going unseen.
-pub fn spawn(
+pub(super) fn spawn(
     name: &str,
     board: Arc<Board>,
     body: impl FnOnce() + Send + 'static,
@@ -120,7 +120,7 @@ pub fn spawn(
 }
 
 /// Threads inherit the signal mask: with all signals blocked, PostgreSQL's handlers run on the main thread only.
-pub fn without_signals<R>(body: impl FnOnce() -> R) -> R {
+pub(super) fn without_signals<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: plain calls with local signal sets; the mask is restored.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();

@@ -19,14 +19,14 @@ const WARN_PERCENT: u64 = 75;
 const CALM_PERCENT: u64 = 60;
 
 /// Watches the WAL that the slot holds. Part of the sender, on its main thread.
-pub struct WalBound {
+pub(crate) struct WalBound {
     /// Half of what was free on the disk of the WAL when the sender began.
     half_of_free_bytes: u64,
     warned: bool,
 }
 
 impl WalBound {
-    pub fn new() -> WalBound {
+    pub(crate) fn new() -> WalBound {
         WalBound {
             half_of_free_bytes: free_bytes() / 2,
             warned: false,
@@ -42,7 +42,7 @@ impl WalBound {
     }
 
     /// Lets go of the WAL where more is held than may be, and warns before that.
-    pub fn tend(&mut self, shared: &Shared, slot: &mut Slot) {
+    pub(crate) fn tend(&mut self, shared: &Shared, slot: &mut Slot) {
         let own = self.bytes();
         shared.max_wal_behind.store(own, Ordering::Relaxed);
         let (_, flush_lsn) = flushed();
@@ -83,7 +83,7 @@ impl WalBound {
 }
 
 /// The limit that comes first, of the server's and `own`; none where neither is set.
-pub fn limit_bytes(own: u64) -> Option<u64> {
+pub(crate) fn limit_bytes(own: u64) -> Option<u64> {
     // SAFETY: a plain read of a setting (megabytes, -1 for no limit).
     let server_mb = unsafe { pg_sys::max_slot_wal_keep_size_mb };
     let server = u64::try_from(server_mb).ok().map(|mb| mb * 1024 * 1024);

@@ -35,7 +35,7 @@ fn concerns_us(resource_manager: u8) -> bool {
 }
 
 /// A reader at some place of the WAL.
-pub struct WalReader {
+pub(crate) struct WalReader {
     state: *mut pg_sys::XLogReaderState,
     /// Told by the page callback; boxed, for the reader keeps its address.
     progress: Box<Progress>,
@@ -50,7 +50,7 @@ struct Progress {
 }
 
 /// One record, valid until the next read.
-pub struct Record<'a> {
+pub(crate) struct Record<'a> {
     /// Where it begins and ends.
     pub lsn: u64,
     pub end_lsn: u64,
@@ -62,7 +62,7 @@ pub struct Record<'a> {
 
 /// WAL that should be there and cannot be read.
 #[derive(Debug, Clone)]
-pub struct WalError {
+pub(crate) struct WalError {
     /// Where reading stopped.
     pub lsn: u64,
     pub message: String,
@@ -72,7 +72,7 @@ pub struct WalError {
 
 impl WalReader {
     /// A reader whose first record begins at `lsn`, or is the first one after the page header there.
-    pub fn new(lsn: u64) -> WalReader {
+    pub(crate) fn new(lsn: u64) -> WalReader {
         let mut progress = Box::new(Progress {
             not_flushed: false,
             limit_lsn: u64::MAX,
@@ -101,18 +101,18 @@ impl WalReader {
     }
 
     /// Goes to another place.
-    pub fn seek(&mut self, lsn: u64) {
+    pub(crate) fn seek(&mut self, lsn: u64) {
         // SAFETY: the reader is allocated; the position is that of a record.
         unsafe { pg_sys::XLogBeginRead(self.state, record_start(lsn)) };
     }
 
     /// Treats what lies behind `lsn` as not flushed.
-    pub fn limit(&mut self, lsn: u64) {
+    pub(crate) fn limit(&mut self, lsn: u64) {
         self.progress.limit_lsn = lsn;
     }
 
     /// Where the next record begins.
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         // SAFETY: the reader is allocated.
         unsafe { (*self.state).EndRecPtr }
     }
@@ -134,7 +134,7 @@ impl WalReader {
 
     /// The next record that may concern the sender: a message, or the end of a transaction or of the server's run. After
     /// many others the last of them, so that the caller can look around; `None` if it is not flushed yet.
-    pub fn next(&mut self) -> Result<Option<Record<'_>>, WalError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Record<'_>>, WalError> {
         self.progress.not_flushed = false;
         self.trim();
         let mut message: *mut c_char = std::ptr::null_mut();
@@ -270,7 +270,7 @@ unsafe extern "C-unwind" fn close_segment(state: *mut pg_sys::XLogReaderState) {
 }
 
 /// The timeline that the server writes, and how far its WAL is flushed.
-pub fn flushed() -> (u32, u64) {
+pub(crate) fn flushed() -> (u32, u64) {
     let mut timeline: pg_sys::TimeLineID = 0;
     // SAFETY: the sender runs only after recovery.
     let lsn = unsafe { pg_sys::GetFlushRecPtr(&mut timeline) };
@@ -278,7 +278,7 @@ pub fn flushed() -> (u32, u64) {
 }
 
 /// The end of the WAL at this moment, flushed: a place from which a reader can begin.
-pub fn end_of_wal() -> u64 {
+pub(crate) fn end_of_wal() -> u64 {
     // SAFETY: plain calls on the main thread of a process of a server that is not in recovery; the flush is for WAL that
     // exists.
     unsafe {
@@ -302,7 +302,7 @@ fn end_of_last_record(lsn: u64) -> u64 {
 }
 
 /// Whether the segment with `lsn` is there.
-pub fn is_there(timeline: u32, lsn: u64) -> bool {
+pub(crate) fn is_there(timeline: u32, lsn: u64) -> bool {
     // SAFETY: set at server start.
     let segment_bytes = unsafe { pg_sys::wal_segment_size } as u64;
     let (segment, per_file) = (lsn / segment_bytes, 0x1_0000_0000 / segment_bytes);
@@ -315,7 +315,7 @@ pub fn is_there(timeline: u32, lsn: u64) -> bool {
 }
 
 /// Where a timeline began: the switch point in its history file, 0 for the first one.
-pub fn timeline_start(timeline: u32) -> u64 {
+pub(crate) fn timeline_start(timeline: u32) -> u64 {
     let history =
         std::fs::read_to_string(format!("pg_wal/{timeline:08X}.history")).unwrap_or_default();
     let last = history.lines().rfind(|line| {

@@ -51,7 +51,7 @@ const REWIND_PAUSE: Duration = Duration::from_millis(200);
 const CHANNEL_ITEMS: usize = 4096;
 
 /// Registers the worker; at server start only.
-pub fn register() {
+pub(crate) fn register() {
     BackgroundWorkerBuilder::new("pg_cdc sender")
         .set_type("pg_cdc sender")
         .set_library("pg_cdc")

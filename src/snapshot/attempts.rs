@@ -6,9 +6,9 @@ use std::fs;
 use std::io::ErrorKind;
 
 /// Where work on snapshots is noted, below the data directory, which is the server's working directory.
-pub const DIRECTORY: &str = "pg_cdc/snapshots";
+pub(crate) const DIRECTORY: &str = "pg_cdc/snapshots";
 /// A chunk is tried so often before its snapshot has failed.
-pub const MOST: u32 = 5;
+pub(crate) const MOST: u32 = 5;
 
 fn file_of(database: u32) -> String {
     format!("{DIRECTORY}/{database}.attempt")
@@ -16,7 +16,7 @@ fn file_of(database: u32) -> String {
 
 /// Notes that a chunk is about to be read; returns which try it is, from 1. Not durable: after a crash of the machine it
 /// begins anew.
-pub fn begin(database: u32, job: i64, chunk: u64) -> u32 {
+pub(crate) fn begin(database: u32, job: i64, chunk: u64) -> u32 {
     let path = file_of(database);
     let before = fs::read_to_string(&path).unwrap_or_default();
     let attempt = 1 + tries_of(&before, job, chunk);
@@ -27,7 +27,7 @@ pub fn begin(database: u32, job: i64, chunk: u64) -> u32 {
 }
 
 /// The chunk was read, or its reading ended with an error that was told.
-pub fn end(database: u32) {
+pub(crate) fn end(database: u32) {
     match fs::remove_file(file_of(database)) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             pgrx::log!("pg_cdc: {} cannot be removed: {error}", file_of(database));
@@ -37,7 +37,7 @@ pub fn end(database: u32) {
 }
 
 /// Whether a chunk of this database was begun and never ended.
-pub fn is_open(database: u32) -> bool {
+pub(crate) fn is_open(database: u32) -> bool {
     fs::exists(file_of(database)).unwrap_or(false)
 }
 

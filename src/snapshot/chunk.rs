@@ -31,7 +31,7 @@ use crate::tracked::untrusted::{copied_table, unsealed_table};
 const FETCH_ROWS: i64 = 1000;
 
 /// What a chunk was, once it is committed.
-pub struct Read {
+pub(crate) struct Read {
     pub rows: i64,
     /// The last row's key; none if there was no row.
     pub place: Option<Place>,
@@ -40,7 +40,7 @@ pub struct Read {
 }
 
 /// Who reads: the worker's slot and what it knows of the sender.
-pub struct Reader {
+pub(crate) struct Reader {
     pub slot: u32,
     pub session: u64,
     pub max_rows: i64,
@@ -49,7 +49,7 @@ pub struct Reader {
 /// Reads the chunk behind `job.place` and captures it, in the running transaction, which must do nothing else with
 /// rows. The table is locked (ACCESS SHARE, which hinders no writer) before the snapshot is taken, so that no chunk is read
 /// with a definition or contents from before a rewrite.
-pub fn read(job: &Job, reader: &Reader) -> Read {
+pub(crate) fn read(job: &Job, reader: &Reader) -> Read {
     lock_all(job.relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
     let table = Table::at(job.relation);
     refuse_untracked(&table);
@@ -64,7 +64,7 @@ pub fn read(job: &Job, reader: &Reader) -> Read {
 }
 
 /// CDC0505.
-pub fn not_tracked(table: &Table) -> Report {
+pub(crate) fn not_tracked(table: &Table) -> Report {
     Report::new(
         "CDC0505",
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -75,7 +75,7 @@ pub fn not_tracked(table: &Table) -> Report {
 
 /// CDC0505, CDC0107 and CDC0114: rows of a copy would go into the original's topic, those of a table whose trigger somebody
 /// else made, wherever that says.
-pub fn refuse_untracked(table: &Table) {
+pub(crate) fn refuse_untracked(table: &Table) {
     let refusal = match table.tracked() {
         None => not_tracked(table),
         Some(tracked) => match tracked.standing {
@@ -92,7 +92,7 @@ pub fn refuse_untracked(table: &Table) {
 }
 
 /// CDC0501.
-pub fn no_key(table: &str) -> Report {
+pub(crate) fn no_key(table: &str) -> Report {
     Report::new(
         "CDC0501",
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -104,7 +104,7 @@ pub fn no_key(table: &str) -> Report {
 
 /// Whether a table that is tracked with these options has a key to be read by: columns of an index that identifies its
 /// rows, shipped so that no two rows look alike.
-pub fn has_key(table: &Table, options: &Options) -> bool {
+pub(crate) fn has_key(table: &Table, options: &Options) -> bool {
     let identity = table.identity(false);
     !identity.is_empty()
         && identity.iter().all(|column| {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// What was asked for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// SQL condition on one row, as a table's filter is.
     pub filter: Option<String>,
     pub rows_per_second: Option<i32>,
@@ -17,7 +17,7 @@ pub struct Wanted {
 
 /// How far it is.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Place {
+pub(crate) struct Place {
     /// The last row's key columns, as PostgreSQL's text.
     pub values: Vec<String>,
     /// The same as events have it, a JSON object.
@@ -26,7 +26,7 @@ pub struct Place {
 
 /// A snapshot that is not finished.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub(crate) struct Job {
     pub id: i64,
     pub relation: pg_sys::Oid,
     pub wanted: Wanted,
@@ -37,11 +37,11 @@ pub struct Job {
 }
 
 /// Jobs of one table that may be unfinished, for who is not an administrator, and finished ones that are kept.
-pub const MOST_OF_TABLE: i64 = 10;
+pub(crate) const MOST_OF_TABLE: i64 = 10;
 
 /// The jobs of the connected database. Every method is for a running transaction in which names are pg_catalog's: the
 /// worker's, or under `as_superuser`.
-pub struct Jobs {
+pub(crate) struct Jobs {
     /// Quoted and qualified.
     table: String,
 }
@@ -53,7 +53,7 @@ fn failed(error: pgrx::spi::Error) -> ! {
 
 impl Jobs {
     /// None where the extension is not in this database.
-    pub fn find() -> Option<Jobs> {
+    pub(crate) fn find() -> Option<Jobs> {
         let query = "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.pg_extension e
             JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_cdc'";
         let schema = match Spi::get_one::<String>(query) {
@@ -74,7 +74,7 @@ impl Jobs {
     }
 
     /// How many jobs of a table are not finished.
-    pub fn unfinished(&self, relation: pg_sys::Oid) -> i64 {
+    pub(crate) fn unfinished(&self, relation: pg_sys::Oid) -> i64 {
         let query = "SELECT pg_catalog.count(*) FROM JOBS
             WHERE relation = $1 AND state NOT IN ('done', 'cancelled')"
             .replace("JOBS", &self.table);
@@ -91,7 +91,7 @@ impl Jobs {
     }
 
     /// Cancels the oldest of a table that is not being made: another one that is asked for does what it would have done.
-    pub fn cancel_oldest(&self, relation: pg_sys::Oid) {
+    pub(crate) fn cancel_oldest(&self, relation: pg_sys::Oid) {
         self.run(
             "UPDATE JOBS SET state = 'cancelled' WHERE snapshot_id = (SELECT o.snapshot_id FROM JOBS o
                  WHERE o.relation = $1 AND o.state NOT IN ('done', 'cancelled', 'running')
@@ -114,7 +114,7 @@ impl Jobs {
     }
 
     /// Adds one; returns its id.
-    pub fn add(&self, relation: pg_sys::Oid, wanted: &Wanted) -> i64 {
+    pub(crate) fn add(&self, relation: pg_sys::Oid, wanted: &Wanted) -> i64 {
         self.forget_old(relation);
         let statement =
             "INSERT INTO JOBS (relation, request) VALUES ($1, $2) RETURNING snapshot_id"
@@ -134,7 +134,7 @@ impl Jobs {
     }
 
     /// Whether the same is asked for and has not begun, and will not before the transaction ends.
-    pub fn has_pending(&self, relation: pg_sys::Oid, wanted: &Wanted) -> bool {
+    pub(crate) fn has_pending(&self, relation: pg_sys::Oid, wanted: &Wanted) -> bool {
         // One that the worker just looks at may begin now.
         let query = "SELECT snapshot_id FROM JOBS WHERE relation = $1 AND request = $2
             AND state = 'waiting for writers' AND started IS NULL LIMIT 1 FOR UPDATE SKIP LOCKED"
@@ -147,7 +147,7 @@ impl Jobs {
     }
 
     /// The first that is to be gone on with, of the owner whose turn is longest ago.
-    pub fn next(&self) -> Option<Job> {
+    pub(crate) fn next(&self) -> Option<Job> {
         let query = "SELECT snapshot_id, relation, request, chunk, place, rows_done FROM (
                 SELECT j.*, pg_catalog.max(j.served) OVER (PARTITION BY c.relowner) AS owner_served
                 FROM JOBS j LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation) AS j
@@ -175,7 +175,7 @@ impl Jobs {
     }
 
     /// Whether another owner's job waits for this one.
-    pub fn others_wait(&self, relation: pg_sys::Oid) -> bool {
+    pub(crate) fn others_wait(&self, relation: pg_sys::Oid) -> bool {
         let query = "SELECT FROM JOBS j JOIN pg_catalog.pg_class c ON c.oid = j.relation
             WHERE j.state IN ('waiting for writers', 'running')
               AND c.relowner <> (SELECT o.relowner FROM pg_catalog.pg_class o WHERE o.oid = $1) LIMIT 1"
@@ -188,17 +188,17 @@ impl Jobs {
     }
 
     /// Locks the job and says whether it is to be gone on with: nobody paused or cancelled it.
-    pub fn goes_on(&self, id: i64) -> bool {
+    pub(crate) fn goes_on(&self, id: i64) -> bool {
         self.lock(id)
             .is_some_and(|state| state == "waiting for writers" || state == "running")
     }
 
     /// Waits for whoever is just adding a job, and keeps others from it until the transaction ends.
-    pub fn lock_out_new_ones(&self) {
+    pub(crate) fn lock_out_new_ones(&self) {
         self.run("LOCK TABLE JOBS IN SHARE MODE", &[]);
     }
 
-    pub fn wait_for_writers(&self, id: i64) {
+    pub(crate) fn wait_for_writers(&self, id: i64) {
         self.run(
             "UPDATE JOBS SET state = 'waiting for writers', served = pg_catalog.clock_timestamp() WHERE snapshot_id = $1",
             &[id.into()],
@@ -206,7 +206,7 @@ impl Jobs {
     }
 
     /// Begins, or begins again: the estimate is made once.
-    pub fn begin(&self, id: i64) {
+    pub(crate) fn begin(&self, id: i64) {
         self.run(
             "UPDATE JOBS j SET state = 'running', started = COALESCE(started, pg_catalog.clock_timestamp()), problem = NULL,
                  rows_estimated = COALESCE(rows_estimated, (
@@ -219,7 +219,7 @@ impl Jobs {
     }
 
     /// Writes down that Kafka has the job's chunks so far.
-    pub fn save(&self, job: &Job, busy_ms: i64) {
+    pub(crate) fn save(&self, job: &Job, busy_ms: i64) {
         self.run(
             "UPDATE JOBS SET chunk = $2, place = $3, rows_done = $4,
                  busy_ms = busy_ms + $5 WHERE snapshot_id = $1",
@@ -233,14 +233,14 @@ impl Jobs {
         );
     }
 
-    pub fn finish(&self, id: i64) {
+    pub(crate) fn finish(&self, id: i64) {
         self.run(
             "UPDATE JOBS SET state = 'done', rows_estimated = rows_done WHERE snapshot_id = $1",
             &[id.into()],
         );
     }
 
-    pub fn fail(&self, id: i64, code: &str, message: &str) {
+    pub(crate) fn fail(&self, id: i64, code: &str, message: &str) {
         let problem = json(&serde_json::json!({"code": code, "message": message}));
         self.run(
             "UPDATE JOBS SET state = 'failed', problem = $2 WHERE snapshot_id = $1",
@@ -249,7 +249,7 @@ impl Jobs {
     }
 
     /// The table of a job.
-    pub fn relation_of(&self, id: i64) -> Option<pg_sys::Oid> {
+    pub(crate) fn relation_of(&self, id: i64) -> Option<pg_sys::Oid> {
         let query = "SELECT relation FROM JOBS WHERE snapshot_id = $1".replace("JOBS", &self.table);
         let found = Spi::connect(|client| {
             let mut rows = client.select(&query, Some(1), &[id.into()])?;
@@ -259,7 +259,7 @@ impl Jobs {
     }
 
     /// Locks a job; its state.
-    pub fn lock(&self, id: i64) -> Option<String> {
+    pub(crate) fn lock(&self, id: i64) -> Option<String> {
         let query =
             "SELECT state FROM JOBS WHERE snapshot_id = $1 FOR UPDATE".replace("JOBS", &self.table);
         let state = Spi::connect_mut(|client| {
@@ -269,7 +269,7 @@ impl Jobs {
         state.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
     }
 
-    pub fn set_state(&self, id: i64, state: &str) {
+    pub(crate) fn set_state(&self, id: i64, state: &str) {
         self.run(
             "UPDATE JOBS SET state = $2 WHERE snapshot_id = $1",
             &[id.into(), state.into()],

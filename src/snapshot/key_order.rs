@@ -35,11 +35,11 @@ struct KeyColumn {
 struct Operator(String);
 
 /// The columns of the index, in its order.
-pub struct KeyOrder(Vec<KeyColumn>);
+pub(crate) struct KeyOrder(Vec<KeyColumn>);
 
 impl KeyOrder {
     /// The order of the primary key, else of the replica identity; none if there is no such B-tree.
-    pub fn of(table: &Table) -> Option<KeyOrder> {
+    pub(crate) fn of(table: &Table) -> Option<KeyOrder> {
         // SAFETY: relation and index are open while they are read.
         let columns =
             table.with_identity_index(|relation, index| unsafe { columns_of(relation, index) });
@@ -49,12 +49,12 @@ impl KeyOrder {
             .map(KeyOrder)
     }
 
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|column| column.name.as_str())
     }
 
     /// What stands behind ORDER BY.
-    pub fn order_by(&self) -> String {
+    pub(crate) fn order_by(&self) -> String {
         let columns: Vec<String> = self
             .0
             .iter()
@@ -70,7 +70,7 @@ impl KeyOrder {
     }
 
     /// The condition that rows behind the one with these key values fulfil. Values are texts, in the order of the index.
-    pub fn behind(&self, values: &[String]) -> String {
+    pub(crate) fn behind(&self, values: &[String]) -> String {
         let literals: Vec<String> = self
             .0
             .iter()
@@ -124,7 +124,7 @@ impl KeyOrder {
     ///
     /// # Safety
     /// Both are rows of `descriptor`, and their key columns are of the index's types.
-    pub unsafe fn is_behind(
+    pub(crate) unsafe fn is_behind(
         &self,
         before: pg_sys::HeapTuple,
         after: pg_sys::HeapTuple,

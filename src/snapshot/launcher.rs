@@ -23,14 +23,14 @@ const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(300);
 
 /// Notes that a database has snapshots to be made.
-pub fn mark(database: u32) -> std::io::Result<()> {
+pub(crate) fn mark(database: u32) -> std::io::Result<()> {
     fs::create_dir_all(DIRECTORY)?;
     fs::File::create(file_of(database))?.sync_all()?;
     fs::File::open(DIRECTORY)?.sync_all()
 }
 
 /// Notes that it has none any more.
-pub fn unmark(database: u32) -> std::io::Result<()> {
+pub(crate) fn unmark(database: u32) -> std::io::Result<()> {
     attempts::end(database);
     match fs::remove_file(file_of(database)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
@@ -67,7 +67,7 @@ fn exists(database: u32) -> bool {
 }
 
 /// The workers that run, and the databases that wait for one.
-pub struct Launcher {
+pub(crate) struct Launcher {
     seen_requests: u64,
     running: Vec<(u32, DynamicBackgroundWorker, Instant)>,
     due: BTreeMap<u32, Instant>,
@@ -77,7 +77,7 @@ pub struct Launcher {
 
 impl Launcher {
     /// Begins with what the files say.
-    pub fn new() -> Launcher {
+    pub(crate) fn new() -> Launcher {
         let now = Instant::now();
         Launcher {
             seen_requests: 0,
@@ -95,7 +95,7 @@ impl Launcher {
     }
 
     /// Does what is to be done now; next to nothing where there is no snapshot.
-    pub fn tend(&mut self, shared: &Shared) {
+    pub(crate) fn tend(&mut self, shared: &Shared) {
         let requests = shared.snapshots.requests();
         if requests != self.seen_requests {
             self.seen_requests = requests;

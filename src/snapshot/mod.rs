@@ -5,11 +5,11 @@
 //! A chunk is done when Kafka has acknowledged it; then the worker goes on. What it did stands in the table
 //! `cdc_snapshot_jobs`, in the transactions of the chunks, so that it goes on there after whatever happens.
 
-pub mod attempts;
-pub mod chunk;
-pub mod job;
-pub mod key_order;
-pub mod launcher;
-pub mod repair;
-pub mod request;
-pub mod worker;
+pub(crate) mod attempts;
+pub(crate) mod chunk;
+pub(crate) mod job;
+pub(crate) mod key_order;
+pub(crate) mod launcher;
+pub(crate) mod repair;
+pub(crate) mod request;
+pub(crate) mod worker;

@@ -14,7 +14,7 @@ thread_local! {
 
 /// Notes a table until the transaction ends: many commands of one make one snapshot. What a savepoint takes back costs a
 /// snapshot that changes nothing.
-pub fn note(table: pg_sys::Oid) {
+pub(crate) fn note(table: pg_sys::Oid) {
     NOTED.with_borrow_mut(|noted| {
         if !noted.contains(&table) {
             noted.push(table);
@@ -23,7 +23,7 @@ pub fn note(table: pg_sys::Oid) {
 }
 
 /// Asks for the snapshots, before the transaction is written: they are a part of it.
-pub fn pre_commit() {
+pub(crate) fn pre_commit() {
     let noted = NOTED.take();
     if noted.is_empty() {
         return;
@@ -57,7 +57,7 @@ pub fn pre_commit() {
 }
 
 /// The transaction is over.
-pub fn forget() {
+pub(crate) fn forget() {
     NOTED.with(|noted| {
         if let Ok(mut noted) = noted.try_borrow_mut() {
             noted.clear();

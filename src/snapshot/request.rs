@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// Asks for a snapshot of a table; its rows are read once the transaction has committed.
-pub fn ask(table: &Table, wanted: &Wanted) -> i64 {
+pub(crate) fn ask(table: &Table, wanted: &Wanted) -> i64 {
     refuse_more(table);
     add(table, wanted)
 }
@@ -63,7 +63,7 @@ fn add(table: &Table, wanted: &Wanted) -> i64 {
 
 /// Asks for a snapshot of a whole table, unless one that has not begun will do. The caller has locked the table against
 /// everybody.
-pub fn ask_unless_pending(table: &Table) {
+pub(crate) fn ask_unless_pending(table: &Table) {
     let wanted = Wanted::default();
     let is_pending = as_superuser(|| {
         Jobs::find().is_some_and(|jobs| {
@@ -80,7 +80,7 @@ pub fn ask_unless_pending(table: &Table) {
 }
 
 /// After the job is written: the note that this database has work survives a crash, the flag wakes the sender.
-pub fn note() {
+pub(crate) fn note() {
     // SAFETY: set for the life of a backend.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
     if let Err(error) = launcher::mark(database) {
@@ -90,7 +90,7 @@ pub fn note() {
 }
 
 /// The transaction ends; `committed` or prepared. Safe in a commit callback.
-pub fn ended(committed: bool) {
+pub(crate) fn ended(committed: bool) {
     if ASKED.take()
         && committed
         && let Some(shared) = shared::shared()

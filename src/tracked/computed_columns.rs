@@ -20,7 +20,7 @@ const READ: &str = "
     ORDER BY g.attnum, s.attnum";
 
 /// CDC0210 for each, with the first column that it reads.
-pub fn warn_of_clear(table: &Table, options: &Options) {
+pub(crate) fn warn_of_clear(table: &Table, options: &Options) {
     let is_hidden = |name: &String| {
         options.mask.contains_key(name)
             || options.exclude.contains(name)

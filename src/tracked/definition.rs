@@ -25,7 +25,7 @@ struct Inherits {
 
 /// A live column.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
+pub(crate) struct Column {
     pub number: i16,
     pub name: String,
     pub type_id: pg_sys::Oid,
@@ -38,7 +38,7 @@ pub struct Column {
 
 /// A relation as the catalogs have it.
 #[derive(Debug, Clone)]
-pub struct Definition {
+pub(crate) struct Definition {
     pub name: String,
     pub schema: pg_sys::Oid,
     pub row_type: pg_sys::Oid,
@@ -54,14 +54,14 @@ pub struct Definition {
 }
 
 /// Which state of the catalogs is read; null is as PostgreSQL itself reads them now.
-pub struct Catalogs {
+pub(crate) struct Catalogs {
     snapshot: pg_sys::Snapshot,
 }
 
 impl Catalogs {
     /// Runs `body` with the catalogs as they were at `command` of the running transaction, and as they are. What other
     /// transactions did is in both or in none.
-    pub fn before_and_now<R>(
+    pub(crate) fn before_and_now<R>(
         command: pg_sys::CommandId,
         body: impl FnOnce(&Catalogs, &Catalogs) -> R,
     ) -> R {
@@ -85,7 +85,7 @@ impl Catalogs {
     }
 
     /// Runs `body` with the catalogs as they are.
-    pub fn today<R>(body: impl FnOnce(&Catalogs) -> R) -> R {
+    pub(crate) fn today<R>(body: impl FnOnce(&Catalogs) -> R) -> R {
         let snapshot = std::ptr::null_mut();
         body(&Catalogs { snapshot })
     }
@@ -130,7 +130,7 @@ impl Catalogs {
 
     /// What a table or row type is; none where there is no such relation, or one of another kind. The columns of a table that
     /// is not tracked are of no interest, unless `whole`.
-    pub fn definition(&self, oid: pg_sys::Oid, whole: bool) -> Option<Definition> {
+    pub(crate) fn definition(&self, oid: pg_sys::Oid, whole: bool) -> Option<Definition> {
         let mut found = None;
         let mut identity_kind = 0;
         // SAFETY: pg_class has this struct.
@@ -228,7 +228,7 @@ impl Catalogs {
     }
 
     /// Our triggers of a relation, whatever they are worth, and when they fire.
-    pub fn triggers(&self, oid: pg_sys::Oid) -> Vec<(Own, u8)> {
+    pub(crate) fn triggers(&self, oid: pg_sys::Oid) -> Vec<(Own, u8)> {
         let mut triggers = Vec::new();
         self.each_trigger(oid, |own, trigger| {
             triggers.push((own, trigger.tgenabled as u8))
@@ -237,7 +237,7 @@ impl Catalogs {
     }
 
     /// Whether a table has a row trigger of ours that is no clone.
-    pub fn is_tracked_itself(&self, oid: pg_sys::Oid) -> bool {
+    pub(crate) fn is_tracked_itself(&self, oid: pg_sys::Oid) -> bool {
         let mut found = false;
         self.each_trigger(oid, |own, trigger| {
             found |= own == Own::Row && trigger.tgparentid == pg_sys::InvalidOid;
@@ -270,7 +270,7 @@ impl Catalogs {
 
     /// Every table that a partition is a part of, the root last; none for a table that is no partition. One that is being
     /// detached (CONCURRENTLY) is a part until that is done.
-    pub fn ancestors(&self, partition: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    pub(crate) fn ancestors(&self, partition: pg_sys::Oid) -> Vec<pg_sys::Oid> {
         let mut above = Vec::new();
         let mut next = partition;
         // SAFETY: a catalog look-up inside the running transaction.
@@ -285,7 +285,7 @@ impl Catalogs {
     }
 
     /// Everything below a partitioned table, in the order in which PostgreSQL locks it; none below an ordinary one.
-    pub fn parts_below(&self, table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+    pub(crate) fn parts_below(&self, table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
         let mut found = vec![table];
         let mut looked_at = 0;
         while let Some(parent) = found.get(looked_at).copied() {
@@ -300,7 +300,7 @@ impl Catalogs {
     }
 
     /// Whether DETACH CONCURRENTLY of a partition has begun and not ended.
-    pub fn is_being_detached(&self, partition: pg_sys::Oid) -> bool {
+    pub(crate) fn is_being_detached(&self, partition: pg_sys::Oid) -> bool {
         let mut found = false;
         self.above(partition, |row| found = row.is_being_detached);
         found
@@ -324,7 +324,7 @@ impl Catalogs {
     }
 
     /// The table that a partition belongs to.
-    pub fn parent(&self, partition: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    pub(crate) fn parent(&self, partition: pg_sys::Oid) -> Option<pg_sys::Oid> {
         let mut parent = None;
         self.above(partition, |row| parent = Some(row.parent));
         parent
@@ -350,11 +350,11 @@ const INHERITS_RELATION: u32 = 2611;
 
 impl Definition {
     /// Whether a change of its columns has to be told of.
-    pub fn is_of_interest(&self) -> bool {
+    pub(crate) fn is_of_interest(&self) -> bool {
         self.kind == b'c' || self.has_row_trigger()
     }
 
-    pub fn has_row_trigger(&self) -> bool {
+    pub(crate) fn has_row_trigger(&self) -> bool {
         self.triggers.iter().any(|(own, _)| *own == Own::Row)
     }
 
@@ -363,7 +363,7 @@ impl Definition {
     }
 
     /// Columns that have another name now: old and new name.
-    pub fn renamed(&self, now: &Definition) -> Vec<(i16, String, String)> {
+    pub(crate) fn renamed(&self, now: &Definition) -> Vec<(i16, String, String)> {
         self.columns
             .iter()
             .filter_map(|old| {
@@ -374,7 +374,7 @@ impl Definition {
     }
 
     /// Columns that are gone.
-    pub fn dropped(&self, now: &Definition) -> Vec<(i16, String)> {
+    pub(crate) fn dropped(&self, now: &Definition) -> Vec<(i16, String)> {
         self.columns
             .iter()
             .filter(|old| now.column(old.number).is_none())
@@ -383,7 +383,7 @@ impl Definition {
     }
 
     /// Columns that are new.
-    pub fn added<'n>(&self, now: &'n Definition) -> impl Iterator<Item = &'n Column> {
+    pub(crate) fn added<'n>(&self, now: &'n Definition) -> impl Iterator<Item = &'n Column> {
         let known: Vec<i16> = self.columns.iter().map(|column| column.number).collect();
         now.columns
             .iter()
@@ -391,7 +391,7 @@ impl Definition {
     }
 
     /// Columns whose type is another one: the old and the new column.
-    pub fn retyped<'n>(
+    pub(crate) fn retyped<'n>(
         &'n self,
         now: &'n Definition,
     ) -> impl Iterator<Item = (&'n Column, &'n Column)> {
@@ -404,7 +404,7 @@ impl Definition {
     }
 
     /// Whether an event about the definition would say something else now, the table's name left aside.
-    pub fn differs(&self, now: &Definition) -> bool {
+    pub(crate) fn differs(&self, now: &Definition) -> bool {
         let shape = |definition: &Definition| -> Vec<Column> {
             let columns = definition.columns.iter().cloned();
             columns

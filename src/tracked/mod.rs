@@ -1,15 +1,15 @@
 //! A tracked table: its triggers, which are its configuration, and what may be known of it.
 
-pub mod computed_columns;
-pub mod definition;
-pub mod own_trigger;
-pub mod partitions;
-pub mod place;
-pub mod quiet;
-pub mod rights;
-pub mod seal;
-pub mod statement;
-pub mod table;
-pub mod triggers;
-pub mod unseen;
-pub mod untrusted;
+pub(crate) mod computed_columns;
+pub(crate) mod definition;
+pub(crate) mod own_trigger;
+pub(crate) mod partitions;
+pub(crate) mod place;
+pub(crate) mod quiet;
+pub(crate) mod rights;
+pub(crate) mod seal;
+pub(crate) mod statement;
+pub(crate) mod table;
+pub(crate) mod triggers;
+pub(crate) mod unseen;
+pub(crate) mod untrusted;

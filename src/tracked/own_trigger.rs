@@ -10,32 +10,32 @@ use super::place::is_copy;
 use super::seal;
 use crate::text::utf8;
 
-pub const ROW_TRIGGER: &str = "_cdc";
-pub const TRUNCATE_TRIGGER: &str = "_cdc_truncate";
+pub(crate) const ROW_TRIGGER: &str = "_cdc";
+pub(crate) const TRUNCATE_TRIGGER: &str = "_cdc_truncate";
 
 /// Condition on `pg_trigger t`: it is a row trigger of ours, a partition's clone included.
-pub const IS_ROW_TRIGGER: &str = "(t.tgname = '_cdc' AND t.tgfoid = (
+pub(crate) const IS_ROW_TRIGGER: &str = "(t.tgname = '_cdc' AND t.tgfoid = (
     SELECT p.oid FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_proc p ON p.pronamespace = e.extnamespace
     WHERE e.extname = 'pg_cdc' AND p.proname = 'cdc_capture' AND p.pronargs = 0))";
 /// Condition on `pg_trigger t`: it is a TRUNCATE trigger of ours.
-pub const IS_TRUNCATE_TRIGGER: &str = "(t.tgname = '_cdc_truncate' AND t.tgfoid = (
+pub(crate) const IS_TRUNCATE_TRIGGER: &str = "(t.tgname = '_cdc_truncate' AND t.tgfoid = (
     SELECT p.oid FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_proc p ON p.pronamespace = e.extnamespace
     WHERE e.extname = 'pg_cdc' AND p.proname = 'cdc_capture_truncate' AND p.pronargs = 0))";
 
 /// What [`Tracked::from_row`] reads of `pg_trigger t`.
-pub const COLUMNS: &str = "t.tgrelid, t.oid, t.tgargs, t.tgtype, t.tgqual IS NULL AND t.tgattr::text = '' AND NOT t.tgdeferrable";
+pub(crate) const COLUMNS: &str = "t.tgrelid, t.oid, t.tgargs, t.tgtype, t.tgqual IS NULL AND t.tgattr::text = '' AND NOT t.tgdeferrable";
 
 /// The trigger's name and function, as `cdc_track` makes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Own {
+pub(crate) enum Own {
     Row,
     Truncate,
 }
 
 impl Own {
-    pub const ALL: [Own; 2] = [Own::Row, Own::Truncate];
+    pub(crate) const ALL: [Own; 2] = [Own::Row, Own::Truncate];
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Own::Row => ROW_TRIGGER,
             Own::Truncate => TRUNCATE_TRIGGER,
@@ -53,7 +53,7 @@ impl Own {
     ///
     /// # Safety
     /// The relation that the trigger belongs to is open; inside a transaction.
-    pub unsafe fn is(self, trigger: &pg_sys::Trigger) -> bool {
+    pub(crate) unsafe fn is(self, trigger: &pg_sys::Trigger) -> bool {
         // SAFETY: as the caller promises; names are zero-ended.
         unsafe { self.calls(CStr::from_ptr(trigger.tgname).to_bytes(), trigger.tgfoid) }
     }
@@ -62,20 +62,20 @@ impl Own {
     ///
     /// # Safety
     /// Inside a transaction.
-    pub unsafe fn calls(self, name: &[u8], function: pg_sys::Oid) -> bool {
+    pub(crate) unsafe fn calls(self, name: &[u8], function: pg_sys::Oid) -> bool {
         // SAFETY: as the caller promises.
         name == self.name().as_bytes() && unsafe { is_function(function, self.function()) }
     }
 
     /// The relation's trigger of this kind, as the relation cache has it now.
-    pub fn of(self, relation: &pg_sys::RelationData) -> Option<*mut pg_sys::Trigger> {
+    pub(crate) fn of(self, relation: &pg_sys::RelationData) -> Option<*mut pg_sys::Trigger> {
         // SAFETY: the relation is open.
         triggers(relation).find(|trigger| unsafe { self.is(&**trigger) })
     }
 }
 
 /// A trigger by its name, whoever made it.
-pub fn named(relation: &pg_sys::RelationData, name: &str) -> Option<*mut pg_sys::Trigger> {
+pub(crate) fn named(relation: &pg_sys::RelationData, name: &str) -> Option<*mut pg_sys::Trigger> {
     // SAFETY: the relation is open; names are zero-ended.
     triggers(relation)
         .find(|trigger| unsafe { CStr::from_ptr((**trigger).tgname).to_bytes() == name.as_bytes() })
@@ -113,7 +113,7 @@ unsafe fn is_function(oid: pg_sys::Oid, name: &str) -> bool {
 
 /// What a row trigger of ours is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// `cdc_track` made it here.
     Here,
     /// It was made in another database or on another server.
@@ -124,7 +124,7 @@ pub enum Standing {
 
 /// A table's own row trigger, read.
 #[derive(Debug, Clone)]
-pub struct Tracked {
+pub(crate) struct Tracked {
     /// As they stand, the seal included.
     pub arguments: Vec<String>,
     pub options: Options,
@@ -132,13 +132,13 @@ pub struct Tracked {
 }
 
 impl Tracked {
-    pub fn is_here(&self) -> bool {
+    pub(crate) fn is_here(&self) -> bool {
         self.standing == Standing::Here
     }
 
     /// Judges a trigger that is none of a partition's clones. `kind` is its `tgtype`, `is_plain` says that it has neither
     /// WHEN nor a list of columns.
-    pub fn judge(
+    pub(crate) fn judge(
         table: pg_sys::Oid,
         trigger: pg_sys::Oid,
         arguments: Vec<String>,
@@ -161,7 +161,7 @@ impl Tracked {
     }
 
     /// Reads and judges a row of `pg_trigger t`, selected as [`COLUMNS`]: the table, and its trigger.
-    pub fn from_row(
+    pub(crate) fn from_row(
         row: &pgrx::spi::SpiHeapTupleData<'_>,
     ) -> Result<(pg_sys::Oid, Tracked), pgrx::spi::SpiError> {
         let table = row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid);
@@ -176,7 +176,7 @@ impl Tracked {
     }
 
     /// Reads and judges the relation's own row trigger; a clone counts for the table it was made for.
-    pub fn of(relation: &pg_sys::RelationData) -> Option<Tracked> {
+    pub(crate) fn of(relation: &pg_sys::RelationData) -> Option<Tracked> {
         // SAFETY: the relation is open, so its trigger descriptions stay.
         unsafe {
             let trigger = &*Own::Row.of(relation)?;
@@ -208,7 +208,7 @@ fn kind_of(options: &Options) -> i16 {
 }
 
 /// A trigger's arguments, in UTF-8.
-pub fn arguments_of(trigger: &pg_sys::Trigger) -> Vec<String> {
+pub(crate) fn arguments_of(trigger: &pg_sys::Trigger) -> Vec<String> {
     // SAFETY: a trigger has as many zero-ended arguments as it says.
     unsafe {
         (0..trigger.tgnargs as usize)
@@ -218,7 +218,7 @@ pub fn arguments_of(trigger: &pg_sys::Trigger) -> Vec<String> {
 }
 
 /// The arguments in `pg_trigger.tgargs`, each of which ends in a zero byte, in UTF-8.
-pub fn split_arguments(bytes: &[u8]) -> Vec<String> {
+pub(crate) fn split_arguments(bytes: &[u8]) -> Vec<String> {
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     bytes.split(|byte| *byte == 0).map(utf8).collect()
 }

@@ -12,7 +12,7 @@ use super::table::Table;
 ///
 /// # Safety
 /// Inside a transaction.
-pub unsafe fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
+pub(crate) unsafe fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
     Catalogs::today(|catalogs| {
         let mut line = vec![oid];
         line.extend(catalogs.ancestors(oid));
@@ -23,12 +23,12 @@ pub unsafe fn root_of(oid: pg_sys::Oid) -> pg_sys::Oid {
 }
 
 /// The partitions of a table, at every level; none of an ordinary one. Nothing is locked.
-pub fn below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
+pub(crate) fn below(table: pg_sys::Oid) -> Vec<pg_sys::Oid> {
     Catalogs::today(|catalogs| catalogs.parts_below(table))
 }
 
 /// Locks the partitions of a locked table.
-pub fn lock_below(table: pg_sys::Oid, mode: u32) {
+pub(crate) fn lock_below(table: pg_sys::Oid, mode: u32) {
     for partition in below(table) {
         // SAFETY: in a transaction; released with it. Who attaches or detaches a partition waits for the table's lock.
         unsafe { pg_sys::LockRelationOid(partition, mode as pg_sys::LOCKMODE) };
@@ -36,7 +36,7 @@ pub fn lock_below(table: pg_sys::Oid, mode: u32) {
 }
 
 /// Whether a table, or a partition of it, has a trigger of ours. No lock is needed.
-pub fn any_triggers(table: pg_sys::Oid) -> bool {
+pub(crate) fn any_triggers(table: pg_sys::Oid) -> bool {
     Catalogs::today(|catalogs| {
         let mut tables = catalogs.parts_below(table);
         tables.push(table);
@@ -47,7 +47,7 @@ pub fn any_triggers(table: pg_sys::Oid) -> bool {
 }
 
 /// The tables that are tracked by themselves, of a table and its partitions.
-pub fn tracked_themselves(table: pg_sys::Oid) -> Vec<Table> {
+pub(crate) fn tracked_themselves(table: pg_sys::Oid) -> Vec<Table> {
     let query = format!(
         "SELECT t.tgrelid FROM pg_catalog.pg_trigger t WHERE {IS_ROW_TRIGGER} AND t.tgparentid = 0
              AND t.tgrelid = ANY ($1) ORDER BY 1"

@@ -5,14 +5,14 @@ use pgrx::pg_sys;
 use crate::shared;
 
 /// The source and database that a trigger made here and now belongs to; none while the server's identity is not known.
-pub fn place() -> Option<String> {
+pub(crate) fn place() -> Option<String> {
     let source_id = shared::shared()?.source_id();
     (!source_id.is_empty()).then(|| format!("{source_id}/{}", database_oid()))
 }
 
 /// Whether a trigger with this `source=` was made in another database or on another server. While the server's identity is
 /// not known its own tables are none: what they capture must not be lost.
-pub fn is_copy(source: &str) -> bool {
+pub(crate) fn is_copy(source: &str) -> bool {
     match place() {
         Some(place) => source != place,
         None => source

@@ -7,10 +7,10 @@ thread_local! {
 }
 
 /// Ends the quiet of [`quiet`].
-pub struct Quiet(());
+pub(crate) struct Quiet(());
 
 /// While the value lives, DDL is our own and makes no events.
-pub fn quiet() -> Quiet {
+pub(crate) fn quiet() -> Quiet {
     QUIET.set(true);
     Quiet(())
 }
@@ -21,6 +21,6 @@ impl Drop for Quiet {
     }
 }
 
-pub fn is_quiet() -> bool {
+pub(crate) fn is_quiet() -> bool {
     QUIET.get()
 }

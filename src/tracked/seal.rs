@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// The argument that seals `arguments` for this trigger of this table.
-pub fn argument(table: pg_sys::Oid, trigger: pg_sys::Oid, arguments: &[String]) -> String {
+pub(crate) fn argument(table: pg_sys::Oid, trigger: pg_sys::Oid, arguments: &[String]) -> String {
     let mut text = NAME.to_owned();
     for byte in mac(table, trigger, arguments) {
         text.push_str(&format!("{byte:02x}"));
@@ -29,7 +29,7 @@ pub fn argument(table: pg_sys::Oid, trigger: pg_sys::Oid, arguments: &[String]) 
 }
 
 /// Whether the last of `arguments` seals the others, for this trigger of this table, here.
-pub fn holds(table: pg_sys::Oid, trigger: pg_sys::Oid, arguments: &[String]) -> bool {
+pub(crate) fn holds(table: pg_sys::Oid, trigger: pg_sys::Oid, arguments: &[String]) -> bool {
     let Some((seal, sealed)) = arguments.split_last() else {
         return false;
     };

@@ -18,14 +18,14 @@ use crate::text::utf8;
 
 /// A table, locked until the transaction ends. It is open only while something of it is read: DDL refuses a table that
 /// its own session has open.
-pub struct Table {
+pub(crate) struct Table {
     pub oid: pg_sys::Oid,
     pub schema: String,
     pub name: String,
 }
 
 /// A column as the catalog has it.
-pub struct ColumnDefinition {
+pub(crate) struct ColumnDefinition {
     pub name: String,
     pub type_name: String,
     pub type_expression: String,
@@ -36,7 +36,7 @@ pub struct ColumnDefinition {
 impl Table {
     /// Locks the table until the transaction ends; the caller must own it or be an administrator. Nobody else's call gets
     /// as far as to wait for the lock, and have others wait behind it.
-    pub fn open(oid: pg_sys::Oid, mode: u32) -> Table {
+    pub(crate) fn open(oid: pg_sys::Oid, mode: u32) -> Table {
         Table::at(oid).refuse_others();
         // SAFETY: in a transaction; a relation that is gone is PostgreSQL's own ERROR. The lock stays until its end.
         unsafe {
@@ -50,12 +50,12 @@ impl Table {
     }
 
     /// Locks the table for something that hinders nobody.
-    pub fn look(oid: pg_sys::Oid) -> Table {
+    pub(crate) fn look(oid: pg_sys::Oid) -> Table {
         Table::open(oid, pg_sys::AccessShareLock)
     }
 
     /// Locks a table that a command of the caller's touches, for something that hinders nobody.
-    pub fn look_at(oid: pg_sys::Oid) -> Table {
+    pub(crate) fn look_at(oid: pg_sys::Oid) -> Table {
         // SAFETY: in a transaction; released with it.
         unsafe { pg_sys::LockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
         Table::at(oid)
@@ -63,7 +63,7 @@ impl Table {
 
     /// Looks at the table for a moment, and leaves no lock that a stronger one would have to be made of: two who both did
     /// that would wait for each other.
-    pub fn glance<R>(oid: pg_sys::Oid, body: impl FnOnce(&Table) -> R) -> R {
+    pub(crate) fn glance<R>(oid: pg_sys::Oid, body: impl FnOnce(&Table) -> R) -> R {
         let table = Table::look(oid);
         let result = body(&table);
         // SAFETY: the lock that was taken above.
@@ -72,7 +72,7 @@ impl Table {
     }
 
     /// As [`Table::glance`], whoever asks; none if the table is gone.
-    pub fn glance_at<R>(oid: pg_sys::Oid, body: impl FnOnce(&Table) -> R) -> Option<R> {
+    pub(crate) fn glance_at<R>(oid: pg_sys::Oid, body: impl FnOnce(&Table) -> R) -> Option<R> {
         let result = body(&Table::if_there(oid)?);
         // SAFETY: the lock that was taken above.
         unsafe { pg_sys::UnlockRelationOid(oid, pg_sys::AccessShareLock as pg_sys::LOCKMODE) };
@@ -80,7 +80,7 @@ impl Table {
     }
 
     /// The table, locked so that it stays; none if it is gone.
-    pub fn if_there(oid: pg_sys::Oid) -> Option<Table> {
+    pub(crate) fn if_there(oid: pg_sys::Oid) -> Option<Table> {
         // SAFETY: in a transaction; the lock stays until its end.
         unsafe {
             let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
@@ -94,13 +94,13 @@ impl Table {
     }
 
     /// The table that a running command has locked.
-    pub fn at(oid: pg_sys::Oid) -> Table {
+    pub(crate) fn at(oid: pg_sys::Oid) -> Table {
         let (schema, name) = qualified_name(oid);
         Table { oid, schema, name }
     }
 
     /// Reads something of the open relation.
-    pub fn read<R>(&self, read: impl FnOnce(&pg_sys::RelationData) -> R) -> R {
+    pub(crate) fn read<R>(&self, read: impl FnOnce(&pg_sys::RelationData) -> R) -> R {
         // SAFETY: the lock is held, so the relation is there; after an ERROR the transaction's own clean-up closes it.
         unsafe {
             let relation = pg_sys::relation_open(self.oid, pg_sys::NoLock as pg_sys::LOCKMODE);
@@ -111,7 +111,7 @@ impl Table {
     }
 
     /// CDC0101 and CDC0112: what cannot be tracked.
-    pub fn refuse_unsupported(&self) {
+    pub(crate) fn refuse_unsupported(&self) {
         // SAFETY: the relation is open while it is read.
         let (kind, persistence, is_partition) = self.read(|relation| unsafe {
             (
@@ -192,7 +192,7 @@ impl Table {
     }
 
     /// CDC0112: a partition is tracked with its root, and not without it.
-    pub fn refuse_clone(&self) {
+    pub(crate) fn refuse_clone(&self) {
         // SAFETY: the relation is open while it is read.
         let is_clone = self.read(|relation| unsafe {
             Own::Row
@@ -205,7 +205,7 @@ impl Table {
     }
 
     /// Whether the caller has the rights of the table's owner.
-    pub fn is_owned(oid: pg_sys::Oid) -> bool {
+    pub(crate) fn is_owned(oid: pg_sys::Oid) -> bool {
         // SAFETY: catalog look-ups inside the running transaction.
         unsafe {
             let user = pg_sys::GetUserId();
@@ -231,17 +231,17 @@ impl Table {
     }
 
     /// The qualified, quoted name.
-    pub fn sql_name(&self) -> String {
+    pub(crate) fn sql_name(&self) -> String {
         pgrx::spi::quote_qualified_identifier(&self.schema, &self.name)
     }
 
     /// The table as the argument of a function, for hints that can be run as they stand.
-    pub fn argument(&self) -> String {
+    pub(crate) fn argument(&self) -> String {
         pgrx::spi::quote_literal(self.sql_name())
     }
 
     /// Live columns, in their order.
-    pub fn columns(&self) -> Vec<ColumnDefinition> {
+    pub(crate) fn columns(&self) -> Vec<ColumnDefinition> {
         // SAFETY: the relation is open while it is read; texts are copied out of the memory that the catalog gives. Names
         // of types are qualified the same way for everybody.
         self.read(|relation| unsafe {
@@ -271,7 +271,7 @@ impl Table {
     }
 
     /// Reads something of the index of the primary key, else of the replica identity; none if there is neither.
-    pub fn with_identity_index<R>(
+    pub(crate) fn with_identity_index<R>(
         &self,
         read: impl FnOnce(&pg_sys::RelationData, &pg_sys::RelationData) -> R,
     ) -> Option<R> {
@@ -280,7 +280,7 @@ impl Table {
 
     /// Columns of the primary key, else of the replica identity index. A deferrable one is none; where nothing else is
     /// the key (`must_serve`) it is refused with CDC0105.
-    pub fn identity(&self, must_serve: bool) -> Vec<String> {
+    pub(crate) fn identity(&self, must_serve: bool) -> Vec<String> {
         // SAFETY: relation and index are open while they are read.
         let found = self.with_identity_index(|relation, index| unsafe {
             let form = &*index.rd_index;
@@ -331,19 +331,19 @@ impl Table {
     }
 
     /// Our row trigger of the table, whatever it is worth; none of a partition that has only a clone of its root's.
-    pub fn tracked(&self) -> Option<Tracked> {
+    pub(crate) fn tracked(&self) -> Option<Tracked> {
         self.read(Tracked::of)
     }
 
     /// The options of a table that `cdc_track` has tracked here. Of a copy, or of a trigger that somebody else made,
     /// nothing is captured, and nothing is said in its name.
-    pub fn options(&self) -> Option<Options> {
+    pub(crate) fn options(&self) -> Option<Options> {
         let tracked = self.tracked()?;
         (tracked.standing == Standing::Here).then_some(tracked.options)
     }
 
     /// Function and arguments of our TRUNCATE trigger, if the table has one.
-    pub fn truncate_trigger_definition(&self) -> Option<(String, Vec<String>)> {
+    pub(crate) fn truncate_trigger_definition(&self) -> Option<(String, Vec<String>)> {
         let arguments = self.tracked()?.arguments;
         // SAFETY: the relation is open while it is read; texts are copied out of the memory that the catalog gives.
         self.read(|relation| unsafe {
@@ -361,7 +361,10 @@ impl Table {
     }
 
     /// Runs `body` with the data that our row trigger would get, the table being open; none if it has no such trigger.
-    pub fn with_trigger<R>(&self, body: impl FnOnce(&pg_sys::TriggerData) -> R) -> Option<R> {
+    pub(crate) fn with_trigger<R>(
+        &self,
+        body: impl FnOnce(&pg_sys::TriggerData) -> R,
+    ) -> Option<R> {
         self.read(|relation| {
             let data = pg_sys::TriggerData {
                 type_: pg_sys::NodeTag::T_TriggerData,
@@ -375,7 +378,7 @@ impl Table {
 
     /// Runs `body` with the rights of the table's owner, as maintenance of PostgreSQL's own does: what the owner's types
     /// and operators call gets no more. An error restores the user with the transaction.
-    pub fn as_owner<R>(&self, body: impl FnOnce() -> R) -> R {
+    pub(crate) fn as_owner<R>(&self, body: impl FnOnce() -> R) -> R {
         // SAFETY: the relation is open while it is read.
         let owner = self.read(|relation| unsafe { (*relation.rd_rel).relowner });
         as_user(owner, pg_sys::SECURITY_RESTRICTED_OPERATION, body)

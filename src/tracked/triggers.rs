@@ -12,7 +12,7 @@ use super::{seal, statement, unseen};
 use crate::report::Report;
 
 /// Drops a table's triggers.
-pub fn drop_own_triggers(table: &Table) {
+pub(crate) fn drop_own_triggers(table: &Table) {
     let _ours = quiet();
     as_superuser(|| {
         for own in Own::ALL {
@@ -29,7 +29,7 @@ pub fn drop_own_triggers(table: &Table) {
 }
 
 /// Makes the triggers that are a table's configuration, anew where they are there.
-pub fn make_triggers(table: &Table, options: &Options) {
+pub(crate) fn make_triggers(table: &Table, options: &Options) {
     drop_own_triggers(table);
     Own::ALL
         .iter()
@@ -85,7 +85,7 @@ pub fn make_triggers(table: &Table, options: &Options) {
 }
 
 /// CDC0115: somebody's own trigger has the name of one of ours.
-pub fn refuse_taken_name(table: &Table, name: &str) {
+pub(crate) fn refuse_taken_name(table: &Table, name: &str) {
     if table.read(|relation| own_trigger::named(relation, name).is_some()) {
         Report::new(
             "CDC0115",

@@ -24,7 +24,7 @@ impl Drop for Unnoted {
 }
 
 /// Runs one DDL statement of our own.
-pub fn run(statement: &str) {
+pub(crate) fn run(statement: &str) {
     let text = server_text(statement);
     let _unnoted = Unnoted::begin();
     // SAFETY: in a transaction. The text is parsed into nodes of the current memory context, and outlives the call. As a
@@ -56,7 +56,7 @@ pub fn run(statement: &str) {
 }
 
 /// Drops a trigger, and the clones of it.
-pub fn drop_trigger(trigger: pg_sys::Oid) {
+pub(crate) fn drop_trigger(trigger: pg_sys::Oid) {
     let object = pg_sys::ObjectAddress {
         classId: pg_sys::TriggerRelationId,
         objectId: trigger,

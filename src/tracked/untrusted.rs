@@ -6,7 +6,7 @@ use super::table::Table;
 use crate::report::Report;
 
 /// CDC0107: the trigger was made in another database or on another server.
-pub fn copied_table(table: &Table) -> Report {
+pub(crate) fn copied_table(table: &Table) -> Report {
     Report::new(
         "CDC0107",
         PgSqlErrorCode::ERRCODE_WARNING,
@@ -17,7 +17,7 @@ pub fn copied_table(table: &Table) -> Report {
 }
 
 /// CDC0114: the trigger was not made by `cdc_track`, or was changed since.
-pub fn unsealed_table(table: &Table, trigger: &str) -> Report {
+pub(crate) fn unsealed_table(table: &Table, trigger: &str) -> Report {
     Report::new(
         "CDC0114",
         PgSqlErrorCode::ERRCODE_WARNING,
