@@ -1,5 +1,6 @@
 //! The refused events of a history, in its database.
 
+use change::event::headers::HeaderName;
 use std::collections::HashMap;
 
 use crate::error::Result;
@@ -67,7 +68,10 @@ pub(crate) async fn body(events: &ParkedEvents, event_id: &str) -> Result<Vec<u8
 
 /// The types of the columns of an event, as far as its source has told them.
 pub(crate) async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<ColumnTypes>> {
-    match (record.header("cdc.table"), record.header("cdc.schema")) {
+    match (
+        record.header(HeaderName::TABLE.as_str()),
+        record.header(HeaderName::SCHEMA.as_str()),
+    ) {
         (Some(table), Some(hash)) => {
             stored_expressions(events.database(), &format!("{table}:{hash}"))
                 .await

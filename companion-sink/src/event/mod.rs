@@ -16,65 +16,13 @@ pub(crate) mod image;
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-use change::version::Version;
+use change::event::headers::HeaderName;
+pub(crate) use change::event::op::Op;
+use change::version::{VERSION_CHARS, Version};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::kafka::record::Record;
-
-/// On the create of a changed key: the key before.
-pub(crate) const OLD_KEY_HEADER: &str = "__debezium.oldkey";
-
-/// What happened, from the header `cdc.op`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Op {
-    /// `c`: a row was inserted, or a changed key arrived.
-    Create,
-    /// `u`
-    Update,
-    /// `d`: a row was deleted, or a changed key went.
-    Delete,
-    /// `r`: a row that a snapshot found.
-    Read,
-    /// `t`: the table was emptied; one copy in every partition.
-    Truncate,
-    /// `m`: a message of `cdc_emit`, no row.
-    Message,
-    /// The null record after a delete.
-    Tombstone,
-    /// The table's definition; one copy in every partition.
-    Schema,
-    /// The range that a snapshot's chunk covered; one copy in every partition.
-    Snapshot,
-    /// A point that all partitions have to reach.
-    Barrier,
-}
-
-impl Op {
-    /// Whether the event carries a row.
-    pub(crate) fn is_row(self) -> bool {
-        matches!(self, Op::Create | Op::Update | Op::Delete | Op::Read)
-    }
-
-    fn parse(text: &str) -> Option<Op> {
-        Some(match text {
-            "c" => Op::Create,
-            "u" => Op::Update,
-            "d" => Op::Delete,
-            "r" => Op::Read,
-            "t" => Op::Truncate,
-            "m" => Op::Message,
-            "tombstone" => Op::Tombstone,
-            "schema" => Op::Schema,
-            "snapshot" => Op::Snapshot,
-            "barrier" => Op::Barrier,
-            _ => return None,
-        })
-    }
-}
-
-/// Length of a version: generation, timeline, commit LSN, sequence, sub, all of fixed width, with hyphens.
-pub(crate) const VERSION_LENGTH: usize = 4 + 1 + 8 + 1 + 16 + 1 + 10 + 1 + 2;
 
 /// The headers of an event.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +33,7 @@ pub(crate) struct Headers<'a> {
     pub(crate) version: &'a str,
     /// What happened.
     pub(crate) op: Op,
-    /// `database.schema.table`, escaped as topics are; empty for messages and barriers without a table.
+    /// `database.schema.table`, escaped as topics are; empty for events without one.
     pub(crate) table: &'a str,
     /// Hash of the column list.
     pub(crate) schema: Option<&'a str>,
@@ -99,31 +47,31 @@ impl<'a> Headers<'a> {
     /// Reads the headers; what every event needs must be there and well formed.
     pub(crate) fn read(record: &'a Record) -> Result<Self, Malformed> {
         const NAMES: [&str; 7] = [
-            "cdc.id",
-            "cdc.version",
-            "cdc.op",
-            "cdc.table",
-            "cdc.schema",
-            "cdc.identity",
-            OLD_KEY_HEADER,
+            HeaderName::ID.as_str(),
+            HeaderName::VERSION.as_str(),
+            HeaderName::OP.as_str(),
+            HeaderName::TABLE.as_str(),
+            HeaderName::SCHEMA.as_str(),
+            HeaderName::IDENTITY.as_str(),
+            HeaderName::OLD_KEY.as_str(),
         ];
         if record.has_strange_header() {
             return Err(Malformed("the name of a header is not UTF-8".into()));
         }
         let [id, version, op, table, schema, identity, old_key] = record.headers_of(&NAMES);
-        let missing = |name: &str| Malformed(format!("header {name} is missing"));
-        let op = Op::parse(op.ok_or_else(|| missing("cdc.op"))?)
+        let missing = |name: HeaderName| Malformed(format!("header {} is missing", name.as_str()));
+        let op = Op::parse(op.ok_or_else(|| missing(HeaderName::OP))?)
             .ok_or_else(|| Malformed("header cdc.op has an unknown value".into()))?;
-        let version = version.ok_or_else(|| missing("cdc.version"))?;
+        let version = version.ok_or_else(|| missing(HeaderName::VERSION))?;
         if !is_version(version) {
             return Err(Malformed("header cdc.version is not a version".into()));
         }
-        let needs_table = op.is_row() || matches!(op, Op::Truncate | Op::Schema | Op::Snapshot);
+        let needs_table = op.is_row() || op.is_about_table();
         if needs_table && table.is_none() {
-            return Err(missing("cdc.table"));
+            return Err(missing(HeaderName::TABLE));
         }
         Ok(Headers {
-            id: id.ok_or_else(|| missing("cdc.id"))?,
+            id: id.ok_or_else(|| missing(HeaderName::ID))?,
             version,
             op,
             table: table.unwrap_or_default(),
@@ -139,7 +87,7 @@ pub(crate) fn is_for_others(record: &Record, sink: &str) -> bool {
     // Everybody is meant where it is no JSON array of names.
     let names = |sinks: &str| serde_json::from_str::<Vec<String>>(sinks);
     record
-        .header("cdc.sinks")
+        .header(HeaderName::SINKS.as_str())
         .and_then(|sinks| names(sinks).ok())
         .is_some_and(|sinks| !sinks.iter().any(|name| name == sink))
 }
@@ -166,7 +114,7 @@ pub(crate) fn is_version(text: &str) -> bool {
     const TIMELINE_MAX: u32 = i32::MAX as u32;
     /// Four exabytes of WAL.
     const LSN_MAX: u64 = 1 << 62;
-    text.len() == VERSION_LENGTH
+    text.len() == VERSION_CHARS
         && text.bytes().enumerate().all(|(place, byte)| match place {
             4 | 13 | 30 | 41 => byte == b'-',
             31.. => byte.is_ascii_digit(),

@@ -1,5 +1,7 @@
 //! Records as they came from Kafka, owned: keys, values and headers of those that were read together in one buffer.
 
+use change::event::headers::HeaderName;
+use change::event::op::Op;
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::ops::Range;
@@ -46,8 +48,8 @@ struct Parts {
     has_strange_header: bool,
 }
 
-const OP_HEADER: &str = "cdc.op";
-const VERSION_HEADER: &str = "cdc.version";
+const OP_HEADER: &str = HeaderName::OP.as_str();
+const VERSION_HEADER: &str = HeaderName::VERSION.as_str();
 
 #[derive(Debug, Clone)]
 struct HeaderSpan {
@@ -293,7 +295,12 @@ impl Record {
     }
 
     /// The header `cdc.op`: what happened.
-    pub(crate) fn op(&self) -> Option<&str> {
+    pub(crate) fn op(&self) -> Option<Op> {
+        self.op_text().and_then(Op::parse)
+    }
+
+    /// The same as it stands there, known or not.
+    pub(crate) fn op_text(&self) -> Option<&str> {
         self.text(self.block.headers.get(self.parts.op? as usize))
     }
 
@@ -336,7 +343,7 @@ impl Record {
 
     /// The event id: the header `cdc.id`, or the place in Kafka where a malformed record lacks it.
     pub(crate) fn event_id(&self) -> String {
-        match self.header("cdc.id") {
+        match self.header(HeaderName::ID.as_str()) {
             Some(id) => id.to_owned(),
             None => format!("{}-{}-{}", self.topic, self.partition, self.offset),
         }
@@ -404,11 +411,11 @@ mod tests {
             );
             assert!(one.headers().eq(other.headers()));
             assert_eq!(
-                (one.op(), one.version()),
+                (one.op_text(), one.version()),
                 (other.header("cdc.op"), other.header("cdc.version"))
             );
         }
-        assert_eq!(together[2].op(), Some("2.1"), "the first of its name");
+        assert_eq!(together[2].op_text(), Some("2.1"), "the first of its name");
     }
 
     #[test]

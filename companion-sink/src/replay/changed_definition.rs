@@ -1,6 +1,8 @@
 //! Whether a table's definition changed behind the place where a replay is to begin: rows from before the change do not fit
 //! the table that is there now.
 
+use crate::event::Op;
+use change::event::headers::HeaderName;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
@@ -38,7 +40,9 @@ pub(crate) fn refuse(
             if record.offset >= *end {
                 return ControlFlow::Break(());
             }
-            let hash = record.header("cdc.schema").map(str::to_owned);
+            let hash = record
+                .header(HeaderName::SCHEMA.as_str())
+                .map(str::to_owned);
             if is_change(&record, columns.as_deref(), now) {
                 let time_us = commit_time_us(&record).unwrap_or_default();
                 last = last.take().max(Some((time_us, at.topic.to_string())));
@@ -68,7 +72,7 @@ pub(crate) fn refuse(
 
 /// Whether the columns are others behind this record; `before` is the hash of those before, where it is known.
 fn is_change(record: &Record, before: Option<&str>, now: &FollowedDefinition) -> bool {
-    if record.op() != Some("schema") {
+    if record.op() != Some(Op::Schema) {
         return false;
     }
     let Ok(body) = SchemaBody::parse(record) else {
@@ -77,7 +81,8 @@ fn is_change(record: &Record, before: Option<&str>, now: &FollowedDefinition) ->
     if body.is_farewell() {
         return false;
     }
-    let is_same = before.is_some_and(|before| record.header("cdc.schema") == Some(before));
+    let is_same =
+        before.is_some_and(|before| record.header(HeaderName::SCHEMA.as_str()) == Some(before));
     let is_as_now = body.definition() == Some(&now.definition);
     !(is_as_now && (is_same || body.is_first()))
 }

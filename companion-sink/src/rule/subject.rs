@@ -47,7 +47,7 @@ impl<'r> Subject<'r> {
     ) -> Result<Self, Malformed> {
         let body: Body<'r> = parse_body(record)?;
         Ok(Subject {
-            op: CelString::from(record.op().unwrap_or_default()),
+            op: CelString::from(record.op_text().unwrap_or_default()),
             before: part(body.before, types, &needs.before)?,
             after: part(body.after, types, &needs.after)?,
             audit: part(body.audit, &|_| Cow::Owned(PgType::Plain), &needs.audit)?,

@@ -1,5 +1,6 @@
 //! What each sink is doing, for `/v1/status` and `/metrics`.
 
+use crate::event::Op;
 use crate::status::histogram::Histogram;
 
 pub(crate) mod histogram;
@@ -465,13 +466,8 @@ impl SinkStatus {
 }
 
 /// The operation as a label; anything unknown is one label, for a label never comes from outside.
-fn op_label(op: Option<&str>) -> &'static str {
-    const OPS: [&str; 10] = [
-        "c", "u", "d", "r", "t", "m", "schema", "snapshot", "barrier", "emit",
-    ];
-    OPS.into_iter()
-        .find(|known| Some(*known) == op)
-        .unwrap_or("malformed")
+fn op_label(op: Option<Op>) -> &'static str {
+    op.map_or("malformed", Op::header)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use crate::delivery::by_partition::Run;
 use crate::delivery::progress::{Reached, Stand, missing_copy, reached, version_of};
 use crate::error::Result;
+use crate::event::Op;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::sink::Sink;
@@ -19,11 +20,11 @@ impl<S: Sink> Run<'_, S> {
             let moves = self.moves_past(&record);
             match reached {
                 // A definition that is followed already is found so.
-                _ if record.op() == Some("schema") => {
+                _ if record.op() == Some(Op::Schema) => {
                     self.sink.apply_together(&record, &moves).await?;
                 }
                 Reached::Together => self.sink.apply_together(&record, &moves).await?,
-                Reached::Apart { past } if record.op() == Some("t") => {
+                Reached::Apart { past } if record.op() == Some(Op::Truncate) => {
                     return Err(missing_copy(&record, past));
                 }
                 Reached::Apart { .. } => {

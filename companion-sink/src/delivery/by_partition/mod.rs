@@ -2,6 +2,7 @@
 //! and holds events together that are for all partitions.
 
 use crate::delivery::by_partition::gathering::Gathered;
+use crate::event::Op;
 
 pub(crate) mod gathering;
 
@@ -419,10 +420,10 @@ impl<S: Sink> Run<'_, S> {
             lane.doubted = Some((place, record.offset));
             return;
         }
-        let op = record.op().unwrap_or_default();
+        let op = record.op();
         let for_others = is_for_others(&record, &self.status.name);
         let held =
-            !copy && !for_others && !record.is_disbelieved && is_for_all_partitions(op, &record);
+            !copy && !for_others && !record.is_disbelieved && waits_for_all_partitions(op, &record);
         if held && self.sink.waits_together(&record) {
             self.reader.unassign(at);
             lane.held = Some(record);
@@ -437,7 +438,7 @@ impl<S: Sink> Run<'_, S> {
             lane.version.push_str(version);
         }
         // An application's own event is nobody's row.
-        if !copy && op != "tombstone" && op != "emit" && !for_others {
+        if !copy && !matches!(op, Some(Op::Tombstone | Op::Emit)) && !for_others {
             gathered.bytes += record.size_bytes();
             gathered.batch.records.push(record);
         }
@@ -535,10 +536,10 @@ async fn others_acted(shared: Option<&impl SharedTarget>) {
 }
 
 /// Truncates, changes of definitions, and the beginnings and ends of snapshots.
-fn is_for_all_partitions(op: &str, record: &Record) -> bool {
+fn waits_for_all_partitions(op: Option<Op>, record: &Record) -> bool {
     match op {
-        "t" | "schema" => true,
-        "snapshot" => SnapshotBody::parse(record)
+        Some(Op::Truncate | Op::Schema) => true,
+        Some(Op::Snapshot) => SnapshotBody::parse(record)
             .is_ok_and(|snapshot| snapshot.is_beginning() || snapshot.is_end()),
         _ => false,
     }

@@ -195,8 +195,8 @@ impl Sink for MongoHistory {
     fn waits_together(&self, record: &Record) -> bool {
         // The copies of a truncate have one id: they are one document anyway.
         let waits = match record.op() {
-            Some("snapshot") => true,
-            Some("schema") => self.history.may_change_key(record),
+            Some(Op::Snapshot) => true,
+            Some(Op::Schema) => self.history.may_change_key(record),
             _ => false,
         };
         let admission = self

@@ -350,7 +350,7 @@ fn operation(op: Op) -> &'static str {
         Op::Delete => "delete",
         Op::Read => "snapshot",
         Op::Truncate => "truncate",
-        Op::Message | Op::Tombstone | Op::Schema | Op::Snapshot | Op::Barrier => "none",
+        Op::Tombstone | Op::Schema | Op::Snapshot | Op::Emit => "none",
     }
 }
 

@@ -1,5 +1,6 @@
 //! The keys whose events wait, in memory.
 
+use change::event::headers::HeaderName;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -126,8 +127,8 @@ impl ParkedKeys {
 /// The row that an event is about; none for one that is about a table.
 pub(crate) fn key_of(record: &Record) -> Option<&[u8]> {
     match record.op() {
-        Some("t" | "schema" | "snapshot" | "barrier" | "m") => None,
-        _ => Some(match record.header("cdc.identity") {
+        Some(op) if op.is_about_table() => None,
+        _ => Some(match record.header(HeaderName::IDENTITY.as_str()) {
             Some(identity) => identity.as_bytes(),
             None => record.key().unwrap_or_default(),
         }),
@@ -142,7 +143,9 @@ pub(crate) fn version_of(record: &Record) -> &str {
 
 /// The key that a row had before, in the event of its new one.
 pub(crate) fn old_key(record: &Record) -> Option<&[u8]> {
-    record.header("__debezium.oldkey").map(str::as_bytes)
+    record
+        .header(HeaderName::OLD_KEY.as_str())
+        .map(str::as_bytes)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What becomes of events that cannot be written: they and the later ones of their keys are put aside before the offset moves.
 
+use crate::event::Op;
 use mongodb::bson::{RawDocumentBuf, doc};
 
 use crate::error::Result;
@@ -46,7 +47,7 @@ pub(crate) async fn documents<'b>(
 /// Looks first at what gives a table up: the topic that has it from now on may stand before it in the batch.
 async fn let_topics_go(history: &mut History, batch: &Batch) -> Result<()> {
     let definitions = batch.records.iter();
-    for record in definitions.filter(|record| record.op() == Some("schema")) {
+    for record in definitions.filter(|record| record.op() == Some(Op::Schema)) {
         let Ok(headers) = Headers::read(record) else {
             continue;
         };

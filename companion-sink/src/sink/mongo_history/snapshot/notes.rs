@@ -77,7 +77,7 @@ pub(crate) async fn note(
         }
     }
     for record in &batch.records {
-        if record.op() == Some("snapshot")
+        if record.op() == Some(Op::Snapshot)
             && let (Ok(headers), Ok(body)) = (Headers::read(record), SnapshotBody::parse(record))
         {
             if body.is_partial() {

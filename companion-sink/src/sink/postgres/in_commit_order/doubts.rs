@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::kafka::record::Record;
+use change::event::headers::HeaderName;
 
 use crate::sink::postgres::in_commit_order::search::names;
 use crate::sink::postgres::replica::{Replica, not_connected};
@@ -18,7 +19,9 @@ pub(crate) async fn look_at_doubts(replica: &mut Replica, record: &Record) -> Re
         return Ok(());
     }
     let connection = replica.connection.as_ref().ok_or_else(not_connected)?;
-    let header = record.header("cdc.table").unwrap_or_default();
+    let header = record
+        .header(HeaderName::TABLE.as_str())
+        .unwrap_or_default();
     if let Some(table) = connection.tables.known(&record.topic, header)
         && names(wanted, connection.tables.get(table), record)
     {

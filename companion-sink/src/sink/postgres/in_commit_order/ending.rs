@@ -5,6 +5,7 @@ use crate::error::{Code, Error, Result};
 use crate::event::Headers;
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
+use change::event::headers::HeaderName;
 
 use crate::rejected::failure::NotApplied;
 use crate::sink::postgres::in_commit_order::poison::Commit;
@@ -116,7 +117,9 @@ pub(crate) async fn end_transaction(
     };
     failure.message += &format!(
         "; found at the end of the transaction, event of {}",
-        record.header("cdc.table").unwrap_or_default()
+        record
+            .header(HeaderName::TABLE.as_str())
+            .unwrap_or_default()
     );
     let is_row = Headers::read(&record).is_ok_and(|headers| headers.op.is_row());
     if replica.settings.on_error() == OnError::Halt || !is_row {

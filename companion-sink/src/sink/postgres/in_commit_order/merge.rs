@@ -5,6 +5,7 @@
 //! soon as every partition has a next record or has been read to its end. Nothing is looked at beyond the position, for of that
 //! a part may be missing.
 
+use crate::event::Op;
 use crate::sink::postgres::in_commit_order::merge_lane::MergeLane;
 
 use std::cmp::Reverse;
@@ -132,9 +133,9 @@ impl Merge {
         }
         lane.read_to = record.offset + 1;
         let passed_over = match record.op() {
-            Some("tombstone" | "emit") => true,
+            Some(Op::Tombstone | Op::Emit) => true,
             // Only a snapshot's events name sinks.
-            Some("r" | "snapshot") => is_for_others(&record, &self.sink),
+            Some(Op::Read | Op::Snapshot) => is_for_others(&record, &self.sink),
             _ => false,
         };
         let version = record.version().filter(|version| is_version(version));
@@ -216,7 +217,7 @@ impl Merge {
             let is_other_copy = self.last == Some(*version)
                 && waiting
                     .front()
-                    .is_some_and(|(_, record)| is_for_all_partitions(record));
+                    .is_some_and(|(_, record)| record.op().is_some_and(Op::is_about_table));
             if !is_other_copy {
                 return Next::Event(version.place());
             }
@@ -265,10 +266,6 @@ impl Merge {
             }
         }
     }
-}
-
-fn is_for_all_partitions(record: &Record) -> bool {
-    matches!(record.op(), Some("t" | "schema" | "snapshot" | "barrier"))
 }
 
 #[cfg(test)]

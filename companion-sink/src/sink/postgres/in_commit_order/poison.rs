@@ -1,5 +1,6 @@
 //! An event that stops a replica.
 
+use change::event::headers::HeaderName;
 use change::version::{Place, Version};
 
 use crate::error::Error;
@@ -61,8 +62,10 @@ pub(crate) fn of_whole_table(record: &Record, error: Error) -> Error {
         format!(
             "event {} ({} of table {}): {}",
             record.event_id(),
-            record.op().unwrap_or_default(),
-            record.header("cdc.table").unwrap_or_default(),
+            record.op_text().unwrap_or_default(),
+            record
+                .header(HeaderName::TABLE.as_str())
+                .unwrap_or_default(),
             error.what
         ),
         error.hint,

@@ -1,6 +1,7 @@
 //! Events that were put aside, in the target's state, and what people decided about them. The instance that has the partition
 //! carries it out, in its own order: a notification tells it.
 
+use crate::event::Op;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use crate::error::Result;
-use crate::event::{OLD_KEY_HEADER, is_version};
+use crate::event::is_version;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
@@ -18,6 +19,7 @@ use crate::rejected::page::At;
 use crate::rejected::parked_event::{Action, Decider, Decision, Holds, Parked, Refused};
 use crate::sink::batch::Move;
 use crate::sink::postgres::failure::classify;
+use change::event::headers::HeaderName;
 
 /// The keys whose events are parked, by topic. A table without a key is one key, the empty one.
 pub(crate) type ParkedKeys = HashSet<(Arc<str>, Box<[u8]>)>;
@@ -349,10 +351,11 @@ impl ParkedEvents<'_> {
             "WITH freed AS (
                  UPDATE {}.parked SET decision = 'retry'
                  WHERE sink = $1 AND topic = $2 AND NOT halts AND code IS NULL
-                   AND header_values[array_position(header_names, '{OLD_KEY_HEADER}')] = $3
+                   AND header_values[array_position(header_names, '{}')] = $3
                  RETURNING 1)
              SELECT pg_notify('{CHANNEL}', $1) FROM freed LIMIT 1",
-            self.schema
+            self.schema,
+            HeaderName::OLD_KEY.as_str()
         );
         let noted = client.query(&sql, &[&self.sink, &topic, &key]).await;
         noted
@@ -548,7 +551,7 @@ fn read(row: &Row) -> Parked {
         first_failed: row.get(12),
         last_failed: row.get(13),
     });
-    let is_about_table = matches!(record.op(), Some("schema" | "t" | "snapshot"));
+    let is_about_table = record.op().is_some_and(Op::is_about_table);
     Parked {
         record,
         event_id: row.get(4),

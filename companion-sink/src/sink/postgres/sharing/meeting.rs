@@ -1,5 +1,6 @@
 //! Meets the other instances at an event about a whole table: who comes last does it.
 
+use crate::event::Op;
 use std::time::{Duration, Instant};
 
 use crate::config::OnError;
@@ -175,9 +176,11 @@ async fn do_together(
         return Ok(true);
     }
     match reached {
-        Reached::Apart { past } if record.op() == Some("t") => Err(missing_copy(record, past)),
+        Reached::Apart { past } if record.op() == Some(Op::Truncate) => {
+            Err(missing_copy(record, past))
+        }
         // A definition that is followed already is found so.
-        Reached::Apart { .. } if record.op() != Some("schema") => {
+        Reached::Apart { .. } if record.op() != Some(Op::Schema) => {
             tracing::warn!(
                 sink = replica.name,
                 topic = %record.topic,

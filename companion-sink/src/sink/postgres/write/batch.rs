@@ -1,5 +1,6 @@
 //! A batch of rows in a transaction of its own: of each key the last state.
 
+use crate::event::Op;
 use crate::sink::postgres::write::newest_versions;
 
 use crate::error::Result;
@@ -186,7 +187,7 @@ async fn note_chunks(replica: &mut Replica, batch: &Batch, parks: &[Park<'_>]) -
         let mut parks = parks.iter();
         parks.any(|park| std::ptr::eq(park.record, record))
     };
-    let ends = ends.filter(|record| record.op() == Some("snapshot") && !is_apart(record));
+    let ends = ends.filter(|record| record.op() == Some(Op::Snapshot) && !is_apart(record));
     let mut ends: Vec<&Record> = ends.collect();
     // One order for all instances, as of the moves.
     ends.sort_by(|a, b| a.topic.cmp(&b.topic));
