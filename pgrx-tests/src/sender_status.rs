@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use postgres::Client;
 
+use crate::wait::assert_stays;
 use crate::wait_until;
 
 /// How long a state may take: a broker that has to come back, a timeout of the sender.
@@ -64,4 +65,19 @@ pub fn wait_for_state(client: &mut Client, state: &str, code: Option<&str>) -> S
             Err(format!("{seen:?}"))
         }
     })
+}
+
+/// Checks that the sender has a state for a while.
+///
+/// # Panics
+/// When it leaves the state, with what it says then.
+pub fn assert_state_stays(client: &mut Client, state: &str, duration: Duration) {
+    assert_stays(state, duration, || {
+        let seen = SenderStatus::of(client);
+        if seen.state == state {
+            Ok(())
+        } else {
+            Err(format!("{seen:?}"))
+        }
+    });
 }

@@ -1,4 +1,4 @@
-//! Waiting for conditions, never for a time.
+//! Waiting for conditions, never for a time; and looking that nothing happens for a while.
 
 use std::fmt::Debug;
 use std::thread::sleep;
@@ -50,6 +50,25 @@ pub fn wait_until<T, E: std::fmt::Display>(
                 "waited {:.1} s for {what}; seen last: {seen}",
                 timeout.as_secs_f64()
             ),
+        }
+        sleep(POLL_INTERVAL);
+    }
+}
+
+/// Looks again and again for a while: what must not happen has only that long to happen.
+///
+/// # Panics
+/// At once when a look fails, with its error.
+pub fn assert_stays<E: std::fmt::Display>(
+    what: &str,
+    duration: Duration,
+    mut look: impl FnMut() -> Result<(), E>,
+) {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        if let Err(error) = look() {
+            let after = start.elapsed().as_secs_f32();
+            panic!("{what} ended after {after:.1} s: {error}");
         }
         sleep(POLL_INTERVAL);
     }
