@@ -1,6 +1,6 @@
 //! Brings the records of all partitions into the order of the source's commits, up to a position of the sender.
 //!
-//! By the prefix rule (DESIGN section 7) the events of a partition rise in version, later copies aside. What a position says is
+//! By the prefix rule the events of a partition rise in version, later copies aside. What a position says is
 //! complete lies before its ends; so the lowest version among the next records of all partitions is the next one overall, as
 //! soon as every partition has a next record or has been read to its end. Nothing is looked at beyond the position, for of that
 //! a part may be missing.
