@@ -617,8 +617,7 @@ fn what_compaction_has_left_is_enough_for_a_replay() {
     );
     let sink = start(&database, "transaction");
     applied(&database, &sink, &["t"]);
-    // A segment that is written to is not compacted; the next record begins another one.
-    // When that is done is the broker's affair: on a busy machine it takes minutes.
+    // A segment that is written to is not compacted; the next record begins another one. On a busy machine it takes minutes.
     let wait_for_compaction = |source: &mut Client, first: &str, of_key: &str| {
         wait_until("the topic to be compacted", 4 * TIMEOUT, || {
             run(source, &["UPDATE t SET v = v + 1 WHERE id <= 10"]);
