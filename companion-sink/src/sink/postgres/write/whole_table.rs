@@ -56,10 +56,6 @@ impl<'b> Named<'b> {
     }
 }
 
-fn is_about_table(op: Op) -> bool {
-    matches!(op, Op::Schema | Op::Truncate | Op::Snapshot)
-}
-
 /// Whether an event about a whole table is refused whatever comes: the partitions need not wait for each other at it, of which
 /// perhaps only one has a copy.
 pub(crate) fn is_refused_before_it_waits(replica: &Replica, record: &Record) -> bool {
@@ -105,7 +101,7 @@ pub(crate) async fn refused_whole(
     record: &Record,
     headers: &Headers<'_>,
 ) -> Result<Option<Refusal>> {
-    if !is_about_table(headers.op) {
+    if !headers.op.is_about_table() {
         return Ok(None);
     }
     let named = match Named::of(record, headers) {
