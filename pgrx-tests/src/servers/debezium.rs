@@ -149,10 +149,13 @@ impl Debezium {
         let mut client = source.connect("postgres");
         wait_until("Debezium to stream", TIMEOUT, || {
             worker.check_running().unwrap_or_else(|e| panic!("{e}"));
-            let query = "SELECT active FROM pg_replication_slots WHERE slot_name = $1";
+            // An active slot is not enough: it is active while it is made, too, and Debezium takes its first position after
+            // that. What is written in between it does not send.
+            let query = "SELECT FROM pg_stat_replication r JOIN pg_replication_slots s ON s.active_pid = r.pid \
+                         WHERE s.slot_name = $1 AND r.state IN ('catchup', 'streaming')";
             match client.query_opt(query, &[&SLOT]).expect("the slot") {
-                Some(row) if row.get::<_, bool>(0) => Ok(()),
-                _ => Err(worker.log_tail()),
+                Some(_) => Ok(()),
+                None => Err(worker.log_tail()),
             }
         });
         Debezium { worker }
