@@ -53,6 +53,11 @@ pub(super) fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
             .settings
             .is_some_and(|settings| settings.is_compacted)
     });
+    // Of those the newest of each kind is what counts.
+    let compacted: Vec<&str> = compacted
+        .into_iter()
+        .filter(|topic| !change::topic_name::is_control(topic))
+        .collect();
     let small = having(|safety| safety.settings.is_some_and(|settings| settings.is_small));
     let unknown = having(|safety| safety.settings.is_none());
     let mut lines = Vec::new();

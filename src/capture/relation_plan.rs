@@ -149,7 +149,6 @@ impl Plans {
             let mut blob = Vec::new();
             let entry = RelationEntry {
                 oid: 0,
-                schema_hash: 0,
                 schema: "",
                 table: "",
                 topic,
@@ -356,7 +355,6 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         let mut names = Vec::new();
         let mut computed = Vec::new();
         let mut describing = Describing::default();
-        let mut hash = blake3::Hasher::new();
         for attribute in attributes_in_order {
             let form = tuple_attribute(descriptor, attribute);
             let name = name_of(form);
@@ -380,23 +378,12 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
                 Mask::Redact => Masked::Redacted,
                 Mask::Truncate(_) => Masked::Truncated,
             });
-            let mut described = Vec::new();
-            kind.put(&mut described);
-            hash.update(&(name.len() as u32).to_le_bytes());
-            hash.update(name.as_bytes());
-            hash.update(&form.atttypid.to_u32().to_le_bytes());
-            hash.update(&form.atttypmod.to_le_bytes());
-            hash.update(&described);
             if is_virtual(form) {
                 computed.push((attribute, generated(relation, attribute)));
             }
             names.push((name, kind, masked));
             columns.push(PlanColumn { attribute, encode });
         }
-        let digest = hash.finalize();
-        let mut schema_hash = [0; 4];
-        schema_hash.copy_from_slice(&digest.as_bytes()[..4]);
-
         let column_of = |attribute: usize| {
             columns
                 .iter()
@@ -435,7 +422,6 @@ unsafe fn build_plan(id: u64, valid: Rc<Cell<bool>>, trigger: &pg_sys::TriggerDa
         let mut blob = Vec::new();
         let entry = RelationEntry {
             oid: root.to_u32(),
-            schema_hash: u32::from_be_bytes(schema_hash),
             schema,
             table,
             topic: &options.topic,

@@ -27,6 +27,7 @@ pub(super) fn read_settings() -> Result<KafkaSettings, Trouble> {
             retention_min * 60_000
         },
         tombstones: settings::TOMBSTONES.get(),
+        truncates: settings::SKIPPED_OPERATIONS.get() == settings::SkippedOperations::Nothing,
         exactly_once: settings::DELIVERY.get() == settings::Delivery::ExactlyOnce,
         max_event_bytes: (settings::TOPIC_MAX_EVENT_SIZE.get() as usize * 1024)
             .min(MAX_RECORD_BYTES),

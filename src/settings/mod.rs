@@ -20,7 +20,7 @@ pub(crate) use context::{
 pub(crate) use kafka::{BROKERS, KAFKA_CONFIG_FILE, SOURCE_NAME, TOPIC_PREFIX, topic_prefix};
 pub(crate) use sender::{
     DELIVERY, Delivery, HEARTBEAT_INTERVAL, MAX_WAL_BEHIND, OVERSIZE, Oversize, SENDER_MEMORY,
-    TOMBSTONES, WAIT_FOR_STANDBY, WaitForStandby,
+    SKIPPED_OPERATIONS, SkippedOperations, TOMBSTONES, WAIT_FOR_STANDBY, WaitForStandby,
 };
 pub(crate) use snapshot::{SNAPSHOT_CHUNK_ROWS, SNAPSHOT_ROWS_PER_SECOND, SNAPSHOT_WORKERS};
 pub(crate) use text::{raw, text};

@@ -3,6 +3,8 @@
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 pub(crate) static TOMBSTONES: GucSetting<bool> = GucSetting::<bool>::new(true);
+pub(crate) static SKIPPED_OPERATIONS: GucSetting<SkippedOperations> =
+    GucSetting::<SkippedOperations>::new(SkippedOperations::Truncates);
 pub(crate) static DELIVERY: GucSetting<Delivery> =
     GucSetting::<Delivery>::new(Delivery::AtLeastOnce);
 pub(crate) static OVERSIZE: GucSetting<Oversize> = GucSetting::<Oversize>::new(Oversize::Stub);
@@ -22,6 +24,15 @@ pub(crate) enum Oversize {
     Halt,
     #[name = c"stub"]
     Stub,
+}
+
+/// `cdc.skipped_operations`: Debezium's `skipped.operations`, and its default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub(crate) enum SkippedOperations {
+    #[name = c"t"]
+    Truncates,
+    #[name = c"none"]
+    Nothing,
 }
 
 /// `cdc.delivery`.
@@ -53,6 +64,14 @@ pub(super) fn define() {
         c"A null record follows each delete.",
         c"Compacted topics forget a key only by it.",
         &TOMBSTONES,
+        GucContext::Sighup,
+        none,
+    );
+    GucRegistry::define_enum_guc(
+        c"cdc.skipped_operations",
+        c"What is not sent into the topics of tables.",
+        c"t: truncates, which many readers cannot take; the control topic has them all the same. none: nothing.",
+        &SKIPPED_OPERATIONS,
         GucContext::Sighup,
         none,
     );

@@ -60,6 +60,18 @@ pub struct Ends {
     /// Its table is not tracked any more, as far as its events tell.
     #[serde(default, skip_serializing_if = "is_false")]
     pub untracked: bool,
+    /// The newest control event about it; none of a control topic itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<NewestControl>,
+}
+
+/// The newest control event about a topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NewestControl {
+    /// Its version.
+    pub version: String,
+    /// The control topic that has it.
+    pub topic: String,
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -154,7 +166,7 @@ impl Position {
 
     /// Bytes that a topic takes in a record, about.
     fn bytes_of(topic: &str, ends: &Ends) -> usize {
-        topic.len() + ends.topic_id.len() + 120 + 20 * ends.end.len()
+        topic.len() + ends.topic_id.len() + 300 + 20 * ends.end.len()
     }
 
     /// The records that make up this position: of each the topics take about `max_bytes`.
@@ -334,6 +346,7 @@ mod tests {
                     end: vec![120, 98, 133],
                     database: 0,
                     untracked: false,
+                    control: None,
                 },
             )]),
             aside: BTreeMap::new(),

@@ -7,6 +7,20 @@ const MAX_CHARS: usize = 249;
 /// Characters kept of a longer name, before `-xx` and 32 hexadecimal digits of its hash.
 const KEPT_CHARS: usize = 214;
 
+/// What the name of a control topic ends in, behind the topic prefix of its database.
+/// A hyphen, for no default name of a table's topic has the same metric then: they have three parts.
+const CONTROL_SUFFIX: &str = ".cdc-control";
+
+/// The topic of the control events of the database that has this topic prefix.
+pub fn control(prefix: &str) -> String {
+    format!("{prefix}{CONTROL_SUFFIX}")
+}
+
+/// Whether a topic is one of control events.
+pub fn is_control(name: &str) -> bool {
+    name.ends_with(CONTROL_SUFFIX)
+}
+
 /// Joins the escaped parts with dots; a name that Kafka would find too long ends in its hash.
 pub fn join(parts: &[&str]) -> String {
     let name = parts
@@ -77,8 +91,11 @@ pub fn refusal(name: &str) -> Option<&'static str> {
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
     {
         Some("only A-Z, a-z, 0-9, \".\", \"_\" and \"-\" are legal")
-    } else if name.ends_with(".dlq") || name.ends_with(".cdc_positions") {
-        Some("names that end in \".dlq\" or \".cdc_positions\" are pg_cdc's own")
+    } else if [".dlq", ".cdc_positions", CONTROL_SUFFIX]
+        .iter()
+        .any(|own| name.ends_with(own))
+    {
+        Some("names that end in \".dlq\", \".cdc_positions\" or \".cdc-control\" are pg_cdc's own")
     } else if name.starts_with("__") {
         Some("names that begin with \"__\" are Kafka's own")
     } else {

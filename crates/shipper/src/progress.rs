@@ -116,6 +116,7 @@ mod tests {
             end: vec![end],
             database: 0,
             untracked: false,
+            control: None,
         };
         Progress {
             timeline: 1,

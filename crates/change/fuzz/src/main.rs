@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use change::event::commit::Commit;
+use change::event::controls::Controls;
 use change::event::record::Sent;
 use change::event::render_options::RenderOptions;
 use change::event::renderer::Renderer;
@@ -183,7 +184,6 @@ fn body_bytes(random: &mut Random) -> Vec<u8> {
     };
     let relation = Relation {
         oid: 7,
-        schema_hash: 8,
         schema: "public",
         table: "t",
         topic: "shop.public.t",
@@ -291,10 +291,11 @@ fn use_body(bytes: &[u8]) {
         commit_us: 1,
         event_count: 5,
     };
-    let mut renderer = Renderer::new(commit, 1000);
+    let mut renderer = Renderer::new(commit, 1000, Controls::default());
     let circumstances = RenderOptions {
         sent_us: 1,
         tombstones: true,
+        truncates: true,
         session: 1,
         is_snapshot: &|_| true,
         is_withheld: &|topic| topic.len() % 2 == 1,

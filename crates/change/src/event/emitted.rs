@@ -4,7 +4,7 @@ use super::commit::Numbers;
 use super::envelope::RowContext;
 use super::headers::{HeaderName, Headers};
 use super::op::Op;
-use super::record::{Audience, Emit, Event, Stage};
+use super::record::{Destination, Emit, Event, Stage};
 use crate::wal::context::Context;
 use crate::wal::emission::Emission;
 use crate::wire::WireError;
@@ -42,13 +42,12 @@ pub(super) fn emitted<E: From<WireError>>(
     emit(&Event {
         sequence: numbers.sequence(),
         topic: here.relation.topic,
-        audience: Audience::Key,
+        destination: Destination::Topic,
         key: emission.key.map(str::as_bytes),
         value: emission.payload.map(str::as_bytes),
         headers,
         can_shrink: false,
         stage: Stage::Sent,
-        is_last: false,
     })
     .map(drop)
 }

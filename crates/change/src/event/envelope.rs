@@ -7,6 +7,7 @@ use super::headers::{HeaderName, Headers};
 use super::op::Op;
 use super::row_image::{Bounds, put_image, put_marks};
 use super::texts::{BodyTexts, RelationTexts};
+use crate::value::json::put_string;
 use crate::wal::body::Row;
 use crate::wal::image::Value;
 use crate::wal::record::RecordKind;
@@ -21,6 +22,8 @@ pub(super) struct RowContext<'c, 'b> {
     pub(super) row: &'c Row<'b>,
     /// A delete of this row is followed by a tombstone.
     pub(super) tombstone: bool,
+    /// A truncate goes into the table's topic, too.
+    pub(super) truncates: bool,
 }
 
 /// The pieces of one event before it is put together.
@@ -113,14 +116,22 @@ impl Rendered {
         });
         put_marks(out, before_marks, after_marks, crossed);
         if let Some(change) = event.schema_change {
-            out.extend_from_slice(b",\"schema_change\":");
+            // What a definition says stands beside the rest, as in Debezium's schema change topic.
+            out.extend_from_slice(b",\"databaseName\":");
+            put_string(out, &row.texts.database);
+            out.extend_from_slice(b",\"schemaName\":");
+            put_string(out, row.relation.schema);
+            let change = change.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            let change = change.ok_or(WireError::Invalid("schema change"))?;
+            out.push(b',');
             out.extend_from_slice(change.as_bytes());
         }
         out.push(b'}');
         Ok(())
     }
 
-    /// Renders the headers of the newest event. `sub` is 1 for its tombstone.
+    /// Renders the headers of the newest event. `sub` is 1 for its tombstone; a control event has that of the topic `about` which
+    /// it is, among those of its table.
     pub(super) fn put_headers(
         &mut self,
         numbers: &Numbers,
@@ -128,6 +139,7 @@ impl Rendered {
         event: &EventParts<'_>,
         sub: u8,
         sinks: Option<&[u8]>,
+        about: Option<&str>,
     ) {
         let headers = &mut self.headers;
         headers.clear();
@@ -135,7 +147,11 @@ impl Rendered {
         headers.add(HeaderName::VERSION, |out| numbers.put_version(out, sub));
         headers.add_text(HeaderName::OP, event.op.header());
         headers.add_text(HeaderName::TABLE, &row.relation_texts.table);
-        headers.add_text(HeaderName::SCHEMA, &row.relation_texts.schema_hash);
+        if let Some(topic) = about {
+            headers.add_text(HeaderName::TOPIC, topic);
+        } else if let Some(control) = row.relation_texts.controls.of_row(event.op, row.relation) {
+            headers.add_text(HeaderName::CONTROL, control);
+        }
         if let Some(identity) = event.identity {
             headers.add(HeaderName::IDENTITY, |out| out.extend_from_slice(identity));
         }

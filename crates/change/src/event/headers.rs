@@ -16,8 +16,10 @@ impl HeaderName {
     pub const OP: HeaderName = HeaderName(c"cdc.op");
     /// `database.schema.table`, escaped as topics are.
     pub const TABLE: HeaderName = HeaderName(c"cdc.table");
-    /// Hash of the column list.
-    pub const SCHEMA: HeaderName = HeaderName(c"cdc.schema");
+    /// Of a row: the version of the newest control event about its topic; it is left out where there is none.
+    pub const CONTROL: HeaderName = HeaderName(c"cdc.control");
+    /// Of a control event: the table's topic that it is about.
+    pub const TOPIC: HeaderName = HeaderName(c"cdc.topic");
     /// The row's identity, where it is not the record's key.
     pub const IDENTITY: HeaderName = HeaderName(c"cdc.identity");
     /// The event's number in its transaction and how many there are: `3/7`.

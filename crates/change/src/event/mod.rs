@@ -4,6 +4,7 @@
 
 mod audit;
 pub mod commit;
+pub mod controls;
 mod emitted;
 mod envelope;
 pub mod headers;

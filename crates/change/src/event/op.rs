@@ -60,6 +60,14 @@ impl Op {
         }
     }
 
+    /// In the key of a control event.
+    pub const fn control(self) -> &'static str {
+        match self {
+            Op::Truncate => "truncate",
+            other => other.header(),
+        }
+    }
+
     /// Of the header `cdc.op`.
     pub fn parse(header: &str) -> Option<Op> {
         Op::ALL.into_iter().find(|op| op.header() == header)
@@ -70,7 +78,7 @@ impl Op {
         matches!(self, Op::Create | Op::Update | Op::Delete | Op::Read)
     }
 
-    /// Whether it is about the table as a whole: a copy goes to every partition.
+    /// Whether it is about the table as a whole: a control event, which goes to the control topic.
     pub const fn is_about_table(self) -> bool {
         matches!(self, Op::Truncate | Op::Schema | Op::Snapshot)
     }

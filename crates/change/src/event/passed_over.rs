@@ -3,7 +3,7 @@
 use super::commit::Numbers;
 use super::headers::Headers;
 use super::op::Op;
-use super::record::{Audience, Emit, Event, Stage};
+use super::record::{Destination, Emit, Event, Stage};
 use super::render_options::RenderOptions;
 use super::routing::topic_of;
 use super::snapshot_chunk::Snapshots;
@@ -28,8 +28,7 @@ pub(super) fn passes_over<E: From<WireError>>(
         RecordKind::Update => &[own(Op::Update)],
         RecordKind::Insert | RecordKind::KeyCreate => &[own(Op::Create)],
         RecordKind::Delete | RecordKind::KeyDelete => &[own(Op::Delete)],
-        RecordKind::Truncate => &[own(Op::Truncate)],
-        RecordKind::Schema
+        RecordKind::Schema | RecordKind::Truncate
             if (addressed.topics.iter().flatten()).any(|topic| !(options.is_withheld)(topic)) =>
         {
             return Ok(false);
@@ -66,13 +65,12 @@ pub(super) fn passes_over<E: From<WireError>>(
         emit(&Event {
             sequence: numbers.sequence(),
             topic,
-            audience: Audience::Key,
+            destination: Destination::Topic,
             key: None,
             value: Some(&[]),
             headers: &headers,
             can_shrink: false,
             stage: Stage::PassedOver,
-            is_last: false,
         })?;
     }
     Ok(true)

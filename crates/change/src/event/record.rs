@@ -2,13 +2,24 @@
 
 use super::headers::Headers;
 
-/// Who gets an event.
+/// Where an event goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
-    /// The partition of the key.
-    Key,
-    /// Every partition of the topic, with one id: events about the table as a whole.
-    EveryPartition,
+pub enum Destination<'a> {
+    /// The partition of its key, in its topic.
+    Topic,
+    /// The control topic: its topic is that of the table which it is about.
+    Control(ControlEvent<'a>),
+}
+
+/// What the table's topic has to remember of a control event about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ControlEvent<'a> {
+    /// The control topic.
+    pub topic: &'a str,
+    /// The event's version, which the topic's rows name from then on.
+    pub version: &'a str,
+    /// A definition: it is the table's last event.
+    pub is_last: bool,
 }
 
 /// A record for Kafka, borrowed from the renderer until the next one.
@@ -17,7 +28,7 @@ pub struct Event<'a> {
     /// Its number in its transaction, from 1. A delete and its tombstone have the same.
     pub sequence: u64,
     pub topic: &'a str,
-    pub audience: Audience,
+    pub destination: Destination<'a>,
     pub key: Option<&'a [u8]>,
     /// `None` is a tombstone.
     pub value: Option<&'a [u8]>,
@@ -26,8 +37,6 @@ pub struct Event<'a> {
     pub can_shrink: bool,
     /// What is to be done with it.
     pub stage: Stage,
-    /// A definition: it is the table's last event.
-    pub is_last: bool,
 }
 
 /// What is to be done with a record.

@@ -8,6 +8,8 @@ pub struct RenderOptions<'c> {
     pub sent_us: i64,
     /// Adds a tombstone after each delete of a table that allows it.
     pub tombstones: bool,
+    /// Sends truncates into the tables' topics too, as Debezium does without `skipped.operations`.
+    pub truncates: bool,
     /// The sender's session: chunks of another one are rejected.
     pub session: u64,
     /// Whether a snapshot of a table is being made.

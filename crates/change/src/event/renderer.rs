@@ -1,12 +1,13 @@
 //! Renders captured rows as events, one transaction after the other.
 
 use super::commit::{Commit, Numbers};
+use super::controls::Controls;
 use super::emitted::emitted;
 use super::envelope::{EventParts, Rendered, RowContext};
 use super::headers::HeaderName;
 use super::op::Op;
 use super::passed_over::passes_over;
-use super::record::{Audience, Emit, Event, Sent, Stage};
+use super::record::{ControlEvent, Destination, Emit, Event, Sent, Stage};
 use super::render_options::RenderOptions;
 use super::routing::topic_of;
 use super::row_image::{Bounds, SHORTEST_STUB_BYTES};
@@ -14,6 +15,7 @@ use super::row_key::put_key;
 use super::snapshot_chunk::{ChunkEvent, Judged, Snapshots};
 use super::snapshot_window::TableId;
 use super::texts::BodyTexts;
+use crate::value::json::put_string;
 use crate::wal::body::Body;
 use crate::wal::emission::Emission;
 use crate::wal::image::{Value, read_image, read_new_image};
@@ -27,15 +29,13 @@ const KEPT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// Images that are longer than this are looked at before they are rendered: a few bytes can become many times as much (a
 /// `numeric` of 131072 digits has 8).
 const LOOKED_AT_BYTES: usize = 4096;
-const TRUNCATE_KEY: &[u8] = br#"{"__cdc":"truncate"}"#;
-const SNAPSHOT_KEY: &[u8] = br#"{"__cdc":"snapshot"}"#;
-const SCHEMA_KEY: &[u8] = br#"{"__cdc":"schema"}"#;
 
 /// Renders the rows of one transaction after the other.
 #[derive(Debug)]
 pub struct Renderer {
     numbers: Numbers,
     snapshots: Snapshots,
+    controls: Controls,
     buffers: Buffers,
 }
 
@@ -57,12 +57,13 @@ struct Images<'a> {
 }
 
 impl Renderer {
-    /// Begins with the first event of `commit`. Changes of tables of which a snapshot is being made take
-    /// `max_window_bytes` at most.
-    pub fn new(commit: Commit, max_window_bytes: usize) -> Renderer {
+    /// Begins with the first event of `commit`; `controls` were sent before. Changes of tables of which a snapshot is being
+    /// made take `max_window_bytes` at most.
+    pub fn new(commit: Commit, max_window_bytes: usize, controls: Controls) -> Renderer {
         Renderer {
             numbers: Numbers::new(commit),
             snapshots: Snapshots::new(max_window_bytes),
+            controls,
             buffers: Buffers::default(),
         }
     }
@@ -120,13 +121,15 @@ impl Renderer {
                 continue;
             }
             let is_chunk = self.snapshots.is_chunk();
-            texts.prepare(self.numbers.commit(), is_chunk, body, &row, options)?;
+            let commit = self.numbers.commit();
+            texts.prepare(commit, is_chunk, body, &row, options, &self.controls)?;
             let relation = body.relation(row.relation)?;
             let here = RowContext {
                 texts: &texts,
                 relation,
                 relation_texts: texts.relation(row.relation)?,
                 row: &row,
+                truncates: options.truncates,
                 // In a topic of deletes alone a tombstone would only let compaction drop them.
                 tombstone: options.tombstones
                     && relation.tombstones
@@ -187,7 +190,7 @@ impl Renderer {
             }
             RecordKind::Truncate => {
                 self.touch(here, None);
-                let event = EventParts::of(Op::Truncate, Some(TRUNCATE_KEY));
+                let event = EventParts::of(Op::Truncate, None);
                 self.event(here, &mut buffers.rendered, &event, emit)
             }
             RecordKind::Schema => {
@@ -195,7 +198,7 @@ impl Renderer {
                     .map_err(|_| WireError::Invalid("schema change"))?;
                 let event = EventParts {
                     schema_change: Some(change),
-                    ..EventParts::of(Op::Schema, Some(SCHEMA_KEY))
+                    ..EventParts::of(Op::Schema, None)
                 };
                 self.event(here, &mut buffers.rendered, &event, emit)
             }
@@ -239,7 +242,7 @@ impl Renderer {
         }
     }
 
-    /// The event before or behind a chunk's rows, in every partition.
+    /// The event before or behind a chunk's rows.
     fn chunk_event<E: From<WireError>>(
         &mut self,
         here: &RowContext<'_, '_>,
@@ -253,7 +256,7 @@ impl Renderer {
         };
         let event = EventParts {
             snapshot: Some(&text),
-            ..EventParts::of(Op::Snapshot, Some(SNAPSHOT_KEY))
+            ..EventParts::of(Op::Snapshot, None)
         };
         self.event(here, &mut buffers.rendered, &event, emit)
     }
@@ -362,53 +365,114 @@ impl Renderer {
         stage: Stage,
         emit: &mut Emit<'_, E>,
     ) -> Result<Sent, E> {
+        let Relation { topic, topics, .. } = *here.relation;
+        let (topic, destination) = match event.op.is_about_table() {
+            false => (topic_of(topic, topics, event.op), Destination::Topic),
+            true => (
+                topic,
+                Destination::Control(ControlEvent {
+                    topic: &here.texts.control_topic,
+                    version: "",
+                    is_last: false,
+                }),
+            ),
+        };
         emit(&Event {
             sequence: self.numbers.sequence(),
-            topic: topic_of(here.relation.topic, here.relation.topics, event.op),
-            audience: audience(event.op),
+            topic,
+            destination,
             key: event.key,
             value: Some(&[]),
             headers: &rendered.headers,
             can_shrink: false,
             stage,
-            is_last: false,
         })
     }
 
     fn send<E: From<WireError>>(
-        &self,
+        &mut self,
         here: &RowContext<'_, '_>,
         rendered: &mut Rendered,
         event: &EventParts<'_>,
         longest: usize,
         emit: &mut Emit<'_, E>,
     ) -> Result<Sent, E> {
-        rendered.put_headers(&self.numbers, here, event, 0, self.snapshots.sinks());
-        let mut send = |topic| {
-            emit(&Event {
-                sequence: self.numbers.sequence(),
-                topic,
-                audience: audience(event.op),
-                key: event.key,
-                value: Some(&rendered.value),
-                headers: &rendered.headers,
-                can_shrink: (event.before.is_some() || event.after.is_some())
-                    && longest >= SHORTEST_STUB_BYTES,
-                stage: Stage::Sent,
-                is_last: event.schema_change.is_some_and(ends_the_table),
-            })
-        };
-        let topics = &here.relation.topics;
-        let sent = send(topic_of(here.relation.topic, *topics, event.op))?;
+        let Relation { topic, topics, .. } = *here.relation;
+        if event.op.is_about_table() {
+            return self.send_control(here, rendered, event, emit);
+        }
+        let sinks = self.snapshots.sinks();
+        rendered.put_headers(&self.numbers, here, event, 0, sinks, None);
+        emit(&Event {
+            sequence: self.numbers.sequence(),
+            topic: topic_of(topic, topics, event.op),
+            destination: Destination::Topic,
+            key: event.key,
+            value: Some(&rendered.value),
+            headers: &rendered.headers,
+            can_shrink: (event.before.is_some() || event.after.is_some())
+                && longest >= SHORTEST_STUB_BYTES,
+            stage: Stage::Sent,
+        })
+    }
+
+    /// Sends a control event: one about each of the table's topics where it is a definition, so that who reads only one of them
+    /// learns its columns, else about the table's own. A truncate goes into the topic that truncates have, too.
+    fn send_control<E: From<WireError>>(
+        &mut self,
+        here: &RowContext<'_, '_>,
+        rendered: &mut Rendered,
+        event: &EventParts<'_>,
+        emit: &mut Emit<'_, E>,
+    ) -> Result<Sent, E> {
+        let Relation { topic, topics, .. } = *here.relation;
+        let is_last = event.schema_change.is_some_and(ends_the_table);
+        let mut about = vec![topic];
         if event.op == Op::Schema {
-            // Whoever reads only one of the table's topics learns its columns as well.
-            for (index, topic) in topics.iter().enumerate() {
-                if let Some(topic) = topic.filter(|topic| !topics[..index].contains(&Some(topic))) {
-                    send(topic)?;
+            for own in topics.into_iter().flatten() {
+                if !about.contains(&own) {
+                    about.push(own);
                 }
             }
         }
-        Ok(sent)
+        for (sub, topic) in (0..).zip(about) {
+            let mut version = Vec::new();
+            self.numbers.put_version(&mut version, sub);
+            let version = String::from_utf8_lossy(&version);
+            let key = control_key(topic, event.op);
+            let sinks = self.snapshots.sinks();
+            rendered.put_headers(&self.numbers, here, event, sub, sinks, Some(topic));
+            emit(&Event {
+                sequence: self.numbers.sequence(),
+                topic,
+                destination: Destination::Control(ControlEvent {
+                    topic: &here.texts.control_topic,
+                    version: &version,
+                    is_last,
+                }),
+                key: Some(&key),
+                value: Some(&rendered.value),
+                headers: &rendered.headers,
+                can_shrink: false,
+                stage: Stage::Sent,
+            })?;
+            self.controls.note(topic, &version);
+        }
+        let own = topics[3].or(here.truncates.then_some(topic));
+        if let (Op::Truncate, Some(topic)) = (event.op, own) {
+            rendered.put_headers(&self.numbers, here, event, 0, None, None);
+            emit(&Event {
+                sequence: self.numbers.sequence(),
+                topic,
+                destination: Destination::Topic,
+                key: None,
+                value: Some(&rendered.value),
+                headers: &rendered.headers,
+                can_shrink: false,
+                stage: Stage::Sent,
+            })?;
+        }
+        Ok(Sent::Taken)
     }
 
     /// The null record after a delete, so that compaction can forget the key.
@@ -423,28 +487,30 @@ impl Renderer {
             identity: delete.identity,
             ..EventParts::of(Op::Tombstone, delete.key)
         };
-        rendered.put_headers(&self.numbers, here, &event, 1, self.snapshots.sinks());
+        let sinks = self.snapshots.sinks();
+        rendered.put_headers(&self.numbers, here, &event, 1, sinks, None);
         emit(&Event {
             sequence: self.numbers.sequence(),
             topic: topic_of(here.relation.topic, here.relation.topics, event.op),
-            audience: Audience::Key,
+            destination: Destination::Topic,
             key: event.key,
             value: None,
             headers: &rendered.headers,
             can_shrink: false,
             stage: Stage::Sent,
-            is_last: false,
         })
         .map(drop)
     }
 }
 
-/// Who gets an event.
-fn audience(op: Op) -> Audience {
-    match op.is_about_table() {
-        true => Audience::EveryPartition,
-        false => Audience::Key,
-    }
+/// Compaction keeps the newest of each kind about each topic.
+fn control_key(topic: &str, op: Op) -> Vec<u8> {
+    let mut key = b"{\"topic\":".to_vec();
+    put_string(&mut key, topic);
+    key.extend_from_slice(b",\"event\":");
+    put_string(&mut key, op.control());
+    key.push(b'}');
+    key
 }
 
 /// Whether a definition is the last that is told of a table.

@@ -2,6 +2,7 @@
 
 use super::audit::{put_audit, traceparent};
 use super::commit::Commit;
+use super::controls::{Controls, RelationControls};
 use super::render_options::RenderOptions;
 use crate::topic_name;
 use crate::value::datetime::EPOCH_US;
@@ -24,6 +25,9 @@ pub(super) struct BodyTexts {
     /// Name of the replication origin in the same context, or `null`.
     pub(super) origin: Vec<u8>,
     pub(super) traceparent: Option<String>,
+    /// The database's name, and the topic of its control events.
+    pub(super) database: String,
+    pub(super) control_topic: String,
 }
 
 /// Texts of a relation in a body.
@@ -32,8 +36,8 @@ pub(super) struct RelationTexts {
     pub(super) source: Vec<u8>,
     /// The header `cdc.table`.
     pub(super) table: String,
-    /// The header `cdc.schema`.
-    pub(super) schema_hash: String,
+    /// The header `cdc.control` of its rows.
+    pub(super) controls: RelationControls,
     /// `"name":` of each column.
     pub(super) columns: Vec<Vec<u8>>,
     /// Its changes must be remembered, for a snapshot of it is being made.
@@ -50,6 +54,8 @@ impl BodyTexts {
             audit_of: None,
             origin: Vec::new(),
             traceparent: None,
+            database: body.database.to_owned(),
+            control_topic: topic_name::control(body.prefix),
         }
     }
 
@@ -62,17 +68,24 @@ impl BodyTexts {
         body: &Body<'_>,
         row: &Row<'_>,
         options: &RenderOptions<'_>,
+        controls: &Controls,
     ) -> Result<(), WireError> {
-        if self.relations[row.relation].is_none() {
-            let relation = body.relation(row.relation)?;
-            self.relations[row.relation] = Some(RelationTexts {
-                source: source(commit, is_chunk, body, relation),
-                table: topic_name::join(&[body.database, relation.schema, relation.table]),
-                schema_hash: format!("{:08x}", relation.schema_hash),
-                columns: relation.columns.iter().map(column_name).collect(),
-                is_snapshot: !is_chunk
-                    && (options.is_snapshot)((commit.database_oid, relation.oid)),
-            });
+        match &mut self.relations[row.relation] {
+            Some(texts) if !texts.controls.is_outdated(controls) => {}
+            Some(texts) => {
+                texts.controls = RelationControls::of(body.relation(row.relation)?, controls);
+            }
+            unknown => {
+                let relation = body.relation(row.relation)?;
+                *unknown = Some(RelationTexts {
+                    source: source(commit, is_chunk, body, relation),
+                    table: topic_name::join(&[body.database, relation.schema, relation.table]),
+                    controls: RelationControls::of(relation, controls),
+                    columns: relation.columns.iter().map(column_name).collect(),
+                    is_snapshot: !is_chunk
+                        && (options.is_snapshot)((commit.database_oid, relation.oid)),
+                });
+            }
         }
         let audit_of = (row.state.context, row.state.statement_us);
         if self.audit_of != Some(audit_of) {

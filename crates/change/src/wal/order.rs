@@ -368,7 +368,6 @@ mod tests {
                 };
                 let relation = Relation {
                     oid: 1,
-                    schema_hash: 2,
                     schema: "s",
                     table: "t",
                     topic: "d.s.t",

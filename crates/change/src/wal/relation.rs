@@ -37,8 +37,6 @@ impl Masked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation<'a> {
     pub oid: u32,
-    /// First four bytes of the hash of the column list: changes with every change of names, types or order.
-    pub schema_hash: u32,
     pub schema: &'a str,
     pub table: &'a str,
     pub topic: &'a str,
@@ -58,7 +56,6 @@ impl Relation<'_> {
     pub fn put(&self, out: &mut Vec<u8>) {
         let mut blob = Vec::with_capacity(64 + self.columns.len() * 16);
         blob.extend_from_slice(&self.oid.to_le_bytes());
-        blob.extend_from_slice(&self.schema_hash.to_le_bytes());
         blob.push(u8::from(self.tombstones));
         for text in [self.schema, self.table, self.topic] {
             put_bytes(&mut blob, text.as_bytes());
@@ -113,7 +110,6 @@ pub fn relation_of(entry: &[u8]) -> Result<Relation<'_>, WireError> {
 #[derive(Debug, Clone, Copy)]
 pub struct Addressed<'a> {
     pub oid: u32,
-    schema_hash: u32,
     tombstones: bool,
     schema: &'a str,
     table: &'a str,
@@ -124,7 +120,6 @@ pub struct Addressed<'a> {
 pub(super) fn read_addressed<'a>(cursor: &mut Cursor<'a>) -> Result<Addressed<'a>, WireError> {
     Ok(Addressed {
         oid: cursor.u32()?,
-        schema_hash: cursor.u32()?,
         tombstones: cursor.u8()? != 0,
         schema: cursor.text()?,
         table: cursor.text()?,
@@ -142,7 +137,6 @@ pub(super) fn read_relation(blob: &[u8]) -> Result<Relation<'_>, WireError> {
     let mut cursor = Cursor::new(blob);
     let Addressed {
         oid,
-        schema_hash,
         tombstones,
         schema,
         table,
@@ -165,7 +159,6 @@ pub(super) fn read_relation(blob: &[u8]) -> Result<Relation<'_>, WireError> {
     };
     Ok(Relation {
         oid,
-        schema_hash,
         schema,
         table,
         topic,

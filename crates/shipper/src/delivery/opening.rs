@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use change::position::Ends;
+use change::topic_name;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::broker::Broker;
@@ -39,7 +40,8 @@ pub(super) fn open<B: Broker>(
     known: &Known,
     name: &str,
 ) -> Result<Opened, Stop> {
-    if let Some(reason) = change::topic_name::refusal(name) {
+    let refusal = topic_name::refusal(name);
+    if let Some(reason) = refusal.filter(|_| !topic_name::is_control(name)) {
         let why = format!("as a topic of pg_cdc {reason}");
         return Ok(Opened::Unusable(aside::refused_name(name, &why)));
     }
@@ -78,22 +80,41 @@ pub(super) fn open<B: Broker>(
         },
         database,
         untracked: false,
+        control: ends.and_then(|ends| ends.control.clone()),
     };
     Ok(Opened::Topic(out.add_topic(topic, counter)))
 }
 
 /// How a topic of events is made. One that was there and is not is not made again in silence.
-fn design(settings: &KafkaSettings, was_there: bool) -> Design {
+fn design(settings: &KafkaSettings, was_there: bool, name: &str) -> Design {
+    let is_control = topic_name::is_control(name);
+    let mut configs = match is_control {
+        false => vec![
+            (c"cleanup.policy", "delete".to_owned()),
+            (c"retention.ms", settings.retention_ms.to_string()),
+        ],
+        // The newest definition stays as long as its table does; what came before it, as long as rows may be there that need it.
+        true => vec![
+            (c"cleanup.policy", "compact".to_owned()),
+            (c"min.compaction.lag.ms", compaction_lag_ms(settings.retention_ms).to_string()),
+        ],
+    };
+    configs.push((MAX_MESSAGE_BYTES, settings.max_event_bytes.to_string()));
     Design {
         usage: Use::Events,
         create: settings.create_topics && !was_there,
-        partitions: settings.partitions,
+        partitions: if is_control { 1 } else { settings.partitions },
         replication_factor: settings.replication_factor,
-        configs: vec![
-            (c"cleanup.policy", "delete".to_owned()),
-            (c"retention.ms", settings.retention_ms.to_string()),
-            (MAX_MESSAGE_BYTES, settings.max_event_bytes.to_string()),
-        ],
+        configs,
+    }
+}
+
+/// Kafka deletes a segment when its newest record is as old as the retention says: its oldest may be twice as old.
+fn compaction_lag_ms(retention_ms: i64) -> i64 {
+    match retention_ms {
+        // For ever.
+        ..0 => i64::MAX,
+        _ => retention_ms.saturating_mul(2),
     }
 }
 
@@ -106,7 +127,7 @@ fn describe<B: Broker>(
 ) -> Result<Result<Described, Trouble>, Stop> {
     let session = out.session();
     let (settings, board) = (&session.settings, &session.board);
-    let design = design(settings, was_there);
+    let design = design(settings, was_there, name);
     let began = Instant::now();
     let described = loop {
         match out.broker().ensure_topic(name, &design) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use change::event::commit::Commit;
-use change::event::record::Event;
+use change::event::record::{ControlEvent, Event};
 use change::event::snapshot_chunk::Judged;
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -185,6 +185,14 @@ impl<'a, B: Broker> Outgoing<'a, B> {
         index
     }
 
+    /// A control event about a topic was produced.
+    pub(super) fn note_control(&mut self, topic: &str, control: ControlEvent<'_>) {
+        if let Some(index) = self.topics.index_of(topic) {
+            self.topics.set_control(index, control);
+            lock(&self.deliveries).mark_changed(index);
+        }
+    }
+
     /// Produces a record of the transaction at hand.
     #[inline]
     pub(super) fn produce(
@@ -192,7 +200,6 @@ impl<'a, B: Broker> Outgoing<'a, B> {
         event: &Event<'_>,
         topic: usize,
         partition: i32,
-        is_first_copy: bool,
     ) -> Result<(), Stop> {
         if let Some(exact) = &mut self.exact
             && let Err(error) = exact.begin(&mut self.broker)
@@ -212,7 +219,7 @@ impl<'a, B: Broker> Outgoing<'a, B> {
         let tag = DeliveryTag {
             transaction: self.begun - 1,
             topic,
-            counts: is_first_copy && event.value.is_some(),
+            counts: event.value.is_some(),
         };
         loop {
             match self.broker.produce(event, topic, partition, tag.to_word()) {

@@ -1,9 +1,10 @@
-//! Where an event goes: to the partition of its key, to every partition, or nowhere.
+//! Where an event goes: to the partition of its key, into the control topic, or nowhere.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use change::event::record::{Audience, Event, Sent, Stage};
+use change::event::controls::Controls;
+use change::event::record::{Destination, Event, Sent, Stage};
 use change::event::snapshot_chunk::Judged;
 use change::partition::partition_of;
 
@@ -22,6 +23,9 @@ const UNSENT_ROOM: Sent = Sent::Room {
     limit_bytes: 1024 * 1024,
     stubs: true,
 };
+
+/// All control events are in one partition, in one order.
+const CONTROL_PARTITION: i32 = 0;
 
 /// Takes the events of one transaction after the other.
 pub(super) struct Router<'a, B> {
@@ -64,6 +68,16 @@ impl<'a, B: Broker> Router<'a, B> {
         self.known = known;
     }
 
+    /// The newest control events about topics, as the position has them.
+    pub(super) fn controls(&self) -> Controls {
+        let ends = self.known.ends.iter();
+        let newest = ends.filter_map(|(topic, ends)| {
+            let control = ends.control.as_ref()?;
+            Some((topic.clone(), control.version.clone()))
+        });
+        Controls::new(newest.collect())
+    }
+
     /// A transaction begins.
     pub(super) fn begin(&mut self, beginning: &Beginning) {
         self.left_out = match self.known.part {
@@ -88,21 +102,35 @@ impl<'a, B: Broker> Router<'a, B> {
             });
         }
         self.out.begin_event(event.sequence)?;
-        let reason = self.withheld.reason(event.topic, self.out.commit_lsn());
-        if let Some(reason) = reason {
-            return Ok(self.withhold(event, reason));
-        }
-        let topic = match self.out.topics().index_of(event.topic) {
-            Some(topic) => topic,
-            None => match opening::open(&mut self.out, &self.known, event.topic)? {
-                Opened::Topic(topic) => topic,
-                Opened::Unusable(trouble) => {
-                    self.put_aside(event.topic, trouble)?;
-                    return Ok(self.withhold(event, Reason::PutAside));
-                }
-            },
+        let topic = match self.open(event.topic)? {
+            Ok(topic) => topic,
+            Err(reason) => return Ok(self.withhold(event, reason)),
         };
-        self.send_into(event, topic)
+        match event.destination {
+            Destination::Topic => self.send_into(event, topic),
+            // The table's topic is there before anything is said of it, and what is not sent into it is not sent of it.
+            Destination::Control(control) => match self.open(control.topic)? {
+                Ok(control) => self.send_into(event, control),
+                Err(reason) => Ok(self.withhold(event, reason)),
+            },
+        }
+    }
+
+    /// Opens a topic, if it is not open; why nothing is sent into it.
+    fn open(&mut self, name: &str) -> Result<Result<usize, Reason>, Stop> {
+        if let Some(reason) = self.withheld.reason(name, self.out.commit_lsn()) {
+            return Ok(Err(reason));
+        }
+        if let Some(topic) = self.out.topics().index_of(name) {
+            return Ok(Ok(topic));
+        }
+        match opening::open(&mut self.out, &self.known, name)? {
+            Opened::Topic(topic) => Ok(Ok(topic)),
+            Opened::Unusable(trouble) => {
+                self.put_aside(name, trouble)?;
+                Ok(Err(Reason::PutAside))
+            }
+        }
     }
 
     /// Sends an event into an open topic, if it is not too large for it.
@@ -131,18 +159,16 @@ impl<'a, B: Broker> Router<'a, B> {
                 return Ok(self.withhold(event, Reason::PutAside));
             }
         }
-        match event.audience {
-            Audience::Key => {
+        match event.destination {
+            Destination::Topic => {
                 let partition = partition_of(event.key, partitions);
-                self.out.produce(event, index, partition, true)
+                self.out.produce(event, index, partition)?;
             }
-            Audience::EveryPartition => {
-                self.out.topics().set_untracked(index, event.is_last);
-                (0..partitions).try_for_each(|partition| {
-                    self.out.produce(event, index, partition, partition == 0)
-                })
+            Destination::Control(control) => {
+                self.out.produce(event, index, CONTROL_PARTITION)?;
+                self.out.note_control(event.topic, control);
             }
-        }?;
+        }
         Ok(Sent::Taken)
     }
 

@@ -164,7 +164,8 @@ impl<'a, B: Broker> Shipper<'a, B> {
             Some(renderer) => renderer.begin(commit),
             None => {
                 let window_bytes = self.session.settings.memory_bytes / 4;
-                self.renderer = Some(Renderer::new(commit, window_bytes));
+                let controls = self.router.controls();
+                self.renderer = Some(Renderer::new(commit, window_bytes, controls));
             }
         }
         self.router.begin(beginning);
@@ -181,6 +182,7 @@ impl<'a, B: Broker> Shipper<'a, B> {
         let circumstances = RenderOptions {
             sent_us: unix_us(),
             tombstones: session.settings.tombstones,
+            truncates: session.settings.truncates,
             session: session.number,
             is_snapshot: &|table| snapshots.is_snapshot(table),
             is_withheld: &|topic| withheld.reason(topic, commit_lsn).is_some(),

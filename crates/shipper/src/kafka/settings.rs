@@ -30,6 +30,8 @@ pub struct KafkaSettings {
     /// Milliseconds, -1 for ever.
     pub retention_ms: i64,
     pub tombstones: bool,
+    /// `cdc.skipped_operations = none`
+    pub truncates: bool,
     /// `cdc.delivery = exactly_once`
     pub exactly_once: bool,
     /// `cdc.oversize = stub`

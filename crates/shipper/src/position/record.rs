@@ -200,6 +200,7 @@ impl<'a> RecordMaker<'a> {
                         .zip(&newer.end)
                         .for_each(|(end, newer)| *end = (*end).max(*newer));
                     (known.database, known.untracked) = (newer.database, newer.untracked);
+                    known.control.clone_from(&newer.control);
                 }
                 None => {
                     self.ends.insert(topic.clone(), newer.clone());

@@ -25,7 +25,6 @@ const COMMIT: Commit = Commit {
 fn relation<'a>(topic: &'a str, kind: Kind) -> Relation<'a> {
     Relation {
         oid: topic.len() as u32,
-        schema_hash: 1,
         schema: "s",
         table: "t",
         topic,
@@ -77,10 +76,11 @@ fn body(relations: &[Relation<'_>], rows: &[(RecordKind, usize, &[u8])]) -> Vec<
 type Seen = (u64, String, Stage, Vec<u8>);
 
 fn render(bytes: &[u8], withheld: &str) -> (Result<(), WireError>, Vec<Seen>) {
-    let mut renderer = Renderer::new(COMMIT, 1000);
+    let mut renderer = Renderer::new(COMMIT, 1000, Controls::default());
     let circumstances = RenderOptions {
         sent_us: 1,
         tombstones: false,
+        truncates: false,
         session: 1,
         is_snapshot: &|_| false,
         is_withheld: &|topic| topic == withheld,
@@ -172,4 +172,111 @@ fn a_key_that_becomes_many_times_as_long_has_its_digest() {
     expected.push(b'}');
     let (.., key) = events.last().unwrap();
     assert_eq!(*key, expected);
+}
+
+/// Topic, where it goes and the version in that, the header of the newest control event, and the key.
+fn sent_with_controls(bytes: &[u8], truncates: bool) -> Vec<(String, String, String, String)> {
+    let known = [("t".to_owned(), "before".to_owned())];
+    let mut renderer = Renderer::new(COMMIT, 1000, Controls::new(known.into()));
+    let circumstances = RenderOptions {
+        sent_us: 1,
+        tombstones: true,
+        truncates,
+        session: 1,
+        is_snapshot: &|_| false,
+        is_withheld: &|_| false,
+    };
+    let mut events = Vec::new();
+    let body = Body::parse(bytes).unwrap();
+    let done = renderer.render::<WireError>(&body, &circumstances, &mut |event| {
+        let header = |name: HeaderName| {
+            let mut headers = event.headers.iter();
+            let found = headers.find(|(known, _)| *known == name.c_str());
+            found.map_or(String::new(), |(_, value)| {
+                String::from_utf8(value.to_vec()).unwrap()
+            })
+        };
+        let to = match event.destination {
+            Destination::Topic => String::new(),
+            Destination::Control(control) => {
+                assert_eq!(header(HeaderName::TOPIC), event.topic);
+                assert_eq!(header(HeaderName::VERSION), control.version);
+                format!("{} {}", control.topic, &control.version[31..])
+            }
+        };
+        let key = String::from_utf8(event.key.unwrap_or_default().to_vec()).unwrap();
+        let control = header(HeaderName::CONTROL);
+        let control = control.get(31..).unwrap_or(&control).to_owned();
+        events.push((event.topic.to_owned(), to, control, key));
+        Ok(Sent::Taken)
+    });
+    assert_eq!(done, Ok(()));
+    events
+}
+
+#[test]
+fn rows_name_the_newest_control_event_about_their_topic() {
+    let row = {
+        let mut image = Vec::new();
+        begin_image(&mut image, 1, Bitmaps::default());
+        image.extend_from_slice(&7i32.to_le_bytes());
+        image
+    };
+    let mut table = relation("t", Kind::Int4);
+    table.topics[2] = Some("deletes");
+    let bytes = body(
+        &[table],
+        &[
+            (RecordKind::Insert, 0, &row),
+            (RecordKind::Delete, 0, &row),
+            (RecordKind::Schema, 0, b"{\"type\":\"ALTER\"}"),
+            (RecordKind::Insert, 0, &row),
+            (RecordKind::Delete, 0, &row),
+            (RecordKind::Truncate, 0, b""),
+            (RecordKind::Insert, 0, &row),
+            (RecordKind::Delete, 0, &row),
+        ],
+    );
+    let key = "{\"c\":7}";
+    let of = |topic: &str, to: &str, control: &str, key: &str| {
+        (
+            topic.to_owned(),
+            to.to_owned(),
+            control.to_owned(),
+            key.to_owned(),
+        )
+    };
+    let expected = |truncate: Option<(String, String, String, String)>| {
+        let mut events = vec![
+            of("t", "", "before", key),
+            of("deletes", "", "", key),
+            of(
+                "t",
+                "d.cdc-control 0000000003-00",
+                "",
+                "{\"topic\":\"t\",\"event\":\"schema\"}",
+            ),
+            of(
+                "deletes",
+                "d.cdc-control 0000000003-01",
+                "",
+                "{\"topic\":\"deletes\",\"event\":\"schema\"}",
+            ),
+            of("t", "", "0000000003-00", key),
+            of("deletes", "", "0000000003-01", key),
+            of(
+                "t",
+                "d.cdc-control 0000000006-00",
+                "",
+                "{\"topic\":\"t\",\"event\":\"truncate\"}",
+            ),
+        ];
+        events.extend(truncate);
+        events.push(of("t", "", "0000000006-00", key));
+        events.push(of("deletes", "", "0000000003-01", key));
+        events
+    };
+    assert_eq!(sent_with_controls(&bytes, false), expected(None));
+    let truncate = of("t", "", "0000000003-00", "");
+    assert_eq!(sent_with_controls(&bytes, true), expected(Some(truncate)));
 }

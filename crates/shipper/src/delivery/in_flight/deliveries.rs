@@ -278,8 +278,9 @@ impl Deliveries {
         self.unacknowledged_bytes -= bytes;
     }
 
+    /// The next progress tells of this topic.
     #[inline]
-    fn mark_changed(&mut self, topic: usize) {
+    pub(in crate::delivery) fn mark_changed(&mut self, topic: usize) {
         if !std::mem::replace(&mut self.is_changed[topic], true) {
             self.changed.push(topic);
         }

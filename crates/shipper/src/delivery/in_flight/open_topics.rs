@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use change::position::{Ends, Events};
+use change::event::record::ControlEvent;
+use change::position::{Ends, Events, NewestControl};
 
 use super::deliveries::{Deliveries, InFlight};
 use crate::delivery::failed_delivery::TopicLimit;
@@ -18,6 +19,8 @@ pub(in crate::delivery) struct OpenTopic {
     pub(in crate::delivery) database: u32,
     /// Its newest definition said that it is the last.
     pub(in crate::delivery) untracked: bool,
+    /// The newest control event about it.
+    pub(in crate::delivery) control: Option<NewestControl>,
 }
 
 /// All of them, numbered as they were opened.
@@ -51,10 +54,14 @@ impl OpenTopics {
         self.get(index).map_or("", |topic| &topic.name)
     }
 
-    /// Notes whether a topic's newest definition is its last.
-    pub(in crate::delivery) fn set_untracked(&mut self, index: usize, untracked: bool) {
+    /// Notes the newest control event about a topic.
+    pub(in crate::delivery) fn set_control(&mut self, index: usize, control: ControlEvent<'_>) {
         if let Some(topic) = self.topics.get_mut(index) {
-            topic.untracked = untracked;
+            topic.untracked = control.is_last;
+            topic.control = Some(NewestControl {
+                version: control.version.to_owned(),
+                topic: control.topic.to_owned(),
+            });
         }
     }
 
@@ -95,6 +102,7 @@ impl OpenTopics {
                 end: deliveries.ends(index),
                 database: topic.database,
                 untracked: topic.untracked,
+                control: topic.control.clone(),
             };
             (topic.name.clone(), ends)
         });

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use change::event::headers::Headers;
-use change::event::record::{Audience, Event, Stage};
+use change::event::record::{Destination, Event, Stage};
 use change::mac_key::MacKey;
 
 use super::chance::Chance;
@@ -117,6 +117,7 @@ impl Sender {
                 replication_factor: 3,
                 retention_ms: -1,
                 tombstones: false,
+                truncates: false,
                 exactly_once: self.exactly_once,
                 stubs: true,
                 max_event_bytes: 1_000_000,
@@ -237,13 +238,12 @@ impl Sender {
                 router.send(&Event {
                     sequence,
                     topic: &topic_name(change.topic),
-                    audience: Audience::Key,
+                    destination: Destination::Topic,
                     key: Some(&[change.key]),
                     value: Some(&value),
                     headers: &Headers::default(),
                     can_shrink: false,
                     stage: Stage::Sent,
-                    is_last: false,
                 })?;
                 self.meanwhile(session, router, position)?;
             }
