@@ -1,9 +1,10 @@
 //! Names and patterns of topics and tables, in which `*` stands for any text.
 
-/// Whether a sink with these patterns follows `topic`: `*` stands for any text; dead letters and positions never.
+/// Whether a sink with these patterns follows `topic`: `*` stands for any text; dead letters, positions and control events never.
 pub(crate) fn follows(patterns: &[String], topic: &str) -> bool {
     !topic.ends_with(".dlq")
         && !topic.ends_with(".cdc_positions")
+        && !change::topic_name::is_control(topic)
         && !topic.starts_with("__")
         && patterns.iter().any(|pattern| matches(pattern, topic))
 }

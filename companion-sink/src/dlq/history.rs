@@ -11,7 +11,7 @@ use crate::rejected::parked_event::{Action, Decider, Decision, Holds, Parked};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::parked::store::ParkedEvents;
-use crate::sink::mongo_history::tables::schemas::stored_expressions;
+use crate::sink::mongo_history::tables::schemas::expressions_at;
 
 /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason. Without their values.
 pub(crate) async fn refused(
@@ -70,13 +70,11 @@ pub(crate) async fn body(events: &ParkedEvents, event_id: &str) -> Result<Vec<u8
 pub(crate) async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<ColumnTypes>> {
     match (
         record.header(HeaderName::TABLE.as_str()),
-        record.header(HeaderName::SCHEMA.as_str()),
+        record.version(),
     ) {
-        (Some(table), Some(hash)) => {
-            stored_expressions(events.database(), &format!("{table}:{hash}"))
-                .await
-                .map_err(|error| classify("reading a schema", &error))
-        }
+        (Some(table), Some(version)) => expressions_at(events.database(), table, version)
+            .await
+            .map_err(|error| classify("reading a schema", &error)),
         _ => Ok(None),
     }
 }

@@ -35,8 +35,6 @@ pub(crate) struct Headers<'a> {
     pub(crate) op: Op,
     /// `database.schema.table`, escaped as topics are; empty for events without one.
     pub(crate) table: &'a str,
-    /// Hash of the column list.
-    pub(crate) schema: Option<&'a str>,
     /// The row's identity, where it is not the record's key.
     pub(crate) identity: Option<&'a str>,
     /// On the create of a changed key: the key before.
@@ -46,19 +44,18 @@ pub(crate) struct Headers<'a> {
 impl<'a> Headers<'a> {
     /// Reads the headers; what every event needs must be there and well formed.
     pub(crate) fn read(record: &'a Record) -> Result<Self, Malformed> {
-        const NAMES: [&str; 7] = [
+        const NAMES: [&str; 6] = [
             HeaderName::ID.as_str(),
             HeaderName::VERSION.as_str(),
             HeaderName::OP.as_str(),
             HeaderName::TABLE.as_str(),
-            HeaderName::SCHEMA.as_str(),
             HeaderName::IDENTITY.as_str(),
             HeaderName::OLD_KEY.as_str(),
         ];
         if record.has_strange_header() {
             return Err(Malformed("the name of a header is not UTF-8".into()));
         }
-        let [id, version, op, table, schema, identity, old_key] = record.headers_of(&NAMES);
+        let [id, version, op, table, identity, old_key] = record.headers_of(&NAMES);
         let missing = |name: HeaderName| Malformed(format!("header {} is missing", name.as_str()));
         let op = Op::parse(op.ok_or_else(|| missing(HeaderName::OP))?)
             .ok_or_else(|| Malformed("header cdc.op has an unknown value".into()))?;
@@ -75,7 +72,6 @@ impl<'a> Headers<'a> {
             version,
             op,
             table: table.unwrap_or_default(),
-            schema,
             identity,
             old_key,
         })

@@ -367,7 +367,7 @@ impl HistoryTable {
 
     /// The types of the columns at one of its versions, as far as they are known.
     pub(crate) async fn types(&self, version: &Document) -> Result<Option<ColumnTypes>> {
-        let Ok(hash) = version.get_str("schema") else {
+        let Ok(definition) = version.get_str("schema") else {
             return Ok(None);
         };
         let names = match &self.lineage {
@@ -381,7 +381,7 @@ impl HistoryTable {
         };
         // The definition was noted under the name that the table had then.
         for name in names {
-            let types = stored_types(&self.database, &format!("{name}:{hash}")).await;
+            let types = stored_types(&self.database, name, definition).await;
             let types = types.map_err(|error| classify("reading a schema", &error))?;
             if types.is_some() {
                 return Ok(types);

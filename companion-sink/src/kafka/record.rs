@@ -269,6 +269,16 @@ impl Record {
         }
     }
 
+    /// The same, of a control topic, as one of the topic `topic` that it is about: as it stood there at `offset` of a partition.
+    pub(crate) fn about(&self, topic: Arc<str>, partition: i32, offset: i64) -> Self {
+        Record {
+            topic,
+            partition,
+            offset,
+            ..self.clone()
+        }
+    }
+
     /// The record's key.
     pub(crate) fn key(&self) -> Option<&[u8]> {
         self.parts.key.as_ref().map(|range| self.slice(range))

@@ -146,7 +146,7 @@ impl DeadLetters {
             let topics = cluster.topics.as_ref();
             topics.and_then(|topics| topics.get(&*record.topic).copied())
         };
-        let partitions = partitions.unwrap_or(record.partition + 1);
+        let partitions = partitions.unwrap_or((record.partition + 1).max(1));
         let retention_ms = self.retention.as_millis().to_string();
         let admin: AdminClient<DefaultClientContext> = self
             .client

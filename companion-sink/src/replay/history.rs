@@ -8,6 +8,7 @@ use crate::config;
 use crate::delivery::by_partition::ByPartition;
 use crate::delivery::runner::Context;
 use crate::error::{Code, Error, Result, log};
+use crate::kafka::positions;
 use crate::kafka::reader::TopicPartition;
 use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::Reloader;
@@ -81,8 +82,7 @@ async fn mend(
     progress: &mut Progress,
 ) -> Result<Report> {
     progress.set_stage("looking where to begin");
-    let (_goals, position) = delivery::goals();
-    let mut context = context(order, position)?;
+    let mut context = context(order, positions::follow(order.config)?)?;
     let (bounds, positions) = where_it_is(&context, &live.offsets).await?;
     let (starts, begun_at) = beginning(order, &bounds, &positions).await?;
     own.offsets.begin_at(&starts).await?;

@@ -1,7 +1,7 @@
 //! Replays a replica: builds it anew in a schema beside the tables that readers use, then lets it take their place in one
 //! transaction. Instances of the sink may run meanwhile; they wait during the last step and go on from where it has come to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::config;
 use crate::config::Consistency;
 use crate::delivery::by_partition::ByPartition;
+use crate::delivery::control_topics;
 use crate::delivery::runner::{Context, Course, Ended};
 use crate::error::{Code, Error, Result, log};
 use crate::kafka::bounds::check_bounds;
@@ -140,12 +141,13 @@ impl<'b> Build<'b> {
         progress: &'b mut Progress,
     ) -> Result<Build<'b>> {
         progress.set_stage("looking where to begin");
-        let (goals, position) = delivery::goals();
-        let context = context(order, position)?;
-        let mut newest = match settings.consistency {
-            Consistency::Transaction => Some(positions::follow(order.config)?),
-            Consistency::Row => None,
+        let (goals, goal) = delivery::goals();
+        let mut positions = positions::follow(order.config)?;
+        let (position, mut newest) = match settings.consistency {
+            Consistency::Transaction => (goal, Some(positions.clone())),
+            Consistency::Row => (positions.clone(), None),
         };
+        let context = context(order, position)?;
         let partitions = partitions(&context, newest.as_mut()).await?;
         control.prepare(order.from != From::Beginning).await?;
         // Before the ends of the topics, beyond which it cannot be then.
@@ -158,7 +160,12 @@ impl<'b> Build<'b> {
         check_reach(&bounds, &live, order)?;
         let begun_at = match order.from {
             From::Beginning => order.from.to_string(),
-            _ => begin_in_the_middle(order, control, progress, &bounds).await?,
+            _ => {
+                let position = delivery::position(&mut positions, |_| true).await?;
+                let control_bounds = control_bounds(&context, &position).await?;
+                let (of_tables, of_control) = (&bounds[..], &control_bounds[..]);
+                begin_in_the_middle(order, control, progress, of_tables, of_control).await?
+            }
         };
         let known = control.positions(&partitions).await?;
         let starts = known
@@ -295,15 +302,25 @@ impl<'b> Build<'b> {
         let built = self.control.positions(&self.partitions).await?;
         let mut goal = HashMap::new();
         for ((at, live), built) in self.partitions.iter().zip(live).zip(built) {
-            let next = |position: Option<Position>| position.map_or(0, |known| known.next_offset);
-            let (live, built) = (next(live), next(built));
-            if live > built {
-                goal.insert(at.clone(), live);
+            if is_beyond(live.as_ref(), built.as_ref()) {
+                goal.insert(at.clone(), live.map_or(0, |live| live.next_offset));
             }
         }
-        match goal.is_empty() {
-            true => Ok(()),
-            false => self.follow_ends(goal).await,
+        if goal.is_empty() {
+            return Ok(());
+        }
+        self.follow_ends(goal).await?;
+        let live = self.control.live_positions(&self.partitions).await?;
+        let built = self.control.positions(&self.partitions).await?;
+        let mut pairs = live.iter().zip(&built);
+        match pairs.any(|(live, built)| is_beyond(live.as_ref(), built.as_ref())) {
+            false => Ok(()),
+            // A control event that no position tells of yet.
+            true => Err(Error::new(
+                Code::Unreachable,
+                "the sender's position is not where the sink is",
+                "Look whether the sender runs; then replay again. Nothing was changed.",
+            )),
         }
     }
 
@@ -337,6 +354,26 @@ impl<'b> Build<'b> {
     async fn records(&self) -> Result<u64> {
         applied(self.control, &self.partitions, &self.starts).await
     }
+}
+
+/// Whether the sink has something of a partition that the replay has not built yet: rows, or control events, which move the
+/// version alone.
+fn is_beyond(live: Option<&Position>, built: Option<&Position>) -> bool {
+    let next = |position: Option<&Position>| position.map_or(0, |known| known.next_offset);
+    let version = |position: Option<&Position>| position.map(|known| known.version.clone());
+    next(live) > next(built) || version(live) > version(built)
+}
+
+/// The control topics of what the sink follows, with their bounds.
+async fn control_bounds(context: &Context, position: &SenderPosition) -> Result<Vec<Bounds>> {
+    let mut bounds = Vec::new();
+    for control in control_topics::of(position, &context.config.topics) {
+        let at = control_topics::partition_of(control);
+        let of_partition = context.shared.discovery.bounds(&at.topic, at.partition);
+        let of_partition = of_partition.await?;
+        bounds.push((at, of_partition));
+    }
+    Ok(bounds)
 }
 
 /// Records that are applied.
@@ -415,25 +452,34 @@ async fn begin_in_the_middle(
     control: &Control,
     progress: &mut Progress,
     bounds: &[Bounds],
+    control_bounds: &[Bounds],
 ) -> Result<String> {
     let partitions: Vec<TopicPartition> = bounds.iter().map(|(at, _)| at.clone()).collect();
     let before = control.live_positions(&partitions).await?;
     let followed = control.followed().await?;
     check_known(&partitions, &before, &followed)?;
-    let live: Vec<(TopicPartition, i64)> = partitions
-        .iter()
-        .zip(&before)
-        .filter_map(|(at, live)| Some((at.clone(), live.as_ref()?.next_offset)))
-        .collect();
+    let lanes: BTreeSet<Arc<str>> = partitions.iter().map(|at| Arc::clone(&at.topic)).collect();
+    let lanes: Vec<TopicPartition> = lanes.into_iter().map(control_topics::lane_of).collect();
+    let of_lanes = control.live_positions(&lanes).await?;
+    let mut live: HashMap<Arc<str>, String> = HashMap::new();
+    let known = partitions.iter().zip(&before);
+    for (at, position) in known.chain(lanes.iter().zip(&of_lanes)) {
+        if let Some(position) = position {
+            let version = live.entry(Arc::clone(&at.topic)).or_default();
+            *version = std::mem::take(version).max(position.version.clone());
+        }
+    }
     let scan = Scan::new(order.config, &delivery::group(order))?;
     let (from, bounds) = (order.from.clone(), bounds.to_vec());
-    let definitions = followed.clone();
+    let (definitions, control_bounds) = (followed.clone(), control_bounds.to_vec());
     let found = tokio::task::spawn_blocking(move || {
         let start = start::find(&scan, &from, &bounds)?;
-        changed_definition::refuse(&scan, &start, &live, &definitions)?;
+        changed_definition::refuse(&scan, &start, &control_bounds, &live, &definitions)?;
         Ok(start)
     });
-    let Start { positions, text } = found.await.map_err(|error| start::ended(&error))??;
+    let Start {
+        positions, text, ..
+    } = found.await.map_err(|error| start::ended(&error))??;
     progress.set_stage("copying the tables");
     let copied = control.copy(&partitions).await?;
     if copied.followed != followed {

@@ -23,8 +23,10 @@ pub(crate) type Bounds = (TopicPartition, (i64, i64));
 
 /// Where a replay begins.
 pub(crate) struct Start {
-    /// The offset in each partition, with the highest version before as far as it is known.
+    /// The offset in each partition, with the highest version before.
     pub(crate) positions: HashMap<TopicPartition, Position>,
+    /// The commit; none for the beginning.
+    pub(crate) place: Option<Place>,
     /// The commit, for people.
     pub(crate) text: String,
 }
@@ -42,6 +44,7 @@ pub(crate) fn find(scan: &Scan, from: &From, partitions: &[Bounds]) -> Result<St
         From::Beginning => {
             return Ok(Start {
                 positions: HashMap::new(),
+                place: None,
                 text: from.to_string(),
             });
         }
@@ -71,6 +74,7 @@ pub(crate) fn find(scan: &Scan, from: &From, partitions: &[Bounds]) -> Result<St
     }
     Ok(Start {
         positions,
+        place: Some(first.place),
         text: format!("{} ({})", first.place, rfc3339(first.time_us)),
     })
 }
@@ -165,19 +169,22 @@ fn position(
     (from, high): (i64, i64),
     place: Place,
 ) -> Result<Position> {
+    // Control events of before have been done, wherever they are.
+    let before = Version {
+        generation: place.generation,
+        timeline: place.timeline,
+        commit_lsn: place.commit_lsn,
+        ..Version::default()
+    };
     let mut position = Position {
         next_offset: high,
-        version: String::new(),
+        version: before.to_string(),
     };
     if from < high {
         scan.visit(at, from, |record| {
             if place_of(&record).is_some_and(|at| at >= place) {
                 position.next_offset = record.offset;
                 return ControlFlow::Break(());
-            }
-            let version = record.version().unwrap_or_default();
-            if version > position.version.as_str() && place_of(&record).is_some() {
-                version.clone_into(&mut position.version);
             }
             is_before(high, &record)
         })?;

@@ -16,6 +16,12 @@ pub(crate) struct Lane {
     pub(super) epoch: u32,
     /// When the reader was told to read it.
     pub(super) assigned: Instant,
+    /// The version was raised by a control event, which has no offset here, and the target does not know yet.
+    pub(super) is_version_new: bool,
+    /// Nothing is known of what came before, and the log no longer has it.
+    pub(super) is_cut: bool,
+    /// The control event that the next record names, which was not read yet.
+    pub(super) waits_for: Option<String>,
     /// The event for all partitions that this one waits at.
     pub(super) held: Option<Record>,
     /// The other instances know that it waits there.
@@ -25,4 +31,11 @@ pub(crate) struct Lane {
     /// The offset of one that turned out to be none.
     pub(super) disbelieved: Option<i64>,
     pub(super) copies: EndlessCopies,
+}
+
+impl Lane {
+    /// Whether it is not read at present.
+    pub(super) fn rests(&self) -> bool {
+        self.held.is_some() || self.doubted.is_some() || self.waits_for.is_some()
+    }
 }

@@ -10,20 +10,26 @@ use crate::delivery::by_partition::lane::Lane;
 
 pub(crate) mod lane;
 
+mod control;
 mod held;
 mod shared;
 mod stopped_topics;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use change::event::headers::HeaderName;
+use change::topic_name;
 use change::version::Version;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config;
 use crate::config::topic_pattern::follows;
+use crate::delivery::by_partition::control::{Before, ControlEvents};
 use crate::delivery::by_partition::stopped_topics::StoppedTopics;
+use crate::delivery::control_topics;
 use crate::delivery::copied_offsets::CopiedOffsets;
 use crate::delivery::doubt::{Doubts, is_far_beyond};
 use crate::delivery::endless_copies;
@@ -41,7 +47,7 @@ use crate::kafka::discovery::Cluster;
 use crate::kafka::discovery::Topics;
 use crate::kafka::reader::{Fetched, Reader, TopicPartition};
 use crate::kafka::record::Record;
-use crate::sink::batch::Move;
+use crate::sink::batch::{Move, Position};
 use crate::sink::{SharedTarget, Sink, all_partitions};
 use crate::status::{SinkStatus, State};
 
@@ -87,6 +93,7 @@ impl<S: Sink> Course for ByPartition<S> {
             watermark: Watermark::default(),
             doubts: Doubts::default(),
             stopped: StoppedTopics::default(),
+            control: ControlEvents::default(),
             goal: context.goal.as_ref(),
         };
         let ended = tokio::select! {
@@ -131,6 +138,7 @@ struct Run<'r, S> {
     doubts: Doubts,
     /// Topics that wait at an event about their table which the target cannot follow.
     stopped: StoppedTopics,
+    control: ControlEvents,
     /// The run ends when these offsets come next.
     goal: Option<&'r HashMap<TopicPartition, i64>>,
 }
@@ -141,6 +149,10 @@ impl<S: Sink> Run<'_, S> {
         cluster.mark_changed();
         self.status.begins_anew();
         self.carry_out().await?;
+        let mut position = self.shared.position.clone();
+        if position.borrow().is_none() {
+            tell_of_missing_position(&self.status.name);
+        }
         let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -177,6 +189,13 @@ impl<S: Sink> Run<'_, S> {
                     self.look_at_others().await?;
                 }
                 () = others_acted(self.sink.shared()) => self.look_at_others().await?,
+                changed = position.changed() => {
+                    if changed.is_err() {
+                        return Err(ended("the reading of positions"));
+                    }
+                    position.mark_unchanged();
+                    self.follow_control().await?;
+                }
                 fetched = self.reader.next() => match fetched {
                     None => return Err(ended("the reading thread")),
                     Some(fetched) => self.gather_and_apply(fetched).await?,
@@ -186,6 +205,17 @@ impl<S: Sink> Run<'_, S> {
     }
 
     fn is_at_goal(&self) -> bool {
+        let Some(goal) = self.goal else { return false };
+        let position = self.shared.position.borrow();
+        let Some(position) = position.as_deref() else {
+            return false;
+        };
+        let has_control = |(topic, _): &(&String, _)| topic_name::is_control(topic);
+        let mut control = position.ends.iter().filter(has_control);
+        let is_done = control.all(|(topic, ends)| {
+            let end = ends.end.first().copied().unwrap_or_default();
+            self.control.is_passed(topic, end, &self.lanes)
+        });
         let is_passed = |at: &TopicPartition, end: i64| {
             self.lanes.get(at).is_some_and(|lane| {
                 let is_told = lane.held.is_none() && lane.assigned.elapsed() > TOLD_AFTER;
@@ -193,8 +223,7 @@ impl<S: Sink> Run<'_, S> {
                 lane.stored_next >= end || (is_told && is_read_to())
             })
         };
-        self.goal
-            .is_some_and(|goal| goal.iter().all(|(at, end)| is_passed(at, *end)))
+        is_done && goal.iter().all(|(at, end)| is_passed(at, *end))
     }
 
     /// Carries out what people decided about parked events.
@@ -257,7 +286,7 @@ impl<S: Sink> Run<'_, S> {
             }
             self.status.gives_up(at);
             // Where it was held, it is not read.
-            if lane.is_some_and(|lane| lane.held.is_none() && lane.doubted.is_none()) {
+            if lane.is_some_and(|lane| !lane.rests()) {
                 self.reader.unassign(at.clone());
             }
         }
@@ -295,8 +324,25 @@ impl<S: Sink> Run<'_, S> {
                 }
             }
         }
-        for (at, position) in opening.begin(self.sink, &self.status.name).await? {
+        let opened = opening.begin(self.sink, &self.status.name).await?;
+        self.know_done(&opened).await?;
+        for (at, position) in opened {
             self.go_on(at, position.next_offset, position.version);
+        }
+        self.read_control(true).await
+    }
+
+    /// What a replica that was consistent by transactions has done of the control events stands beside its partitions.
+    async fn know_done(&mut self, opened: &[(TopicPartition, Position)]) -> Result<()> {
+        let topics: BTreeSet<Arc<str>> =
+            opened.iter().map(|(at, _)| Arc::clone(&at.topic)).collect();
+        let lanes = topics.into_iter().map(control_topics::lane_of);
+        let lanes: Vec<TopicPartition> = lanes.collect();
+        let stored = self.sink.positions(&lanes).await?;
+        for (at, stored) in lanes.into_iter().zip(stored) {
+            if let Some(stored) = stored {
+                self.control.note_done(&at.topic, stored.version);
+            }
         }
         Ok(())
     }
@@ -307,7 +353,10 @@ impl<S: Sink> Run<'_, S> {
         let lane = Lane {
             stored_next: next,
             next,
+            is_cut: version.is_empty() && next > 0,
             version,
+            is_version_new: false,
+            waits_for: None,
             epoch: self.epoch,
             assigned: Instant::now(),
             held: None,
@@ -347,7 +396,8 @@ impl<S: Sink> Run<'_, S> {
             }
         }
         self.apply(gathered).await?;
-        self.release_held().await
+        self.release_held().await?;
+        self.follow_control().await
     }
 
     /// Sorts records into the batch; returns how many were looked at.
@@ -361,7 +411,12 @@ impl<S: Sink> Run<'_, S> {
         };
         let looked_at = records.len();
         for record in records {
-            self.sort(record, gathered);
+            if topic_name::is_control(&record.topic) {
+                let position = self.shared.position.borrow();
+                self.control.take(record, position.as_deref());
+            } else {
+                self.sort(record, gathered);
+            }
         }
         Ok(looked_at)
     }
@@ -398,8 +453,7 @@ impl<S: Sink> Run<'_, S> {
         let Some(lane) = self.lanes.get_mut(&at) else {
             return;
         };
-        let waits = lane.held.is_some() || lane.doubted.is_some();
-        if lane.epoch != record.epoch || record.offset < lane.next || waits {
+        if lane.epoch != record.epoch || record.offset < lane.next || lane.rests() {
             return;
         }
         record.is_disbelieved = lane.disbelieved == Some(record.offset);
@@ -420,17 +474,36 @@ impl<S: Sink> Run<'_, S> {
             lane.doubted = Some((place, record.offset));
             return;
         }
+        if !copy && let Some(version) = version {
+            let position = self.shared.position.borrow().clone();
+            while let Some(lane) = self.lanes.get_mut(&at) {
+                let before = (self.control).before(&at, lane, &record, version, position.as_deref());
+                match before {
+                    Before::Nothing => break,
+                    Before::Wait => {
+                        let named = record.header(HeaderName::CONTROL.as_str());
+                        lane.waits_for = named.map(str::to_owned);
+                        self.reader.unassign(at);
+                        return;
+                    }
+                    Before::Event(event) => {
+                        if !self.do_control(&at, event, gathered) {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+        let Some(lane) = self.lanes.get_mut(&at) else {
+            return;
+        };
         let op = record.op();
-        let for_others = is_for_others(&record, &self.status.name);
-        let held =
-            !copy && !for_others && !record.is_disbelieved && waits_for_all_partitions(op, &record);
-        if held && self.sink.waits_together(&record) {
-            self.reader.unassign(at);
-            lane.held = Some(record);
-            lane.is_noted = false;
+        lane.next = record.offset + 1;
+        gathered.touched = true;
+        if control_topics::is_copy_for_others(&record) {
             return;
         }
-        lane.next = record.offset + 1;
+        let for_others = is_for_others(&record, &self.status.name);
         if copy {
             gathered.duplicates += 1;
         } else if let Some(version) = version {
@@ -442,7 +515,6 @@ impl<S: Sink> Run<'_, S> {
             gathered.bytes += record.size_bytes();
             gathered.batch.records.push(record);
         }
-        gathered.touched = true;
     }
 
     async fn apply(&mut self, mut gathered: Gathered) -> Result<()> {
@@ -453,7 +525,7 @@ impl<S: Sink> Run<'_, S> {
         batch.moves = self
             .lanes
             .iter()
-            .filter(|(_, lane)| lane.next != lane.stored_next)
+            .filter(|(_, lane)| lane.next != lane.stored_next || lane.is_version_new)
             .map(|(at, lane)| Move {
                 at: at.clone(),
                 begin: lane.stored_next,
@@ -471,6 +543,7 @@ impl<S: Sink> Run<'_, S> {
         self.count(&gathered, &applied);
         for lane in self.lanes.values_mut() {
             lane.stored_next = lane.next;
+            lane.is_version_new = false;
         }
         Ok(())
     }
@@ -495,14 +568,18 @@ impl<S: Sink> Run<'_, S> {
         if let Some(position) = self.shared.position.borrow().clone() {
             self.watermark.offer(position);
         }
-        let (lanes, topics) = (&self.lanes, &self.config.topics);
+        let (lanes, control) = (&self.lanes, &self.control);
+        let topics = &self.config.topics;
         let is_passed = |topic: &str, partition: i32, end: i64| {
             let at = TopicPartition {
                 topic: topic.into(),
                 partition,
             };
             let stored_next = lanes.get(&at).map_or(0, |lane| lane.stored_next);
-            stored_next >= end || !follows(topics, topic)
+            match topic_name::is_control(topic) {
+                true => control.is_passed(topic, end, lanes),
+                false => stored_next >= end || !follows(topics, topic),
+            }
         };
         match self.watermark.advance(is_passed) {
             Some(complete) => self.sink.note_complete(complete).await,
@@ -525,6 +602,15 @@ impl<S: Sink> Run<'_, S> {
         let lanes = self.lanes.iter().map(|(at, lane)| (at, lane.next));
         find_out_of_range(&self.shared.discovery, lanes).await
     }
+}
+
+/// Without positions nobody knows which control topics there are, and what is missing where no row comes.
+pub(crate) fn tell_of_missing_position(sink: &str) {
+    tracing::info!(
+        sink,
+        hint = "Nothing to do if the source has just been set up; else set [kafka] source to the server's cdc.source_name.",
+        "waiting for a position of the sender"
+    );
 }
 
 /// Waits until another instance acted; for ever where there can be none.

@@ -10,6 +10,7 @@ use crate::delivery::progress::version_of;
 use crate::error::{Result, log};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
+use crate::sink::batch::Position;
 use crate::sink::{Met, SharedTarget, Sink};
 
 impl<S: Sink> Run<'_, S> {
@@ -98,11 +99,14 @@ impl<S: Sink> Run<'_, S> {
     async fn go_on_where_target_is(&mut self, held: &[TopicPartition]) -> Result<()> {
         let stored = self.sink.positions(held).await?;
         for (at, position) in held.iter().zip(stored) {
-            let is_moved = |next: i64| {
+            // A control event moves the version alone.
+            let is_moved = |position: &Position| {
                 let lane = self.lanes.get(at);
-                lane.is_some_and(|lane| lane.stored_next != next)
+                lane.is_some_and(|lane| {
+                    lane.stored_next != position.next_offset || lane.version != position.version
+                })
             };
-            if let Some(position) = position.filter(|position| is_moved(position.next_offset)) {
+            if let Some(position) = position.filter(is_moved) {
                 self.go_on(at.clone(), position.next_offset, position.version);
             }
         }

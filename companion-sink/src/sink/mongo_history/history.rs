@@ -199,13 +199,15 @@ impl History {
             );
             return Err(Failure::not_allowed(origin::shown(&why)).into());
         }
-        let types = connection
+        let definition = connection
             .schemas
             .types(&connection.database, &headers)
             .await;
-        let types = types.map_err(|error| classify("reading a schema", &error))?;
+        let definition = definition.map_err(|error| classify("reading a schema", &error))?;
+        let types = definition.map(|(_, types)| types);
         let entity = &place.entity;
-        let document = body.document(record, &headers, entity, &self.source_name, types, names)?;
+        let source = &self.source_name;
+        let document = body.document(record, &headers, entity, source, definition, names)?;
         if headers.op.is_row() {
             self.rules.check(record, &|column| type_of(types, column))?;
         }

@@ -145,9 +145,10 @@ impl<'a> Body<'a> {
         headers: &Headers<'_>,
         entity: &str,
         source_name: &str,
-        types: Option<&ColumnTypes>,
+        definition: Option<(&str, &ColumnTypes)>,
         names: Names,
     ) -> Result<RawDocumentBuf, Malformed> {
+        let types = definition.map(|(_, types)| types);
         let key_of = |json: Option<&str>| match json {
             Some(json) => {
                 let image = Image::parse(json.as_bytes())?;
@@ -184,7 +185,10 @@ impl<'a> Body<'a> {
             _ => doc.append("diff", mongodb::bson::RawArrayBuf::new()),
         }
         doc.append("marks", self.marks(names)?);
-        doc.append("schema", optional_text(headers.schema));
+        doc.append(
+            "schema",
+            optional_text(definition.map(|(version, _)| version)),
+        );
         self.append_circumstances(&mut doc, record, headers, source_name, names)?;
         Ok(doc)
     }
@@ -422,7 +426,6 @@ mod tests {
             ),
             ("cdc.op", Some(op.as_bytes())),
             ("cdc.table", Some(b"shop.public.customer")),
-            ("cdc.schema", Some(b"9e12ab04")),
         ];
         headers.extend(
             more.iter()

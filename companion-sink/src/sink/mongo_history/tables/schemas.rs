@@ -4,7 +4,9 @@
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
+use futures_util::TryStreamExt;
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use serde::Deserialize;
@@ -38,17 +40,18 @@ pub(crate) async fn accepted_names(database: &Database) -> Result<Names, mongodb
     }
 }
 
-/// The known column lists, by table and hash. `None` is one that nobody told us about.
+/// The known definitions, by table: the versions from which on they hold, in their order.
 #[derive(Default)]
 pub(crate) struct Schemas {
-    known: HashMap<String, Option<ColumnTypes>>,
+    known: HashMap<String, BTreeMap<String, ColumnTypes>>,
 }
 
 /// A schema event.
 #[derive(Deserialize)]
 pub(crate) struct Definition {
     source: Source,
-    schema_change: Change,
+    #[serde(flatten)]
+    change: Change,
 }
 
 #[derive(Deserialize)]
@@ -110,17 +113,17 @@ impl Definition {
 
     /// Whether the source begins to send the table.
     pub(crate) fn is_first(&self) -> bool {
-        self.schema_change.kind == "CREATE"
+        self.change.kind == "CREATE"
     }
 
     fn table(&self) -> Option<&Table> {
-        let changes = &self.schema_change.table_changes;
+        let changes = &self.change.table_changes;
         changes.iter().find_map(|change| change.table.as_ref())
     }
 
     /// What it says about its table.
     pub(crate) fn told<'t>(&'t self, record: &'t Record, headers: &Headers<'t>) -> Told<'t> {
-        let change = &self.schema_change;
+        let change = &self.change;
         Told {
             version: headers.version,
             topic: &record.topic,
@@ -143,23 +146,20 @@ impl Definition {
 }
 
 impl Schemas {
-    /// Learns from a schema event. It has a copy in every partition; only the first is written.
+    /// Learns from a schema event.
     pub(crate) async fn learn(
         &mut self,
         database: &Database,
         definition: &Definition,
         headers: &Headers<'_>,
     ) -> Result<(), mongodb::error::Error> {
-        let Some(hash) = headers.schema else {
-            return Ok(());
-        };
-        let id = format!("{}:{hash}", headers.table);
-        if matches!(self.known.get(&id), Some(Some(_))) {
-            return Ok(());
-        }
         let Some(table) = definition.table() else {
             return Ok(());
         };
+        let known = self.of_table(database, headers.table).await?;
+        if known.contains_key(headers.version) {
+            return Ok(());
+        }
         let columns: Vec<_> = table
             .columns
             .iter()
@@ -168,8 +168,9 @@ impl Schemas {
                 doc! { "name": &column.name, "type": &column.type_name, "expression": expression }
             })
             .collect();
-        let known = database.collection::<Document>(COLLECTION);
-        let inserted = known
+        let id = id_of(headers.table, headers.version);
+        let inserted = database
+            .collection::<Document>(COLLECTION)
             .insert_one(doc! { "_id": &id, "columns": columns })
             .await;
         if let Err(error) = inserted
@@ -181,68 +182,96 @@ impl Schemas {
             .columns
             .iter()
             .map(|column| (column.name.clone(), column.type_name.clone()));
-        self.known.insert(id, Some(types.collect()));
+        known.insert(headers.version.to_owned(), types.collect());
         Ok(())
     }
 
-    /// The column types of an event, if they are known.
+    /// The column types of an event, with the version of the definition that they are of, if it is known.
     pub(crate) async fn types(
         &mut self,
         database: &Database,
         headers: &Headers<'_>,
-    ) -> Result<Option<&ColumnTypes>, mongodb::error::Error> {
-        let Some(hash) = headers.schema else {
-            return Ok(None);
-        };
-        let id = format!("{}:{hash}", headers.table);
-        if !self.known.contains_key(&id) {
-            let types = stored_types(database, &id).await?;
-            self.known.insert(id.clone(), types);
+    ) -> Result<Option<(&str, &ColumnTypes)>, mongodb::error::Error> {
+        let known = self.of_table(database, headers.table).await?;
+        let newest = known.range::<str, _>((Bound::Unbounded, Bound::Included(headers.version))).next_back();
+        Ok(newest.map(|(version, types)| (version.as_str(), types)))
+    }
+
+    async fn of_table(
+        &mut self,
+        database: &Database,
+        table: &str,
+    ) -> Result<&mut BTreeMap<String, ColumnTypes>, mongodb::error::Error> {
+        if !self.known.contains_key(table) {
+            let mut stored = BTreeMap::new();
+            let of_table = doc! { "_id": { "$gte": id_of(table, ""), "$lt": format!("{table};") } };
+            let mut found = database
+                .collection::<Document>(COLLECTION)
+                .find(of_table)
+                .await?;
+            while let Some(found) = found.try_next().await? {
+                let version = found.get_str("_id").ok();
+                let version = version.and_then(|id| id.rsplit_once(':'));
+                if let (Some((_, version)), Some(types)) = (version, types_of(&found, type_name)) {
+                    stored.insert(version.to_owned(), types);
+                }
+            }
+            self.known.insert(table.to_owned(), stored);
         }
-        Ok(self.known.get(&id).and_then(Option::as_ref))
+        Ok(self.known.entry(table.to_owned()).or_default())
     }
 }
 
-/// The column types that were kept under `table:hash`.
-pub(crate) async fn stored_types(
-    database: &Database,
-    id: &str,
-) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
-    let type_name = |column: &Document| column.get_str("type").ok().map(str::to_owned);
-    stored(database, id, type_name).await
+/// Of the definition that holds for a table from a version on.
+fn id_of(table: &str, version: &str) -> String {
+    format!("{table}:{version}")
 }
 
-/// The same with their modifiers, as far as these were kept.
-pub(crate) async fn stored_expressions(
+/// The column types of the definition of a table that begins at `version`.
+pub(crate) async fn stored_types(
     database: &Database,
-    id: &str,
+    table: &str,
+    version: &str,
 ) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
+    let known = database.collection::<Document>(COLLECTION);
+    let found = known.find_one(doc! { "_id": id_of(table, version) }).await?;
+    Ok(found.and_then(|found| types_of(&found, type_name)))
+}
+
+/// Those of the newest definition of a table up to `version`, with their modifiers, as far as these were kept.
+pub(crate) async fn expressions_at(
+    database: &Database,
+    table: &str,
+    version: &str,
+) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
+    let up_to = doc! { "_id": { "$gte": id_of(table, ""), "$lte": id_of(table, version) } };
+    let found = database
+        .collection::<Document>(COLLECTION)
+        .find_one(up_to)
+        .sort(doc! { "_id": -1 })
+        .await?;
     let expression = |column: &Document| {
         let expression = column
             .get_str("expression")
             .or_else(|_| column.get_str("type"));
         expression.ok().map(str::to_owned)
     };
-    stored(database, id, expression).await
+    Ok(found.and_then(|found| types_of(&found, expression)))
 }
 
-async fn stored(
-    database: &Database,
-    id: &str,
+fn type_name(column: &Document) -> Option<String> {
+    column.get_str("type").ok().map(str::to_owned)
+}
+
+fn types_of(
+    definition: &Document,
     type_of: impl Fn(&Document) -> Option<String>,
-) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
-    let known = database.collection::<Document>(COLLECTION);
-    let found = known.find_one(doc! { "_id": id }).await?;
-    let columns = found
-        .as_ref()
-        .and_then(|found| found.get_array("columns").ok());
-    Ok(columns.map(|columns| {
-        let columns = columns.iter().filter_map(|column| column.as_document());
-        columns
-            .filter_map(|column| {
-                let name = column.get_str("name").ok()?.to_owned();
-                Some((name, type_of(column)?))
-            })
-            .collect()
-    }))
+) -> Option<ColumnTypes> {
+    let columns = definition.get_array("columns").ok()?.iter();
+    let columns = columns.filter_map(|column| column.as_document());
+    let types = columns.filter_map(|column| {
+        let name = column.get_str("name").ok()?.to_owned();
+        Some((name, type_of(column)?))
+    });
+    Some(types.collect())
 }

@@ -6,13 +6,15 @@
 //! a part may be missing.
 
 use crate::event::Op;
-use crate::sink::postgres::in_commit_order::merge_lane::MergeLane;
+use crate::sink::postgres::in_commit_order::merge_lane::{LaneKind, MergeLane};
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use change::version::{Place, Version};
 
+use crate::delivery::control_topics;
 use crate::delivery::endless_copies;
 use crate::delivery::endless_copies::EndlessCopies;
 use crate::event::{is_for_others, is_version};
@@ -31,7 +33,6 @@ pub(crate) struct Merge {
     /// Lanes that have none and have not been read to their end.
     hungry: Vec<usize>,
     goal: Place,
-    last: Option<Version>,
     duplicates: u64,
 }
 
@@ -56,7 +57,6 @@ impl Merge {
             next: BinaryHeap::new(),
             hungry: Vec::new(),
             goal: Place::default(),
-            last: None,
             duplicates: 0,
         }
     }
@@ -71,14 +71,23 @@ impl Merge {
         &self.lanes[place].at
     }
 
-    /// The offset of the partition at a place from which on it has not been read.
-    pub(crate) fn read_to(&self, place: usize) -> i64 {
-        self.lanes[place].read_to
+    /// How many of those before the partition at a place are read from Kafka.
+    pub(crate) fn queue(&self, place: usize) -> usize {
+        self.lanes[place].queue
     }
 
-    /// Partitions with the offset that comes next in the target.
+    /// Partitions of tables' topics with the offset that comes next in the target.
     pub(crate) fn stored(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
-        self.lanes.iter().map(|lane| (&lane.at, lane.stored_next))
+        let lanes = self.lanes.iter();
+        let lanes = lanes.filter(|lane| lane.kind == LaneKind::Rows);
+        lanes.map(|lane| (&lane.at, lane.stored_next))
+    }
+
+    /// Partitions that are read, with the offset from which on they have not been.
+    pub(crate) fn read(&self) -> impl Iterator<Item = (&TopicPartition, i64)> {
+        let lanes = self.lanes.iter();
+        let lanes = lanes.filter(|lane| lane.kind != LaneKind::Control);
+        lanes.map(|lane| (&lane.at, lane.read_to))
     }
 
     /// Later copies dropped since the last call.
@@ -88,9 +97,37 @@ impl Merge {
 
     /// Merges one more partition, from `next_offset` on; `version` is the highest one before, empty for none. Its place.
     pub(crate) fn add(&mut self, at: TopicPartition, next_offset: i64, version: &str) -> usize {
+        self.add_lane(LaneKind::Rows, at, next_offset, version)
+    }
+
+    /// Merges the control events about `topic`, of which the target has `next_offset`, up to `version`. What some partition of the
+    /// topic is behind was done, too.
+    pub(crate) fn add_control(&mut self, topic: &Arc<str>, next_offset: i64, version: &str) {
+        let at = control_topics::lane_of(Arc::clone(topic));
+        let of_topic = self.lanes.iter().filter(|lane| lane.at.topic == *topic);
+        let behind = of_topic.filter_map(|lane| lane.version).max();
+        let place = self.add_lane(LaneKind::Control, at, next_offset, version);
+        let lane = &mut self.lanes[place];
+        lane.version = lane.version.max(behind);
+    }
+
+    /// Reads a control topic's partition, from its beginning at `offset` on.
+    pub(crate) fn add_control_topic(&mut self, at: TopicPartition, offset: i64) {
+        self.add_lane(LaneKind::Source, at, offset, "");
+    }
+
+    fn add_lane(
+        &mut self,
+        kind: LaneKind,
+        at: TopicPartition,
+        next_offset: i64,
+        version: &str,
+    ) -> usize {
         let place = self.lanes.len();
         self.places.insert(at.clone(), place);
         self.lanes.push(MergeLane {
+            kind,
+            queue: self.read().count(),
             at,
             stored_next: next_offset,
             read_to: next_offset,
@@ -125,15 +162,46 @@ impl Merge {
         }
     }
 
-    /// A record that came of the partition at `place`; an older one than those before is passed over.
-    pub(crate) fn offer(&mut self, place: usize, record: Record) {
+    /// A record that came of the partition at `place`; an older one than those before is passed over. Of a control topic `speaks_for`
+    /// says whether it is one of a topic's.
+    pub(crate) fn offer(
+        &mut self,
+        place: usize,
+        record: Record,
+        speaks_for: impl Fn(&TopicPartition, &str) -> bool,
+    ) {
         let lane = &mut self.lanes[place];
         if record.offset < lane.read_to {
             return;
         }
         lane.read_to = record.offset + 1;
+        if lane.kind == LaneKind::Rows {
+            return self.offer_to(place, record);
+        }
+        let control = lane.at.clone();
+        let Some(topic) = control_topics::subject(&record) else {
+            return;
+        };
+        let at = control_topics::lane_of(Arc::from(topic));
+        let version = record.version().filter(|version| is_version(version));
+        let version = version.and_then(Version::parse);
+        if let Some(place) = self.place(&at)
+            && version > self.lanes[place].version
+            && speaks_for(&control, topic)
+        {
+            let lane = &mut self.lanes[place];
+            let record = record.about(at.topic, at.partition, lane.read_to);
+            lane.read_to += 1;
+            self.offer_to(place, record);
+        }
+    }
+
+    fn offer_to(&mut self, place: usize, record: Record) {
+        let lane = &mut self.lanes[place];
         let passed_over = match record.op() {
             Some(Op::Tombstone | Op::Emit) => true,
+            // A table's topic has truncates for others.
+            Some(op) if op.is_about_table() && lane.kind == LaneKind::Rows => true,
             // Only a snapshot's events name sinks.
             Some(Op::Read | Op::Snapshot) => is_for_others(&record, &self.sink),
             _ => false,
@@ -199,29 +267,18 @@ impl Merge {
 
     /// What comes next.
     pub(crate) fn next(&mut self) -> Next {
-        loop {
-            while let Some(place) = self.hungry.last() {
-                if self.lanes[*place].is_hungry() {
-                    return Next::Missing(*place);
-                }
-                self.hungry.pop();
+        while let Some(place) = self.hungry.last() {
+            if self.lanes[*place].is_hungry() {
+                return Next::Missing(*place);
             }
-            let Some(Reverse((version, lane))) = self.next.peek() else {
-                return Next::Reached;
-            };
-            if version.place() > self.goal {
-                return Next::Reached;
-            }
-            let waiting = &self.lanes[*lane].waiting;
-            // What is said of a whole table has a copy in every partition.
-            let is_other_copy = self.last == Some(*version)
-                && waiting
-                    .front()
-                    .is_some_and(|(_, record)| record.op().is_some_and(Op::is_about_table));
-            if !is_other_copy {
-                return Next::Event(version.place());
-            }
-            self.take();
+            self.hungry.pop();
+        }
+        let Some(Reverse((version, _))) = self.next.peek() else {
+            return Next::Reached;
+        };
+        match version.place() > self.goal {
+            true => Next::Reached,
+            false => Next::Event(version.place()),
         }
     }
 
@@ -235,16 +292,15 @@ impl Merge {
             lane.version = Some(version);
         }
         self.promote(place);
-        self.last = Some(version);
         Some(record)
     }
 
     /// How the partitions' positions move by what was handed out.
     pub(crate) fn moves(&self) -> Vec<Move> {
-        let moved = self
-            .lanes
-            .iter()
-            .filter(|lane| lane.next_offset() != lane.stored_next);
+        let lanes = self.lanes.iter();
+        let moved = lanes.filter(|lane| {
+            lane.kind != LaneKind::Source && lane.next_offset() != lane.stored_next
+        });
         let moved = moved.map(|lane| Move {
             at: lane.at.clone(),
             begin: lane.stored_next,

@@ -6,8 +6,22 @@ use crate::kafka::record::Record;
 use change::version::Version;
 use std::collections::VecDeque;
 
+/// What a lane is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LaneKind {
+    /// A partition of a table's topic.
+    Rows,
+    /// The control events about a table's topic, from wherever they come, counted here instead of their offsets.
+    Control,
+    /// A partition of a control topic: its records go to the lanes of the topics that they are about.
+    Source,
+}
+
 /// A partition that is merged.
 pub(crate) struct MergeLane {
+    pub(super) kind: LaneKind,
+    /// How many lanes before it are read from Kafka.
+    pub(super) queue: usize,
     pub(super) at: TopicPartition,
     /// Position that the target has.
     pub(super) stored_next: i64,

@@ -15,6 +15,8 @@ mod merge;
 pub(crate) mod search;
 mod transaction;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use change::position::Position as SenderPosition;
@@ -23,6 +25,8 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use crate::config::topic_pattern::follows;
+use crate::delivery::control_topics;
+use crate::delivery::by_partition::tell_of_missing_position;
 use crate::delivery::copied_offsets::CopiedOffsets;
 use crate::delivery::doubt;
 use crate::delivery::doubt::Doubts;
@@ -117,7 +121,7 @@ impl InCommitOrder {
                 ),
                 Followed::Outgrown => tracing::debug!(
                     sink = context.name,
-                    "many more partitions: connecting again, with a smaller share of the memory for each"
+                    "new topics: connecting again"
                 ),
                 Followed::Reached => return Ok(Ended::Reached),
                 Followed::Stopped => return Ok(Ended::Stopped),
@@ -148,7 +152,7 @@ struct CommitOrderRun<'r> {
 enum Followed {
     Reached,
     Stopped,
-    /// There are many more partitions than the memory was shared for. Nothing of them was read.
+    /// There are new topics, or many more partitions than the memory was shared for. Nothing of them was read.
     Outgrown,
     /// This event cannot be applied. Nothing of the open transaction is left.
     Poisoned(Box<Poison>),
@@ -172,11 +176,7 @@ impl CommitOrderRun<'_> {
         position.mark_changed();
         self.carry_out().await?;
         if position.borrow().is_none() {
-            tracing::info!(
-                sink = self.context.name,
-                hint = "Nothing to do if the source has just been set up; else set [kafka] source to the server's cdc.source_name.",
-                "waiting for a position of the sender"
-            );
+            tell_of_missing_position(&self.context.name);
         }
         loop {
             tokio::select! {
@@ -230,7 +230,9 @@ impl CommitOrderRun<'_> {
         {
             return Ok(Followed::Outgrown);
         }
-        self.merge_all_of(position).await?;
+        if !self.merge_all_of(position).await? {
+            return Ok(Followed::Outgrown);
+        }
         let goal = position.complete_place();
         if self.begun > Some(goal) {
             // Some partition was read beyond this position, by a sink that does not wait for them.
@@ -300,8 +302,8 @@ impl CommitOrderRun<'_> {
         Err(stop_at(self.replica, &poison, dead_letters).await?)
     }
 
-    /// Sees to it that all partitions that the position names are merged.
-    async fn merge_all_of(&mut self, position: &SenderPosition) -> Result<()> {
+    /// Sees to it that all partitions that the position names are merged; false where that takes a new beginning.
+    async fn merge_all_of(&mut self, position: &SenderPosition) -> Result<bool> {
         let mut fresh = Vec::new();
         for (topic, ends) in &position.ends {
             if !follows(&self.context.config.topics, topic) {
@@ -317,9 +319,20 @@ impl CommitOrderRun<'_> {
                 }
             }
         }
-        if fresh.is_empty() {
-            return Ok(());
+        let control = control_topics::of(position, &self.context.config.topics);
+        let control: Vec<TopicPartition> = control
+            .into_iter()
+            .map(control_topics::partition_of)
+            .collect();
+        let is_known = |at: &TopicPartition| self.merge.place(at).is_some();
+        if fresh.is_empty() && control.iter().all(is_known) {
+            return Ok(true);
         }
+        if !fresh.is_empty() && self.merge.read().next().is_some() {
+            // What is about them may have been read already.
+            return Ok(false);
+        }
+        let topics: BTreeSet<Arc<str>> = fresh.iter().map(|at| Arc::clone(&at.topic)).collect();
         let stored = self.replica.positions(&fresh).await?;
         let mut opening = Opening::default();
         for (at, stored) in fresh.into_iter().zip(stored) {
@@ -345,7 +358,41 @@ impl CommitOrderRun<'_> {
             self.context.status.is_at(&at, next);
             self.merge.add(at, next, &position.version);
         }
+        self.merge_control(topics, control).await?;
         self.begun = self.merge.begun();
+        Ok(true)
+    }
+
+    /// Sees to it that the control events about new topics are merged: they may lie anywhere in the control topics, which are
+    /// read from their beginnings.
+    async fn merge_control(
+        &mut self,
+        topics: BTreeSet<Arc<str>>,
+        control: Vec<TopicPartition>,
+    ) -> Result<()> {
+        let lanes = topics.into_iter().map(control_topics::lane_of);
+        let lanes: Vec<TopicPartition> = lanes
+            .filter(|at| self.merge.place(at).is_none())
+            .collect();
+        let stored = self.replica.positions(&lanes).await?;
+        let new = lanes.iter().zip(&stored);
+        let new = new.filter_map(|(at, stored)| stored.is_none().then_some((at.clone(), 0)));
+        let new: Vec<(TopicPartition, i64)> = new.collect();
+        if !new.is_empty() {
+            self.replica.begin(&new).await?;
+        }
+        for (at, stored) in lanes.into_iter().zip(stored) {
+            let (next, version) =
+                stored.map_or((0, String::new()), |stored| (stored.next_offset, stored.version));
+            self.merge.add_control(&at.topic, next, &version);
+        }
+        for at in control {
+            if self.merge.place(&at).is_none() {
+                let (begin, _) = self.bounds(&at).await?;
+                self.queues.assign(at.clone(), begin)?;
+                self.merge.add_control_topic(at, begin);
+            }
+        }
         Ok(())
     }
 
@@ -369,8 +416,13 @@ impl CommitOrderRun<'_> {
     async fn read(&mut self, lane: usize, position: &SenderPosition) -> Result<Followed> {
         let mut owed_since = None;
         loop {
+            let queue = self.merge.queue(lane);
             let merge = &mut self.merge;
-            match self.queues.poll(lane, |record| merge.offer(lane, record)) {
+            let speaks_for = |control: &TopicPartition, topic: &str| {
+                control_topics::speaks_for(position, &control.topic, topic)
+            };
+            let offer = |record| merge.offer(lane, record, speaks_for);
+            match self.queues.poll(queue, offer) {
                 Polled::Records(0) => {}
                 Polled::Records(_) => return Ok(Followed::Reached),
                 Polled::OutOfRange => self.find_out_of_range().await?,
@@ -378,7 +430,7 @@ impl CommitOrderRun<'_> {
             let at = self.merge.at(lane).clone();
             // A topic that was made anew may have fewer partitions.
             let end = end_of(position, &at).unwrap_or_default();
-            if self.queues.is_read_to(lane, end) {
+            if self.queues.is_read_to(self.merge.queue(lane), end) {
                 self.merge.offer_end(lane, end);
                 return Ok(Followed::Reached);
             }
@@ -403,9 +455,7 @@ impl CommitOrderRun<'_> {
 
     /// Kafka refused an offset: finds out which one.
     async fn find_out_of_range(&self) -> Result<()> {
-        let places = 0..self.merge.stored().count();
-        let next = places.map(|place| (self.merge.at(place), self.merge.read_to(place)));
-        find_out_of_range(&self.context.shared.discovery, next).await
+        find_out_of_range(&self.context.shared.discovery, self.merge.read()).await
     }
 
     /// Gives what was gathered to the target, and commits there if the next event belongs to another commit.
@@ -449,7 +499,10 @@ impl CommitOrderRun<'_> {
             PartEnd::Undone(undone) => return Ok(Some(undone)),
         };
         self.merge.moved(&moves);
-        self.context.status.moved(&moves);
+        let of_partitions = moves.iter().filter(|moved| moved.at.partition >= 0);
+        self.context
+            .status
+            .moved(&of_partitions.cloned().collect::<Vec<_>>());
         self.context.status.applied(began.elapsed(), time_us);
         let mut figures = self.context.status.figures();
         figures.duplicates += self.merge.take_duplicates();

@@ -203,7 +203,7 @@ impl Follower<'_> {
     ) -> Result<()> {
         let plan = Plan::of(
             table,
-            &body.schema_change.renames,
+            &body.change.renames,
             definition,
             before,
             self.is_emptied,
@@ -279,7 +279,7 @@ impl Follower<'_> {
         definition: &Definition,
         before: &Definition,
     ) -> Result<()> {
-        let renames = &body.schema_change.renames;
+        let renames = &body.change.renames;
         let key = before.primary_key_column_names.iter();
         let key: Vec<&String> = key.map(|name| renames.get(name).unwrap_or(name)).collect();
         if key.iter().copied().eq(&definition.primary_key_column_names) {

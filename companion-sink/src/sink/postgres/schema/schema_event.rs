@@ -14,7 +14,8 @@ pub(crate) struct SchemaBody<'a> {
     /// The table's name after the change.
     #[serde(borrow)]
     pub(crate) source: TableName<'a>,
-    pub(super) schema_change: SchemaChange,
+    #[serde(flatten)]
+    pub(super) change: SchemaChange,
 }
 
 #[derive(Deserialize)]
@@ -44,27 +45,27 @@ impl<'a> SchemaBody<'a> {
 
     /// Whether the source no longer sends the table.
     pub(crate) fn is_farewell(&self) -> bool {
-        matches!(self.schema_change.kind.as_str(), "UNTRACK" | "DROP")
+        matches!(self.change.kind.as_str(), "UNTRACK" | "DROP")
     }
 
     /// Whether the source has dropped the table.
     pub(crate) fn is_drop(&self) -> bool {
-        self.schema_change.kind == "DROP"
+        self.change.kind == "DROP"
     }
 
     /// Whether the table, or its schema, has another name.
     pub(crate) fn is_rename(&self) -> bool {
-        self.schema_change.kind == "RENAME"
+        self.change.kind == "RENAME"
     }
 
     /// Whether the source begins to send the table.
     pub(crate) fn is_first(&self) -> bool {
-        self.schema_change.kind == "CREATE"
+        self.change.kind == "CREATE"
     }
 
     /// Whether rows came, went or changed without events, and a snapshot follows.
     pub(crate) fn awaits_snapshot(&self) -> bool {
-        self.schema_change.contents_changed
+        self.change.contents_changed
             && self
                 .definition()
                 .is_some_and(|definition| !definition.primary_key_column_names.is_empty())
@@ -72,7 +73,7 @@ impl<'a> SchemaBody<'a> {
 
     /// The table's definition after the change.
     pub(crate) fn definition(&self) -> Option<&Definition> {
-        let changes = &self.schema_change.table_changes;
+        let changes = &self.change.table_changes;
         changes.iter().find_map(|change| change.table.as_ref())
     }
 }

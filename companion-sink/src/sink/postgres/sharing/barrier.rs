@@ -26,7 +26,7 @@ pub(crate) struct Row {
     pub(crate) partition: i32,
     /// None where nobody has begun to read it.
     pub(crate) next_offset: Option<i64>,
-    version: String,
+    pub(crate) version: String,
     /// The version of the event at which it is held, and the offset behind that.
     held: Option<(String, i64)>,
 }
@@ -81,7 +81,7 @@ impl Barriers<'_> {
     ) -> Result<Vec<Row>> {
         let sql = format!(
             "SELECT p.partition, o.next_offset, coalesce(o.version, ''), b.version, b.end_offset
-             FROM (SELECT generate_series(0, $3 - 1) UNION SELECT partition FROM {schema}.offsets WHERE sink = $1 AND topic = $2) AS p(partition)
+             FROM (SELECT generate_series(0, $3 - 1) UNION SELECT partition FROM {schema}.offsets WHERE sink = $1 AND topic = $2 AND partition >= 0) AS p(partition)
              LEFT JOIN {schema}.offsets o ON o.sink = $1 AND o.topic = $2 AND o.partition = p.partition
              LEFT JOIN {schema}.barriers b ON b.sink = $1 AND b.topic = $2 AND b.partition = p.partition AND b.begin_offset = o.next_offset
              ORDER BY p.partition",

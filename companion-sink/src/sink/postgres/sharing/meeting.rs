@@ -119,8 +119,11 @@ async fn meet_in_transaction(
     let is_new = barriers.note(&client, topic, moves).await?;
     let rows = barriers.rows(&client, topic, partitions).await?;
     let is_there = |moved: &Move| {
-        rows.iter()
-            .any(|row| row.partition == moved.at.partition && row.next_offset == Some(moved.begin))
+        rows.iter().any(|row| {
+            row.partition == moved.at.partition
+                && row.next_offset == Some(moved.begin)
+                && row.version < moved.version
+        })
     };
     if !moves.iter().all(is_there) {
         return Ok(Met::Moved);
