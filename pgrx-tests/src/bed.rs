@@ -362,7 +362,14 @@ impl<'a> Database<'a> {
     /// All records of a table's topic, after [`Database::wait_until_in_kafka`].
     pub fn records(&self, table: &str) -> Vec<Record> {
         self.wait_until_in_kafka();
-        topic::read(self.bed.kafka(), &self.topic(table))
+        self.records_of_topic(&self.topic(table))
+    }
+
+    /// What a topic has now, and the control events about it in front, as of the partition [`topic::CONTROL`].
+    pub fn records_of_topic(&self, topic: &str) -> Vec<Record> {
+        let mut records = topic::read_control(self.bed.kafka(), &self.name, topic);
+        records.extend(topic::read(self.bed.kafka(), topic));
+        records
     }
 
     /// The ids of the rows whose insert is in a table's topic now.
@@ -377,7 +384,7 @@ impl<'a> Database<'a> {
         self.ids_in_topic(table)
     }
 
-    /// The events of a table in the order of their versions, each once (some are in every partition), without tombstones.
+    /// The events of a table in the order of their versions, each once, with the control events about it and without tombstones.
     pub fn events(&self, table: &str) -> Vec<Record> {
         self.events_of_topic(&self.topic(table))
     }
@@ -385,7 +392,7 @@ impl<'a> Database<'a> {
     /// As [`Database::events`], of any topic.
     pub fn events_of_topic(&self, topic: &str) -> Vec<Record> {
         self.wait_until_in_kafka();
-        let mut records = topic::read(self.bed.kafka(), topic);
+        let mut records = self.records_of_topic(topic);
         records.retain(|record| record.op() != "tombstone");
         records.sort_by(|one, other| one.version().cmp(other.version()));
         records.dedup_by(|one, other| one.id() == other.id());

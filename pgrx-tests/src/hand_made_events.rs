@@ -1,11 +1,13 @@
 //! Events as the extension sends them, made by a test itself: what the sinks do with copies, broken records and every
 //! type does not depend on a source server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use change::event::headers::HeaderName;
 use change::event::op::Op;
+use change::topic_name;
 use postgres::Client;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -37,6 +39,8 @@ pub struct Source {
     producer: ThreadedProducer<DefaultProducerContext>,
     next_lsn: u64,
     topics: BTreeSet<String>,
+    /// The version of the newest control event that was sent about each topic.
+    newest_control: Mutex<HashMap<String, String>>,
 }
 
 /// One event, to be changed before it is sent.
@@ -123,13 +127,16 @@ impl Source {
             .expect("a producer");
         bed().target().create_database(&format!("{name}_replica"));
         topic_admin::create(bed().kafka(), &format!("{name}.cdc_positions"), 1);
+        let control = topic_name::control(name);
+        topic_admin::create(bed().kafka(), &control, 1);
         Source {
             name: name.to_owned(),
             consistency: "row",
             more_toml: "",
             producer,
             next_lsn: 1000,
-            topics: BTreeSet::new(),
+            topics: BTreeSet::from([control]),
+            newest_control: Mutex::default(),
         }
     }
 
@@ -154,7 +161,7 @@ impl Source {
         let ends = self.topics.iter().map(|topic| {
             let offsets = topic::offsets(bed().kafka(), topic).expect("the topic");
             let end: Vec<i64> = offsets.into_values().map(|offsets| offsets.end).collect();
-            let ends = json!({"topic_id": "x", "partitions": end.len(), "end": end});
+            let ends = json!({"topic_id": "x", "partitions": end.len(), "end": end, "database": 5});
             (topic.clone(), ends)
         });
         let ends: serde_json::Map<String, Value> = ends.collect();
@@ -191,7 +198,7 @@ impl Source {
     pub fn track(&mut self, table: &str, columns: &[(&str, &str)], key: &[&str]) {
         self.create_topic(table);
         let event = self.schema(table, "CREATE", columns, key);
-        self.send_everywhere(&event);
+        self.send_control(&event);
     }
 
     /// A schema event.
@@ -213,15 +220,16 @@ impl Source {
         let mut event = self.event(
             table,
             Op::Schema,
-            Some(r#"{"__cdc":"schema"}"#),
+            Some(&control_key(&self.topic(table), Op::Schema)),
             &Value::Null,
             &Value::Null,
         );
         let mut value: Value =
             serde_json::from_slice(event.value.as_ref().expect("a value")).expect("JSON");
-        value["schema_change"] = json!({"type": kind, "ddl": null, "contents_changed": false, "renames": {},
+        let change = json!({"type": kind, "ddl": null, "contents_changed": false, "renames": {},
             "tableChanges": [{"type": kind, "id": format!("\"{}\".\"public\".\"{table}\"", self.name),
                 "table": {"primaryKeyColumnNames": key, "columns": columns}}]});
+        merge(&mut value, change);
         event.value = Some(value.to_string().into_bytes());
         event
     }
@@ -252,7 +260,7 @@ impl Source {
         self.event(
             table,
             Op::Truncate,
-            Some(r#"{"__cdc":"truncate"}"#),
+            Some(&control_key(&self.topic(table), Op::Truncate)),
             &Value::Null,
             &Value::Null,
         )
@@ -265,8 +273,8 @@ impl Source {
 
     /// The beginning or end of a chunk; `snapshot` is what it says.
     pub fn snapshot(&mut self, table: &str, snapshot: &Value) -> Event {
-        let key = Some(r#"{"__cdc":"snapshot"}"#);
-        let mut event = self.event(table, Op::Snapshot, key, &Value::Null, &Value::Null);
+        let key = control_key(&self.topic(table), Op::Snapshot);
+        let mut event = self.event(table, Op::Snapshot, Some(&key), &Value::Null, &Value::Null);
         let value = event.value.as_ref().expect("a value");
         let mut value: Value = serde_json::from_slice(value).expect("JSON");
         value["snapshot"] = snapshot.clone();
@@ -332,10 +340,9 @@ impl Source {
             ),
             (HeaderName::OP, op.header().to_owned()),
             (HeaderName::TABLE, self.topic(table)),
-            (HeaderName::SCHEMA, "9e12ab04".to_owned()),
             (HeaderName::TRANSACTION, "1/1".to_owned()),
         ];
-        Event {
+        let event = Event {
             topic: self.topic(table),
             partition: None,
             key: key.map(str::to_owned),
@@ -343,11 +350,35 @@ impl Source {
             headers: headers
                 .map(|(name, value)| (name.as_str().to_owned(), value))
                 .to_vec(),
+        };
+        match op.is_about_table() {
+            true => Event {
+                topic: topic_name::control(&self.name),
+                partition: Some(0),
+                ..event.with_header(HeaderName::TOPIC.as_str(), &self.topic(table))
+            },
+            false => event,
         }
     }
 
     /// Sends an event; records without a key go to partition 0.
     pub fn send(&self, event: &Event) {
+        let mut newest = self.newest_control.lock().expect("the newest control events");
+        let mut event = event.clone();
+        let version = event.header(HeaderName::VERSION.as_str());
+        match event.header(HeaderName::TOPIC.as_str()) {
+            Some(topic) => {
+                if let Some(version) = version {
+                    newest.insert(topic.to_owned(), version.to_owned());
+                }
+            }
+            None => {
+                if let Some(control) = newest.get(&event.topic) {
+                    event = event.with_header(HeaderName::CONTROL.as_str(), control);
+                }
+            }
+        }
+        drop(newest);
         let mut headers = OwnedHeaders::new();
         for (name, value) in &event.headers {
             headers = headers.insert(Header {
@@ -365,20 +396,16 @@ impl Source {
             .expect("send an event");
     }
 
-    /// Sends a copy to every partition, as truncates and schema events go.
-    pub fn send_everywhere(&self, event: &Event) {
-        for partition in 0..PARTITIONS {
-            self.send(&event.clone().in_partition(partition));
-        }
+    /// Sends a control event, and waits until Kafka has it.
+    pub fn send_control(&self, event: &Event) {
+        self.send(event);
         self.flush();
     }
 
-    /// Waits until Kafka has everything, and writes the position that a consistent replica waits for.
+    /// Waits until Kafka has everything, and writes a position that says so.
     pub fn flush(&self) {
         self.flush_producer();
-        if self.consistency == "transaction" {
-            self.write_position();
-        }
+        self.write_position();
     }
 
     fn flush_producer(&self) {
@@ -437,6 +464,18 @@ impl Source {
     pub fn wait_until_replica_applied(&self, sink: &CompanionSink, table: &str) {
         self.flush();
         sink.wait_until_sink_applied("replica", bed().kafka(), &[self.topic(table)]);
+    }
+}
+
+/// The key of a control event about a topic.
+fn control_key(topic: &str, op: Op) -> String {
+    json!({"topic": topic, "event": op.control()}).to_string()
+}
+
+/// Adds the fields of an object to another one.
+fn merge(object: &mut Value, more: Value) {
+    if let (Value::Object(object), Value::Object(more)) = (object, more) {
+        object.extend(more);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
+use change::event::headers::HeaderName;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -41,7 +42,7 @@ impl Record {
         )
     }
 
-    /// The header `cdc.op`: `c u d r t m`, `tombstone`, `schema`, ….
+    /// The header `cdc.op`: `c u d r t`, `tombstone`, `schema`, ….
     ///
     /// # Panics
     /// When it is missing.
@@ -119,6 +120,22 @@ pub fn read(kafka: &Kafka, topic: &str) -> Vec<Record> {
         });
     });
     records.sort_by_key(|record| (record.partition, record.offset));
+    records
+}
+
+/// The partition that control events have here, beside those of the topic that they are about.
+pub const CONTROL: i32 = -1;
+
+/// The control events about a topic, in their order, with the partition [`CONTROL`]. Its database has the topic prefix `prefix`.
+///
+/// # Panics
+/// When the broker does not answer.
+pub fn read_control(kafka: &Kafka, prefix: &str, topic: &str) -> Vec<Record> {
+    let mut records = read(kafka, &change::topic_name::control(prefix));
+    records.retain(|record| record.header(HeaderName::TOPIC.as_str()) == Some(topic));
+    for record in &mut records {
+        record.partition = CONTROL;
+    }
     records
 }
 

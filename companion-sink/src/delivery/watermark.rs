@@ -106,6 +106,7 @@ mod tests {
                 end: end.to_vec(),
                 database: 0,
                 untracked: false,
+                control: None,
             };
             ((*topic).to_owned(), ends)
         });

@@ -5,7 +5,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use mongodb::bson::{Bson, Document, doc};
+use mongodb::bson::{Document, doc};
 use postgres::Client;
 use serde_json::Value;
 
@@ -364,6 +364,7 @@ impl CompanionSink {
         for topic in topics {
             let ends =
                 topic::offsets(kafka, topic).unwrap_or_else(|| panic!("there is no topic {topic}"));
+            let partitions = ends.len() as i32;
             for (partition, offsets) in ends.into_iter().filter(|(_, offsets)| !offsets.is_empty())
             {
                 let what = format!(
@@ -371,7 +372,7 @@ impl CompanionSink {
                     offsets.end
                 );
                 wait_until(&what, APPLY_TIMEOUT, || {
-                    let next = applied.next_offset(topic, partition)?;
+                    let (next, _) = applied.position(topic, partition)?;
                     if next >= offsets.end {
                         return Ok(());
                     }
@@ -382,6 +383,20 @@ impl CompanionSink {
                     ))
                 });
             }
+            let prefix = topic.split('.').next().unwrap_or_default();
+            let control = topic::read_control(kafka, prefix, topic);
+            let Some(newest) = control.iter().map(topic::Record::version).max() else {
+                continue;
+            };
+            let what = format!("sink {sink} to do control event {newest} about {topic}");
+            wait_until(&what, APPLY_TIMEOUT, || {
+                let Err(seen) = applied.has_done(topic, partitions, newest) else {
+                    return Ok(());
+                };
+                self.check_running()?;
+                let log = process::log_tail(&self.log_file(), 15);
+                Err(format!("{seen}. Its log ends:\n{log}"))
+            });
         }
     }
 
@@ -455,8 +470,8 @@ impl AppliedOffsets {
         }
     }
 
-    /// The offset of the next record to apply; an error as long as none is stored.
-    fn next_offset(&mut self, topic: &str, partition: i32) -> Result<i64, String> {
+    /// The offset of the next record to apply, and the highest version before; an error as long as none is stored.
+    fn position(&mut self, topic: &str, partition: i32) -> Result<(i64, String), String> {
         match &mut self.store {
             Store::Mongo(collection) => {
                 let filter =
@@ -465,19 +480,33 @@ impl AppliedOffsets {
                     .find_one(filter)
                     .run()
                     .map_err(|e| e.to_string())?;
-                match found.as_ref().and_then(|d| d.get("next_offset")) {
-                    Some(Bson::Int64(next)) => Ok(*next),
-                    _ => Err(format!("no offset in companion_offsets: {found:?}")),
-                }
+                let position = found.as_ref().and_then(|found| {
+                    let version = found.get_str("version").ok()?;
+                    Some((found.get_i64("next_offset").ok()?, version.to_owned()))
+                });
+                position.ok_or_else(|| format!("no offset in companion_offsets: {found:?}"))
             }
             Store::Postgres(client) => {
-                let query = "SELECT next_offset FROM companion.offsets
+                let query = "SELECT next_offset, version FROM companion.offsets
                              WHERE sink = $1 AND topic = $2 AND partition = $3";
                 let row = client.query_opt(query, &[&self.sink, &topic, &partition]);
                 let row = row.map_err(|e| format!("{e:?}"))?;
-                row.map(|row| row.get(0))
+                row.map(|row| (row.get(0), row.get(1)))
                     .ok_or_else(|| "no offset in companion.offsets".to_owned())
             }
         }
+    }
+
+    /// Whether it has done the control event of `version` about a topic, in all of its partitions.
+    fn has_done(&mut self, topic: &str, partitions: i32, version: &str) -> Result<(), String> {
+        let mut highest = |partition| self.position(topic, partition).map(|(_, version)| version);
+        let together = highest(topic::CONTROL).unwrap_or_default();
+        for partition in 0..partitions {
+            let done = highest(partition)?;
+            if done.as_str() < version && together.as_str() < version {
+                return Err(format!("partition {partition} is at {done}"));
+            }
+        }
+        Ok(())
     }
 }

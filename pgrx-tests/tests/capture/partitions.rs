@@ -14,7 +14,7 @@ fn database(name: &str) -> Database<'static> {
 fn shown(events: &[Record]) -> Vec<String> {
     let show = |event: &Record| match event.op() {
         "schema" => {
-            let change = event.json()["schema_change"].clone();
+            let change = event.json();
             let kind = change["type"].as_str().expect("a type").to_owned();
             if change["contents_changed"] == true {
                 format!("{kind}!")

@@ -325,7 +325,7 @@ fn uninstalling_leaves_nothing_behind() {
     let records = pg_cdc_tests::topic::read(bed.kafka(), &database.topic("t"));
     let last = records.iter().rfind(|record| record.partition == 0);
     let last = last.expect("the topic");
-    assert_eq!(last.json()["schema_change"]["type"], "UNTRACK");
+    assert_eq!(last.json()["type"], "UNTRACK");
     client
         .batch_execute("DROP EXTENSION pg_cdc")
         .expect("drop the extension");

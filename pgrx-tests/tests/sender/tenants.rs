@@ -107,7 +107,7 @@ fn what_an_event_brings_along_is_limited_where_it_is_captured() {
     let texts: Vec<Value> = definitions
         .iter()
         .filter(|event| event.op() == "schema")
-        .map(|event| event.json()["schema_change"]["ddl"].clone())
+        .map(|event| event.json()["ddl"].clone())
         .collect();
     assert_eq!(
         texts[texts.len() - 2..],

@@ -181,7 +181,7 @@ fn an_instance_that_sleeps_in_the_middle_of_a_batch_does_no_harm() {
 
     // A truncate waits for the partitions of the one that sleeps, and what comes behind it as well.
     let truncate = source.truncate("t");
-    source.send_everywhere(&truncate);
+    source.send_control(&truncate);
     for id in 30..90 {
         let event = source.create("t", Some(&id_key(id)), &row(id, "b", 3));
         source.send(&event.in_partition(partition(id)));

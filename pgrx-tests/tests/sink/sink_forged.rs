@@ -207,11 +207,11 @@ fn only_listed_schemas_are_written_and_a_topic_may_get_another_table() {
         for schema in ["app_1", "reports"] {
             let event = source.schema("other", "CREATE", &COLUMNS, &["id"]);
             let event = renamed(event, &name, schema, "x");
-            source.send_everywhere(&event);
+            source.send_control(&event);
             let event = source.create("other", Some(&id_key(1)), &row(1, "a", 1));
             source.send(&renamed(event, &name, schema, "x"));
             let event = source.schema("other", "UNTRACK", &[], &[]);
-            source.send_everywhere(&renamed(event, &name, schema, "x"));
+            source.send_control(&renamed(event, &name, schema, "x"));
         }
         let sink = source.start_sink();
         source.wait_until_replica_applied(&sink, "other");
@@ -320,7 +320,7 @@ fn what_brings_a_version_back_is_only_sql() {
         with_table(renamed(event, &name, "public", real), &header)
     };
     let event = source.schema(escaped, "CREATE", &columns, &["id"]);
-    source.send_everywhere(&as_real(event));
+    source.send_control(&as_real(event));
     let old = json!({"id": 1, "q": "x\n\\! touch FILE\n"});
     let event = source.create(escaped, Some(&id_key(1)), &old);
     source.send(&as_real(event));
@@ -330,7 +330,7 @@ fn what_brings_a_version_back_is_only_sql() {
         &[columns[0], columns[1], (evil, "text")],
         &["id"],
     );
-    source.send_everywhere(&as_real(event));
+    source.send_control(&as_real(event));
     let new = json!({"id": 1, "q": "y", evil: "z"});
     let event = source.update(escaped, Some(&id_key(1)), &old, &new);
     source.send(&as_real(event));

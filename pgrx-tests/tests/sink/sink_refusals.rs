@@ -446,7 +446,7 @@ fn what_the_target_computes_or_does_not_have_stops_nothing() {
         let parent = source.truncate("parent");
         let child = source.in_transaction_of(&parent, |source| source.truncate("child"));
         for event in [&parent, &child] {
-            source.send_everywhere(event);
+            source.send_control(event);
         }
         tables
             .iter()

@@ -214,7 +214,7 @@ fn two_truncates_and_a_kill_between_every_step() {
                 source.send(&event);
             }
             let truncate = source.truncate("t");
-            source.send_everywhere(&truncate);
+            source.send_control(&truncate);
         }
         for id in 0..10 {
             let event = source.create("t", Some(&id_key(id)), &row(id, 9));

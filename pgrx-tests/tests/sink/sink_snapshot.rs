@@ -34,7 +34,7 @@ fn read(source: &mut Source, ids: impl IntoIterator<Item = u64>, n: u64) {
 
 fn begin(source: &mut Source, snapshot: i64, chunk: u64) {
     let begin = begin_event(source, snapshot, chunk);
-    source.send_everywhere(&begin);
+    source.send_control(&begin);
 }
 
 fn begin_event(source: &mut Source, snapshot: i64, chunk: u64) -> Event {
@@ -52,7 +52,7 @@ fn end_event(source: &mut Source, snapshot: i64, to: Option<u64>, changed: &[u64
 
 fn end(source: &mut Source, snapshot: i64, to: Option<u64>, changed: &[u64]) {
     let end = end_event(source, snapshot, to, changed);
-    source.send_everywhere(&end);
+    source.send_control(&end);
 }
 
 fn documents(source: &Source) -> Vec<Document> {
@@ -188,7 +188,7 @@ impl Lock {
 /// Sends `event` while nobody can write into a collection, and kills companion-sink where it wants to.
 fn kill_at(source: &Source, sink: &CompanionSink, name: &str, event: &Event) {
     let mut lock = Lock::of(source, name, "SHARE");
-    source.send_everywhere(event);
+    source.send_control(event);
     lock.wait_for_waiter();
     sink.kill();
     lock.drop_writers();
@@ -202,7 +202,7 @@ fn rows_that_are_gone_get_one_inferred_delete() {
     source.wait_until_applied(&sink, "t");
     assert_eq!(inferred(&documents(&source)), keys(&[]));
     assert_eq!(notes(&source).len(), 1);
-    source.send_everywhere(&end);
+    source.send_control(&end);
     // It is back, and was gone all the same.
     create(&mut source, [5]);
     source.wait_until_applied(&sink, "t");
@@ -301,7 +301,7 @@ fn an_instance_that_comes_back_to_a_snapshots_end_takes_nothing_for_gone() {
     source.wait_until_applied(&first, "t");
     // It is at the end, and has read nothing yet.
     let mut lock = Lock::of(&source, "t_history", "ACCESS EXCLUSIVE");
-    source.send_everywhere(&end);
+    source.send_control(&end);
     lock.wait_for_waiter();
     send_signal(first.pid(), libc::SIGSTOP);
     drop(lock);
@@ -325,10 +325,10 @@ fn an_instance_that_comes_back_to_a_snapshots_end_takes_nothing_for_gone() {
 fn events_that_are_read_twice_make_the_same_documents() {
     let mut source = Source::new("gone_twice");
     let (end, gone) = whole_snapshot(&mut source);
-    source.send_everywhere(&end);
+    source.send_control(&end);
     // What a truncate has emptied is not known any more.
     let truncate = source.truncate("t");
-    source.send_everywhere(&truncate);
+    source.send_control(&truncate);
     begin(&mut source, 8, 1);
     read(&mut source, [12, 13], 1);
     self::end(&mut source, 8, None, &[]);
@@ -379,16 +379,16 @@ fn what_a_snapshot_cannot_know_stays() {
             let partial = format!("\"partial\":{}", chunk == partial_chunk);
             let value = String::from_utf8(end.value.clone().expect("a value")).expect("UTF-8");
             let value = value.replace("\"partial\":false", &partial);
-            source.send_everywhere(&end.with_value(value.as_bytes()));
+            source.send_control(&end.with_value(value.as_bytes()));
         }
     }
     nothing(&source, "a partial snapshot");
 
     for other in ["[\"another\"]", "[]"] {
         let begin = begin_event(&mut source, 2, 1).with_header("cdc.sinks", other);
-        source.send_everywhere(&begin);
+        source.send_control(&begin);
         let end = end_event(&mut source, 2, None, &[]).with_header("cdc.sinks", other);
-        source.send_everywhere(&end);
+        source.send_control(&end);
     }
     nothing(&source, "for other sinks");
 

@@ -242,7 +242,7 @@ fn a_sink_that_halts_at_a_table_names_the_event_and_the_remedy() {
     sink.stop();
     sink.start_only(&["replica"]);
     let truncate = source.truncate("t");
-    source.send_everywhere(&truncate);
+    source.send_control(&truncate);
     wait_for_halt(
         &sink,
         &["CDC1004", &truncate.id(), "does not exist", "Create it"],
@@ -558,7 +558,7 @@ fn a_topic_whose_table_takes_anothers_name_takes_no_rows_of_it() {
 
     let mut rename = source.schema("victim", "RENAME", &COLUMNS, &["id"]);
     rename.topic = source.topic("mine");
-    source.send_everywhere(&rename);
+    source.send_control(&rename);
     sink.wait_until_sink_applied("history", bed().kafka(), &topics);
     let mut update = source.update("victim", Some(&id_key(1)), &row(1, "x", 1), &row(1, "y", 2));
     source.send(&update);

@@ -15,7 +15,7 @@ fn database(name: &str) -> Database<'static> {
 /// What happened, shortly: the operation of a row, the type of a definition's change.
 fn kinds(events: &[Record]) -> Vec<String> {
     let kind = |event: &Record| match event.op() {
-        "schema" => event.json()["schema_change"]["type"]
+        "schema" => event.json()["type"]
             .as_str()
             .expect("a type")
             .to_owned(),
@@ -25,7 +25,7 @@ fn kinds(events: &[Record]) -> Vec<String> {
 }
 
 fn change(event: &Record) -> Value {
-    event.json()["schema_change"].clone()
+    event.json()
 }
 
 fn columns(event: &Record) -> Vec<String> {
@@ -215,7 +215,7 @@ fn whatever_drops_a_table_or_its_trigger_says_so() {
     assert!(
         records
             .iter()
-            .any(|r| r.op() == "schema" && r.json()["schema_change"]["type"] == "UNTRACK"),
+            .any(|r| r.op() == "schema" && r.json()["type"] == "UNTRACK"),
         "{records:?}"
     );
     database.bed().source().assert_never_crashed();

@@ -166,7 +166,7 @@ fn who_empties_a_partition_does_not_wait_for_who_waits_for_it() {
     let events = database.events("t");
     let emptied = events
         .iter()
-        .filter(|event| event.json()["schema_change"]["contents_changed"] == true);
+        .filter(|event| event.json()["contents_changed"] == true);
     assert_eq!(emptied.count(), 4, "{events:?}");
 }
 
@@ -232,7 +232,7 @@ fn a_partition_that_is_being_detached_is_captured_until_it_is_gone() {
         .events("t")
         .iter()
         .map(|event| match event.op() {
-            "schema" => event.json()["schema_change"]["type"].to_string(),
+            "schema" => event.json()["type"].to_string(),
             op => format!("{op} {}", event.key_text()),
         })
         .collect();

@@ -331,21 +331,48 @@ mod tests {
     use super::*;
 
     const PARTITIONS: usize = 3;
+    /// The place of the control topic among the logs.
+    const CONTROL: usize = PARTITIONS;
 
     fn at(partition: usize) -> TopicPartition {
-        TopicPartition {
-            topic: "t".into(),
-            partition: partition as i32,
+        match partition {
+            CONTROL => control_topics::partition_of("d.cdc-control"),
+            _ => TopicPartition {
+                topic: "t".into(),
+                partition: partition as i32,
+            },
         }
+    }
+
+    /// The log of a partition that is read, or that has moved.
+    fn log_of(at: &TopicPartition) -> usize {
+        match &*at.topic {
+            "t" if at.partition >= 0 => at.partition as usize,
+            _ => CONTROL,
+        }
+    }
+
+    fn read_to(merge: &Merge, lane: usize) -> usize {
+        let of_lane = merge.read().find(|(at, _)| *at == merge.at(lane));
+        of_lane.expect("it is read").1 as usize
+    }
+
+    fn offer(merge: &mut Merge, lane: usize, record: Record) {
+        merge.offer(lane, record, |_, _| true);
     }
 
     fn record(partition: usize, offset: usize, version: Version, op: &str) -> Record {
         let version = version.to_string();
-        let headers = [("cdc.version", version.as_str()), ("cdc.op", op)];
+        let headers = [
+            ("cdc.version", version.as_str()),
+            ("cdc.op", op),
+            ("cdc.topic", "t"),
+        ];
         let headers = headers.map(|(name, value)| (name, Some(value.as_bytes())));
+        let at = at(partition);
         Record::new(
-            "t".into(),
-            partition as i32,
+            at.topic,
+            at.partition,
             offset as i64,
             None,
             None,
@@ -363,7 +390,7 @@ mod tests {
         }
     }
 
-    /// What a source did: transactions of events, each for one partition or for all; how often the sender started again, and
+    /// What a source did: transactions of events, each for one partition or about the table; how often the sender started again, and
     /// from which event on it sent once more.
     #[derive(Debug, Clone)]
     struct Source {
@@ -399,15 +426,14 @@ mod tests {
             for (sequence, to) in events.iter().enumerate() {
                 let version = version(number as u64 * 10 + 7, sequence as u64 + 1);
                 order.push(version);
-                for partition in 0..PARTITIONS {
-                    if to.is_none_or(|to| to == partition) {
-                        owed.push((partition, version, if to.is_some() { "u" } else { "t" }));
-                    }
-                }
+                owed.push(match to {
+                    Some(partition) => (*partition, version, "u"),
+                    None => (CONTROL, version, "t"),
+                });
             }
             ends_of_transactions.push(owed.len());
         }
-        let mut logs: Vec<Vec<Record>> = vec![Vec::new(); PARTITIONS];
+        let mut logs: Vec<Vec<Record>> = vec![Vec::new(); PARTITIONS + 1];
         let put = |logs: &mut Vec<Vec<Record>>,
                    (partition, version, op): (usize, Version, &str)| {
             let offset = logs[partition].len();
@@ -446,21 +472,24 @@ mod tests {
             let mut goals: Vec<usize> = goals.iter().map(|goal| goal % sent.positions.len()).collect();
             goals.push(sent.positions.len() - 1);
             goals.sort_unstable();
-            let mut stored: Vec<(i64, String)> = vec![(0, String::new()); PARTITIONS];
+            let mut stored: Vec<(i64, String)> = vec![(0, String::new()); PARTITIONS + 1];
             let mut out: Vec<Version> = Vec::new();
             let mut merge = fresh(&stored);
             let mut restart_at = Some(restart_at);
             for goal in goals {
                 let (place, ends) = &sent.positions[goal];
-                merge.set_goal(*place, |at| Some(ends[at.partition as usize] as i64));
+                let end_of = |at: &TopicPartition| {
+                    (at.partition >= 0).then(|| ends[log_of(at)] as i64)
+                };
+                merge.set_goal(*place, end_of);
                 loop {
                     match merge.next() {
                         Next::Reached => break,
                         Next::Missing(lane) => {
-                            let log = &sent.logs[merge.at(lane).partition as usize];
-                            let from = merge.read_to(lane) as usize;
+                            let log = &sent.logs[log_of(merge.at(lane))];
+                            let from = read_to(&merge, lane);
                             prop_assert!(from < log.len(), "a partition is asked beyond its end");
-                            merge.offer(lane, log[from].clone());
+                            offer(&mut merge, lane, log[from].clone());
                         }
                         Next::Event(of) => {
                             prop_assert!(of <= *place, "nothing beyond the goal");
@@ -468,10 +497,10 @@ mod tests {
                             if is_next_commit && restart_at.take_if(|at| *at == out.len()).is_some() {
                                 // What was handed out is stored, and the process starts again.
                                 for moved in merge.moves() {
-                                    stored[moved.at.partition as usize] = (moved.end, moved.version);
+                                    stored[log_of(&moved.at)] = (moved.end, moved.version);
                                 }
                                 merge = fresh(&stored);
-                                merge.set_goal(*place, |at| Some(ends[at.partition as usize] as i64));
+                                merge.set_goal(*place, end_of);
                                 continue;
                             }
                             let record = merge.take().unwrap();
@@ -481,7 +510,8 @@ mod tests {
                 }
             }
             prop_assert_eq!(out, sent.order);
-            let ends: Vec<i64> = sent.logs.iter().map(|log| log.len() as i64).collect();
+            let logs = sent.logs[..PARTITIONS].iter();
+            let ends: Vec<i64> = logs.map(|log| log.len() as i64).collect();
             let moves = merge.moves();
             merge.moved(&moves);
             let stored: Vec<i64> = merge.stored().map(|(_, next)| next).collect();
@@ -492,7 +522,15 @@ mod tests {
     fn fresh(stored: &[(i64, String)]) -> Merge {
         let mut merge = Merge::new("replica");
         for (partition, (next, version)) in stored.iter().enumerate() {
-            merge.add(at(partition), *next, version);
+            match partition {
+                CONTROL => {
+                    merge.add_control(&"t".into(), *next, version);
+                    merge.add_control_topic(at(CONTROL), 0);
+                }
+                _ => {
+                    merge.add(at(partition), *next, version);
+                }
+            }
         }
         merge
     }
@@ -503,7 +541,7 @@ mod tests {
         let goal = version(30, 0).place();
         merge.set_goal(goal, |at| Some(if at.partition == 0 { 4 } else { 0 }));
         for (offset, lsn) in [(0, 10), (1, 1 << 40), (2, 20), (3, 10)] {
-            merge.offer(0, record(0, offset, version(lsn, 1), "u"));
+            offer(&mut merge, 0, record(0, offset, version(lsn, 1), "u"));
         }
         let mut out = Vec::new();
         loop {
@@ -535,7 +573,7 @@ mod tests {
         merge.set_goal(version(1, 0).place(), |at| {
             Some(if at.partition == 0 { 1 } else { 9 })
         });
-        merge.offer(0, record(0, 0, version(1, 1), "u"));
+        offer(&mut merge, 0, record(0, 0, version(1, 1), "u"));
         // Aborted or compacted records: the log ends, and nothing came.
         let Next::Missing(lane) = merge.next() else {
             panic!("the second partition is not read to its end")
