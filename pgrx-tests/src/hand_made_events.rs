@@ -158,10 +158,16 @@ impl Source {
 
     /// Says that everything that was made until now is in Kafka.
     fn write_position(&self) {
+        let newest_control = self.newest_control.lock().expect("the newest control events");
         let ends = self.topics.iter().map(|topic| {
             let offsets = topic::offsets(bed().kafka(), topic).expect("the topic");
             let end: Vec<i64> = offsets.into_values().map(|offsets| offsets.end).collect();
-            let ends = json!({"topic_id": "x", "partitions": end.len(), "end": end, "database": 5});
+            let mut ends =
+                json!({"topic_id": "x", "partitions": end.len(), "end": end, "database": 5});
+            if let Some(version) = newest_control.get(topic) {
+                let control = topic_name::control(&self.name);
+                ends["control"] = json!({"version": version, "topic": control});
+            }
             (topic.clone(), ends)
         });
         let ends: serde_json::Map<String, Value> = ends.collect();
