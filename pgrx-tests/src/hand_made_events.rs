@@ -186,7 +186,7 @@ impl Source {
             .send(record)
             .map_err(|(error, _)| error)
             .expect("send a position");
-        self.flush_producer();
+        self.flush_without_position();
     }
 
     /// The topic of a table.
@@ -410,11 +410,12 @@ impl Source {
 
     /// Waits until Kafka has everything, and writes a position that says so.
     pub fn flush(&self) {
-        self.flush_producer();
+        self.flush_without_position();
         self.write_position();
     }
 
-    fn flush_producer(&self) {
+    /// Waits until Kafka has everything.
+    pub fn flush_without_position(&self) {
         self.producer
             .flush(TIMEOUT)
             .expect("Kafka takes the events");

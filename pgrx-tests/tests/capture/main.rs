@@ -1,5 +1,6 @@
 //! What reaches the topics of what SQL does to tracked tables: values, statements, transactions, options, partitions.
 
+mod control;
 mod debezium;
 mod emit;
 mod extremes;

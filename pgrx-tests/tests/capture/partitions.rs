@@ -415,7 +415,7 @@ fn an_owner_without_rights_makes_and_attaches_partitions() {
         "{heard:?}"
     );
     database.wait_until_in_kafka();
-    let alone = topic::read(database.bed().kafka(), "midnight.s.alone");
+    let alone = database.records_of_topic("midnight.s.alone");
     let mut alone: Vec<Record> = alone
         .into_iter()
         .filter(|record| record.op() != "tombstone")

@@ -9,10 +9,9 @@ use std::sync::Arc;
 use change::event::headers::HeaderName;
 use change::position::Position;
 
-use crate::delivery::by_partition::Run;
 use crate::delivery::by_partition::gathering::Gathered;
 use crate::delivery::by_partition::lane::Lane;
-use crate::delivery::by_partition::waits_for_all_partitions;
+use crate::delivery::by_partition::{Run, TOLD_AFTER, waits_for_all_partitions};
 use crate::delivery::control_topics;
 use crate::error::Result;
 use crate::event::{Op, is_for_others, is_version};
@@ -315,8 +314,9 @@ impl<S: Sink> Run<'_, S> {
     fn is_at_end(&self, at: &TopicPartition, lane: &Lane, position: &Position) -> bool {
         let ends = position.ends.get(&*at.topic);
         let end = ends.and_then(|ends| ends.end.get(usize::try_from(at.partition).ok()?));
+        let is_told = lane.assigned.elapsed() > TOLD_AFTER;
         end.is_some_and(|end| {
-            lane.next >= *end || self.reader.is_read_to(at, *end, lane.stored_next)
+            lane.next >= *end || (is_told && self.reader.is_read_to(at, *end, lane.stored_next))
         })
     }
 
