@@ -8,8 +8,9 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
+use crate::parts::{self, Part};
 use crate::process::{self, Process};
-use crate::{parts, wait_until};
+use crate::wait_until;
 
 /// How long a broker may take to start or stop.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -309,7 +310,7 @@ impl Kafka {
                 self.folder.display()
             ))
             .arg("-cp")
-            .arg(parts::kafka_libs().join("*"));
+            .arg(Part::Kafka.class_path());
         java
     }
 }
