@@ -194,11 +194,7 @@ impl Kafka {
     /// When there is no such topic.
     pub fn lose_records(&self, topic: &str) {
         let mut partition = 0;
-        while let Ok(files) = self
-            .folder
-            .join(format!("data/{topic}-{partition}"))
-            .read_dir()
-        {
+        while let Ok(files) = self.partition_folder(topic, partition).read_dir() {
             for file in files {
                 let file = file.expect("a file of the partition").path();
                 if !file.ends_with("partition.metadata") {
@@ -208,6 +204,11 @@ impl Kafka {
             partition += 1;
         }
         assert!(partition > 0, "no folder of {topic}");
+    }
+
+    /// The folder in which it keeps a partition.
+    pub(crate) fn partition_folder(&self, topic: &str, partition: i32) -> PathBuf {
+        self.folder.join(format!("data/{topic}-{partition}"))
     }
 
     /// Freezes it (SIGSTOP): connections stay open, nothing is answered.

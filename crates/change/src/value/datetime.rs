@@ -1,7 +1,7 @@
 //! Dates, times and intervals as ISO 8601 text, from PostgreSQL's integers (datetime.c, timestamp.c).
 //!
 //! Years are astronomical (1 BC is `0000`, 44 BC `-0043`), years beyond 9999 carry a `+`, as Java's formatter and so
-//! Debezium write them. What has no time zone shows none: there are readers that take `1990-01-05Z` for NULL. Every function
+//! Debezium write them. What has no time zone shows none: readers take `1990-01-05Z` for an error, or for NULL. Every function
 //! appends a JSON string with its quotes.
 
 use crate::value::json::put_integer;

@@ -118,6 +118,7 @@ impl Sender {
                 retention_ms: -1,
                 tombstones: false,
                 exactly_once: self.exactly_once,
+                compression: "none",
                 stubs: true,
                 max_event_bytes: 1_000_000,
                 memory_bytes,
