@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use pg_cdc_tests::{kafka, parts};
+use pg_cdc_tests::kafka;
+use pg_cdc_tests::parts::{self, Part};
 use serde_json::{Value, json};
 
 use crate::account::{FULL_ROWS, rows};
@@ -81,9 +82,10 @@ fn environment() -> Value {
         "memory": line_of("/proc/meminfo", "MemTotal"),
         "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").ok().map(|text| text.trim().to_owned()),
         "postgresql": first_line(&postgres.to_string_lossy(), &["--version"]),
-        "kafka": parts::KAFKA_VERSION,
+        "kafka": Part::Kafka.version(),
         "librdkafka": librdkafka,
-        "debezium": parts::DEBEZIUM_VERSION,
+        "debezium": Part::Debezium.version(),
+        "debezium_sink": Part::DebeziumSink.version(),
         "java": first_line("java", &["--version"]),
         "rustc": first_line("rustc", &["--version"]),
     })

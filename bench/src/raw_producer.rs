@@ -14,7 +14,7 @@ use shipper::kafka::settings::{BATCH_BYTES, event_defaults, event_promises};
 
 /// Those that the sender gives its producer.
 pub(crate) fn settings() -> Vec<(&'static str, String)> {
-    let settings = event_defaults().into_iter();
+    let settings = event_defaults("lz4").into_iter();
     settings.chain(event_promises(BATCH_BYTES)).collect()
 }
 

@@ -17,6 +17,7 @@
 //! | [`hand_made_events`] | events that a test makes itself, for sinks without a source |
 //! | [`sender_status`] | what `cdc_status()` says, and waiting for it |
 //! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
+//! | [`topic_log`] | how a broker keeps a topic on its disk |
 //! | [`pgbench`] | load for a server |
 //! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
 //! | [`statements`], [`refusal`] | statements sent one by one; those that must fail with a coded message |
@@ -38,8 +39,7 @@ pub mod replica;
 pub mod sender_status;
 pub mod servers;
 pub mod statements;
-pub mod topic;
-pub mod topic_admin;
+pub mod topics;
 pub mod wait;
 
 pub use bed::{Database, TestBed};
@@ -47,4 +47,5 @@ pub use servers::{
     certificates, companion_sink, connect_worker, debezium, debezium_sink, ferretdb, kafka, parts,
     port, postgres, process, secure_listeners, token_issuer,
 };
+pub use topics::{topic, topic_admin, topic_log};
 pub use wait::wait_until;

@@ -29,6 +29,13 @@ pub(super) fn read_settings() -> Result<KafkaSettings, Trouble> {
         tombstones: settings::TOMBSTONES.get(),
         truncates: settings::SKIPPED_OPERATIONS.get() == settings::SkippedOperations::Nothing,
         exactly_once: settings::DELIVERY.get() == settings::Delivery::ExactlyOnce,
+        compression: match settings::COMPRESSION.get() {
+            settings::RecordCompression::None => "none",
+            settings::RecordCompression::Gzip => "gzip",
+            settings::RecordCompression::Snappy => "snappy",
+            settings::RecordCompression::Lz4 => "lz4",
+            settings::RecordCompression::Zstd => "zstd",
+        },
         max_event_bytes: (settings::TOPIC_MAX_EVENT_SIZE.get() as usize * 1024)
             .min(MAX_RECORD_BYTES),
         stubs: settings::OVERSIZE.get() == settings::Oversize::Stub,

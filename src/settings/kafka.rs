@@ -1,6 +1,6 @@
-//! Where Kafka is, and who this source is there.
+//! Where Kafka is, who this source is there, and how its records are packed.
 
-use pgrx::guc::{GucContext, GucFlags};
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 use super::text::{Text, check_hook, define_text, text};
 
@@ -8,6 +8,23 @@ pub(crate) static BROKERS: Text = Text::new(Some(c""));
 pub(crate) static KAFKA_CONFIG_FILE: Text = Text::new(Some(c""));
 pub(crate) static SOURCE_NAME: Text = Text::new(Some(c"pg"));
 pub(crate) static TOPIC_PREFIX: Text = Text::new(Some(c""));
+pub(crate) static COMPRESSION: GucSetting<RecordCompression> =
+    GucSetting::<RecordCompression>::new(RecordCompression::Lz4);
+
+/// `cdc.compression`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub(crate) enum RecordCompression {
+    #[name = c"none"]
+    None,
+    #[name = c"gzip"]
+    Gzip,
+    #[name = c"snappy"]
+    Snappy,
+    #[name = c"lz4"]
+    Lz4,
+    #[name = c"zstd"]
+    Zstd,
+}
 
 /// `cdc.topic_prefix`, or the database's name where it is empty.
 pub(crate) fn topic_prefix(database: &str) -> String {
@@ -63,6 +80,14 @@ pub(super) fn define(preloading: bool) {
         none,
         Some(check_topic_prefix),
         None,
+    );
+    GucRegistry::define_enum_guc(
+        c"cdc.compression",
+        c"Compression of the records in Kafka.",
+        c"none, gzip, snappy, lz4 or zstd: one that all readers can undo. A compression.type in cdc.kafka_config_file wins over it.",
+        &COMPRESSION,
+        GucContext::Sighup,
+        none,
     );
 }
 

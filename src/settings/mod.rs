@@ -17,7 +17,10 @@ pub(crate) use capture::{
 pub(crate) use context::{
     ACTOR, CONTEXT, CONTEXT_SETTINGS, REASON, REQUEST_ID, context_generation,
 };
-pub(crate) use kafka::{BROKERS, KAFKA_CONFIG_FILE, SOURCE_NAME, TOPIC_PREFIX, topic_prefix};
+pub(crate) use kafka::{
+    BROKERS, COMPRESSION, KAFKA_CONFIG_FILE, RecordCompression, SOURCE_NAME, TOPIC_PREFIX,
+    topic_prefix,
+};
 pub(crate) use sender::{
     DELIVERY, Delivery, HEARTBEAT_INTERVAL, MAX_WAL_BEHIND, OVERSIZE, Oversize, SENDER_MEMORY,
     SKIPPED_OPERATIONS, SkippedOperations, TOMBSTONES, WAIT_FOR_STANDBY, WaitForStandby,

@@ -24,7 +24,7 @@ use crate::sink::postgres::write::pg_text::{PgType, to_text};
 
 const BODY: &str = r#"{"id":"n-1","op":"u","ts_us":1,"source":{"db":"d","schema":"public","table":"t","ts_us":1,"txId":1,"lsn":2},
 "transaction":{"id":"1:2","total_order":1,"event_count":1},"audit":{"actor":"ann","context":{"a.b":1}},
-"marks":{"after":{"c":{"stub":{"bytes":1}}}},"before":{"id":1,"a":[1,null,[2]],"o":{"x":"y"}},"after":{"id":1,"a":"2026-01-01Z","b":"AQ=="},
+"marks":{"after":{"c":{"stub":{"bytes":1}}}},"before":{"id":1,"a":[1,null,[2]],"o":{"x":"y"}},"after":{"id":1,"a":"2026-01-01","b":"AQ=="},
 "snapshot":{"id":1,"chunk":1,"event":"chunk_end","to":null,"changed":[{"id":1}]},
 "databaseName":"d","schemaName":"public","type":"ALTER","contents_changed":true,"renames":{"a":"b"},"tableChanges":[{"table":{"primaryKeyColumnNames":["id"],
 "columns":[{"name":"id","typeName":"int4","typeExpression":"integer","optional":false}]}}]}"#;

@@ -151,7 +151,7 @@ mod tests {
                 .map(|set| set.json)
         };
         assert_eq!(typed("after.n=5").unwrap(), "\"5.00\"");
-        assert_eq!(typed("after.at=2026-01-02").unwrap(), "\"2026-01-02Z\"");
+        assert_eq!(typed("after.at=2026-01-02").unwrap(), "\"2026-01-02\"");
         assert_eq!(typed("after.id=7").unwrap(), "7");
         assert_eq!(typed("after.city=7").unwrap(), "\"7\"");
         assert_eq!(typed("after.n=null").unwrap(), "null");

@@ -259,7 +259,6 @@ fn padded(text: &str, length: usize) -> Vec<Value> {
 
 /// `2026-01-01`, `0044-03-15 BC`.
 fn date(text: &str) -> Option<String> {
-    let text = text.strip_suffix('Z').unwrap_or(text);
     let (date, is_before_christ) = match text.strip_suffix(" BC") {
         Some(date) => (date, true),
         None => (text, false),
@@ -280,7 +279,7 @@ fn date(text: &str) -> Option<String> {
         0..=9999 => format!("{year:04}"),
         _ => format!("+{year}"),
     };
-    Some(format!("{year}-{month:0>2}-{day:0>2}Z"))
+    Some(format!("{year}-{month:0>2}-{day:0>2}"))
 }
 
 /// Without a fraction where it is zero, as `timestamp` has it, and with six digits, as `timestamptz`.
@@ -291,12 +290,11 @@ fn timestamps(text: &str) -> Option<[String; 2]> {
         true => bare.trim_end_matches('0').trim_end_matches('.'),
         false => bare,
     };
-    Some([format!("{bare}Z"), long])
+    Some([bare.to_owned(), long])
 }
 
 /// `10:00`, `10:00:00.5`.
 fn time(text: &str) -> Option<String> {
-    let text = text.strip_suffix('Z').unwrap_or(text);
     let (clock, fraction) = text.split_once('.').unwrap_or((text, ""));
     let mut parts = clock.split(':').map(|part| part.parse::<u32>().ok());
     let (hour, minute) = (parts.next()??, parts.next()??);
@@ -304,7 +302,7 @@ fn time(text: &str) -> Option<String> {
     let fraction = fraction.trim_end_matches('0');
     let point = if fraction.is_empty() { "" } else { "." };
     Some(format!(
-        "{hour:02}:{minute:02}:{second:02}{point}{fraction}Z"
+        "{hour:02}:{minute:02}:{second:02}{point}{fraction}"
     ))
 }
 
@@ -361,25 +359,25 @@ mod tests {
             ("1.500", "numeric(10,2)", r#""1.50""#),
             ("-007", "numeric(5)", r#""-7""#),
             ("1.50", "numeric", r#""1.50""#),
-            ("2026-01-01", "date", r#""2026-01-01Z""#),
-            ("2026-1-1", "date", r#""2026-01-01Z""#),
-            ("0044-03-15 BC", "date", r#""-0043-03-15Z""#),
+            ("2026-01-01", "date", r#""2026-01-01""#),
+            ("2026-1-1", "date", r#""2026-01-01""#),
+            ("0044-03-15 BC", "date", r#""-0043-03-15""#),
             (
                 "2026-01-01 10:00",
                 "timestamp without time zone",
-                r#""2026-01-01T10:00:00Z""#,
+                r#""2026-01-01T10:00:00""#,
             ),
             (
                 "2026-01-01T10:00:00.50",
                 "timestamp(3) without time zone",
-                r#""2026-01-01T10:00:00.5Z""#,
+                r#""2026-01-01T10:00:00.5""#,
             ),
             (
                 "2026-01-01T12:00:00+02:00",
                 "timestamp with time zone",
                 r#""2026-01-01T10:00:00.000000Z""#,
             ),
-            ("10:00", "time without time zone", r#""10:00:00Z""#),
+            ("10:00", "time without time zone", r#""10:00:00""#),
             ("\\xDEADbeef", "bytea", r#""3q2+7w==""#),
             ("ab", "character(5)", r#""ab   ""#),
             (
@@ -393,10 +391,10 @@ mod tests {
             assert_eq!(forms(text, Some(type_name))[0], form, "{text} {type_name}");
         }
         // As the event has it, and whatever fits where the type is not known.
-        assert!(forms("2026-01-01Z", Some("date")).contains(&r#""2026-01-01Z""#.to_owned()));
+        assert!(forms("2026-01-01", Some("date")).contains(&r#""2026-01-01""#.to_owned()));
         assert!(forms("3q2+7w==", Some("bytea")).contains(&r#""3q2+7w==""#.to_owned()));
         assert_eq!(forms("42", None), ["42", "\"42\""]);
-        assert!(forms("2026-01-01", None).contains(&r#""2026-01-01Z""#.to_owned()));
+        assert!(forms("2026-01-01", None).contains(&r#""2026-01-01""#.to_owned()));
         assert_eq!(
             forms("18446744073709551616", None)
                 .last()

@@ -77,9 +77,6 @@ fn text<'v>(raw: &'v str, of: &PgType) -> Result<Boxed<'v>, Malformed> {
         PgType::Date | PgType::Timestamp | PgType::TimestampTz => {
             Moment::parse(&text).map(|moment| Box::new(moment) as _)
         }
-        PgType::Time => text
-            .strip_suffix('Z')
-            .map(|time| Box::new(CelString::from(time.to_owned())) as _),
         _ => None,
     };
     Ok(typed.unwrap_or_else(|| Box::new(CelString::from(text))))

@@ -8,8 +8,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::kafka::Kafka;
+use crate::parts::Part;
+use crate::port;
 use crate::process::{self, Process};
-use crate::{parts, port};
 
 /// A worker. Dropping it kills it.
 #[derive(Debug)]
@@ -20,12 +21,13 @@ pub struct ConnectWorker {
 }
 
 impl ConnectWorker {
-    /// Starts a worker in `folder` (created), with the connectors whose properties are in the files `connectors`.
+    /// Starts a worker in `folder` (created) with the classes of `part`, and the connectors whose properties are in the files `connectors`.
     ///
     /// # Panics
     /// When it cannot be started.
     pub fn start(
         name: &str,
+        part: Part,
         folder: &Path,
         kafka: &Kafka,
         java_options: &[&str],
@@ -50,7 +52,7 @@ impl ConnectWorker {
             // What it unpacks and, killed, leaves behind goes with the folder.
             .arg(format!("-Djava.io.tmpdir={}", folder.display()))
             .arg("-cp")
-            .arg(parts::debezium_libs().join("*"))
+            .arg(part.class_path())
             .arg("org.apache.kafka.connect.cli.ConnectStandalone")
             .arg(&worker)
             .args(connectors);

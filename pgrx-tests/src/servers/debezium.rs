@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::connect_worker::{ConnectWorker, write_properties};
 use crate::kafka::Kafka;
+use crate::parts::Part;
 use crate::postgres::Postgres;
 use crate::wait_until;
 
@@ -140,6 +141,7 @@ impl Debezium {
         write_properties(&connector, &purpose.connector_settings(), &places);
         let mut worker = ConnectWorker::start(
             "Debezium",
+            Part::Debezium,
             folder,
             kafka,
             purpose.java_options(),

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::connect_worker::ConnectWorker;
 use crate::debezium::Purpose;
 use crate::kafka::Kafka;
+use crate::parts::Part;
 use crate::postgres::Postgres;
 use crate::wait_until;
 
@@ -52,6 +53,7 @@ impl DebeziumSink {
     pub fn start(folder: &Path, kafka: &Kafka) -> DebeziumSink {
         let mut worker = ConnectWorker::start(
             "Debezium's sink",
+            Part::DebeziumSink,
             folder,
             kafka,
             &JAVA_OPTIONS,

@@ -8,8 +8,9 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
+use crate::parts::{self, Part};
 use crate::process::{self, Process};
-use crate::{parts, wait_until};
+use crate::wait_until;
 
 /// How long a broker may take to start or stop.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -193,11 +194,7 @@ impl Kafka {
     /// When there is no such topic.
     pub fn lose_records(&self, topic: &str) {
         let mut partition = 0;
-        while let Ok(files) = self
-            .folder
-            .join(format!("data/{topic}-{partition}"))
-            .read_dir()
-        {
+        while let Ok(files) = self.partition_folder(topic, partition).read_dir() {
             for file in files {
                 let file = file.expect("a file of the partition").path();
                 if !file.ends_with("partition.metadata") {
@@ -207,6 +204,11 @@ impl Kafka {
             partition += 1;
         }
         assert!(partition > 0, "no folder of {topic}");
+    }
+
+    /// The folder in which it keeps a partition.
+    pub(crate) fn partition_folder(&self, topic: &str, partition: i32) -> PathBuf {
+        self.folder.join(format!("data/{topic}-{partition}"))
     }
 
     /// Freezes it (SIGSTOP): connections stay open, nothing is answered.
@@ -309,7 +311,7 @@ impl Kafka {
                 self.folder.display()
             ))
             .arg("-cp")
-            .arg(parts::kafka_libs().join("*"));
+            .arg(Part::Kafka.class_path());
         java
     }
 }

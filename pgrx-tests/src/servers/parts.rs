@@ -2,10 +2,68 @@
 
 use std::path::{Path, PathBuf};
 
-/// The version of Apache Kafka.
-pub const KAFKA_VERSION: &str = "4.1.0";
-/// The version of Debezium.
-pub const DEBEZIUM_VERSION: &str = "3.3.1.Final";
+/// A part made of jars, or of packages for Node.js.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Apache Kafka: broker, commands and client.
+    Kafka,
+    /// Debezium's connector for PostgreSQL, in Kafka Connect.
+    Debezium,
+    /// Debezium's JDBC sink, in Kafka Connect.
+    DebeziumSink,
+    /// MongoDB's connectors, in Kafka Connect.
+    MongoSink,
+    /// Flink SQL with its connector for Kafka.
+    Flink,
+    /// A client of Kafka in JavaScript.
+    KafkaJs,
+}
+
+impl Part {
+    /// The name of its folder in `pgrx-tests/parts`.
+    fn name(self) -> &'static str {
+        match self {
+            Part::Kafka => "kafka",
+            Part::Debezium => "debezium",
+            Part::DebeziumSink => "debezium_sink",
+            Part::MongoSink => "mongo_sink",
+            Part::Flink => "flink",
+            Part::KafkaJs => "kafkajs",
+        }
+    }
+
+    /// Its version.
+    ///
+    /// # Panics
+    /// When the files in `pgrx-tests/parts` do not have it.
+    pub fn version(self) -> &'static str {
+        let (file, before) = match self {
+            Part::KafkaJs => (
+                include_str!("../../parts/kafkajs/package.json"),
+                "\"kafkajs\": \"".to_owned(),
+            ),
+            _ => (
+                include_str!("../../parts/pom.xml"),
+                format!("<{}.version>", self.name()),
+            ),
+        };
+        let version = file
+            .split_once(&before)
+            .and_then(|(_, rest)| rest.split(['<', '"']).next());
+        version.unwrap_or_else(|| panic!("no version of {}", self.name()))
+    }
+
+    /// The folder it was put into.
+    fn folder(self) -> PathBuf {
+        required(folder().join(format!("{}-{}", self.name(), self.version())))
+    }
+
+    /// Its jars, as Java's option `-cp` wants them.
+    pub fn class_path(self) -> PathBuf {
+        required(self.folder().join("libs")).join("*")
+    }
+}
+
 /// The version of FerretDB.
 pub const FERRETDB_VERSION: &str = "1.24.2";
 
@@ -17,27 +75,14 @@ pub fn folder() -> PathBuf {
     }
 }
 
-/// The folder of Kafka's jars.
-pub fn kafka_libs() -> PathBuf {
-    let libs = folder().join(format!("kafka-{KAFKA_VERSION}/libs"));
-    required(libs.join(format!("kafka_2.13-{KAFKA_VERSION}.jar")));
-    libs
-}
-
 /// Kafka's classes as Java loads them fast.
 pub fn kafka_class_archive() -> PathBuf {
-    required(folder().join(format!("kafka-{KAFKA_VERSION}/classes.jsa")))
+    required(Part::Kafka.folder().join("classes.jsa"))
 }
 
-/// The folder of the jars of Debezium and Kafka Connect.
-pub fn debezium_libs() -> PathBuf {
-    let libs = folder().join(format!("debezium-{DEBEZIUM_VERSION}/libs"));
-    for connector in ["postgres", "jdbc"] {
-        required(libs.join(format!(
-            "debezium-connector-{connector}-{DEBEZIUM_VERSION}.jar"
-        )));
-    }
-    libs
+/// Where Node.js finds kafkajs.
+pub fn kafkajs_modules() -> PathBuf {
+    required(Part::KafkaJs.folder().join("node_modules"))
 }
 
 /// FerretDB's binary.

@@ -1,6 +1,7 @@
 //! The sender and what may happen to it: kills, brokers that fail, lost WAL, standbys, orders, rights, memory.
 
 mod broker;
+mod compression;
 mod crashes;
 mod exactly_once;
 mod gap;

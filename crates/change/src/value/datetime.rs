@@ -1,7 +1,8 @@
 //! Dates, times and intervals as ISO 8601 text, from PostgreSQL's integers (datetime.c, timestamp.c).
 //!
 //! Years are astronomical (1 BC is `0000`, 44 BC `-0043`), years beyond 9999 carry a `+`, as Java's formatter and so
-//! Debezium write them. Every function appends a JSON string with its quotes.
+//! Debezium write them. What has no time zone shows none: readers take `1990-01-05Z` for an error, or for NULL. Every function
+//! appends a JSON string with its quotes.
 
 use crate::value::json::put_integer;
 
@@ -26,14 +27,14 @@ pub fn put_date(out: &mut Vec<u8>, days: i32) {
     }
     out.push(b'"');
     put_civil(out, i64::from(days));
-    out.extend_from_slice(b"Z\"");
+    out.push(b'"');
 }
 
 /// Appends a `time` given in microseconds since midnight; `24:00:00` is a value of its own.
 pub fn put_time(out: &mut Vec<u8>, us: i64) {
     out.push(b'"');
     put_clock(out, us, Fraction::AsNeeded);
-    out.extend_from_slice(b"Z\"");
+    out.push(b'"');
 }
 
 /// Appends a `timetz`; `west_s` is PostgreSQL's zone, seconds west of UTC.
@@ -55,12 +56,12 @@ pub fn put_timetz(out: &mut Vec<u8>, us: i64, west_s: i32) {
 
 /// Appends a `timestamp`, the fraction as long as needed.
 pub fn put_timestamp(out: &mut Vec<u8>, us: i64) {
-    put_moment(out, us, Fraction::AsNeeded);
+    put_moment(out, us, Fraction::AsNeeded, b"\"");
 }
 
 /// Appends a `timestamptz`, always UTC and with six digits.
 pub fn put_timestamptz(out: &mut Vec<u8>, us: i64) {
-    put_moment(out, us, Fraction::Six);
+    put_moment(out, us, Fraction::Six, b"Z\"");
 }
 
 /// Appends an `interval`, each field with its own sign: `P1Y2M-3DT4H5M6.78S`; nothing at all is `PT0S`.
@@ -114,7 +115,7 @@ fn put_infinity(out: &mut Vec<u8>, positive: bool, negative: bool) -> bool {
     positive || negative
 }
 
-fn put_moment(out: &mut Vec<u8>, us: i64, fraction: Fraction) {
+fn put_moment(out: &mut Vec<u8>, us: i64, fraction: Fraction, end: &[u8]) {
     if put_infinity(out, us == i64::MAX, us == i64::MIN) {
         return;
     }
@@ -122,7 +123,7 @@ fn put_moment(out: &mut Vec<u8>, us: i64, fraction: Fraction) {
     put_civil(out, us.div_euclid(US_PER_DAY));
     out.push(b'T');
     put_clock(out, us.rem_euclid(US_PER_DAY), fraction);
-    out.extend_from_slice(b"Z\"");
+    out.extend_from_slice(end);
 }
 
 /// Appends `YYYY-MM-DD` for days since 2000-01-01: Howard Hinnant's `civil_from_days`, valid for every i64 in range.
@@ -207,11 +208,11 @@ mod tests {
 
     #[test]
     fn dates() {
-        assert_eq!(shown(|out| put_date(out, 0)), "\"2000-01-01Z\"");
-        assert_eq!(shown(|out| put_date(out, 9821)), "\"2026-11-21Z\"");
-        assert_eq!(shown(|out| put_date(out, -730_120)), "\"0000-12-31Z\"");
+        assert_eq!(shown(|out| put_date(out, 0)), "\"2000-01-01\"");
+        assert_eq!(shown(|out| put_date(out, 9821)), "\"2026-11-21\"");
+        assert_eq!(shown(|out| put_date(out, -730_120)), "\"0000-12-31\"");
         // 44 BC-03-15: PostgreSQL says date '0044-03-15 BC' - date '2000-01-01' = -746117.
-        assert_eq!(shown(|out| put_date(out, -746_117)), "\"-0043-03-15Z\"");
+        assert_eq!(shown(|out| put_date(out, -746_117)), "\"-0043-03-15\"");
         assert_eq!(shown(|out| put_date(out, i32::MAX)), "\"infinity\"");
         assert_eq!(shown(|out| put_date(out, i32::MIN)), "\"-infinity\"");
     }
@@ -220,9 +221,9 @@ mod tests {
     fn times() {
         assert_eq!(
             shown(|out| put_time(out, 14_711_789_000)),
-            "\"04:05:11.789Z\""
+            "\"04:05:11.789\""
         );
-        assert_eq!(shown(|out| put_time(out, US_PER_DAY)), "\"24:00:00Z\"");
+        assert_eq!(shown(|out| put_time(out, US_PER_DAY)), "\"24:00:00\"");
         assert_eq!(
             shown(|out| put_timetz(out, 49_890_123_789, -7200)),
             "\"13:51:30.123789+02:00\""
@@ -237,11 +238,11 @@ mod tests {
     fn moments() {
         assert_eq!(
             shown(|out| put_timestamp(out, 0)),
-            "\"2000-01-01T00:00:00Z\""
+            "\"2000-01-01T00:00:00\""
         );
         assert_eq!(
             shown(|out| put_timestamp(out, -1)),
-            "\"1999-12-31T23:59:59.999999Z\""
+            "\"1999-12-31T23:59:59.999999\""
         );
         assert_eq!(
             shown(|out| put_timestamptz(out, 1_500_000)),
@@ -250,7 +251,7 @@ mod tests {
         // timestamp '294276-12-31 23:59:59.999999', PostgreSQL's last.
         assert_eq!(
             shown(|out| put_timestamp(out, 9_223_371_331_199_999_999)),
-            "\"+294276-12-31T23:59:59.999999Z\""
+            "\"+294276-12-31T23:59:59.999999\""
         );
         assert_eq!(shown(|out| put_timestamp(out, i64::MAX)), "\"infinity\"");
     }

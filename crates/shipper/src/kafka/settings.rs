@@ -34,6 +34,8 @@ pub struct KafkaSettings {
     pub truncates: bool,
     /// `cdc.delivery = exactly_once`
     pub exactly_once: bool,
+    /// `cdc.compression`, as librdkafka names it.
+    pub compression: &'static str,
     /// `cdc.oversize = stub`
     pub stubs: bool,
     /// `cdc.topic_max_event_size`
@@ -88,8 +90,8 @@ impl KafkaSettings {
     pub(crate) fn events(&self, max_batch_bytes: usize) -> ClientConfig {
         let mut config = self.base("events");
         // What the file sets wins over these, but not over what the promises rest on.
-        for (name, value) in event_defaults() {
-            if !self.has_property(name) {
+        for (name, value) in event_defaults(self.compression) {
+            if !self.has_property(name) && !self.has_property(other_name(name)) {
                 config.set(name, value);
             }
         }
@@ -117,15 +119,24 @@ impl KafkaSettings {
 }
 
 /// What the producer of events has where the file sets nothing else.
-pub fn event_defaults() -> [(&'static str, String); 6] {
+pub fn event_defaults(compression: &str) -> [(&'static str, String); 6] {
     [
-        ("compression.type", "lz4".to_owned()),
+        ("compression.type", compression.to_owned()),
         ("linger.ms", LINGER_MS.to_owned()),
         ("batch.num.messages", "100000".to_owned()),
         ("message.max.bytes", MAX_RECORD_BYTES.to_string()),
         ("queue.buffering.max.messages", "1000000".to_owned()),
         ("statistics.interval.ms", "2000".to_owned()),
     ]
+}
+
+/// The second name that librdkafka has for a property; its own where it has one only.
+fn other_name(name: &str) -> &str {
+    match name {
+        "compression.type" => "compression.codec",
+        "linger.ms" => "queue.buffering.max.ms",
+        _ => name,
+    }
 }
 
 /// What it always has: idempotent and gapless, any failed delivery ends it.

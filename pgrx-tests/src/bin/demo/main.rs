@@ -133,7 +133,7 @@ fn start_servers(screen: &Screen) -> Servers {
     };
     let http_port = port::chosen("PG_CDC_HTTP_PORT", 54380);
     let bed = BED.get_or_init(|| TestBed::prepare(ports, &[], &[]));
-    let (postgres, kafka, replica) = screen.wait("PostgreSQL 15 with pg_cdc, Kafka 4.1", || {
+    let (postgres, kafka, replica) = screen.wait("PostgreSQL 15 with pg_cdc, Kafka", || {
         std::thread::scope(|scope| {
             let kafka = scope.spawn(|| timed(|| bed.kafka()));
             let postgres = scope.spawn(|| timed(|| bed.source()));
@@ -151,7 +151,7 @@ fn start_servers(screen: &Screen) -> Servers {
             postgres,
             format!("psql -h localhost -p {} shop", ports.source),
         ),
-        Started::new("Kafka 4.1", kafka, format!("localhost:{}", ports.kafka)),
+        Started::new("Kafka", kafka, format!("localhost:{}", ports.kafka)),
     ]);
     let ferretdb = screen.wait("FerretDB 1.24", || timed(|| bed.ferretdb()));
     Servers {

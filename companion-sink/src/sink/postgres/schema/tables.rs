@@ -342,7 +342,6 @@ impl Tables {
             (_, _, "date") => PgType::Date,
             (_, _, "timestamp") => PgType::Timestamp,
             (_, _, "timestamptz") => PgType::TimestampTz,
-            (_, _, "time") => PgType::Time,
             (_, _, "hstore") => PgType::Hstore,
             _ => PgType::Plain,
         };

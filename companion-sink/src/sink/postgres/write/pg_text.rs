@@ -21,14 +21,12 @@ pub(crate) enum PgType {
     Bit,
     /// Arrives as base64.
     Bytea,
-    /// Arrives with `Z` behind, years before Christ as negative ones.
+    /// Arrives with years before Christ as negative ones.
     Date,
     /// As a date, and a time behind `T`.
     Timestamp,
-    /// As a timestamp; here the `Z` means something.
+    /// As a timestamp, with `Z` behind.
     TimestampTz,
-    /// Arrives with `Z` behind.
-    Time,
     /// Arrives as the text of a JSON object.
     Hstore,
     /// Arrives as nested JSON arrays, or as PostgreSQL's text.
@@ -60,7 +58,6 @@ impl PgType {
         match (before, after) {
             ("timestamp", " with time zone") => return PgType::TimestampTz,
             ("timestamp", _) => return PgType::Timestamp,
-            ("time", " without time zone") => return PgType::Time,
             _ => {}
         }
         match before {
@@ -71,7 +68,6 @@ impl PgType {
             "date" => PgType::Date,
             "timestamp without time zone" => PgType::Timestamp,
             "timestamp with time zone" => PgType::TimestampTz,
-            "time without time zone" => PgType::Time,
             "hstore" => PgType::Hstore,
             _ => PgType::Plain,
         }
@@ -129,10 +125,6 @@ fn from_string<'a>(text: Cow<'a, str>, to: &PgType) -> Converted<'a> {
         PgType::Date => Ok(date_time(text, false)),
         PgType::Timestamp => Ok(date_time(text, false)),
         PgType::TimestampTz => Ok(date_time(text, true)),
-        PgType::Time => Ok(match text.strip_suffix('Z') {
-            Some(time) => Cow::Owned(time.to_owned()),
-            None => text,
-        }),
         PgType::Hstore => hstore(text),
         PgType::Plain
         | PgType::Number
@@ -182,6 +174,8 @@ fn date_time(text: Cow<'_, str>, with_zone: bool) -> Cow<'_, str> {
     let (moment, zone) = match rest.strip_suffix('Z') {
         Some(moment) if with_zone => (moment, "+00"),
         Some(moment) => (moment, ""),
+        // A timestamp or a date for a column with a zone is UTC, whatever the session's zone is.
+        None if with_zone && !has_offset(rest) => (rest, "+00"),
         None => (rest, ""),
     };
     let mut out = String::with_capacity(text.len() + 6);
@@ -191,6 +185,12 @@ fn date_time(text: Cow<'_, str>, with_zone: bool) -> Cow<'_, str> {
     out.push_str(zone);
     out.push_str(era);
     Cow::Owned(out)
+}
+
+/// Whether a moment, behind its year, says how far it is from UTC. PostgreSQL's own text, with a blank, goes by the session.
+fn has_offset(rest: &str) -> bool {
+    let (_, clock) = rest.split_once('T').unwrap_or_default();
+    rest.contains(' ') || clock.contains(['+', '-'])
 }
 
 /// `{"k":"v","n":null}` to `"k"=>"v","n"=>NULL`. What is no JSON object is taken as hstore's own text.
@@ -336,7 +336,7 @@ mod tests {
             ("numeric(10,2)", PgType::Number),
             ("timestamp(3) with time zone", PgType::TimestampTz),
             ("timestamp without time zone", PgType::Timestamp),
-            ("time(0) without time zone", PgType::Time),
+            ("time(0) without time zone", PgType::Plain),
             ("time with time zone", PgType::Plain),
             ("character varying(5)", PgType::Plain),
             ("date[]", array_of(PgType::Date)),
@@ -367,39 +367,36 @@ mod tests {
     #[test]
     fn moments_are_postgresqls() {
         for (json, date) in [
-            ("2026-11-21Z", "2026-11-21"),
-            ("-0043-03-15Z", "0044-03-15 BC"),
-            ("0000-01-01Z", "0001-01-01 BC"),
-            ("-4712-01-01Z", "4713-01-01 BC"),
-            ("+12026-01-01Z", "12026-01-01"),
+            ("2026-11-21", "2026-11-21"),
+            ("-0043-03-15", "0044-03-15 BC"),
+            ("0000-01-01", "0001-01-01 BC"),
+            ("-4712-01-01", "4713-01-01 BC"),
+            ("+12026-01-01", "12026-01-01"),
             ("infinity", "infinity"),
             ("-infinity", "-infinity"),
         ] {
             assert_eq!(some(&format!("\"{json}\""), &PgType::Date), date);
         }
-        let stamp = |json: &str, to: &PgType| some(&format!("\"{json}\""), to);
-        assert_eq!(
-            stamp("2026-11-21T10:40:00.123456Z", &PgType::Timestamp),
-            "2026-11-21 10:40:00.123456"
-        );
-        assert_eq!(
-            stamp("2026-11-21T10:40:00.123456Z", &PgType::TimestampTz),
-            "2026-11-21 10:40:00.123456+00"
-        );
-        assert_eq!(
-            stamp("-0043-03-15T01:02:03Z", &PgType::TimestampTz),
-            "0044-03-15 01:02:03+00 BC"
-        );
-        assert_eq!(
-            stamp("+294276-12-31T23:59:59.999999Z", &PgType::Timestamp),
-            "294276-12-31 23:59:59.999999"
-        );
-        assert_eq!(stamp("infinity", &PgType::TimestampTz), "infinity");
-        assert_eq!(stamp("24:00:00Z", &PgType::Time), "24:00:00");
-        assert_eq!(
-            stamp("13:51:30.123789+02:00", &PgType::Plain),
-            "13:51:30.123789+02:00"
-        );
+        for (json, stamp) in [
+            ("2026-11-21T10:40:00.123456", "2026-11-21 10:40:00.123456"),
+            (
+                "+294276-12-31T23:59:59.999999",
+                "294276-12-31 23:59:59.999999",
+            ),
+        ] {
+            assert_eq!(some(&format!("\"{json}\""), &PgType::Timestamp), stamp);
+        }
+        for (json, stamp) in [
+            ("2026-11-21T10:40:00.123Z", "2026-11-21 10:40:00.123+00"),
+            ("-0043-03-15T01:02:03Z", "0044-03-15 01:02:03+00 BC"),
+            ("infinity", "infinity"),
+            ("2026-11-21T10:40:00", "2026-11-21 10:40:00+00"),
+            ("2026-11-21", "2026-11-21+00"),
+            ("2026-11-21T10:40:00-03", "2026-11-21 10:40:00-03"),
+            ("0044-03-15 10:40:00 BC", "0044-03-15 10:40:00 BC"),
+        ] {
+            assert_eq!(some(&format!("\"{json}\""), &PgType::TimestampTz), stamp);
+        }
     }
 
     #[test]
@@ -434,7 +431,7 @@ mod tests {
             r#"{"\\x01"}"#
         );
         assert_eq!(
-            some(r#"["2026-01-01Z",null]"#, &array_of(PgType::Date)),
+            some(r#"["2026-01-01",null]"#, &array_of(PgType::Date)),
             r#"{"2026-01-01",NULL}"#
         );
         let boxes = PgType::Array {
@@ -455,7 +452,7 @@ mod tests {
             ("zip".into(), PgType::Plain),
             ("since".into(), PgType::Date),
         ]);
-        let json = r#"{"zip":null,"street":"a \"b\", (c)","since":"2026-01-01Z"}"#;
+        let json = r#"{"zip":null,"street":"a \"b\", (c)","since":"2026-01-01"}"#;
         assert_eq!(some(json, &address), r#"("a \"b\", (c)",,"2026-01-01")"#);
         assert_eq!(
             some(&format!("[{json}]"), &array_of(address.clone())),
@@ -520,7 +517,7 @@ mod tests {
         #[test]
         fn any_year_survives(year in -4712i64..294_276) {
             let iso = if year > 9999 { format!("+{year}") } else if year < 0 { format!("-{:04}", -year) } else { format!("{year:04}") };
-            let read = some(&format!("\"{iso}-02-03Z\""), &PgType::Date);
+            let read = some(&format!("\"{iso}-02-03\""), &PgType::Date);
             let expected = if year <= 0 { format!("{:04}-02-03 BC", 1 - year) } else { format!("{year:04}-02-03") };
             prop_assert_eq!(read, expected);
         }

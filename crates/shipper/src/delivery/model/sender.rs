@@ -119,6 +119,7 @@ impl Sender {
                 tombstones: false,
                 truncates: false,
                 exactly_once: self.exactly_once,
+                compression: "none",
                 stubs: true,
                 max_event_bytes: 1_000_000,
                 memory_bytes,
