@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 use serde_json::{Value, json};
 
 use super::request;
-use crate::capture::row_filter;
+use crate::capture::filter::row_filter;
 use crate::report::Report;
 use crate::snapshot::job::{Jobs, Place, Wanted};
 use crate::snapshot::request::ask;

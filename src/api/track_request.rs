@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::topic_rights;
-use crate::capture::{mask, row_filter};
+use crate::capture::datum::mask;
+use crate::capture::filter::row_filter;
 use crate::catalog::database_name;
 use crate::report::{Report, notice};
 use crate::settings;

@@ -8,8 +8,8 @@ use change::wal::record::{end_record, mark_key_changed};
 use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 
-use super::datum::{Encode, large_varlena, put_datum, same_bytes};
-use super::relation_plan::{Plan, PlanColumn};
+use super::datum::encode::{Encode, large_varlena, put_datum, same_bytes};
+use super::plan::table_plan::{Plan, PlanColumn};
 use crate::reserve::reserve;
 use crate::settings;
 

@@ -5,8 +5,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::partitions;
-use crate::capture::filter_names;
-use crate::capture::filter_text::FormerNames;
+use crate::capture::filter::names;
+use crate::capture::filter::text::FormerNames;
 use crate::report::{Report, notice};
 use crate::tracked::computed_columns::warn_of_clear;
 use crate::tracked::definition::Definition;
@@ -100,11 +100,11 @@ fn drop_names(table: &Table, options: &mut Options, dropped: &[String]) {
 }
 
 fn follow_filter(table: &Table, options: &mut Options, former: &FormerNames<'_>) {
-    let text = filter_names::coded(table, || {
+    let text = names::coded(table, || {
         // SAFETY: the relation is open while it is read, and the command that has just ended has locked it.
         table.read(|relation| unsafe {
             let relation = std::ptr::from_ref(relation).cast_mut();
-            filter_names::follow(relation, &options.filter, former)
+            names::follow(relation, &options.filter, former)
         })
     });
     if let Some(text) = text {

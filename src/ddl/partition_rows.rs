@@ -4,7 +4,7 @@
 use change::options::Operation;
 use pgrx::pg_sys;
 
-use crate::capture::buffer::Captured;
+use crate::capture::buffer::captured::Captured;
 use crate::capture::state::with_capture;
 use crate::capture::trigger::is_applied;
 use crate::ffi;

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 
 use super::option_names::refuse_pending;
 use super::partitions;
-use crate::capture::filter_names;
+use crate::capture::filter::names;
 use crate::tracked::own_trigger::IS_ROW_TRIGGER;
 use crate::tracked::partitions::lock_below;
 use crate::tracked::statement;
@@ -84,10 +84,10 @@ fn kept(table: &Table) -> Option<Kept> {
     if filter.is_empty() {
         return None;
     }
-    let (tree, text) = filter_names::coded(table, || {
+    let (tree, text) = names::coded(table, || {
         // SAFETY: the relation is open while it is read.
         table.read(|relation| unsafe {
-            filter_names::tree(std::ptr::from_ref(relation).cast_mut(), &filter)
+            names::tree(std::ptr::from_ref(relation).cast_mut(), &filter)
         })
     });
     Some(Kept {
@@ -105,7 +105,7 @@ pub(crate) fn follow() {
             let options = table.options().filter(|it| it.filter == kept.filter)?;
             // SAFETY: the relation is open while it is read; the tree is of a filter of it.
             let text = table.read(|relation| unsafe {
-                filter_names::text(std::ptr::from_ref(relation).cast_mut(), &kept.tree)
+                names::text(std::ptr::from_ref(relation).cast_mut(), &kept.tree)
             });
             (text != kept.text).then_some((options, text))
         };

@@ -14,10 +14,10 @@ use pgrx::spi::quote_identifier;
 
 use super::job::{Job, Place};
 use super::key_order::KeyOrder;
-use crate::capture::buffer::Captured;
-use crate::capture::datum::put_datum;
-use crate::capture::relation_plan::Plan;
-use crate::capture::row_filter;
+use crate::capture::buffer::captured::Captured;
+use crate::capture::datum::encode::put_datum;
+use crate::capture::filter::row_filter;
+use crate::capture::plan::table_plan::Plan;
 use crate::capture::state::with_capture;
 use crate::catalog::{name_of, tuple_attribute};
 use crate::report::Report;

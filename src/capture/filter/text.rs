@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use pgrx::pg_sys;
 
-use super::datum::PinnedStyle;
+use crate::capture::datum::pinned_style::PinnedStyle;
 use crate::ffi;
 use crate::text::utf8;
 

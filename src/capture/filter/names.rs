@@ -9,9 +9,9 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
-use super::datum::PinnedStyle;
-use super::filter_text::{FormerNames, deparsed};
 use super::row_filter::expression;
+use super::text::{FormerNames, deparsed};
+use crate::capture::datum::pinned_style::PinnedStyle;
 use crate::report::Report;
 use crate::tracked::rights::as_superuser;
 use crate::tracked::table::Table;

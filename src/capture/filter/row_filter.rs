@@ -12,9 +12,9 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
-use super::datum::PinnedStyle;
-use super::filter_text::{FormerNames, lasting};
 use super::row_expression::RowExpression;
+use super::text::{FormerNames, lasting};
+use crate::capture::datum::pinned_style::PinnedStyle;
 use crate::catalog::{name_of, tuple_attribute};
 use crate::ffi;
 use crate::report::Report;
