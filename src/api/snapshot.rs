@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
-use super::request;
+use super::arguments;
 use crate::capture::filter::row_filter;
 use crate::report::Report;
 use crate::snapshot::job::{Jobs, Place, Wanted};
@@ -21,7 +21,7 @@ const MAX_SINKS_BYTES: usize = 4096;
     sql = "CREATE FUNCTION _cdc_snapshot(relation regclass, request bytea) RETURNS bigint LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
 fn snapshot_by_request(relation: pg_sys::Oid, request: &[u8]) -> i64 {
-    let mut wanted: Wanted = request::read(request);
+    let mut wanted: Wanted = arguments::read(request);
     let table = Table::look(relation);
     table.refuse_unsupported();
     let names = wanted.sinks.iter().flatten();

@@ -1,16 +1,17 @@
 //! `cdc_track` and `cdc_untrack`: the triggers on a table are the configuration, nothing else is kept.
 
+pub(crate) mod request;
+
 use std::sync::atomic::Ordering;
 
 use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::request;
-use super::track_request::{Request, check_shipped, claim_topics};
+use super::arguments;
 use super::unsound_triggers::unsound;
-use crate::ddl::partition_rows::{self, Moved};
 use crate::ddl::partitions;
+use crate::ddl::partitions::rows::{self, Moved};
 use crate::ddl::schema_change::SchemaChange;
 use crate::ddl::untracking::untrack;
 use crate::report::no_worker;
@@ -28,6 +29,7 @@ use crate::tracked::partitions::tracked_themselves;
 use crate::tracked::rights::is_monitor;
 use crate::tracked::table::Table;
 use crate::tracked::triggers::make_triggers;
+use request::{Request, check_shipped, claim_topics};
 
 /// How long a server that has just started may take until its sender holds the slot.
 pub(crate) const SENDER_START_MS: i64 = 10_000;
@@ -38,7 +40,7 @@ pub(crate) const SENDER_START_MS: i64 = 10_000;
     sql = "CREATE FUNCTION _cdc_track(relation regclass, request bytea) RETURNS text LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
 fn track_by_request(relation: pg_sys::Oid, request: &[u8]) -> String {
-    track(relation, request::read(request))
+    track(relation, arguments::read(request))
 }
 
 fn track(relation: pg_sys::Oid, request: Request) -> String {
@@ -108,7 +110,7 @@ fn track(relation: pg_sys::Oid, request: Request) -> String {
     sql = "CREATE FUNCTION _cdc_insert_rows(relation regclass) RETURNS void LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
 fn insert_rows(relation: pg_sys::Oid) {
-    partition_rows::capture(&Table::look(relation), relation, Moved::In);
+    rows::capture(&Table::look(relation), relation, Moved::In);
 }
 
 /// What a table is to have from now on, looked at.

@@ -6,9 +6,9 @@ use std::ffi::CString;
 
 use pgrx::pg_sys;
 
-use super::option_names::refuse_pending;
-use super::partitions;
+use super::options::refuse_pending;
 use crate::capture::filter::names;
+use crate::ddl::partitions;
 use crate::tracked::own_trigger::IS_ROW_TRIGGER;
 use crate::tracked::partitions::lock_below;
 use crate::tracked::statement;

@@ -1,12 +1,14 @@
 //! Partitions: each has a TRUNCATE trigger of its own (PostgreSQL clones row triggers only), kept up as partitions come
 //! and go, and what changes rows of the table without row events is said in an event about the table.
 
+pub(crate) mod dropped;
+pub(crate) mod rows;
+
 use pgrx::pg_sys;
 use pgrx::prelude::PgSqlErrorCode;
 use pgrx::spi::{quote_identifier, quote_literal};
+use rows::Moved;
 
-use super::dropped_partitions;
-use super::partition_rows::{self, Moved};
 use super::schema_change::SchemaChange;
 use crate::report::{Report, notice};
 use crate::settings::{self, PartitionRows};
@@ -91,7 +93,7 @@ fn partitions_of(table: &Table) -> Vec<Table> {
 }
 
 /// A partition was made, or attached with the rows that it has: for readers they are inserted now.
-pub(crate) fn came(partition: pg_sys::Oid, ddl: Option<String>, with_rows: bool) {
+pub(crate) fn attached(partition: pg_sys::Oid, ddl: Option<String>, with_rows: bool) {
     let root = root(partition);
     // One that is tracked by itself, in a table that is not, is as it was. The command has locked the table above, which
     // need not be the root.
@@ -114,7 +116,7 @@ pub(crate) fn came(partition: pg_sys::Oid, ddl: Option<String>, with_rows: bool)
             ..SchemaChange::new("ATTACH")
         }
         .capture(&table);
-        partition_rows::capture(&table, partition, Moved::In);
+        rows::capture(&table, partition, Moved::In);
     }
 }
 
@@ -140,7 +142,7 @@ fn with_all_below(partition: pg_sys::Oid) -> Vec<Table> {
 }
 
 /// A partition was detached, with its rows: for readers they are deleted now, or stay, as `cdc.dropped_partitions` says.
-pub(crate) fn went(root: &Table, partition: pg_sys::Oid, ddl: Option<String>) {
+pub(crate) fn detached(root: &Table, partition: pg_sys::Oid, ddl: Option<String>) {
     if root.options().is_none() {
         return;
     }
@@ -151,7 +153,7 @@ pub(crate) fn went(root: &Table, partition: pg_sys::Oid, ddl: Option<String>) {
     }
     .capture(root);
     if settings::DROPPED_PARTITIONS.get() == PartitionRows::Delete {
-        partition_rows::capture(root, partition, Moved::Out);
+        rows::capture(root, partition, Moved::Out);
     }
 }
 
@@ -159,11 +161,11 @@ pub(crate) fn went(root: &Table, partition: pg_sys::Oid, ddl: Option<String>) {
 /// then they cannot be read any more, and only a snapshot says which are left.
 pub(crate) fn dropped(partition: pg_sys::Oid) {
     let root = root(partition);
-    if root == partition || dropped_partitions::goes(root) {
+    if root == partition || dropped::goes(root) {
         return;
     }
     let keep = settings::DROPPED_PARTITIONS.get() == PartitionRows::Keep || is_foreign(partition);
-    let change = if keep || dropped_partitions::is_captured(partition) {
+    let change = if keep || dropped::is_captured(partition) {
         SchemaChange::new("DETACH")
     } else {
         SchemaChange::of_contents("DETACH", None)

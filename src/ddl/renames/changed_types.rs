@@ -3,7 +3,7 @@
 
 use pgrx::pg_sys;
 
-use super::schema_change::SchemaChange;
+use crate::ddl::schema_change::SchemaChange;
 use crate::tracked::own_trigger::IS_ROW_TRIGGER;
 use crate::tracked::statement;
 use crate::tracked::table::Table;

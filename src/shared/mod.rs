@@ -3,6 +3,9 @@
 //! Numbers are atomics, read without a lock; texts are behind one lightweight lock. Without preloading there is no
 //! shared memory, and `shared()` says so.
 
+mod sender_state;
+mod texts;
+
 use std::cell::UnsafeCell;
 use std::sync::OnceLock;
 use std::sync::atomic::{
@@ -14,119 +17,11 @@ use shipper::host::Host;
 use shipper::host::snapshot_slots::Slots;
 use shipper::host::topic_counters::TopicCounters;
 
+pub(crate) use self::sender_state::State;
+pub(crate) use self::texts::Described;
+use self::texts::Texts;
 use crate::report::Report;
 use crate::wait_event::WaitEvent;
-
-/// What the sender is doing: `cdc_status().state`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub(crate) enum State {
-    Starting = 0,
-    Unconfigured = 1,
-    Streaming = 2,
-    CatchingUp = 3,
-    WaitingForKafka = 4,
-    Halted = 5,
-    Gap = 6,
-    Fenced = 7,
-    Paused = 8,
-    Drained = 9,
-    WaitingForStandby = 10,
-}
-
-impl State {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            State::Starting => "starting",
-            State::Unconfigured => "unconfigured",
-            State::Streaming => "streaming",
-            State::CatchingUp => "catching up",
-            State::WaitingForKafka => "waiting for kafka",
-            State::Halted => "halted",
-            State::Gap => "gap",
-            State::Fenced => "fenced",
-            State::Paused => "paused",
-            State::Drained => "drained",
-            State::WaitingForStandby => "waiting for standby",
-        }
-    }
-
-    /// Whether waiting for an acknowledgement makes sense: the sender goes on by itself.
-    pub(crate) fn goes_on(self) -> bool {
-        matches!(
-            self,
-            State::Starting
-                | State::Streaming
-                | State::CatchingUp
-                | State::WaitingForKafka
-                | State::WaitingForStandby
-        )
-    }
-
-    fn from_code(code: u32) -> State {
-        const ALL: [State; 11] = [
-            State::Starting,
-            State::Unconfigured,
-            State::Streaming,
-            State::CatchingUp,
-            State::WaitingForKafka,
-            State::Halted,
-            State::Gap,
-            State::Fenced,
-            State::Paused,
-            State::Drained,
-            State::WaitingForStandby,
-        ];
-        ALL.into_iter()
-            .find(|state| *state as u32 == code)
-            .unwrap_or(State::Starting)
-    }
-}
-
-/// A text in shared memory: cut off at its room, never overwritten beyond it.
-#[repr(C)]
-pub(crate) struct Text<const BYTES: usize> {
-    len: usize,
-    bytes: [u8; BYTES],
-}
-
-impl<const BYTES: usize> Text<BYTES> {
-    fn set(&mut self, text: &str) {
-        let mut len = text.len().min(BYTES);
-        while !text.is_char_boundary(len) {
-            len -= 1;
-        }
-        self.bytes[..len].copy_from_slice(&text.as_bytes()[..len]);
-        self.len = len;
-    }
-
-    fn get(&self) -> String {
-        String::from_utf8_lossy(&self.bytes[..self.len.min(BYTES)]).into_owned()
-    }
-}
-
-/// The texts of `cdc_status()`.
-#[repr(C)]
-struct Texts {
-    source_id: Text<40>,
-    waiting_for: Text<512>,
-    oldest_gid: Text<200>,
-    error_code: Text<16>,
-    error: Text<1024>,
-    remedy: Text<1024>,
-}
-
-/// A copy of the texts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Described {
-    pub source_id: String,
-    pub waiting_for: String,
-    /// Of the oldest open transaction, where it is prepared.
-    pub oldest_gid: String,
-    pub error_code: String,
-    pub error: String,
-    pub remedy: String,
-}
 
 /// Times are microseconds since 2000-01-01, LSNs are bytes.
 #[repr(C)]

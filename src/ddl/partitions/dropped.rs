@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use pgrx::pg_sys;
 
-use super::partition_rows::{self, Moved};
+use super::rows::{self, Moved};
 use crate::settings::{self, PartitionRows};
 use crate::tracked::definition::Catalogs;
 use crate::tracked::partitions::below;
@@ -123,7 +123,7 @@ fn drop_rows(partition: pg_sys::Oid, ancestors: &[pg_sys::Oid]) {
         return;
     }
     if settings::DROPPED_PARTITIONS.get() == PartitionRows::Delete {
-        partition_rows::capture(&Table::at(root), partition, Moved::Out);
+        rows::capture(&Table::at(root), partition, Moved::Out);
     }
     CAPTURED.with_borrow_mut(|captured| {
         captured.push(partition);

@@ -4,9 +4,9 @@ use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::partitions;
 use crate::capture::filter::names;
 use crate::capture::filter::text::FormerNames;
+use crate::ddl::partitions;
 use crate::report::{Report, notice};
 use crate::tracked::computed_columns::warn_of_clear;
 use crate::tracked::definition::Definition;

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::topic_rights;
+use crate::api::topic_rights;
 use crate::capture::datum::mask;
 use crate::capture::filter::row_filter;
 use crate::catalog::database_name;
@@ -53,21 +53,8 @@ impl Request {
                 missing_column(table, missing, &columns).raise();
             }
         };
-        let given =
-            |names: &Option<Vec<String>>| names.as_ref().is_some_and(|names| !names.is_empty());
-        let (includes, excludes) = (given(&self.include), given(&self.exclude));
-        if includes && excludes {
-            contradiction("include and exclude were both given.").raise();
-        }
-        // One of the two replaces the other.
-        let include = match self.include {
-            None if excludes => Vec::new(),
-            include => include.unwrap_or(so_far.include),
-        };
-        let exclude = match self.exclude {
-            None if includes => Vec::new(),
-            exclude => exclude.unwrap_or(so_far.exclude),
-        };
+        let (include, exclude) = self.choose_columns(&so_far);
+        let (topic, topics) = self.choose_topics(table, &so_far, is_trusted);
         let mut key: Vec<String> = Vec::new();
         for name in self.key.unwrap_or(so_far.key) {
             if !key.contains(&name) {
@@ -79,41 +66,9 @@ impl Request {
         }
         let mask = self.mask.map_or(so_far.mask, |mask| read_mask(&mask));
         named(&mask.keys().cloned().collect::<Vec<_>>());
-
-        let prefix = settings::topic_prefix(&database_name());
-        let keeps = |topic: &str| {
-            !topic.is_empty() && (is_trusted || topic.starts_with(&format!("{prefix}.")))
-        };
-        let mut topics_so_far = so_far.topics;
-        topics_so_far.retain(|_, topic| {
-            let kept = keeps(topic);
-            if !kept && self.topics.is_none() {
-                notice(format!(
-                    "topic \"{topic}\" is not taken over: it does not begin with \"{prefix}.\""
-                ));
-            }
-            kept
-        });
-        let topics = self.topics.map(|topics| read_topics(&topics));
-        let chosen = self.topic.as_ref().filter(|topic| !topic.is_empty());
-        if chosen.is_some() && topics.as_ref().is_some_and(|topics| !topics.is_empty()) {
-            contradiction("topic and topics were both given.").raise();
-        }
-        let topic = match chosen {
-            Some(topic) => topic.clone(),
-            // A copied trigger names the original's topic; here it holds only if it is one of this database's.
-            None if self.topic.is_none() && keeps(&so_far.topic) => so_far.topic,
-            None => format!(
-                "{prefix}.{}",
-                change::topic_name::join(&[&table.schema, &table.name])
-            ),
-        };
         let mut options = Options {
-            topics: match (chosen, topics) {
-                (Some(_), _) => BTreeMap::new(),
-                (None, topics) => topics.unwrap_or(topics_so_far),
-            },
             topic,
+            topics,
             key,
             operations: self
                 .operations
@@ -144,6 +99,67 @@ impl Request {
             });
         }
         options
+    }
+
+    /// The columns that are shipped, and those that are not: one of the two replaces the other.
+    fn choose_columns(&self, so_far: &Options) -> (Vec<String>, Vec<String>) {
+        let given =
+            |names: &Option<Vec<String>>| names.as_ref().is_some_and(|names| !names.is_empty());
+        let (includes, excludes) = (given(&self.include), given(&self.exclude));
+        if includes && excludes {
+            contradiction("include and exclude were both given.").raise();
+        }
+        let include = match &self.include {
+            None if excludes => Vec::new(),
+            include => include.as_ref().unwrap_or(&so_far.include).clone(),
+        };
+        let exclude = match &self.exclude {
+            None if includes => Vec::new(),
+            exclude => exclude.as_ref().unwrap_or(&so_far.exclude).clone(),
+        };
+        (include, exclude)
+    }
+
+    /// The table's topic, and those of single operations.
+    fn choose_topics(
+        &self,
+        table: &Table,
+        so_far: &Options,
+        is_trusted: bool,
+    ) -> (String, BTreeMap<Operation, String>) {
+        let prefix = settings::topic_prefix(&database_name());
+        let keeps = |topic: &str| {
+            !topic.is_empty() && (is_trusted || topic.starts_with(&format!("{prefix}.")))
+        };
+        let mut topics_so_far = so_far.topics.clone();
+        topics_so_far.retain(|_, topic| {
+            let kept = keeps(topic);
+            if !kept && self.topics.is_none() {
+                notice(format!(
+                    "topic \"{topic}\" is not taken over: it does not begin with \"{prefix}.\""
+                ));
+            }
+            kept
+        });
+        let topics = self.topics.as_ref().map(read_topics);
+        let chosen = self.topic.as_ref().filter(|topic| !topic.is_empty());
+        if chosen.is_some() && topics.as_ref().is_some_and(|topics| !topics.is_empty()) {
+            contradiction("topic and topics were both given.").raise();
+        }
+        let topic = match chosen {
+            Some(topic) => topic.clone(),
+            // A copied trigger names the original's topic; here it holds only if it is one of this database's.
+            None if self.topic.is_none() && keeps(&so_far.topic) => so_far.topic.clone(),
+            None => format!(
+                "{prefix}.{}",
+                change::topic_name::join(&[&table.schema, &table.name])
+            ),
+        };
+        let topics = match (chosen, topics) {
+            (Some(_), _) => BTreeMap::new(),
+            (None, topics) => topics.unwrap_or(topics_so_far),
+        };
+        (topic, topics)
     }
 }
 
