@@ -123,9 +123,9 @@ mod tests {
     use super::*;
     use crate::config::Loaded;
     use crate::error::Code;
+    use crate::event::pg_type::PgType;
     use crate::reload::Reloader;
     use crate::rule::expression::Expression;
-    use crate::sink::postgres::write::pg_text::PgType;
 
     const TOPIC: &str = "hr.public.employees";
     const BEFORE: &str = r#"{"emp_id":7,"salary":"9000.00","name":"Eva"}"#;

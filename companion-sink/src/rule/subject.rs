@@ -11,11 +11,11 @@ use serde_json::value::RawValue;
 use crate::event::image::Image;
 use crate::event::json::Malformed;
 use crate::event::parse_body;
+use crate::event::pg_type::PgType;
 use crate::kafka::record::Record;
 use crate::rule::needs::Members;
 use crate::rule::needs::Needs;
 use crate::rule::value::{Boxed, map, value};
-use crate::sink::postgres::write::pg_text::PgType;
 
 /// The types of a table's columns, by their names in events.
 pub(crate) type Types<'t> = dyn Fn(&str) -> Cow<'t, PgType> + 't;

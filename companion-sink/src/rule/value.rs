@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use crate::event::image::Image;
 use crate::event::json::Malformed;
 use crate::event::json::Text;
+use crate::event::pg_type::PgType;
 use crate::rule::moment::Moment;
-use crate::sink::postgres::write::pg_text::PgType;
 
 /// A value of the expression language that may borrow from the event.
 pub(crate) type Boxed<'v> = Box<dyn Val + 'v>;

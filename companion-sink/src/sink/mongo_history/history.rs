@@ -30,7 +30,8 @@ use crate::rule::Rules;
 use crate::sink::mongo_history::connection::{durable, make_indexes};
 use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_history::documents::column_types::type_of;
-use crate::sink::mongo_history::documents::document::Body;
+use crate::sink::mongo_history::documents::document;
+use crate::sink::mongo_history::documents::history_body::HistoryBody;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::parked::keys::ParkedKeys;
 use crate::sink::mongo_history::parked::store::ParkedEvents;
@@ -185,7 +186,7 @@ impl History {
             op if op.is_row() => {}
             _ => return Ok(None),
         }
-        let body = Body::parse(record, headers.op)?;
+        let body = HistoryBody::parse(record, headers.op)?;
         let told = Claim::by_row(body.table_name().into_owned());
         self.admit(record, &headers, &told).await?;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
@@ -205,7 +206,15 @@ impl History {
             .await;
         let types = types.map_err(|error| classify("reading a schema", &error))?;
         let entity = &place.entity;
-        let document = body.document(record, &headers, entity, &self.source_name, types, names)?;
+        let document = document::of_event(
+            &body,
+            record,
+            &headers,
+            entity,
+            &self.source_name,
+            types,
+            names,
+        )?;
         if headers.op.is_row() {
             self.rules.check(record, &|column| type_of(types, column))?;
         }

@@ -10,6 +10,7 @@ use crate::sink::batch::Move;
 use crate::sink::batch::Position;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::parked::decisions::Decisions;
 use crate::sink::postgres::parked::store::{HOLDS_ROWS, ParkedEvents};
 use crate::sink::postgres::schema::bindings::Topics;
 use crate::sink::postgres::schema::definitions::FollowedDefinition;
@@ -69,6 +70,14 @@ impl State {
     /// The events that were put aside.
     pub(crate) fn parked_events(&self) -> ParkedEvents<'_> {
         ParkedEvents {
+            schema: &self.schema,
+            sink: &self.sink,
+        }
+    }
+
+    /// What people decided about them.
+    pub(crate) fn decisions(&self) -> Decisions<'_> {
+        Decisions {
             schema: &self.schema,
             sink: &self.sink,
         }

@@ -4,7 +4,8 @@
 use serde_json::value::RawValue;
 
 use crate::event::json::Malformed;
-use crate::sink::postgres::write::pg_text::{PgType, to_text};
+use crate::event::pg_type::PgType;
+use crate::sink::postgres::write::pg_text::to_text;
 
 /// Whether a JSON array has arrays in it.
 pub(crate) fn is_nested(items: &[&RawValue]) -> bool {
