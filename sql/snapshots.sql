@@ -3,7 +3,7 @@ CREATE TABLE @extschema@.cdc_snapshot_jobs (
     snapshot_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     relation oid NOT NULL,
     request bytea NOT NULL,
-    state text NOT NULL DEFAULT 'waiting for writers',
+    state text NOT NULL DEFAULT 'waiting_for_writers',
     chunk bigint NOT NULL DEFAULT 0,
     place bytea,
     rows_done bigint NOT NULL DEFAULT 0,

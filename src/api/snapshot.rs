@@ -77,11 +77,11 @@ fn snapshot_set(snapshot_id: i64, wanted: &str) {
     };
     let unfinished = matches!(
         state.as_str(),
-        "waiting for writers" | "running" | "paused" | "failed"
+        "waiting_for_writers" | "running" | "paused" | "failed"
     );
     let new_state = match wanted {
         "pause" if unfinished && state != "failed" => "paused",
-        "resume" if matches!(state.as_str(), "paused" | "failed") => "waiting for writers",
+        "resume" if matches!(state.as_str(), "paused" | "failed") => "waiting_for_writers",
         "resume" if unfinished => return,
         "cancel" if unfinished => "cancelled",
         _ => Report::new(

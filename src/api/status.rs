@@ -21,7 +21,7 @@ pub(crate) fn status_json() -> JsonB {
     let source_name = settings::text(&settings::SOURCE_NAME);
     let Some(shared) = shared::shared() else {
         return JsonB(json!({
-            "state": "not preloaded", "version": env!("CARGO_PKG_VERSION"), "source_name": source_name,
+            "state": "not_preloaded", "version": env!("CARGO_PKG_VERSION"), "source_name": source_name,
             "error_code": "CDC0001", "error": "pg_cdc is not loaded",
             "remedy": "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
         }));

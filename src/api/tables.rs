@@ -74,7 +74,7 @@ pub(crate) fn tables() -> Vec<Value> {
             }
             let state = match shared {
                 None => TableState::new(
-                    "not covered",
+                    "not_covered",
                     "CDC0202: the library is not loaded; add pg_cdc to shared_preload_libraries and restart",
                 ),
                 Some(_) => {
@@ -168,7 +168,7 @@ impl TableState {
         match standing {
             Standing::Unsealed => {
                 return TableState::new(
-                    "not sealed",
+                    "not_sealed",
                     "CDC0114: not made by cdc_track; call it again, or drop the trigger",
                 );
             }
@@ -191,10 +191,10 @@ impl TableState {
                 "CDC0203: changes of {} go by; call cdc_track again, and cdc_snapshot to repair what was missed",
                 part.name
             );
-            return TableState::new("trigger disabled", warning);
+            return TableState::new("trigger_disabled", warning);
         }
         if let Some(aside) = aside {
-            return TableState::new("put aside", remedy_of_aside(&aside.code));
+            return TableState::new("put_aside", remedy_of_aside(&aside.code));
         }
         let unlogged = parts().find(|part| part.unlogged);
         TableState {

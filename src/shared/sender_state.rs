@@ -23,14 +23,14 @@ impl State {
             State::Starting => "starting",
             State::Unconfigured => "unconfigured",
             State::Streaming => "streaming",
-            State::CatchingUp => "catching up",
-            State::WaitingForKafka => "waiting for kafka",
+            State::CatchingUp => "catching_up",
+            State::WaitingForKafka => "waiting_for_kafka",
             State::Halted => "halted",
             State::Gap => "gap",
             State::Fenced => "fenced",
             State::Paused => "paused",
             State::Drained => "drained",
-            State::WaitingForStandby => "waiting for standby",
+            State::WaitingForStandby => "waiting_for_standby",
         }
     }
 

@@ -400,7 +400,7 @@ fn only_what_cdc_track_sealed_says_anything() {
     let seen = client.query_one(seen, &[]).expect("a row of cdc_tables");
     assert_eq!(
         (seen.get::<_, &str>(0), seen.get::<_, &str>(1)),
-        ("not sealed", "CDC0114")
+        ("not_sealed", "CDC0114")
     );
     let check = "SELECT code FROM cdc_check() WHERE item = 'table f.mine'";
     let line = client.query_one(check, &[]).expect("a line of cdc_check()");

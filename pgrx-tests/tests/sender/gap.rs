@@ -102,7 +102,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     // Kafka answers nothing, and more WAL is written than may be held.
     bed.kafka().freeze();
     run(&mut client, &["INSERT INTO t VALUES (998, 'probe')"]);
-    wait_for_state(&mut client, "waiting for kafka", Some("CDC0301"));
+    wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0301"));
     run(
         &mut client,
         &[
@@ -264,7 +264,7 @@ fn wal_without_our_changes_is_not_held_while_kafka_is_down() {
     run(&mut client, &["INSERT INTO t VALUES (1, 'old')"]);
     database.wait_until_in_kafka();
     bed.kafka().kill();
-    wait_for_state(&mut client, "waiting for kafka", Some("CDC0301"));
+    wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0301"));
     for _ in 0..5 {
         write_untracked(&mut client, 40);
         wait_until("the slot to follow", TIMEOUT, || {

@@ -141,7 +141,7 @@ fn events_of_one_topic_are_given_up_and_the_others_go_on() {
         ],
     );
     insert_ids(&mut client, 3..6);
-    wait_for_state(&mut client, "waiting for kafka", Some("CDC0304"));
+    wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0304"));
     let given_up = "SELECT cdc_skip_topic('skip.public.gone', reason => 'dropped')::text";
     // The definition, 20 rows, and the two events of DROP.
     assert_eq!(text(&mut client, given_up).as_deref(), Some("23"));

@@ -323,7 +323,7 @@ fn a_wrong_password_is_told_without_it_and_put_right_by_a_reload() {
         ),
     ] {
         secure.configure(&brokers, &wrong_properties);
-        let seen = wait_for_state(&mut client, "waiting for kafka", Some("CDC0302"));
+        let seen = wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0302"));
         assert!(seen.remedy.contains("pg_reload_conf()"), "{seen:?}");
         insert_ids(&mut client, rows..rows + 500);
         rows += 500;
@@ -521,7 +521,7 @@ fn brokers_and_clients_that_cannot_be_trusted_are_refused() {
     let mut rows = 0;
     for (brokers, properties, remedy) in cases {
         secure.configure(&brokers, &properties);
-        let seen = wait_for_state(&mut client, "waiting for kafka", Some("CDC0302"));
+        let seen = wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0302"));
         assert!(seen.remedy.contains(remedy), "{seen:?}");
         insert_ids(&mut client, rows..rows + 100);
         rows += 100;
@@ -531,7 +531,7 @@ fn brokers_and_clients_that_cannot_be_trusted_are_refused() {
     // Of the wrong protocol nothing is known but that the broker closes the connection.
     let plaintext = format!("# no TLS\nclient.id={alice}\n");
     secure.configure(&listeners.sasl(), &plaintext);
-    let seen = wait_for_state(&mut client, "waiting for kafka", Some("CDC0301"));
+    let seen = wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0301"));
     assert!(seen.remedy.contains("security.protocol"), "{seen:?}");
     secure.configure_and_wait(&listeners.sasl(), &good);
     secure.bed.source().assert_never_crashed();
@@ -734,7 +734,7 @@ fn rights_that_are_missing_are_named_and_work_goes_on_when_they_are_there() {
     client
         .batch_execute("CREATE TABLE u (id int PRIMARY KEY); SELECT cdc_track('u')")
         .expect("another table");
-    let seen = wait_for_state(&mut client, "waiting for kafka", Some("CDC0303"));
+    let seen = wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0303"));
     follow(bed, &seen.remedy, "bob");
     database.wait_until_in_kafka();
     let change_right = |action: &str| {
@@ -767,7 +767,7 @@ fn rights_that_are_missing_are_named_and_work_goes_on_when_they_are_there() {
     });
     assert_eq!(
         (seen.state.as_str(), seen.code.as_deref()),
-        ("waiting for kafka", Some("CDC0303"))
+        ("waiting_for_kafka", Some("CDC0303"))
     );
     assert!(seen.remedy.ends_with("shop.public.t"), "{seen:?}");
     // Positions are written meanwhile, which is no reason to say that all is well, nor to send anything again.

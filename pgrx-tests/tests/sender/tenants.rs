@@ -337,7 +337,7 @@ fn put_aside(delivery: &str) {
     assert_eq!(text(&mut client, lines).as_deref(), Some("CDC0312,CDC0313"));
     // The owner, who sees nothing of the sender, sees that too.
     let own = "SELECT string_agg(relation || ' ' || state || ' ' || left(warning, 7), ', ' ORDER BY relation::text) FROM cdc_tables";
-    let told_owner = "a put aside CDC0312, wide put aside CDC0313";
+    let told_owner = "a put_aside CDC0312, wide put_aside CDC0313";
     assert_eq!(text(&mut ann, own).as_deref(), Some(told_owner));
     let position = newest_position(&bed);
     let named: Vec<&String> = position["aside"]
@@ -542,7 +542,7 @@ fn orders_end_with_their_call_and_lag_is_told_whoever_stopped_the_sender() {
     wait_for(&mut client, lag, "drained t t t");
     bed.kafka().kill();
     run(&mut client, &["SELECT cdc_resume()"]);
-    wait_for(&mut client, lag, "waiting for kafka t t t");
+    wait_for(&mut client, lag, "waiting_for_kafka t t t");
     bed.kafka().start();
     assert_eq!(ids(&database), [1, 2, 3, 4]);
     bed.source().assert_never_crashed();
@@ -589,7 +589,7 @@ fn snapshots_of_one_owner_keep_no_other_owner_and_no_other_database_waiting() {
         "CDC0508",
     );
     let state = |id: &str| format!("SELECT state FROM cdc_snapshots WHERE snapshot_id = {id}");
-    wait_for(&mut ann, &state(&waiting), "waiting for writers");
+    wait_for(&mut ann, &state(&waiting), "waiting_for_writers");
     let theirs = text(&mut bob, "SELECT cdc_snapshot('t')::text").expect("an id");
     let elsewhere = text(&mut other.source(), "SELECT cdc_snapshot('t')::text").expect("an id");
     wait_for(&mut bob, &state(&theirs), "done");
@@ -611,13 +611,13 @@ fn snapshots_of_one_owner_keep_no_other_owner_and_no_other_database_waiting() {
     run(&mut client, &["SELECT cdc_snapshot('ann.t')"]);
     for id in &asked {
         let still = format!(
-            "SELECT count(*)::text FROM cdc_snapshots WHERE snapshot_id = {id} AND state IN ('waiting for writers', 'running')"
+            "SELECT count(*)::text FROM cdc_snapshots WHERE snapshot_id = {id} AND state IN ('waiting_for_writers', 'running')"
         );
         if text(&mut ann, &still).as_deref() == Some("1") {
             run(&mut ann, &[&format!("SELECT cdc_snapshot_cancel({id})")]);
         }
     }
-    let unfinished = "SELECT count(*)::text FROM cdc_snapshots WHERE relation = 'ann.t'::regclass AND state IN ('waiting for writers', 'running')";
+    let unfinished = "SELECT count(*)::text FROM cdc_snapshots WHERE relation = 'ann.t'::regclass AND state IN ('waiting_for_writers', 'running')";
     wait_for(&mut ann, unfinished, "0");
     // What is finished does not pile up, nor what is left of tables that are gone.
     for _ in 0..30 {
@@ -669,7 +669,7 @@ fn refused_records(delivery: &str) {
     let own = "SELECT state || ' ' || left(warning, 7) FROM cdc_tables";
     assert_eq!(
         text(&mut ann, own).as_deref(),
-        Some("put aside CDC0317"),
+        Some("put_aside CDC0317"),
         "its owner is told"
     );
     topic_admin::set(bed.kafka(), "shop.ann.newest", "cleanup.policy", "delete");
