@@ -775,7 +775,7 @@ fn check_history(database: &Database<'_>, sink: &CompanionSink, unseen: i64) {
     let documents = history.all();
     let read = documents
         .iter()
-        .filter(|document| document.get_str("op") == Ok("snapshot"));
+        .filter(|document| document.get_str("op") == Ok("read"));
     assert_eq!(read.count() as i64, unseen);
     let there = table(&mut database.source(), "t");
     let mut gone: BTreeSet<String> = (1..=1000)

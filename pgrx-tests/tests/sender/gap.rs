@@ -178,8 +178,8 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
             .filter(|document| document.get_str("op") == Ok(op))
             .count()
     };
-    assert_eq!(told("delete") + told("inferred delete"), 500 / 3);
-    assert_ne!(told("inferred delete"), 0);
+    assert_eq!(told("delete") + told("inferred_delete"), 500 / 3);
+    assert_ne!(told("inferred_delete"), 0);
 
     // The accepted gap is none at the next start either.
     bed.source().restart();

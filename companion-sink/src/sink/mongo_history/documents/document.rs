@@ -13,7 +13,7 @@ use crate::sink::mongo_history::documents::diff::diff;
 use crate::sink::mongo_history::documents::history_body::{HistoryBody, optional_text, whole};
 
 /// The operation of a row that a snapshot did not find.
-pub(crate) const INFERRED_DELETE: &str = "inferred delete";
+pub(crate) const INFERRED_DELETE: &str = "inferred_delete";
 
 /// The document of this event, of a row that the history calls `entity`.
 pub(crate) fn of_event(
@@ -76,7 +76,7 @@ pub(crate) fn inferred_delete(
     names: Names,
     last: &Document,
 ) -> Result<Option<RawDocumentBuf>, Malformed> {
-    let there = matches!(last.get_str("op"), Ok("create" | "update" | "snapshot"));
+    let there = matches!(last.get_str("op"), Ok("create" | "update" | "read"));
     let (Ok(entity), Ok(image), true) = (last.get_str("entity"), last.get_document("after"), there)
     else {
         return Ok(None);
@@ -147,7 +147,7 @@ fn operation(op: Op) -> &'static str {
         Op::Create => "create",
         Op::Update => "update",
         Op::Delete => "delete",
-        Op::Read => "snapshot",
+        Op::Read => "read",
         Op::Truncate => "truncate",
         Op::Tombstone | Op::Schema | Op::Snapshot | Op::Emit => "none",
     }
@@ -307,7 +307,7 @@ mod tests {
             gone.get_str("_id").unwrap(),
             r#"77-9:shop.public.customer:{"id":42}"#
         );
-        assert_eq!(gone.get_str("op").unwrap(), "inferred delete");
+        assert_eq!(gone.get_str("op").unwrap(), "inferred_delete");
         assert_eq!(gone.get("before"), last.get("after"));
         assert!(gone.is_null("after") && gone.is_null("previous_key"));
         assert_eq!(gone.get("key"), last.get("key"));
