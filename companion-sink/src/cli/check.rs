@@ -101,7 +101,7 @@ pub(crate) async fn check(config: &Loaded, json: bool, offline: bool) -> Verdict
                 false => report.warning(
                     "positions",
                     &format!("topic {positions} is not there: a consistent replica waits for it"),
-                    "Set [kafka] source to the server's cdc.source_name; the sender makes the topic when it starts.",
+                    "Set [kafka] source_name to the server's cdc.source_name; the sender makes the topic when it starts.",
                 ),
             }
             Some(found)

@@ -93,7 +93,7 @@ impl<'l> Running<'l> {
                         &config.name,
                         name,
                         live.clone(),
-                        &config.kafka.source,
+                        &config.kafka.source_name,
                         settings.clone(),
                         refusals,
                     );

@@ -132,7 +132,7 @@ fn source_line(instance: &Value) -> Option<String> {
     if let Some(position) = instance.get("position") {
         parts.push(format!(
             "SOURCE {}  generation {}  timeline {}  position {}  age {:.1} s",
-            position["source"].as_str().unwrap_or("-"),
+            position["source_name"].as_str().unwrap_or("-"),
             position["generation"],
             position["timeline"],
             position["lsn"].as_str().unwrap_or("-"),
@@ -323,7 +323,7 @@ mod tests {
             ]
         );
         let instance = json!({
-            "position": { "source": "pg", "generation": 1, "timeline": 2, "lsn": "0/15A3098", "age_seconds": 0.41 },
+            "position": { "source_name": "pg", "generation": 1, "timeline": 2, "lsn": "0/15A3098", "age_seconds": 0.41 },
             "source": { "sender": { "state": "streaming" } },
         });
         assert_eq!(

@@ -54,7 +54,7 @@ pub(crate) struct Kafka {
     /// Bootstrap servers.
     pub(crate) brokers: String,
     /// The source's name, as the history names it.
-    pub(crate) source: String,
+    pub(crate) source_name: String,
     /// librdkafka properties, mode 0600; empty for none.
     pub(crate) config_file: String,
     /// Bytes that all sinks together fetch ahead.
@@ -158,7 +158,7 @@ impl Default for Kafka {
     fn default() -> Self {
         Kafka {
             brokers: String::new(),
-            source: "pg".into(),
+            source_name: "pg".into(),
             config_file: String::new(),
             fetch_memory: 32 << 20,
         }

@@ -286,7 +286,7 @@ async fn status(Extract(shared): Extract<Shared>) -> Response {
     });
     if let Some(position) = shared.position.borrow().as_deref() {
         body["position"] = json!({
-            "source": position.name,
+            "source_name": position.name,
             "generation": position.generation,
             "timeline": position.timeline,
             "lsn": lsn_text(position.complete_lsn()),

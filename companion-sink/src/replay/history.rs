@@ -106,7 +106,7 @@ async fn mend(
         &order.config.name,
         order.name,
         Reloader::new(order.config, None)?.live(),
-        &order.config.kafka.source,
+        &order.config.kafka.source_name,
         settings.clone(),
         RefusalLimit::new(order.config.dead_letters.max_parked_keys_per_minute),
     );

@@ -160,7 +160,7 @@ fn source(record: &Record, headers: &Headers<'_>, name: &str) -> RawDocumentBuf 
         whole(number)
     };
     rawdoc! {
-        "name": name,
+        "source_name": name,
         "generation": hex(0..4),
         "timeline": hex(5..13),
         "topic": &*record.topic,

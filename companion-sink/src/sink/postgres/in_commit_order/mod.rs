@@ -174,7 +174,7 @@ impl CommitOrderRun<'_> {
         if position.borrow().is_none() {
             tracing::info!(
                 sink = self.context.name,
-                hint = "Nothing to do if the source has just been set up; else set [kafka] source to the server's cdc.source_name.",
+                hint = "Nothing to do if the source has just been set up; else set [kafka] source_name to the server's cdc.source_name.",
                 "waiting for a position of the sender"
             );
         }
