@@ -254,7 +254,7 @@ mod tests {
         );
         let transaction = doc.get_document("transaction").unwrap();
         assert_eq!(transaction.get_str("lsn").unwrap(), "0/15A3098");
-        assert_eq!(transaction.get_i32("of").unwrap(), 2);
+        assert_eq!(transaction.get_i32("event_count").unwrap(), 2);
         let source = doc.get_document("source").unwrap();
         assert_eq!(source.get_i32("timeline").unwrap(), 10);
         assert_eq!(source.get_i64("offset").unwrap(), 133);

@@ -204,8 +204,8 @@ impl<'a> HistoryBody<'a> {
             "id": optional_text(transaction.map(|transaction| transaction.id.as_ref())),
             "xid": whole(self.source.xid),
             "lsn": optional_text(lsn.as_deref()),
-            "position": whole(transaction.and_then(|transaction| transaction.total_order)),
-            "of": whole(transaction.and_then(|transaction| transaction.event_count)),
+            "total_order": whole(transaction.and_then(|transaction| transaction.total_order)),
+            "event_count": whole(transaction.and_then(|transaction| transaction.event_count)),
         }
     }
 }
