@@ -73,7 +73,7 @@ impl Loaded {
         {
             return Err(Error::configuration(
                 format!("{file_name}: sink.{name}.kind is missing"),
-                "Set it to mongo-history or postgres.",
+                "Set it to mongo_history or postgres.",
             ));
         }
         let mut config = Config::deserialize(table.clone())
@@ -376,7 +376,7 @@ mod tests {
         assert!(
             text(&SMALL.replace("topics = [\"*\"]", "")).contains("sink.Replica.topics is missing")
         );
-        let own = SMALL.replace("\"postgres\"", "\"mongo-history\"\ndatabase = \"admin\"");
+        let own = SMALL.replace("\"postgres\"", "\"mongo_history\"\ndatabase = \"admin\"");
         assert!(text(&own).contains("MongoDB's own"));
         let tables = SMALL.to_owned() + "tables = {\"public.customer\" = \"kunde\"}\n";
         assert!(text(&tables).contains("\"kunde\" is not schema.table"));

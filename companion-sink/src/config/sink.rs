@@ -48,7 +48,7 @@ pub(crate) struct Batch {
 
 /// The kinds of sinks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// One document for each change of a row.
     MongoHistory(MongoHistory),
@@ -56,7 +56,7 @@ pub(crate) enum Kind {
     Postgres(Postgres),
 }
 
-/// What a `mongo-history` sink has of its own.
+/// What a `mongo_history` sink has of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct MongoHistory {
@@ -180,7 +180,7 @@ impl Sink {
     /// The value of `kind`.
     pub(crate) fn kind_name(&self) -> &'static str {
         match self.kind {
-            Kind::MongoHistory(_) => "mongo-history",
+            Kind::MongoHistory(_) => "mongo_history",
             Kind::Postgres(_) => "postgres",
         }
     }

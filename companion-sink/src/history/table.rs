@@ -65,7 +65,7 @@ impl Missing {
     }
 }
 
-/// The histories of all sinks of kind `mongo-history`.
+/// The histories of all sinks of kind `mongo_history`.
 pub(crate) struct Histories(Vec<History>);
 
 struct History {
@@ -119,7 +119,7 @@ impl Histories {
     pub(crate) async fn tables(&self, name: Option<&str>) -> Result<Vec<HistoryTable>> {
         if self.0.is_empty() {
             return Err(Error::configuration(
-                "no sink of kind mongo-history is configured",
+                "no sink of kind mongo_history is configured",
                 "Add one: `companion-sink config --defaults` shows how.",
             ));
         }

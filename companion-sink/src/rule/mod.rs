@@ -336,7 +336,7 @@ mod tests {
             rule("hr.*", "first", "after.n > 5"),
             rule("hr.public.b", "second", "after.n > 1"),
             rule("*", "elsewhere", "true") + "sinks = [\"history\"]\n",
-            "[sink.history]\nkind = \"mongo-history\"\ntopics = [\"*\"]\nurl = \"u\"\n".into(),
+            "[sink.history]\nkind = \"mongo_history\"\ntopics = [\"*\"]\nurl = \"u\"\n".into(),
         ];
         let mut rules = rules(&toml.concat());
         let mut reason = |topic: &str, n: i32| {

@@ -57,7 +57,7 @@ const INDEXES: [&[&str]; 5] = [
     &["why.request_id", "version"],
 ];
 
-/// The sink of kind `mongo-history`.
+/// The sink of kind `mongo_history`.
 pub(crate) struct History {
     pub(super) name: String,
     pub(super) live: Live,

@@ -52,7 +52,7 @@ use crate::sink::mongo_history::history::not_connected;
 use crate::sink::mongo_history::parked::{parking, pending_actions};
 use crate::sink::mongo_history::snapshot::notes;
 
-/// The sink of kind `mongo-history`.
+/// The sink of kind `mongo_history`.
 pub(crate) struct MongoHistory {
     history: History,
 }
