@@ -95,7 +95,7 @@ pub(crate) struct Query {
     actor: Option<String>,
     /// Changes of this request
     #[arg(long, value_name = "ID", conflicts_with = "key")]
-    request: Option<String>,
+    request_id: Option<String>,
     /// Changes of this transaction: its id with or without the commit LSN
     #[arg(long, value_name = "ID", conflicts_with = "key")]
     transaction: Option<String>,
@@ -374,7 +374,7 @@ impl Query {
     async fn changes(&self, tables: &[HistoryTable], mut answer: Answer) -> Result<bool> {
         let search = Search {
             actor: self.actor.clone(),
-            request: self.request.clone(),
+            request_id: self.request_id.clone(),
             transaction: self.transaction.clone(),
             values: self.values.clone(),
             range: self.range()?,

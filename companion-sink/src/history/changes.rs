@@ -13,7 +13,7 @@ use crate::sink::mongo_history::failure::classify;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Search {
     pub(crate) actor: Option<String>,
-    pub(crate) request: Option<String>,
+    pub(crate) request_id: Option<String>,
     pub(crate) transaction: Option<String>,
     /// `column=value` each: the row had it before or after the change.
     pub(crate) values: Vec<String>,
@@ -31,7 +31,7 @@ impl Search {
         let mut all = self.range.conditions();
         for (field, wanted) in [
             ("who.actor", &self.actor),
-            ("why.request_id", &self.request),
+            ("why.request_id", &self.request_id),
         ] {
             all.extend(wanted.as_ref().map(|wanted| doc! { field: wanted }));
         }

@@ -303,7 +303,7 @@ async fn request(
     Parameters(page): Parameters<Page>,
 ) -> Answer {
     let search = Search {
-        request: Some(id),
+        request_id: Some(id),
         ..Search::default()
     };
     changes(histories, None, search, page).await
