@@ -23,16 +23,16 @@ const FIGURES: [Figure; 10] = [
         |f| Some(f.duplicates as f64),
     ),
     (
-        "lag_events",
+        "apply_lag_events",
         "gauge",
         "Events in Kafka that are not applied, in every state; no sample where that is not known.",
-        |f| f.lag_events.map(|events| events as f64),
+        |f| f.apply_lag_events.map(|events| events as f64),
     ),
     (
-        "lag_seconds",
+        "apply_lag_seconds",
         "gauge",
         "Since the first of these events came to Kafka; 0 where there is none.",
-        |f| f.lag_seconds,
+        |f| f.apply_lag_seconds,
     ),
     (
         "unmoved_seconds",

@@ -110,9 +110,9 @@ pub(crate) struct Figures {
     /// Partitions that this instance has; none where instances do not share them.
     pub(crate) partitions: Option<usize>,
     /// Events in Kafka that are not applied, in whatever state; none where that is not known.
-    pub(crate) lag_events: Option<u64>,
+    pub(crate) apply_lag_events: Option<u64>,
     /// Seconds since the first of them came to Kafka, 0 where there is none; none where that is not known.
-    pub(crate) lag_seconds: Option<f64>,
+    pub(crate) apply_lag_seconds: Option<f64>,
     /// Seconds since the sink applied something, while something waits.
     pub(crate) unmoved_seconds: Option<f64>,
     /// Since when it is tried again without success, RFC 3339; none where it is not.
@@ -172,8 +172,8 @@ impl Figures {
         Figures {
             state: State::Starting,
             partitions: None,
-            lag_events: None,
-            lag_seconds: None,
+            apply_lag_events: None,
+            apply_lag_seconds: None,
             unmoved_seconds: None,
             retrying_since: None,
             stuck: false,
@@ -259,23 +259,23 @@ impl Figures {
     }
 
     pub(super) fn set_lag(&mut self, lag: Lag, stuck_after: Duration) {
-        (self.lag_events, self.lag_seconds) = match lag {
+        (self.apply_lag_events, self.apply_lag_seconds) = match lag {
             Lag::Unknown => (None, None),
             Lag::None => (Some(0), Some(0.0)),
             Lag::Some { events, seconds } => (Some(events), seconds),
         };
         let is_working = matches!(self.state, State::Running | State::Standby);
         if is_working && self.state_since.elapsed() > WORKS_AFTER {
-            let nothing_waits = self.lag_events == Some(0) || self.state == State::Standby;
+            let nothing_waits = self.apply_lag_events == Some(0) || self.state == State::Standby;
             if nothing_waits {
                 self.recover();
             }
         }
-        if self.lag_events == Some(0) || self.state == State::Standby {
+        if self.apply_lag_events == Some(0) || self.state == State::Standby {
             self.moved_at = Instant::now();
         }
         let unmoved = self.moved_at.elapsed();
-        let waits = self.lag_events.is_some_and(|events| events > 0);
+        let waits = self.apply_lag_events.is_some_and(|events| events > 0);
         self.unmoved_seconds = waits.then_some(unmoved.as_secs_f64());
         let troubled = self.troubled_since.map(|since| since.elapsed());
         let seconds = stuck_after.as_secs_f64();

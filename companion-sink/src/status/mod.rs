@@ -173,7 +173,7 @@ mod tests {
         let look = |lag| {
             status.set_lag(lag, limit);
             let figures = status.figures();
-            (figures.lag_events, figures.stuck)
+            (figures.apply_lag_events, figures.stuck)
         };
         status.set_state(State::Running);
         std::thread::sleep(limit * 2);
