@@ -6,7 +6,7 @@ CREATE TYPE @extschema@.cdc_status_row AS (
     wal_held_bytes bigint, wal_limit_bytes bigint,
     events bigint, bytes bigint, transactions bigint, events_per_second float8, bytes_per_second float8,
     open_transactions int, oldest_transaction interval, oldest_gid text,
-    topics int, brokers_up int, brokers_down int, throttle_ms float8, resent bigint, rejected_chunks bigint, uncovered_rows bigint,
+    topics int, brokers_up int, brokers_down int, throttle_ms float8, resent bigint, rejected_messages bigint, uncovered_rows bigint,
     gap_from pg_lsn, gap_to pg_lsn, error_code text, error text, remedy text, error_at timestamptz, stats_reset timestamptz,
     topics_aside int, skips int, skipped_events bigint);
 COMMENT ON TYPE @extschema@.cdc_status_row IS 'what cdc_status() returns';

@@ -135,7 +135,7 @@ fn counters(shared: &Shared) -> Value {
         "brokers_down": shared.brokers_down.load(Ordering::Relaxed),
         "throttle_ms": f64::from(shared.throttle_ms.load(Ordering::Relaxed)),
         "resent": load(&shared.resent),
-        "rejected_chunks": load(&shared.rejected_chunks),
+        "rejected_messages": load(&shared.rejected_messages),
         "uncovered_rows": load(&shared.uncovered_rows),
         "skips": active_skips(shared),
         "skipped_events": load(&shared.skipped_events),

@@ -1,4 +1,4 @@
-//! The writer's side: row trigger -> plan of the table -> encoded row -> buffer -> chunk in the WAL, just before commit.
+//! The writer's side: row trigger -> plan of the table -> encoded row -> buffer -> message in the WAL, just before commit.
 
 pub(crate) mod buffer;
 pub(crate) mod context;

@@ -82,7 +82,7 @@ pub(crate) struct Shared {
     pub brokers_up: AtomicU32,
     pub brokers_down: AtomicU32,
     pub resent: AtomicU64,
-    pub rejected_chunks: AtomicU64,
+    pub rejected_messages: AtomicU64,
     pub uncovered_rows: AtomicU64,
     /// Events that `cdc_skip_topic` gave up.
     pub skipped_events: AtomicU64,
@@ -348,7 +348,7 @@ impl Shared {
         set(&self.events_before, &self.events);
         set(&self.bytes_before, &self.bytes);
         set(&self.transactions_before, &self.transactions);
-        for counter in [&self.resent, &self.rejected_chunks, &self.uncovered_rows] {
+        for counter in [&self.resent, &self.rejected_messages, &self.uncovered_rows] {
             counter.store(0, Ordering::Relaxed);
         }
         self.topic_counters.reset();

@@ -294,8 +294,8 @@ const FIGURES: [(&str, &str, &str, &str); 18] = [
         "Transactions that were sent again.",
     ),
     (
-        "rejected_chunks",
-        "pg_cdc_rejected_chunks_total",
+        "rejected_messages",
+        "pg_cdc_rejected_messages_total",
         "counter",
         "Forged or replayed messages.",
     ),

@@ -165,7 +165,7 @@ fn what_an_event_brings_along_is_limited_where_it_is_captured() {
     let mut client = database.source();
     wait_for(
         &mut client,
-        "SELECT rejected_chunks::text FROM cdc_status()",
+        "SELECT rejected_messages::text FROM cdc_status()",
         "20000",
     );
     wait_until("the count in the log", TIMEOUT, || {

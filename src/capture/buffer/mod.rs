@@ -1,17 +1,17 @@
-//! The rows of the running transaction: encoded, kept in sections, and written to the WAL as chunks.
+//! The rows of the running transaction: encoded, kept in sections, and written to the WAL as messages.
 //!
 //! A full buffer is written early, but only the innermost section: what is written carries the current subtransaction's
 //! xid, so it dies exactly when its rows do.
 
 pub(crate) mod captured;
-mod chunk_writer;
+mod message_writer;
 mod row_encoder;
 mod sections;
 
 use captured::Captured;
 use change::wal::message::Manifest;
 use change::wal::record;
-use chunk_writer::{ChunkWriter, shrink};
+use message_writer::{MessageWriter, shrink};
 use pgrx::pg_sys;
 use row_encoder::RowEncoder;
 use sections::Sections;
@@ -24,9 +24,9 @@ use crate::settings;
 use crate::{ffi, shared};
 
 /// Rows captured since the last early write are looked at against `cdc.capture_buffer` once they reach this.
-const MIN_CHUNK_BYTES: usize = 64 * 1024;
+const MIN_MESSAGE_BYTES: usize = 64 * 1024;
 
-/// What a section's rows refer to is written early from here on: a chunk is read whole, and a table of thousands of attributes
+/// What a section's rows refer to is written early from here on: a message is read whole, and a table of thousands of attributes
 /// takes many times in memory what it takes here.
 const MAX_HEAD_BYTES: usize = 4 * 1024 * 1024;
 
@@ -47,7 +47,7 @@ pub(crate) struct Buffer {
     sections: Sections,
     who: Who,
     encoder: RowEncoder,
-    chunks: ChunkWriter,
+    messages: MessageWriter,
 }
 
 impl Default for Buffer {
@@ -64,7 +64,7 @@ impl Default for Buffer {
             sections: Sections::default(),
             who: Who::default(),
             encoder: RowEncoder::default(),
-            chunks: ChunkWriter::default(),
+            messages: MessageWriter::default(),
         }
     }
 }
@@ -152,7 +152,7 @@ impl Buffer {
         let head_bytes = self.sections.head_bytes(&mark.start);
         if self.pre_commit_ran {
             self.write_last();
-        } else if (section_bytes >= MIN_CHUNK_BYTES
+        } else if (section_bytes >= MIN_MESSAGE_BYTES
             && section_bytes >= settings::CAPTURE_BUFFER.get() as usize * 1024)
             || head_bytes >= MAX_HEAD_BYTES
         {
@@ -165,7 +165,7 @@ impl Buffer {
         let transaction = ffi::local_transaction_id();
         if self.transaction != transaction {
             self.reset();
-            self.chunks.nonce = self.nonces.take();
+            self.messages.nonce = self.nonces.take();
             // Another library's callback may write the first row after ours has run.
             self.pre_commit_ran = self.ending == transaction;
             self.transaction = transaction;
@@ -187,7 +187,7 @@ impl Buffer {
         record::switch_statement(&mut sections.data, &mut sections.state, statement_us);
     }
 
-    /// Writes the innermost section as a chunk; `last` adds the manifest of the whole transaction.
+    /// Writes the innermost section as a message; `last` adds the manifest of the whole transaction.
     fn write_section(&mut self, last: bool) {
         let Some(mark) = self.sections.marks.last_mut() else {
             return;
@@ -196,16 +196,16 @@ impl Buffer {
             // Outer rows that came first are written later.
             self.unordered = true;
         }
-        mark.chunks += 1;
+        mark.messages += 1;
         let manifest = Manifest {
-            chunks: mark.chunks,
+            chunks: mark.messages,
             unordered: self.unordered,
             rows: mark.rows,
             key_changes: mark.key_changes,
-            first_lsn: self.chunks.first_lsn(),
+            first_lsn: self.messages.first_lsn(),
         };
         let start = mark.start;
-        self.chunks
+        self.messages
             .write(&self.sections, &start, last.then_some(&manifest));
         self.sections.cut(&start);
     }
@@ -222,12 +222,12 @@ impl Buffer {
     /// Writes what is left and the manifest: at pre-commit, before PREPARE, and at once for rows that come after that.
     fn write_last(&mut self) {
         self.pre_commit_ran = true;
-        // Everything rolled back: no surviving row, no chunk that survives.
+        // Everything rolled back: no surviving row, no message that survives.
         if self
             .sections
             .marks
             .last()
-            .is_some_and(|mark| mark.rows > 0 || mark.chunks > 0)
+            .is_some_and(|mark| mark.rows > 0 || mark.messages > 0)
         {
             self.write_section(true);
         }
@@ -254,7 +254,7 @@ impl Buffer {
         self.pre_commit_ran = false;
         self.truncated = None;
         self.sections.clear();
-        self.chunks.reset();
+        self.messages.reset();
         self.who.forget();
         left
     }
@@ -263,17 +263,17 @@ impl Buffer {
     fn shrink(&mut self) {
         const KEPT_BYTES: usize = 4 * 1024 * 1024;
         shrink(&mut self.sections.data, KEPT_BYTES);
-        self.chunks.shrink(KEPT_BYTES);
+        self.messages.shrink(KEPT_BYTES);
     }
 
     /// Nonce of the running transaction, and the sequence of its newest event.
     pub(crate) fn newest(&self) -> ([u8; 16], u64) {
-        (self.chunks.nonce, self.next_sequence - 1)
+        (self.messages.nonce, self.next_sequence - 1)
     }
 
-    /// Whether a chunk of this transaction is in the WAL.
+    /// Whether a message of this transaction is in the WAL.
     pub(crate) fn has_written(&self) -> bool {
-        self.chunks.has_written()
+        self.messages.has_written()
     }
 }
 

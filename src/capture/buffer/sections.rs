@@ -33,7 +33,7 @@ pub(super) struct Mark {
     /// In the buffer, and already in the WAL.
     pub rows: u64,
     pub key_changes: u64,
-    pub chunks: u32,
+    pub messages: u32,
 }
 
 /// Relations or contexts that buffered rows refer to: blobs one after the other.
@@ -104,7 +104,7 @@ impl Sections {
                 },
                 rows: 0,
                 key_changes: 0,
-                chunks: 0,
+                messages: 0,
             });
         }
     }
@@ -149,7 +149,7 @@ impl Sections {
                 Some(outer) if outer.subtransaction == parent => {
                     outer.rows += mark.rows;
                     outer.key_changes += mark.key_changes;
-                    outer.chunks += mark.chunks;
+                    outer.messages += mark.messages;
                 }
                 _ => {
                     mark.subtransaction = parent;
@@ -170,7 +170,7 @@ impl Sections {
         }
     }
 
-    /// Rows in the buffer that no chunk has.
+    /// Rows in the buffer that no message has.
     pub(super) fn unwritten_rows(&self) -> u64 {
         if self.data.is_empty() {
             0

@@ -83,7 +83,7 @@ pub(super) unsafe fn build_plan(
     }
 }
 
-/// The table's entry in chunks.
+/// The table's entry in messages.
 fn relation_entry(table: &Table, options: &Options, columns: &Columns, keys: &Keys) -> Vec<u8> {
     let entry = RelationEntry {
         oid: table.oid.to_u32(),

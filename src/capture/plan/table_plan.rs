@@ -20,7 +20,7 @@ pub(crate) struct Plan {
     pub id: u64,
     /// `schema.table`, for messages.
     pub name: String,
-    /// The relation's entry for chunks, with its length.
+    /// The relation's entry for messages, with its length.
     pub blob: Vec<u8>,
     pub columns: Vec<PlanColumn>,
     /// Columns whose change is a change of the Kafka key or the identity (indexes into `columns`).

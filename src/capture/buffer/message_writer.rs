@@ -1,4 +1,4 @@
-//! Sections as sealed chunks in the WAL.
+//! Sections as sealed messages in the WAL.
 
 use std::ffi::CStr;
 
@@ -9,14 +9,14 @@ use pgrx::pg_sys;
 
 use super::sections::{Sections, Start};
 use crate::catalog::database_name;
-use crate::cluster_secret::chunk_key;
+use crate::cluster_secret::message_key;
 use crate::reserve::reserve;
 use crate::settings::{self, Compression};
 use crate::{ffi, shared};
 
 const MESSAGE_PREFIX_C: &CStr = c"pg_cdc";
 
-/// Names of the database, as every chunk has them.
+/// Names of the database, as every message has them.
 #[derive(Default)]
 struct Names {
     database: String,
@@ -37,11 +37,11 @@ impl Names {
     }
 }
 
-/// Writes the chunks of one transaction after the other.
+/// Writes the messages of one transaction after the other.
 #[derive(Default)]
-pub(super) struct ChunkWriter {
+pub(super) struct MessageWriter {
     pub nonce: [u8; 16],
-    next_chunk: u32,
+    next_message: u32,
     first_lsn: u64,
     names: Names,
     body: Vec<u8>,
@@ -50,20 +50,20 @@ pub(super) struct ChunkWriter {
     mac_key: Option<MacKey>,
 }
 
-impl ChunkWriter {
-    /// Whether a chunk of this transaction is in the WAL.
+impl MessageWriter {
+    /// Whether a message of this transaction is in the WAL.
     pub(super) fn has_written(&self) -> bool {
-        self.next_chunk > 0
+        self.next_message > 0
     }
 
-    /// Where the first chunk of this transaction is; 0 for none.
+    /// Where the first message of this transaction is; 0 for none.
     pub(super) fn first_lsn(&self) -> u64 {
         self.first_lsn
     }
 
     /// The transaction is over. Only forgets.
     pub(super) fn reset(&mut self) {
-        self.next_chunk = 0;
+        self.next_message = 0;
         self.first_lsn = 0;
     }
 
@@ -103,15 +103,15 @@ impl ChunkWriter {
         let header = Header {
             xid8,
             record_xid,
-            number: self.next_chunk,
+            number: self.next_message,
             nonce: self.nonce,
             database_oid,
         };
-        let compressor = match settings::CHUNK_COMPRESSION.get() {
+        let compressor = match settings::MESSAGE_COMPRESSION.get() {
             Compression::Lz4 => Some(self.compressor.get_or_insert_default()),
             Compression::None => None,
         };
-        let key = self.mac_key.get_or_insert_with(chunk_key);
+        let key = self.mac_key.get_or_insert_with(message_key);
         message::seal(
             &mut self.sealed,
             key,
@@ -132,7 +132,7 @@ impl ChunkWriter {
                 shared.tell_of_wal(pg_sys::XactLastRecEnd);
             }
         }
-        self.next_chunk += 1;
+        self.next_message += 1;
     }
 
     /// Gives back memory beyond `kept_bytes`.
