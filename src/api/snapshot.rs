@@ -139,7 +139,7 @@ fn snapshot_shown(
         "time_left": left_ms.map(|ms| format!("{ms} milliseconds")),
         "last_key": place.map(|place| place.key),
         "error_code": problem["code"],
-        "error": problem["message"],
+        "error_message": problem["message"],
     })
     .to_string()
     .into_bytes()

@@ -22,8 +22,8 @@ pub(crate) fn status_json() -> JsonB {
     let Some(shared) = shared::shared() else {
         return JsonB(json!({
             "state": "not_preloaded", "version": env!("CARGO_PKG_VERSION"), "source_name": source_name,
-            "error_code": "CDC0001", "error": "pg_cdc is not loaded",
-            "remedy": "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
+            "error_code": "CDC0001", "error_message": "pg_cdc is not loaded",
+            "error_hint": "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
         }));
     };
     let described = shared.described();
@@ -158,8 +158,8 @@ fn problem(shared: &Shared, described: Described) -> Value {
     };
     json!({
         "error_code": text(&code),
-        "error": text(&error),
-        "remedy": text(&remedy),
+        "error_message": text(&error),
+        "error_hint": text(&remedy),
         "error_at": timestamp(shared.error_at.load(Ordering::Relaxed)),
     })
 }
@@ -229,7 +229,7 @@ fn aside_json() -> Vec<u8> {
         json!({
             "topic": aside.topic, "database": aside.database, "since": timestamp(aside.since_us),
             "from_lsn": lsn_text(aside.from), "events": shared.topic_counters.aside_events(&aside.topic),
-            "error_code": aside.code, "error": aside.message, "remedy": aside.remedy,
+            "error_code": aside.code, "error_message": aside.message, "error_hint": aside.remedy,
         })
     });
     Value::Array(rows.collect()).to_string().into_bytes()

@@ -140,7 +140,7 @@ fn source_line(instance: &Value) -> Option<String> {
         ));
     }
     if let Some(source) = instance.get("source") {
-        parts.push(match source["error"]["what"].as_str() {
+        parts.push(match source["error"]["message"].as_str() {
             Some(error) => error.to_owned(),
             None => source["sender"]["state"].as_str().unwrap_or("-").to_owned(),
         });

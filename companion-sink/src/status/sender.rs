@@ -135,7 +135,7 @@ pub(crate) fn status(looked: &Result<Seen>) -> Value {
     match looked {
         Ok(seen) => json!({ "sender": seen.sender, "tables": seen.tables }),
         Err(error) => {
-            json!({ "error": { "code": error.code.to_string(), "what": error.what, "hint": error.hint } })
+            json!({ "error": { "code": error.code.to_string(), "message": error.what, "hint": error.hint } })
         }
     }
 }

@@ -68,7 +68,7 @@ fn assert_reader_has_the_table(database: &Database<'_>, name: &str) -> Vec<Recor
 }
 
 fn state(client: &mut Client, id: i64) -> String {
-    let query = "SELECT state || COALESCE(': ' || error_code || ' ' || error, '') FROM cdc_snapshots WHERE snapshot_id = $1";
+    let query = "SELECT state || COALESCE(': ' || error_code || ' ' || error_message, '') FROM cdc_snapshots WHERE snapshot_id = $1";
     client
         .query_one(query, &[&id])
         .expect("the snapshot")

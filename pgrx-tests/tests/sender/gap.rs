@@ -138,7 +138,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     wait_for_state(&mut client, "gap", Some("CDC0401"));
     let wrong = format!("SELECT * FROM cdc_accept_gap('{from}', '0/1')");
     refusal::coded(&mut client, &wrong, "55000", "CDC0603");
-    let accept = "SELECT relation::text, remedy FROM cdc_accept_gap($1::text::pg_lsn, $2::text::pg_lsn, 'Kafka was down')";
+    let accept = "SELECT relation::text, repair FROM cdc_accept_gap($1::text::pg_lsn, $2::text::pg_lsn, 'Kafka was down')";
     let repairs = client.query(accept, &[&from, &to]).expect("accept the gap");
     let repairs: Vec<(String, String)> = repairs.iter().map(|r| (r.get(0), r.get(1))).collect();
     assert_eq!(

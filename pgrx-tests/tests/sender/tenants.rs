@@ -369,7 +369,7 @@ fn put_aside(delivery: &str) {
         "55000",
         "CDC0608",
     );
-    let resumed = "SELECT string_agg(relation::text || ': ' || remedy, ',') FROM cdc_resume_topic('shop.ann.wide', 'larger now')";
+    let resumed = "SELECT string_agg(relation::text || ': ' || repair, ',') FROM cdc_resume_topic('shop.ann.wide', 'larger now')";
     let resumed = text(&mut client, resumed);
     assert!(
         resumed
@@ -761,7 +761,7 @@ fn a_new_topic_that_cannot_be_used_is_put_aside() {
     let mut admin = database.source();
     let aside = "SELECT string_agg(topic || ' ' || error_code, ',') FROM cdc_aside";
     wait_for(&mut admin, aside, "shop.ann.t CDC0318");
-    let told = "SELECT error || ' ' || remedy FROM cdc_aside";
+    let told = "SELECT error_message || ' ' || error_hint FROM cdc_aside";
     let told = text(&mut admin, told).expect("what is told");
     for part in [
         "is missing",

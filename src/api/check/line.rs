@@ -2,17 +2,17 @@
 
 use crate::report::Report;
 
-/// Level, code, item, message and remedy.
+/// Level, code, item, message and hint.
 pub(super) type Line = (String, Option<String>, String, String, Option<String>);
 
 /// What is wrong, or may become so.
-pub(super) fn line(level: &str, code: &str, item: &str, message: &str, remedy: &str) -> Line {
+pub(super) fn line(level: &str, code: &str, item: &str, message: &str, hint: &str) -> Line {
     (
         level.to_owned(),
         Some(code.to_owned()),
         item.to_owned(),
         message.to_owned(),
-        Some(remedy.to_owned()),
+        Some(hint.to_owned()),
     )
 }
 

@@ -1,4 +1,4 @@
-//! `cdc_check`: everything that pg_cdc needs, one line each, with the remedy.
+//! `cdc_check`: everything that pg_cdc needs, one line each, with a hint.
 
 mod line;
 mod topics;
@@ -36,7 +36,7 @@ pub(crate) fn cdc_check() -> TableIterator<
         name!(code, Option<String>),
         name!(item, String),
         name!(message, String),
-        name!(remedy, Option<String>),
+        name!(hint, Option<String>),
     ),
 > {
     let mut lines = Vec::new();
