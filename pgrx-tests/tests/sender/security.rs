@@ -716,8 +716,7 @@ fn rights_that_are_missing_are_named_and_work_goes_on_when_they_are_there() {
 
     // What would be good to have is no reason to stop, but is told.
     let unread = |client: &mut Client| -> Option<String> {
-        let query =
-            "SELECT hint FROM cdc_check() WHERE code = 'CDC0303' AND item ~ 'shop.public.t'";
+        let query = "SELECT hint FROM cdc_check() WHERE code = 'CDC0303' AND item ~ 'public.t'";
         let line = client.query_opt(query, &[]).expect("at most one line");
         line.map(|line| line.get(0))
     };

@@ -526,8 +526,11 @@ fn an_event_that_is_refused_stops_a_consistent_replica_before_its_transaction() 
         "0"
     );
     assert_eq!(
-        one_text(&mut replica, "SELECT state FROM companion.replica"),
-        "consistent"
+        one_text(
+            &mut replica,
+            "SELECT concat(state, parked_keys) FROM companion.replica"
+        ),
+        "consistent0"
     );
     let dead = topic::read(bed().kafka(), &format!("{}.dlq", source.topic("u")));
     assert_eq!(dead.len(), 1);

@@ -164,9 +164,9 @@ impl State {
              CREATE OR REPLACE VIEW {schema}.replica AS
                  SELECT p.sink,
                      CASE WHEN EXISTS (SELECT FROM {schema}.loading l WHERE l.sink = p.sink) THEN 'loading'
-                          WHEN k.keys > 0 THEN 'consistent except ' || k.keys || ' keys'
+                          WHEN k.keys > 0 THEN 'parked'
                           ELSE 'consistent' END AS state,
-                     p.commit_time, p.version
+                     p.commit_time, p.version, k.keys AS parked_keys
                  FROM {schema}.progress p
                  CROSS JOIN LATERAL (SELECT count(DISTINCT (q.topic, q.key)) FROM {schema}.parked q WHERE q.sink = p.sink AND NOT q.halts AND {HOLDS_ROWS}) AS k(keys);
              COMMENT ON VIEW {schema}.replica IS 'companion-sink: whether readers see the source as it was after the commit that is named'",
