@@ -8,7 +8,7 @@ CREATE TYPE @extschema@.cdc_status_row AS (
     open_transactions int, oldest_transaction interval, oldest_gid text,
     topics int, brokers_up int, brokers_down int, throttle_ms float8, resent bigint, rejected_messages bigint, uncovered_rows bigint,
     gap_from pg_lsn, gap_to pg_lsn, error_code text, error_message text, error_hint text, error_at timestamptz, stats_reset timestamptz,
-    topics_aside int, skips int, skipped_events bigint);
+    topics_aside int, topics_skipped int, skipped_events bigint);
 COMMENT ON TYPE @extschema@.cdc_status_row IS 'what cdc_status() returns';
 
 CREATE FUNCTION cdc_status() RETURNS @extschema@.cdc_status_row

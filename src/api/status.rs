@@ -1,5 +1,6 @@
 //! The row of `cdc_status()`, as JSON; `sql/status.sql` gives it its columns.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use change::position::lsn_text;
@@ -137,7 +138,7 @@ fn counters(shared: &Shared) -> Value {
         "resent": load(&shared.resent),
         "rejected_messages": load(&shared.rejected_messages),
         "uncovered_rows": load(&shared.uncovered_rows),
-        "skips": active_skips(shared),
+        "topics_skipped": topics_skipped(shared),
         "skipped_events": load(&shared.skipped_events),
         "stats_reset": timestamp(shared.stats_reset.load(Ordering::Relaxed)),
     })
@@ -207,10 +208,12 @@ fn lag(shared: &Shared, flush_lsn: u64, now_us: i64) -> Lag {
     }
 }
 
-/// Topics of which events are still given up, by `cdc_skip_topic`; none if the orders cannot be read.
-fn active_skips(shared: &Shared) -> Option<usize> {
+/// How many topics there are of which events are still given up, by `cdc_skip_topic`; none if the orders cannot be read.
+fn topics_skipped(shared: &Shared) -> Option<usize> {
     let orders = Orders::read().ok()?;
-    Some(orders.active_skips(shared.passed_lsn()).count())
+    let skips = orders.active_skips(shared.passed_lsn());
+    let topics: BTreeSet<&str> = skips.map(|skip| skip.topic.as_str()).collect();
+    Some(topics.len())
 }
 
 /// The topics that are put aside, and skips that still count, for `cdc_aside`: an array of objects, in UTF-8.

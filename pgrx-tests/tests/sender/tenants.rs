@@ -471,7 +471,7 @@ fn orders_end_with_their_call_and_lag_is_told_whoever_stopped_the_sender() {
     assert_eq!(error.code().code(), "57014", "{error:?}");
     run(&mut client, &["SET statement_timeout = 0"]);
     assert_eq!(
-        text(&mut client, "SELECT skips::text FROM cdc_status()").as_deref(),
+        text(&mut client, "SELECT topics_skipped::text FROM cdc_status()").as_deref(),
         Some("0")
     );
     refusal::coded(
@@ -481,7 +481,7 @@ fn orders_end_with_their_call_and_lag_is_told_whoever_stopped_the_sender() {
         "CDC0608",
     );
     // While one runs, somebody else sees it and takes it back.
-    let pause = "SELECT skips::text FROM cdc_status()";
+    let pause = "SELECT topics_skipped::text FROM cdc_status()";
     std::thread::scope(|scope| {
         let database = &database;
         let skipping = scope.spawn(move || {
