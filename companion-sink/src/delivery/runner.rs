@@ -128,7 +128,7 @@ impl<C: Course> Runner<C> {
                         break;
                     }
                 }
-                Policy::Halt | Policy::SetAside => {
+                Policy::Halt | Policy::Refuse => {
                     self.context.status.set_state(State::Halted);
                     let mut stop = self.context.shared.stop.clone();
                     tokio::select! {

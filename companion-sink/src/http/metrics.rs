@@ -122,7 +122,7 @@ fn put_labelled(metrics: &mut Metrics, seen: &[Seen]) {
             figures.applied.iter().map(of_op).collect()
         },
     );
-    let help = "Events put aside.";
+    let help = "Refused events.";
     put(
         metrics,
         "dead_letters_total",

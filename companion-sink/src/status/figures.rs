@@ -133,7 +133,7 @@ pub(crate) struct Figures {
     pub(crate) batches: u64,
     /// Attempts after a failure.
     pub(crate) retries: u64,
-    /// Events put aside, by reason.
+    /// Refused events, by reason.
     pub(crate) dead_letters: BTreeMap<Cow<'static, str>, u64>,
     /// Keys whose events are parked behind a refused one.
     pub(crate) parked_keys: u64,

@@ -67,7 +67,7 @@ impl State {
         }
     }
 
-    /// The events that were put aside.
+    /// The parked events.
     pub(crate) fn parked_events(&self) -> ParkedEvents<'_> {
         ParkedEvents {
             schema: &self.schema,

@@ -60,7 +60,7 @@ impl Decisions<'_> {
         Ok(decided.collect())
     }
 
-    /// What was decided last about each event that was put aside at some time and is not applied as it is, by their ids.
+    /// What was decided last about each event that was parked at some time and is not applied as it is, by their ids.
     pub(crate) async fn decided_ever(&self, client: &Client) -> Result<HashMap<String, Decision>> {
         let sql = format!(
             "SELECT DISTINCT ON (event_id) event_id, action, edited_body FROM {}.actions

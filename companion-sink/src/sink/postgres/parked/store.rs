@@ -1,4 +1,4 @@
-//! Events that were put aside, in the target's state. What people decided about them is carried out by the instance that has
+//! Parked events, in the target's state. What people decided about them is carried out by the instance that has
 //! the partition, in its own order: a notification tells it.
 
 use crate::event::Op;

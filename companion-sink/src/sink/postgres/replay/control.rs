@@ -246,7 +246,7 @@ impl Control {
         self.replay.follow(&self.client, topic, &now).await
     }
 
-    /// Events that were put aside before the replay's beginning stay aside.
+    /// Events that were parked before the replay's beginning stay parked.
     pub(crate) async fn copy_parked(&self) -> Result<()> {
         let columns = self
             .columns(&format!("{}.parked", self.live_schema), "sink")
