@@ -475,7 +475,7 @@ fn say_if_incomplete(table: &HistoryTable, moment: &Moment) {
     if let Some(complete) = complete.filter(|complete| moment.is_behind(complete)) {
         eprintln!(
             "companion-sink: the history is complete up to {}: the answer is as of then",
-            complete.time
+            complete.commit_time
         );
     }
 }

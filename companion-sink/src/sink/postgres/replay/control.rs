@@ -179,11 +179,12 @@ impl Control {
     /// The source's newest commit that the sink has, if it is consistent by transactions.
     pub(crate) async fn live_place(&self) -> Result<Option<Place>> {
         let sql = format!(
-            "SELECT version FROM {}.progress WHERE sink = $1",
+            "SELECT version FROM {}.complete_up_to WHERE sink = $1",
             self.live_schema
         );
         let row = self.client.query_opt(&sql, &[&self.live.sink()]).await;
-        let row = row.map_err(|error| classify("reading the progress", &error))?;
+        let row =
+            row.map_err(|error| classify("reading how far the replica is complete", &error))?;
         let version = row.and_then(|row| {
             let place: String = row.get(0);
             Version::parse(&format!("{place}-0000000000-00"))
@@ -366,8 +367,8 @@ impl Control {
                  SELECT {sink}, topic, partition, next_offset, version FROM {replay}.offsets
                  ON CONFLICT (sink, topic, partition) DO UPDATE SET next_offset = EXCLUDED.next_offset,
                      version = greatest(o.version, EXCLUDED.version), updated_at = now();
-             INSERT INTO {live}.progress AS p (sink, version, commit_time)
-                 SELECT {sink}, version, commit_time FROM {replay}.progress WHERE sink = {built}
+             INSERT INTO {live}.complete_up_to AS p (sink, version, commit_time)
+                 SELECT {sink}, version, commit_time FROM {replay}.complete_up_to WHERE sink = {built}
                  ON CONFLICT (sink) DO UPDATE SET version = EXCLUDED.version, commit_time = EXCLUDED.commit_time
                      WHERE EXCLUDED.version > p.version;
              DELETE FROM {live}.parked WHERE {of_topics};
