@@ -180,20 +180,7 @@ unsafe fn with_money_of_the_server<R>(body: impl FnOnce() -> R) -> R {
         {
             return body();
         }
-        let level = pg_sys::NewGUCNestLevel();
-        pg_sys::set_config_option(
-            NAME.as_ptr(),
-            configured,
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-        let result = body();
-        pg_sys::AtEOXact_GUC(true, level);
-        result
+        ffi::with_setting(NAME, configured, body)
     }
 }
 

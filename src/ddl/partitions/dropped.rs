@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use pgrx::pg_sys;
 
 use super::rows::{self, Moved};
+use crate::catalog::relation_of_name;
 use crate::settings::{self, PartitionRows};
 use crate::tracked::definition::Catalogs;
 use crate::tracked::partitions::below;
@@ -46,9 +47,9 @@ pub(crate) unsafe fn before(statement: &pg_sys::DropStmt) {
     let named: Vec<pg_sys::Oid> = unsafe {
         let objects = statement.objects;
         (0..(*objects).length as usize)
-            .map(|place| {
+            .filter_map(|place| {
                 let names = (*(*objects).elements.add(place)).ptr_value;
-                find(pg_sys::makeRangeVarFromNameList(names.cast()))
+                relation_of_name(pg_sys::makeRangeVarFromNameList(names.cast()))
             })
             .collect()
     };
@@ -59,20 +60,6 @@ pub(crate) unsafe fn before(statement: &pg_sys::DropStmt) {
         if !ancestors.is_empty() && !goes_with_more && may_drop(*partition) {
             drop_rows(*partition, &ancestors);
         }
-    }
-}
-
-/// The relation of this name; none is InvalidOid.
-unsafe fn find(name: *mut pg_sys::RangeVar) -> pg_sys::Oid {
-    // SAFETY: a look-up by name inside the running transaction; nothing is locked.
-    unsafe {
-        pg_sys::RangeVarGetRelidExtended(
-            name,
-            pg_sys::NoLock as pg_sys::LOCKMODE,
-            pg_sys::RVROption::RVR_MISSING_OK,
-            None,
-            std::ptr::null_mut(),
-        )
     }
 }
 
