@@ -32,15 +32,15 @@ const SHOW: &[&str] = &["", "VALUE"];
 #[derive(Debug, Args)]
 pub(crate) struct Dlq {
     #[command(subcommand)]
-    action: Action,
+    action: DlqAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum DlqAction {
     /// The refused events of all sinks
     List {
         #[command(flatten)]
-        of: Of,
+        of: SinkArgument,
         /// Only of this reason, such as conversion
         #[arg(long)]
         reason: Option<String>,
@@ -50,7 +50,7 @@ enum Action {
         /// The event id, or its beginning
         id: String,
         #[command(flatten)]
-        of: Of,
+        of: SinkArgument,
     },
     /// Try events again, after the target was corrected
     Retry {
@@ -61,7 +61,7 @@ enum Action {
         #[arg(long, conflicts_with = "ids")]
         all: bool,
         #[command(flatten)]
-        of: Of,
+        of: SinkArgument,
         #[command(flatten)]
         decider: By,
     },
@@ -76,7 +76,7 @@ enum Action {
         #[arg(long)]
         reason: String,
         #[command(flatten)]
-        of: Of,
+        of: SinkArgument,
         #[command(flatten)]
         decider: By,
     },
@@ -89,14 +89,14 @@ enum Action {
         #[arg(long)]
         reason: String,
         #[command(flatten)]
-        of: Of,
+        of: SinkArgument,
         #[command(flatten)]
         decider: By,
     },
 }
 
 #[derive(Debug, Args)]
-struct Of {
+struct SinkArgument {
     /// Only of this sink
     #[arg(long, value_name = "NAME")]
     sink: Option<String>,
@@ -116,15 +116,15 @@ impl Dlq {
         let places = dlq::Dlq::new(config);
         let stores = places.open(self.action.of().sink.as_deref()).await?;
         match &self.action {
-            Action::List { reason, .. } => {
+            DlqAction::List { reason, .. } => {
                 list(&stores, reason.as_deref(), format, color).await?;
                 Ok(true)
             }
-            Action::Show { id, .. } => match find(&stores, id).await? {
+            DlqAction::Show { id, .. } => match find(&stores, id).await? {
                 Some(held) => show(held, format, color).await.map(|()| true),
                 None => Ok(false),
             },
-            Action::Retry {
+            DlqAction::Retry {
                 ids, all, decider, ..
             } => {
                 let all = match all {
@@ -133,7 +133,7 @@ impl Dlq {
                 };
                 decide(all, Order::Retry, decider, None).await
             }
-            Action::Edit {
+            DlqAction::Edit {
                 id,
                 set,
                 reason,
@@ -144,7 +144,7 @@ impl Dlq {
                 let chosen = chosen(&stores, std::slice::from_ref(id)).await?;
                 decide(chosen, Order::Edit(&set?), decider, Some(reason)).await
             }
-            Action::Skip {
+            DlqAction::Skip {
                 ids,
                 reason,
                 decider,
@@ -157,14 +157,14 @@ impl Dlq {
     }
 }
 
-impl Action {
-    fn of(&self) -> &Of {
+impl DlqAction {
+    fn of(&self) -> &SinkArgument {
         match self {
-            Action::List { of, .. }
-            | Action::Show { of, .. }
-            | Action::Retry { of, .. }
-            | Action::Edit { of, .. }
-            | Action::Skip { of, .. } => of,
+            DlqAction::List { of, .. }
+            | DlqAction::Show { of, .. }
+            | DlqAction::Retry { of, .. }
+            | DlqAction::Edit { of, .. }
+            | DlqAction::Skip { of, .. } => of,
         }
     }
 }

@@ -8,12 +8,12 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::cli::answer::{Answer, Format, Look};
-use crate::cli::run::{Signals, Told, choose};
+use crate::cli::run::{Signalled, Signals, choose};
 use crate::config::{Kind, Loaded};
 use crate::error::{Error, Result};
 use crate::replay::beginning::From;
 use crate::replay::progress::Progress;
-use crate::replay::{Order, Report, history, replica};
+use crate::replay::{ReplayOrder, Report, history, replica};
 use crate::terminal::Color;
 
 const HEADER: &[&str] = &["TABLE", "INSERTED", "UPDATED", "DELETED"];
@@ -63,11 +63,11 @@ impl Replay {
         let mut signals = Signals::new()?;
         tokio::spawn(async move {
             // Its rules and secrets are those with which it began.
-            while signals.next().await == Told::ReadAgain {}
+            while signals.next().await == Signalled::ReadAgain {}
             // The receiver goes with the replay.
             let _ = interrupt.send(true);
         });
-        let order = Order {
+        let order = ReplayOrder {
             config,
             name,
             sink,

@@ -162,7 +162,7 @@ impl<'l> Running<'l> {
         reloader: &Reloader,
     ) -> Result<Option<Arc<Loaded>>> {
         let next = loop {
-            if signals.next().await == Told::End {
+            if signals.next().await == Signalled::End {
                 break None;
             }
             let read = reloader.reload();
@@ -235,7 +235,7 @@ pub(crate) fn choose<'c>(
 
 /// What a signal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Signalled {
     /// SIGTERM or SIGINT: finish and end.
     End,
     /// SIGHUP: read the configuration again.
@@ -268,11 +268,11 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub(crate) async fn next(&mut self) -> Told {
+    pub(crate) async fn next(&mut self) -> Signalled {
         tokio::select! {
-            _ = self.terminate.recv() => Told::End,
-            _ = self.interrupt.recv() => Told::End,
-            _ = self.hang_up.recv() => Told::ReadAgain,
+            _ = self.terminate.recv() => Signalled::End,
+            _ = self.interrupt.recv() => Signalled::End,
+            _ = self.hang_up.recv() => Signalled::ReadAgain,
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::config::environment::{override_key, overrides};
 use crate::config::file::Config;
-use crate::config::mistake::Text;
+use crate::config::mistake::FileText;
 use crate::config::secret::{Secret, read_secret};
 use crate::config::sink::Kind;
 use crate::error::{Error, Result};
@@ -62,7 +62,7 @@ impl Loaded {
         text: &str,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Loaded> {
-        let text = Text::new(file_name, text);
+        let text = FileText::new(file_name, text);
         let mut table = text.parse()?;
         for (name, value) in environment {
             override_key(&mut table, &name, value)?;

@@ -73,11 +73,11 @@ const FIGURES: [Figure; 10] = [
 ];
 
 /// The figures of one sink as they were at one moment.
-type Seen = (String, Figures);
+type SinkFigures = (String, Figures);
 
 /// Adds what all sinks do.
 pub(crate) fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
-    let seen: Vec<Seen> = sinks
+    let seen: Vec<SinkFigures> = sinks
         .iter()
         .map(|sink| (sink.name.clone(), sink.figures().clone()))
         .collect();
@@ -107,7 +107,7 @@ pub(crate) fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
 }
 
 /// Figures that a sink has several of.
-fn put_labelled(metrics: &mut Metrics, seen: &[Seen]) {
+fn put_labelled(metrics: &mut Metrics, seen: &[SinkFigures]) {
     let help = "Applied events.";
     put(
         metrics,
@@ -156,7 +156,7 @@ fn put(
     name: &str,
     kind: &str,
     help: &str,
-    seen: &[Seen],
+    seen: &[SinkFigures],
     samples: impl Fn(&str, &Figures) -> Vec<Sample>,
 ) {
     let samples = seen

@@ -18,7 +18,7 @@ use crate::replay::progress::Progress;
 use crate::replay::scan::Scan;
 use crate::replay::start;
 use crate::replay::start::Bounds;
-use crate::replay::{Order, Report, unless_stopped};
+use crate::replay::{ReplayOrder, Report, unless_stopped};
 use crate::sink::batch::Position;
 use crate::sink::mongo_history;
 use crate::sink::mongo_history::MongoHistory;
@@ -29,7 +29,7 @@ use crate::sink::mongo_history::write::offsets::Offsets;
 
 /// Replays the history of `order`; `None` if somebody interrupted it: what was mended by then stays.
 pub(crate) async fn replay(
-    order: &Order<'_>,
+    order: &ReplayOrder<'_>,
     settings: &config::MongoHistory,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
@@ -41,7 +41,7 @@ pub(crate) async fn replay(
         snapshots: Snapshots::read(&database, &own).await?,
     };
     own.forget().await?;
-    let live = Live {
+    let live = LiveHistory {
         offsets: Offsets::new(&database, &sink),
         parked_events: ParkedEvents::new(&database, &sink),
     };
@@ -55,7 +55,7 @@ pub(crate) async fn replay(
 }
 
 /// What the sink keeps.
-struct Live {
+struct LiveHistory {
     offsets: Offsets,
     parked_events: ParkedEvents,
 }
@@ -74,9 +74,9 @@ impl Own {
 }
 
 async fn mend(
-    order: &Order<'_>,
+    order: &ReplayOrder<'_>,
     settings: &config::MongoHistory,
-    live: &Live,
+    live: &LiveHistory,
     own: &Own,
     progress: &mut Progress,
 ) -> Result<Report> {
@@ -159,7 +159,7 @@ async fn where_it_is(
 
 /// Where to begin in each partition, and the same for people.
 async fn beginning(
-    order: &Order<'_>,
+    order: &ReplayOrder<'_>,
     bounds: &[Bounds],
     live: &HashMap<TopicPartition, Position>,
 ) -> Result<(Vec<(TopicPartition, Position)>, String)> {

@@ -19,8 +19,8 @@ use crate::reload::Live;
 use crate::rule::compiled::Rule;
 use crate::rule::expression::Judgement;
 use crate::rule::needs::Needs;
+pub(crate) use crate::rule::subject::ColumnTypeOf;
 use crate::rule::subject::Subject;
-pub(crate) use crate::rule::subject::Types;
 
 /// The rules of one sink, as the configuration has them now.
 pub(crate) struct Rules {
@@ -54,7 +54,11 @@ impl Rules {
 
     /// Looks at a row event of a table with the columns `types`. What cannot be told, for a value is NULL, a column is
     /// missing or types do not fit, rejects nothing.
-    pub(crate) fn check(&mut self, record: &Record, types: &Types<'_>) -> Result<(), Failure> {
+    pub(crate) fn check(
+        &mut self,
+        record: &Record,
+        types: &ColumnTypeOf<'_>,
+    ) -> Result<(), Failure> {
         if self.live.has_changed() {
             self.renew();
         }
@@ -188,7 +192,7 @@ mod tests {
         let mut rules = rules(&rule(TOPIC, "r", reject_if));
         let record = event(TOPIC, op, before, after);
         let verdicts =
-            [&of_target as &Types<'_>, &by_name].map(|types| rules.check(&record, types));
+            [&of_target as &ColumnTypeOf<'_>, &by_name].map(|types| rules.check(&record, types));
         for verdict in &verdicts {
             if let Err(failure) = verdict {
                 assert_eq!((failure.code, &*failure.reason), (Code::Rejected, "r"));
