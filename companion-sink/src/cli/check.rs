@@ -3,7 +3,7 @@
 use crate::cli::run::choose;
 use crate::cli::weaknesses;
 use crate::config::topic_pattern::follows;
-use crate::config::{Kind, Loaded, Sink};
+use crate::config::{Kind, Loaded, SinkSettings};
 use crate::error::{Code, Error};
 use crate::http::{check_listen, own_token};
 use crate::kafka::client;
@@ -166,7 +166,7 @@ async fn look_at_configuration(config: &Loaded, report: &mut CheckReport) {
     }
 }
 
-fn look_at_topics(sink: &Sink, found: &Topics, item: &str, report: &mut CheckReport) {
+fn look_at_topics(sink: &SinkSettings, found: &Topics, item: &str, report: &mut CheckReport) {
     let topics = found.keys();
     match topics.filter(|topic| follows(&sink.topics, topic)).count() {
         0 => report.warning(
@@ -178,7 +178,7 @@ fn look_at_topics(sink: &Sink, found: &Topics, item: &str, report: &mut CheckRep
     }
 }
 
-async fn look_at_target(name: &str, sink: &Sink, item: &str, report: &mut CheckReport) {
+async fn look_at_target(name: &str, sink: &SinkSettings, item: &str, report: &mut CheckReport) {
     match &sink.kind {
         Kind::MongoHistory(settings) => {
             match mongo_history::connect(sink.url.reveal(), &settings.database).await {

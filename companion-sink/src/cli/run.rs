@@ -209,7 +209,7 @@ impl<'l> Running<'l> {
 pub(crate) fn choose<'c>(
     config: &'c Loaded,
     names: &[String],
-) -> Result<Vec<(&'c str, &'c crate::config::Sink)>> {
+) -> Result<Vec<(&'c str, &'c crate::config::SinkSettings)>> {
     for name in names {
         if !config.sinks.contains_key(name) {
             let known: Vec<_> = config.sinks.keys().map(String::as_str).collect();

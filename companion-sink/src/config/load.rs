@@ -259,7 +259,9 @@ fn named_files(properties: &[(String, Secret<String>)]) -> Vec<[u8; 32]> {
 mod tests {
     use super::*;
     use crate::config::file::Kafka;
-    use crate::config::{DEFAULT_FILE, MongoHistory, OnError, Postgres, Rule, Sink};
+    use crate::config::{
+        DEFAULT_FILE, MongoHistorySettings, OnError, PostgresSettings, RuleSettings, SinkSettings,
+    };
 
     const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
 
@@ -271,8 +273,8 @@ mod tests {
     }
 
     /// The sink of an example, with the defaults of its kind.
-    fn example(url: &str, kind: Kind) -> Sink {
-        let mut sink = Sink {
+    fn example(url: &str, kind: Kind) -> SinkSettings {
+        let mut sink = SinkSettings {
             enabled: true,
             topics: vec!["shop.public.*".into()],
             batch: Default::default(),
@@ -287,14 +289,14 @@ mod tests {
 
     #[test]
     fn the_default_file_says_the_default_of_every_key() {
-        let replica = Kind::Postgres(Postgres::default());
-        let history = Kind::MongoHistory(MongoHistory::default());
+        let replica = Kind::Postgres(PostgresSettings::default());
+        let history = Kind::MongoHistory(MongoHistorySettings::default());
         let expected = Config {
             kafka: Kafka {
                 brokers: "localhost:9092".into(),
                 ..Kafka::default()
             },
-            rules: vec![Rule {
+            rules: vec![RuleSettings {
                 topic: "hr.public.employees".into(),
                 name: "salary".into(),
                 reject_if: "after.salary > 10000".into(),

@@ -30,7 +30,7 @@ use crate::sink::mongo_history::write::offsets::Offsets;
 /// Replays the history of `order`; `None` if somebody interrupted it: what was mended by then stays.
 pub(crate) async fn replay(
     order: &ReplayOrder<'_>,
-    settings: &config::MongoHistory,
+    settings: &config::MongoHistorySettings,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
     let database = mongo_history::connect(order.sink.url.reveal(), &settings.database).await?;
@@ -75,7 +75,7 @@ impl Own {
 
 async fn mend(
     order: &ReplayOrder<'_>,
-    settings: &config::MongoHistory,
+    settings: &config::MongoHistorySettings,
     live: &LiveHistory,
     own: &Own,
     progress: &mut Progress,

@@ -44,7 +44,7 @@ const ATTEMPT_PAUSE: Duration = Duration::from_secs(2);
 /// Replays the replica of `order`; `None` if somebody interrupted it, and then nothing is changed.
 pub(crate) async fn replay(
     order: &ReplayOrder<'_>,
-    settings: &config::Postgres,
+    settings: &config::PostgresSettings,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
     let (instance, url) = (&order.config.name, order.sink.url.reveal());
@@ -65,7 +65,7 @@ pub(crate) async fn replay(
 
 async fn build_and_switch(
     order: &ReplayOrder<'_>,
-    settings: &config::Postgres,
+    settings: &config::PostgresSettings,
     control: &mut Control,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
@@ -135,7 +135,7 @@ impl<'b> Build<'b> {
     /// Looks where to begin, and makes ready for it.
     async fn new(
         order: &ReplayOrder<'_>,
-        settings: &config::Postgres,
+        settings: &config::PostgresSettings,
         control: &'b mut Control,
         progress: &'b mut Progress,
     ) -> Result<Build<'b>> {

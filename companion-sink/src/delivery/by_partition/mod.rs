@@ -114,7 +114,7 @@ impl<S: Sink> Course for ByPartition<S> {
 /// One run of a sink, from connecting to the first error.
 struct Run<'r, S> {
     sink: &'r mut S,
-    config: &'r config::Sink,
+    config: &'r config::SinkSettings,
     shared: &'r Shared,
     status: &'r SinkStatus,
     reader: Reader,

@@ -63,7 +63,7 @@ pub(crate) struct History {
     pub(super) live: Live,
     pub(super) rules: Rules,
     pub(super) source_name: String,
-    pub(super) settings: config::MongoHistory,
+    pub(super) settings: config::MongoHistorySettings,
     pub(super) refusals: RefusalLimit,
     pub(super) state_name: String,
     /// As `state_name`, of the sink itself where this is its replay.
@@ -115,7 +115,7 @@ impl History {
         name: &str,
         live: Live,
         source_name: &str,
-        settings: config::MongoHistory,
+        settings: config::MongoHistorySettings,
         refusals: RefusalLimit,
     ) -> Self {
         History {

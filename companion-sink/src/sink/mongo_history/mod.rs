@@ -64,7 +64,7 @@ impl MongoHistory {
         name: &str,
         live: Live,
         source_name: &str,
-        settings: config::MongoHistory,
+        settings: config::MongoHistorySettings,
         refusals: RefusalLimit,
     ) -> Self {
         let history = History::new(instance, name, live, source_name, settings, refusals);

@@ -225,7 +225,7 @@ fn from_object<'a>(raw: &'a str, to: &PgType) -> Converted<'a> {
 }
 
 /// In double quotes, with `"` and `\` escaped by `\`: what array, composite and hstore input all read.
-fn quote(out: &mut String, text: &str) {
+pub(crate) fn quote(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
         if matches!(c, '"' | '\\') {
