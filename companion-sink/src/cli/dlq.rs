@@ -9,7 +9,7 @@ use crate::config::Loaded;
 use crate::dlq;
 use crate::dlq::edit::Set;
 use crate::dlq::outcome::{WAIT, outcome};
-use crate::dlq::{Found, Held, Order, Store};
+use crate::dlq::{Found, Held, Store, WantedDecision};
 use crate::error::Result;
 use crate::rejected::parked_event::{Decider, Parked, Refused, Whole};
 use crate::terminal::Color;
@@ -131,7 +131,7 @@ impl Dlq {
                     true => Some(dlq::list(&stores, None, None).await?),
                     false => chosen(&stores, ids).await?,
                 };
-                decide(all, Order::Retry, decider, None).await
+                decide(all, WantedDecision::Retry, decider, None).await
             }
             DlqAction::Edit {
                 id,
@@ -142,7 +142,7 @@ impl Dlq {
             } => {
                 let set: Result<Vec<Set>> = set.iter().map(|set| Set::parse(set)).collect();
                 let chosen = chosen(&stores, std::slice::from_ref(id)).await?;
-                decide(chosen, Order::Edit(&set?), decider, Some(reason)).await
+                decide(chosen, WantedDecision::Edit(&set?), decider, Some(reason)).await
             }
             DlqAction::Skip {
                 ids,
@@ -151,7 +151,7 @@ impl Dlq {
                 ..
             } => {
                 let chosen = chosen(&stores, ids).await?;
-                decide(chosen, Order::Skip, decider, Some(reason)).await
+                decide(chosen, WantedDecision::Skip, decider, Some(reason)).await
             }
         }
     }
@@ -195,7 +195,7 @@ async fn chosen<'s>(stores: &'s [Store], ids: &[String]) -> Result<Option<Vec<He
 
 async fn decide(
     chosen: Option<Vec<Held<'_>>>,
-    order: Order<'_>,
+    order: WantedDecision<'_>,
     by: &By,
     reason: Option<&String>,
 ) -> Result<bool> {

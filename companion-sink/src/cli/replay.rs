@@ -13,7 +13,7 @@ use crate::config::{Kind, Loaded};
 use crate::error::{Error, Result};
 use crate::replay::beginning::From;
 use crate::replay::progress::Progress;
-use crate::replay::{ReplayOrder, Report, history, replica};
+use crate::replay::{Order, Report, history, replica};
 use crate::terminal::Color;
 
 const HEADER: &[&str] = &["TABLE", "INSERTED", "UPDATED", "DELETED"];
@@ -67,7 +67,7 @@ impl Replay {
             // The receiver goes with the replay.
             let _ = interrupt.send(true);
         });
-        let order = ReplayOrder {
+        let order = Order {
             config,
             name,
             sink,

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::dlq::edit::Set;
-use crate::dlq::{Dlq, Found, Held, Order, Store, find, list};
+use crate::dlq::{Dlq, Found, Held, Store, WantedDecision, find, list};
 use crate::error::Error;
 use crate::http::history::limit_of;
 use crate::http::parameters::Parameters;
@@ -178,7 +178,7 @@ impl FromRequestParts<DlqState> for DecisionRequest {
 }
 
 async fn retry(wish: DecisionRequest, DecisionBody(body): DecisionBody<Retry>) -> DecidedAnswer {
-    decide(wish, Order::Retry, body.by, None).await
+    decide(wish, WantedDecision::Retry, body.by, None).await
 }
 
 async fn edit(wish: DecisionRequest, DecisionBody(body): DecisionBody<Edit>) -> DecidedAnswer {
@@ -190,16 +190,22 @@ async fn edit(wish: DecisionRequest, DecisionBody(body): DecisionBody<Edit>) -> 
     if set.is_empty() {
         return Err(wrong_body("\"set\" names no column".to_owned()));
     }
-    decide(wish, Order::Edit(&set), body.by, Some(&body.reason)).await
+    decide(
+        wish,
+        WantedDecision::Edit(&set),
+        body.by,
+        Some(&body.reason),
+    )
+    .await
 }
 
 async fn skip(wish: DecisionRequest, DecisionBody(body): DecisionBody<Skip>) -> DecidedAnswer {
-    decide(wish, Order::Skip, body.by, Some(&body.reason)).await
+    decide(wish, WantedDecision::Skip, body.by, Some(&body.reason)).await
 }
 
 async fn decide(
     wish: DecisionRequest,
-    order: Order<'_>,
+    order: WantedDecision<'_>,
     by: Option<String>,
     reason: Option<&str>,
 ) -> DecidedAnswer {

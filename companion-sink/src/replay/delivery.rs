@@ -15,7 +15,7 @@ use crate::kafka::discovery::Discovery;
 use crate::kafka::discovery::Topics;
 use crate::kafka::positions;
 use crate::rejected::dead_letter::DeadLetters;
-use crate::replay::ReplayOrder;
+use crate::replay::Order;
 use crate::replay::progress::Progress;
 use crate::status::SinkStatus;
 
@@ -27,12 +27,12 @@ const FAILURES_MAX: u32 = 10;
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// The consumer group of a replay: nobody else is in it.
-pub(crate) fn group(order: &ReplayOrder<'_>) -> String {
+pub(crate) fn group(order: &Order<'_>) -> String {
     format!("{}.{}.replay", order.config.name, order.name)
 }
 
 /// What a course needs; `position` is what it takes for the sender's newest one.
-pub(crate) fn context(order: &ReplayOrder<'_>, position: positions::Newest) -> Result<Context> {
+pub(crate) fn context(order: &Order<'_>, position: positions::Newest) -> Result<Context> {
     let discovery = Discovery::start(order.config)?;
     let dead_letters = DeadLetters::new(order.config, discovery.cluster());
     Ok(Context {

@@ -18,7 +18,7 @@ use crate::replay::progress::Progress;
 use crate::replay::scan::Scan;
 use crate::replay::start;
 use crate::replay::start::Bounds;
-use crate::replay::{ReplayOrder, Report, unless_stopped};
+use crate::replay::{Order, Report, unless_stopped};
 use crate::sink::batch::Position;
 use crate::sink::mongo_history;
 use crate::sink::mongo_history::MongoHistory;
@@ -29,7 +29,7 @@ use crate::sink::mongo_history::write::offsets::Offsets;
 
 /// Replays the history of `order`; `None` if somebody interrupted it: what was mended by then stays.
 pub(crate) async fn replay(
-    order: &ReplayOrder<'_>,
+    order: &Order<'_>,
     settings: &config::MongoHistorySettings,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
@@ -74,7 +74,7 @@ impl Own {
 }
 
 async fn mend(
-    order: &ReplayOrder<'_>,
+    order: &Order<'_>,
     settings: &config::MongoHistorySettings,
     live: &LiveHistory,
     own: &Own,
@@ -159,7 +159,7 @@ async fn where_it_is(
 
 /// Where to begin in each partition, and the same for people.
 async fn beginning(
-    order: &ReplayOrder<'_>,
+    order: &Order<'_>,
     bounds: &[Bounds],
     live: &HashMap<TopicPartition, Position>,
 ) -> Result<(Vec<(TopicPartition, Position)>, String)> {

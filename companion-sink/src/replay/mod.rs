@@ -23,7 +23,7 @@ use crate::replay::beginning::From;
 use crate::sink::changes::Changes;
 
 /// What is to be replayed.
-pub(crate) struct ReplayOrder<'c> {
+pub(crate) struct Order<'c> {
     /// The configuration.
     pub(crate) config: &'c Loaded,
     /// The sink's name.

@@ -25,7 +25,7 @@ use crate::replay::progress::Progress;
 use crate::replay::scan::Scan;
 use crate::replay::start;
 use crate::replay::start::{Bounds, Start};
-use crate::replay::{ReplayOrder, Report, changed_definition, unless_stopped};
+use crate::replay::{Order, Report, changed_definition, unless_stopped};
 use crate::sink::batch::Position;
 use crate::sink::changes::Changes;
 use crate::sink::postgres::Postgres;
@@ -43,7 +43,7 @@ const ATTEMPT_PAUSE: Duration = Duration::from_secs(2);
 
 /// Replays the replica of `order`; `None` if somebody interrupted it, and then nothing is changed.
 pub(crate) async fn replay(
-    order: &ReplayOrder<'_>,
+    order: &Order<'_>,
     settings: &config::PostgresSettings,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
@@ -64,7 +64,7 @@ pub(crate) async fn replay(
 }
 
 async fn build_and_switch(
-    order: &ReplayOrder<'_>,
+    order: &Order<'_>,
     settings: &config::PostgresSettings,
     control: &mut Control,
     progress: &mut Progress,
@@ -134,7 +134,7 @@ struct Build<'b> {
 impl<'b> Build<'b> {
     /// Looks where to begin, and makes ready for it.
     async fn new(
-        order: &ReplayOrder<'_>,
+        order: &Order<'_>,
         settings: &config::PostgresSettings,
         control: &'b mut Control,
         progress: &'b mut Progress,
@@ -384,11 +384,7 @@ async fn partitions(
 }
 
 /// Refuses what would lose rows: the topics must reach from the beginning, or from what the sink has, to their ends.
-fn check_reach(
-    bounds: &[Bounds],
-    live: &[Option<Position>],
-    order: &ReplayOrder<'_>,
-) -> Result<()> {
+fn check_reach(bounds: &[Bounds], live: &[Option<Position>], order: &Order<'_>) -> Result<()> {
     if order.from == From::Beginning {
         let cut = bounds.iter().filter(|(_, (low, _))| *low > 0);
         let cut: Vec<String> = cut
@@ -415,7 +411,7 @@ fn check_reach(
 
 /// Copies what readers use, and notes from where on events are applied to the copy. Where it begins, for people.
 async fn begin_in_the_middle(
-    order: &ReplayOrder<'_>,
+    order: &Order<'_>,
     control: &Control,
     progress: &mut Progress,
     bounds: &[Bounds],
