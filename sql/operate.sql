@@ -23,7 +23,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION cdc_drain(interval, boolean) IS 'sends all that is committed, then stays stopped until cdc_resume(); before an upgrade';
 
-CREATE FUNCTION cdc_accept_gap(from_lsn pg_lsn, to_lsn pg_lsn, reason text = NULL) RETURNS TABLE (relation regclass, remedy text)
+CREATE FUNCTION cdc_accept_gap(from_lsn pg_lsn, to_lsn pg_lsn, reason text = NULL) RETURNS TABLE (relation regclass, repair text)
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 BEGIN ATOMIC
     SELECT o.relation::regclass, CASE WHEN o.has_key THEN pg_catalog.format('SELECT cdc_snapshot(%L);'::text, o.relation::regclass)
@@ -48,7 +48,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION cdc_unskip_topic(text) IS 'takes back what cdc_skip_topic() gives up, as far as it is not given up yet; returns how many orders';
 
-CREATE FUNCTION cdc_resume_topic(topic text, reason text = NULL) RETURNS TABLE (relation regclass, remedy text)
+CREATE FUNCTION cdc_resume_topic(topic text, reason text = NULL) RETURNS TABLE (relation regclass, repair text)
 LANGUAGE sql VOLATILE PARALLEL UNSAFE
 BEGIN ATOMIC
     SELECT o.relation::regclass, CASE WHEN o.has_key THEN 'a snapshot of it was asked for; see cdc_snapshots'::text

@@ -27,7 +27,7 @@ BEGIN
     END IF;
     FOR relation, topic IN
         SELECT c.oid::regclass, t.topic
-        FROM pg_class c LEFT JOIN @extschema@.cdc_tables t ON t.relation = c.oid AND t.state NOT IN ('copied', 'not sealed')
+        FROM pg_class c LEFT JOIN @extschema@.cdc_tables t ON t.relation = c.oid AND t.state NOT IN ('copied', 'not_sealed')
         WHERE c.relnamespace = cdc_track_schema.schema AND c.relkind IN ('r', 'p') AND NOT c.relispartition
             AND NOT EXISTS (SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_cdc'
                 WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')

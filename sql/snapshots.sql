@@ -3,7 +3,7 @@ CREATE TABLE @extschema@.cdc_snapshot_jobs (
     snapshot_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     relation oid NOT NULL,
     request bytea NOT NULL,
-    state text NOT NULL DEFAULT 'waiting for writers',
+    state text NOT NULL DEFAULT 'waiting_for_writers',
     chunk bigint NOT NULL DEFAULT 0,
     place bytea,
     rows_done bigint NOT NULL DEFAULT 0,
@@ -19,13 +19,13 @@ REVOKE ALL ON @extschema@.cdc_snapshot_jobs FROM PUBLIC;
 CREATE VIEW @extschema@.cdc_snapshots WITH (security_barrier) AS
 SELECT j.snapshot_id, j.relation::pg_catalog.regclass AS relation, r.filter, r.sinks, j.state, j.rows_done, j.rows_estimated,
        r.percent, r.rows_per_second, j.started, r.time_left, CASE WHEN o.sees_all THEN r.last_key END AS last_key, r.error_code,
-       CASE WHEN o.sees_all THEN r.error END AS error
+       CASE WHEN o.sees_all THEN r.error_message END AS error_message
 FROM @extschema@.cdc_snapshot_jobs j
 CROSS JOIN LATERAL pg_catalog.jsonb_to_record(pg_catalog.convert_from(
         @extschema@._cdc_snapshot_shown(j.request, j.place, j.problem, j.state, j.rows_done, j.rows_estimated, j.busy_ms), 'UTF8'::name)
     ::pg_catalog.jsonb) AS r(
         filter text, sinks text[], percent numeric(5,2), rows_per_second integer, time_left interval, last_key text,
-        error_code text, error text)
+        error_code text, error_message text)
 -- A key, and a message of PostgreSQL's, may show a row that a policy hides from who may SELECT from the table.
 CROSS JOIN LATERAL (SELECT pg_catalog.pg_has_role('pg_monitor'::name, 'USAGE'::text)
     OR pg_catalog.pg_has_role('cdc_admin'::name, 'USAGE'::text)

@@ -104,3 +104,21 @@ pub(crate) fn key_attributes(index: &pg_sys::RelationData) -> Vec<usize> {
         .map(|number| *number as usize - 1)
         .collect()
 }
+
+/// The relation that a command names; none if it will not find any. No lock is taken.
+///
+/// # Safety
+/// In a transaction; `name` is a name of a command that is about to run.
+pub(crate) unsafe fn relation_of_name(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+    // SAFETY: as the caller promises.
+    let found = unsafe {
+        pg_sys::RangeVarGetRelidExtended(
+            name,
+            pg_sys::NoLock as pg_sys::LOCKMODE,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        )
+    };
+    (found != pg_sys::InvalidOid).then_some(found)
+}

@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 
 /// The key of the chunks' MAC, derived from the cluster's own secret in pg_control: equal on every standby, kept by
 /// backup and rewind, not readable by SQL.
-pub(crate) fn chunk_key() -> MacKey {
+pub(crate) fn message_key() -> MacKey {
     MacKey::derive("pg_cdc 1 chunk", &cluster_secret())
 }
 

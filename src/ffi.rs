@@ -1,7 +1,7 @@
 //! What pgrx does not bind, or binds differently from version to version.
 
 use std::cell::Cell;
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
@@ -104,17 +104,22 @@ pub(crate) unsafe fn take_signals() {
     }
 }
 
-/// Runs `body` with names meaning what they mean in pg_catalog, whatever the session's search_path says.
+/// Runs `body` with another value of a setting.
 ///
 /// # Safety
-/// On the main thread, inside a transaction, which restores the setting if `body` ends in an ERROR.
-pub(crate) unsafe fn with_pinned_search_path<R>(body: impl FnOnce() -> R) -> R {
-    // SAFETY: as the caller promises; both texts are zero-ended and copied.
+/// On the main thread, inside a transaction, which restores the setting if `body` ends in an ERROR; `value` is a zero-ended
+/// text.
+pub(crate) unsafe fn with_setting<R>(
+    name: &CStr,
+    value: *const c_char,
+    body: impl FnOnce() -> R,
+) -> R {
+    // SAFETY: as the caller promises; PostgreSQL copies both texts.
     unsafe {
         let level = pg_sys::NewGUCNestLevel();
         pg_sys::set_config_option(
-            c"search_path".as_ptr(),
-            c"pg_catalog, pg_temp".as_ptr(),
+            name.as_ptr(),
+            value,
             pg_sys::GucContext::PGC_USERSET,
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,
@@ -126,6 +131,15 @@ pub(crate) unsafe fn with_pinned_search_path<R>(body: impl FnOnce() -> R) -> R {
         pg_sys::AtEOXact_GUC(true, level);
         result
     }
+}
+
+/// Runs `body` with names meaning what they mean in pg_catalog, whatever the session's search_path says.
+///
+/// # Safety
+/// As for [`with_setting`].
+pub(crate) unsafe fn with_pinned_search_path<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: as the caller promises.
+    unsafe { with_setting(c"search_path", c"pg_catalog, pg_temp".as_ptr(), body) }
 }
 
 /// Evaluates an expression (ExecEvalExpr, executor/executor.h).

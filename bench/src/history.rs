@@ -28,7 +28,7 @@ const ROUNDS: usize = 3;
 const FULL_CHANGES: i64 = 200_000;
 /// FerretDB's database in PostgreSQL.
 const DOCUMENTS: &str = "documents";
-/// As companion-sink's default (`batch` of a `mongo-history` sink).
+/// As companion-sink's default (`batch` of a `mongo_history` sink).
 const DOCUMENTS_PER_CALL: usize = 2000;
 const COLLECTION: &str = "account_history";
 /// How often companion-sink is asked: what a measured time may be off by.

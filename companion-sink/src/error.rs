@@ -46,8 +46,8 @@ pub(crate) enum Policy {
     Halt,
     /// Wait until the other instance is gone.
     StandBy,
-    /// Put this one event aside.
-    SetAside,
+    /// Refuse this one event.
+    Refuse,
 }
 
 impl Code {
@@ -62,7 +62,7 @@ impl Code {
             | Code::Foreign
             | Code::NotAllowed
             | Code::Unbelievable
-            | Code::CollectionRefused => Policy::SetAside,
+            | Code::CollectionRefused => Policy::Refuse,
             Code::Configuration
             | Code::SecretFile
             | Code::TargetRefuses
@@ -130,7 +130,7 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 /// Logs an error as an operator needs it: code and hint beside the message.
 pub(crate) fn log(error: &Error, sink: &str) {
     match error.code.policy() {
-        Policy::Retry | Policy::StandBy | Policy::SetAside => {
+        Policy::Retry | Policy::StandBy | Policy::Refuse => {
             tracing::warn!(sink, code = %error.code, hint = %error.hint, "{}", error.what);
         }
         Policy::Halt => {

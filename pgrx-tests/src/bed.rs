@@ -237,7 +237,7 @@ impl TestBed {
     pub fn wait_until_streaming(&self, database: &str) {
         let mut client = self.source().connect(database);
         wait_until("the sender to stream", SENDER_TIMEOUT, || {
-            let query = "SELECT state, waiting_for, error_code, error FROM cdc_status()";
+            let query = "SELECT state, waiting_for, error_code, error_message FROM cdc_status()";
             let row = client.query_one(query, &[]).map_err(|e| format!("{e:?}"))?;
             match row.get::<_, &str>("state") {
                 "streaming" => Ok(()),
@@ -245,7 +245,7 @@ impl TestBed {
                     "{state}, waiting for {:?}, {:?} {:?}",
                     row.get::<_, Option<&str>>("waiting_for"),
                     row.get::<_, Option<&str>>("error_code"),
-                    row.get::<_, Option<&str>>("error"),
+                    row.get::<_, Option<&str>>("error_message"),
                 )),
             }
         });

@@ -70,7 +70,7 @@ pub fn rows(documents: &[Document]) -> BTreeMap<String, Document> {
     for document in documents {
         match document.get_str("op").expect("op") {
             "truncate" => rows.clear(),
-            "delete" | "inferred delete" => {
+            "delete" | "inferred_delete" => {
                 let last = rows.remove(&identity(document));
                 assert_eq!(
                     last.as_ref(),
@@ -91,7 +91,7 @@ pub fn rows(documents: &[Document]) -> BTreeMap<String, Document> {
 pub fn inferred_deletes(documents: &[Document]) -> Vec<String> {
     documents
         .iter()
-        .filter(|document| document.get_str("op") == Ok("inferred delete"))
+        .filter(|document| document.get_str("op") == Ok("inferred_delete"))
         .map(identity)
         .collect()
 }

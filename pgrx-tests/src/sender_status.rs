@@ -20,7 +20,7 @@ pub struct SenderStatus {
     /// The last error; empty if there is none.
     pub error: String,
     /// What to do about it; empty if there is no error.
-    pub remedy: String,
+    pub hint: String,
     /// What the sender waits for.
     pub waiting_for: Option<String>,
     /// The WAL that is gone, from and to, in state `gap`.
@@ -35,7 +35,7 @@ impl SenderStatus {
     /// # Panics
     /// When the server does not tell.
     pub fn of(client: &mut Client) -> SenderStatus {
-        let query = "SELECT state, error_code, coalesce(error, '') AS error, coalesce(remedy, '') AS remedy, waiting_for,
+        let query = "SELECT state, error_code, coalesce(error_message, '') AS error, coalesce(error_hint, '') AS hint, waiting_for,
                 gap_from::text, gap_to::text, pid FROM cdc_status()";
         let row = client.query_one(query, &[]).expect("cdc_status");
         let gap_from: Option<String> = row.get("gap_from");
@@ -43,7 +43,7 @@ impl SenderStatus {
             state: row.get("state"),
             code: row.get("error_code"),
             error: row.get("error"),
-            remedy: row.get("remedy"),
+            hint: row.get("hint"),
             waiting_for: row.get("waiting_for"),
             gap: gap_from.zip(row.get("gap_to")),
             pid: row.get("pid"),
@@ -51,15 +51,15 @@ impl SenderStatus {
     }
 }
 
-/// Waits until the sender has a state, with the error's code and a remedy, or without an error.
+/// Waits until the sender has a state, with the error's code and a hint, or without an error.
 ///
 /// # Panics
 /// When that takes longer than a minute and a half, with what it says instead.
 pub fn wait_for_state(client: &mut Client, state: &str, code: Option<&str>) -> SenderStatus {
     wait_until(&format!("state {state}, {code:?}"), TIMEOUT, || {
         let seen = SenderStatus::of(client);
-        let has_remedy = code.is_none() || !seen.remedy.is_empty();
-        if seen.state == state && seen.code.as_deref() == code && has_remedy {
+        let has_hint = code.is_none() || !seen.hint.is_empty();
+        if seen.state == state && seen.code.as_deref() == code && has_hint {
             Ok(seen)
         } else {
             Err(format!("{seen:?}"))

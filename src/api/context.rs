@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::request;
+use super::arguments;
 use crate::settings;
 use crate::text::server_text;
 
@@ -26,7 +26,7 @@ struct Given {
     sql = "CREATE FUNCTION _cdc_context(request bytea) RETURNS void LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
 fn set_context(request: &[u8]) {
-    let given: Given = request::read(request);
+    let given: Given = arguments::read(request);
     for (name, value) in [
         (c"cdc.actor", given.actor),
         (c"cdc.reason", given.reason),

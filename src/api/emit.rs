@@ -10,8 +10,8 @@ use pgrx::prelude::*;
 use serde_json::{Map, Value};
 
 use super::topic_rights;
-use super::track_request::{refuse_illegal, refuse_taken_topic};
-use crate::capture::buffer::Captured;
+use super::track::request::{refuse_illegal, refuse_taken_topic};
+use crate::capture::buffer::captured::Captured;
 use crate::capture::state::with_capture;
 use crate::ffi;
 use crate::report::{Report, not_loaded};

@@ -1,18 +1,15 @@
 //! The SQL functions, one file per subject.
 
+pub(crate) mod arguments;
 pub(crate) mod check;
-mod check_line;
-mod check_topics;
 pub(crate) mod context;
 pub(crate) mod emit;
 pub(crate) mod operate;
-pub(crate) mod request;
 pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod tables;
 pub(crate) mod topic_rights;
 pub(crate) mod track;
-pub(crate) mod track_request;
 pub(crate) mod unsound_triggers;
 pub(crate) mod wait;
 

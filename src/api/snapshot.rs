@@ -4,8 +4,8 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
-use super::request;
-use crate::capture::row_filter;
+use super::arguments;
+use crate::capture::filter::row_filter;
 use crate::report::Report;
 use crate::snapshot::job::{Jobs, Place, Wanted};
 use crate::snapshot::request::ask;
@@ -21,7 +21,7 @@ const MAX_SINKS_BYTES: usize = 4096;
     sql = "CREATE FUNCTION _cdc_snapshot(relation regclass, request bytea) RETURNS bigint LANGUAGE c STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', '@FUNCTION_NAME@';"
 )]
 fn snapshot_by_request(relation: pg_sys::Oid, request: &[u8]) -> i64 {
-    let mut wanted: Wanted = request::read(request);
+    let mut wanted: Wanted = arguments::read(request);
     let table = Table::look(relation);
     table.refuse_unsupported();
     let names = wanted.sinks.iter().flatten();
@@ -77,11 +77,11 @@ fn snapshot_set(snapshot_id: i64, wanted: &str) {
     };
     let unfinished = matches!(
         state.as_str(),
-        "waiting for writers" | "running" | "paused" | "failed"
+        "waiting_for_writers" | "running" | "paused" | "failed"
     );
     let new_state = match wanted {
         "pause" if unfinished && state != "failed" => "paused",
-        "resume" if matches!(state.as_str(), "paused" | "failed") => "waiting for writers",
+        "resume" if matches!(state.as_str(), "paused" | "failed") => "waiting_for_writers",
         "resume" if unfinished => return,
         "cancel" if unfinished => "cancelled",
         _ => Report::new(
@@ -139,7 +139,7 @@ fn snapshot_shown(
         "time_left": left_ms.map(|ms| format!("{ms} milliseconds")),
         "last_key": place.map(|place| place.key),
         "error_code": problem["code"],
-        "error": problem["message"],
+        "error_message": problem["message"],
     })
     .to_string()
     .into_bytes()

@@ -1,6 +1,7 @@
 //! The row of `cdc_status()`, as JSON; `sql/status.sql` gives it its columns.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use change::position::lsn_text;
 use pgrx::JsonB;
@@ -21,65 +22,89 @@ pub(crate) fn status_json() -> JsonB {
     let source_name = settings::text(&settings::SOURCE_NAME);
     let Some(shared) = shared::shared() else {
         return JsonB(json!({
-            "state": "not preloaded", "version": env!("CARGO_PKG_VERSION"), "source_name": source_name,
-            "error_code": "CDC0001", "error": "pg_cdc is not loaded",
-            "remedy": "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
+            "state": "not_preloaded", "version": env!("CARGO_PKG_VERSION"), "source_name": source_name,
+            "error_code": "CDC0001", "error_message": "pg_cdc is not loaded",
+            "error_hint": "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
         }));
     };
-    let Described {
-        source_id,
-        waiting_for,
-        mut error_code,
-        mut error,
-        mut remedy,
-        oldest_gid,
-    } = shared.described();
-    let text = |text: String| {
-        if text.is_empty() {
-            Value::Null
-        } else {
-            Value::String(text)
+    let described = shared.described();
+    let mut status = serde_json::Map::new();
+    for part in [
+        sender(shared, &source_name, &described),
+        progress(shared, &described),
+        counters(shared),
+        problem(shared, described),
+    ] {
+        if let Value::Object(part) = part {
+            status.extend(part);
         }
-    };
-    let lsn = |lsn: u64| {
-        if lsn == 0 {
-            Value::Null
-        } else {
-            Value::String(lsn_text(lsn))
-        }
-    };
-    let load = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
-    // SAFETY: the flush position of a server that is not in recovery; the clock.
-    let (flush_lsn, now_us) = unsafe {
-        let flush_lsn = if pg_sys::RecoveryInProgress() {
+    }
+    JsonB(Value::Object(status))
+}
+
+fn load(number: &AtomicU64) -> u64 {
+    number.load(Ordering::Relaxed)
+}
+
+/// An empty text is none.
+fn text(text: &str) -> Value {
+    if text.is_empty() {
+        Value::Null
+    } else {
+        text.into()
+    }
+}
+
+/// 0 is no LSN.
+fn lsn(lsn: u64) -> Value {
+    if lsn == 0 {
+        Value::Null
+    } else {
+        lsn_text(lsn).into()
+    }
+}
+
+/// Up to where the WAL is flushed; 0 in recovery.
+fn flush_lsn() -> u64 {
+    // SAFETY: plain reads of the server's state.
+    unsafe {
+        if pg_sys::RecoveryInProgress() {
             0
         } else {
             pg_sys::GetFlushRecPtr(std::ptr::null_mut())
-        };
-        (flush_lsn, pg_sys::GetCurrentTimestamp())
-    };
-    let restart_lsn = load(&shared.restart_lsn);
-    let oldest = shared.oldest_transaction.load(Ordering::Relaxed);
-    let pid = shared.sender_pid.load(Ordering::Relaxed);
-    let since = shared.state_since.load(Ordering::Relaxed);
-    if pid == 0 && flush_lsn != 0 && now_us - since > track::SENDER_START_MS * 1000 {
-        // Nobody is there to say so.
-        let report = no_worker();
-        error_code = report.code.to_owned();
-        (error, remedy) = (report.message, report.hint);
+        }
     }
-    let lag = lag(shared, flush_lsn, now_us);
-    let mut status = json!({
+}
+
+fn now_us() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }
+}
+
+/// Who the sender is, and what it does.
+fn sender(shared: &Shared, source_name: &str, described: &Described) -> Value {
+    let pid = shared.sender_pid.load(Ordering::Relaxed);
+    json!({
         "state": shared.state().name(),
-        "waiting_for": text(waiting_for),
-        "since": timestamp(since),
+        "waiting_for": text(&described.waiting_for),
+        "since": timestamp(shared.state_since.load(Ordering::Relaxed)),
         "version": env!("CARGO_PKG_VERSION"),
-        "source_id": text(source_id),
+        "source_id": text(&described.source_id),
         "generation": shared.generation.load(Ordering::Relaxed),
         "timeline": shared.timeline.load(Ordering::Relaxed),
         "pid": if pid == 0 { Value::Null } else { pid.into() },
         "slot_name": format!("cdc_{source_name}").to_ascii_lowercase(),
         "source_name": source_name,
+    })
+}
+
+/// How far it is, and how far behind.
+fn progress(shared: &Shared, described: &Described) -> Value {
+    let (flush_lsn, now_us) = (flush_lsn(), now_us());
+    let restart_lsn = load(&shared.restart_lsn);
+    let oldest = shared.oldest_transaction.load(Ordering::Relaxed);
+    let lag = lag(shared, flush_lsn, now_us);
+    json!({
         "sent_lsn": lsn(load(&shared.sent_lsn)),
         "read_lsn": lsn(load(&shared.read_lsn)),
         "flush_lsn": lsn(flush_lsn),
@@ -88,33 +113,56 @@ pub(crate) fn status_json() -> JsonB {
         "lag_seconds": lag.seconds,
         "wal_held_bytes": if restart_lsn == 0 { 0 } else { flush_lsn.saturating_sub(restart_lsn) },
         "wal_limit_bytes": limit_bytes(load(&shared.max_wal_behind)),
-        "events": load(&shared.events).saturating_sub(load(&shared.events_before)),
-        "bytes": load(&shared.bytes).saturating_sub(load(&shared.bytes_before)),
-        "transactions": load(&shared.transactions).saturating_sub(load(&shared.transactions_before)),
-        "events_per_second": load(&shared.events_per_second_milli) as f64 / 1000.0,
-        "bytes_per_second": load(&shared.bytes_per_second_milli) as f64 / 1000.0,
         "open_transactions": shared.open_transactions.load(Ordering::Relaxed),
         "oldest_transaction": if oldest == 0 { Value::Null } else { format!("{} microseconds", (now_us - oldest).max(0)).into() },
-        "oldest_gid": text(oldest_gid),
+        "oldest_gid": text(&described.oldest_gid),
+        "gap_from": lsn(load(&shared.gap_from)),
+        "gap_to": lsn(load(&shared.gap_to)),
+    })
+}
+
+/// What it has done, and what it has to do with.
+fn counters(shared: &Shared) -> Value {
+    let since_reset = |now, before| load(now).saturating_sub(load(before));
+    json!({
+        "events": since_reset(&shared.events, &shared.events_before),
+        "bytes": since_reset(&shared.bytes, &shared.bytes_before),
+        "transactions": since_reset(&shared.transactions, &shared.transactions_before),
+        "events_per_second": load(&shared.events_per_second_milli) as f64 / 1000.0,
+        "bytes_per_second": load(&shared.bytes_per_second_milli) as f64 / 1000.0,
         "topics": shared.topics.load(Ordering::Relaxed),
+        "topics_aside": shared.topics_aside.load(Ordering::Relaxed),
         "brokers_up": shared.brokers_up.load(Ordering::Relaxed),
         "brokers_down": shared.brokers_down.load(Ordering::Relaxed),
         "throttle_ms": f64::from(shared.throttle_ms.load(Ordering::Relaxed)),
         "resent": load(&shared.resent),
-        "rejected_chunks": load(&shared.rejected_chunks),
+        "rejected_messages": load(&shared.rejected_messages),
         "uncovered_rows": load(&shared.uncovered_rows),
-        "gap_from": lsn(load(&shared.gap_from)),
-        "gap_to": lsn(load(&shared.gap_to)),
-        "error_code": text(error_code),
-        "error": text(error),
-        "remedy": text(remedy),
-        "error_at": timestamp(shared.error_at.load(Ordering::Relaxed)),
+        "topics_skipped": topics_skipped(shared),
+        "skipped_events": load(&shared.skipped_events),
         "stats_reset": timestamp(shared.stats_reset.load(Ordering::Relaxed)),
-    });
-    status["topics_aside"] = shared.topics_aside.load(Ordering::Relaxed).into();
-    status["skips"] = active_skips(shared).into();
-    status["skipped_events"] = load(&shared.skipped_events).into();
-    JsonB(status)
+    })
+}
+
+/// What keeps it from its work.
+fn problem(shared: &Shared, described: Described) -> Value {
+    let since_us = now_us() - shared.state_since.load(Ordering::Relaxed);
+    let is_absent = shared.sender_pid.load(Ordering::Relaxed) == 0
+        && flush_lsn() != 0
+        && since_us > track::SENDER_START_MS * 1000;
+    let (code, error, remedy) = if is_absent {
+        // Nobody is there to say so.
+        let report = no_worker();
+        (report.code.to_owned(), report.message, report.hint)
+    } else {
+        (described.error_code, described.error, described.remedy)
+    };
+    json!({
+        "error_code": text(&code),
+        "error_message": text(&error),
+        "error_hint": text(&remedy),
+        "error_at": timestamp(shared.error_at.load(Ordering::Relaxed)),
+    })
 }
 
 /// What Kafka has not got. What is not known is none: never 0.
@@ -160,10 +208,12 @@ fn lag(shared: &Shared, flush_lsn: u64, now_us: i64) -> Lag {
     }
 }
 
-/// Topics of which events are still given up, by `cdc_skip_topic`; none if the orders cannot be read.
-fn active_skips(shared: &Shared) -> Option<usize> {
+/// How many topics there are of which events are still given up, by `cdc_skip_topic`; none if the orders cannot be read.
+fn topics_skipped(shared: &Shared) -> Option<usize> {
     let orders = Orders::read().ok()?;
-    Some(orders.active_skips(shared.passed_lsn()).count())
+    let skips = orders.active_skips(shared.passed_lsn());
+    let topics: BTreeSet<&str> = skips.map(|skip| skip.topic.as_str()).collect();
+    Some(topics.len())
 }
 
 /// The topics that are put aside, and skips that still count, for `cdc_aside`: an array of objects, in UTF-8.
@@ -182,7 +232,7 @@ fn aside_json() -> Vec<u8> {
         json!({
             "topic": aside.topic, "database": aside.database, "since": timestamp(aside.since_us),
             "from_lsn": lsn_text(aside.from), "events": shared.topic_counters.aside_events(&aside.topic),
-            "error_code": aside.code, "error": aside.message, "remedy": aside.remedy,
+            "error_code": aside.code, "error_message": aside.message, "error_hint": aside.remedy,
         })
     });
     Value::Array(rows.collect()).to_string().into_bytes()

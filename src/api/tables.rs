@@ -72,109 +72,47 @@ pub(crate) fn tables() -> Vec<Value> {
                     .map(|name| String::from_utf8_lossy(name).into_owned())
                     .collect();
             }
-            table(
-                shared,
-                *relation,
-                &options,
-                &unsound,
-                tracked.standing,
-                &asides,
-            )
+            let state = match shared {
+                None => TableState::new(
+                    "not_covered",
+                    "CDC0202: the library is not loaded; add pg_cdc to shared_preload_libraries and restart",
+                ),
+                Some(_) => {
+                    TableState::of(*relation, &options, &unsound, tracked.standing, &asides)
+                }
+            };
+            table(shared, *relation, &options, state)
         })
         .collect()
+}
+
+/// An object without members is none.
+fn object(map: serde_json::Map<String, Value>) -> Value {
+    if map.is_empty() {
+        Value::Null
+    } else {
+        Value::Object(map)
+    }
+}
+
+fn list(names: &[String]) -> Value {
+    if names.is_empty() {
+        Value::Null
+    } else {
+        json!(names)
+    }
 }
 
 fn table(
     shared: Option<&Shared>,
     relation: pg_sys::Oid,
     options: &Options,
-    unsound: &[Unsound],
-    standing: Standing,
-    asides: &[Aside],
+    state: TableState,
 ) -> Value {
-    let list = |names: &[String]| {
-        if names.is_empty() {
-            Value::Null
-        } else {
-            json!(names)
-        }
-    };
-    let topics: serde_json::Map<String, Value> = options
-        .topics
-        .iter()
-        .map(|(operation, topic)| (operation.name().to_owned(), topic.clone().into()))
-        .collect();
-    let masks: serde_json::Map<String, Value> = options
-        .mask
-        .iter()
-        .map(|(column, mask)| (column.clone(), mask.to_string().into()))
-        .collect();
-    let object = |map: serde_json::Map<String, Value>| {
-        if map.is_empty() {
-            Value::Null
-        } else {
-            Value::Object(map)
-        }
-    };
-    let parts = || unsound.iter().filter(|part| part.root == relation);
-    let missed = parts().find(|part| part.misses(options));
-    let unlogged = parts().find(|part| part.unlogged);
-    let aside = asides.iter().find(|aside| {
-        let mut topics = options.topics.values().chain([&options.topic]);
-        topics.any(|topic| *topic == aside.topic)
-    });
-    let aside = aside.map(|aside| aside.code.as_str());
-    let (state, warning) = if shared.is_none() {
-        (
-            "not covered",
-            "CDC0202: the library is not loaded; add pg_cdc to shared_preload_libraries and restart".to_owned(),
-        )
-    } else if standing == Standing::Unsealed {
-        (
-            "not sealed",
-            "CDC0114: not made by cdc_track; call it again, or drop the trigger".to_owned(),
-        )
-    } else if standing == Standing::Copy {
-        (
-            "copied",
-            "CDC0107: made in another database or on another server; call cdc_track again"
-                .to_owned(),
-        )
-    } else if let Some(part) = missed {
-        (
-            "trigger disabled",
-            format!(
-                "CDC0203: changes of {} go by; call cdc_track again, and cdc_snapshot to repair what was missed",
-                part.name
-            ),
-        )
-    } else if let Some(code) = aside {
-        let remedy = match code {
-            "CDC0312" => {
-                "CDC0312: its topic cannot be made; choose another with cdc_track(…, topic => …), then cdc_snapshot() it"
-            }
-            "CDC0318" => {
-                "CDC0318: its topic is missing or not allowed; see to that, then cdc_resume_topic()"
-            }
-            "CDC0317" => {
-                "CDC0317: its topic refuses events; see to the topic's settings, or track the table with a key, then cdc_resume_topic()"
-            }
-            _ => {
-                "CDC0313: an event does not fit into its topic; let the topic take more, then cdc_resume_topic()"
-            }
-        };
-        ("put aside", remedy.to_owned())
-    } else if let Some(part) = unlogged {
-        (
-            "capturing",
-            format!(
-                "CDC0207: a crash empties {} without an event; ALTER TABLE {0} SET LOGGED",
-                part.name
-            ),
-        )
-    } else {
-        ("capturing", String::new())
-    };
+    let topics = options.topics.iter();
+    let topics = topics.map(|(operation, topic)| (operation.name().to_owned(), json!(topic)));
+    let masks = options.mask.iter();
+    let masks = masks.map(|(column, mask)| (column.clone(), mask.to_string().into()));
     let mut counted = Default::default();
     if let Some(shared) = shared {
         let own = options.topics.values().map(String::as_str);
@@ -186,20 +124,105 @@ fn table(
     json!({
         "relation": relation.to_u32(),
         "topic": options.topic,
-        "topics": object(topics),
+        "topics": object(topics.collect()),
         "key": list(&options.key),
         "operations": options.operations.to_string(),
         "include": list(&options.include),
         "exclude": list(&options.exclude),
-        "mask": object(masks),
+        "mask": object(masks.collect()),
         "filter": if options.filter.is_empty() { Value::Null } else { options.filter.clone().into() },
         "skip_unchanged": options.skip_unchanged,
         "origin": if options.local_only { "local" } else { "any" },
-        "state": state,
+        "state": state.name,
         "since": timestamp(shared.map_or(0, |shared| shared.stats_reset.load(Ordering::Relaxed))),
         "events": counted.events,
         "bytes": counted.bytes,
         "last_event": timestamp(counted.last_event_us),
-        "warning": if warning.is_empty() { Value::Null } else { warning.into() },
+        "warning": state.warning,
     })
+}
+
+/// Whether a table is captured, and what is to be done about it.
+struct TableState {
+    name: &'static str,
+    /// A code, a colon and what to do.
+    warning: Option<String>,
+}
+
+impl TableState {
+    fn new(name: &'static str, warning: impl Into<String>) -> TableState {
+        TableState {
+            name,
+            warning: Some(warning.into()),
+        }
+    }
+
+    /// Of a table whose library is loaded.
+    fn of(
+        relation: pg_sys::Oid,
+        options: &Options,
+        unsound: &[Unsound],
+        standing: Standing,
+        asides: &[Aside],
+    ) -> TableState {
+        match standing {
+            Standing::Unsealed => {
+                return TableState::new(
+                    "not_sealed",
+                    "CDC0114: not made by cdc_track; call it again, or drop the trigger",
+                );
+            }
+            Standing::Copy => {
+                return TableState::new(
+                    "copied",
+                    "CDC0107: made in another database or on another server; call cdc_track again",
+                );
+            }
+            Standing::Here => {}
+        }
+        let parts = || unsound.iter().filter(|part| part.root == relation);
+        let missed = parts().find(|part| part.misses(options));
+        let aside = asides.iter().find(|aside| {
+            let mut topics = options.topics.values().chain([&options.topic]);
+            topics.any(|topic| *topic == aside.topic)
+        });
+        if let Some(part) = missed {
+            let warning = format!(
+                "CDC0203: changes of {} go by; call cdc_track again, and cdc_snapshot to repair what was missed",
+                part.name
+            );
+            return TableState::new("trigger_disabled", warning);
+        }
+        if let Some(aside) = aside {
+            return TableState::new("put_aside", remedy_of_aside(&aside.code));
+        }
+        let unlogged = parts().find(|part| part.unlogged);
+        TableState {
+            name: "capturing",
+            warning: unlogged.map(|part| {
+                format!(
+                    "CDC0207: a crash empties {} without an event; ALTER TABLE {0} SET LOGGED",
+                    part.name
+                )
+            }),
+        }
+    }
+}
+
+/// What to do about a topic that is put aside, by the code of the reason.
+fn remedy_of_aside(code: &str) -> &'static str {
+    match code {
+        "CDC0312" => {
+            "CDC0312: its topic cannot be made; choose another with cdc_track(…, topic => …), then cdc_snapshot() it"
+        }
+        "CDC0318" => {
+            "CDC0318: its topic is missing or not allowed; see to that, then cdc_resume_topic()"
+        }
+        "CDC0317" => {
+            "CDC0317: its topic refuses events; see to the topic's settings, or track the table with a key, then cdc_resume_topic()"
+        }
+        _ => {
+            "CDC0313: an event does not fit into its topic; let the topic take more, then cdc_resume_topic()"
+        }
+    }
 }

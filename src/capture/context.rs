@@ -15,7 +15,7 @@ const MAX_SETTING_BYTES: usize = 8 * 1024;
 /// And all of the context: it is in every event.
 const MAX_CONTEXT_BYTES: usize = 16 * 1024;
 
-/// What the newest context was made of, and where it stands in the chunk.
+/// What the newest context was made of, and where it stands in the message.
 #[derive(Default)]
 pub(crate) struct Who {
     place: Option<u32>,
@@ -62,7 +62,7 @@ unsafe extern "C-unwind" fn name_changed(_arg: pg_sys::Datum, _cache: i32, _hash
 
 impl Who {
     /// Place of the context that is right for the row being captured, and the start of its statement. `known`
-    /// contexts are in the chunk; `add` puts another one there.
+    /// contexts are in the message; `add` puts another one there.
     #[inline]
     pub(crate) fn current(&mut self, known: u32, add: impl FnOnce(&[u8]) -> u32) -> (u32, i64) {
         // SAFETY: plain reads of this backend's own variables.

@@ -8,8 +8,8 @@ use change::wal::record::{end_record, mark_key_changed};
 use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 
-use super::datum::{Encode, large_varlena, put_datum, same_bytes};
-use super::relation_plan::{Plan, PlanColumn};
+use super::datum::encode::{Encode, large_varlena, put_datum, same_bytes};
+use super::plan::table_plan::{Plan, PlanColumn};
 use crate::reserve::reserve;
 use crate::settings;
 
@@ -147,6 +147,25 @@ impl Deformed {
     }
 }
 
+/// Begins an image: of all columns, or of those that `changed`.
+#[inline]
+fn begin(
+    out: &mut Vec<u8>,
+    plan: &Plan,
+    tuple: &Deformed,
+    changed: bool,
+    limits: Limits,
+) -> ImageMarks {
+    let columns = plan.columns.len();
+    reserve(out, image_head_capacity(columns));
+    let bitmaps = Bitmaps {
+        nulls: plan.columns.iter().any(|column| tuple.is_null(column)),
+        changed,
+        stubs: limits.stubs,
+    };
+    begin_image(out, columns, bitmaps)
+}
+
 /// Appends a whole image.
 ///
 /// # Safety
@@ -158,17 +177,7 @@ pub(crate) unsafe fn put_image(
     tuple: &Deformed,
     limits: Limits,
 ) -> Result<(), TooLarge> {
-    let columns = plan.columns.len();
-    reserve(out, image_head_capacity(columns));
-    let marks = begin_image(
-        out,
-        columns,
-        Bitmaps {
-            nulls: plan.columns.iter().any(|column| tuple.is_null(column)),
-            changed: false,
-            stubs: limits.stubs,
-        },
-    );
+    let marks = begin(out, plan, tuple, false, limits);
     let start = out.len();
     for (index, column) in plan.columns.iter().enumerate() {
         if tuple.is_null(column) {
@@ -254,17 +263,7 @@ pub(crate) unsafe fn put_update(
 ) -> Result<Changes, TooLarge> {
     // SAFETY: as the caller promises.
     unsafe { put_image(out, plan, old, limits)? };
-    let columns = plan.columns.len();
-    reserve(out, image_head_capacity(columns));
-    let marks = begin_image(
-        out,
-        columns,
-        Bitmaps {
-            nulls: plan.columns.iter().any(|column| new.is_null(column)),
-            changed: true,
-            stubs: limits.stubs,
-        },
-    );
+    let marks = begin(out, plan, new, true, limits);
     let mut changed = false;
     for (index, column) in plan.columns.iter().enumerate() {
         let attribute = column.attribute;

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::buffer::Buffer;
-use super::relation_plan::Plans;
+use super::plan::cache::Plans;
 
 /// Everything that capture keeps in a backend.
 pub(crate) struct Capture {

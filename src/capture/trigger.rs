@@ -4,7 +4,8 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::buffer::{self, Captured};
+use super::buffer;
+use super::buffer::captured::Captured;
 use crate::capture::state::with_capture;
 use crate::ffi;
 use crate::report;

@@ -3,6 +3,7 @@
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use crate::catalog::relation_of_name;
 use crate::ddl::command::commands_of;
 use crate::ddl::untracking::untrack;
 use crate::report::{Report, notice};
@@ -28,25 +29,11 @@ pub(crate) unsafe fn altered(statement: &pg_sys::AlterTableStmt) {
     }
 }
 
-/// The relation that a command names; none if it will not find any. No lock is taken.
-unsafe fn look_up(name: *mut pg_sys::RangeVar) -> Option<pg_sys::Oid> {
-    // SAFETY: a name of the command that is about to run.
-    let found = unsafe {
-        pg_sys::RangeVarGetRelidExtended(
-            name,
-            pg_sys::NoLock as pg_sys::LOCKMODE,
-            pg_sys::RVROption::RVR_MISSING_OK,
-            None,
-            std::ptr::null_mut(),
-        )
-    };
-    (found != pg_sys::InvalidOid).then_some(found)
-}
-
 unsafe fn about_to_attach(parent_name: *mut pg_sys::RangeVar, name: *mut pg_sys::RangeVar) {
     // SAFETY: names of the command that is about to run; catalog look-ups inside its transaction.
     unsafe {
-        let Some((parent, partition)) = look_up(parent_name).zip(look_up(name)) else {
+        let Some((parent, partition)) = relation_of_name(parent_name).zip(relation_of_name(name))
+        else {
             return;
         };
         // Who may not run the command is told so by PostgreSQL, and has nobody wait for a lock.
@@ -58,7 +45,10 @@ unsafe fn about_to_attach(parent_name: *mut pg_sys::RangeVar, name: *mut pg_sys:
         pg_sys::LockRelationOid(parent, pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE);
         pg_sys::LockRelationOid(partition, pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE);
         lock_below(partition, pg_sys::AccessExclusiveLock);
-        if look_up(parent_name) != Some(parent) || look_up(name) != Some(partition) || !may() {
+        if relation_of_name(parent_name) != Some(parent)
+            || relation_of_name(name) != Some(partition)
+            || !may()
+        {
             return;
         }
         let root = Table::look_at(root_of(parent));
@@ -87,7 +77,7 @@ pub(crate) unsafe fn renamed(statement: &pg_sys::RenameStmt) {
         if !Own::ALL.iter().any(|own| own.name() == name) {
             return;
         }
-        let Some(relation) = look_up(statement.relation) else {
+        let Some(relation) = relation_of_name(statement.relation) else {
             return;
         };
         (name, relation)

@@ -12,8 +12,8 @@ use pgrx::prelude::*;
 
 use super::partitions;
 use super::schema_change::SchemaChange;
-use crate::capture::buffer::Captured;
-use crate::capture::dropping::Dropping;
+use crate::capture::buffer::captured::Captured;
+use crate::capture::plan::dropping::Dropping;
 use crate::capture::state::with_capture;
 use crate::tracked::own_trigger::IS_ROW_TRIGGER;
 use crate::tracked::quiet::is_quiet;

@@ -6,10 +6,12 @@ use pgrx::pg_sys::AlterTableType as Alter;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::before;
 use super::command::{DEFINES, MOVES};
+use super::partitions::dropped;
+use super::renames::{changed_types, types};
 use super::schema_change::SchemaChange;
 use super::table_changes::{self, Command};
-use super::{before, changed_types, dropped_partitions, type_names};
 use crate::ddl::command::commands_of;
 use crate::ddl::command::statement_of;
 use crate::ffi;
@@ -37,12 +39,12 @@ pub extern "C-unwind" fn cdc_ddl_start(fcinfo: pg_sys::FunctionCallInfo) -> pg_s
     unsafe {
         if let Some(command) = command_of(fcinfo, "cdc_ddl_start") {
             table_changes::command_begins();
-            dropped_partitions::forget();
-            type_names::before(command);
+            dropped::forget();
+            types::before(command);
             match (*command).type_ {
                 pg_sys::NodeTag::T_AlterTableStmt => before::altered(&*command.cast()),
                 pg_sys::NodeTag::T_RenameStmt => before::renamed(&*command.cast()),
-                pg_sys::NodeTag::T_DropStmt => dropped_partitions::before(&*command.cast()),
+                pg_sys::NodeTag::T_DropStmt => dropped::before(&*command.cast()),
                 _ => {}
             }
         }
@@ -88,7 +90,7 @@ unsafe fn command_of(
 unsafe fn command_ended(command: *mut pg_sys::Node) {
     // SAFETY: the tag says which statement it is.
     unsafe {
-        type_names::follow();
+        types::follow();
         let kind = (*command).type_;
         let commands = if kind == pg_sys::NodeTag::T_AlterTableStmt {
             commands_of(&*command.cast())

@@ -11,9 +11,10 @@ use change::options::{Operation, Options};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::partition_rows::is_empty;
+use super::partitions::rows::is_empty;
+use super::renames::{changed_types, options};
 use super::schema_change::SchemaChange;
-use super::{changed_types, option_names, partitions, touched};
+use super::{partitions, touched};
 use crate::ddl::command::statement_of;
 use crate::ffi;
 use crate::report::Report;
@@ -164,11 +165,11 @@ fn tell_of(found: &[Touched], command: &Command) -> Vec<pg_sys::Oid> {
             .is_some_and(|before| before.is_partition);
         let came = one.now.is_partition && !was_partition;
         if came {
-            partitions::came(one.oid, command.ddl(), one.before.is_some());
+            partitions::attached(one.oid, command.ddl(), one.before.is_some());
         } else if let Some(parent) = one.parent_before.filter(|_| !one.now.is_partition) {
             // SAFETY: inside a transaction; the command has locked the table that the partition belonged to.
             if let Some(root) = Table::if_there(unsafe { root_of(parent) }) {
-                partitions::went(&root, one.oid, command.ddl());
+                partitions::detached(&root, one.oid, command.ddl());
             }
         }
         let Some(before) = &one.before else {
@@ -234,7 +235,7 @@ fn tell_of_table(
     let renamed = is_renamed(before, now);
     let differs = before.differs(now);
     if renamed || differs {
-        option_names::follow(table, before, now);
+        options::follow(table, before, now);
     }
     let contents_changed = contents_changed(table, before, now, rewritten, command);
     if !renamed && !differs && !contents_changed {

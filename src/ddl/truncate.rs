@@ -5,7 +5,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::schema_change::SchemaChange;
-use crate::capture::buffer::Captured;
+use crate::capture::buffer::captured::Captured;
 use crate::capture::state::with_capture;
 use crate::capture::trigger::{capture_table_event, not_a_trigger, trigger_data, warn_not_covered};
 use crate::ffi;

@@ -32,7 +32,7 @@ use super::slot::Slot;
 use super::standby::{self, Confirmed};
 use super::wal_event::{ThisServer, event_of, our_message};
 use super::wal_reader::{WalError, WalReader, flushed};
-use crate::cluster_secret::chunk_key;
+use crate::cluster_secret::message_key;
 use crate::shared::State;
 
 /// The restart point is recorded when this much WAL without our changes has gone by.
@@ -271,7 +271,7 @@ impl<'a> Session<'a> {
         let mut reader = WalReader::new(start_lsn);
         let mut again: Option<WalReader> = None;
         let max_cached_bytes = self.settings.memory_bytes / 4;
-        let mut assembly = Assembly::new(chunk_key(), max_cached_bytes);
+        let mut assembly = Assembly::new(message_key(), max_cached_bytes);
         self.sender.obey();
         loop {
             let (_, flush_lsn) = flushed();
@@ -296,7 +296,7 @@ impl<'a> Session<'a> {
                                 lsn_text(gap.to)
                             );
                             reader.seek(gap.to);
-                            assembly = Assembly::new(chunk_key(), max_cached_bytes);
+                            assembly = Assembly::new(message_key(), max_cached_bytes);
                             break;
                         }
                         _ => return self.unreadable(&error),
@@ -307,7 +307,7 @@ impl<'a> Session<'a> {
                     Outcome::Rejected(rejected) => {
                         self.sender
                             .shared
-                            .rejected_chunks
+                            .rejected_messages
                             .fetch_add(1, Ordering::Relaxed);
                         self.sender.rejections.tell(&rejected);
                     }

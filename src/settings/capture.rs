@@ -9,12 +9,12 @@ pub(crate) static MASK_KEY_FILE: Text = Text::new(Some(c""));
 pub(crate) static CAPTURE_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(256);
 /// Kilobytes.
 pub(crate) static MAX_VALUE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(256 * 1024);
-pub(crate) static CHUNK_COMPRESSION: GucSetting<Compression> =
+pub(crate) static MESSAGE_COMPRESSION: GucSetting<Compression> =
     GucSetting::<Compression>::new(Compression::Lz4);
 pub(crate) static DROPPED_PARTITIONS: GucSetting<PartitionRows> =
     GucSetting::<PartitionRows>::new(PartitionRows::Delete);
 
-/// `cdc.chunk_compression`.
+/// `cdc.message_compression`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 pub(crate) enum Compression {
     #[name = c"lz4"]
@@ -66,10 +66,10 @@ pub(super) fn define() {
         GucFlags::UNIT_KB,
     );
     GucRegistry::define_enum_guc(
-        c"cdc.chunk_compression",
+        c"cdc.message_compression",
         c"Compression of captured rows in the WAL.",
         c"lz4 or none.",
-        &CHUNK_COMPRESSION,
+        &MESSAGE_COMPRESSION,
         GucContext::Suset,
         none,
     );

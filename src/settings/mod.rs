@@ -11,8 +11,8 @@ mod topics;
 use pgrx::pg_sys;
 
 pub(crate) use capture::{
-    CAPTURE_BUFFER, CHUNK_COMPRESSION, Compression, DROPPED_PARTITIONS, MASK_KEY_FILE,
-    MAX_VALUE_SIZE, PartitionRows,
+    CAPTURE_BUFFER, Compression, DROPPED_PARTITIONS, MASK_KEY_FILE, MAX_VALUE_SIZE,
+    MESSAGE_COMPRESSION, PartitionRows,
 };
 pub(crate) use context::{
     ACTOR, CONTEXT, CONTEXT_SETTINGS, REASON, REQUEST_ID, context_generation,

@@ -35,6 +35,30 @@ pub(super) fn define() {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
+    define_new_topics();
+    GucRegistry::define_int_guc(
+        c"cdc.max_topics",
+        c"Topics that a database may have.",
+        c"For who is not a member of cdc_admin.",
+        &MAX_TOPICS,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        none,
+    );
+    GucRegistry::define_bool_guc(
+        c"cdc.allow_single_replica",
+        c"cdc_check() reports a single replica as a warning, not as an error.",
+        c"With one replica a lost broker loses acknowledged events.",
+        &ALLOW_SINGLE_REPLICA,
+        GucContext::Sighup,
+        none,
+    );
+}
+
+/// Defines what topics are made with.
+fn define_new_topics() {
+    let none = GucFlags::default();
     GucRegistry::define_int_guc(
         c"cdc.topic_partitions",
         c"Partitions of new topics.",
@@ -74,23 +98,5 @@ pub(super) fn define() {
         256 * 1024,
         GucContext::Sighup,
         GucFlags::UNIT_KB,
-    );
-    GucRegistry::define_int_guc(
-        c"cdc.max_topics",
-        c"Topics that a database may have.",
-        c"For who is not a member of cdc_admin.",
-        &MAX_TOPICS,
-        0,
-        i32::MAX,
-        GucContext::Suset,
-        none,
-    );
-    GucRegistry::define_bool_guc(
-        c"cdc.allow_single_replica",
-        c"cdc_check() reports a single replica as a warning, not as an error.",
-        c"With one replica a lost broker loses acknowledged events.",
-        &ALLOW_SINGLE_REPLICA,
-        GucContext::Sighup,
-        none,
     );
 }

@@ -14,10 +14,10 @@ use pgrx::spi::quote_identifier;
 
 use super::job::{Job, Place};
 use super::key_order::KeyOrder;
-use crate::capture::buffer::Captured;
-use crate::capture::datum::put_datum;
-use crate::capture::relation_plan::Plan;
-use crate::capture::row_filter;
+use crate::capture::buffer::captured::Captured;
+use crate::capture::datum::encode::put_datum;
+use crate::capture::filter::row_filter;
+use crate::capture::plan::table_plan::Plan;
 use crate::capture::state::with_capture;
 use crate::catalog::{name_of, tuple_attribute};
 use crate::report::Report;
@@ -324,11 +324,32 @@ fn is_partitioned(table: &Table) -> bool {
     unsafe { pg_sys::get_rel_relkind(table.oid) as u8 == b'p' }
 }
 
+/// Opens a read-only cursor of a statement.
+///
+/// # Safety
+/// Connected to SPI.
+unsafe fn open_cursor(statement: &str) -> pg_sys::Portal {
+    let text = server_text(statement);
+    // SAFETY: as the caller promises; PostgreSQL copies the text.
+    unsafe {
+        let plan = pg_sys::SPI_prepare(text.as_ptr(), 0, std::ptr::null_mut());
+        if plan.is_null() {
+            pgrx::error!("pg_cdc could not prepare a snapshot's statement");
+        }
+        pg_sys::SPI_cursor_open(
+            std::ptr::null(),
+            plan,
+            std::ptr::null_mut(),
+            std::ptr::null(),
+            true,
+        )
+    }
+}
+
 /// Runs the statement and captures its rows; how many there were, and the last one's key.
 fn fetch(query: &Query, table: &Table, trigger: &pg_sys::TriggerData) -> (i64, Option<Place>) {
     let relation = relation_of(&query.blob)
         .unwrap_or_else(|error| pgrx::error!("pg_cdc cannot read its own plan: {error}"));
-    let text = server_text(&query.text);
     let mut rows = 0;
     let mut place = None;
     Spi::connect_mut(|_client| {
@@ -342,17 +363,7 @@ fn fetch(query: &Query, table: &Table, trigger: &pg_sys::TriggerData) -> (i64, O
                 pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
                 pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
             );
-            let plan = pg_sys::SPI_prepare(text.as_ptr(), 0, std::ptr::null_mut());
-            if plan.is_null() {
-                pgrx::error!("pg_cdc could not prepare a snapshot's statement");
-            }
-            let cursor = pg_sys::SPI_cursor_open(
-                std::ptr::null(),
-                plan,
-                std::ptr::null_mut(),
-                std::ptr::null(),
-                true,
-            );
+            let cursor = open_cursor(&query.text);
             let mut previous: pg_sys::HeapTuple = std::ptr::null_mut();
             let mut previous_tuples: *mut pg_sys::SPITupleTable = std::ptr::null_mut();
             loop {

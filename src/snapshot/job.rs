@@ -137,7 +137,7 @@ impl Jobs {
     pub(crate) fn has_pending(&self, relation: pg_sys::Oid, wanted: &Wanted) -> bool {
         // One that the worker just looks at may begin now.
         let query = "SELECT snapshot_id FROM JOBS WHERE relation = $1 AND request = $2
-            AND state = 'waiting for writers' AND started IS NULL LIMIT 1 FOR UPDATE SKIP LOCKED"
+            AND state = 'waiting_for_writers' AND started IS NULL LIMIT 1 FOR UPDATE SKIP LOCKED"
             .replace("JOBS", &self.table);
         let found = Spi::connect_mut(|client| {
             let rows = client.update(&query, Some(1), &[relation.into(), json(wanted).into()])?;
@@ -151,7 +151,7 @@ impl Jobs {
         let query = "SELECT snapshot_id, relation, request, chunk, place, rows_done FROM (
                 SELECT j.*, pg_catalog.max(j.served) OVER (PARTITION BY c.relowner) AS owner_served
                 FROM JOBS j LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation) AS j
-            WHERE state IN ('waiting for writers', 'running') ORDER BY owner_served NULLS FIRST, snapshot_id LIMIT 1"
+            WHERE state IN ('waiting_for_writers', 'running') ORDER BY owner_served NULLS FIRST, snapshot_id LIMIT 1"
             .replace("JOBS", &self.table);
         let found = Spi::connect(|client| {
             let mut rows = client.select(&query, Some(1), &[])?;
@@ -177,7 +177,7 @@ impl Jobs {
     /// Whether another owner's job waits for this one.
     pub(crate) fn others_wait(&self, relation: pg_sys::Oid) -> bool {
         let query = "SELECT FROM JOBS j JOIN pg_catalog.pg_class c ON c.oid = j.relation
-            WHERE j.state IN ('waiting for writers', 'running')
+            WHERE j.state IN ('waiting_for_writers', 'running')
               AND c.relowner <> (SELECT o.relowner FROM pg_catalog.pg_class o WHERE o.oid = $1) LIMIT 1"
             .replace("JOBS", &self.table);
         let found = Spi::connect(|client| {
@@ -190,7 +190,7 @@ impl Jobs {
     /// Locks the job and says whether it is to be gone on with: nobody paused or cancelled it.
     pub(crate) fn goes_on(&self, id: i64) -> bool {
         self.lock(id)
-            .is_some_and(|state| state == "waiting for writers" || state == "running")
+            .is_some_and(|state| state == "waiting_for_writers" || state == "running")
     }
 
     /// Waits for whoever is just adding a job, and keeps others from it until the transaction ends.
@@ -200,7 +200,7 @@ impl Jobs {
 
     pub(crate) fn wait_for_writers(&self, id: i64) {
         self.run(
-            "UPDATE JOBS SET state = 'waiting for writers', served = pg_catalog.clock_timestamp() WHERE snapshot_id = $1",
+            "UPDATE JOBS SET state = 'waiting_for_writers', served = pg_catalog.clock_timestamp() WHERE snapshot_id = $1",
             &[id.into()],
         );
     }

@@ -38,7 +38,7 @@ fn changed(version: &Document, types: Option<&ColumnTypes>) -> String {
     };
     let key = version.get_document("key").ok();
     let parts: Vec<String> = match version.get_str("op") {
-        Ok("create" | "snapshot") => {
+        Ok("create" | "read") => {
             let after = version.get_document("after").into_iter().flatten();
             let shown = after.filter(|(name, value)| {
                 let is_empty = matches!(value, Bson::Null) && mark(version, name).is_none();
@@ -93,7 +93,7 @@ pub(crate) fn marked(value: String, mark: Option<&str>) -> String {
 /// The operation as people see it.
 pub(crate) fn op_text(version: &Document) -> String {
     let op = match crossed_filter(version) {
-        Some("left") => "left filter",
+        Some("left") => "left_filter",
         Some(_) => "entered filter",
         None => version.get_str("op").unwrap_or("-"),
     };

@@ -3,7 +3,7 @@
 use crate::cli::run::choose;
 use crate::cli::weaknesses;
 use crate::config::topic_pattern::follows;
-use crate::config::{Kind, Loaded, Sink};
+use crate::config::{Kind, Loaded, SinkSettings};
 use crate::error::{Code, Error};
 use crate::http::{check_listen, own_token};
 use crate::kafka::client;
@@ -27,12 +27,12 @@ pub(crate) enum Verdict {
 }
 
 /// One line for each thing that was looked at.
-struct Report {
+struct CheckReport {
     json: bool,
     verdict: Verdict,
 }
 
-impl Report {
+impl CheckReport {
     fn line(&mut self, level: &str, item: &str, message: &str, code: Option<Code>, hint: &str) {
         let code = code.map(|code| code.to_string()).unwrap_or_default();
         self.write(level, item, message, &code, hint);
@@ -83,7 +83,7 @@ impl Report {
 
 /// Looks at everything the sinks need; `offline` leaves out what wants a connection.
 pub(crate) async fn check(config: &Loaded, json: bool, offline: bool) -> Verdict {
-    let mut report = Report {
+    let mut report = CheckReport {
         json,
         verdict: Verdict::Ok,
     };
@@ -101,7 +101,7 @@ pub(crate) async fn check(config: &Loaded, json: bool, offline: bool) -> Verdict
                 false => report.warning(
                     "positions",
                     &format!("topic {positions} is not there: a consistent replica waits for it"),
-                    "Set [kafka] source to the server's cdc.source_name; the sender makes the topic when it starts.",
+                    "Set [kafka] source_name to the server's cdc.source_name; the sender makes the topic when it starts.",
                 ),
             }
             Some(found)
@@ -136,7 +136,7 @@ pub(crate) async fn check(config: &Loaded, json: bool, offline: bool) -> Verdict
 }
 
 /// What `run` refuses, and what is weak.
-async fn look_at_configuration(config: &Loaded, report: &mut Report) {
+async fn look_at_configuration(config: &Loaded, report: &mut CheckReport) {
     if let Err(error) = choose(config, &[]) {
         report.error("configuration", &error);
     }
@@ -166,7 +166,7 @@ async fn look_at_configuration(config: &Loaded, report: &mut Report) {
     }
 }
 
-fn look_at_topics(sink: &Sink, found: &Topics, item: &str, report: &mut Report) {
+fn look_at_topics(sink: &SinkSettings, found: &Topics, item: &str, report: &mut CheckReport) {
     let topics = found.keys();
     match topics.filter(|topic| follows(&sink.topics, topic)).count() {
         0 => report.warning(
@@ -178,7 +178,7 @@ fn look_at_topics(sink: &Sink, found: &Topics, item: &str, report: &mut Report) 
     }
 }
 
-async fn look_at_target(name: &str, sink: &Sink, item: &str, report: &mut Report) {
+async fn look_at_target(name: &str, sink: &SinkSettings, item: &str, report: &mut CheckReport) {
     match &sink.kind {
         Kind::MongoHistory(settings) => {
             match mongo_history::connect(sink.url.reveal(), &settings.database).await {
@@ -210,7 +210,7 @@ async fn look_at_target(name: &str, sink: &Sink, item: &str, report: &mut Report
 }
 
 /// What running instances say: a sink that is halted is an error, whoever could connect everywhere.
-async fn ask_instances(config: &Loaded, report: &mut Report) {
+async fn ask_instances(config: &Loaded, report: &mut CheckReport) {
     let http = &config.http;
     let own = Some(&http.listen).filter(|listen| !listen.is_empty());
     let token = match &config.token {

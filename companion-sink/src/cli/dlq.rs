@@ -9,7 +9,7 @@ use crate::config::Loaded;
 use crate::dlq;
 use crate::dlq::edit::Set;
 use crate::dlq::outcome::{WAIT, outcome};
-use crate::dlq::{Found, Held, Order, Store};
+use crate::dlq::{Found, Held, Store, WantedDecision};
 use crate::error::Result;
 use crate::rejected::parked_event::{Decider, Parked, Refused, Whole};
 use crate::terminal::Color;
@@ -32,15 +32,15 @@ const SHOW: &[&str] = &["", "VALUE"];
 #[derive(Debug, Args)]
 pub(crate) struct Dlq {
     #[command(subcommand)]
-    action: Action,
+    action: DlqAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum DlqAction {
     /// The refused events of all sinks
     List {
         #[command(flatten)]
-        of: Of,
+        of: SinkArgument,
         /// Only of this reason, such as conversion
         #[arg(long)]
         reason: Option<String>,
@@ -50,7 +50,7 @@ enum Action {
         /// The event id, or its beginning
         id: String,
         #[command(flatten)]
-        of: Of,
+        of: SinkArgument,
     },
     /// Try events again, after the target was corrected
     Retry {
@@ -61,7 +61,7 @@ enum Action {
         #[arg(long, conflicts_with = "ids")]
         all: bool,
         #[command(flatten)]
-        of: Of,
+        of: SinkArgument,
         #[command(flatten)]
         decider: By,
     },
@@ -76,7 +76,7 @@ enum Action {
         #[arg(long)]
         reason: String,
         #[command(flatten)]
-        of: Of,
+        of: SinkArgument,
         #[command(flatten)]
         decider: By,
     },
@@ -89,14 +89,14 @@ enum Action {
         #[arg(long)]
         reason: String,
         #[command(flatten)]
-        of: Of,
+        of: SinkArgument,
         #[command(flatten)]
         decider: By,
     },
 }
 
 #[derive(Debug, Args)]
-struct Of {
+struct SinkArgument {
     /// Only of this sink
     #[arg(long, value_name = "NAME")]
     sink: Option<String>,
@@ -116,24 +116,24 @@ impl Dlq {
         let places = dlq::Dlq::new(config);
         let stores = places.open(self.action.of().sink.as_deref()).await?;
         match &self.action {
-            Action::List { reason, .. } => {
+            DlqAction::List { reason, .. } => {
                 list(&stores, reason.as_deref(), format, color).await?;
                 Ok(true)
             }
-            Action::Show { id, .. } => match find(&stores, id).await? {
+            DlqAction::Show { id, .. } => match find(&stores, id).await? {
                 Some(held) => show(held, format, color).await.map(|()| true),
                 None => Ok(false),
             },
-            Action::Retry {
+            DlqAction::Retry {
                 ids, all, decider, ..
             } => {
                 let all = match all {
                     true => Some(dlq::list(&stores, None, None).await?),
                     false => chosen(&stores, ids).await?,
                 };
-                decide(all, Order::Retry, decider, None).await
+                decide(all, WantedDecision::Retry, decider, None).await
             }
-            Action::Edit {
+            DlqAction::Edit {
                 id,
                 set,
                 reason,
@@ -142,29 +142,29 @@ impl Dlq {
             } => {
                 let set: Result<Vec<Set>> = set.iter().map(|set| Set::parse(set)).collect();
                 let chosen = chosen(&stores, std::slice::from_ref(id)).await?;
-                decide(chosen, Order::Edit(&set?), decider, Some(reason)).await
+                decide(chosen, WantedDecision::Edit(&set?), decider, Some(reason)).await
             }
-            Action::Skip {
+            DlqAction::Skip {
                 ids,
                 reason,
                 decider,
                 ..
             } => {
                 let chosen = chosen(&stores, ids).await?;
-                decide(chosen, Order::Skip, decider, Some(reason)).await
+                decide(chosen, WantedDecision::Skip, decider, Some(reason)).await
             }
         }
     }
 }
 
-impl Action {
-    fn of(&self) -> &Of {
+impl DlqAction {
+    fn of(&self) -> &SinkArgument {
         match self {
-            Action::List { of, .. }
-            | Action::Show { of, .. }
-            | Action::Retry { of, .. }
-            | Action::Edit { of, .. }
-            | Action::Skip { of, .. } => of,
+            DlqAction::List { of, .. }
+            | DlqAction::Show { of, .. }
+            | DlqAction::Retry { of, .. }
+            | DlqAction::Edit { of, .. }
+            | DlqAction::Skip { of, .. } => of,
         }
     }
 }
@@ -195,7 +195,7 @@ async fn chosen<'s>(stores: &'s [Store], ids: &[String]) -> Result<Option<Vec<He
 
 async fn decide(
     chosen: Option<Vec<Held<'_>>>,
-    order: Order<'_>,
+    order: WantedDecision<'_>,
     by: &By,
     reason: Option<&String>,
 ) -> Result<bool> {

@@ -12,7 +12,7 @@ use crate::cli::change_text::{change_text, key_text, marked, op_text, plain, val
 use crate::config::Loaded;
 use crate::error::{Error, Result};
 use crate::history::blame::blame;
-use crate::history::changes::Search;
+use crate::history::changes::ChangeSearch;
 use crate::history::difference::{Side, difference};
 use crate::history::entity::find;
 use crate::history::entity::{Entity, Range, Version};
@@ -95,7 +95,7 @@ pub(crate) struct Query {
     actor: Option<String>,
     /// Changes of this request
     #[arg(long, value_name = "ID", conflicts_with = "key")]
-    request: Option<String>,
+    request_id: Option<String>,
     /// Changes of this transaction: its id with or without the commit LSN
     #[arg(long, value_name = "ID", conflicts_with = "key")]
     transaction: Option<String>,
@@ -175,7 +175,7 @@ impl Query {
 
     async fn timeline(&self, entity: &Entity, mut answer: Answer) -> Result<bool> {
         let versions = entity.versions(&self.range()?).await?;
-        let mut types = Types::default();
+        let mut types = KnownTypes::default();
         for version in &versions {
             let types = types.of(entity.table(), &version.document).await?;
             let mut cells = vec![version.number.to_string()];
@@ -372,14 +372,14 @@ impl Query {
     }
 
     async fn changes(&self, tables: &[HistoryTable], mut answer: Answer) -> Result<bool> {
-        let search = Search {
+        let search = ChangeSearch {
             actor: self.actor.clone(),
-            request: self.request.clone(),
+            request_id: self.request_id.clone(),
             transaction: self.transaction.clone(),
             values: self.values.clone(),
             range: self.range()?,
         };
-        let mut types = Types::default();
+        let mut types = KnownTypes::default();
         for change in search.run(tables).await? {
             let types = types.of(change.table, &change.document).await?;
             let mut cells = circumstances(&change.document);
@@ -411,9 +411,9 @@ impl Query {
 
 /// The types of columns, by table and hash of the definition.
 #[derive(Default)]
-struct Types(HashMap<(String, String), Option<ColumnTypes>>);
+struct KnownTypes(HashMap<(String, String), Option<ColumnTypes>>);
 
-impl Types {
+impl KnownTypes {
     async fn of(
         &mut self,
         table: &HistoryTable,
@@ -475,7 +475,7 @@ fn say_if_incomplete(table: &HistoryTable, moment: &Moment) {
     if let Some(complete) = complete.filter(|complete| moment.is_behind(complete)) {
         eprintln!(
             "companion-sink: the history is complete up to {}: the answer is as of then",
-            complete.time
+            complete.commit_time
         );
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::cli::answer::{Answer, Format, Look};
-use crate::cli::run::{Signals, Told, choose};
+use crate::cli::run::{Signalled, Signals, choose};
 use crate::config::{Kind, Loaded};
 use crate::error::{Error, Result};
 use crate::replay::beginning::From;
@@ -63,7 +63,7 @@ impl Replay {
         let mut signals = Signals::new()?;
         tokio::spawn(async move {
             // Its rules and secrets are those with which it began.
-            while signals.next().await == Told::ReadAgain {}
+            while signals.next().await == Signalled::ReadAgain {}
             // The receiver goes with the replay.
             let _ = interrupt.send(true);
         });

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{Consistency, Kind, Loaded};
+use crate::config::{Consistency, Kind, Loaded, SinkSettings};
 use crate::delivery::by_partition::ByPartition;
 use crate::delivery::runner::{Context, Runner, Shared};
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ use crate::kafka::discovery::Discovery;
 use crate::kafka::positions;
 use crate::rejected::dead_letter::DeadLetters;
 use crate::rejected::refusal_limit::RefusalLimit;
-use crate::reload::Reloader;
+use crate::reload::{Live, Reloader};
 use crate::sink::mongo_history::MongoHistory;
 use crate::sink::postgres::Postgres;
 use crate::sink::postgres::in_commit_order::InCommitOrder;
@@ -86,36 +86,7 @@ impl<'l> Running<'l> {
                 goal: None,
             };
             let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
-            let live = reloader.live();
-            match &sink.kind {
-                Kind::MongoHistory(settings) => {
-                    let history = MongoHistory::new(
-                        &config.name,
-                        name,
-                        live.clone(),
-                        &config.kafka.source,
-                        settings.clone(),
-                        refusals,
-                    );
-                    runs.spawn(Runner::new(context, ByPartition::new(history), live).run());
-                }
-                Kind::Postgres(settings) => {
-                    let settings = Settings::new(&config, settings);
-                    let consistency = settings.consistency;
-                    let replica =
-                        Replica::new(&config.name, name, live.clone(), settings, refusals);
-                    match consistency {
-                        Consistency::Transaction => {
-                            let course = InCommitOrder::new(replica);
-                            runs.spawn(Runner::new(context, course, live).run())
-                        }
-                        Consistency::Row => {
-                            let course = ByPartition::new(Postgres::new(replica));
-                            runs.spawn(Runner::new(context, course, live).run())
-                        }
-                    };
-                }
-            }
+            run_sink(&mut runs, &config, sink, context, reloader.live(), refusals);
         }
         lag::watch(
             &config,
@@ -162,7 +133,7 @@ impl<'l> Running<'l> {
         reloader: &Reloader,
     ) -> Result<Option<Arc<Loaded>>> {
         let next = loop {
-            if signals.next().await == Told::End {
+            if signals.next().await == Signalled::End {
                 break None;
             }
             let read = reloader.reload();
@@ -209,7 +180,7 @@ impl<'l> Running<'l> {
 pub(crate) fn choose<'c>(
     config: &'c Loaded,
     names: &[String],
-) -> Result<Vec<(&'c str, &'c crate::config::Sink)>> {
+) -> Result<Vec<(&'c str, &'c SinkSettings)>> {
     for name in names {
         if !config.sinks.contains_key(name) {
             let known: Vec<_> = config.sinks.keys().map(String::as_str).collect();
@@ -233,9 +204,48 @@ pub(crate) fn choose<'c>(
     Ok(chosen)
 }
 
+/// Runs a sink as a task of its own.
+fn run_sink(
+    runs: &mut JoinSet<()>,
+    config: &Loaded,
+    sink: &SinkSettings,
+    context: Context,
+    live: Live,
+    refusals: RefusalLimit,
+) {
+    let name = context.name.clone();
+    match &sink.kind {
+        Kind::MongoHistory(settings) => {
+            let history = MongoHistory::new(
+                &config.name,
+                &name,
+                live.clone(),
+                &config.kafka.source_name,
+                settings.clone(),
+                refusals,
+            );
+            runs.spawn(Runner::new(context, ByPartition::new(history), live).run());
+        }
+        Kind::Postgres(settings) => {
+            let settings = Settings::new(config, settings);
+            let consistency = settings.consistency;
+            let replica = Replica::new(&config.name, &name, live.clone(), settings, refusals);
+            match consistency {
+                Consistency::Transaction => {
+                    runs.spawn(Runner::new(context, InCommitOrder::new(replica), live).run())
+                }
+                Consistency::Row => {
+                    let delivery = ByPartition::new(Postgres::new(replica));
+                    runs.spawn(Runner::new(context, delivery, live).run())
+                }
+            };
+        }
+    }
+}
+
 /// What a signal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Signalled {
     /// SIGTERM or SIGINT: finish and end.
     End,
     /// SIGHUP: read the configuration again.
@@ -268,11 +278,11 @@ impl Signals {
     }
 
     /// Waits for the next one.
-    pub(crate) async fn next(&mut self) -> Told {
+    pub(crate) async fn next(&mut self) -> Signalled {
         tokio::select! {
-            _ = self.terminate.recv() => Told::End,
-            _ = self.interrupt.recv() => Told::End,
-            _ = self.hang_up.recv() => Told::ReadAgain,
+            _ = self.terminate.recv() => Signalled::End,
+            _ = self.interrupt.recv() => Signalled::End,
+            _ = self.hang_up.recv() => Signalled::ReadAgain,
         }
     }
 }

@@ -132,7 +132,7 @@ fn source_line(instance: &Value) -> Option<String> {
     if let Some(position) = instance.get("position") {
         parts.push(format!(
             "SOURCE {}  generation {}  timeline {}  position {}  age {:.1} s",
-            position["source"].as_str().unwrap_or("-"),
+            position["source_name"].as_str().unwrap_or("-"),
             position["generation"],
             position["timeline"],
             position["lsn"].as_str().unwrap_or("-"),
@@ -140,7 +140,7 @@ fn source_line(instance: &Value) -> Option<String> {
         ));
     }
     if let Some(source) = instance.get("source") {
-        parts.push(match source["error"]["what"].as_str() {
+        parts.push(match source["error"]["message"].as_str() {
             Some(error) => error.to_owned(),
             None => source["sender"]["state"].as_str().unwrap_or("-").to_owned(),
         });
@@ -200,10 +200,10 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
         text("kind"),
         state,
         // What is not known is not 0.
-        sink["lag_events"]
+        sink["apply_lag_events"]
             .as_u64()
             .map_or_else(|| "?".to_owned(), |events| events.to_string()),
-        sink["lag_seconds"]
+        sink["apply_lag_seconds"]
             .as_f64()
             .map_or_else(|| "?".to_owned(), |seconds| format!("{seconds:.1} s")),
         format!(
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_sink_is_a_line() {
         let sink = json!({
-            "kind": "postgres", "state": "running", "lag_events": 12, "lag_seconds": 0.123, "events_per_second": 1190.4,
+            "kind": "postgres", "state": "running", "apply_lag_events": 12, "apply_lag_seconds": 0.123, "events_per_second": 1190.4,
             "applied_total": 1_000_400, "parked_keys": 1,
             "last_error": { "code": "CDC1007", "message": "numeric field overflow" },
         });
@@ -291,7 +291,7 @@ mod tests {
             ]
         );
         let stuck = json!({
-            "kind": "postgres", "state": "retrying", "lag_events": null, "lag_seconds": null,
+            "kind": "postgres", "state": "retrying", "apply_lag_events": null, "apply_lag_seconds": null,
             "retrying_since": "2026-01-01T10:00:00Z", "stuck": true, "stuck_because": "tried again for more than 60 s",
             "last_error": { "code": "CDC1003", "message": "away", "over_since": "2026-01-01T11:00:00Z" },
         });
@@ -323,7 +323,7 @@ mod tests {
             ]
         );
         let instance = json!({
-            "position": { "source": "pg", "generation": 1, "timeline": 2, "lsn": "0/15A3098", "age_seconds": 0.41 },
+            "position": { "source_name": "pg", "generation": 1, "timeline": 2, "lsn": "0/15A3098", "age_seconds": 0.41 },
             "source": { "sender": { "state": "streaming" } },
         });
         assert_eq!(

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use mongodb::options::{ClientOptions, ServerAddress, Tls};
 
 use crate::config::shown_url::Url;
-use crate::config::{Kind, Loaded, Sink, shown_url};
+use crate::config::{Kind, Loaded, SinkSettings, shown_url};
 use crate::error::Result;
 use crate::sink::postgres::verification::Verification;
 
@@ -63,7 +63,7 @@ pub(crate) fn of_kafka(config: &Loaded) -> Option<Weakness> {
 }
 
 /// Of the way to a target. Fails for an url that cannot be used.
-pub(crate) async fn of_target(sink: &Sink) -> Result<Option<Weakness>> {
+pub(crate) async fn of_target(sink: &SinkSettings) -> Result<Option<Weakness>> {
     match &sink.kind {
         Kind::Postgres(_) => of_postgres(sink.url.reveal()),
         Kind::MongoHistory(_) => Ok(of_mongodb(sink.url.reveal()).await),

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::rule::Rule;
+use crate::config::rule::RuleSettings;
 use crate::config::shown_url::Url;
-use crate::config::sink::Sink;
+use crate::config::sink::SinkSettings;
 use crate::config::units::{count, duration, size};
 
 /// The file with every key, as `config --defaults` prints it.
@@ -24,17 +24,17 @@ pub(crate) struct Config {
     /// Where the events come from.
     pub(crate) kafka: Kafka,
     /// The server that the events come from.
-    pub(crate) source: Source,
+    pub(crate) source: SourceSettings,
     /// Health, state and metrics.
     pub(crate) http: Http,
     /// What becomes of events that cannot be applied.
-    pub(crate) dead_letters: DeadLetters,
+    pub(crate) dead_letters: DeadLetterSettings,
     /// What is rejected.
     #[serde(rename = "rule")]
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) rules: Vec<RuleSettings>,
     /// The sinks by their names.
     #[serde(rename = "sink")]
-    pub(crate) sinks: BTreeMap<String, Sink>,
+    pub(crate) sinks: BTreeMap<String, SinkSettings>,
 }
 
 /// `log`
@@ -54,7 +54,7 @@ pub(crate) struct Kafka {
     /// Bootstrap servers.
     pub(crate) brokers: String,
     /// The source's name, as the history names it.
-    pub(crate) source: String,
+    pub(crate) source_name: String,
     /// librdkafka properties, mode 0600; empty for none.
     pub(crate) config_file: String,
     /// Bytes that all sinks together fetch ahead.
@@ -65,7 +65,7 @@ pub(crate) struct Kafka {
 /// `[source]`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Source {
+pub(crate) struct SourceSettings {
     /// Connection string for a role in `pg_monitor`; empty for none.
     pub(crate) url: Url,
     /// A file that holds the URL instead.
@@ -87,7 +87,7 @@ pub(crate) struct Http {
 /// `[dead_letters]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct DeadLetters {
+pub(crate) struct DeadLetterSettings {
     /// How long the topics `<topic>.dlq` keep their records.
     #[serde(with = "duration")]
     pub(crate) retention: Duration,
@@ -136,9 +136,9 @@ impl Default for Config {
             name: "companion".into(),
             log: Log::default(),
             kafka: Kafka::default(),
-            source: Source::default(),
+            source: SourceSettings::default(),
             http: Http::default(),
-            dead_letters: DeadLetters::default(),
+            dead_letters: DeadLetterSettings::default(),
             rules: Vec::new(),
             sinks: BTreeMap::new(),
         }
@@ -158,7 +158,7 @@ impl Default for Kafka {
     fn default() -> Self {
         Kafka {
             brokers: String::new(),
-            source: "pg".into(),
+            source_name: "pg".into(),
             config_file: String::new(),
             fetch_memory: 32 << 20,
         }
@@ -175,9 +175,9 @@ impl Default for Http {
     }
 }
 
-impl Default for DeadLetters {
+impl Default for DeadLetterSettings {
     fn default() -> Self {
-        DeadLetters {
+        DeadLetterSettings {
             retention: Duration::from_secs(90 * 86_400),
             max_parked_keys_per_minute: 100,
         }

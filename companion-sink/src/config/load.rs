@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::config::environment::{override_key, overrides};
 use crate::config::file::Config;
-use crate::config::mistake::Text;
+use crate::config::mistake::FileText;
 use crate::config::secret::{Secret, read_secret};
 use crate::config::sink::Kind;
 use crate::error::{Error, Result};
@@ -62,7 +62,7 @@ impl Loaded {
         text: &str,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Loaded> {
-        let text = Text::new(file_name, text);
+        let text = FileText::new(file_name, text);
         let mut table = text.parse()?;
         for (name, value) in environment {
             override_key(&mut table, &name, value)?;
@@ -73,7 +73,7 @@ impl Loaded {
         {
             return Err(Error::configuration(
                 format!("{file_name}: sink.{name}.kind is missing"),
-                "Set it to mongo-history or postgres.",
+                "Set it to mongo_history or postgres.",
             ));
         }
         let mut config = Config::deserialize(table.clone())
@@ -259,7 +259,9 @@ fn named_files(properties: &[(String, Secret<String>)]) -> Vec<[u8; 32]> {
 mod tests {
     use super::*;
     use crate::config::file::Kafka;
-    use crate::config::{DEFAULT_FILE, MongoHistory, OnError, Postgres, Rule, Sink};
+    use crate::config::{
+        DEFAULT_FILE, MongoHistorySettings, OnError, PostgresSettings, RuleSettings, SinkSettings,
+    };
 
     const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
 
@@ -271,8 +273,8 @@ mod tests {
     }
 
     /// The sink of an example, with the defaults of its kind.
-    fn example(url: &str, kind: Kind) -> Sink {
-        let mut sink = Sink {
+    fn example(url: &str, kind: Kind) -> SinkSettings {
+        let mut sink = SinkSettings {
             enabled: true,
             topics: vec!["shop.public.*".into()],
             batch: Default::default(),
@@ -287,14 +289,14 @@ mod tests {
 
     #[test]
     fn the_default_file_says_the_default_of_every_key() {
-        let replica = Kind::Postgres(Postgres::default());
-        let history = Kind::MongoHistory(MongoHistory::default());
+        let replica = Kind::Postgres(PostgresSettings::default());
+        let history = Kind::MongoHistory(MongoHistorySettings::default());
         let expected = Config {
             kafka: Kafka {
                 brokers: "localhost:9092".into(),
                 ..Kafka::default()
             },
-            rules: vec![Rule {
+            rules: vec![RuleSettings {
                 topic: "hr.public.employees".into(),
                 name: "salary".into(),
                 reject_if: "after.salary > 10000".into(),
@@ -376,7 +378,7 @@ mod tests {
         assert!(
             text(&SMALL.replace("topics = [\"*\"]", "")).contains("sink.Replica.topics is missing")
         );
-        let own = SMALL.replace("\"postgres\"", "\"mongo-history\"\ndatabase = \"admin\"");
+        let own = SMALL.replace("\"postgres\"", "\"mongo_history\"\ndatabase = \"admin\"");
         assert!(text(&own).contains("MongoDB's own"));
         let tables = SMALL.to_owned() + "tables = {\"public.customer\" = \"kunde\"}\n";
         assert!(text(&tables).contains("\"kunde\" is not schema.table"));

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 use crate::error::{Error, Result};
 
 /// The content of a file.
-pub(crate) struct Text<'t> {
+pub(crate) struct FileText<'t> {
     file_name: &'t str,
     content: &'t str,
 }
@@ -18,10 +18,10 @@ enum Step {
     Index(usize),
 }
 
-impl<'t> Text<'t> {
+impl<'t> FileText<'t> {
     /// The content of a file.
     pub(crate) fn new(file_name: &'t str, content: &'t str) -> Self {
-        Text { file_name, content }
+        FileText { file_name, content }
     }
 
     /// The keys and values as they stand there.

@@ -14,8 +14,9 @@ mod units;
 pub(crate) use self::file::{Config, DEFAULT_FILE, Http, Log, LogFormat};
 pub(crate) use self::load::Loaded;
 pub(crate) use self::mistake::nearest;
-pub(crate) use self::rule::Rule;
+pub(crate) use self::rule::RuleSettings;
 pub(crate) use self::secret::read_secret;
 pub(crate) use self::sink::{
-    Consistency, Emptying, FollowSchema, Kind, MongoHistory, OnError, Postgres, Sink,
+    Consistency, Emptying, FollowSchema, Kind, MongoHistorySettings, OnError, PostgresSettings,
+    SinkSettings,
 };

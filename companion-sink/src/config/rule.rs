@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// `[[rule]]`
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Rule {
+pub(crate) struct RuleSettings {
     /// Name or `*` pattern of topics.
     pub(crate) topic: String,
     /// The reason of what it rejects.

@@ -10,7 +10,7 @@ use crate::config::units::{optional_count, optional_duration};
 
 /// `[sink.NAME]`: what all kinds share, and the kind's own part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Sink {
+pub(crate) struct SinkSettings {
     /// Whether `run` starts it.
     #[serde(default = "yes")]
     pub(crate) enabled: bool,
@@ -19,7 +19,7 @@ pub(crate) struct Sink {
     pub(crate) topics: Vec<String>,
     /// How events are gathered.
     #[serde(default)]
-    pub(crate) batch: Batch,
+    pub(crate) batch: BatchSettings,
     /// After what time without progress the sink is shown as stuck.
     #[serde(default, with = "optional_duration")]
     pub(crate) stuck_after: Option<Duration>,
@@ -37,7 +37,7 @@ pub(crate) struct Sink {
 /// `batch`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Batch {
+pub(crate) struct BatchSettings {
     /// Events at most; without it the kind's default.
     #[serde(deserialize_with = "optional_count")]
     pub(crate) rows: Option<usize>,
@@ -48,18 +48,18 @@ pub(crate) struct Batch {
 
 /// The kinds of sinks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// One document for each change of a row.
-    MongoHistory(MongoHistory),
+    MongoHistory(MongoHistorySettings),
     /// A replica of the tables.
-    Postgres(Postgres),
+    Postgres(PostgresSettings),
 }
 
-/// What a `mongo-history` sink has of its own.
+/// What a `mongo_history` sink has of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct MongoHistory {
+pub(crate) struct MongoHistorySettings {
     /// The database of the documents and of the offsets.
     pub(crate) database: String,
     /// The collection's name, made of {database}, {schema} and {table}, or {schema_}: the schema with `_` behind, nothing for public.
@@ -71,7 +71,7 @@ pub(crate) struct MongoHistory {
 /// What a `postgres` sink has of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Postgres {
+pub(crate) struct PostgresSettings {
     /// What readers may rely on.
     pub(crate) consistency: Consistency,
     /// The target's schema, made of {database} and {schema}.
@@ -138,7 +138,7 @@ pub(crate) enum OnError {
     Park,
 }
 
-impl Postgres {
+impl PostgresSettings {
     /// What becomes of an event that cannot be applied.
     pub(crate) fn on_error(&self) -> OnError {
         self.on_error.unwrap_or(match self.consistency {
@@ -148,9 +148,9 @@ impl Postgres {
     }
 }
 
-impl Default for MongoHistory {
+impl Default for MongoHistorySettings {
     fn default() -> Self {
-        MongoHistory {
+        MongoHistorySettings {
             database: "history".into(),
             collection: "{schema_}{table}_history".into(),
             several_topics: Vec::new(),
@@ -158,9 +158,9 @@ impl Default for MongoHistory {
     }
 }
 
-impl Default for Postgres {
+impl Default for PostgresSettings {
     fn default() -> Self {
-        Postgres {
+        PostgresSettings {
             consistency: Consistency::Transaction,
             schema: "{schema}".into(),
             tables: BTreeMap::new(),
@@ -176,11 +176,11 @@ impl Default for Postgres {
     }
 }
 
-impl Sink {
+impl SinkSettings {
     /// The value of `kind`.
     pub(crate) fn kind_name(&self) -> &'static str {
         match self.kind {
-            Kind::MongoHistory(_) => "mongo-history",
+            Kind::MongoHistory(_) => "mongo_history",
             Kind::Postgres(_) => "postgres",
         }
     }

@@ -43,7 +43,7 @@ pub(crate) struct Context {
     /// The sink's name.
     pub(crate) name: String,
     /// Its part of the configuration.
-    pub(crate) config: config::Sink,
+    pub(crate) config: config::SinkSettings,
     /// How it reads.
     pub(crate) client: ClientConfig,
     /// What all sinks share.
@@ -128,7 +128,7 @@ impl<C: Course> Runner<C> {
                         break;
                     }
                 }
-                Policy::Halt | Policy::SetAside => {
+                Policy::Halt | Policy::Refuse => {
                     self.context.status.set_state(State::Halted);
                     let mut stop = self.context.shared.stop.clone();
                     tokio::select! {

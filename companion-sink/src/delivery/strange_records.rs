@@ -14,13 +14,15 @@ use crate::event::image::Image;
 use crate::event::is_for_others;
 use crate::event::is_version;
 use crate::event::json::Malformed;
+use crate::event::pg_type::PgType;
 use crate::event::snapshot::SnapshotBody;
 use crate::kafka::record::Record;
 use crate::rejected::origin;
 use crate::sink::mongo_history::documents::bson_value::Names;
-use crate::sink::mongo_history::documents::document::Body;
+use crate::sink::mongo_history::documents::document;
+use crate::sink::mongo_history::documents::history_body::HistoryBody;
 use crate::sink::postgres::schema::schema_event::SchemaBody;
-use crate::sink::postgres::write::pg_text::{PgType, to_text};
+use crate::sink::postgres::write::pg_text::to_text;
 
 const BODY: &str = r#"{"id":"n-1","op":"u","ts_us":1,"source":{"db":"d","schema":"public","table":"t","ts_us":1,"txId":1,"lsn":2},
 "transaction":{"id":"1:2","total_order":1,"event_count":1},"audit":{"actor":"ann","context":{"a.b":1}},
@@ -115,8 +117,16 @@ fn look_at(record: &Record) {
     if let Ok(headers) = Headers::read(record) {
         assert!(Version::parse(headers.version).is_some());
         for op in [headers.op, Op::Update] {
-            let made: Result<_, Malformed> = Body::parse(record, op).and_then(|body| {
-                body.document(record, &headers, "t:1", "s", None, Names::WithoutDots)
+            let made: Result<_, Malformed> = HistoryBody::parse(record, op).and_then(|body| {
+                document::of_event(
+                    &body,
+                    record,
+                    &headers,
+                    "t:1",
+                    "s",
+                    None,
+                    Names::WithoutDots,
+                )
             });
             drop(made);
         }

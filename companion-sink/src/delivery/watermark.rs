@@ -17,20 +17,20 @@ pub(crate) struct Complete {
     /// What the versions of its events begin with: generation, timeline and LSN.
     pub(crate) version: String,
     /// The highest commit time until then, RFC 3339.
-    pub(crate) time: String,
+    pub(crate) commit_time: String,
 }
 
 impl Complete {
     fn of(position: &Position) -> Complete {
         Complete {
             version: position.complete_place().to_string(),
-            time: rfc3339(position.effective_ts_us),
+            commit_time: rfc3339(position.effective_ts_us),
         }
     }
 
     /// As answers have it.
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::json!({ "time": self.time, "version": self.version })
+        serde_json::json!({ "commit_time": self.commit_time, "version": self.version })
     }
 
     /// Above the versions of its events, and below those of the next commit.
@@ -171,7 +171,7 @@ mod tests {
         let bound = complete.bound();
         assert!("0001-00000002-00000000015a3098-4294967295-99" < bound.as_str());
         assert!("0001-00000002-00000000015a3099-0000000000-00" > bound.as_str());
-        assert_eq!(complete.time, "1970-01-01T00:00:22.687896Z");
+        assert_eq!(complete.commit_time, "1970-01-01T00:00:22.687896Z");
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub(crate) enum Found<'s> {
 
 /// What somebody wants to become of an event.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Order<'o> {
+pub(crate) enum WantedDecision<'o> {
     /// Tried again as it is.
     Retry,
     /// Tried again with these values.
@@ -198,10 +198,10 @@ impl Held<'_> {
     }
 
     /// The decision that carries out an order; fails where the event cannot be edited so.
-    pub(crate) async fn decision(&self, order: Order<'_>) -> Result<Decision> {
+    pub(crate) async fn decision(&self, order: WantedDecision<'_>) -> Result<Decision> {
         Ok(match order {
-            Order::Retry => Decision::Retry,
-            Order::Edit(set) => {
+            WantedDecision::Retry => Decision::Retry,
+            WantedDecision::Edit(set) => {
                 let set = match &self.store.kind {
                     // Its target looks at the types itself.
                     StoreKind::Replica(_) => set.to_vec(),
@@ -213,7 +213,7 @@ impl Held<'_> {
                 };
                 Decision::Edit(edit(&self.body().await?, &set)?)
             }
-            Order::Skip => Decision::Skip,
+            WantedDecision::Skip => Decision::Skip,
         })
     }
 

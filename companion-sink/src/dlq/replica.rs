@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::rejected::page::PagePart;
 use crate::rejected::parked_event::{Action, Decider, Decision, Parked};
 use crate::sink::postgres;
+use crate::sink::postgres::parked::decisions::Decisions;
 use crate::sink::postgres::parked::store::ParkedEvents;
 
 /// The state of one replica.
@@ -41,6 +42,13 @@ impl ReplicaStore {
         }
     }
 
+    fn decisions(&self) -> Decisions<'_> {
+        Decisions {
+            schema: &self.state_schema,
+            sink: &self.state_name,
+        }
+    }
+
     /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason.
     pub(crate) async fn refused(
         &self,
@@ -59,7 +67,7 @@ impl ReplicaStore {
 
     /// What was decided about an event, the oldest first.
     pub(crate) async fn actions(&self, id: &str) -> Result<Vec<Action>> {
-        self.events().actions(&self.client, id).await
+        self.decisions().actions(&self.client, id).await
     }
 
     /// Notes a decision, and tells the active instance.
@@ -69,7 +77,7 @@ impl ReplicaStore {
         decision: &Decision,
         decider: Decider<'_>,
     ) -> Result<()> {
-        self.events()
+        self.decisions()
             .decide(&self.client, id, decision, decider)
             .await
     }

@@ -13,6 +13,8 @@ use crate::event::image::Image;
 
 pub(crate) mod image;
 
+pub(crate) mod pg_type;
+
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 

@@ -92,7 +92,7 @@ pub(crate) fn blame(versions: &[Version]) -> Vec<Blamed<'_>> {
 pub(crate) fn is_move(gone: &Document, come: &Document) -> bool {
     let place = |document: &Document| {
         let transaction = document.get_document("transaction").ok()?;
-        let position = transaction.get("position")?;
+        let position = transaction.get("total_order")?;
         let position = position.as_i64().or(position.as_i32().map(i64::from))?;
         Some((transaction.get_str("id").ok()?.to_owned(), position))
     };
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(told(&all), [("id", 6), ("city", 6)], "another row");
         // To another partition, which PostgreSQL tells as a delete and a create.
         for (number, op, position) in [(7, "delete", 1), (8, "create", 2)] {
-            let transaction = doc! { "id": "812:1", "position": position };
+            let transaction = doc! { "id": "812:1", "total_order": position };
             let image = doc! { "id": 1, "city": "Basel" };
             let (before, after) = match op {
                 "delete" => (Bson::Document(image), Bson::Null),

@@ -11,9 +11,9 @@ use crate::sink::mongo_history::failure::classify;
 
 /// What is looked for; everything that is given must hold.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Search {
+pub(crate) struct ChangeSearch {
     pub(crate) actor: Option<String>,
-    pub(crate) request: Option<String>,
+    pub(crate) request_id: Option<String>,
     pub(crate) transaction: Option<String>,
     /// `column=value` each: the row had it before or after the change.
     pub(crate) values: Vec<String>,
@@ -26,12 +26,12 @@ pub(crate) struct Change<'a> {
     pub(crate) document: Document,
 }
 
-impl Search {
+impl ChangeSearch {
     fn filter(&self) -> Result<Document> {
         let mut all = self.range.conditions();
         for (field, wanted) in [
             ("who.actor", &self.actor),
-            ("why.request_id", &self.request),
+            ("why.request_id", &self.request_id),
         ] {
             all.extend(wanted.as_ref().map(|wanted| doc! { field: wanted }));
         }
@@ -122,14 +122,14 @@ mod tests {
 
     #[test]
     fn conditions_are_joined() {
-        let search = Search {
+        let search = ChangeSearch {
             actor: Some("ann".into()),
             values: vec!["n=1".into()],
             range: Range {
                 since: Some("2026-11-21T00:00:00.000000Z".into()),
                 ..Range::default()
             },
-            ..Search::default()
+            ..ChangeSearch::default()
         };
         let forms = vec![Bson::String("1".into()), Bson::Int64(1), Bson::Double(1.0)];
         assert_eq!(
@@ -140,10 +140,10 @@ mod tests {
                 { "$or": [{ "after.n": { "$in": &forms } }, { "before.n": { "$in": &forms } }] },
             ] }
         );
-        assert_eq!(Search::default().filter().unwrap(), doc! {});
-        let wrong = Search {
+        assert_eq!(ChangeSearch::default().filter().unwrap(), doc! {});
+        let wrong = ChangeSearch {
             values: vec!["Bern".into()],
-            ..Search::default()
+            ..ChangeSearch::default()
         };
         assert!(wrong.filter().is_err());
     }

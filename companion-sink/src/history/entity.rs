@@ -91,7 +91,7 @@ impl Entity {
         if table.key_columns.is_empty() {
             return Err(Error::configuration(
                 format!("the rows of {} have no key", table.name),
-                "Their changes are found with --where, --actor, --request or --transaction.",
+                "Their changes are found with --where, --actor, --request-id or --transaction.",
             ));
         }
         let mut refused = None;

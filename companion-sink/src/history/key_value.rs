@@ -8,32 +8,35 @@ use crate::timestamp;
 
 /// The JSON texts that an event can have for `text` in a column of this type; all that fit where it is not known.
 pub(crate) fn forms(text: &str, type_name: Option<&str>) -> Vec<String> {
-    let known = type_name.map(of_type).unwrap_or(Of::Unknown);
+    let known = type_name.map(of_type).unwrap_or(WrittenAs::Unknown);
     let trimmed = text.trim();
     let mut forms: Vec<Value> = match known {
-        Of::Text => vec![text.into()],
-        Of::Padded(length) => padded(text, length),
-        Of::Number => numbers(trimmed).collect(),
-        Of::Decimal(scale) => vec![decimal(trimmed, scale).into()],
-        Of::Bool => boolean(trimmed).into_iter().collect(),
-        Of::Date => date(trimmed).into_iter().map(Value::from).collect(),
-        Of::Timestamp => timestamps(trimmed)
+        WrittenAs::Text => vec![text.into()],
+        WrittenAs::Padded(length) => padded(text, length),
+        WrittenAs::Number => numbers(trimmed).collect(),
+        WrittenAs::Decimal(scale) => vec![decimal(trimmed, scale).into()],
+        WrittenAs::Bool => boolean(trimmed).into_iter().collect(),
+        WrittenAs::Date => date(trimmed).into_iter().map(Value::from).collect(),
+        WrittenAs::Timestamp => timestamps(trimmed)
             .map(|[short, _]| short.into())
             .into_iter()
             .collect(),
-        Of::TimestampTz => timestamps(trimmed)
+        WrittenAs::TimestampTz => timestamps(trimmed)
             .map(|[_, long]| long.into())
             .into_iter()
             .collect(),
-        Of::Time => time(trimmed).into_iter().map(Value::from).collect(),
-        Of::Bytea => bytea(trimmed).into_iter().map(Value::from).collect(),
-        Of::Uuid => uuid(trimmed).into_iter().map(Value::from).collect(),
-        Of::LowerCase => vec![trimmed.to_lowercase().into()],
-        Of::Unknown => any(trimmed),
+        WrittenAs::Time => time(trimmed).into_iter().map(Value::from).collect(),
+        WrittenAs::Bytea => bytea(trimmed).into_iter().map(Value::from).collect(),
+        WrittenAs::Uuid => uuid(trimmed).into_iter().map(Value::from).collect(),
+        WrittenAs::LowerCase => vec![trimmed.to_lowercase().into()],
+        WrittenAs::Unknown => any(trimmed),
     };
     // As the event has it is always right.
     let as_it_is = Value::from(text);
-    let is_json = matches!(known, Of::Unknown | Of::Number | Of::Bool);
+    let is_json = matches!(
+        known,
+        WrittenAs::Unknown | WrittenAs::Number | WrittenAs::Bool
+    );
     if !forms.contains(&as_it_is) {
         forms.push(as_it_is);
     }
@@ -58,12 +61,14 @@ pub(crate) fn value_form(text: &str, type_name: Option<&str>) -> Option<Option<S
     };
     let trimmed = text.trim();
     let form: Value = match of_type(type_name) {
-        Of::Unknown => return Some(None),
-        Of::Text if text.chars().count() > length_max(type_name) => return None,
-        Of::Text => text.into(),
-        Of::Padded(length) if text.trim_end_matches(' ').chars().count() > length => return None,
-        Of::Padded(length) => padded(text, length).swap_remove(0),
-        Of::Number => {
+        WrittenAs::Unknown => return Some(None),
+        WrittenAs::Text if text.chars().count() > length_max(type_name) => return None,
+        WrittenAs::Text => text.into(),
+        WrittenAs::Padded(length) if text.trim_end_matches(' ').chars().count() > length => {
+            return None;
+        }
+        WrittenAs::Padded(length) => padded(text, length).swap_remove(0),
+        WrittenAs::Number => {
             let whole = match type_name {
                 "smallint" => trimmed.parse::<i16>().ok().map(Value::from),
                 "integer" => trimmed.parse::<i32>().ok().map(Value::from),
@@ -74,26 +79,28 @@ pub(crate) fn value_form(text: &str, type_name: Option<&str>) -> Option<Option<S
             };
             whole?
         }
-        Of::Decimal(scale) if is_no_number(trimmed) => match scale {
+        WrittenAs::Decimal(scale) if is_no_number(trimmed) => match scale {
             None => trimmed.into(),
             Some(_) => (trimmed == "NaN").then(|| trimmed.into())?,
         },
-        Of::Decimal(scale) => {
+        WrittenAs::Decimal(scale) => {
             let decimal = decimal(trimmed, scale);
             fits_decimal(&decimal, type_name, scale).then(|| decimal.into())?
         }
-        Of::Bool => boolean(trimmed)?,
-        Of::Date | Of::Timestamp | Of::TimestampTz if is_infinity(trimmed) => trimmed.into(),
-        Of::Date => date(trimmed)?.into(),
-        Of::Timestamp => timestamps(trimmed).map(|[short, _]| short)?.into(),
-        Of::TimestampTz => timestamps(trimmed).map(|[_, long]| long)?.into(),
-        Of::Time => time(trimmed)?.into(),
-        Of::Bytea => match STANDARD.decode(trimmed) {
+        WrittenAs::Bool => boolean(trimmed)?,
+        WrittenAs::Date | WrittenAs::Timestamp | WrittenAs::TimestampTz if is_infinity(trimmed) => {
+            trimmed.into()
+        }
+        WrittenAs::Date => date(trimmed)?.into(),
+        WrittenAs::Timestamp => timestamps(trimmed).map(|[short, _]| short)?.into(),
+        WrittenAs::TimestampTz => timestamps(trimmed).map(|[_, long]| long)?.into(),
+        WrittenAs::Time => time(trimmed)?.into(),
+        WrittenAs::Bytea => match STANDARD.decode(trimmed) {
             Ok(_) => trimmed.into(),
             Err(_) => bytea(trimmed)?.into(),
         },
-        Of::Uuid => uuid(trimmed)?.into(),
-        Of::LowerCase => trimmed.to_lowercase().into(),
+        WrittenAs::Uuid => uuid(trimmed)?.into(),
+        WrittenAs::LowerCase => trimmed.to_lowercase().into(),
     };
     Some(Some(form.to_string()))
 }
@@ -137,7 +144,7 @@ fn fits_decimal(text: &str, type_name: &str, scale: Option<usize>) -> bool {
 }
 
 /// How values of a type are written.
-enum Of {
+enum WrittenAs {
     Text,
     Padded(usize),
     Number,
@@ -154,14 +161,16 @@ enum Of {
     Unknown,
 }
 
-fn of_type(name: &str) -> Of {
+fn of_type(name: &str) -> WrittenAs {
     let (base, modifier) = name.split_once('(').unwrap_or((name, ""));
     let modifier = modifier
         .split_once(')')
         .map_or("", |(modifier, _)| modifier);
     match base.trim_end() {
-        "smallint" | "integer" | "bigint" | "real" | "double precision" | "oid" => Of::Number,
-        "numeric" => Of::Decimal(
+        "smallint" | "integer" | "bigint" | "real" | "double precision" | "oid" => {
+            WrittenAs::Number
+        }
+        "numeric" => WrittenAs::Decimal(
             modifier
                 .split(',')
                 .nth(1)
@@ -171,19 +180,19 @@ fn of_type(name: &str) -> Of {
                     (!modifier.is_empty()).then_some(0),
                 ),
         ),
-        "boolean" => Of::Bool,
-        "date" => Of::Date,
-        "timestamp" if name.contains("with time zone") => Of::TimestampTz,
-        "timestamp with time zone" => Of::TimestampTz,
-        "timestamp" | "timestamp without time zone" => Of::Timestamp,
-        "time" if name.contains("with time zone") => Of::Unknown,
-        "time" | "time without time zone" => Of::Time,
-        "bytea" => Of::Bytea,
-        "uuid" => Of::Uuid,
-        "macaddr" | "macaddr8" => Of::LowerCase,
-        "character" => Of::Padded(modifier.parse().unwrap_or(1)),
-        "text" | "character varying" | "citext" | "name" => Of::Text,
-        _ => Of::Unknown,
+        "boolean" => WrittenAs::Bool,
+        "date" => WrittenAs::Date,
+        "timestamp" if name.contains("with time zone") => WrittenAs::TimestampTz,
+        "timestamp with time zone" => WrittenAs::TimestampTz,
+        "timestamp" | "timestamp without time zone" => WrittenAs::Timestamp,
+        "time" if name.contains("with time zone") => WrittenAs::Unknown,
+        "time" | "time without time zone" => WrittenAs::Time,
+        "bytea" => WrittenAs::Bytea,
+        "uuid" => WrittenAs::Uuid,
+        "macaddr" | "macaddr8" => WrittenAs::LowerCase,
+        "character" => WrittenAs::Padded(modifier.parse().unwrap_or(1)),
+        "text" | "character varying" | "citext" | "name" => WrittenAs::Text,
+        _ => WrittenAs::Unknown,
     }
 }
 

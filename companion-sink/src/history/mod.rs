@@ -21,7 +21,7 @@ use mongodb::bson::{Bson, Document};
 /// The row after a change; none where it is gone.
 pub(crate) fn state(version: &Document) -> Option<&Document> {
     match version.get_str("op") {
-        Ok("create" | "update" | "snapshot") => version.get_document("after").ok(),
+        Ok("create" | "update" | "read") => version.get_document("after").ok(),
         _ => None,
     }
 }

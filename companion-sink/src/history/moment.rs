@@ -35,7 +35,7 @@ impl Moment {
         match self {
             Moment::Number(_) => false,
             Moment::Version(version) => *version >= complete.bound(),
-            Moment::Time(time) => *time > complete.time,
+            Moment::Time(time) => *time > complete.commit_time,
         }
     }
 

@@ -4,13 +4,14 @@ use change::topic_name;
 use mongodb::bson::{Bson, Document};
 
 use crate::error::Result;
+use crate::event::pg_type::PgType;
 use crate::history::difference::{Difference, Side, difference};
 use crate::history::entity::{Entity, Version};
 use crate::history::moment::Moment;
 use crate::history::state;
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::postgres::schema::target::quoted;
-use crate::sink::postgres::write::pg_text::{PgType, to_text};
+use crate::sink::postgres::write::pg_text::to_text;
 
 /// The SQL that makes a row what it was at a moment; none where it had no version yet.
 pub(crate) async fn restore(entity: &Entity, moment: &Moment) -> Result<Option<String>> {

@@ -14,7 +14,7 @@ use crate::delivery::watermark::Complete;
 use crate::error::{Error, Result};
 use crate::history::key::{KeyColumn, Values, meant};
 use crate::history::moment::Moment;
-use crate::history::table_name::{Wanted, parts_of};
+use crate::history::table_name::{WantedTable, parts_of};
 use crate::sink::mongo_history;
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::failure::classify;
@@ -65,10 +65,10 @@ impl Missing {
     }
 }
 
-/// The histories of all sinks of kind `mongo-history`.
-pub(crate) struct Histories(Vec<History>);
+/// The histories of all sinks of kind `mongo_history`.
+pub(crate) struct Histories(Vec<SinkHistory>);
 
-struct History {
+struct SinkHistory {
     /// `<name>.<sink>`, as its offsets have it.
     sink: String,
     url: Url,
@@ -103,7 +103,7 @@ impl Histories {
     pub(crate) fn new(config: &Loaded) -> Histories {
         let sinks = config.sinks.iter();
         let histories = sinks.filter_map(|(name, sink)| match &sink.kind {
-            Kind::MongoHistory(settings) => Some(History {
+            Kind::MongoHistory(settings) => Some(SinkHistory {
                 sink: format!("{}.{name}", config.name),
                 url: sink.url.clone(),
                 database: settings.database.clone(),
@@ -119,7 +119,7 @@ impl Histories {
     pub(crate) async fn tables(&self, name: Option<&str>) -> Result<Vec<HistoryTable>> {
         if self.0.is_empty() {
             return Err(Error::configuration(
-                "no sink of kind mongo-history is configured",
+                "no sink of kind mongo_history is configured",
                 "Add one: `companion-sink config --defaults` shows how.",
             ));
         }
@@ -211,7 +211,7 @@ fn meant_by<'k>(known: &'k [Lineage], name: Option<&str>) -> Vec<&'k Lineage> {
     let Some(name) = name else {
         return known.iter().collect();
     };
-    let wanted = Wanted::parse(name);
+    let wanted = WantedTable::parse(name);
     let mut now: Vec<&Lineage> = known
         .iter()
         .filter(|table| wanted.is_name_of(table))

@@ -5,18 +5,18 @@ use crate::sink::mongo_history::identity::told::Name;
 
 /// A table's name as somebody wrote it: `customer`, `crm.customer`, `shop.crm.customer`, a part in double quotes as in SQL, or as
 /// topics have it.
-pub(crate) struct Wanted<'w> {
+pub(crate) struct WantedTable<'w> {
     text: &'w str,
     /// From the table on.
     parts: Vec<String>,
 }
 
-impl Wanted<'_> {
+impl WantedTable<'_> {
     /// What a text means.
-    pub(crate) fn parse(text: &str) -> Wanted<'_> {
+    pub(crate) fn parse(text: &str) -> WantedTable<'_> {
         let mut parts = parts_of(text);
         parts.reverse();
-        Wanted { text, parts }
+        WantedTable { text, parts }
     }
 
     /// Whether a table is called so now.
@@ -97,7 +97,7 @@ mod tests {
             "Order-x20Items",
             "crm.Order-x20Items",
         ] {
-            assert!(Wanted::parse(text).is(&name), "{text}");
+            assert!(WantedTable::parse(text).is(&name), "{text}");
         }
         for text in [
             "order items",
@@ -106,7 +106,7 @@ mod tests {
             "public.Order Items",
             "hr.crm.Order Items",
         ] {
-            assert!(!Wanted::parse(text).is(&name), "{text}");
+            assert!(!WantedTable::parse(text).is(&name), "{text}");
         }
     }
 }

@@ -15,23 +15,22 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::dlq::edit::Set;
-use crate::dlq::{Dlq, Found, Held, Order, Store, find, list};
+use crate::dlq::{Dlq, Found, Held, Store, WantedDecision, find, list};
 use crate::error::Error;
 use crate::http::history::limit_of;
 use crate::http::parameters::Parameters;
-use crate::http::problem::Problem;
+use crate::http::problem::{JsonAnswer, Problem};
 use crate::http::same_site;
 use crate::rejected::page::Page;
 use crate::rejected::page::PageCursor;
 use crate::rejected::parked_event::Decider;
 
-type Answer = Result<Json<Value>, Problem>;
-type Decided = Result<(StatusCode, Json<Value>), Problem>;
-type Asked = Extract<Shared>;
+type DecidedAnswer = Result<(StatusCode, Json<Value>), Problem>;
+type AskedDlq = Extract<DlqState>;
 
 /// What the requests need.
 #[derive(Clone)]
-struct Shared {
+struct DlqState {
     dlq: Arc<Dlq>,
 }
 
@@ -43,7 +42,7 @@ pub(crate) fn router(dlq: Arc<Dlq>) -> Router {
         .route("/v1/dlq/{id}/retry", post(retry))
         .route("/v1/dlq/{id}/edit", post(edit))
         .route("/v1/dlq/{id}/skip", post(skip))
-        .with_state(Shared { dlq })
+        .with_state(DlqState { dlq })
 }
 
 /// Which events are meant.
@@ -59,11 +58,11 @@ struct Filter {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Of {
+struct SinkParameter {
     sink: Option<String>,
 }
 
-async fn listed(Extract(shared): Asked, Parameters(filter): Parameters<Filter>) -> Answer {
+async fn listed(Extract(shared): AskedDlq, Parameters(filter): Parameters<Filter>) -> JsonAnswer {
     let stores = shared.dlq.open(filter.sink.as_deref()).await?;
     let limit = limit_of(filter.limit) as usize;
     let after = filter.after.as_deref().map(PageCursor::parse).transpose()?;
@@ -89,10 +88,10 @@ async fn listed(Extract(shared): Asked, Parameters(filter): Parameters<Filter>) 
 }
 
 async fn shown(
-    Extract(shared): Asked,
+    Extract(shared): AskedDlq,
     Path(id): Path<String>,
-    Parameters(of): Parameters<Of>,
-) -> Answer {
+    Parameters(of): Parameters<SinkParameter>,
+) -> JsonAnswer {
     let stores = shared.dlq.open(of.sink.as_deref()).await?;
     let held = one(&stores, &id).await?;
     let sink = &held.store.sink;
@@ -100,7 +99,7 @@ async fn shown(
 }
 
 /// The body of a decision.
-struct Body<T>(T);
+struct DecisionBody<T>(T);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,17 +123,17 @@ struct Skip {
     by: Option<String>,
 }
 
-impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<DlqState> for DecisionBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &Shared) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &DlqState) -> Result<Self, Problem> {
         same_site::check(request.headers())?;
         let bytes = Bytes::from_request(request, state).await;
         let bytes = bytes.map_err(|wrong| wrong_body(wrong.body_text()))?;
         let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
         let body = serde_json::from_slice(json);
         // The text would quote what was sent.
-        body.map(Body).map_err(|error| {
+        body.map(DecisionBody).map_err(|error| {
             let what = match error.is_data() {
                 true => "has other fields than it should, or lacks one",
                 false => "is not JSON",
@@ -150,26 +149,26 @@ fn wrong_body(what: String) -> Problem {
 }
 
 /// A request to decide: about which event, and who asks.
-struct Wish {
+struct DecisionRequest {
     id: String,
     sink: Option<String>,
     client: SocketAddr,
     dlq: Arc<Dlq>,
 }
 
-impl FromRequestParts<Shared> for Wish {
+impl FromRequestParts<DlqState> for DecisionRequest {
     type Rejection = Problem;
 
     async fn from_request_parts(
         parts: &mut axum::http::request::Parts,
-        state: &Shared,
+        state: &DlqState,
     ) -> Result<Self, Problem> {
-        let Parameters(of) = Parameters::<Of>::from_request_parts(parts, state).await?;
+        let Parameters(of) = Parameters::<SinkParameter>::from_request_parts(parts, state).await?;
         let id = Path::<String>::from_request_parts(parts, state).await;
         let Path(id) = id.map_err(|wrong| wrong_body(wrong.body_text()))?;
         let client = ConnectInfo::<SocketAddr>::from_request_parts(parts, state).await;
         let ConnectInfo(client) = client.map_err(|wrong| wrong_body(wrong.body_text()))?;
-        Ok(Wish {
+        Ok(DecisionRequest {
             id,
             sink: of.sink,
             client,
@@ -178,11 +177,11 @@ impl FromRequestParts<Shared> for Wish {
     }
 }
 
-async fn retry(wish: Wish, Body(body): Body<Retry>) -> Decided {
-    decide(wish, Order::Retry, body.by, None).await
+async fn retry(wish: DecisionRequest, DecisionBody(body): DecisionBody<Retry>) -> DecidedAnswer {
+    decide(wish, WantedDecision::Retry, body.by, None).await
 }
 
-async fn edit(wish: Wish, Body(body): Body<Edit>) -> Decided {
+async fn edit(wish: DecisionRequest, DecisionBody(body): DecisionBody<Edit>) -> DecidedAnswer {
     let set = body.set.iter();
     let set: Result<Vec<Set>, Error> = set
         .map(|(path, value)| Set::new(path, value.get().to_owned()))
@@ -191,14 +190,25 @@ async fn edit(wish: Wish, Body(body): Body<Edit>) -> Decided {
     if set.is_empty() {
         return Err(wrong_body("\"set\" names no column".to_owned()));
     }
-    decide(wish, Order::Edit(&set), body.by, Some(&body.reason)).await
+    decide(
+        wish,
+        WantedDecision::Edit(&set),
+        body.by,
+        Some(&body.reason),
+    )
+    .await
 }
 
-async fn skip(wish: Wish, Body(body): Body<Skip>) -> Decided {
-    decide(wish, Order::Skip, body.by, Some(&body.reason)).await
+async fn skip(wish: DecisionRequest, DecisionBody(body): DecisionBody<Skip>) -> DecidedAnswer {
+    decide(wish, WantedDecision::Skip, body.by, Some(&body.reason)).await
 }
 
-async fn decide(wish: Wish, order: Order<'_>, by: Option<String>, reason: Option<&str>) -> Decided {
+async fn decide(
+    wish: DecisionRequest,
+    order: WantedDecision<'_>,
+    by: Option<String>,
+    reason: Option<&str>,
+) -> DecidedAnswer {
     let stores = wish.dlq.open(wish.sink.as_deref()).await?;
     let mut held = one(&stores, &wish.id).await?;
     let decision = held.decision(order).await?;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::delivery::watermark::Complete;
 use crate::error::Error;
 use crate::history::blame::blame;
-use crate::history::changes::Search;
+use crate::history::changes::ChangeSearch;
 use crate::history::cursor::Cursor;
 use crate::history::difference::difference;
 use crate::history::entity::find;
@@ -24,16 +24,15 @@ use crate::history::table::Histories;
 use crate::history::table::several;
 use crate::history::{edited, json, marks, state};
 use crate::http::parameters::Parameters;
-use crate::http::problem::Problem;
+use crate::http::problem::{JsonAnswer, Problem};
 
 const LIMIT: u32 = 100;
 const LIMIT_MAX: u32 = 1000;
 /// All of them are in memory at once.
 const BLAMED_MAX: u32 = 5000;
 
-type Answer = std::result::Result<Json<Value>, Problem>;
-type Asked = Extract<Arc<Histories>>;
-type Row = Path<(String, String)>;
+type AskedHistories = Extract<Arc<Histories>>;
+type RowPath = Path<(String, String)>;
 
 /// Everything below `/v1` that asks the history.
 pub(crate) fn router(histories: Arc<Histories>) -> Router {
@@ -124,7 +123,7 @@ struct Between {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+struct AtParameters {
     version: String,
 }
 
@@ -135,10 +134,10 @@ async fn entity(histories: &Histories, table: &str, key: &str) -> Result<Entity,
 }
 
 async fn timeline(
-    Extract(histories): Asked,
-    Path((table, key)): Row,
+    Extract(histories): AskedHistories,
+    Path((table, key)): RowPath,
     Parameters(page): Parameters<Page>,
-) -> Answer {
+) -> JsonAnswer {
     let entity = entity(&histories, &table, &key).await?;
     let versions = entity.versions(&page.range()?).await?;
     let versions: Vec<Value> = versions.iter().map(|version| version.json()).collect();
@@ -157,10 +156,10 @@ async fn timeline(
 }
 
 async fn row_at(
-    Extract(histories): Asked,
-    Path((table, key)): Row,
+    Extract(histories): AskedHistories,
+    Path((table, key)): RowPath,
     Parameters(when): Parameters<When>,
-) -> Answer {
+) -> JsonAnswer {
     let moment = when.moment()?;
     let entity = entity(&histories, &table, &key).await?;
     let version = entity.at(&moment).await?;
@@ -176,10 +175,10 @@ async fn row_at(
 }
 
 async fn table_at(
-    Extract(histories): Asked,
+    Extract(histories): AskedHistories,
     Path(table): Path<String>,
     Parameters(when): Parameters<When>,
-) -> Answer {
+) -> JsonAnswer {
     let moment = when.moment()?;
     let tables = histories.tables(Some(&table)).await?;
     let found = match tables.as_slice() {
@@ -207,10 +206,10 @@ async fn table_at(
 }
 
 async fn row_diff(
-    Extract(histories): Asked,
-    Path((table, key)): Row,
+    Extract(histories): AskedHistories,
+    Path((table, key)): RowPath,
     Parameters(between): Parameters<Between>,
-) -> Answer {
+) -> JsonAnswer {
     let (from, to) = (Moment::parse(&between.from)?, Moment::parse(&between.to)?);
     let entity = entity(&histories, &table, &key).await?;
     let (Some(from), Some(to)) = (entity.at(&from).await?, entity.at(&to).await?) else {
@@ -220,7 +219,7 @@ async fn row_diff(
     Ok(Json(differences.iter().map(|one| one.json()).collect()))
 }
 
-async fn row_blame(Extract(histories): Asked, Path((table, key)): Row) -> Answer {
+async fn row_blame(Extract(histories): AskedHistories, Path((table, key)): RowPath) -> JsonAnswer {
     let entity = entity(&histories, &table, &key).await?;
     let range = Range {
         limit: Some(BLAMED_MAX),
@@ -249,10 +248,10 @@ async fn row_blame(Extract(histories): Asked, Path((table, key)): Row) -> Answer
 }
 
 async fn row_restore(
-    Extract(histories): Asked,
-    Path((table, key)): Row,
-    Parameters(wanted): Parameters<Wanted>,
-) -> Answer {
+    Extract(histories): AskedHistories,
+    Path((table, key)): RowPath,
+    Parameters(wanted): Parameters<AtParameters>,
+) -> JsonAnswer {
     let moment = Moment::parse(&wanted.version)?;
     let entity = entity(&histories, &table, &key).await?;
     let sql = restore(&entity, &moment).await?;
@@ -261,62 +260,62 @@ async fn row_restore(
 }
 
 async fn table_changes(
-    histories: Asked,
+    histories: AskedHistories,
     Path(table): Path<String>,
     Parameters(page): Parameters<Page>,
-) -> Answer {
+) -> JsonAnswer {
     let values = page.r#where.iter().cloned().collect();
-    let search = Search {
+    let search = ChangeSearch {
         values,
-        ..Search::default()
+        ..ChangeSearch::default()
     };
     changes(histories, Some(&table), search, page).await
 }
 
 async fn transaction(
-    histories: Asked,
+    histories: AskedHistories,
     Path(id): Path<String>,
     Parameters(page): Parameters<Page>,
-) -> Answer {
-    let search = Search {
+) -> JsonAnswer {
+    let search = ChangeSearch {
         transaction: Some(id),
-        ..Search::default()
+        ..ChangeSearch::default()
     };
     changes(histories, None, search, page).await
 }
 
 async fn actor(
-    histories: Asked,
+    histories: AskedHistories,
     Path(actor): Path<String>,
     Parameters(page): Parameters<Page>,
-) -> Answer {
-    let search = Search {
+) -> JsonAnswer {
+    let search = ChangeSearch {
         actor: Some(actor),
-        ..Search::default()
+        ..ChangeSearch::default()
     };
     changes(histories, None, search, page).await
 }
 
 async fn request(
-    histories: Asked,
+    histories: AskedHistories,
     Path(id): Path<String>,
     Parameters(page): Parameters<Page>,
-) -> Answer {
-    let search = Search {
-        request: Some(id),
-        ..Search::default()
+) -> JsonAnswer {
+    let search = ChangeSearch {
+        request_id: Some(id),
+        ..ChangeSearch::default()
     };
     changes(histories, None, search, page).await
 }
 
 /// Changes in the order in which they were committed; none at all is an empty list.
 async fn changes(
-    Extract(histories): Asked,
+    Extract(histories): AskedHistories,
     table: Option<&str>,
-    search: Search,
+    search: ChangeSearch,
     page: Page,
-) -> Answer {
-    let search = Search {
+) -> JsonAnswer {
+    let search = ChangeSearch {
         range: page.range()?,
         ..search
     };

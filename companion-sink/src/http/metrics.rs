@@ -23,16 +23,16 @@ const FIGURES: [Figure; 10] = [
         |f| Some(f.duplicates as f64),
     ),
     (
-        "lag_events",
+        "apply_lag_events",
         "gauge",
         "Events in Kafka that are not applied, in every state; no sample where that is not known.",
-        |f| f.lag_events.map(|events| events as f64),
+        |f| f.apply_lag_events.map(|events| events as f64),
     ),
     (
-        "lag_seconds",
+        "apply_lag_seconds",
         "gauge",
         "Since the first of these events came to Kafka; 0 where there is none.",
-        |f| f.lag_seconds,
+        |f| f.apply_lag_seconds,
     ),
     (
         "unmoved_seconds",
@@ -73,11 +73,11 @@ const FIGURES: [Figure; 10] = [
 ];
 
 /// The figures of one sink as they were at one moment.
-type Seen = (String, Figures);
+type SinkFigures = (String, Figures);
 
 /// Adds what all sinks do.
 pub(crate) fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
-    let seen: Vec<Seen> = sinks
+    let seen: Vec<SinkFigures> = sinks
         .iter()
         .map(|sink| (sink.name.clone(), sink.figures().clone()))
         .collect();
@@ -107,7 +107,7 @@ pub(crate) fn put_metrics(metrics: &mut Metrics, sinks: &[SinkStatus]) {
 }
 
 /// Figures that a sink has several of.
-fn put_labelled(metrics: &mut Metrics, seen: &[Seen]) {
+fn put_labelled(metrics: &mut Metrics, seen: &[SinkFigures]) {
     let help = "Applied events.";
     put(
         metrics,
@@ -122,7 +122,7 @@ fn put_labelled(metrics: &mut Metrics, seen: &[Seen]) {
             figures.applied.iter().map(of_op).collect()
         },
     );
-    let help = "Events put aside.";
+    let help = "Refused events.";
     put(
         metrics,
         "dead_letters_total",
@@ -156,7 +156,7 @@ fn put(
     name: &str,
     kind: &str,
     help: &str,
-    seen: &[Seen],
+    seen: &[SinkFigures],
     samples: impl Fn(&str, &Figures) -> Vec<Sample>,
 ) {
     let samples = seen

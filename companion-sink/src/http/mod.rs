@@ -54,7 +54,7 @@ pub(crate) struct Server {
 }
 
 #[derive(Clone)]
-struct Shared {
+struct ServerState {
     sinks: Vec<SinkStatus>,
     cluster: watch::Receiver<Cluster>,
     position: positions::Newest,
@@ -128,7 +128,7 @@ impl Server {
         let settings = &config.http;
         let listener = listener.0.try_clone().and_then(TcpListener::from_std);
         let listener = listener.map_err(|error| cannot_listen(settings, &error))?;
-        let shared = Shared {
+        let shared = ServerState {
             sinks,
             cluster,
             position,
@@ -164,7 +164,7 @@ impl Server {
 }
 
 /// What answers. What watches over processes has no token; what shows rows or takes decisions has one always.
-fn router(config: &Loaded, shared: &Shared, access: Access) -> Router {
+fn router(config: &Loaded, shared: &ServerState, access: Access) -> Router {
     let rows = Router::new()
         .merge(history::router(Arc::new(Histories::new(config))))
         .merge(dlq::router(Arc::new(Dlq::new(config))))
@@ -244,7 +244,7 @@ async fn healthz() -> Response {
 }
 
 /// 503 until every sink applies events (or stands by), and when one is halted or stuck.
-async fn readyz(Extract(shared): Extract<Shared>) -> Response {
+async fn readyz(Extract(shared): Extract<ServerState>) -> Response {
     let mut bad = Map::new();
     for sink in &shared.sinks {
         if let Some(trouble) = sink.figures().trouble() {
@@ -258,7 +258,7 @@ async fn readyz(Extract(shared): Extract<Shared>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
 }
 
-async fn status(Extract(shared): Extract<Shared>) -> Response {
+async fn status(Extract(shared): Extract<ServerState>) -> Response {
     let mut sinks = Map::new();
     for sink in &shared.sinks {
         let figures = sink.figures().clone();
@@ -286,7 +286,7 @@ async fn status(Extract(shared): Extract<Shared>) -> Response {
     });
     if let Some(position) = shared.position.borrow().as_deref() {
         body["position"] = json!({
-            "source": position.name,
+            "source_name": position.name,
             "generation": position.generation,
             "timeline": position.timeline,
             "lsn": lsn_text(position.complete_lsn()),
@@ -300,7 +300,7 @@ async fn status(Extract(shared): Extract<Shared>) -> Response {
     Json(body).into_response()
 }
 
-async fn metrics(Extract(shared): Extract<Shared>) -> Response {
+async fn metrics(Extract(shared): Extract<ServerState>) -> Response {
     let mut metrics = Metrics::default();
     put_metrics(&mut metrics, &shared.sinks);
     let ready = shared.sinks.iter().map(|sink| {

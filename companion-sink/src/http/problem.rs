@@ -7,6 +7,9 @@ use serde_json::json;
 
 use crate::error::{Code, Error};
 
+/// An answer in JSON, or why there is none.
+pub(crate) type JsonAnswer = Result<Json<serde_json::Value>, Problem>;
+
 /// Why a request has no answer.
 #[derive(Debug)]
 pub(crate) struct Problem {

@@ -43,7 +43,7 @@ pub(crate) fn age_seconds(position: &Position) -> f64 {
 
 /// The topic that has them.
 pub(crate) fn topic(config: &Loaded) -> String {
-    format!("{}.cdc_positions", config.kafka.source)
+    format!("{}.cdc_positions", config.kafka.source_name)
 }
 
 /// Follows the positions of the source, on a thread of its own, until the last receiver is gone.

@@ -65,7 +65,7 @@ impl DeadLetters {
         told.1 += 1;
         if told.1 == LINES_MAX {
             tracing::warn!(
-                "many events are put aside: the next ones are in the dead letters only, for a minute"
+                "many events are refused: the next ones are in the dead letters only, for a minute"
             );
         }
         told.1 < LINES_MAX
@@ -82,7 +82,7 @@ impl DeadLetters {
                 tracing::warn!(
                     sink, code = %failure.code, reason = &*failure.reason, event = record.event_id(),
                     topic = &*record.topic, partition = record.partition, offset = record.offset,
-                    "put aside: {}", origin::shown(&failure.message)
+                    "refused: {}", origin::shown(&failure.message)
                 );
             }
             let letter = Letter {

@@ -18,7 +18,7 @@ pub(crate) enum Stage {
 /// The reason of [`Failure::unique`].
 pub(crate) const UNIQUE: &str = "unique";
 
-/// Why an event is put aside.
+/// Why an event is refused.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     /// CDC1004 to CDC1007, CDC1011 to CDC1014, CDC1018.

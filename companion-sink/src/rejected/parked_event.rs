@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::kafka::record::Record;
 
-/// What becomes of an event that was put aside.
+/// What becomes of a refused event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// It is tried again as it is.
@@ -57,7 +57,7 @@ pub(crate) enum Holds {
     Nothing,
 }
 
-/// An event that was put aside.
+/// An event that is parked: refused, or behind a refused one.
 #[derive(Debug)]
 pub(crate) struct Parked {
     /// The event. In a list it may lack its value.

@@ -88,7 +88,7 @@ fn silent(what: &str) -> Error {
     Error::new(
         Code::Unreachable,
         format!("kafka: {what} is not told"),
-        "Check [kafka] brokers and source, and that the sender has run; then replay again.",
+        "Check [kafka] brokers and source_name, and that the sender has run; then replay again.",
     )
 }
 

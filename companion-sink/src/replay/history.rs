@@ -31,7 +31,7 @@ use crate::sink::mongo_history::write::offsets::Offsets;
 /// Replays the history of `order`; `None` if somebody interrupted it: what was mended by then stays.
 pub(crate) async fn replay(
     order: &Order<'_>,
-    settings: &config::MongoHistory,
+    settings: &config::MongoHistorySettings,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
     let database = mongo_history::connect(order.sink.url.reveal(), &settings.database).await?;
@@ -42,7 +42,7 @@ pub(crate) async fn replay(
         snapshots: Snapshots::read(&database, &own).await?,
     };
     own.forget().await?;
-    let live = Live {
+    let live = LiveHistory {
         offsets: Offsets::new(&database, &sink),
         parked_events: ParkedEvents::new(&database, &sink),
     };
@@ -56,7 +56,7 @@ pub(crate) async fn replay(
 }
 
 /// What the sink keeps.
-struct Live {
+struct LiveHistory {
     offsets: Offsets,
     parked_events: ParkedEvents,
 }
@@ -76,8 +76,8 @@ impl Own {
 
 async fn mend(
     order: &Order<'_>,
-    settings: &config::MongoHistory,
-    live: &Live,
+    settings: &config::MongoHistorySettings,
+    live: &LiveHistory,
     own: &Own,
     progress: &mut Progress,
 ) -> Result<Report> {
@@ -106,7 +106,7 @@ async fn mend(
         &order.config.name,
         order.name,
         Reloader::new(order.config, None)?.live(),
-        &order.config.kafka.source,
+        &order.config.kafka.source_name,
         settings.clone(),
         RefusalLimit::new(order.config.dead_letters.max_parked_keys_per_minute),
     );

@@ -29,7 +29,7 @@ pub(crate) struct Order<'c> {
     /// The sink's name.
     pub(crate) name: &'c str,
     /// Its part of the configuration.
-    pub(crate) sink: &'c config::Sink,
+    pub(crate) sink: &'c config::SinkSettings,
     /// Where to begin.
     pub(crate) from: From,
     /// Nothing is changed, only compared.

@@ -12,7 +12,7 @@ const JSON_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tells people how far a replay is.
 pub(crate) struct Progress {
-    look: Look,
+    look: ProgressForm,
     stage: &'static str,
     /// Records to be read in all.
     of: u64,
@@ -21,7 +21,7 @@ pub(crate) struct Progress {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Look {
+enum ProgressForm {
     Bar,
     Lines,
 }
@@ -32,8 +32,8 @@ impl Progress {
         let is_for_people = !json && io::stdout().is_terminal() && io::stderr().is_terminal();
         Progress {
             look: match is_for_people {
-                true => Look::Bar,
-                false => Look::Lines,
+                true => ProgressForm::Bar,
+                false => ProgressForm::Lines,
             },
             stage: "",
             of: 0,
@@ -48,8 +48,8 @@ impl Progress {
         self.stage = stage;
         self.told = None;
         match self.look {
-            Look::Bar => draw(&format!("{stage} …")),
-            Look::Lines => {
+            ProgressForm::Bar => draw(&format!("{stage} …")),
+            ProgressForm::Lines => {
                 crate::terminal::print(&format!("{}\n", json!({"event": "stage", "stage": stage})))
             }
         }
@@ -65,7 +65,7 @@ impl Progress {
         let now = Instant::now();
         self.rate.note(now, done);
         let is_due = |told: Instant| now - told >= JSON_INTERVAL;
-        if self.look == Look::Lines && !self.told.is_none_or(is_due) {
+        if self.look == ProgressForm::Lines && !self.told.is_none_or(is_due) {
             return;
         }
         self.told = Some(now);
@@ -73,11 +73,11 @@ impl Progress {
         let of = self.of.max(done);
         let seconds_left = (per_second > 0.0).then(|| ((of - done) as f64 / per_second).ceil());
         match self.look {
-            Look::Bar => {
+            ProgressForm::Bar => {
                 let bar = bar(self.stage, done, of, per_second, seconds_left);
                 draw(&format!("\r\x1b[K{bar}"));
             }
-            Look::Lines => {
+            ProgressForm::Lines => {
                 let line = json!({"event": "progress", "stage": self.stage, "done": done, "of": of,
                     "per_second": per_second.round(), "seconds_left": seconds_left});
                 crate::terminal::print(&format!("{line}\n"));
@@ -87,7 +87,7 @@ impl Progress {
 
     /// Nothing more is told in this place.
     pub(crate) fn clear(&mut self) {
-        if self.look == Look::Bar {
+        if self.look == ProgressForm::Bar {
             draw("\r\x1b[K");
         }
     }

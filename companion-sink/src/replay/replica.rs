@@ -45,7 +45,7 @@ const ATTEMPT_PAUSE: Duration = Duration::from_secs(2);
 /// Replays the replica of `order`; `None` if somebody interrupted it, and then nothing is changed.
 pub(crate) async fn replay(
     order: &Order<'_>,
-    settings: &config::Postgres,
+    settings: &config::PostgresSettings,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
     let (instance, url) = (&order.config.name, order.sink.url.reveal());
@@ -66,7 +66,7 @@ pub(crate) async fn replay(
 
 async fn build_and_switch(
     order: &Order<'_>,
-    settings: &config::Postgres,
+    settings: &config::PostgresSettings,
     control: &mut Control,
     progress: &mut Progress,
 ) -> Result<Option<Report>> {
@@ -136,7 +136,7 @@ impl<'b> Build<'b> {
     /// Looks where to begin, and makes ready for it.
     async fn new(
         order: &Order<'_>,
-        settings: &config::Postgres,
+        settings: &config::PostgresSettings,
         control: &'b mut Control,
         progress: &'b mut Progress,
     ) -> Result<Build<'b>> {

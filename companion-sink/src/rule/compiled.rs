@@ -22,8 +22,8 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    fn compile(keys: &config::Rule) -> Result<Rule, String> {
-        let config::Rule {
+    fn compile(keys: &config::RuleSettings) -> Result<Rule, String> {
+        let config::RuleSettings {
             topic,
             name,
             reject_if,

@@ -19,8 +19,8 @@ use crate::reload::Live;
 use crate::rule::compiled::Rule;
 use crate::rule::expression::Judgement;
 use crate::rule::needs::Needs;
+pub(crate) use crate::rule::subject::ColumnTypeOf;
 use crate::rule::subject::Subject;
-pub(crate) use crate::rule::subject::Types;
 
 /// The rules of one sink, as the configuration has them now.
 pub(crate) struct Rules {
@@ -54,7 +54,11 @@ impl Rules {
 
     /// Looks at a row event of a table with the columns `types`. What cannot be told, for a value is NULL, a column is
     /// missing or types do not fit, rejects nothing.
-    pub(crate) fn check(&mut self, record: &Record, types: &Types<'_>) -> Result<(), Failure> {
+    pub(crate) fn check(
+        &mut self,
+        record: &Record,
+        types: &ColumnTypeOf<'_>,
+    ) -> Result<(), Failure> {
         if self.live.has_changed() {
             self.renew();
         }
@@ -123,9 +127,9 @@ mod tests {
     use super::*;
     use crate::config::Loaded;
     use crate::error::Code;
+    use crate::event::pg_type::PgType;
     use crate::reload::Reloader;
     use crate::rule::expression::Expression;
-    use crate::sink::postgres::write::pg_text::PgType;
 
     const TOPIC: &str = "hr.public.employees";
     const BEFORE: &str = r#"{"emp_id":7,"salary":"9000.00","name":"Eva"}"#;
@@ -187,7 +191,7 @@ mod tests {
         let mut rules = rules(&rule(TOPIC, "r", reject_if));
         let record = event(TOPIC, op, before, after);
         let verdicts =
-            [&of_target as &Types<'_>, &by_name].map(|types| rules.check(&record, types));
+            [&of_target as &ColumnTypeOf<'_>, &by_name].map(|types| rules.check(&record, types));
         for verdict in &verdicts {
             if let Err(failure) = verdict {
                 assert_eq!((failure.code, &*failure.reason), (Code::Rejected, "r"));
@@ -335,7 +339,7 @@ mod tests {
             rule("hr.*", "first", "after.n > 5"),
             rule("hr.public.b", "second", "after.n > 1"),
             rule("*", "elsewhere", "true") + "sinks = [\"history\"]\n",
-            "[sink.history]\nkind = \"mongo-history\"\ntopics = [\"*\"]\nurl = \"u\"\n".into(),
+            "[sink.history]\nkind = \"mongo_history\"\ntopics = [\"*\"]\nurl = \"u\"\n".into(),
         ];
         let mut rules = rules(&toml.concat());
         let mut reason = |topic: &str, n: i32| {

@@ -17,21 +17,21 @@ const CYCLE_DAYS: i128 = 146_097;
 /// A date (its midnight) or a timestamp: microseconds since 1970, UTC where no zone is given. The infinities are the
 /// ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(i128);
+pub(crate) struct RuleMoment(i128);
 
-impl Moment {
+impl RuleMoment {
     /// Reads what events have (`2007-12-31`, `-0043-03-15`, `+12026-01-01T10:00:00.5Z`, `infinity`) and what people write
     /// (`2007-12-31`, `2007-12-31 10:40`, `2007-12-31T10:40:00+01:00`).
-    pub(crate) fn parse(text: &str) -> Option<Moment> {
+    pub(crate) fn parse(text: &str) -> Option<RuleMoment> {
         match text {
-            "infinity" => return Some(Moment(i128::MAX)),
-            "-infinity" => return Some(Moment(i128::MIN)),
+            "infinity" => return Some(RuleMoment(i128::MAX)),
+            "-infinity" => return Some(RuleMoment(i128::MIN)),
             _ => {}
         }
         if text.as_bytes().get(4) == Some(&b'-')
             && let Some(us) = timestamp::parse(text)
         {
-            return Some(Moment(us.into()));
+            return Some(RuleMoment(us.into()));
         }
         // A year that has not four digits: the same day in one that has.
         let digits_at = usize::from(text.starts_with(['+', '-']));
@@ -41,11 +41,13 @@ impl Moment {
         let near = CYCLE_YEARS * 5 + year.rem_euclid(CYCLE_YEARS);
         let cycles = i128::from(year.div_euclid(CYCLE_YEARS) - 5);
         let us = timestamp::parse(&format!("{near}{rest}"))?;
-        Some(Moment(i128::from(us) + cycles * CYCLE_DAYS * US_PER_DAY))
+        Some(RuleMoment(
+            i128::from(us) + cycles * CYCLE_DAYS * US_PER_DAY,
+        ))
     }
 }
 
-impl Val for Moment {
+impl Val for RuleMoment {
     fn get_type(&self) -> &Type {
         <Self as Val>::cel_type()
     }
@@ -55,7 +57,7 @@ impl Val for Moment {
     }
 
     fn equals(&self, other: &dyn Val) -> bool {
-        other.downcast_ref::<Moment>() == Some(self)
+        other.downcast_ref::<RuleMoment>() == Some(self)
     }
 
     fn clone_as_boxed<'v>(&self) -> Box<dyn Val + 'v>
@@ -70,7 +72,7 @@ impl Val for Moment {
     }
 }
 
-impl StaticVal for Moment {}
+impl StaticVal for RuleMoment {}
 
 #[cfg(test)]
 mod tests {
@@ -94,13 +96,15 @@ mod tests {
             "+5874897-12-31",
             "infinity",
         ];
-        let moments: Vec<_> = order.map(|text| Moment::parse(text).expect(text)).into();
+        let moments: Vec<_> = order
+            .map(|text| RuleMoment::parse(text).expect(text))
+            .into();
         assert!(moments.is_sorted_by(|a, b| a < b), "{moments:?}");
         assert_eq!(
-            Moment::parse("2007-12-31T00:00:00Z"),
-            Moment::parse("2007-12-31")
+            RuleMoment::parse("2007-12-31T00:00:00Z"),
+            RuleMoment::parse("2007-12-31")
         );
-        let day = |text| Moment::parse(text).unwrap().0 / US_PER_DAY;
+        let day = |text| RuleMoment::parse(text).unwrap().0 / US_PER_DAY;
         assert_eq!(day("+10000-01-01"), day("9999-12-31") + 1);
         assert_eq!(day("0000-01-01"), day("-0001-12-31") + 1);
         for text in [
@@ -113,7 +117,7 @@ mod tests {
             "12007-02-30",
             "é-01-01",
         ] {
-            assert_eq!(Moment::parse(text), None, "{text}");
+            assert_eq!(RuleMoment::parse(text), None, "{text}");
         }
     }
 }

@@ -11,7 +11,7 @@ use cel::common::types::{
 use cel::common::value::{CowVal, Val};
 use cel::{DeclarationError, Env, ExecutionError};
 
-use crate::rule::moment::Moment;
+use crate::rule::moment::RuleMoment;
 
 /// The language's name of an operator, our function's name, and the function.
 const REPLACED: [(&str, &str, Function); 12] = [
@@ -59,7 +59,7 @@ pub(crate) fn environment() -> Result<Env, DeclarationError> {
         vec![STRING_TYPE],
         |args| {
             let text = args[0].downcast_ref::<CelString<'_>>();
-            match text.and_then(|text| Moment::parse(text.inner())) {
+            match text.and_then(|text| RuleMoment::parse(text.inner())) {
                 Some(moment) => Ok(CowVal::owned(moment)),
                 None => Err(ExecutionError::function_error("timestamp", "not a moment")),
             }
@@ -122,9 +122,9 @@ fn text(value: &dyn Val) -> Option<&str> {
 /// The order of what is not of one kind for the language: moments and texts that are moments, numbers of any kind and
 /// texts that are numbers.
 fn our_order(a: &dyn Val, b: &dyn Val) -> Option<Ordering> {
-    let moment = |value: &dyn Val| value.downcast_ref::<Moment>().copied();
+    let moment = |value: &dyn Val| value.downcast_ref::<RuleMoment>().copied();
     if moment(a).is_some() || moment(b).is_some() {
-        let read = |value: &dyn Val| moment(value).or_else(|| Moment::parse(text(value)?));
+        let read = |value: &dyn Val| moment(value).or_else(|| RuleMoment::parse(text(value)?));
         return Some(read(a)?.cmp(&read(b)?));
     }
     if Number::of(a).is_some() || Number::of(b).is_some() {

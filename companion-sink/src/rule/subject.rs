@@ -11,14 +11,14 @@ use serde_json::value::RawValue;
 use crate::event::image::Image;
 use crate::event::json::Malformed;
 use crate::event::parse_body;
+use crate::event::pg_type::PgType;
 use crate::kafka::record::Record;
 use crate::rule::needs::Members;
 use crate::rule::needs::Needs;
 use crate::rule::value::{Boxed, map, value};
-use crate::sink::postgres::write::pg_text::PgType;
 
 /// The types of a table's columns, by their names in events.
-pub(crate) type Types<'t> = dyn Fn(&str) -> Cow<'t, PgType> + 't;
+pub(crate) type ColumnTypeOf<'t> = dyn Fn(&str) -> Cow<'t, PgType> + 't;
 
 /// The variables of an event: only what some expression looks at is read.
 pub(crate) struct Subject<'r> {
@@ -29,7 +29,7 @@ pub(crate) struct Subject<'r> {
 }
 
 #[derive(Deserialize)]
-struct Body<'a> {
+struct RuleBody<'a> {
     #[serde(borrow)]
     before: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -42,10 +42,10 @@ impl<'r> Subject<'r> {
     /// Reads what `needs` names of a row event.
     pub(crate) fn read(
         record: &'r Record,
-        types: &Types<'_>,
+        types: &ColumnTypeOf<'_>,
         needs: &Needs,
     ) -> Result<Self, Malformed> {
-        let body: Body<'r> = parse_body(record)?;
+        let body: RuleBody<'r> = parse_body(record)?;
         Ok(Subject {
             op: CelString::from(record.op_text().unwrap_or_default()),
             before: part(body.before, types, &needs.before)?,
@@ -57,7 +57,7 @@ impl<'r> Subject<'r> {
 
 fn part<'r>(
     json: Option<&'r RawValue>,
-    types: &Types<'_>,
+    types: &ColumnTypeOf<'_>,
     members: &Members,
 ) -> Result<Option<Boxed<'r>>, Malformed> {
     if members.is_empty() {

@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use crate::event::image::Image;
 use crate::event::json::Malformed;
 use crate::event::json::Text;
-use crate::rule::moment::Moment;
-use crate::sink::postgres::write::pg_text::PgType;
+use crate::event::pg_type::PgType;
+use crate::rule::moment::RuleMoment;
 
 /// A value of the expression language that may borrow from the event.
 pub(crate) type Boxed<'v> = Box<dyn Val + 'v>;
@@ -75,7 +75,7 @@ fn text<'v>(raw: &'v str, of: &PgType) -> Result<Boxed<'v>, Malformed> {
             number.map(|number| Box::new(CelDouble::from(number)) as _)
         }
         PgType::Date | PgType::Timestamp | PgType::TimestampTz => {
-            Moment::parse(&text).map(|moment| Box::new(moment) as _)
+            RuleMoment::parse(&text).map(|moment| Box::new(moment) as _)
         }
         _ => None,
     };

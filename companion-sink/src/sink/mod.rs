@@ -58,7 +58,7 @@ pub(crate) trait Sink: Positions + Send + Sync {
         dead_letters: &DeadLetters,
     ) -> impl Future<Output = Result<Applied>> + Send;
 
-    /// Waits until a person has decided about an event that was put aside, or until it is time to look whether one has.
+    /// Waits until a person has decided about a refused event, or until it is time to look whether one has.
     fn decided(&self) -> impl Future<Output = ()> + Send;
 
     /// Waits until a person has decided about an event of this sink, which is halted.

@@ -22,10 +22,10 @@ const SEEN_MAX: usize = 512;
 /// Where partitions begin and end, as of the last time that Kafka was asked, and when each end was seen first.
 #[derive(Default)]
 pub(crate) struct TopicEnds {
-    partitions: HashMap<TopicPartition, Partition>,
+    partitions: HashMap<TopicPartition, PartitionEnd>,
 }
 
-struct Partition {
+struct PartitionEnd {
     beginning: i64,
     end: i64,
     /// The end when it was asked for the first time: of what lies before, it is not known when it came.
@@ -63,7 +63,7 @@ impl TopicEnds {
             .retain(|at, _| topics.contains_key(&*at.topic));
         for (at, beginning) in beginnings {
             if let Some(end) = ends.get(&at) {
-                let partition = Partition {
+                let partition = PartitionEnd {
                     beginning,
                     end: *end,
                     first_end: *end,
@@ -102,7 +102,7 @@ impl TopicEnds {
     }
 }
 
-impl Partition {
+impl PartitionEnd {
     fn ends_at(&mut self, end: i64, now: i64) {
         if end <= self.end {
             return;
@@ -210,7 +210,7 @@ mod tests {
         let mut ends = TopicEnds::default();
         ends.partitions.insert(
             at.clone(),
-            Partition {
+            PartitionEnd {
                 beginning: 2,
                 end: 10,
                 first_end: 10,

@@ -86,7 +86,7 @@ pub(crate) fn watch(
 }
 
 impl Watched {
-    fn new(config: &Loaded, status: &SinkStatus, sink: &config::Sink) -> Self {
+    fn new(config: &Loaded, status: &SinkStatus, sink: &config::SinkSettings) -> Self {
         Watched {
             status: status.clone(),
             topics: sink.topics.clone(),

@@ -39,3 +39,23 @@ impl Rate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_last_ten_seconds() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut rate = Rate::default();
+        assert_eq!(rate.per_second(at(1)), 0.0);
+        for second in 0..=30 {
+            rate.note(at(second), second * 100);
+        }
+        assert!((rate.per_second(at(30)) - 110.0).abs() < 11.0);
+        assert!(rate.samples.len() <= 13, "{}", rate.samples.len());
+        assert!(rate.per_second(at(35)) < 70.0);
+        assert_eq!(rate.per_second(at(60)), 0.0);
+    }
+}

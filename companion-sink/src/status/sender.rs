@@ -135,7 +135,7 @@ pub(crate) fn status(looked: &Result<Seen>) -> Value {
     match looked {
         Ok(seen) => json!({ "sender": seen.sender, "tables": seen.tables }),
         Err(error) => {
-            json!({ "error": { "code": error.code.to_string(), "what": error.what, "hint": error.hint } })
+            json!({ "error": { "code": error.code.to_string(), "message": error.what, "hint": error.hint } })
         }
     }
 }
@@ -294,8 +294,8 @@ const FIGURES: [(&str, &str, &str, &str); 18] = [
         "Transactions that were sent again.",
     ),
     (
-        "rejected_chunks",
-        "pg_cdc_rejected_chunks_total",
+        "rejected_messages",
+        "pg_cdc_rejected_messages_total",
         "counter",
         "Forged or replayed messages.",
     ),

@@ -57,8 +57,8 @@ impl Plan {
             })
         };
         format!(
-            "name = {}\n\n[kafka]\nbrokers = {}\nsource = {}\n{}\n[http]\nlisten = \"127.0.0.1:{}\"\n{}\n\
-             [sink.history]\nkind = \"mongo-history\"\ntopics = {topics}\nurl = {}\ndatabase = {}\n\n\
+            "name = {}\n\n[kafka]\nbrokers = {}\nsource_name = {}\n{}\n[http]\nlisten = \"127.0.0.1:{}\"\n{}\n\
+             [sink.history]\nkind = \"mongo_history\"\ntopics = {topics}\nurl = {}\ndatabase = {}\n\n\
              [sink.replica]\nkind = \"postgres\"\ntopics = {topics}\nurl = {}\nconsistency = {}\n\n{}",
             text(&self.name),
             text(&self.brokers),

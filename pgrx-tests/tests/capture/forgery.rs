@@ -9,9 +9,9 @@ use postgres::{Client, NoTls};
 /// The prefix of pg_cdc's messages in the WAL.
 const PREFIX: &str = "pg_cdc";
 
-fn rejected_chunks(client: &mut Client) -> i64 {
+fn rejected_messages(client: &mut Client) -> i64 {
     client
-        .query_one("SELECT rejected_chunks FROM cdc_status()", &[])
+        .query_one("SELECT rejected_messages FROM cdc_status()", &[])
         .expect("cdc_status")
         .get(0)
 }
@@ -83,7 +83,7 @@ fn forged_and_replayed_messages_make_no_events() {
             .count(),
         1
     );
-    assert_eq!(rejected_chunks(&mut client), 0);
+    assert_eq!(rejected_messages(&mut client), 0);
 
     // A replay, a replay with one bit changed, and things that are no chunk at all.
     let mut flipped = genuine[0].clone();
@@ -111,7 +111,7 @@ fn forged_and_replayed_messages_make_no_events() {
         .collect();
     keys.sort();
     assert_eq!(keys, ["{\"id\":1}", "{\"id\":2}", "{\"id\":3}"]);
-    assert_eq!(rejected_chunks(&mut client), 7);
+    assert_eq!(rejected_messages(&mut client), 7);
     assert!(
         bed.source().log().contains("CDC0205"),
         "the server log tells of it"
@@ -400,7 +400,7 @@ fn only_what_cdc_track_sealed_says_anything() {
     let seen = client.query_one(seen, &[]).expect("a row of cdc_tables");
     assert_eq!(
         (seen.get::<_, &str>(0), seen.get::<_, &str>(1)),
-        ("not sealed", "CDC0114")
+        ("not_sealed", "CDC0114")
     );
     let check = "SELECT code FROM cdc_check() WHERE item = 'table f.mine'";
     let line = client.query_one(check, &[]).expect("a line of cdc_check()");

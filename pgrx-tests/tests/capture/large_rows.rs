@@ -76,10 +76,10 @@ fn a_row_of_200_mb_arrives_whole_and_what_no_topic_takes_halts_or_becomes_a_stub
         &["UPDATE t SET n = 2", "DELETE FROM t WHERE false"],
     );
     wait_until("the sender to halt", Duration::from_secs(60), || {
-        let query = "SELECT state, error_code, remedy FROM cdc_status()";
+        let query = "SELECT state, error_code, error_hint FROM cdc_status()";
         let row = client.query_one(query, &[]).expect("cdc_status()");
         match (row.get("state"), row.get("error_code")) {
-            ("halted", Some("CDC0305")) => Ok(row.get::<_, String>("remedy")),
+            ("halted", Some("CDC0305")) => Ok(row.get::<_, String>("error_hint")),
             found => Err(format!("{found:?}")),
         }
     });

@@ -632,7 +632,7 @@ fn what_stops_triggers_of_a_partition_is_said_and_healed() {
             "{warning:?}"
         );
         let (state, warning, checks) = told(&mut client);
-        assert_eq!((state.as_str(), checks), ("trigger disabled", 1), "{stop}");
+        assert_eq!((state.as_str(), checks), ("trigger_disabled", 1), "{stop}");
         let warning = warning.expect("a warning");
         assert!(
             warning.starts_with("CDC0203: ") && warning.contains(part),

@@ -310,7 +310,7 @@ fn a_large_transaction_is_read_again_where_memory_is_short() {
     run(
         &mut client,
         "TRUNCATE t;;
-             SET cdc.chunk_compression = none;;
+             SET cdc.message_compression = none;;
              BEGIN;;
              INSERT INTO t SELECT n, repeat('x', 100) FROM generate_series(1, 60000) n;;
              SAVEPOINT s;; UPDATE t SET v = 'y' || v;; ROLLBACK TO s;;

@@ -149,7 +149,7 @@ fn who_changed_what_when_and_why() {
         ["customer", "account", "customer"]
     );
     assert_eq!(
-        tables(&sink.find_in_history(&["--request", "r-18"])),
+        tables(&sink.find_in_history(&["--request-id", "r-18"])),
         ["customer", "account"]
     );
     let transaction = timeline[2]["transaction"]["id"].as_str().expect("an id");

@@ -492,7 +492,7 @@ fn a_history_gets_back_what_it_lost_and_no_more() {
     // Every third document is gone, and every seventh is another one.
     for (place, document) in documents.iter().enumerate() {
         let id = doc! {"_id": document.get_str("_id").expect("_id")};
-        if place % 3 == 0 || document.get_str("op") == Ok("inferred delete") {
+        if place % 3 == 0 || document.get_str("op") == Ok("inferred_delete") {
             collection.delete_one(id).run().expect("delete");
         } else if place % 7 == 0 {
             let other = doc! {"$set": {"after": {"id": 1, "v": "forged"}, "who.actor": "nobody"}};

@@ -68,7 +68,7 @@ fn assert_reader_has_the_table(database: &Database<'_>, name: &str) -> Vec<Recor
 }
 
 fn state(client: &mut Client, id: i64) -> String {
-    let query = "SELECT state || COALESCE(': ' || error_code || ' ' || error, '') FROM cdc_snapshots WHERE snapshot_id = $1";
+    let query = "SELECT state || COALESCE(': ' || error_code || ' ' || error_message, '') FROM cdc_snapshots WHERE snapshot_id = $1";
     client
         .query_one(query, &[&id])
         .expect("the snapshot")
@@ -775,7 +775,7 @@ fn check_history(database: &Database<'_>, sink: &CompanionSink, unseen: i64) {
     let documents = history.all();
     let read = documents
         .iter()
-        .filter(|document| document.get_str("op") == Ok("snapshot"));
+        .filter(|document| document.get_str("op") == Ok("read"));
     assert_eq!(read.count() as i64, unseen);
     let there = table(&mut database.source(), "t");
     let mut gone: BTreeSet<String> = (1..=1000)
@@ -966,7 +966,7 @@ fn a_snapshot_waits_for_whoever_is_writing_and_for_nobody_else() {
             1 => Ok(()),
             count => Err(count.to_string()),
         });
-        assert_eq!(state(&mut client, id), "waiting for writers");
+        assert_eq!(state(&mut client, id), "waiting_for_writers");
         let holds = "SELECT backend_xmin IS NULL FROM pg_stat_activity WHERE backend_type = 'pg_cdc snapshot'";
         let holds_nothing_back = client.query_one(holds, &[]).expect("activity");
         assert!(
@@ -996,7 +996,7 @@ fn a_snapshot_of_a_table_that_is_dropped_meanwhile_is_cancelled() {
     let mut writer = database.source();
     run(&mut writer, &["BEGIN", "INSERT INTO t VALUES (2)"]);
     let id = snapshot(&mut client, "cdc_snapshot('t')");
-    wait_for_state(&mut client, id, "waiting for writers");
+    wait_for_state(&mut client, id, "waiting_for_writers");
     run(&mut writer, &["DROP TABLE t", "COMMIT"]);
     wait_for_state(&mut client, id, "cancelled");
 }

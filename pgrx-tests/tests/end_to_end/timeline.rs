@@ -198,7 +198,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
     for table in &tables {
         let changes = sink.find_in_history(&[table, "--limit", "0"]);
         assert!(
-            !ops(&changes).contains(&"inferred delete"),
+            !ops(&changes).contains(&"inferred_delete"),
             "{table}: {changes:?}"
         );
         let there = format!("SELECT count(*) FROM {table}");
@@ -217,7 +217,7 @@ fn a_row_has_one_timeline_whatever_is_renamed() {
     wait_until("the inferred delete", TIMEOUT, || {
         let timeline = sink.find_in_history(&["cust", "k43"]);
         match ops(&timeline).as_slice() {
-            ["create", "inferred delete"] => Ok(()),
+            ["create", "inferred_delete"] => Ok(()),
             other => Err(format!("{other:?}")),
         }
     });
@@ -390,7 +390,7 @@ fn what_is_no_fact_of_the_row_is_marked(database: &Database<'_>, sink: &Companio
     );
     let told = csv(sink, &["person", "1"]);
     for text in [
-        "left filter",
+        "left_filter",
         "entered filter",
         "iban (redacted)",
         "memo \"\"ab\"\" (truncated)",

@@ -103,7 +103,7 @@ fn a_full_disk_of_the_broker_is_waited_out() {
     for part in 0..8 {
         insert(&mut client, part * 1_000 + 1, part * 1_000 + 1_000, 10_000);
     }
-    wait_for_state(&mut client, "waiting for kafka", Some("CDC0301"));
+    wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0301"));
     insert(&mut client, 8_001, 8_010, 100);
     bed.kafka().kill();
     bed.kafka().start();
@@ -178,7 +178,7 @@ fn leaders_change_and_too_few_replicas_are_named() {
     // One is too few.
     third.kill();
     insert(&mut client, 301, 400, 100);
-    let error = wait_for_state(&mut client, "waiting for kafka", Some("CDC0308")).error;
+    let error = wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0308")).error;
     assert!(error.contains(&topic), "{error}");
     second.start();
     assert_eq!(database.inserted_ids("t"), (1..=400).collect());

@@ -102,7 +102,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     // Kafka answers nothing, and more WAL is written than may be held.
     bed.kafka().freeze();
     run(&mut client, &["INSERT INTO t VALUES (998, 'probe')"]);
-    wait_for_state(&mut client, "waiting for kafka", Some("CDC0301"));
+    wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0301"));
     run(
         &mut client,
         &[
@@ -138,7 +138,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     wait_for_state(&mut client, "gap", Some("CDC0401"));
     let wrong = format!("SELECT * FROM cdc_accept_gap('{from}', '0/1')");
     refusal::coded(&mut client, &wrong, "55000", "CDC0603");
-    let accept = "SELECT relation::text, remedy FROM cdc_accept_gap($1::text::pg_lsn, $2::text::pg_lsn, 'Kafka was down')";
+    let accept = "SELECT relation::text, repair FROM cdc_accept_gap($1::text::pg_lsn, $2::text::pg_lsn, 'Kafka was down')";
     let repairs = client.query(accept, &[&from, &to]).expect("accept the gap");
     let repairs: Vec<(String, String)> = repairs.iter().map(|r| (r.get(0), r.get(1))).collect();
     assert_eq!(
@@ -178,8 +178,8 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
             .filter(|document| document.get_str("op") == Ok(op))
             .count()
     };
-    assert_eq!(told("delete") + told("inferred delete"), 500 / 3);
-    assert_ne!(told("inferred delete"), 0);
+    assert_eq!(told("delete") + told("inferred_delete"), 500 / 3);
+    assert_ne!(told("inferred_delete"), 0);
 
     // The accepted gap is none at the next start either.
     bed.source().restart();
@@ -264,7 +264,7 @@ fn wal_without_our_changes_is_not_held_while_kafka_is_down() {
     run(&mut client, &["INSERT INTO t VALUES (1, 'old')"]);
     database.wait_until_in_kafka();
     bed.kafka().kill();
-    wait_for_state(&mut client, "waiting for kafka", Some("CDC0301"));
+    wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0301"));
     for _ in 0..5 {
         write_untracked(&mut client, 40);
         wait_until("the slot to follow", TIMEOUT, || {

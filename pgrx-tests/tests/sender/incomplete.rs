@@ -51,7 +51,7 @@ fn starts_between(first: &[&str], second: &[&str]) {
     database.wait_until_in_kafka();
     run(&mut client, second);
     wait_until("the sender to halt", TIMEOUT, || {
-        let query = "SELECT state, error_code, error FROM cdc_status()";
+        let query = "SELECT state, error_code, error_message FROM cdc_status()";
         let row = other.query_one(query, &[]).expect("cdc_status()");
         match (row.get("state"), row.get("error_code")) {
             ("halted", Some("CDC0206")) => Ok(()),

@@ -141,7 +141,7 @@ fn events_of_one_topic_are_given_up_and_the_others_go_on() {
         ],
     );
     insert_ids(&mut client, 3..6);
-    wait_for_state(&mut client, "waiting for kafka", Some("CDC0304"));
+    wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0304"));
     let given_up = "SELECT cdc_skip_topic('skip.public.gone', reason => 'dropped')::text";
     // The definition, 20 rows, and the two events of DROP.
     assert_eq!(text(&mut client, given_up).as_deref(), Some("23"));
@@ -171,7 +171,7 @@ fn a_topic_that_was_deleted_or_changed_is_not_taken_for_the_old_one() {
     topic_admin::create(bed.kafka(), &database.topic("t"), 3);
     bed.source().reload();
     let remedy = wait_until("the new topic to be seen", TIMEOUT, || {
-        let query = "SELECT COALESCE(error, '') || '; ' || COALESCE(remedy, '') FROM cdc_status()";
+        let query = "SELECT COALESCE(error_message, '') || '; ' || COALESCE(error_hint, '') FROM cdc_status()";
         match text(&mut client, query) {
             Some(seen) if seen.contains("was made anew") => Ok(seen),
             seen => Err(format!("{seen:?}")),
@@ -222,7 +222,7 @@ fn a_topic_that_lost_its_end_halts_until_somebody_gives_it_up() {
     run(&mut client, &["SELECT cdc_resume()"]);
     insert_ids(&mut client, 30..40);
     wait_for_state(&mut client, "halted", Some("CDC0307"));
-    let error = text(&mut client, "SELECT error FROM cdc_status()").expect("an error");
+    let error = text(&mut client, "SELECT error_message FROM cdc_status()").expect("an error");
     assert!(
         error.contains("ends at 0, events up to") && error.contains("were acknowledged"),
         "{error}"
@@ -303,7 +303,7 @@ fn another_cluster_is_not_taken_for_the_one_with_the_position() {
         &[&set, "SELECT pg_reload_conf()", "SELECT cdc_resume()"],
     );
     wait_for_state(&mut client, "halted", Some("CDC0405"));
-    let error = text(&mut client, "SELECT error FROM cdc_status()").expect("an error");
+    let error = text(&mut client, "SELECT error_message FROM cdc_status()").expect("an error");
     assert!(error.contains("anotherClusterAAAAAAAA"), "{error}");
     run(
         &mut client,

@@ -18,7 +18,7 @@ fn what_is_written_before_kafka_is_up_arrives() {
         let row = client.query_one("SELECT state, error_code FROM cdc_status()", &[]);
         let row = row.map_err(|e| format!("{e:?}"))?;
         match (row.get("state"), row.get("error_code")) {
-            ("waiting for kafka", Some("CDC0301")) => Ok(()),
+            ("waiting_for_kafka", Some("CDC0301")) => Ok(()),
             (state, code) => Err(format!("{state} {code:?}")),
         }
     });

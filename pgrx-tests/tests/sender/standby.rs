@@ -35,7 +35,7 @@ fn nothing_is_sent_before_the_synchronous_standby_has_it() {
     bed.source().set("synchronous_standby_names", "second");
     bed.source().reload();
     // None has confirmed anything yet. From here on the reload counts.
-    let waiting_for = wait_for_state(&mut client, "waiting for standby", None).waiting_for;
+    let waiting_for = wait_for_state(&mut client, "waiting_for_standby", None).waiting_for;
     assert_eq!(waiting_for.as_deref(), Some("a synchronous standby"));
     run(
         &mut client,
@@ -64,7 +64,7 @@ fn nothing_is_sent_before_the_synchronous_standby_has_it() {
 
     standby.stop();
     run(&mut client, &["INSERT INTO t VALUES (200)"]);
-    wait_for_state(&mut client, "waiting for standby", None);
+    wait_for_state(&mut client, "waiting_for_standby", None);
     assert_eq!(database.ids_in_topic("t").len(), 199);
     bed.source().set("cdc.wait_for_standby", "off");
     bed.source().reload();
@@ -76,7 +76,7 @@ fn nothing_is_sent_before_the_synchronous_standby_has_it() {
     bed.source().set("synchronous_standby_names", "");
     bed.source().set("cdc.wait_for_standby", "on");
     bed.source().reload();
-    let waiting_for = wait_for_state(&mut client, "waiting for standby", None).waiting_for;
+    let waiting_for = wait_for_state(&mut client, "waiting_for_standby", None).waiting_for;
     let waiting_for = waiting_for.expect("what it waits for");
     run(&mut client, &["INSERT INTO t VALUES (201)"]);
     assert!(

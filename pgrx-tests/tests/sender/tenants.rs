@@ -165,7 +165,7 @@ fn what_an_event_brings_along_is_limited_where_it_is_captured() {
     let mut client = database.source();
     wait_for(
         &mut client,
-        "SELECT rejected_chunks::text FROM cdc_status()",
+        "SELECT rejected_messages::text FROM cdc_status()",
         "20000",
     );
     wait_until("the count in the log", TIMEOUT, || {
@@ -337,7 +337,7 @@ fn put_aside(delivery: &str) {
     assert_eq!(text(&mut client, lines).as_deref(), Some("CDC0312,CDC0313"));
     // The owner, who sees nothing of the sender, sees that too.
     let own = "SELECT string_agg(relation || ' ' || state || ' ' || left(warning, 7), ', ' ORDER BY relation::text) FROM cdc_tables";
-    let told_owner = "a put aside CDC0312, wide put aside CDC0313";
+    let told_owner = "a put_aside CDC0312, wide put_aside CDC0313";
     assert_eq!(text(&mut ann, own).as_deref(), Some(told_owner));
     let position = newest_position(&bed);
     let named: Vec<&String> = position["aside"]
@@ -369,7 +369,7 @@ fn put_aside(delivery: &str) {
         "55000",
         "CDC0608",
     );
-    let resumed = "SELECT string_agg(relation::text || ': ' || remedy, ',') FROM cdc_resume_topic('shop.ann.wide', 'larger now')";
+    let resumed = "SELECT string_agg(relation::text || ': ' || repair, ',') FROM cdc_resume_topic('shop.ann.wide', 'larger now')";
     let resumed = text(&mut client, resumed);
     assert!(
         resumed
@@ -471,7 +471,7 @@ fn orders_end_with_their_call_and_lag_is_told_whoever_stopped_the_sender() {
     assert_eq!(error.code().code(), "57014", "{error:?}");
     run(&mut client, &["SET statement_timeout = 0"]);
     assert_eq!(
-        text(&mut client, "SELECT skips::text FROM cdc_status()").as_deref(),
+        text(&mut client, "SELECT topics_skipped::text FROM cdc_status()").as_deref(),
         Some("0")
     );
     refusal::coded(
@@ -481,7 +481,7 @@ fn orders_end_with_their_call_and_lag_is_told_whoever_stopped_the_sender() {
         "CDC0608",
     );
     // While one runs, somebody else sees it and takes it back.
-    let pause = "SELECT skips::text FROM cdc_status()";
+    let pause = "SELECT topics_skipped::text FROM cdc_status()";
     std::thread::scope(|scope| {
         let database = &database;
         let skipping = scope.spawn(move || {
@@ -542,7 +542,7 @@ fn orders_end_with_their_call_and_lag_is_told_whoever_stopped_the_sender() {
     wait_for(&mut client, lag, "drained t t t");
     bed.kafka().kill();
     run(&mut client, &["SELECT cdc_resume()"]);
-    wait_for(&mut client, lag, "waiting for kafka t t t");
+    wait_for(&mut client, lag, "waiting_for_kafka t t t");
     bed.kafka().start();
     assert_eq!(ids(&database), [1, 2, 3, 4]);
     bed.source().assert_never_crashed();
@@ -589,7 +589,7 @@ fn snapshots_of_one_owner_keep_no_other_owner_and_no_other_database_waiting() {
         "CDC0508",
     );
     let state = |id: &str| format!("SELECT state FROM cdc_snapshots WHERE snapshot_id = {id}");
-    wait_for(&mut ann, &state(&waiting), "waiting for writers");
+    wait_for(&mut ann, &state(&waiting), "waiting_for_writers");
     let theirs = text(&mut bob, "SELECT cdc_snapshot('t')::text").expect("an id");
     let elsewhere = text(&mut other.source(), "SELECT cdc_snapshot('t')::text").expect("an id");
     wait_for(&mut bob, &state(&theirs), "done");
@@ -611,13 +611,13 @@ fn snapshots_of_one_owner_keep_no_other_owner_and_no_other_database_waiting() {
     run(&mut client, &["SELECT cdc_snapshot('ann.t')"]);
     for id in &asked {
         let still = format!(
-            "SELECT count(*)::text FROM cdc_snapshots WHERE snapshot_id = {id} AND state IN ('waiting for writers', 'running')"
+            "SELECT count(*)::text FROM cdc_snapshots WHERE snapshot_id = {id} AND state IN ('waiting_for_writers', 'running')"
         );
         if text(&mut ann, &still).as_deref() == Some("1") {
             run(&mut ann, &[&format!("SELECT cdc_snapshot_cancel({id})")]);
         }
     }
-    let unfinished = "SELECT count(*)::text FROM cdc_snapshots WHERE relation = 'ann.t'::regclass AND state IN ('waiting for writers', 'running')";
+    let unfinished = "SELECT count(*)::text FROM cdc_snapshots WHERE relation = 'ann.t'::regclass AND state IN ('waiting_for_writers', 'running')";
     wait_for(&mut ann, unfinished, "0");
     // What is finished does not pile up, nor what is left of tables that are gone.
     for _ in 0..30 {
@@ -669,7 +669,7 @@ fn refused_records(delivery: &str) {
     let own = "SELECT state || ' ' || left(warning, 7) FROM cdc_tables";
     assert_eq!(
         text(&mut ann, own).as_deref(),
-        Some("put aside CDC0317"),
+        Some("put_aside CDC0317"),
         "its owner is told"
     );
     topic_admin::set(bed.kafka(), "shop.ann.newest", "cleanup.policy", "delete");
@@ -761,7 +761,7 @@ fn a_new_topic_that_cannot_be_used_is_put_aside() {
     let mut admin = database.source();
     let aside = "SELECT string_agg(topic || ' ' || error_code, ',') FROM cdc_aside";
     wait_for(&mut admin, aside, "shop.ann.t CDC0318");
-    let told = "SELECT error || ' ' || remedy FROM cdc_aside";
+    let told = "SELECT error_message || ' ' || error_hint FROM cdc_aside";
     let told = text(&mut admin, told).expect("what is told");
     for part in [
         "is missing",

@@ -198,7 +198,7 @@ fn a_halted_sink_holds_nothing_and_says_how_far_it_is_behind() {
     sink.start();
     source.wait_until_replica_applied(&sink, "t");
     wait_for_state(&sink, "no lag", |state| {
-        state["lag_events"] == 0 && state["lag_seconds"] == 0.0
+        state["apply_lag_events"] == 0 && state["apply_lag_seconds"] == 0.0
     });
     // One event in the table's topic: the row.
     wait_until(
@@ -207,7 +207,7 @@ fn a_halted_sink_holds_nothing_and_says_how_far_it_is_behind() {
         || {
             let state = sink.state_of("history");
             match state["state"] == "retrying"
-                && state["lag_events"] == 1
+                && state["apply_lag_events"] == 1
                 && state["retrying_since"].is_string()
             {
                 true => Ok(()),
@@ -227,15 +227,15 @@ fn a_halted_sink_holds_nothing_and_says_how_far_it_is_behind() {
     source.flush();
     let state = wait_for_state(&sink, "the replica to halt with its lag", |state| {
         state["state"] == "halted"
-            && state["lag_events"] == 6
-            && state["lag_seconds"].as_f64() > Some(1.0)
+            && state["apply_lag_events"] == 6
+            && state["apply_lag_seconds"].as_f64() > Some(1.0)
     });
     assert!(state.to_string().contains(&empty.id()), "{state}");
     assert_nothing_is_held(&source);
     source.replica().batch_execute("BEGIN; SET LOCAL statement_timeout = '10s'; LOCK TABLE t IN ACCESS EXCLUSIVE MODE; COMMIT").expect("nobody is in the way");
     let metrics = sink.get("/metrics");
     assert!(
-        metrics.contains("companion_sink_lag_events{sink=\"replica\"} 6"),
+        metrics.contains("companion_sink_apply_lag_events{sink=\"replica\"} 6"),
         "{metrics}"
     );
     assert_eq!(
@@ -254,7 +254,7 @@ fn a_halted_sink_holds_nothing_and_says_how_far_it_is_behind() {
     ]);
     source.wait_until_replica_applied(&sink, "t");
     let state = wait_for_state(&sink, "the replica to have everything", |state| {
-        state["lag_events"] == 0
+        state["apply_lag_events"] == 0
     });
     assert!(state["last_error"]["over_since"].is_string(), "{state}");
     assert_eq!(sink.try_command(&["status"]).status.code(), Some(0));
@@ -288,8 +288,8 @@ fn a_halted_sink_holds_nothing_and_says_how_far_it_is_behind() {
     source.send(&event);
     source.flush();
     wait_for_state(&sink, "the lag while the target hangs", |state| {
-        state["lag_events"] == 1
-            && state["lag_seconds"].as_f64() > Some(1.0)
+        state["apply_lag_events"] == 1
+            && state["apply_lag_seconds"].as_f64() > Some(1.0)
             && state["unmoved_seconds"].as_f64() > Some(1.0)
     });
     other.batch_execute("COMMIT").expect("the lock is free");

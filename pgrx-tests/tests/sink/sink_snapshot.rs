@@ -235,7 +235,7 @@ fn rows_that_are_gone_get_one_inferred_delete() {
         .skip(1)
         .filter_map(|line| line.split(',').nth(2))
         .collect();
-    assert_eq!(ops, ["create", "inferred delete", "create"], "{shown}");
+    assert_eq!(ops, ["create", "inferred_delete", "create"], "{shown}");
 
     // The next snapshot says nothing new of them.
     begin(&mut source, 8, 1);

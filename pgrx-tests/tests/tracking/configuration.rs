@@ -22,11 +22,14 @@ fn source_with(settings: &[(&str, &str)]) -> (TestBed, Client) {
 /// Waits until `cdc_status()` has the code.
 fn wait_for_error_code(client: &mut Client, code: &str) {
     wait_until(&format!("cdc_status().error_code {code}"), TIMEOUT, || {
-        let row = client.query_one("SELECT state, error_code, remedy FROM cdc_status()", &[]);
+        let row = client.query_one(
+            "SELECT state, error_code, error_hint FROM cdc_status()",
+            &[],
+        );
         let row = row.map_err(|e| format!("{e:?}"))?;
         if row.get::<_, Option<&str>>("error_code") == Some(code) {
             assert!(
-                row.get::<_, Option<&str>>("remedy")
+                row.get::<_, Option<&str>>("error_hint")
                     .is_some_and(|remedy| !remedy.is_empty())
             );
             return Ok(());

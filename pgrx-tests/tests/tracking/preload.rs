@@ -34,7 +34,7 @@ fn without_preload_creation_warns_and_tracking_fails() {
     let status = client
         .query_one("SELECT state FROM cdc_status()", &[])
         .expect("cdc_status");
-    assert_eq!(status.get::<_, &str>("state"), "not preloaded");
+    assert_eq!(status.get::<_, &str>("state"), "not_preloaded");
     client
         .batch_execute("INSERT INTO t VALUES (1)")
         .expect("writers are not touched");

@@ -126,7 +126,7 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
     run(&mut client, &["ALTER TABLE log DISABLE TRIGGER _cdc"]);
     assert_eq!(
         shown(&mut client, "log", "state"),
-        json!("trigger disabled")
+        json!("trigger_disabled")
     );
     assert!(
         shown(&mut client, "log", "warning")
@@ -137,7 +137,7 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
     let line = client.query_one(check, &[]).expect("a line of cdc_check()");
     assert_eq!(
         (line.get::<_, &str>(0), line.get::<_, &str>(1)),
-        ("CDC0203", "trigger disabled")
+        ("CDC0203", "trigger_disabled")
     );
     run(&mut client, &["SELECT cdc_untrack('log')"]);
 
@@ -314,7 +314,7 @@ fn whoever_owns_a_database_can_dump_it() {
         run(
             &mut client,
             &[
-                "SELECT cdc_track(relation) FROM cdc_tables WHERE state IN ('copied', 'not sealed')",
+                "SELECT cdc_track(relation) FROM cdc_tables WHERE state IN ('copied', 'not_sealed')",
                 "INSERT INTO t (v) VALUES ('d')",
                 "CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (100) TO (200)",
                 "INSERT INTO p OVERRIDING SYSTEM VALUE VALUES (100, 'c')",

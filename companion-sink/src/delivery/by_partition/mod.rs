@@ -121,7 +121,7 @@ impl<S: Sink> Course for ByPartition<S> {
 /// One run of a sink, from connecting to the first error.
 struct Run<'r, S> {
     sink: &'r mut S,
-    config: &'r config::Sink,
+    config: &'r config::SinkSettings,
     shared: &'r Shared,
     status: &'r SinkStatus,
     reader: Reader,
@@ -608,7 +608,7 @@ impl<S: Sink> Run<'_, S> {
 pub(crate) fn tell_of_missing_position(sink: &str) {
     tracing::info!(
         sink,
-        hint = "Nothing to do if the source has just been set up; else set [kafka] source to the server's cdc.source_name.",
+        hint = "Nothing to do if the source has just been set up; else set [kafka] source_name to the server's cdc.source_name.",
         "waiting for a position of the sender"
     );
 }

@@ -30,7 +30,8 @@ use crate::rule::Rules;
 use crate::sink::mongo_history::connection::{durable, make_indexes};
 use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_history::documents::column_types::type_of;
-use crate::sink::mongo_history::documents::document::Body;
+use crate::sink::mongo_history::documents::document;
+use crate::sink::mongo_history::documents::history_body::HistoryBody;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::parked::keys::ParkedKeys;
 use crate::sink::mongo_history::parked::store::ParkedEvents;
@@ -56,13 +57,13 @@ const INDEXES: [&[&str]; 5] = [
     &["why.request_id", "version"],
 ];
 
-/// The sink of kind `mongo-history`.
+/// The sink of kind `mongo_history`.
 pub(crate) struct History {
     pub(super) name: String,
     pub(super) live: Live,
     pub(super) rules: Rules,
     pub(super) source_name: String,
-    pub(super) settings: config::MongoHistory,
+    pub(super) settings: config::MongoHistorySettings,
     pub(super) refusals: RefusalLimit,
     pub(super) state_name: String,
     /// As `state_name`, of the sink itself where this is its replay.
@@ -114,7 +115,7 @@ impl History {
         name: &str,
         live: Live,
         source_name: &str,
-        settings: config::MongoHistory,
+        settings: config::MongoHistorySettings,
         refusals: RefusalLimit,
     ) -> Self {
         History {
@@ -185,7 +186,7 @@ impl History {
             op if op.is_row() => {}
             _ => return Ok(None),
         }
-        let body = Body::parse(record, headers.op)?;
+        let body = HistoryBody::parse(record, headers.op)?;
         let told = Claim::by_row(body.table_name().into_owned());
         self.admit(record, &headers, &told).await?;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
@@ -206,8 +207,15 @@ impl History {
         let definition = definition.map_err(|error| classify("reading a schema", &error))?;
         let types = definition.map(|(_, types)| types);
         let entity = &place.entity;
-        let source = &self.source_name;
-        let document = body.document(record, &headers, entity, source, definition, names)?;
+        let document = document::of_event(
+            &body,
+            record,
+            &headers,
+            entity,
+            &self.source_name,
+            definition,
+            names,
+        )?;
         if headers.op.is_row() {
             self.rules.check(record, &|column| type_of(types, column))?;
         }

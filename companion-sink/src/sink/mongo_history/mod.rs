@@ -52,7 +52,7 @@ use crate::sink::mongo_history::history::not_connected;
 use crate::sink::mongo_history::parked::{parking, pending_actions};
 use crate::sink::mongo_history::snapshot::notes;
 
-/// The sink of kind `mongo-history`.
+/// The sink of kind `mongo_history`.
 pub(crate) struct MongoHistory {
     history: History,
 }
@@ -64,7 +64,7 @@ impl MongoHistory {
         name: &str,
         live: Live,
         source_name: &str,
-        settings: config::MongoHistory,
+        settings: config::MongoHistorySettings,
         refusals: RefusalLimit,
     ) -> Self {
         let history = History::new(instance, name, live, source_name, settings, refusals);

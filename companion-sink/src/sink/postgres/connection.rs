@@ -12,7 +12,7 @@ use tokio_postgres::{AsyncMessage, Client, Config, Notification, SimpleQueryMess
 
 use crate::error::{Code, Error, Result};
 use crate::sink::postgres::failure::{Fault, classify, sort};
-use crate::sink::postgres::parked::store::CHANNEL;
+use crate::sink::postgres::parked::decisions::CHANNEL;
 use crate::sink::postgres::verification::Verification;
 
 /// Where instances tell each other that there is something to look at; the payload is the sink.

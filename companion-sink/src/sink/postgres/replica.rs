@@ -328,7 +328,7 @@ impl Replica {
         let halted_before = self.state.parked_events().has_poison(&client).await?;
         let decided = match &self.settings.shadow {
             Some(shadow) => shadow.decided.clone(),
-            None => self.state.parked_events().decided(&client).await?,
+            None => self.state.decisions().decided(&client).await?,
         };
         let mut session = Session::new(client);
         if self.is_shared() {

@@ -12,7 +12,7 @@ use crate::sink::postgres::schema::target::Target;
 /// How a replica is written.
 #[derive(Clone)]
 pub(crate) struct Settings {
-    of_sink: config::Postgres,
+    of_sink: config::PostgresSettings,
     /// Schemas where sinks of this configuration keep their state, and where replays build.
     kept_schemas: Vec<String>,
     /// Where the tables are while a replay builds them anew; none for those that readers use.
@@ -20,16 +20,16 @@ pub(crate) struct Settings {
 }
 
 impl Deref for Settings {
-    type Target = config::Postgres;
+    type Target = config::PostgresSettings;
 
-    fn deref(&self) -> &config::Postgres {
+    fn deref(&self) -> &config::PostgresSettings {
         &self.of_sink
     }
 }
 
 impl Settings {
     /// Those of a sink of `config`.
-    pub(crate) fn new(config: &Config, of_sink: &config::Postgres) -> Self {
+    pub(crate) fn new(config: &Config, of_sink: &config::PostgresSettings) -> Self {
         Settings {
             of_sink: of_sink.clone(),
             kept_schemas: kept_schemas(config),
@@ -128,9 +128,9 @@ mod tests {
 
     #[test]
     fn names_are_mapped_both_ways() {
-        let postgres = config::Postgres {
+        let postgres = config::PostgresSettings {
             columns: [("public.customer.id".into(), "kunde_id".into())].into(),
-            ..config::Postgres::default()
+            ..config::PostgresSettings::default()
         };
         let settings = Settings {
             of_sink: postgres,

@@ -10,6 +10,7 @@ use crate::sink::batch::Move;
 use crate::sink::batch::Position;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::parked::decisions::Decisions;
 use crate::sink::postgres::parked::store::{HOLDS_ROWS, ParkedEvents};
 use crate::sink::postgres::schema::bindings::Topics;
 use crate::sink::postgres::schema::definitions::FollowedDefinition;
@@ -66,9 +67,17 @@ impl State {
         }
     }
 
-    /// The events that were put aside.
+    /// The parked events.
     pub(crate) fn parked_events(&self) -> ParkedEvents<'_> {
         ParkedEvents {
+            schema: &self.schema,
+            sink: &self.sink,
+        }
+    }
+
+    /// What people decided about them.
+    pub(crate) fn decisions(&self) -> Decisions<'_> {
+        Decisions {
             schema: &self.schema,
             sink: &self.sink,
         }
@@ -109,7 +118,7 @@ impl State {
                     "parked",
                     "actions",
                     "snapshots",
-                    "progress",
+                    "complete_up_to",
                     "definitions",
                     "loading",
                     "replays",
@@ -136,9 +145,9 @@ impl State {
                  PRIMARY KEY (sink, topic, partition));
              COMMENT ON TABLE {schema}.offsets IS 'companion-sink: how far each partition is applied, and the highest version seen there';
              {parked};
-             CREATE TABLE IF NOT EXISTS {schema}.progress (
+             CREATE TABLE IF NOT EXISTS {schema}.complete_up_to (
                  sink text PRIMARY KEY, version text NOT NULL, commit_time timestamptz NOT NULL);
-             COMMENT ON TABLE {schema}.progress IS 'companion-sink: the newest commit of the source that is here, of sinks with consistency = \"transaction\"';
+             COMMENT ON TABLE {schema}.complete_up_to IS 'companion-sink: the newest commit of the source that is here, of sinks with consistency = \"transaction\"';
              CREATE TABLE IF NOT EXISTS {schema}.definitions (
                  sink text NOT NULL, topic text NOT NULL, target_schema text NOT NULL, target_table text NOT NULL,
                  definition text NOT NULL, is_dropped boolean NOT NULL DEFAULT false, PRIMARY KEY (sink, topic));
@@ -155,10 +164,10 @@ impl State {
              CREATE OR REPLACE VIEW {schema}.replica AS
                  SELECT p.sink,
                      CASE WHEN EXISTS (SELECT FROM {schema}.loading l WHERE l.sink = p.sink) THEN 'loading'
-                          WHEN k.keys > 0 THEN 'consistent except ' || k.keys || ' keys'
+                          WHEN k.keys > 0 THEN 'parked'
                           ELSE 'consistent' END AS state,
-                     p.commit_time, p.version
-                 FROM {schema}.progress p
+                     p.commit_time, p.version, k.keys AS parked_keys
+                 FROM {schema}.complete_up_to p
                  CROSS JOIN LATERAL (SELECT count(DISTINCT (q.topic, q.key)) FROM {schema}.parked q WHERE q.sink = p.sink AND NOT q.halts AND {HOLDS_ROWS}) AS k(keys);
              COMMENT ON VIEW {schema}.replica IS 'companion-sink: whether readers see the source as it was after the commit that is named'",
             parked = ParkedEvents::create(schema),
@@ -307,11 +316,11 @@ impl State {
         time_us: i64,
     ) -> Result<()> {
         let sql = format!(
-            "INSERT INTO {}.progress (sink, version, commit_time) VALUES ($1, $2, to_timestamp($3::bigint / 1000000.0::float8))
+            "INSERT INTO {}.complete_up_to (sink, version, commit_time) VALUES ($1, $2, to_timestamp($3::bigint / 1000000.0::float8))
              ON CONFLICT (sink) DO UPDATE SET version = EXCLUDED.version, commit_time = EXCLUDED.commit_time",
             self.schema
         );
-        let failed = |error| classify("noting the progress", &error);
+        let failed = |error| classify("noting how far the replica is complete", &error);
         let statement = session.prepared(&sql, &[]).await.map_err(failed)?;
         let parameters: [&(dyn ToSql + Sync); 3] = [&self.sink, &place.to_string(), &time_us];
         session

@@ -145,9 +145,9 @@ impl fmt::Display for Rejected {
         match &self.why {
             Wrong::NotTransactional => f.write_str("it is not transactional"),
             Wrong::Chunk(error) => error.fmt(f),
-            Wrong::OtherTransaction => f.write_str("the chunk belongs to another transaction"),
-            Wrong::OtherEpoch => f.write_str("the chunk is of a transaction long ago"),
-            Wrong::SentBefore => f.write_str("the chunk was sent before"),
+            Wrong::OtherTransaction => f.write_str("the message belongs to another transaction"),
+            Wrong::OtherEpoch => f.write_str("the message is of a transaction long ago"),
+            Wrong::SentBefore => f.write_str("the message was sent before"),
         }
     }
 }

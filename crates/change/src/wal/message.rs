@@ -77,13 +77,16 @@ pub enum MessageError {
 impl fmt::Display for MessageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            MessageError::Forged => f.write_str("chunk was not written by this server's capture"),
+            MessageError::Forged => f.write_str("message was not written by this server's capture"),
             MessageError::UnknownFormat(format) => {
-                write!(f, "chunk has format {format}, this library knows {FORMAT}")
+                write!(
+                    f,
+                    "message has format {format}, this library knows {FORMAT}"
+                )
             }
-            MessageError::Wire(error) => write!(f, "chunk {error}"),
-            MessageError::Compression => f.write_str("chunk does not decompress"),
-            MessageError::OutOfMemory => f.write_str("chunk needs more memory than there is"),
+            MessageError::Wire(error) => write!(f, "message {error}"),
+            MessageError::Compression => f.write_str("message does not decompress"),
+            MessageError::OutOfMemory => f.write_str("message needs more memory than there is"),
         }
     }
 }

@@ -169,15 +169,15 @@ fn sender_is_well(bed: &TestBed) {
     });
     let row = client
         .query_one(
-            "SELECT state, error, lag_events, uncovered_rows, rejected_chunks, events FROM cdc.cdc_status()",
+            "SELECT state, error_message, lag_events, uncovered_rows, rejected_messages, events FROM cdc.cdc_status()",
             &[],
         )
         .expect("the sender's state");
     let seen = (
         row.get::<_, String>("state"),
-        row.get::<_, Option<String>>("error"),
+        row.get::<_, Option<String>>("error_message"),
         row.get::<_, Option<i64>>("uncovered_rows"),
-        row.get::<_, Option<i64>>("rejected_chunks"),
+        row.get::<_, Option<i64>>("rejected_messages"),
     );
     assert_eq!(
         seen,

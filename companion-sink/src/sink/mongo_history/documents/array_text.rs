@@ -4,7 +4,8 @@
 use serde_json::value::RawValue;
 
 use crate::event::json::Malformed;
-use crate::sink::postgres::write::pg_text::{PgType, to_text};
+use crate::event::pg_type::PgType;
+use crate::sink::postgres::write::pg_text::{quote, to_text};
 
 /// Whether a JSON array has arrays in it.
 pub(crate) fn is_nested(items: &[&RawValue]) -> bool {
@@ -45,16 +46,7 @@ fn put(
         match text {
             None => out.push_str("NULL"),
             Some(text) if is_bare(&text, delimiter) => out.push_str(&text),
-            Some(text) => {
-                out.push('"');
-                for c in text.chars() {
-                    if matches!(c, '"' | '\\') {
-                        out.push('\\');
-                    }
-                    out.push(c);
-                }
-                out.push('"');
-            }
+            Some(text) => quote(out, &text),
         }
     }
     out.push('}');

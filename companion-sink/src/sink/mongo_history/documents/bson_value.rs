@@ -7,10 +7,10 @@ use serde_json::value::RawValue;
 
 use crate::event::image::Image;
 use crate::event::json::Malformed;
+use crate::event::pg_type::PgType;
 use crate::sink::mongo_history::documents::array_text::{array_text, is_nested};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::documents::column_types::type_of;
-use crate::sink::postgres::write::pg_text::PgType;
 
 /// More levels no server takes, nor does the stack hold any number of them.
 const DEPTH_MAX: usize = 1000;

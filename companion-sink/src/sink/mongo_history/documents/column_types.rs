@@ -1,6 +1,6 @@
 //! The types of columns, as the definition of their table tells them.
 
-use crate::sink::postgres::write::pg_text::PgType;
+use crate::event::pg_type::PgType;
 use std::borrow::Cow;
 use std::collections::HashMap;
 

@@ -1,340 +1,139 @@
 //! The document of one change: only facts that never change afterwards, so that writing it again changes nothing.
 
-use std::borrow::Cow;
-
 use mongodb::bson::{Bson, DateTime, Document, RawBson, RawDocumentBuf, doc, rawdoc};
-use serde::Deserialize;
 
 use crate::event::Headers;
 use crate::event::Op;
-use crate::event::TableName;
 use crate::event::image::Image;
 use crate::event::json::Malformed;
-use crate::event::json::Text;
-use crate::event::parse_body;
 use crate::kafka::record::Record;
-use crate::sink::mongo_history::documents::bson_value::{Names, document, document_of};
+use crate::sink::mongo_history::documents::bson_value::{Names, document_of};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::documents::diff::diff;
-use crate::sink::mongo_history::identity::told::Name;
-use crate::timestamp::rfc3339;
+use crate::sink::mongo_history::documents::history_body::{HistoryBody, optional_text, whole};
 
 /// The operation of a row that a snapshot did not find.
-pub(crate) const INFERRED_DELETE: &str = "inferred delete";
+pub(crate) const INFERRED_DELETE: &str = "inferred_delete";
 
-/// What the history needs of an event's body.
-#[derive(Deserialize)]
-pub(crate) struct Body<'a> {
-    ts_us: Option<i64>,
-    #[serde(borrow)]
-    source: Source<'a>,
-    #[serde(borrow)]
-    transaction: Option<Transaction<'a>>,
-    #[serde(borrow, default)]
-    audit: Audit<'a>,
-    #[serde(borrow)]
-    marks: Option<Marks<'a>>,
-    #[serde(borrow)]
-    before: Option<Image<'a>>,
-    #[serde(borrow)]
-    after: Option<Image<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Source<'a> {
-    #[serde(borrow)]
-    db: Cow<'a, str>,
-    #[serde(borrow)]
-    schema: Cow<'a, str>,
-    #[serde(borrow)]
-    table: Cow<'a, str>,
-    ts_us: Option<i64>,
-    #[serde(rename = "txId")]
-    xid: Option<i64>,
-    lsn: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Transaction<'a> {
-    #[serde(borrow)]
-    id: Cow<'a, str>,
-    total_order: Option<i64>,
-    event_count: Option<i64>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Audit<'a> {
-    #[serde(borrow)]
-    actor: Option<Text<'a>>,
-    #[serde(borrow)]
-    reason: Option<Text<'a>>,
-    #[serde(borrow)]
-    request_id: Option<Text<'a>>,
-    #[serde(borrow)]
-    session_user: Option<Text<'a>>,
-    #[serde(borrow)]
-    current_user: Option<Text<'a>>,
-    #[serde(borrow)]
-    application_name: Option<Text<'a>>,
-    #[serde(borrow)]
-    client_addr: Option<Text<'a>>,
-    pid: Option<i64>,
-    transaction_ts_us: Option<i64>,
-    statement_ts_us: Option<i64>,
-    #[serde(borrow)]
-    context: Option<Image<'a>>,
-}
-
-#[derive(Deserialize)]
-struct Marks<'a> {
-    #[serde(borrow)]
-    before: Option<Image<'a>>,
-    #[serde(borrow)]
-    after: Option<Image<'a>>,
-    /// `left` or `entered`, of an update by which the row crossed the table's filter.
-    #[serde(borrow)]
-    filter: Option<Cow<'a, str>>,
-}
-
-impl<'a> Body<'a> {
-    /// Parses an event's body; the images that its operation needs must be there.
-    pub(crate) fn parse(record: &'a Record, op: Op) -> Result<Self, Malformed> {
-        let body: Body<'a> = parse_body(record)?;
-        let complete = match op {
-            Op::Create | Op::Update | Op::Read => body.after.is_some(),
-            Op::Delete => body.before.is_some(),
-            _ => true,
-        };
-        if complete {
-            Ok(body)
-        } else {
-            Err(Malformed("the row's image is missing".into()))
+/// The document of this event, of a row that the history calls `entity`.
+pub(crate) fn of_event(
+    body: &HistoryBody<'_>,
+    record: &Record,
+    headers: &Headers<'_>,
+    entity: &str,
+    source_name: &str,
+    definition: Option<(&str, &ColumnTypes)>,
+    names: Names,
+) -> Result<RawDocumentBuf, Malformed> {
+    let types = definition.map(|(_, types)| types);
+    let key_of = |json: Option<&str>| match json {
+        Some(json) => {
+            let image = Image::parse(json.as_bytes())?;
+            Ok(RawBson::Document(document_of(&image, types, names)?))
         }
+        None => Ok(RawBson::Null),
+    };
+    let key = key_of(identity(record, headers))?;
+    let previous_key = key_of(headers.old_key)?;
+    let mut doc = rawdoc! {
+        "_id": headers.id,
+        "entity": entity,
+        "key": key,
+        "previous_key": previous_key,
+        "op": operation(headers.op),
+        "version": headers.version,
+    };
+    for (field, image) in [("before", &body.before), ("after", &body.after)] {
+        doc.append(
+            field,
+            match image {
+                Some(image) => RawBson::Document(document_of(image, types, names)?),
+                None => RawBson::Null,
+            },
+        );
     }
-
-    /// What the table is called.
-    pub(crate) fn name(&self, headers: &Headers<'_>) -> Name {
-        Name {
-            from: String::new(),
-            header: headers.table.to_owned(),
-            database: self.source.db.clone().into_owned(),
-            schema: self.source.schema.clone().into_owned(),
-            table: self.source.table.clone().into_owned(),
-        }
-    }
-
-    /// The table that it names.
-    pub(crate) fn table_name(&self) -> TableName<'_> {
-        TableName {
-            db: Cow::Borrowed(&self.source.db),
-            schema: Cow::Borrowed(&self.source.schema),
-            table: Cow::Borrowed(&self.source.table),
-        }
-    }
-
-    /// The row before the change, or as it is where there is only that.
-    pub(crate) fn known_image(&self) -> Option<&Image<'a>> {
-        self.before.as_ref().or(self.after.as_ref())
-    }
-
-    /// The document of this event, of a row that the history calls `entity`.
-    pub(crate) fn document(
-        &self,
-        record: &Record,
-        headers: &Headers<'_>,
-        entity: &str,
-        source_name: &str,
-        definition: Option<(&str, &ColumnTypes)>,
-        names: Names,
-    ) -> Result<RawDocumentBuf, Malformed> {
-        let types = definition.map(|(_, types)| types);
-        let key_of = |json: Option<&str>| match json {
-            Some(json) => {
-                let image = Image::parse(json.as_bytes())?;
-                Ok(RawBson::Document(document_of(&image, types, names)?))
-            }
-            None => Ok(RawBson::Null),
-        };
-        let key = key_of(identity(record, headers))?;
-        let previous_key = key_of(headers.old_key)?;
-        let mut doc = rawdoc! {
-            "_id": headers.id,
-            "entity": entity,
-            "key": key,
-            "previous_key": previous_key,
-            "op": operation(headers.op),
-            "version": headers.version,
-        };
-        for (field, image) in [("before", &self.before), ("after", &self.after)] {
+    match (&body.before, &body.after) {
+        (Some(before), Some(after)) => {
             doc.append(
-                field,
-                match image {
-                    Some(image) => RawBson::Document(document_of(image, types, names)?),
-                    None => RawBson::Null,
-                },
+                "diff",
+                diff(before, after, types, |name| body.is_masked(name), names)?,
             );
         }
-        match (&self.before, &self.after) {
-            (Some(before), Some(after)) => {
-                doc.append(
-                    "diff",
-                    diff(before, after, types, |name| self.is_masked(name), names)?,
-                );
-            }
-            _ => doc.append("diff", mongodb::bson::RawArrayBuf::new()),
+        _ => doc.append("diff", mongodb::bson::RawArrayBuf::new()),
+    }
+    doc.append("marks", body.marks(names)?);
+    doc.append(
+        "schema",
+        optional_text(definition.map(|(version, _)| version)),
+    );
+    append_circumstances(&mut doc, body, record, headers, source_name, names)?;
+    Ok(doc)
+}
+
+/// The document that says that a row is gone, for this event, the end of a snapshot, has not met it. `last` is the newest
+/// document of its entity; none if that says so already.
+pub(crate) fn inferred_delete(
+    body: &HistoryBody<'_>,
+    record: &Record,
+    headers: &Headers<'_>,
+    source_name: &str,
+    names: Names,
+    last: &Document,
+) -> Result<Option<RawDocumentBuf>, Malformed> {
+    let there = matches!(last.get_str("op"), Ok("create" | "update" | "read"));
+    let (Ok(entity), Ok(image), true) = (last.get_str("entity"), last.get_document("after"), there)
+    else {
+        return Ok(None);
+    };
+    let of_last = |field: &str| last.get(field).cloned().unwrap_or(Bson::Null);
+    let marks = match last.get_document("marks") {
+        Ok(marks) => {
+            let after = marks.get("after").cloned().unwrap_or(Bson::Null);
+            Bson::Document(doc! { "before": after, "after": Bson::Null })
         }
-        doc.append("marks", self.marks(names)?);
-        doc.append(
-            "schema",
-            optional_text(definition.map(|(version, _)| version)),
-        );
-        self.append_circumstances(&mut doc, record, headers, source_name, names)?;
-        Ok(doc)
-    }
+        Err(_) => Bson::Null,
+    };
+    let facts = doc! {
+        "_id": format!("{}:{entity}", headers.id),
+        "entity": entity,
+        "key": of_last("key"),
+        "previous_key": Bson::Null,
+        "op": INFERRED_DELETE,
+        "version": headers.version,
+        "before": image,
+        "after": Bson::Null,
+        "diff": [],
+        "marks": marks,
+        "schema": of_last("schema"),
+    };
+    let mut doc = RawDocumentBuf::try_from(&facts)
+        .map_err(|_| Malformed("the last image cannot be written".into()))?;
+    append_circumstances(&mut doc, body, record, headers, source_name, names)?;
+    Ok(Some(doc))
+}
 
-    /// The document that says that a row is gone, for this event, the end of a snapshot, has not met it. `last` is the newest
-    /// document of its entity; none if that says so already.
-    pub(crate) fn inferred_delete(
-        &self,
-        record: &Record,
-        headers: &Headers<'_>,
-        source_name: &str,
-        names: Names,
-        last: &Document,
-    ) -> Result<Option<RawDocumentBuf>, Malformed> {
-        let there = matches!(last.get_str("op"), Ok("create" | "update" | "snapshot"));
-        let (Ok(entity), Ok(image), true) =
-            (last.get_str("entity"), last.get_document("after"), there)
-        else {
-            return Ok(None);
-        };
-        let of_last = |field: &str| last.get(field).cloned().unwrap_or(Bson::Null);
-        let marks = match last.get_document("marks") {
-            Ok(marks) => {
-                let after = marks.get("after").cloned().unwrap_or(Bson::Null);
-                Bson::Document(doc! { "before": after, "after": Bson::Null })
-            }
-            Err(_) => Bson::Null,
-        };
-        let facts = doc! {
-            "_id": format!("{}:{entity}", headers.id),
-            "entity": entity,
-            "key": of_last("key"),
-            "previous_key": Bson::Null,
-            "op": INFERRED_DELETE,
-            "version": headers.version,
-            "before": image,
-            "after": Bson::Null,
-            "diff": [],
-            "marks": marks,
-            "schema": of_last("schema"),
-        };
-        let mut doc = RawDocumentBuf::try_from(&facts)
-            .map_err(|_| Malformed("the last image cannot be written".into()))?;
-        self.append_circumstances(&mut doc, record, headers, source_name, names)?;
-        Ok(Some(doc))
-    }
-
-    /// Who, why, when and where the event is from.
-    fn append_circumstances(
-        &self,
-        doc: &mut RawDocumentBuf,
-        record: &Record,
-        headers: &Headers<'_>,
-        source_name: &str,
-        names: Names,
-    ) -> Result<(), Malformed> {
-        doc.append("who", self.who());
-        doc.append("why", self.why(names)?);
-        doc.append("when", self.when());
-        let commit_time = self
-            .source
-            .ts_us
-            .map(|us| DateTime::from_millis(us.div_euclid(1000)));
-        doc.append(
-            "commit_time",
-            commit_time.map_or(RawBson::Null, RawBson::DateTime),
-        );
-        doc.append("transaction", self.transaction());
-        doc.append("source", source(record, headers, source_name));
-        Ok(())
-    }
-
-    fn is_masked(&self, column: &str) -> bool {
-        let Some(marks) = &self.marks else {
-            return false;
-        };
-        let hides = |image: &Option<Image<'_>>| {
-            let mark = image.as_ref().and_then(|image| image.get(column));
-            matches!(
-                mark.map(|mark| mark.get()),
-                Some("\"hashed\"" | "\"redacted\"")
-            )
-        };
-        hides(&marks.before) || hides(&marks.after)
-    }
-
-    fn marks(&self, names: Names) -> Result<RawBson, Malformed> {
-        let Some(marks) = &self.marks else {
-            return Ok(RawBson::Null);
-        };
-        let mut out = rawdoc! {
-            "before": optional_document(marks.before.as_ref(), names)?,
-            "after": optional_document(marks.after.as_ref(), names)?,
-        };
-        if let Some(filter) = &marks.filter {
-            out.append("filter", filter.as_ref());
-        }
-        Ok(RawBson::Document(out))
-    }
-
-    fn who(&self) -> RawDocumentBuf {
-        let audit = &self.audit;
-        rawdoc! {
-            "actor": text(&audit.actor),
-            "session_user": text(&audit.session_user),
-            "current_user": text(&audit.current_user),
-            "application_name": text(&audit.application_name),
-            "client_addr": text(&audit.client_addr),
-            "pid": whole(audit.pid),
-        }
-    }
-
-    fn why(&self, names: Names) -> Result<RawDocumentBuf, Malformed> {
-        Ok(rawdoc! {
-            "reason": text(&self.audit.reason),
-            "request_id": text(&self.audit.request_id),
-            "context": optional_document(self.audit.context.as_ref(), names)?,
-        })
-    }
-
-    fn when(&self) -> RawDocumentBuf {
-        let moment = |us: Option<i64>| us.map_or(RawBson::Null, |us| RawBson::String(rfc3339(us)));
-        let commit = moment(self.source.ts_us);
-        rawdoc! {
-            "transaction": moment(self.audit.transaction_ts_us),
-            "statement": moment(self.audit.statement_ts_us),
-            "commit": commit.clone(),
-            "effective": commit,
-            "observed": moment(self.ts_us),
-        }
-    }
-
-    fn transaction(&self) -> RawDocumentBuf {
-        let transaction = self.transaction.as_ref();
-        let lsn = self
-            .source
-            .lsn
-            .map(|lsn| format!("{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff));
-        rawdoc! {
-            "id": optional_text(transaction.map(|transaction| transaction.id.as_ref())),
-            "xid": whole(self.source.xid),
-            "lsn": optional_text(lsn.as_deref()),
-            "position": whole(transaction.and_then(|transaction| transaction.total_order)),
-            "of": whole(transaction.and_then(|transaction| transaction.event_count)),
-        }
-    }
+/// Who, why, when and where the event is from.
+fn append_circumstances(
+    doc: &mut RawDocumentBuf,
+    body: &HistoryBody<'_>,
+    record: &Record,
+    headers: &Headers<'_>,
+    source_name: &str,
+    names: Names,
+) -> Result<(), Malformed> {
+    doc.append("who", body.who());
+    doc.append("why", body.why(names)?);
+    doc.append("when", body.when());
+    let commit_time = body
+        .commit_us()
+        .map(|us| DateTime::from_millis(us.div_euclid(1000)));
+    doc.append(
+        "commit_time",
+        commit_time.map_or(RawBson::Null, RawBson::DateTime),
+    );
+    doc.append("transaction", body.transaction());
+    doc.append("source", source(record, headers, source_name));
+    Ok(())
 }
 
 /// The row's identity as JSON: the header, else the record's key. Control events have none.
@@ -352,7 +151,7 @@ fn operation(op: Op) -> &'static str {
         Op::Create => "create",
         Op::Update => "update",
         Op::Delete => "delete",
-        Op::Read => "snapshot",
+        Op::Read => "read",
         Op::Truncate => "truncate",
         Op::Tombstone | Op::Schema | Op::Snapshot | Op::Emit => "none",
     }
@@ -365,38 +164,12 @@ fn source(record: &Record, headers: &Headers<'_>, name: &str) -> RawDocumentBuf 
         whole(number)
     };
     rawdoc! {
-        "name": name,
+        "source_name": name,
         "generation": hex(0..4),
         "timeline": hex(5..13),
         "topic": &*record.topic,
         "partition": record.partition,
         "offset": record.offset,
-    }
-}
-
-fn optional_document(image: Option<&Image<'_>>, names: Names) -> Result<RawBson, Malformed> {
-    match image {
-        Some(image) => Ok(RawBson::Document(document(image, names)?)),
-        None => Ok(RawBson::Null),
-    }
-}
-
-fn optional_text(text: Option<&str>) -> RawBson {
-    text.map_or(RawBson::Null, |text| RawBson::String(text.to_owned()))
-}
-
-fn text(text: &Option<Text<'_>>) -> RawBson {
-    optional_text(text.as_ref().map(|Text(text)| text.as_ref()))
-}
-
-/// A whole number as the smaller type that holds it, as the values of rows.
-fn whole(number: Option<i64>) -> RawBson {
-    match number {
-        None => RawBson::Null,
-        Some(number) => match i32::try_from(number) {
-            Ok(small) => RawBson::Int32(small),
-            Err(_) => RawBson::Int64(number),
-        },
     }
 }
 
@@ -440,15 +213,23 @@ mod tests {
             headers.iter().copied(),
         );
         let headers = Headers::read(&record).unwrap();
-        let body = Body::parse(&record, headers.op).unwrap();
+        let body = HistoryBody::parse(&record, headers.op).unwrap();
         let entity = crate::sink::mongo_history::identity::entity::entity(
             headers.table,
             identity(&record, &headers),
         );
-        body.document(&record, &headers, &entity, "pg", None, Names::AsTheyAre)
-            .unwrap()
-            .to_document()
-            .unwrap()
+        of_event(
+            &body,
+            &record,
+            &headers,
+            &entity,
+            "pg",
+            None,
+            Names::AsTheyAre,
+        )
+        .unwrap()
+        .to_document()
+        .unwrap()
     }
 
     #[test]
@@ -476,7 +257,7 @@ mod tests {
         );
         let transaction = doc.get_document("transaction").unwrap();
         assert_eq!(transaction.get_str("lsn").unwrap(), "0/15A3098");
-        assert_eq!(transaction.get_i32("of").unwrap(), 2);
+        assert_eq!(transaction.get_i32("event_count").unwrap(), 2);
         let source = doc.get_document("source").unwrap();
         assert_eq!(source.get_i32("timeline").unwrap(), 10);
         assert_eq!(source.get_i64("offset").unwrap(), 133);
@@ -514,9 +295,9 @@ mod tests {
             headers.iter().copied(),
         );
         let headers = Headers::read(&record).unwrap();
-        let end = Body::parse(&record, headers.op).unwrap();
+        let end = HistoryBody::parse(&record, headers.op).unwrap();
         let inferred = |last: &Document| {
-            let built = end.inferred_delete(&record, &headers, "pg", Names::AsTheyAre, last);
+            let built = inferred_delete(&end, &record, &headers, "pg", Names::AsTheyAre, last);
             built.unwrap().map(|built| built.to_document().unwrap())
         };
         let marked = UPDATE.replace(
@@ -529,7 +310,7 @@ mod tests {
             gone.get_str("_id").unwrap(),
             r#"77-9:shop.public.customer:{"id":42}"#
         );
-        assert_eq!(gone.get_str("op").unwrap(), "inferred delete");
+        assert_eq!(gone.get_str("op").unwrap(), "inferred_delete");
         assert_eq!(gone.get("before"), last.get("after"));
         assert!(gone.is_null("after") && gone.is_null("previous_key"));
         assert_eq!(gone.get("key"), last.get("key"));

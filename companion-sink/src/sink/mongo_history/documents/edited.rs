@@ -5,10 +5,10 @@ use serde_json::value::RawValue;
 
 use crate::event::image::Image;
 use crate::event::parse_body;
+use crate::event::pg_type::PgType;
 use crate::kafka::record::Record;
 use crate::sink::mongo_history::documents::bson_value::{Names, value_of};
 use crate::sink::mongo_history::parked::actions::Open;
-use crate::sink::postgres::write::pg_text::PgType;
 
 /// A longer original is in `companion_actions` alone.
 const ORIGINAL_BYTES_MAX: usize = 64 << 10;

@@ -8,3 +8,4 @@ pub(crate) mod bson_value;
 mod diff;
 pub(crate) mod document;
 pub(crate) mod edited;
+pub(crate) mod history_body;

@@ -15,11 +15,13 @@ use crate::error::Result;
 use crate::event::Headers;
 use crate::event::Op;
 use crate::event::image::Image;
+use crate::event::pg_type::PgType;
 use crate::history::state;
 use crate::kafka::record::Record;
 use crate::rejected::failure::NotApplied;
 use crate::sink::mongo_history::documents::bson_value::{Names, value_of};
-use crate::sink::mongo_history::documents::document::{Body, identity};
+use crate::sink::mongo_history::documents::document::identity;
+use crate::sink::mongo_history::documents::history_body::HistoryBody;
 use crate::sink::mongo_history::identity::lineage::Key;
 use crate::sink::mongo_history::identity::lineage::Lineage;
 use crate::sink::mongo_history::identity::lineage::Natural;
@@ -27,7 +29,6 @@ use crate::sink::mongo_history::identity::told::Told;
 use crate::sink::mongo_history::tables::registry::{Tables, no_renames};
 use crate::sink::mongo_history::write::newest_versions::NewestVersions;
 use crate::sink::mongo_history::write::newest_versions::truncates;
-use crate::sink::postgres::write::pg_text::PgType;
 
 /// Links that are written at once.
 const PAGE: usize = 1000;
@@ -44,7 +45,7 @@ pub(crate) struct DocumentPlace {
 pub(crate) fn told_by_row<'t>(
     record: &'t Record,
     headers: &Headers<'t>,
-    body: &Body<'_>,
+    body: &HistoryBody<'_>,
     key: &'t [String],
 ) -> Told<'t> {
     Told {
@@ -64,7 +65,7 @@ pub(crate) async fn place(
     tables: &mut Tables,
     record: &Record,
     headers: &Headers<'_>,
-    body: &Body<'_>,
+    body: &HistoryBody<'_>,
     template: &str,
     names: Names,
 ) -> std::result::Result<DocumentPlace, NotApplied> {
@@ -114,7 +115,7 @@ async fn link_by_former_key(
     lineage: Option<&Lineage>,
     natural: &Natural,
     headers: &Headers<'_>,
-    body: &Body<'_>,
+    body: &HistoryBody<'_>,
     names: Names,
 ) -> Result<()> {
     let Some(lineage) = lineage else {

@@ -11,7 +11,8 @@ use crate::event::snapshot::SnapshotBody;
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
 use crate::sink::batch::Batch;
-use crate::sink::mongo_history::documents::document::{Body, identity};
+use crate::sink::mongo_history::documents::document::identity;
+use crate::sink::mongo_history::documents::history_body::HistoryBody;
 use crate::sink::mongo_history::parked::store::Aside;
 use crate::sink::mongo_history::snapshot::vanished_rows::End;
 use crate::sink::mongo_history::tables::admission::Claim;
@@ -127,7 +128,7 @@ pub(crate) async fn end_snapshot(
     headers: &Headers<'_>,
     body: &SnapshotBody<'_>,
 ) -> Result<()> {
-    let event = Body::parse(record, headers.op).map_err(unreadable_snapshot)?;
+    let event = HistoryBody::parse(record, headers.op).map_err(unreadable_snapshot)?;
     let template = history.settings.collection.clone();
     let connection = history.connection()?;
     if body.is_partial() {

@@ -12,7 +12,8 @@ use crate::event::json::Malformed;
 use crate::kafka::record::Record;
 use crate::sink::batch::BATCH_BYTES;
 use crate::sink::mongo_history::documents::bson_value::Names;
-use crate::sink::mongo_history::documents::document::Body;
+use crate::sink::mongo_history::documents::document;
+use crate::sink::mongo_history::documents::history_body::HistoryBody;
 use crate::sink::mongo_history::snapshot::repair::Mending;
 use crate::sink::mongo_history::snapshot::snapshots::{Snapshot, Snapshots};
 use crate::sink::mongo_history::write::insert::insert_new;
@@ -32,7 +33,7 @@ pub(crate) struct End<'a> {
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) record: &'a Record,
     pub(crate) headers: &'a Headers<'a>,
-    pub(crate) body: &'a Body<'a>,
+    pub(crate) body: &'a HistoryBody<'a>,
     pub(crate) source_name: &'a str,
     pub(crate) names: Names,
     /// Of a replay.
@@ -121,9 +122,14 @@ impl End<'_> {
         let built = Document::try_from(last)
             .map_err(|_| unreadable())
             .and_then(|last| {
-                let (record, headers) = (self.record, self.headers);
-                self.body
-                    .inferred_delete(record, headers, self.source_name, self.names, &last)
+                document::inferred_delete(
+                    self.body,
+                    self.record,
+                    self.headers,
+                    self.source_name,
+                    self.names,
+                    &last,
+                )
             });
         built.map_err(unreadable_snapshot)
     }

@@ -1,4 +1,4 @@
-//! Up to which commit a history has everything, in the collection `companion_complete`: a question for a later moment has no
+//! Up to which commit a history has everything, in the collection `companion_complete_up_to`: a question for a later moment has no
 //! answer yet.
 
 use mongodb::Database;
@@ -8,7 +8,7 @@ use crate::delivery::watermark::Complete;
 use crate::error::Result;
 use crate::sink::mongo_history::failure::classify;
 
-const COLLECTION: &str = "companion_complete";
+const COLLECTION: &str = "companion_complete_up_to";
 
 /// Writes it for `sink` (`<name>.<sink>`).
 pub(crate) async fn write(database: &Database, sink: &str, complete: &Complete) -> Result<()> {
@@ -16,7 +16,7 @@ pub(crate) async fn write(database: &Database, sink: &str, complete: &Complete) 
         .collection::<Document>(COLLECTION)
         .update_one(
             doc! { "_id": sink },
-            doc! { "$set": { "version": &complete.version, "time": &complete.time } },
+            doc! { "$set": { "version": &complete.version, "commit_time": &complete.commit_time } },
         )
         .upsert(true)
         .await
@@ -34,7 +34,7 @@ pub(crate) async fn read(database: &Database, sink: &str) -> Result<Option<Compl
     Ok(found.and_then(|found| {
         Some(Complete {
             version: found.get_str("version").ok()?.to_owned(),
-            time: found.get_str("time").ok()?.to_owned(),
+            commit_time: found.get_str("commit_time").ok()?.to_owned(),
         })
     }))
 }

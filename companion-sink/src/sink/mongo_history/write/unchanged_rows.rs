@@ -33,7 +33,7 @@ pub(crate) async fn leave_out<'p>(
         left_out: Vec::new(),
     };
     // Looked at as it is: outside of snapshots nothing is parsed.
-    let is_of_snapshot = |pending: &&Pending| pending.document.get_str("op") == Ok("snapshot");
+    let is_of_snapshot = |pending: &&Pending| pending.document.get_str("op") == Ok("read");
     if !pending.iter().any(is_of_snapshot) {
         sifted.kept = pending;
         return Ok(sifted);
@@ -63,7 +63,7 @@ pub(crate) async fn leave_out<'p>(
             let before = truncated.partition_point(|truncate| truncate.as_str() < version);
             before == 0 || truncated[before - 1] < *since
         });
-        if is(document, "snapshot") && known.is_some_and(|(_, known)| *known == image) {
+        if is(document, "read") && known.is_some_and(|(_, known)| *known == image) {
             sifted.left_out.push((pending.place, entity.to_owned()));
         } else {
             last.insert(entity.to_owned(), (version.to_owned(), image));
@@ -98,7 +98,7 @@ fn first_reads(documents: &[Option<Document>]) -> HashMap<&str, &str> {
     let read = documents
         .iter()
         .flatten()
-        .filter(|document| is(document, "snapshot"));
+        .filter(|document| is(document, "read"));
     for (entity, version) in read.filter_map(parts) {
         first.entry(entity).or_insert(version);
     }

@@ -27,7 +27,7 @@ pub(crate) async fn carry_out(replica: &mut Replica, dead_letters: &DeadLetters)
     if is_shared && !replica.connection()?.parked.is_empty() {
         replica.state.parked_events().retry_unique(client).await?;
     }
-    let decided = replica.state.parked_events().decided_keys(client).await?;
+    let decided = replica.state.decisions().decided_keys(client).await?;
     if !decided.is_empty() {
         // The target may have been corrected since its tables were looked at.
         replica.connection()?.forget_tables();

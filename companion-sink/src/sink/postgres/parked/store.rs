@@ -1,8 +1,8 @@
-//! Events that were put aside, in the target's state, and what people decided about them. The instance that has the partition
-//! carries it out, in its own order: a notification tells it.
+//! Parked events, in the target's state. What people decided about them is carried out by the instance that has
+//! the partition, in its own order: a notification tells it.
 
 use crate::event::Op;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,16 +16,14 @@ use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
 use crate::rejected::failure::UNIQUE;
 use crate::rejected::page::At;
-use crate::rejected::parked_event::{Action, Decider, Decision, Holds, Parked, Refused};
+use crate::rejected::parked_event::{Holds, Parked, Refused};
 use crate::sink::batch::Move;
 use crate::sink::postgres::failure::classify;
+use crate::sink::postgres::parked::decisions::{CHANNEL, TIME, decision};
 use change::event::headers::HeaderName;
 
 /// The keys whose events are parked, by topic. A table without a key is one key, the empty one.
 pub(crate) type ParkedKeys = HashSet<(Arc<str>, Box<[u8]>)>;
-
-/// Where decisions are announced; the payload is the sink.
-pub(crate) const CHANNEL: &str = "companion_sink";
 
 /// The tables of parked events, for one sink.
 pub(crate) struct ParkedEvents<'s> {
@@ -43,7 +41,6 @@ pub(crate) const HOLDS_ROWS: &str = "NOT starts_with(encode(key, 'escape'), 'apa
 /// When such an event is tried again: after a fifth of a second, then after pauses that double up to a minute.
 const NEXT_TRY: &str =
     "(last_failed + make_interval(secs => least(60, 0.1 * 2 ^ least(attempts, 10))))";
-const TIME: &str = "YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"";
 
 impl ParkedEvents<'_> {
     /// The statements that make the tables.
@@ -293,27 +290,6 @@ impl ParkedEvents<'_> {
         Ok(rows.iter().map(read).collect())
     }
 
-    /// The keys of which an event was decided about, and not carried out, with the partition of that.
-    pub(crate) async fn decided_keys(
-        &self,
-        client: &Client,
-    ) -> Result<Vec<(TopicPartition, Vec<u8>)>> {
-        let sql = format!(
-            "SELECT DISTINCT topic, partition, key FROM {}.parked WHERE sink = $1 AND NOT halts AND decision IS NOT NULL",
-            self.schema
-        );
-        let rows = client.query(&sql, &[&self.sink]).await;
-        let rows = rows.map_err(|error| classify("reading the decisions", &error))?;
-        let decided = |row: &Row| {
-            let at = TopicPartition {
-                topic: row.get::<_, &str>(0).into(),
-                partition: row.get(1),
-            };
-            (at, row.get(2))
-        };
-        Ok(rows.iter().map(decided).collect())
-    }
-
     /// Has events tried again whose turn has come and that another row kept back by a unique value: that row's events may lie in
     /// another partition, and give the value up.
     pub(crate) async fn retry_unique(&self, client: &Client) -> Result<()> {
@@ -361,91 +337,6 @@ impl ParkedEvents<'_> {
         noted
             .map(drop)
             .map_err(|error| classify("freeing keys", &error))
-    }
-
-    /// What was decided about events that stop the sink, by their ids.
-    pub(crate) async fn decided(&self, client: &Client) -> Result<HashMap<String, Decision>> {
-        let sql = format!(
-            "SELECT event_id, decision, edited_body FROM {}.parked WHERE sink = $1 AND halts AND decision IS NOT NULL",
-            self.schema
-        );
-        let rows = client.query(&sql, &[&self.sink]).await;
-        let rows = rows.map_err(|error| classify("reading the decisions", &error))?;
-        let decided = rows.iter().filter_map(|row| {
-            let decision = decision(row, 1, 2)?;
-            Some((row.get(0), decision))
-        });
-        Ok(decided.collect())
-    }
-
-    /// What was decided last about each event that was put aside at some time and is not applied as it is, by their ids.
-    pub(crate) async fn decided_ever(&self, client: &Client) -> Result<HashMap<String, Decision>> {
-        let sql = format!(
-            "SELECT DISTINCT ON (event_id) event_id, action, edited_body FROM {}.actions
-             WHERE sink = $1 ORDER BY event_id, at DESC",
-            self.schema
-        );
-        let rows = client.query(&sql, &[&self.sink]).await;
-        let rows = rows.map_err(|error| classify("reading the actions", &error))?;
-        let decided = rows.iter().filter_map(|row| {
-            let decision = decision(row, 1, 2)?;
-            (decision != Decision::Retry).then(|| (row.get(0), decision))
-        });
-        Ok(decided.collect())
-    }
-
-    /// Notes a decision, and tells the instances.
-    pub(crate) async fn decide(
-        &self,
-        client: &Client,
-        event_id: &str,
-        decision: &Decision,
-        decider: Decider<'_>,
-    ) -> Result<()> {
-        let edited = match decision {
-            Decision::Edit(body) => Some(body),
-            _ => None,
-        };
-        let sql = format!(
-            "WITH decided AS (
-                 UPDATE {schema}.parked SET decision = $3, edited_body = $4
-                 WHERE sink = $1 AND event_id = $2 AND code IS NOT NULL RETURNING event_id, body),
-             noted AS (
-                 INSERT INTO {schema}.actions (sink, event_id, action, decided_by, reason, body, edited_body)
-                 SELECT $1, event_id, $3, $5, $6, body, $4 FROM decided)
-             SELECT pg_notify('{CHANNEL}', $1)",
-            schema = self.schema
-        );
-        let parameters: [&(dyn ToSql + Sync); 6] = [
-            &self.sink,
-            &event_id,
-            &decision.name(),
-            &edited,
-            &decider.by,
-            &decider.reason,
-        ];
-        let noted = client.execute(&sql, &parameters).await;
-        noted
-            .map(drop)
-            .map_err(|error| classify("noting a decision", &error))
-    }
-
-    /// What was decided about an event, the oldest first.
-    pub(crate) async fn actions(&self, client: &Client, event_id: &str) -> Result<Vec<Action>> {
-        let sql = format!(
-            "SELECT action, decided_by, to_char(at AT TIME ZONE 'UTC', '{TIME}'), reason FROM {}.actions
-             WHERE sink = $1 AND event_id = $2 ORDER BY at",
-            self.schema
-        );
-        let rows = client.query(&sql, &[&self.sink, &event_id]).await;
-        let rows = rows.map_err(|error| classify("reading the actions", &error))?;
-        let action = |row: &Row| Action {
-            action: row.get(0),
-            by: row.get(1),
-            at: row.get(2),
-            reason: row.get(3),
-        };
-        Ok(rows.iter().map(action).collect())
     }
 
     /// An event is no longer aside, inside the open transaction.
@@ -517,11 +408,6 @@ fn key_of_record(key: &[u8]) -> &[u8] {
         }
         None => key,
     }
-}
-
-fn decision(row: &Row, decision: usize, edited_body: usize) -> Option<Decision> {
-    let name: Option<&str> = row.get(decision);
-    Some(Decision::of(name?, row.get(edited_body)))
 }
 
 fn key_of(row: &Row) -> (Arc<str>, Box<[u8]>) {

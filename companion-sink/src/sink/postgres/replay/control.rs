@@ -5,27 +5,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use change::version::{Place, Version};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Client;
 
 use crate::error::{Code, Error, Result};
-use crate::event::TableName;
 use crate::kafka::reader::TopicPartition;
 use crate::sink::batch::Position;
 use crate::sink::changes::Changes;
 use crate::sink::postgres::connection;
 use crate::sink::postgres::failure::classify;
-use crate::sink::postgres::replay::difference::Pair;
-use crate::sink::postgres::replay::shadow::MetTable;
+use crate::sink::postgres::replay::built_table::{BuiltTable, LiveSink};
 use crate::sink::postgres::replay::shadow::Shadow;
-use crate::sink::postgres::schema::definition::Definition;
 use crate::sink::postgres::schema::definitions::FollowedDefinition;
-use crate::sink::postgres::schema::tables::Column;
 use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::tables::Tables;
 use crate::sink::postgres::schema::tables::literal;
-use crate::sink::postgres::schema::tables::missing_column;
 use crate::sink::postgres::schema::tables::missing_table;
-use crate::sink::postgres::schema::target::Target;
 use crate::sink::postgres::schema::target::quoted;
 use crate::sink::postgres::settings::Settings;
 use crate::sink::postgres::state::{GATE, State};
@@ -137,7 +131,7 @@ impl Control {
             definitions
                 .map(|followed| (followed.target, followed.definition))
                 .collect(),
-            self.live.parked_events().decided_ever(&self.client).await?,
+            self.live.decisions().decided_ever(&self.client).await?,
             is_copy,
         ));
         Ok(())
@@ -185,11 +179,12 @@ impl Control {
     /// The source's newest commit that the sink has, if it is consistent by transactions.
     pub(crate) async fn live_place(&self) -> Result<Option<Place>> {
         let sql = format!(
-            "SELECT version FROM {}.progress WHERE sink = $1",
+            "SELECT version FROM {}.complete_up_to WHERE sink = $1",
             self.live_schema
         );
         let row = self.client.query_opt(&sql, &[&self.live.sink()]).await;
-        let row = row.map_err(|error| classify("reading the progress", &error))?;
+        let row =
+            row.map_err(|error| classify("reading how far the replica is complete", &error))?;
         let version = row.and_then(|row| {
             let place: String = row.get(0);
             Version::parse(&format!("{place}-0000000000-00"))
@@ -252,7 +247,7 @@ impl Control {
         self.replay.follow(&self.client, topic, &now).await
     }
 
-    /// Events that were put aside before the replay's beginning stay aside.
+    /// Events that were parked before the replay's beginning stay parked.
     pub(crate) async fn copy_parked(&self) -> Result<()> {
         let columns = self
             .columns(&format!("{}.parked", self.live_schema), "sink")
@@ -331,7 +326,10 @@ impl Control {
         for pass in 0..PASSES_MAX {
             let mut written = 0;
             for (place, (built, table)) in ready.iter().enumerate() {
-                let changes = self.pair(built, table)?.merge(&self.client).await?;
+                let changes = built
+                    .pair(&self.settings, table)?
+                    .merge(&self.client)
+                    .await?;
                 written += changes.total();
                 match all.get_mut(place) {
                     None => all.push(changes),
@@ -348,7 +346,10 @@ impl Control {
             .await?;
         for (built, table) in &ready {
             if let Some(xid) = &built.snapshot_since {
-                self.pair(built, table)?.touch(&self.client, xid).await?;
+                built
+                    .pair(&self.settings, table)?
+                    .touch(&self.client, xid)
+                    .await?;
             }
         }
         Ok(all)
@@ -366,8 +367,8 @@ impl Control {
                  SELECT {sink}, topic, partition, next_offset, version FROM {replay}.offsets
                  ON CONFLICT (sink, topic, partition) DO UPDATE SET next_offset = EXCLUDED.next_offset,
                      version = greatest(o.version, EXCLUDED.version), updated_at = now();
-             INSERT INTO {live}.progress AS p (sink, version, commit_time)
-                 SELECT {sink}, version, commit_time FROM {replay}.progress WHERE sink = {built}
+             INSERT INTO {live}.complete_up_to AS p (sink, version, commit_time)
+                 SELECT {sink}, version, commit_time FROM {replay}.complete_up_to WHERE sink = {built}
                  ON CONFLICT (sink) DO UPDATE SET version = EXCLUDED.version, commit_time = EXCLUDED.commit_time
                      WHERE EXCLUDED.version > p.version;
              DELETE FROM {live}.parked WHERE {of_topics};
@@ -417,61 +418,16 @@ impl Control {
         self.drop_shadow().await
     }
 
-    /// What the replay has built.
-    async fn built(&self) -> Result<Vec<Built>> {
-        let (live, replay) = (&self.live_schema, &self.replay_schema);
-        let sql = format!(
-            "SELECT c.relname::text, d.topic, d.definition, s.begun_at, l.definition IS NOT NULL AND l.definition IS DISTINCT FROM d.definition,
-                 coalesce(d.is_dropped, false)
-             FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-             LEFT JOIN {replay}.definitions d ON d.target_table = c.relname
-             LEFT JOIN {replay}.snapshots s ON s.topic = d.topic
-             LEFT JOIN {live}.definitions l ON l.sink = $2 AND l.topic = d.topic
-             WHERE n.nspname = $1"
-        );
-        let rows = self
-            .client
-            .query(&sql, &[&self.shadow.schema, &self.live.sink()])
-            .await
-            .map_err(|error| classify("reading what was built", &error))?;
-        let mut met = self.shadow.met();
-        let mut built = Vec::new();
-        for row in rows {
-            let table: String = row.get(0);
-            if let Some(met) = met.remove(&table) {
-                built.push(self.read_built(&row, table, met)?);
-            }
-        }
-        built.sort_by_key(|one| one.target.quoted());
-        Ok(built)
-    }
-
-    fn read_built(&self, row: &Row, table: String, met: MetTable) -> Result<Built> {
-        let definition: Option<&str> = row.get(2);
-        let definition = definition.map(serde_json::from_str).transpose();
-        Ok(Built {
-            shadow: Target {
-                schema: self.shadow.schema.clone(),
-                table,
-            },
-            source: met.source,
-            target: met.target,
-            topic: row.get::<_, Option<String>>(1).unwrap_or_default(),
-            definition: definition.map_err(|error| {
-                Error::new(
-                    Code::TargetRefuses,
-                    format!("postgres: a definition in the replay's state cannot be read: {error}"),
-                    "Replay again; report it if it happens once more.",
-                )
-            })?,
-            snapshot_since: row.get(3),
-            is_behind: row.get(4),
-            is_dropped: row.get(5),
-        })
+    async fn built(&self) -> Result<Vec<BuiltTable>> {
+        let live = LiveSink {
+            schema: &self.live_schema,
+            sink: self.live.sink(),
+        };
+        BuiltTable::all(&self.client, &self.shadow, &live).await
     }
 
     /// The table that readers use; made like its shadow where it is missing and may be made.
-    async fn readers_table(&self, tables: &mut Tables, built: &Built) -> Result<Table> {
+    async fn readers_table(&self, tables: &mut Tables, built: &BuiltTable) -> Result<Table> {
         let (client, settings) = (&self.client, &self.settings);
         let load = tables.load(client, settings, built.target.clone(), &built.source);
         if let Some(table) = load.await? {
@@ -492,64 +448,8 @@ impl Control {
             .ok_or_else(|| missing_table(&built.target).error())
     }
 
-    fn pair<'t>(&self, built: &Built, table: &'t Table) -> Result<Pair<'t>> {
-        let find = |name: &str| {
-            let name = self.settings.target_column(&built.source, name);
-            let column = table.columns.iter().find(|column| column.name == name);
-            column.ok_or_else(|| missing_column(table, name).error())
-        };
-        let (columns, key): (Vec<&Column>, Vec<&Column>) = match &built.definition {
-            Some(definition) => (
-                definition
-                    .columns
-                    .iter()
-                    .map(|column| find(&column.name))
-                    .collect::<Result<_>>()?,
-                definition
-                    .primary_key_column_names
-                    .iter()
-                    .map(|name| find(name))
-                    .collect::<Result<_>>()?,
-            ),
-            None => {
-                let unique = table.unique_columns().unwrap_or_default();
-                let columns = table.columns.iter();
-                (
-                    columns.clone().collect(),
-                    columns
-                        .filter(|column| unique.contains(&column.name))
-                        .collect(),
-                )
-            }
-        };
-        Ok(Pair {
-            table,
-            shadow: built.shadow.quoted(),
-            columns: columns
-                .into_iter()
-                .filter(|column| !column.generated)
-                .collect(),
-            key,
-        })
-    }
-
     async fn execute(&self, doing: &str, sql: &str) -> Result<()> {
         let done = self.client.batch_execute(sql).await;
         done.map_err(|error| classify(doing, &error))
     }
-}
-
-/// A table that the replay has met.
-struct Built {
-    shadow: Target,
-    source: TableName<'static>,
-    target: Target,
-    topic: String,
-    definition: Option<Definition>,
-    /// The transaction id where a snapshot began that is under way.
-    snapshot_since: Option<String>,
-    /// The sink follows another definition.
-    is_behind: bool,
-    /// The source has dropped its table.
-    is_dropped: bool,
 }

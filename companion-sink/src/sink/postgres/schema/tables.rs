@@ -11,8 +11,8 @@ use tokio_postgres::types::Oid;
 
 use crate::error::{Code, Result};
 use crate::event::TableName;
+use crate::event::pg_type::PgType;
 use crate::sink::postgres::failure::{Fault, Lack, classify};
-use crate::sink::postgres::write::pg_text::PgType;
 
 /// A table of the target.
 #[derive(Debug)]

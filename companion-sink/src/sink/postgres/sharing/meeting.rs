@@ -168,7 +168,7 @@ async fn do_together(
     let session: &mut Session = &mut connection.session;
     state.advance(session, moves).await?;
     let parked_events = state.parked_events();
-    let decided = parked_events.decided(&session.client).await?;
+    let decided = state.decisions().decided(&session.client).await?;
     parked_events.forget_poison(&session.client, moves).await?;
     if matches!(decided.get(&*record.event_id()), Some(Decision::Skip)) {
         return Ok(true);

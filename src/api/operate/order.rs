@@ -1,0 +1,60 @@
+//! Orders: how they are written, and how the sender is waited for.
+
+use std::sync::atomic::Ordering;
+
+use pgrx::prelude::*;
+use shipper::files::orders::Orders;
+
+use crate::report::{Report, notice};
+use crate::sender::orders;
+use crate::shared::Shared;
+
+/// How long an order may take until the sender has taken it up; it counts later just as well.
+const TAKEN_UP_MS: i64 = 15_000;
+
+/// Writes the change of the orders down; returns its number.
+pub(super) fn change(shared: &Shared, change: impl FnOnce(&mut Orders)) -> u64 {
+    match orders::change(shared, change) {
+        Ok(number) => number,
+        Err(error) => Report::new(
+            "CDC0405",
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            "the order cannot be written",
+            "See that the server can write the folder pg_cdc in its data directory.",
+        )
+        .detail(error.to_string())
+        .raise(),
+    }
+}
+
+/// Whether the sender has acted on the order.
+pub(super) fn is_obeyed(shared: &Shared, number: u64) -> bool {
+    shared.obeyed.load(Ordering::SeqCst) >= number
+}
+
+/// Waits a moment for the sender; says so where it does not come.
+pub(super) fn wait_until_obeyed(shared: &Shared, number: u64) {
+    if !shared.wait_until(TAKEN_UP_MS, || is_obeyed(shared, number)) {
+        notice(format!(
+            "the order is noted; the sender, in state {}, has not taken it up yet",
+            shared.state().name()
+        ));
+    }
+}
+
+/// CDC0604.
+pub(super) fn refuse_state(shared: &Shared, detail: &str) -> Report {
+    let described = shared.described();
+    let hint = if described.remedy.is_empty() {
+        "See cdc_status().".to_owned()
+    } else {
+        described.remedy
+    };
+    Report::new(
+        "CDC0604",
+        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        format!("not possible in state \"{}\"", shared.state().name()),
+        hint,
+    )
+    .detail(detail)
+}
