@@ -77,7 +77,7 @@ pub(super) fn define() {
     );
     GucRegistry::define_enum_guc(
         c"cdc.delivery",
-        c"How often an event may come.",
+        c"Delivery guarantee: at_least_once or exactly_once.",
         c"at_least_once: copies have the id of their original; exactly_once: events and position in one Kafka transaction, for readers with read_committed.",
         &DELIVERY,
         GucContext::Sighup,

@@ -12,7 +12,7 @@ pub(super) fn define() {
     GucRegistry::define_int_guc(
         c"cdc.snapshot_workers",
         c"Databases in which snapshots are made at once.",
-        c"0 holds all.",
+        c"0 pauses all snapshots.",
         &SNAPSHOT_WORKERS,
         0,
         8,

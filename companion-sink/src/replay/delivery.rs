@@ -87,7 +87,7 @@ pub(crate) async fn position(
 fn silent(what: &str) -> Error {
     Error::new(
         Code::Unreachable,
-        format!("kafka: {what} is not told"),
+        format!("kafka: the brokers did not report {what}"),
         "Check [kafka] brokers and source_name, and that the sender has run; then replay again.",
     )
 }

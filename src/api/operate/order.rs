@@ -36,7 +36,7 @@ pub(super) fn is_obeyed(shared: &Shared, number: u64) -> bool {
 pub(super) fn wait_until_obeyed(shared: &Shared, number: u64) {
     if !shared.wait_until(TAKEN_UP_MS, || is_obeyed(shared, number)) {
         notice(format!(
-            "the order is noted; the sender, in state {}, has not taken it up yet",
+            "the order is noted; the sender, in state {}, has not picked it up yet",
             shared.state().name()
         ));
     }

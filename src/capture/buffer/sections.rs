@@ -56,6 +56,7 @@ impl Dictionary {
         self.blobs.truncate(len);
     }
 
+    #[inline]
     fn end(&self) -> (u32, usize) {
         (self.count, self.blobs.len())
     }

@@ -26,16 +26,19 @@ pub(crate) struct Plans {
 struct OidHasher(u64);
 
 impl Hasher for OidHasher {
+    #[inline]
     fn write_u32(&mut self, oid: u32) {
         self.0 = u64::from(oid).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
 
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         }
     }
 
+    #[inline]
     fn finish(&self) -> u64 {
         self.0
     }
