@@ -152,6 +152,8 @@ fn a_truncate_waits_for_all_partitions() {
         let event = source.create("t", Some(&id_key(id)), &row(id, 1));
         source.send(&event.in_partition(partition(id)));
     }
+    let sink = source.start_sink();
+    source.wait_until_applied(&sink, "t");
     let last_before = source.update("t", Some(&id_key(2)), &row(2, 1), &row(2, 5));
     let truncate = source.truncate("t");
     let after: Vec<_> = (30..90)
@@ -161,9 +163,6 @@ fn a_truncate_waits_for_all_partitions() {
                 .in_partition(partition(id))
         })
         .collect();
-    source.flush();
-    let sink = source.start_sink();
-    source.wait_until_applied(&sink, "t");
     // Two partitions have more behind it; the third still has something before it, and nobody has said that this is all.
     source.send(&truncate);
     for event in after.iter().filter(|event| event.partition != Some(2)) {
