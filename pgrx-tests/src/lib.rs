@@ -17,6 +17,7 @@
 //! | [`hand_made_events`] | events that a test makes itself, for sinks without a source |
 //! | [`sender_status`] | what `cdc_status()` says, and waiting for it |
 //! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
+//! | [`reader`] | programs that read topics with what other people made |
 //! | [`topic_log`] | how a broker keeps a topic on its disk |
 //! | [`pgbench`] | load for a server |
 //! | [`prefix_rule`], [`replica`], [`history`] | what must hold in the topics, in the replica, in the history |
@@ -34,6 +35,7 @@ pub mod hand_made_events;
 pub mod history;
 pub mod pgbench;
 pub mod prefix_rule;
+pub mod reader;
 pub mod refusal;
 pub mod replica;
 pub mod sender_status;

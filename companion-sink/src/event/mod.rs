@@ -218,6 +218,8 @@ pub(crate) fn parse_body<'a, T: Deserialize<'a>>(record: &'a Record) -> Result<T
 }
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -4,13 +4,17 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kafka::Kafka;
 use crate::parts::Part;
-use crate::port;
 use crate::process::{self, Process};
+use crate::{port, wait_until};
+
+/// How long a worker or a task may take to start.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A worker. Dropping it kills it.
 #[derive(Debug)]
@@ -63,6 +67,62 @@ impl ConnectWorker {
             log,
             rest_port,
         }
+    }
+
+    /// Waits until it answers: without connectors, nothing else says that it is up.
+    ///
+    /// # Panics
+    /// When it ends instead, or does not answer in time.
+    pub fn wait_until_up(&mut self) {
+        wait_until("Kafka Connect to answer", TIMEOUT, || {
+            self.check_running().unwrap_or_else(|e| panic!("{e}"));
+            self.request("GET", "/connectors", None)
+        });
+    }
+
+    /// Starts a connector, and waits until one of its tasks runs.
+    ///
+    /// # Panics
+    /// When it fails instead, or does not run in time.
+    pub fn add(&self, connector: &str, config: &Value) {
+        let order = json!({"name": connector, "config": config});
+        self.request("POST", "/connectors", Some(&order))
+            .unwrap_or_else(|e| panic!("{e}"));
+        wait_until("a task of the connector to run", TIMEOUT, || {
+            let tasks = self.tasks(connector)?;
+            if tasks.iter().any(|task| task["state"] == "RUNNING") {
+                Ok(())
+            } else {
+                Err(format!("{tasks:?}"))
+            }
+        });
+    }
+
+    /// Ends a connector.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    pub fn remove(&self, connector: &str) {
+        self.request("DELETE", &format!("/connectors/{connector}"), None)
+            .unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Fails when a task of a connector has failed.
+    ///
+    /// # Errors
+    /// Its tasks, as the worker tells about them, or why that cannot be asked.
+    pub fn check(&self, connector: &str) -> Result<(), String> {
+        let tasks = self.tasks(connector)?;
+        if tasks.iter().any(|task| task["state"] == "FAILED") {
+            return Err(format!("{tasks:?}\n{}", self.log_tail()));
+        }
+        Ok(())
+    }
+
+    fn tasks(&self, connector: &str) -> Result<Vec<Value>, String> {
+        let path = format!("/connectors/{connector}/status");
+        let status = self.request("GET", &path, None)?;
+        Ok(status["tasks"].as_array().cloned().unwrap_or_default())
     }
 
     /// The process id.

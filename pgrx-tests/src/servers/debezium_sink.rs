@@ -1,18 +1,14 @@
 //! Debezium's JDBC sink connector in a worker of its own: the replica to compare companion-sink's with.
 
 use std::path::Path;
-use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::connect_worker::ConnectWorker;
 use crate::debezium::Purpose;
 use crate::kafka::Kafka;
 use crate::parts::Part;
 use crate::postgres::Postgres;
-use crate::wait_until;
-
-const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How Java runs it: its default collector needs half as much CPU again.
 pub const JAVA_OPTIONS: [&str; 2] = ["-Xmx2g", "-XX:+UseParallelGC"];
@@ -60,10 +56,7 @@ impl DebeziumSink {
             &Purpose::Replica.converters(),
             &[],
         );
-        wait_until("Debezium's sink to answer", TIMEOUT, || {
-            worker.check_running().unwrap_or_else(|e| panic!("{e}"));
-            worker.request("GET", "/connectors", None)
-        });
+        worker.wait_until_up();
         DebeziumSink { worker }
     }
 
@@ -97,18 +90,7 @@ impl DebeziumSink {
             .chain(places)
             .map(|(name, value)| (name.to_owned(), Value::from(value)))
             .collect();
-        let order = json!({"name": connector, "config": config});
-        self.worker
-            .request("POST", "/connectors", Some(&order))
-            .unwrap_or_else(|e| panic!("{e}"));
-        wait_until("a task of Debezium's sink to run", TIMEOUT, || {
-            let tasks = self.tasks(connector)?;
-            if tasks.iter().any(|task| task["state"] == "RUNNING") {
-                Ok(())
-            } else {
-                Err(format!("{tasks:?}"))
-            }
-        });
+        self.worker.add(connector, &Value::from(config));
     }
 
     /// Ends a connector.
@@ -116,9 +98,7 @@ impl DebeziumSink {
     /// # Panics
     /// When there is none of that name.
     pub fn remove(&self, connector: &str) {
-        self.worker
-            .request("DELETE", &format!("/connectors/{connector}"), None)
-            .unwrap_or_else(|e| panic!("{e}"));
+        self.worker.remove(connector);
     }
 
     /// Fails when a task of a connector has failed.
@@ -126,11 +106,7 @@ impl DebeziumSink {
     /// # Errors
     /// Its tasks, as the worker tells about them, or why that cannot be asked.
     pub fn check(&self, connector: &str) -> Result<(), String> {
-        let tasks = self.tasks(connector)?;
-        if tasks.iter().any(|task| task["state"] == "FAILED") {
-            return Err(format!("{tasks:?}\n{}", self.worker.log_tail()));
-        }
-        Ok(())
+        self.worker.check(connector)
     }
 
     /// The process id.
@@ -146,11 +122,5 @@ impl DebeziumSink {
     /// Ends [`DebeziumSink::freeze`].
     pub fn thaw(&self) {
         self.worker.thaw();
-    }
-
-    fn tasks(&self, connector: &str) -> Result<Vec<Value>, String> {
-        let path = format!("/connectors/{connector}/status");
-        let status = self.worker.request("GET", &path, None)?;
-        Ok(status["tasks"].as_array().cloned().unwrap_or_default())
     }
 }

@@ -121,7 +121,9 @@ impl Rendered {
             put_string(out, &row.texts.database);
             out.extend_from_slice(b",\"schemaName\":");
             put_string(out, row.relation.schema);
-            let change = change.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            let change = change
+                .strip_prefix('{')
+                .and_then(|rest| rest.strip_suffix('}'));
             let change = change.ok_or(WireError::Invalid("schema change"))?;
             out.push(b',');
             out.extend_from_slice(change.as_bytes());

@@ -520,4 +520,6 @@ fn ends_the_table(schema_change: &str) -> bool {
 }
 
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
 mod tests;
