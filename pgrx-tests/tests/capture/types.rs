@@ -561,12 +561,12 @@ fn toasted_dropped_and_added_columns_are_as_the_row_has_them() {
         changes[3]["before"],
         json!({"id": 1, "big": big, "number": 3, "later": "was not there"})
     );
-    let hashes: std::collections::BTreeSet<&str> = records
+    let definitions: std::collections::BTreeSet<&str> = records
         .iter()
         .filter(|r| r.is_row_change())
-        .filter_map(|r| r.header("cdc.schema"))
+        .filter_map(|r| r.header("cdc.control"))
         .collect();
-    assert_eq!(hashes.len(), 3, "one for each list of columns");
+    assert_eq!(definitions.len(), 3, "one for each list of columns");
 }
 
 #[test]

@@ -101,8 +101,8 @@ fn every_change_of_a_definition_is_an_event_between_the_rows() {
     // A row has the columns that the definition before it announced.
     for (definition, row) in [(0, 1), (2, 3), (7, 8), (10, 11)] {
         assert_eq!(
-            events[definition].header("cdc.schema"),
-            events[row].header("cdc.schema"),
+            Some(events[definition].version()),
+            events[row].header("cdc.control"),
             "{:?} and {:?}",
             events[definition],
             events[row]
