@@ -158,7 +158,10 @@ impl Source {
 
     /// Says that everything that was made until now is in Kafka.
     fn write_position(&self) {
-        let newest_control = self.newest_control.lock().expect("the newest control events");
+        let newest_control = self
+            .newest_control
+            .lock()
+            .expect("the newest control events");
         let ends = self.topics.iter().map(|topic| {
             let offsets = topic::offsets(bed().kafka(), topic).expect("the topic");
             let end: Vec<i64> = offsets.into_values().map(|offsets| offsets.end).collect();
@@ -369,7 +372,10 @@ impl Source {
 
     /// Sends an event; records without a key go to partition 0.
     pub fn send(&self, event: &Event) {
-        let mut newest = self.newest_control.lock().expect("the newest control events");
+        let mut newest = self
+            .newest_control
+            .lock()
+            .expect("the newest control events");
         let mut event = event.clone();
         let version = event.header(HeaderName::VERSION.as_str());
         match event.header(HeaderName::TOPIC.as_str()) {

@@ -29,6 +29,7 @@
 //!
 //! The functions here panic with what they saw: they are made for tests, where that is the failure message.
 
+mod applied_offsets;
 pub mod bed;
 pub mod c_library;
 pub mod hand_made_events;

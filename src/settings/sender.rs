@@ -58,6 +58,11 @@ pub(crate) enum WaitForStandby {
 
 /// Defines these settings.
 pub(super) fn define() {
+    define_events();
+    define_limits();
+}
+
+fn define_events() {
     let none = GucFlags::default();
     GucRegistry::define_bool_guc(
         c"cdc.tombstones",
@@ -91,6 +96,10 @@ pub(super) fn define() {
         GucContext::Sighup,
         none,
     );
+}
+
+fn define_limits() {
+    let none = GucFlags::default();
     GucRegistry::define_int_guc(
         c"cdc.sender_memory",
         c"Memory for what is read and not yet acknowledged by Kafka.",

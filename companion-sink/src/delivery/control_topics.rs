@@ -16,7 +16,10 @@ use crate::kafka::record::Record;
 
 /// The control topics of the topics that `patterns` say.
 pub(crate) fn of<'p>(position: &'p Position, patterns: &[String]) -> BTreeSet<&'p str> {
-    let followed = position.ends.iter().filter(|(topic, _)| follows(patterns, topic));
+    let followed = position
+        .ends
+        .iter()
+        .filter(|(topic, _)| follows(patterns, topic));
     let followed: Vec<(&String, u32, Option<&str>)> = followed
         .map(|(topic, ends)| {
             let control = ends.control.as_ref().map(|control| control.topic.as_str());

@@ -68,10 +68,7 @@ pub(crate) async fn body(events: &ParkedEvents, event_id: &str) -> Result<Vec<u8
 
 /// The types of the columns of an event, as far as its source has told them.
 pub(crate) async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<ColumnTypes>> {
-    match (
-        record.header(HeaderName::TABLE.as_str()),
-        record.version(),
-    ) {
+    match (record.header(HeaderName::TABLE.as_str()), record.version()) {
         (Some(table), Some(version)) => expressions_at(events.database(), table, version)
             .await
             .map_err(|error| classify("reading a schema", &error)),

@@ -5,6 +5,7 @@ pub(crate) mod beginning;
 mod changed_definition;
 mod delivery;
 pub(crate) mod history;
+mod middle;
 pub(crate) mod progress;
 pub(crate) mod replica;
 mod scan;

@@ -322,10 +322,7 @@ impl Comparison {
 
 #[test]
 fn what_reads_debezium_reads_pg_cdc() {
-    let bed = TestBed::start_with(&[
-        ("wal_level", "logical"),
-        ("cdc.skipped_operations", "none"),
-    ]);
+    let bed = TestBed::start_with(&[("wal_level", "logical"), ("cdc.skipped_operations", "none")]);
     let database = bed.database("conform");
     let mut client = database.source();
     let mut debezium = None;

@@ -469,9 +469,11 @@ fn an_update_that_changes_nothing_shipped_can_be_left_out() {
     let ops: Vec<String> = changes(&records).into_iter().map(|c| c.0).collect();
     assert_eq!(ops, ["c", "u", "u"]);
     // They are not counted among the events of their transaction.
-    let insert = records.iter().find(|record| record.op() == "c");
-    let insert = insert.expect("the insert").json();
-    assert_eq!(insert["transaction"]["event_count"], 3);
+    assert!(
+        records
+            .iter()
+            .any(|r| r.json()["transaction"]["event_count"] == 3 && r.op() == "c")
+    );
 }
 
 #[test]

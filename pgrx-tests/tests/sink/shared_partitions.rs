@@ -339,9 +339,8 @@ fn a_row_whose_key_has_several_spellings_is_as_its_newest_event() {
                 .iter()
                 .flat_map(|steps| &steps[place])
                 .for_each(|event| source.send(event));
-            // A position would say that what is sent later is there.
-            source.flush_without_position();
-            let topics = tables.map(|table| source.topic(table));
+            source.flush_without_position(); // It would say that what is sent later is there.
+            let topics = tables.map(|t| source.topic(t));
             sink.wait_until_sink_applied("replica", bed().kafka(), &topics);
         }
     };

@@ -4,7 +4,6 @@
 use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
 use mongodb::options::IndexOptions;
-use change::event::headers::HeaderName;
 use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::hand_made_events::{Event, Source, TIMEOUT, bed, id_key};
 use pg_cdc_tests::statements::{one_text, wait_for_text};
@@ -558,7 +557,7 @@ fn a_topic_whose_table_takes_anothers_name_takes_no_rows_of_it() {
     sink.wait_until_sink_applied("history", bed().kafka(), &topics);
 
     let mut rename = source.schema("victim", "RENAME", &COLUMNS, &["id"]);
-    *rename.header_mut(HeaderName::TOPIC) = source.topic("mine");
+    *rename.header_mut(change::event::headers::HeaderName::TOPIC) = source.topic("mine");
     source.send_control(&rename);
     sink.wait_until_sink_applied("history", bed().kafka(), &topics);
     let mut update = source.update("victim", Some(&id_key(1)), &row(1, "x", 1), &row(1, "y", 2));

@@ -15,10 +15,7 @@ fn database(name: &str) -> Database<'static> {
 /// What happened, shortly: the operation of a row, the type of a definition's change.
 fn kinds(events: &[Record]) -> Vec<String> {
     let kind = |event: &Record| match event.op() {
-        "schema" => event.json()["type"]
-            .as_str()
-            .expect("a type")
-            .to_owned(),
+        "schema" => event.json()["type"].as_str().expect("a type").to_owned(),
         op => op.to_owned(),
     };
     events.iter().map(kind).collect()

@@ -9,15 +9,11 @@ use std::sync::Arc;
 use change::event::headers::HeaderName;
 use change::position::Position;
 
-use crate::delivery::by_partition::gathering::Gathered;
 use crate::delivery::by_partition::lane::Lane;
-use crate::delivery::by_partition::{Run, TOLD_AFTER, waits_for_all_partitions};
 use crate::delivery::control_topics;
-use crate::error::Result;
-use crate::event::{Op, is_for_others, is_version};
+use crate::event::{Op, is_version};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::sink::Sink;
 
 /// The control events that are known, and how far they are.
 #[derive(Default)]
@@ -102,15 +98,15 @@ impl ControlEvents {
             offset: record.offset,
             record,
         };
-        self.events
-            .entry(topic)
-            .or_default()
-            .insert(version, event);
+        self.events.entry(topic).or_default().insert(version, event);
     }
 
     /// Whether what a row names as the newest control event before it, `control`, was read, with all before it.
-    fn has_read(&self, topic: &str, control: &str, position: &Position) -> bool {
-        let newest = position.ends.get(topic).and_then(|ends| ends.control.as_ref());
+    pub(super) fn has_read(&self, topic: &str, control: &str, position: &Position) -> bool {
+        let newest = position
+            .ends
+            .get(topic)
+            .and_then(|ends| ends.control.as_ref());
         let Some(newest) = newest else { return false };
         let Some(reading) = self.topics.get(&*newest.topic) else {
             return false;
@@ -180,7 +176,12 @@ impl ControlEvents {
     }
 
     /// The event that comes next in the partition `at`, which is read to the end that `position` names, if any is due.
-    fn due(&self, at: &TopicPartition, lane: &Lane, position: &Position) -> Option<Record> {
+    pub(super) fn due(
+        &self,
+        at: &TopicPartition,
+        lane: &Lane,
+        position: &Position,
+    ) -> Option<Record> {
         let place = position.complete_place();
         let is_due = |version: &str| control_topics::is_up_to(version, place);
         let event = self.next_of(at, lane, position, is_due)?;
@@ -188,7 +189,7 @@ impl ControlEvents {
     }
 
     /// Forgets what all partitions of a topic have had.
-    fn forget_done(&mut self, lanes: &HashMap<TopicPartition, Lane>) {
+    pub(super) fn forget_done(&mut self, lanes: &HashMap<TopicPartition, Lane>) {
         for (topic, events) in &mut self.events {
             let of_topic = lanes.iter().filter(|(at, _)| at.topic == *topic);
             let lowest = of_topic.map(|(_, lane)| lane.version.as_str()).min();
@@ -219,120 +220,5 @@ impl ControlEvents {
             events.any(|(_, event)| *event.control == *control && event.offset < end)
         };
         reading.next >= end && !lanes.iter().any(is_open)
-    }
-}
-
-impl<S: Sink> Run<'_, S> {
-    /// Reads the control topics of the topics that are followed; from their beginnings where there are `fresh` partitions.
-    pub(super) async fn read_control(&mut self, fresh: bool) -> Result<()> {
-        let position = self.shared.position.borrow().clone();
-        let Some(position) = position else {
-            return Ok(());
-        };
-        for control in control_topics::of(&position, &self.config.topics) {
-            if self.control.reads(control) && !fresh {
-                continue;
-            }
-            let at = control_topics::partition_of(control);
-            let bounds = self.shared.discovery.bounds(&at.topic, at.partition);
-            match bounds.await {
-                Ok((begin, _)) => {
-                    if self.control.reads(control) {
-                        self.reader.unassign(at.clone());
-                    }
-                    self.epoch += 1;
-                    self.control.begin(Arc::clone(&at.topic), begin, self.epoch);
-                    self.reader.assign(at, begin, self.epoch);
-                }
-                Err(error) => {
-                    tracing::debug!(sink = %self.status.name, %error, "asked again");
-                    self.incomplete = true;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What the partition `at` does with a control event that comes next there; false where it waits at it.
-    pub(super) fn do_control(
-        &mut self,
-        at: &TopicPartition,
-        event: Record,
-        gathered: &mut Gathered,
-    ) -> bool {
-        let for_others = is_for_others(&event, &self.status.name);
-        let waits = !for_others && waits_for_all_partitions(event.op(), &event);
-        let waits = waits && self.sink.waits_together(&event);
-        let Some(lane) = self.lanes.get_mut(at) else {
-            return false;
-        };
-        if waits {
-            self.reader.unassign(at.clone());
-            lane.held = Some(event);
-            lane.is_noted = false;
-            return false;
-        }
-        lane.version.clear();
-        lane.version.push_str(event.version().unwrap_or_default());
-        lane.is_version_new = true;
-        if !for_others {
-            gathered.bytes += event.size_bytes();
-            gathered.batch.records.push(event);
-        }
-        gathered.touched = true;
-        true
-    }
-
-    /// Does the control events that are due where no row comes, and reads on where one waited for them.
-    pub(super) async fn follow_control(&mut self) -> Result<()> {
-        let position = self.shared.position.borrow().clone();
-        let Some(position) = position else {
-            return Ok(());
-        };
-        self.read_control(false).await?;
-        self.end_waits(&position);
-        let mut gathered = Gathered::default();
-        let idle: Vec<TopicPartition> = self.lanes.keys().cloned().collect();
-        for at in idle {
-            while let Some(lane) = self.lanes.get(&at)
-                && lane.held.is_none()
-                && lane.doubted.is_none()
-                && self.is_at_end(&at, lane, &position)
-                && let Some(event) = self.control.due(&at, lane, &position)
-            {
-                if !self.do_control(&at, event, &mut gathered) {
-                    break;
-                }
-            }
-        }
-        self.apply(gathered).await?;
-        self.control.forget_done(&self.lanes);
-        self.release_held().await
-    }
-
-    /// Whether a partition is applied up to where a position says that it ends.
-    fn is_at_end(&self, at: &TopicPartition, lane: &Lane, position: &Position) -> bool {
-        let ends = position.ends.get(&*at.topic);
-        let end = ends.and_then(|ends| ends.end.get(usize::try_from(at.partition).ok()?));
-        let is_told = lane.assigned.elapsed() > TOLD_AFTER;
-        end.is_some_and(|end| {
-            lane.next >= *end || (is_told && self.reader.is_read_to(at, *end, lane.stored_next))
-        })
-    }
-
-    /// Reads on where a record waited for a control event that was read meanwhile.
-    fn end_waits(&mut self, position: &Position) {
-        let is_over = |(at, lane): &(&TopicPartition, &Lane)| {
-            let control = lane.waits_for.as_deref();
-            control.is_some_and(|control| self.control.has_read(&at.topic, control, position))
-        };
-        let over = self.lanes.iter().filter(is_over);
-        let over: Vec<TopicPartition> = over.map(|(at, _)| at.clone()).collect();
-        for at in over {
-            if let Some(lane) = self.lanes.get(&at) {
-                let (next, version) = (lane.stored_next, lane.version.clone());
-                self.go_on(at, next, version);
-            }
-        }
     }
 }

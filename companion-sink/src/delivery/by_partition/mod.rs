@@ -10,13 +10,14 @@ use crate::delivery::by_partition::lane::Lane;
 
 pub(crate) mod lane;
 
+mod assignment;
 mod control;
+mod control_course;
 mod held;
 mod shared;
 mod stopped_topics;
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use change::event::headers::HeaderName;
@@ -33,8 +34,6 @@ use crate::delivery::control_topics;
 use crate::delivery::copied_offsets::CopiedOffsets;
 use crate::delivery::doubt::{Doubts, is_far_beyond};
 use crate::delivery::endless_copies;
-use crate::delivery::endless_copies::EndlessCopies;
-use crate::delivery::opening::Opening;
 use crate::delivery::runner::{Context, Course, Ended, Shared, ended, stopped};
 use crate::delivery::watermark::Watermark;
 use crate::error::{Policy, Result};
@@ -43,13 +42,12 @@ use crate::event::is_for_others;
 use crate::event::is_version;
 use crate::event::snapshot::SnapshotBody;
 use crate::kafka::bounds::find_out_of_range;
-use crate::kafka::discovery::Cluster;
 use crate::kafka::discovery::Topics;
 use crate::kafka::reader::{Fetched, Reader, TopicPartition};
 use crate::kafka::record::Record;
-use crate::sink::batch::{Move, Position};
-use crate::sink::{SharedTarget, Sink, all_partitions};
-use crate::status::{SinkStatus, State};
+use crate::sink::batch::Move;
+use crate::sink::{SharedTarget, Sink};
+use crate::status::SinkStatus;
 
 /// How soon a new partition is asked again that has no leader yet.
 const RETRY: Duration = Duration::from_millis(100);
@@ -233,143 +231,6 @@ impl<S: Sink> Run<'_, S> {
         Ok(())
     }
 
-    /// Assigns the partitions that are new.
-    async fn follow(&mut self, cluster: Cluster) -> Result<()> {
-        let Some(topics) = cluster.topics else {
-            if let Some(error) = cluster.error {
-                self.status.set_error(&error);
-                self.status.set_state(State::Retrying);
-            }
-            return Ok(());
-        };
-        // What is read already is read on, whatever became of the topic.
-        let lanes = &self.lanes;
-        self.wanted
-            .retain(|topic, _| lanes.keys().any(|at| *at.topic == **topic));
-        for (topic, partitions) in topics.iter() {
-            if follows(&self.config.topics, topic) {
-                let known = self.wanted.entry(topic.clone()).or_default();
-                *known = (*partitions).max(*known);
-            }
-        }
-        self.share().await?;
-        self.release_held().await?;
-        self.tell_state(cluster.error.is_some());
-        Ok(())
-    }
-
-    fn tell_state(&self, is_kafka_away: bool) {
-        let others_have_all = self.lanes.is_empty() && !self.incomplete && !self.wanted.is_empty();
-        self.status.set_state(match is_kafka_away {
-            true => State::Retrying,
-            false if others_have_all => State::Standby,
-            false => State::Running,
-        });
-    }
-
-    /// Has the partitions that are this instance's now, and no others.
-    async fn share(&mut self) -> Result<()> {
-        let mine = match self.sink.shared_mut() {
-            Some(shared) => shared.share(&self.wanted).await?,
-            None => all_partitions(&self.wanted),
-        };
-        let given_up: Vec<TopicPartition> = self
-            .lanes
-            .keys()
-            .filter(|at| !mine.contains(at))
-            .cloned()
-            .collect();
-        for at in &given_up {
-            let lane = self.lanes.remove(at);
-            if !self.lanes.keys().any(|left| left.topic == at.topic) {
-                self.goes_on(&at.topic);
-            }
-            self.status.gives_up(at);
-            // Where it was held, it is not read.
-            if lane.is_some_and(|lane| !lane.rests()) {
-                self.reader.unassign(at.clone());
-            }
-        }
-        if !given_up.is_empty() {
-            tracing::info!(sink = %self.status.name, partitions = given_up.len(), "partitions given up to other instances");
-        }
-        let fresh: Vec<TopicPartition> = mine
-            .into_iter()
-            .filter(|at| !self.lanes.contains_key(at))
-            .collect();
-        self.incomplete = false;
-        if !fresh.is_empty() {
-            self.assign(fresh).await?;
-            if self.sink.shared().is_some() {
-                // Of their keys as well.
-                self.carry_out().await?;
-            }
-        }
-        if self.sink.shared().is_some() {
-            self.status.figures().partitions = Some(self.lanes.len());
-        }
-        Ok(())
-    }
-
-    async fn assign(&mut self, fresh: Vec<TopicPartition>) -> Result<()> {
-        let stored = self.sink.positions(&fresh).await?;
-        let mut opening = Opening::default();
-        for (at, stored) in fresh.into_iter().zip(stored) {
-            let bounds = self.shared.discovery.bounds(&at.topic, at.partition);
-            match bounds.await {
-                Ok(bounds) => opening.add(at, stored, bounds)?,
-                Err(error) => {
-                    tracing::debug!(sink = %self.status.name, %error, "asked again");
-                    self.incomplete = true;
-                }
-            }
-        }
-        let opened = opening.begin(self.sink, &self.status.name).await?;
-        self.know_done(&opened).await?;
-        for (at, position) in opened {
-            self.go_on(at, position.next_offset, position.version);
-        }
-        self.read_control(true).await
-    }
-
-    /// What a replica that was consistent by transactions has done of the control events stands beside its partitions.
-    async fn know_done(&mut self, opened: &[(TopicPartition, Position)]) -> Result<()> {
-        let topics: BTreeSet<Arc<str>> =
-            opened.iter().map(|(at, _)| Arc::clone(&at.topic)).collect();
-        let lanes = topics.into_iter().map(control_topics::lane_of);
-        let lanes: Vec<TopicPartition> = lanes.collect();
-        let stored = self.sink.positions(&lanes).await?;
-        for (at, stored) in lanes.into_iter().zip(stored) {
-            if let Some(stored) = stored {
-                self.control.note_done(&at.topic, stored.version);
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads a partition from a position that the target has.
-    fn go_on(&mut self, at: TopicPartition, next: i64, version: String) {
-        self.epoch += 1;
-        let lane = Lane {
-            stored_next: next,
-            next,
-            is_cut: version.is_empty() && next > 0,
-            version,
-            is_version_new: false,
-            waits_for: None,
-            epoch: self.epoch,
-            assigned: Instant::now(),
-            held: None,
-            is_noted: false,
-            doubted: None,
-            disbelieved: None,
-            copies: EndlessCopies::default(),
-        };
-        self.reader.assign(at.clone(), next, lane.epoch);
-        self.status.is_at(&at, next);
-        self.lanes.insert(at, lane);
-    }
-
     /// Gathers what has arrived, and what is arriving, up to a batch; applies it.
     async fn gather_and_apply(&mut self, first: Fetched) -> Result<()> {
         let began = Instant::now();
@@ -477,7 +338,8 @@ impl<S: Sink> Run<'_, S> {
         if !copy && let Some(version) = version {
             let position = self.shared.position.borrow().clone();
             while let Some(lane) = self.lanes.get_mut(&at) {
-                let before = (self.control).before(&at, lane, &record, version, position.as_deref());
+                let before =
+                    (self.control).before(&at, lane, &record, version, position.as_deref());
                 match before {
                     Before::Nothing => break,
                     Before::Wait => {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use change::event::commit::Commit;
-use change::event::controls::Controls;
+use change::event::renderer::controls::Controls;
 use change::event::record::Sent;
 use change::event::render_options::RenderOptions;
 use change::event::renderer::Renderer;

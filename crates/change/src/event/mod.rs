@@ -4,7 +4,6 @@
 
 mod audit;
 pub mod commit;
-pub mod controls;
 mod emitted;
 mod envelope;
 pub mod headers;

@@ -2,8 +2,8 @@
 
 use super::audit::{put_audit, traceparent};
 use super::commit::Commit;
-use super::controls::{Controls, RelationControls};
 use super::render_options::RenderOptions;
+use super::renderer::controls::{Controls, RelationControls};
 use crate::topic_name;
 use crate::value::datetime::EPOCH_US;
 use crate::value::json::{put_integer, put_optional_string, put_string};

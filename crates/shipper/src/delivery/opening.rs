@@ -96,7 +96,10 @@ fn design(settings: &KafkaSettings, was_there: bool, name: &str) -> Design {
         // The newest definition stays as long as its table does; what came before it, as long as rows may be there that need it.
         true => vec![
             (c"cleanup.policy", "compact".to_owned()),
-            (c"min.compaction.lag.ms", compaction_lag_ms(settings.retention_ms).to_string()),
+            (
+                c"min.compaction.lag.ms",
+                compaction_lag_ms(settings.retention_ms).to_string(),
+            ),
         ],
     };
     configs.push((MAX_MESSAGE_BYTES, settings.max_event_bytes.to_string()));

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use change::event::controls::Controls;
 use change::event::record::{Destination, Event, Sent, Stage};
+use change::event::renderer::controls::Controls;
 use change::event::snapshot_chunk::Judged;
 use change::partition::partition_of;
 

@@ -193,7 +193,9 @@ impl Schemas {
         headers: &Headers<'_>,
     ) -> Result<Option<(&str, &ColumnTypes)>, mongodb::error::Error> {
         let known = self.of_table(database, headers.table).await?;
-        let newest = known.range::<str, _>((Bound::Unbounded, Bound::Included(headers.version))).next_back();
+        let newest = known
+            .range::<str, _>((Bound::Unbounded, Bound::Included(headers.version)))
+            .next_back();
         Ok(newest.map(|(version, types)| (version.as_str(), types)))
     }
 
@@ -234,7 +236,9 @@ pub(crate) async fn stored_types(
     version: &str,
 ) -> Result<Option<ColumnTypes>, mongodb::error::Error> {
     let known = database.collection::<Document>(COLLECTION);
-    let found = known.find_one(doc! { "_id": id_of(table, version) }).await?;
+    let found = known
+        .find_one(doc! { "_id": id_of(table, version) })
+        .await?;
     Ok(found.and_then(|found| types_of(&found, type_name)))
 }
 

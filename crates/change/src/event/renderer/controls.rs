@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::op::Op;
+use crate::event::op::Op;
 use crate::wal::relation::Relation;
 
 /// The versions of the newest control events, by the topics that they are about.
@@ -20,7 +20,7 @@ impl Controls {
     }
 
     /// There is a newer one about `topic`.
-    pub(super) fn note(&mut self, topic: &str, version: &str) {
+    pub(in crate::event) fn note(&mut self, topic: &str, version: &str) {
         self.newest.insert(topic.to_owned(), version.to_owned());
         self.changes += 1;
     }
@@ -28,7 +28,7 @@ impl Controls {
 
 /// Those that the rows of one relation name.
 #[derive(Debug)]
-pub(super) struct RelationControls {
+pub(in crate::event) struct RelationControls {
     of_table: Option<String>,
     /// Of the topics that inserts, updates and deletes have of their own.
     own: [Option<String>; 3],
@@ -37,7 +37,7 @@ pub(super) struct RelationControls {
 }
 
 impl RelationControls {
-    pub(super) fn of(relation: &Relation<'_>, controls: &Controls) -> RelationControls {
+    pub(in crate::event) fn of(relation: &Relation<'_>, controls: &Controls) -> RelationControls {
         let newest = |topic: &str| controls.newest.get(topic).cloned();
         let [insert, update, delete, _] = relation.topics;
         RelationControls {
@@ -48,13 +48,13 @@ impl RelationControls {
     }
 
     #[inline]
-    pub(super) fn is_outdated(&self, controls: &Controls) -> bool {
+    pub(in crate::event) fn is_outdated(&self, controls: &Controls) -> bool {
         self.changes != controls.changes
     }
 
     /// What a row's event of this operation names.
     #[inline]
-    pub(super) fn of_row(&self, op: Op, relation: &Relation<'_>) -> Option<&str> {
+    pub(in crate::event) fn of_row(&self, op: Op, relation: &Relation<'_>) -> Option<&str> {
         let place = match op {
             Op::Create => 0,
             Op::Update => 1,
