@@ -208,7 +208,7 @@ fn whatever_drops_a_table_or_its_trigger_says_so() {
     run(&mut client, &["DROP EXTENSION pg_cdc CASCADE"]);
     other.wait_until_in_kafka();
     let topic = database.topic("e");
-    let records = pg_cdc_tests::topic::read(database.bed().kafka(), &topic);
+    let records = database.records_of_topic(&topic);
     assert!(
         records
             .iter()
