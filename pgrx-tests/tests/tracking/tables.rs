@@ -114,8 +114,7 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
     let bytes: usize = database
         .events("orders")
         .iter()
-        .filter(|event| event.is_row_change())
-        .map(|event| event.value.as_ref().map_or(0, Vec::len))
+        .filter_map(|event| event.is_row_change().then(|| event.value_text().len()))
         .sum();
     assert_eq!(shown(&mut client, "orders", "bytes"), json!(bytes));
     let recent = client.query_one(

@@ -222,3 +222,185 @@ impl ControlEvents {
         reading.next >= end && !lanes.iter().any(is_open)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::delivery::endless_copies::EndlessCopies;
+
+    const CONTROL: &str = "d.cdc-control";
+
+    fn version(lsn: u64) -> String {
+        format!("0001-00000001-{lsn:016x}-0000000001-00")
+    }
+
+    /// A record that stands in a topic, about another one if it is a control event.
+    fn record(topic: &str, offset: i64, op: &str, headers: &[(&str, &str)]) -> Record {
+        let mut all = vec![("cdc.op", op)];
+        all.extend_from_slice(headers);
+        let headers = all
+            .into_iter()
+            .map(|(name, value)| (name, Some(value.as_bytes())));
+        Record::new(topic.into(), 0, offset, None, None, headers)
+    }
+
+    fn control(offset: i64, op: &str, lsn: u64) -> Record {
+        let version = version(lsn);
+        let headers = [("cdc.version", version.as_str()), ("cdc.topic", "t")];
+        record(CONTROL, offset, op, &headers)
+    }
+
+    /// A row of the topic `t` that names the control event at `named`.
+    fn row(lsn: u64, named: u64) -> Record {
+        let (version, named) = (version(lsn), version(named));
+        let headers = [
+            ("cdc.version", version.as_str()),
+            ("cdc.control", named.as_str()),
+        ];
+        record("t", 0, "c", &headers)
+    }
+
+    /// Everything up to `lsn` is in Kafka: so many control events, of which the newest about `t` is at `newest`.
+    fn position(lsn: u64, control_end: i64, newest: u64, database: u32) -> Position {
+        let json = serde_json::json!({
+            "format": 1, "record": "full", "source": "s", "name": "pg", "generation": 1, "epoch": 1, "timeline": 1,
+            "timeline_start": "0/0", "commit_lsn": format!("0/{lsn:X}"), "restart_lsn": "0/0", "nonce": "",
+            "events": {"done": 1, "of": 1}, "effective_ts_us": 1, "sent_ts_us": 1, "heartbeat_ms": 1, "node": "n",
+            "cluster_id": "k", "mac": "", "ends": {
+                "t": {"topic_id": "x", "partitions": 1, "end": [5], "database": 5,
+                    "control": {"version": version(newest), "topic": CONTROL}},
+                CONTROL: {"topic_id": "y", "partitions": 1, "end": [control_end], "database": database},
+                "e.cdc-control": {"topic_id": "z", "partitions": 1, "end": [1], "database": 6},
+            },
+        });
+        serde_json::from_value(json).expect("a position")
+    }
+
+    fn lane(version: &str, is_cut: bool) -> Lane {
+        Lane {
+            stored_next: 5,
+            next: 5,
+            version: version.to_owned(),
+            is_version_new: false,
+            is_cut,
+            waits_for: None,
+            epoch: 0,
+            assigned: Instant::now(),
+            held: None,
+            is_noted: false,
+            doubted: None,
+            disbelieved: None,
+            copies: EndlessCopies::default(),
+        }
+    }
+
+    fn at() -> TopicPartition {
+        TopicPartition {
+            topic: "t".into(),
+            partition: 0,
+        }
+    }
+
+    fn reading() -> ControlEvents {
+        let mut events = ControlEvents::default();
+        for topic in [CONTROL, "e.cdc-control"] {
+            events.begin(topic.into(), 0, 0);
+        }
+        events
+    }
+
+    /// What comes before a row: the LSN's version, `wait`, or nothing.
+    fn before(events: &ControlEvents, lane: &Lane, row: &Record, position: &Position) -> String {
+        let version = row.version().expect("a version");
+        match events.before(&at(), lane, row, version, Some(position)) {
+            Before::Nothing => String::new(),
+            Before::Wait => "wait".to_owned(),
+            Before::Event(event) => event.version().expect("a version").to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_row_waits_for_what_it_names_and_comes_behind_it() {
+        let mut events = reading();
+        let position = position(10, 1, 10, 5);
+        let row = row(30, 20);
+        assert_eq!(before(&events, &lane("", false), &row, &position), "wait");
+        events.take(control(0, "schema", 10), Some(&position));
+        let first = before(&events, &lane("", false), &row, &position);
+        assert_eq!(first, version(10));
+        // The sender has not said that it is at 20.
+        events.take(control(1, "t", 20), Some(&position));
+        let newer = super::tests::position(20, 2, 20, 5);
+        let second = lane(&version(10), false);
+        assert_eq!(before(&events, &second, &row, &newer), version(20));
+        let third = lane(&version(20), false);
+        assert_eq!(before(&events, &third, &row, &newer), "");
+        // One that is newer than the row does not belong before it.
+        events.take(control(2, "t", 40), Some(&newer));
+        assert_eq!(before(&events, &third, &row, &newer), "");
+    }
+
+    #[test]
+    fn where_no_row_comes_a_position_says_what_is_due() {
+        let mut events = reading();
+        let old = position(10, 1, 10, 5);
+        events.take(control(0, "schema", 10), Some(&old));
+        events.take(control(1, "t", 20), Some(&old));
+        let due = |version: &str, position: &Position| {
+            let event = events.due(&at(), &lane(version, false), position);
+            event.map(|event| (event.version().unwrap_or_default().to_owned(), event.offset))
+        };
+        assert_eq!(
+            due("", &old),
+            Some((version(10), 4)),
+            "where the partition is"
+        );
+        assert_eq!(due(&version(10), &old), None);
+        let new = position(20, 2, 20, 5);
+        assert_eq!(due(&version(10), &new), Some((version(20), 4)));
+        assert_eq!(due(&version(20), &new), None);
+    }
+
+    #[test]
+    fn only_the_sender_of_a_topic_speaks_for_it() {
+        let mut events = reading();
+        let position = position(30, 1, 10, 5);
+        let text = version(20);
+        let headers = [("cdc.version", text.as_str()), ("cdc.topic", "t")];
+        events.take(record("e.cdc-control", 0, "t", &headers), Some(&position));
+        assert!(events.due(&at(), &lane("", false), &position).is_none());
+        events.take(control(0, "t", 20), Some(&position));
+        assert!(events.due(&at(), &lane("", false), &position).is_some());
+    }
+
+    #[test]
+    fn of_a_log_that_was_cut_definitions_alone_count() {
+        let mut events = reading();
+        let position = position(30, 2, 20, 5);
+        events.take(control(0, "t", 10), Some(&position));
+        events.take(control(1, "schema", 20), Some(&position));
+        let first = |is_cut| {
+            let event = events.due(&at(), &lane("", is_cut), &position);
+            event.and_then(|event| event.version().map(str::to_owned))
+        };
+        assert_eq!(first(false), Some(version(10)));
+        assert_eq!(first(true), Some(version(20)));
+    }
+
+    #[test]
+    fn what_all_partitions_have_had_is_forgotten_and_passed() {
+        let mut events = reading();
+        let position = position(20, 2, 20, 5);
+        events.take(control(0, "schema", 10), Some(&position));
+        events.take(control(1, "t", 20), Some(&position));
+        let mut lanes = HashMap::from([(at(), lane(&version(10), false))]);
+        events.forget_done(&lanes);
+        assert!(events.is_passed(CONTROL, 1, &lanes));
+        assert!(!events.is_passed(CONTROL, 2, &lanes));
+        lanes.insert(at(), lane(&version(20), false));
+        assert!(events.is_passed(CONTROL, 2, &lanes));
+        assert!(!events.is_passed(CONTROL, 3, &lanes), "not read so far");
+    }
+}
