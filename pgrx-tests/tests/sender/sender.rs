@@ -322,9 +322,8 @@ fn uninstalling_leaves_nothing_behind() {
     let left = "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname LIKE '\\_cdc%') + (SELECT count(*) FROM pg_replication_slots)";
     let left: i64 = client.query_one(left, &[]).expect("what is left").get(0);
     assert_eq!(left, 0);
-    let records = pg_cdc_tests::topic::read(bed.kafka(), &database.topic("t"));
-    let last = records.iter().rfind(|record| record.partition == 0);
-    let last = last.expect("the topic");
+    let control = pg_cdc_tests::topic::read_control(bed.kafka(), "leaves", &database.topic("t"));
+    let last = control.last().expect("a control event");
     assert_eq!(last.json()["type"], "UNTRACK");
     client
         .batch_execute("DROP EXTENSION pg_cdc")
