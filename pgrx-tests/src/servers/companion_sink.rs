@@ -387,7 +387,9 @@ impl CompanionSink {
             }
             let prefix = topic.split('.').next().unwrap_or_default();
             let control = topic::read_control(kafka, prefix, topic);
-            let Some(newest) = control.iter().map(topic::Record::version).max() else {
+            // A snapshot that is for some sinks moves the others nowhere.
+            let control = control.iter().filter(|r| r.header("cdc.sinks").is_none());
+            let Some(newest) = control.map(topic::Record::version).max() else {
                 continue;
             };
             let what = format!("sink {sink} to do control event {newest} about {topic}");
