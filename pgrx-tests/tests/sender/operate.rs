@@ -127,6 +127,7 @@ fn events_of_one_topic_are_given_up_and_the_others_go_on() {
     let create = |name: &str, partitions| topic_admin::create(bed.kafka(), name, partitions);
     create("pg.cdc_positions", 1);
     create("skip.public.t", 3);
+    create("skip.cdc-control", 1);
     topic_admin::set(bed.kafka(), "pg.cdc_positions", "cleanup.policy", "compact");
     let (database, mut client) = bed.tracked_table("skip", "id int PRIMARY KEY");
     insert_ids(&mut client, 0..3);

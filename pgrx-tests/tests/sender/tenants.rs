@@ -738,6 +738,7 @@ fn a_new_topic_that_cannot_be_used_is_put_aside() {
     topic_admin::create(bed.kafka(), "pg.cdc_positions", 1);
     topic_admin::set(bed.kafka(), "pg.cdc_positions", "cleanup.policy", "compact");
     topic_admin::create(bed.kafka(), "shop.bob.b", 3);
+    topic_admin::create(bed.kafka(), "shop.cdc-control", 1);
     let database = bed.database("shop");
     let mut ann = owner(&database, "ann");
     let mut bob = owner(&database, "bob");
