@@ -705,13 +705,12 @@ fn rights_that_are_missing_are_named_and_work_goes_on_when_they_are_there() {
             followed.push(remedy);
         }
     }
-    for named in [POSITIONS, "--transactional-id pg_cdc.pg", "shop.public.t"] {
-        assert!(
-            followed.iter().any(|remedy| remedy.ends_with(named)),
-            "{named} is not in {followed:?}"
-        );
+    let id = "--transactional-id pg_cdc.pg";
+    for named in [POSITIONS, id, "shop.public.t", "shop.cdc-control"] {
+        let is_named = followed.iter().any(|remedy| remedy.ends_with(named));
+        assert!(is_named, "{named} is not in {followed:?}");
     }
-    assert_eq!(followed.len(), 3, "{followed:?}");
+    assert_eq!(followed.len(), 4, "{followed:?}");
     assert_all_arrived(&database, 100);
 
     // What would be good to have is no reason to stop, but is told.

@@ -745,8 +745,7 @@ fn a_new_topic_that_cannot_be_used_is_put_aside() {
     run(
         &mut ann,
         &[
-            "CREATE TABLE t (id int PRIMARY KEY)",
-            "SELECT cdc_track('t')",
+            "CREATE TABLE t (id int PRIMARY KEY); SELECT cdc_track('t')",
             "INSERT INTO t VALUES (1)",
         ],
     );
