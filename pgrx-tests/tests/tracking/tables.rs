@@ -111,11 +111,9 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
     database.wait_until_in_kafka();
     assert_eq!(shown(&mut client, "person", "events"), json!(11));
     assert_eq!(shown(&mut client, "orders", "events"), json!(2));
-    let bytes: usize = database
-        .events("orders")
-        .iter()
-        .filter_map(|event| event.is_row_change().then(|| event.value_text().len()))
-        .sum();
+    let events = database.events("orders");
+    let rows = events.iter().filter(|event| event.is_row_change());
+    let bytes: usize = rows.map(|event| event.value_text().len()).sum();
     assert_eq!(shown(&mut client, "orders", "bytes"), json!(bytes));
     let recent = client.query_one(
         "SELECT bool_and(last_event > now() - interval '1 min' AND since < last_event) FROM cdc_tables WHERE relation = 'orders'::regclass",
