@@ -604,7 +604,7 @@ fn what_compaction_has_left_is_enough_for_a_replay() {
     database.wait_until_in_kafka();
     let set = |topic: &str, name, value| topic_admin::set(bed.kafka(), topic, name, value);
     set(&database.topic("t"), "cleanup.policy", "compact");
-    set("compacted.cdc-control", "min.compaction.lag.ms", "0");
+    set("compacted.cdc-control", "cleanup.policy", "compact"); // And no lag: what is not named is the default.
     run(
         &mut source,
         &[
