@@ -9,12 +9,13 @@ use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
 };
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
 use shipper::host::Host;
 use shipper::host::snapshot_slots::Slots;
 use shipper::host::topic_counters::TopicCounters;
 
-use crate::report::Report;
 use crate::wait_event::WaitEvent;
 
 /// What the sender is doing: `cdc_status().state`.
@@ -111,7 +112,8 @@ struct Texts {
     source_id: Text<40>,
     waiting_for: Text<512>,
     oldest_gid: Text<200>,
-    error_code: Text<16>,
+    /// The number of the error's code, 0 for none.
+    error_code: u16,
     error: Text<1024>,
     remedy: Text<1024>,
 }
@@ -123,9 +125,8 @@ pub(crate) struct Described {
     pub waiting_for: String,
     /// Of the oldest open transaction, where it is prepared.
     pub oldest_gid: String,
-    pub error_code: String,
-    pub error: String,
-    pub remedy: String,
+    /// What the sender waits for or halted for, if anything.
+    pub trouble: Option<Trouble>,
 }
 
 /// Times are microseconds since 2000-01-01, LSNs are bytes.
@@ -329,9 +330,13 @@ impl Shared {
             let texts = &mut *self.texts.get();
             texts.waiting_for.set(&described.waiting_for);
             texts.oldest_gid.set(&described.oldest_gid);
-            texts.error_code.set(&described.error_code);
-            texts.error.set(&described.error);
-            texts.remedy.set(&described.remedy);
+            let (code, error, remedy) = match &described.trouble {
+                Some(trouble) => (trouble.code.number(), &*trouble.message, &*trouble.remedy),
+                None => (0, "", ""),
+            };
+            texts.error_code = code;
+            texts.error.set(error);
+            texts.remedy.set(remedy);
             pg_sys::LWLockRelease(self.lock);
         }
         self.announce();
@@ -346,9 +351,8 @@ impl Shared {
                 source_id: texts.source_id.get(),
                 waiting_for: texts.waiting_for.get(),
                 oldest_gid: texts.oldest_gid.get(),
-                error_code: texts.error_code.get(),
-                error: texts.error.get(),
-                remedy: texts.remedy.get(),
+                trouble: Code::of_number(texts.error_code)
+                    .map(|code| Trouble::new(code, texts.error.get(), texts.remedy.get())),
             };
             pg_sys::LWLockRelease(self.lock);
             described
@@ -493,22 +497,17 @@ impl Shared {
     }
 }
 
-impl Report {
-    /// What keeps the sender from its work, as DETAIL and HINT: for those who may know of the whole server. Others have
-    /// the report's own hint.
-    pub(crate) fn about_sender(mut self, shared: &Shared, is_monitor: bool) -> Report {
-        if !is_monitor {
-            self.hint =
-                "Ask somebody with the rights of pg_monitor to look at cdc_status().".to_owned();
-            return self;
-        }
-        let described = shared.described();
-        if !described.remedy.is_empty() {
-            self.hint = described.remedy;
-        }
-        if !described.error.is_empty() {
-            self.detail = Some(format!("{}: {}", described.error_code, described.error));
-        }
-        self
+/// What keeps the sender from its work, as DETAIL and HINT: for those who may know of the whole server. Others have the
+/// trouble's own remedy.
+pub(crate) fn about_sender(mut trouble: Trouble, shared: &Shared, is_monitor: bool) -> Trouble {
+    if !is_monitor {
+        trouble.remedy =
+            "Ask somebody with the rights of pg_monitor to look at cdc_status().".to_owned();
+        return trouble;
     }
+    if let Some(of_sender) = shared.described().trouble {
+        trouble.remedy = of_sender.remedy;
+        trouble.detail = Some(format!("{}: {}", of_sender.code, of_sender.message));
+    }
+    trouble
 }

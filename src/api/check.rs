@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -12,7 +14,7 @@ use super::check_topics;
 use super::tables::tables;
 use crate::catalog::qualified_name;
 use crate::report::no_worker;
-use crate::report::{Report, not_loaded};
+use crate::report::{Raise, not_loaded};
 use crate::settings;
 use crate::shared::{self, State};
 
@@ -51,7 +53,7 @@ pub(crate) fn cdc_check() -> TableIterator<
     if brokers.is_empty() {
         lines.push(line(
             "error",
-            "CDC0003",
+            Code::NoBrokers,
             "cdc.brokers",
             "not set",
             "ALTER SYSTEM SET cdc.brokers = 'host:9092', then SELECT pg_reload_conf()",
@@ -71,25 +73,19 @@ pub(crate) fn cdc_check() -> TableIterator<
     }
 
     let described = shared.described();
-    if described.error_code.is_empty() {
+    if let Some(trouble) = &described.trouble {
+        let item = match trouble.code {
+            Code::NoFreeSlot => "max_replication_slots",
+            Code::WalLevelMinimal => "wal_level",
+            code if code.number() / 100 == 3 => "kafka",
+            _ => "sender",
+        };
+        lines.push(problem("error", item, trouble));
+    } else {
         let up = shared.brokers_up.load(Ordering::Relaxed);
         if shared.state() != State::Unconfigured && up > 0 {
             lines.push(ok("kafka", format!("{up} brokers connected")));
         }
-    } else {
-        let item = match described.error_code.as_str() {
-            "CDC0004" => "max_replication_slots",
-            "CDC0006" => "wal_level",
-            code if code.starts_with("CDC03") => "kafka",
-            _ => "sender",
-        };
-        lines.push(line(
-            "error",
-            &described.error_code,
-            item,
-            &described.error,
-            &described.remedy,
-        ));
     }
     if shared.slot_ready.load(Ordering::Acquire) != 0 {
         lines.push(ok("replication slot", "held by the sender".to_owned()));
@@ -110,7 +106,7 @@ pub(crate) fn cdc_check() -> TableIterator<
         };
         lines.push(line(
             "warning",
-            "CDC0010",
+            Code::WalLimitUnsafe,
             "max_slot_wal_keep_size",
             &message,
             "set max_slot_wal_keep_size to what the disk can spare, at least twice max_wal_size",
@@ -118,7 +114,7 @@ pub(crate) fn cdc_check() -> TableIterator<
     } else if limit_mb < 2 * max_wal_mb {
         lines.push(line(
             "warning",
-            "CDC0010",
+            Code::WalLimitUnsafe,
             "max_slot_wal_keep_size",
             &format!("{limit_mb} MB is less than twice max_wal_size ({max_wal_mb} MB): a crash can invalidate the slot"),
             &format!("set max_slot_wal_keep_size to at least {} MB", 2 * max_wal_mb),
@@ -135,7 +131,7 @@ pub(crate) fn cdc_check() -> TableIterator<
         };
         lines.push(line(
             level,
-            "CDC0308",
+            Code::WritesRefused,
             "cdc.topic_replication_factor",
             "1: a lost broker loses events that were acknowledged",
             "set cdc.topic_replication_factor = 3, or cdc.allow_single_replica = on to accept it",
@@ -157,10 +153,10 @@ pub(crate) fn cdc_check() -> TableIterator<
         lines.extend(check_topics::held_back(&orders, shared.passed_lsn()));
     }
     for table in tables {
-        let Some((code, remedy)) = table["warning"]
-            .as_str()
-            .and_then(|text| text.split_once(": "))
-        else {
+        let (Ok(code), Some(remedy)) = (
+            serde_json::from_value::<Code>(table["code"].clone()),
+            table["remedy"].as_str(),
+        ) else {
             continue;
         };
         let oid = table["relation"].as_u64().unwrap_or_default() as u32;
@@ -180,6 +176,6 @@ fn ok(item: &str, message: String) -> Line {
     ("ok".to_owned(), None, item.to_owned(), message, None)
 }
 
-fn problem(level: &str, item: &str, report: &Report) -> Line {
-    line(level, report.code, item, &report.message, &report.hint)
+fn problem(level: &str, item: &str, trouble: &Trouble) -> Line {
+    line(level, trouble.code, item, &trouble.message, &trouble.remedy)
 }

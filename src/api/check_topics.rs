@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use change::code::Code;
 use change::position::lsn_text;
 use serde_json::Value;
 use shipper::files::orders::Orders;
@@ -66,7 +67,7 @@ pub(super) fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
     };
     tell(
         accepted,
-        "CDC0308",
+        Code::WritesRefused,
         &one_replica,
         "one replica: a lost broker loses events that were acknowledged",
         &|topic| {
@@ -77,7 +78,7 @@ pub(super) fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
     );
     tell(
         accepted,
-        "CDC0308",
+        Code::WritesRefused,
         &one_in_sync,
         "min.insync.replicas=1: events are acknowledged as soon as one broker has them",
         &|topic| {
@@ -87,7 +88,7 @@ pub(super) fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
     );
     tell(
         "warning",
-        "CDC0311",
+        Code::TopicCompacted,
         &compacted,
         "cleanup.policy has compact: only the last event of each key stays",
         &|topic| {
@@ -98,14 +99,14 @@ pub(super) fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
     let largest = settings::TOPIC_MAX_EVENT_SIZE.get() as usize * 1024;
     tell(
         "warning",
-        "CDC0314",
+        Code::TopicTakesSmallEvents,
         &small,
         "it takes smaller events than cdc.topic_max_event_size: of larger rows the largest values become stubs",
         &|topic| configure(&format!("max.message.bytes={largest}"), topic),
     );
     tell(
         "warning",
-        "CDC0303",
+        Code::NotAuthorised,
         &unknown,
         "its settings cannot be read: how safe events are there is not known",
         &|topic| design::acl_command(&brokers, &["DescribeConfigs"], "topic", topic),
@@ -118,8 +119,9 @@ pub(super) fn held_back(orders: &Orders, passed_lsn: u64) -> Vec<Line> {
     let asides = orders.asides.iter().map(|aside| {
         let name = aside.topic.escape_debug();
         let item = format!("topic {name}");
-        let message = format!("put aside at {}: {}", lsn_text(aside.from), aside.message);
-        line("error", &aside.code, &item, &message, &aside.remedy)
+        let trouble = &aside.trouble;
+        let message = format!("put aside at {}: {}", lsn_text(aside.from), trouble.message);
+        line("error", trouble.code, &item, &message, &trouble.remedy)
     });
     let skips = orders.active_skips(passed_lsn).map(|skip| {
         let by = &skip.by;
@@ -132,7 +134,7 @@ pub(super) fn held_back(orders: &Orders, passed_lsn: u64) -> Vec<Line> {
         let remedy = format!("SELECT cdc_unskip_topic('{}') takes it back", skip.topic);
         line(
             "warning",
-            "CDC0609",
+            Code::EventsGivenUp,
             &format!("topic {}", skip.topic),
             &message,
             &remedy,

@@ -5,7 +5,9 @@
 
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
 use change::position::{lsn_as_text, lsn_text};
+use change::trouble::Trouble;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde::Deserialize;
@@ -17,7 +19,7 @@ use super::status::timestamp;
 use super::tables::tables;
 use super::topic_rights;
 use super::wait::refuse_own_changes;
-use crate::report::{Report, not_loaded, notice};
+use crate::report::{Raise, not_loaded, notice};
 use crate::sender::{orders, wal_reader::end_of_wal};
 use crate::shared::{self, Shared, State};
 use crate::snapshot::job::Wanted;
@@ -112,9 +114,8 @@ fn refuse_reason(reason: &str) {
     } else {
         return;
     };
-    Report::new(
-        "CDC0606",
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+    Trouble::new(
+        Code::OrderUnusable,
         "the order has no usable reason",
         "Give a reason of one short line.",
     )
@@ -155,9 +156,8 @@ fn give_order(request: &[u8]) -> Vec<u8> {
 fn change(shared: &Shared, change: impl FnOnce(&mut Orders)) -> u64 {
     match orders::change(shared, change) {
         Ok(number) => number,
-        Err(error) => Report::new(
-            "CDC0405",
-            PgSqlErrorCode::ERRCODE_IO_ERROR,
+        Err(error) => Trouble::new(
+            Code::PositionNotTrusted,
             "the order cannot be written",
             "See that the server can write the folder pg_cdc in its data directory.",
         )
@@ -197,18 +197,15 @@ fn resume(shared: &Shared) -> Value {
 }
 
 /// CDC0604
-fn refuse_state(shared: &Shared, detail: &str) -> Report {
+fn refuse_state(shared: &Shared, detail: &str) -> Trouble {
     let described = shared.described();
-    let hint = if described.remedy.is_empty() {
-        "See cdc_status().".to_owned()
-    } else {
-        described.remedy
-    };
-    Report::new(
-        "CDC0604",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+    let remedy = described
+        .trouble
+        .map_or_else(|| "See cdc_status().".to_owned(), |trouble| trouble.remedy);
+    Trouble::new(
+        Code::WrongState,
         format!("not possible in state \"{}\"", shared.state().name()),
-        hint,
+        remedy,
     )
     .detail(detail)
 }
@@ -289,9 +286,8 @@ fn accept_gap(shared: &Shared, mut gap: Gap) -> Value {
         } else {
             format!("The gap is from {} to {}.", lsn_text(from), lsn_text(to))
         };
-        Report::new(
-            "CDC0603",
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Trouble::new(
+            Code::NothingToAccept,
             "nothing to accept",
             "SELECT gap_from, gap_to FROM cdc_status() shows the range.",
         )
@@ -327,18 +323,16 @@ fn skip_topic(shared: &Shared, by: By, topic: String, up_to: Option<String>) -> 
     let up_to = match up_to.as_deref().map(change::position::parse_lsn) {
         None => last_lsn,
         // What nobody has written yet, nobody can know to be worth nothing.
-        Some(Some(lsn)) if lsn > end_lsn => Report::new(
-            "CDC0603",
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Some(Some(lsn)) if lsn > end_lsn => Trouble::new(
+            Code::NothingToAccept,
             "nothing to accept",
             "Leave up_to out, or take an LSN that is not sent yet.",
         )
         .detail(format!("The WAL ends at {}.", lsn_text(end_lsn)))
         .raise(),
         Some(Some(lsn)) if lsn >= sent_lsn => lsn.min(last_lsn),
-        Some(_) => Report::new(
-            "CDC0603",
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Some(_) => Trouble::new(
+            Code::NothingToAccept,
             "nothing to accept",
             "Leave up_to out, or take an LSN that is not sent yet.",
         )
@@ -425,10 +419,8 @@ fn unskip_topic(shared: &Shared, by: &By, topic: &str) -> Value {
 }
 
 /// CDC0608.
-fn nothing_about(topic: &str, detail: &str) -> Report {
-    Report::new(
-        "CDC0608",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+fn nothing_about(topic: &str, detail: &str) -> Trouble {
+    Trouble::new(Code::TopicNotHeldBack,
         format!("topic \"{topic}\" is not held back"),
         "SELECT * FROM cdc_aside shows topics that are put aside, cdc_check() events that are given up.",
     )
@@ -485,9 +477,7 @@ fn refuse_transaction_block() {
     if unsafe { !pg_sys::IsTransactionBlock() && !pg_sys::IsSubTransaction() } {
         return;
     }
-    Report::new(
-        "CDC0606",
-        PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
+    Trouble::new(Code::OrderUnusable,
         "cdc_resume_topic() cannot run inside a transaction block",
         "Call it alone, outside of BEGIN and of blocks with an exception handler.",
     )
@@ -525,15 +515,15 @@ impl Drop for ResumeCall<'_> {
 fn adopt(shared: &Shared, by: By, source_id: &str) -> Value {
     let described = shared.described();
     if described.source_id != source_id {
-        Report::new(
-            "CDC0605",
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        Trouble::new(
+            Code::SourceIdDiffers,
             "source id differs",
             "SELECT source_id FROM cdc_status() shows this server's.",
         )
         .raise();
     }
-    if !matches!(described.error_code.as_str(), "CDC0405" | "CDC0407") {
+    let code = described.trouble.map(|trouble| trouble.code);
+    if !matches!(code, Some(Code::PositionNotTrusted | Code::PositionForeign)) {
         refuse_state(
             shared,
             "Nothing keeps this server from being the source that it is.",

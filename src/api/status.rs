@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
 use change::position::lsn_text;
 use pgrx::JsonB;
 use pgrx::pg_sys;
@@ -22,16 +23,14 @@ pub(crate) fn status_json() -> JsonB {
     let Some(shared) = shared::shared() else {
         return JsonB(json!({
             "state": "not preloaded", "version": env!("CARGO_PKG_VERSION"), "source_name": source_name,
-            "error_code": "CDC0001", "error": "pg_cdc is not loaded",
+            "error_code": Code::NotLoaded, "error": "pg_cdc is not loaded",
             "remedy": "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
         }));
     };
     let Described {
         source_id,
         waiting_for,
-        mut error_code,
-        mut error,
-        mut remedy,
+        mut trouble,
         oldest_gid,
     } = shared.described();
     let text = |text: String| {
@@ -64,9 +63,7 @@ pub(crate) fn status_json() -> JsonB {
     let since = shared.state_since.load(Ordering::Relaxed);
     if pid == 0 && flush_lsn != 0 && now_us - since > track::SENDER_START_MS * 1000 {
         // Nobody is there to say so.
-        let report = no_worker();
-        error_code = report.code.to_owned();
-        (error, remedy) = (report.message, report.hint);
+        trouble = Some(no_worker());
     }
     let lag = lag(shared, flush_lsn, now_us);
     let mut status = json!({
@@ -105,9 +102,9 @@ pub(crate) fn status_json() -> JsonB {
         "uncovered_rows": load(&shared.uncovered_rows),
         "gap_from": lsn(load(&shared.gap_from)),
         "gap_to": lsn(load(&shared.gap_to)),
-        "error_code": text(error_code),
-        "error": text(error),
-        "remedy": text(remedy),
+        "error_code": trouble.as_ref().map(|trouble| trouble.code),
+        "error": trouble.as_ref().map(|trouble| &trouble.message),
+        "remedy": trouble.as_ref().map(|trouble| &trouble.remedy),
         "error_at": timestamp(shared.error_at.load(Ordering::Relaxed)),
         "stats_reset": timestamp(shared.stats_reset.load(Ordering::Relaxed)),
     });
@@ -182,7 +179,7 @@ fn aside_json() -> Vec<u8> {
         json!({
             "topic": aside.topic, "database": aside.database, "since": timestamp(aside.since_us),
             "from_lsn": lsn_text(aside.from), "events": shared.topic_counters.aside_events(&aside.topic),
-            "error_code": aside.code, "error": aside.message, "remedy": aside.remedy,
+            "error_code": aside.trouble.code, "error": aside.trouble.message, "remedy": aside.trouble.remedy,
         })
     });
     Value::Array(rows.collect()).to_string().into_bytes()

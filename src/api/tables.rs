@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
 use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -37,7 +38,7 @@ pub(crate) fn tables_json() -> Vec<u8> {
     Value::Array(tables()).to_string().into_bytes()
 }
 
-/// The tables that the caller may read; `warning` is a code, a colon and what to do.
+/// The tables that the caller may read; `warning` is `code`, a colon and `remedy`.
 pub(crate) fn tables() -> Vec<Value> {
     let shared = shared::shared();
     let query = TRIGGERS
@@ -123,57 +124,48 @@ fn table(
         let mut topics = options.topics.values().chain([&options.topic]);
         topics.any(|topic| *topic == aside.topic)
     });
-    let aside = aside.map(|aside| aside.code.as_str());
+    let aside = aside.map(|aside| aside.trouble.code);
     let (state, warning) = if shared.is_none() {
         (
             "not covered",
-            "CDC0202: the library is not loaded; add pg_cdc to shared_preload_libraries and restart".to_owned(),
+            Some((
+                Code::NothingCaptured,
+                "the library is not loaded; add pg_cdc to shared_preload_libraries and restart"
+                    .to_owned(),
+            )),
         )
     } else if standing == Standing::Unsealed {
         (
             "not sealed",
-            "CDC0114: not made by cdc_track; call it again, or drop the trigger".to_owned(),
+            Some((
+                Code::TriggerUnsealed,
+                "not made by cdc_track; call it again, or drop the trigger".to_owned(),
+            )),
         )
     } else if standing == Standing::Copy {
         (
             "copied",
-            "CDC0107: made in another database or on another server; call cdc_track again"
-                .to_owned(),
+            Some((
+                Code::TableIsCopy,
+                "made in another database or on another server; call cdc_track again".to_owned(),
+            )),
         )
     } else if let Some(part) = missed {
-        (
-            "trigger disabled",
-            format!(
-                "CDC0203: changes of {} go by; call cdc_track again, and cdc_snapshot to repair what was missed",
-                part.name
-            ),
-        )
+        let remedy = format!(
+            "changes of {} go by; call cdc_track again, and cdc_snapshot to repair what was missed",
+            part.name
+        );
+        ("trigger disabled", Some((Code::TableNotCaptured, remedy)))
     } else if let Some(code) = aside {
-        let remedy = match code {
-            "CDC0312" => {
-                "CDC0312: its topic cannot be made; choose another with cdc_track(…, topic => …), then cdc_snapshot() it"
-            }
-            "CDC0318" => {
-                "CDC0318: its topic is missing or not allowed; see to that, then cdc_resume_topic()"
-            }
-            "CDC0317" => {
-                "CDC0317: its topic refuses events; see to the topic's settings, or track the table with a key, then cdc_resume_topic()"
-            }
-            _ => {
-                "CDC0313: an event does not fit into its topic; let the topic take more, then cdc_resume_topic()"
-            }
-        };
-        ("put aside", remedy.to_owned())
+        ("put aside", Some((code, remedy_of_aside(code).to_owned())))
     } else if let Some(part) = unlogged {
-        (
-            "capturing",
-            format!(
-                "CDC0207: a crash empties {} without an event; ALTER TABLE {0} SET LOGGED",
-                part.name
-            ),
-        )
+        let remedy = format!(
+            "a crash empties {} without an event; ALTER TABLE {0} SET LOGGED",
+            part.name
+        );
+        ("capturing", Some((Code::PartitionUnlogged, remedy)))
     } else {
-        ("capturing", String::new())
+        ("capturing", None)
     };
     let mut counted = Default::default();
     if let Some(shared) = shared {
@@ -200,6 +192,26 @@ fn table(
         "events": counted.events,
         "bytes": counted.bytes,
         "last_event": timestamp(counted.last_event_us),
-        "warning": if warning.is_empty() { Value::Null } else { warning.into() },
+        "warning": warning.as_ref().map(|(code, remedy)| format!("{code}: {remedy}")),
+        "code": warning.as_ref().map(|(code, _)| code),
+        "remedy": warning.as_ref().map(|(_, remedy)| remedy),
     })
+}
+
+/// What to do about a topic that is put aside.
+fn remedy_of_aside(code: Code) -> &'static str {
+    match code {
+        Code::TopicNotMade => {
+            "its topic cannot be made; choose another with cdc_track(…, topic => …), then cdc_snapshot() it"
+        }
+        Code::TopicUnusable => {
+            "its topic is missing or not allowed; see to that, then cdc_resume_topic()"
+        }
+        Code::EventRefused => {
+            "its topic refuses events; see to the topic's settings, or track the table with a key, then cdc_resume_topic()"
+        }
+        _ => {
+            "an event does not fit into its topic; let the topic take more, then cdc_resume_topic()"
+        }
+    }
 }

@@ -8,7 +8,9 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
 use change::mac_key::MacKey;
+use change::trouble::Trouble;
 use change::wal::body::{Head, head_capacity, put_head};
 use change::wal::emission::Emission;
 use change::wal::message;
@@ -17,7 +19,6 @@ use change::wal::record;
 use change::wal::record::{RecordKind, RecordState};
 use change::wal::snapshot_chunk::{ChunkBegin, ChunkEnd};
 use pgrx::pg_sys;
-use pgrx::prelude::PgSqlErrorCode;
 
 use super::context::Who;
 use super::image::{self, Changes, Deformed, Limits, TooLarge};
@@ -25,7 +26,7 @@ use super::nonce::Nonces;
 use super::relation_plan::Plan;
 use crate::catalog::database_name;
 use crate::cluster_secret::chunk_key;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::reserve::reserve;
 use crate::settings::{self, Compression};
 use crate::{ffi, shared};
@@ -209,10 +210,8 @@ fn tell_of_stub(plan: &Plan, limits: Limits) {
     report.log();
 }
 
-fn shipped_as_stub(plan: &Plan, limits: Limits) -> Report {
-    Report::new(
-        "CDC0204",
-        PgSqlErrorCode::ERRCODE_WARNING,
+fn shipped_as_stub(plan: &Plan, limits: Limits) -> Trouble {
+    Trouble::new(Code::ValueStubbed,
         format!("a value of table \"{}\" is shipped as a stub", plan.name),
         "Raise cdc.max_value_size, or exclude the column, if readers need the value or do not need the stub.",
     )

@@ -10,10 +10,11 @@ use std::ffi::CStr;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
+use change::code::Code;
 use change::options::{Mask, Operation, Options};
+use change::trouble::Trouble;
 use change::wal::relation::{Column, Masked, Relation as RelationEntry};
 use pgrx::pg_sys;
-use pgrx::prelude::PgSqlErrorCode;
 
 use super::datum::{Describing, Encode, encoding_of, masked_encoding_of};
 use super::row_expression::RowExpression;
@@ -23,7 +24,7 @@ use crate::catalog::key_attributes;
 use crate::catalog::name_of;
 use crate::catalog::tuple_attribute;
 use crate::catalog::with_identity_index;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::shared;
 use crate::text::utf8;
 use crate::tracked::own_trigger::{Own, Standing, Tracked};
@@ -499,9 +500,7 @@ fn refuse_missing(table: &Table, options: &Options, columns: &[String]) {
         ("mask", &masked),
     ] {
         if let Some(missing) = names.iter().find(|name| !columns.contains(name)) {
-            Report::new(
-                "CDC0118",
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Trouble::new(Code::OptionColumnMissing,
                 format!("option {option} of tracked table \"{}\" names column \"{missing}\", which is not there", table.name),
                 format!("Call cdc_track({}, {option} => …) with the columns of today.", table.argument()),
             )

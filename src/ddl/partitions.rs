@@ -1,14 +1,15 @@
 //! Partitions: each has a TRUNCATE trigger of its own (PostgreSQL clones row triggers only), kept up as partitions come
 //! and go, and what changes rows of the table without row events is said in an event about the table.
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::PgSqlErrorCode;
 use pgrx::spi::{quote_identifier, quote_literal};
 
 use super::dropped_partitions;
 use super::partition_rows::{self, Moved};
 use super::schema_change::SchemaChange;
-use crate::report::{Report, notice};
+use crate::report::{Raise, notice};
 use crate::settings::{self, PartitionRows};
 use crate::tracked::definition::Catalogs;
 use crate::tracked::own_trigger::{Own, TRUNCATE_TRIGGER};
@@ -119,10 +120,9 @@ pub(crate) fn came(partition: pg_sys::Oid, ddl: Option<String>, with_rows: bool)
 }
 
 /// CDC0207: a crash empties the partition.
-fn not_durable(partition: &Table, table: &Table) -> Report {
-    Report::new(
-        "CDC0207",
-        PgSqlErrorCode::ERRCODE_WARNING,
+fn not_durable(partition: &Table, table: &Table) -> Trouble {
+    Trouble::new(
+        Code::PartitionUnlogged,
         format!(
             "partition \"{}\" of tracked table \"{}\" is unlogged",
             partition.name, table.name

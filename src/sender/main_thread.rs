@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
 use change::position::lsn_text;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use shipper::files::local_position::LocalPosition;
 use shipper::files::orders::{Aside, Hold, Orders};
-use shipper::trouble::Trouble;
 
 use super::orders;
 use super::rejections::Rejections;
 use super::slot::Slot;
 use super::wal_bound::WalBound;
 use super::wal_reader::{end_of_wal, flushed, is_there};
-use crate::report;
+use crate::report::Raise;
 use crate::shared::{Described, Shared, State};
 use crate::snapshot::launcher::Launcher;
 
@@ -131,12 +131,10 @@ impl Sender {
         self.shared
             .topics_aside
             .store(self.orders.asides.len() as u32, Ordering::Relaxed);
-        report::Report::new(
-            aside_code(&aside.code),
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("topic is put aside: {}", aside.message),
-            aside.remedy,
-        )
+        Trouble {
+            message: format!("topic is put aside: {}", aside.trouble.message),
+            ..aside.trouble
+        }
         .detail("Nothing more of it is sent; the others go on. See cdc_aside.")
         .log();
         Ok(())
@@ -212,13 +210,13 @@ impl Sender {
         let (from, to) = (lsn_text(from), lsn_text(to));
         End::Stay(
             State::Gap,
-            Trouble {
-                code: "CDC0401",
-                message: format!("WAL from {from} to {to} is gone: {why}"),
-                remedy: format!(
+            Trouble::new(
+                Code::WalGone,
+                format!("WAL from {from} to {to} is gone: {why}"),
+                format!(
                     "Restore the missing segments into pg_wal, or SELECT * FROM cdc_accept_gap('{from}', '{to}', 'why') and do what it lists."
                 ),
-            },
+            ),
         )
     }
 
@@ -233,43 +231,33 @@ impl Sender {
     pub(crate) fn describe(&mut self, state: State, waiting_for: &str, trouble: Option<&Trouble>) {
         let unchanged = trouble.is_none()
             && state == self.shared.state()
-            && self.described.error_code.is_empty()
+            && self.described.trouble.is_none()
             && self.described.waiting_for == waiting_for;
         if unchanged {
             return;
         }
-        let mut described = Described {
+        let described = Described {
             waiting_for: waiting_for.to_owned(),
+            trouble: trouble.cloned(),
             ..self.described.clone()
-        };
-        (described.error_code, described.error, described.remedy) = match trouble {
-            Some(trouble) => (
-                trouble.code.to_owned(),
-                trouble.message.clone(),
-                trouble.remedy.clone(),
-            ),
-            None => Default::default(),
         };
         if described == self.described && state == self.shared.state() {
             return;
         }
-        if let Some(trouble) = trouble.filter(|trouble| self.described.error != trouble.message) {
+        if let Some(trouble) = trouble.filter(|trouble| {
+            let told = self.described.trouble.as_ref();
+            told.is_none_or(|told| told.message != trouble.message)
+        }) {
             // SAFETY: reads the clock.
             self.shared
                 .error_at
                 .store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
-            report::Report::new(
-                trouble.code,
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                trouble.message.clone(),
-                trouble.remedy.clone(),
-            )
-            .detail(format!("The sender is in state \"{}\".", state.name()))
-            .log();
+            let of_state = format!("The sender is in state \"{}\".", state.name());
+            trouble.clone().detail(of_state).log();
         }
         self.described = described;
         self.shared.describe(state, &self.described);
-        show_activity(state, &self.described.error_code);
+        show_activity(state, trouble.map(|trouble| trouble.code));
     }
 
     /// Says which prepared transaction is the oldest open one, empty for none.
@@ -282,10 +270,10 @@ impl Sender {
 }
 
 /// Shows the state in `pg_stat_activity.query`.
-fn show_activity(state: State, error_code: &str) {
+fn show_activity(state: State, error_code: Option<Code>) {
     let text = match error_code {
-        "" => state.name().to_owned(),
-        code => format!("{} [{code}]", state.name()),
+        None => state.name().to_owned(),
+        Some(code) => format!("{} [{code}]", state.name()),
     };
     if let Ok(text) = std::ffi::CString::new(text) {
         // SAFETY: on the main thread; the text is ASCII and copied.
@@ -293,23 +281,13 @@ fn show_activity(state: State, error_code: &str) {
     }
 }
 
-/// The code of a topic that is put aside, as a message has it.
-fn aside_code(code: &str) -> &'static str {
-    match code {
-        "CDC0312" => "CDC0312",
-        "CDC0317" => "CDC0317",
-        "CDC0318" => "CDC0318",
-        _ => "CDC0313",
-    }
-}
-
 /// CDC0405: a file of ours in the data directory.
 pub(super) fn unreadable_file(error: &std::io::Error) -> Trouble {
-    Trouble {
-        code: "CDC0405",
-        message: format!(
+    Trouble::new(
+        Code::PositionNotTrusted,
+        format!(
             "a file in the folder pg_cdc of the data directory cannot be read or written: {error}"
         ),
-        remedy: "See that the server can write the folder pg_cdc in its data directory.".to_owned(),
-    }
+        "See that the server can write the folder pg_cdc in its data directory.",
+    )
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use change::event::commit::Commit;
 use change::memory::copy_of;
 use change::position::lsn_text;
+use change::trouble::Trouble;
 use change::wal::assembly::{Assembly, ChunkPlace, Committed, Outcome};
 use change::wal::message;
 use change::wal::message::MessageError;
@@ -21,7 +22,7 @@ use shipper::files::source::Source;
 use shipper::kafka::settings::KafkaSettings;
 use shipper::progress::{Progress, Progresses};
 use shipper::starting_point::{Server, StartingPoint};
-use shipper::trouble::{self, Failure, Trouble, incomplete};
+use shipper::trouble::{self, Failure, incomplete};
 use shipper::work::{Beginning, Known, Work};
 
 use super::kafka_settings::read_settings;
@@ -872,11 +873,7 @@ impl<'a> Session<'a> {
         if error.missing {
             self.sender.gap(error.lsn, &error.message)
         } else {
-            End::Stay(State::Halted, Trouble {
-                code: "CDC0402",
-                message: format!("WAL is damaged at {}: {}", lsn_text(error.lsn), error.message),
-                remedy: "Restore the segment from the archive: the sender looks again every 30 seconds.".to_owned(),
-            })
+            End::Stay(State::Halted, trouble::damaged(error.lsn, &error.message))
         }
     }
 }

@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
 use shipper::board::Board;
-use shipper::trouble::{Failure, Trouble};
+use shipper::trouble::Failure;
 
 use super::abort;
 use super::sleep::pause;
@@ -110,11 +112,7 @@ pub(super) fn spawn(
 ) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).stack_size(THREAD_STACK_BYTES).spawn(move || {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
-            board.fail(Failure::Rewind(Trouble {
-                code: "CDC0301",
-                message: "a thread of the sender panicked".to_owned(),
-                remedy: "Nothing: the sender starts again at its position. Report this with the server log.".to_owned(),
-            }));
+            board.fail(Failure::Rewind(Trouble::new(Code::BrokersUnreachable, "a thread of the sender panicked", "Nothing: the sender starts again at its position. Report this with the server log.")));
         }
     })
 }

@@ -3,14 +3,15 @@
 use std::ffi::CString;
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
 use change::position::lsn_text;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use super::slot::Slot;
 use super::wal_reader::{end_of_wal, flushed};
 use crate::ffi;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::settings;
 use crate::shared::Shared;
 
@@ -53,14 +54,16 @@ impl WalBound {
         if own != 0 && held > own {
             let (from, to) = (slot.restart_lsn(), end_of_wal());
             slot.let_go(shared, to);
-            Report::new(
-                "CDC0408",
-                PgSqlErrorCode::ERRCODE_DISK_FULL,
+            Trouble::new(
+                Code::WalNearLimit,
                 format!(
                     "WAL from {} is no longer held: it is more than cdc.max_wal_behind",
                     lsn_text(from)
                 ),
-                "Bring Kafka back before the next checkpoint removes it, or see CDC0401.",
+                format!(
+                    "Bring Kafka back before the next checkpoint removes it, or see {}.",
+                    Code::WalGone
+                ),
             )
             .detail(format!("{held} bytes were held, {own} are allowed."))
             .log();
@@ -68,9 +71,7 @@ impl WalBound {
             ffi::request_checkpoint();
         } else if held * 100 > limit * WARN_PERCENT && !self.warned {
             self.warned = true;
-            Report::new(
-                "CDC0408",
-                PgSqlErrorCode::ERRCODE_DISK_FULL,
+            Trouble::new(Code::WalNearLimit,
                 format!("WAL held is at {} % of the limit", held * 100 / limit.max(1)),
                 "See cdc_status(): what it waits for holds the WAL. Beyond the limit changes are lost to Kafka.",
             )

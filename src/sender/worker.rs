@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
 use change::mac_key::MacKey;
+use change::trouble::Trouble;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -20,7 +22,7 @@ use shipper::files::source::{self as identity, Source};
 use shipper::position;
 use shipper::progress::Progresses;
 use shipper::session::Owner;
-use shipper::trouble::{Trouble, no_eventfd};
+use shipper::trouble::no_eventfd;
 
 use super::abort;
 use super::kafka_settings::read_settings;
@@ -168,10 +170,12 @@ fn load_source(sender: &mut Sender) -> Result<Source, Trouble> {
     } else if sender.slot.is_none() && !settings::text(&settings::BROKERS).is_empty() {
         sender.slot = Slot::hold(&settings::text(&settings::SOURCE_NAME)).ok();
     }
-    loaded.map_err(|error| Trouble {
-        code: "CDC0405",
-        message: format!("the source's identity cannot be read or made: {error}"),
-        remedy: source::remedy(&error),
+    loaded.map_err(|error| {
+        Trouble::new(
+            Code::PositionNotTrusted,
+            format!("the source's identity cannot be read or made: {error}"),
+            source::remedy(&error),
+        )
     })
 }
 
@@ -349,11 +353,11 @@ fn session(sender: &mut Sender, source: &Source) -> End {
                 let remedy = "Raise the limit of processes of the server's user.".to_owned();
                 end = Some(End::Stay(
                     State::Halted,
-                    Trouble {
-                        code: "CDC0301",
-                        message: format!("a thread could not be started: {error}"),
+                    Trouble::new(
+                        Code::BrokersUnreachable,
+                        format!("a thread could not be started: {error}"),
                         remedy,
-                    },
+                    ),
                 ));
             }
         }

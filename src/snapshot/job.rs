@@ -1,5 +1,6 @@
 //! A snapshot as the table `cdc_snapshot_jobs` has it. Texts are JSON in UTF-8 there, whatever the database's encoding.
 
+use change::code::Code;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -240,7 +241,7 @@ impl Jobs {
         );
     }
 
-    pub(crate) fn fail(&self, id: i64, code: &str, message: &str) {
+    pub(crate) fn fail(&self, id: i64, code: Code, message: &str) {
         let problem = json(&serde_json::json!({"code": code, "message": message}));
         self.run(
             "UPDATE JOBS SET state = 'failed', problem = $2 WHERE snapshot_id = $1",

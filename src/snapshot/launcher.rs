@@ -15,6 +15,7 @@ use pgrx::bgworkers::{
 use pgrx::pg_sys;
 
 use super::attempts::{self, DIRECTORY};
+use crate::report::Raise;
 use crate::settings;
 use crate::shared::Shared;
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use change::event::record::{Audience, Event, Sent, Stage};
 use change::event::snapshot_chunk::Judged;
 use change::partition::partition_of;
+use change::trouble::Trouble;
 
 use super::broker::Broker;
 use super::failed_delivery::{BATCH_OVERHEAD_BYTES, event_id, too_large};
@@ -14,7 +15,7 @@ use super::outgoing::Outgoing;
 use super::stop::Stop;
 use super::withheld::{Reason, WithheldTopics};
 use crate::aside;
-use crate::trouble::{Failure, Trouble};
+use crate::trouble::Failure;
 use crate::work::{Beginning, Known};
 
 /// An event that is not sent need not be rendered whole.
