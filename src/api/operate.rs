@@ -471,13 +471,13 @@ fn resume_topic(shared: &Shared, by: &By, topic: &str) -> Value {
     repaired
 }
 
-/// CDC0606: the topic would go on at once, and the snapshots that repair it only if the transaction commits.
+/// CDC0610: the topic would go on at once, and the snapshots that repair it only if the transaction commits.
 fn refuse_transaction_block() {
     // SAFETY: plain reads of the state of the running transaction.
     if unsafe { !pg_sys::IsTransactionBlock() && !pg_sys::IsSubTransaction() } {
         return;
     }
-    Trouble::new(Code::OrderUnusable,
+    Trouble::new(Code::InTransactionBlock,
         "cdc_resume_topic() cannot run inside a transaction block",
         "Call it alone, outside of BEGIN and of blocks with an exception handler.",
     )

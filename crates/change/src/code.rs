@@ -185,6 +185,7 @@ codes! {
     CDC0607 TopicOfOthers Refuse "topic is another database's" "42501";
     CDC0608 TopicNotHeldBack Refuse "topic is not held back";
     CDC0609 EventsGivenUp Warn "events of a topic are given up";
+    CDC0610 InTransactionBlock Refuse "cannot run inside a transaction block" "25001";
     // companion-sink.
     CDC1001 Configuration Halt "unknown key; wrong configuration";
     CDC1002 SecretFile Halt "secret file can be read by others";

@@ -139,6 +139,12 @@ fn row(code: Code) -> String {
     format!("| [{code}]({code}.md) | {title} | {follows} | ")
 }
 
+/// The SQLSTATEs that a page names, but for that of warnings.
+fn sqlstates(page: &str) -> impl Iterator<Item = &str> {
+    let named = page.split("SQLSTATE ").skip(1);
+    named.filter_map(|rest| rest.get(..5).filter(|state| *state != "01000"))
+}
+
 /// What does not fit of the pages, by their names, and of the table.
 pub(crate) fn problems_of_pages(pages: &BTreeMap<String, &str>, table: &str) -> Vec<String> {
     let mut problems = Vec::new();
@@ -149,7 +155,16 @@ pub(crate) fn problems_of_pages(pages: &BTreeMap<String, &str>, table: &str) -> 
                 "docs/errors/{code}.md does not begin with \"{}\".",
                 heading(*code).trim_end()
             )),
-            Some(_) => {}
+            Some(page) => {
+                // companion-sink names those of its target.
+                let other = sqlstates(page).find(|state| *state != code.sqlstate());
+                if let Some(other) = other.filter(|_| code.number() < 1000) {
+                    problems.push(format!(
+                        "docs/errors/{code}.md has SQLSTATE {other}; it is {}.",
+                        code.sqlstate()
+                    ));
+                }
+            }
         }
         if !table.lines().any(|line| line.starts_with(&row(*code))) {
             problems.push(format!("{TABLE} has no row \"{}… |\".", row(*code)));
@@ -229,6 +244,10 @@ mod tests {
         assert!(problems_of_pages(&pages, &table).is_empty());
         let halted = table.replacen("halted", "tried again", 1);
         assert_eq!(problems_of_pages(&pages, &halted).len(), 1);
+        let page = format!("{}SQLSTATE 22023.", heading(Code::NotLoaded));
+        let before = pages.insert("CDC0001.md".to_owned(), &page);
+        assert_eq!(problems_of_pages(&pages, &table).len(), 1);
+        assert_eq!(before, Some("# CDC0001: pg_cdc is not loaded\n"));
         pages.insert("CDC0001.md".to_owned(), "# CDC0001: something else\n");
         assert_eq!(problems_of_pages(&pages, &table).len(), 1);
         pages.remove("CDC0001.md");
