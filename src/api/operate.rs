@@ -187,10 +187,17 @@ fn pause(shared: &Shared, by: By) -> Value {
 }
 
 fn resume(shared: &Shared) -> Value {
+    let trouble = shared.described().trouble;
+    let has_panicked = shared.state() == State::Halted
+        && trouble.is_some_and(|trouble| trouble.code == Code::SenderPanicked);
     let mut held = false;
     let number = change(shared, |orders| held = orders.hold.take().is_some());
-    if !held {
-        refuse_state(shared, "Only a paused or drained sender can resume.").raise();
+    if !held && !has_panicked {
+        refuse_state(
+            shared,
+            "Only a sender that is paused, drained, or halted after panics can resume.",
+        )
+        .raise();
     }
     wait_until_obeyed(shared, number);
     Value::Null

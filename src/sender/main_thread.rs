@@ -10,6 +10,8 @@ use change::trouble::Trouble;
 use pgrx::pg_sys;
 use shipper::files::local_position::LocalPosition;
 use shipper::files::orders::{Aside, Hold, Orders};
+use shipper::restarts::Restarts;
+use shipper::trouble::Failure;
 
 use super::orders;
 use super::rejections::Rejections;
@@ -65,6 +67,8 @@ pub(crate) struct Sender {
     pub rejections: Rejections,
     /// The gap that is waiting to be accepted.
     pub gap: Option<(u64, u64)>,
+    /// How sessions that ended by themselves are followed.
+    pub restarts: Restarts,
 }
 
 /// Why a session ended.
@@ -73,6 +77,8 @@ pub(crate) enum End {
     Again,
     /// The producers must be made anew.
     Rewind,
+    /// A thread panicked.
+    Panicked(Trouble),
     /// Wait for a person, in this state.
     Stay(State, Trouble),
     /// Nothing is to be sent, by order.
@@ -138,6 +144,41 @@ impl Sender {
         .detail("Nothing more of it is sent; the others go on. See cdc_aside.")
         .log();
         Ok(())
+    }
+
+    /// What a session ends with that failed, with so many events on their way.
+    pub(crate) fn after(&mut self, failure: Failure, unacknowledged_events: u64) -> End {
+        if let Failure::Rewind(_) | Failure::Panicked(_) = failure {
+            let resent = &self.shared.resent;
+            resent.fetch_add(unacknowledged_events, Ordering::Relaxed);
+        }
+        match failure {
+            Failure::Rewind(trouble) => {
+                self.describe(State::WaitingForKafka, "Kafka", Some(&trouble));
+                End::Rewind
+            }
+            Failure::Panicked(trouble) => {
+                self.describe(State::Starting, "the next try", Some(&trouble));
+                End::Panicked(trouble)
+            }
+            Failure::Smaller(max_batch_bytes) => {
+                pgrx::log!(
+                    "pg_cdc: batches have at most {max_batch_bytes} bytes from now on: a topic takes no larger ones"
+                );
+                self.max_batch_bytes = Some(max_batch_bytes);
+                End::Rewind
+            }
+            Failure::SmallerIn(topic, max_record_bytes) => {
+                self.smaller_in.insert(topic, max_record_bytes);
+                End::Rewind
+            }
+            Failure::Aside(aside) => match self.put_aside(*aside) {
+                Ok(()) => End::Rewind,
+                Err(trouble) => End::Stay(State::Halted, trouble),
+            },
+            Failure::Halt(trouble) => End::Stay(State::Halted, trouble),
+            Failure::Fenced(trouble) => End::Stay(State::Fenced, trouble),
+        }
     }
 
     /// Everything before the order is in Kafka: notes that the drain is done, whether that could be written.

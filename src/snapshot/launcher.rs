@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use change::backoff::Backoff;
 use pgrx::bgworkers::{
     BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
 };
@@ -73,7 +74,7 @@ pub(crate) struct Launcher {
     running: Vec<(u32, DynamicBackgroundWorker, Instant)>,
     due: BTreeMap<u32, Instant>,
     /// How long to wait where a worker ended at once.
-    pauses: BTreeMap<u32, Duration>,
+    pauses: BTreeMap<u32, Backoff>,
 }
 
 impl Launcher {
@@ -165,7 +166,7 @@ fn ended(
     database: u32,
     since: Instant,
     due: &mut BTreeMap<u32, Instant>,
-    pauses: &mut BTreeMap<u32, Duration>,
+    pauses: &mut BTreeMap<u32, Backoff>,
 ) {
     if !is_marked(database) {
         pauses.remove(&database);
@@ -178,11 +179,13 @@ fn ended(
         pauses.remove(&database);
         return;
     }
-    let pause = match pauses.get(&database) {
-        Some(pause) if since.elapsed() < AGAIN => (*pause * 2).min(AGAIN_AT_MOST),
-        _ => AGAIN,
-    };
-    pauses.insert(database, pause);
+    let backoff = pauses
+        .entry(database)
+        .or_insert(Backoff::new(AGAIN, AGAIN_AT_MOST));
+    if since.elapsed() >= AGAIN {
+        backoff.reset();
+    }
+    let pause = backoff.pause();
     due.entry(database).or_insert(Instant::now() + pause);
 }
 

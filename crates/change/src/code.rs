@@ -157,6 +157,8 @@ codes! {
     CDC0316 OutOfMemory Refuse "out of memory" "53200";
     CDC0317 EventRefused SetAside "event is refused by its topic, which is put aside";
     CDC0318 TopicUnusable SetAside "topic cannot be used, and is put aside";
+    CDC0319 SenderPanicked Halt "a thread of the sender panicked";
+    CDC0320 NoThread Halt "no thread or descriptor for the sender";
     // WAL and position.
     CDC0401 WalGone Halt "WAL is gone";
     CDC0402 WalDamaged Halt "WAL is damaged";

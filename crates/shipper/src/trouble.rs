@@ -11,6 +11,8 @@ use crate::files::orders::Aside;
 pub enum Failure {
     /// Start again at the position, with new producers.
     Rewind(Trouble),
+    /// Start again, but not for ever: a fault of our own.
+    Panicked(Trouble),
     /// Start again with batches of at most so many bytes: a topic takes no larger ones.
     Smaller(usize),
     /// Start again with records of at most so many bytes for a topic that does not tell what it takes.
@@ -62,10 +64,19 @@ pub fn out_of_memory() -> Trouble {
     )
 }
 
-/// CDC0301 where there is no eventfd to be had.
+/// CDC0320 where there is no thread to be had.
+pub fn no_thread(error: &std::io::Error) -> Trouble {
+    Trouble::new(
+        Code::NoThread,
+        format!("a thread could not be started: {error}"),
+        "Raise the limit of processes of the server's user.",
+    )
+}
+
+/// CDC0320 where there is no eventfd to be had.
 pub fn no_eventfd(error: &std::io::Error) -> Trouble {
     Trouble::new(
-        Code::BrokersUnreachable,
+        Code::NoThread,
         format!("an eventfd could not be made: {error}"),
         "Raise the limit of open files of the server's user.",
     )

@@ -8,6 +8,7 @@ mod incomplete;
 mod memory;
 mod operate;
 mod outage;
+mod panics;
 mod security;
 mod sender;
 mod standby;
