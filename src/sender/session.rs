@@ -715,6 +715,8 @@ impl<'a> Session<'a> {
         if acknowledged > 0 {
             shared.sent_lsn.store(acknowledged_lsn.0, Ordering::Release);
         }
+        // Whoever is woken below finds what was counted.
+        self.publish(&figures);
         let (_, flush_lsn) = flushed();
         if let Some((reader, assembly)) = reading {
             let read_lsn = reader.position();
@@ -767,7 +769,6 @@ impl<'a> Session<'a> {
             self.sender
                 .describe(State::WaitingForKafka, "Kafka", Some(trouble));
         }
-        self.publish(&figures);
         failure.map(|failure| self.sender.after(failure, figures.unacknowledged_events))
     }
 

@@ -1,6 +1,5 @@
 //! How much WAL the sender may hold, and what it says before that is reached (`cdc.max_wal_behind`).
 
-use std::ffi::CString;
 use std::sync::atomic::Ordering;
 
 use change::code::Code;
@@ -97,13 +96,17 @@ pub(crate) fn limit_bytes(own: u64) -> Option<u64> {
 
 /// Free bytes where the WAL is; 0 if that cannot be said.
 fn free_bytes() -> u64 {
-    let path = CString::new("pg_wal").unwrap_or_default();
-    // SAFETY: a plain call with a buffer of our own.
-    unsafe {
+    // SAFETY: a plain call with a path and a buffer of our own.
+    let (answer, space) = unsafe {
         let mut space: libc::statvfs = std::mem::zeroed();
-        match libc::statvfs(path.as_ptr(), &mut space) {
-            0 => space.f_bavail * space.f_frsize,
-            _ => 0,
-        }
+        (libc::statvfs(c"pg_wal".as_ptr(), &mut space), space)
+    };
+    if answer != 0 {
+        let error = std::io::Error::last_os_error();
+        pgrx::log!(
+            "pg_cdc: cdc.max_wal_behind = -1 is no bound: the free space is not known: {error}"
+        );
+        return 0;
     }
+    space.f_bavail * space.f_frsize
 }

@@ -173,19 +173,25 @@ fn adopt(sender: &mut Sender, source: &mut Source) -> Result<(), Trouble> {
 
 /// Who this source is; everybody is told. Until that is known nothing can be sent, but nothing is let go either.
 fn load_source(sender: &mut Sender) -> Result<Source, Trouble> {
-    let loaded = source::load_or_create();
-    if let Ok(source) = &loaded {
-        sender.shared.set_source_id(&source.source_id);
-    } else if sender.slot.is_none() && !settings::text(&settings::BROKERS).is_empty() {
-        sender.slot = Slot::hold(&settings::text(&settings::SOURCE_NAME)).ok();
+    let error = match source::load_or_create() {
+        Ok(source) => {
+            sender.shared.set_source_id(&source.source_id);
+            return Ok(source);
+        }
+        Err(error) => error,
+    };
+    let mut message = format!("the source's identity cannot be read or made: {error}");
+    if sender.slot.is_none() && !settings::text(&settings::BROKERS).is_empty() {
+        match Slot::hold(&settings::text(&settings::SOURCE_NAME)) {
+            Ok(slot) => sender.slot = Some(slot),
+            Err(trouble) => message.push_str(&format!("; and no WAL is held: {trouble}")),
+        }
     }
-    loaded.map_err(|error| {
-        Trouble::new(
-            Code::PositionNotTrusted,
-            format!("the source's identity cannot be read or made: {error}"),
-            source::remedy(&error),
-        )
-    })
+    Err(Trouble::new(
+        Code::PositionNotTrusted,
+        message,
+        source::remedy(&error),
+    ))
 }
 
 /// Waits before the next session, unless settings or orders change.

@@ -48,11 +48,25 @@ fn is_marked(database: u32) -> bool {
     fs::exists(file_of(database)).unwrap_or(true)
 }
 
+/// The databases that have notes. Snapshots of which nothing can be read go on when somebody asks for another.
 fn marked() -> Vec<u32> {
-    let names = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
-    names
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
+    let names = fs::read_dir(DIRECTORY).and_then(|entries| {
+        let names = entries.map(|entry| Ok(entry?.file_name()));
+        names.collect::<std::io::Result<Vec<_>>>()
+    });
+    match names {
+        Ok(names) => names
+            .iter()
+            // Other files than notes have other names.
+            .filter_map(|name| name.to_str()?.parse().ok())
+            .collect(),
+        Err(error) => {
+            if error.kind() != ErrorKind::NotFound {
+                pgrx::log!("pg_cdc: {DIRECTORY} cannot be read: {error}");
+            }
+            Vec::new()
+        }
+    }
 }
 
 /// Whether a database of this oid is still there: its files are, wherever it lies. The catalog is another process's to

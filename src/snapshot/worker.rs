@@ -14,7 +14,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::chunk::{self, Reader};
-use super::job::{Job, Jobs};
+use super::job::{Job, Jobs, failure};
 use super::{attempts, launcher};
 use crate::report::Raise;
 use crate::sender::sleep::{interrupts, pause};
@@ -185,13 +185,7 @@ fn make(shared: &'static Shared, job: Job) {
     if code == Code::OptionsChanged || cancelled_as_gone(id, relation) {
         return;
     }
-    Trouble::new(
-        Code::SnapshotFailed,
-        format!("snapshot {id} failed"),
-        format!("See to the cause, then SELECT cdc_snapshot_resume({id})."),
-    )
-    .detail(format!("{code}: {message}"))
-    .log();
+    failure(id, code, &message).log();
     transaction(|| {
         if let Some(jobs) = Jobs::find() {
             jobs.fail(id, code, &message);

@@ -305,7 +305,12 @@ impl Table {
                 &[self.oid.into()],
             )
         });
-        if let Ok(Some(numbers)) = numbers {
+        let numbers = match numbers {
+            Ok(numbers) => numbers,
+            Err(pgrx::spi::Error::InvalidPosition) => None,
+            Err(error) => pgrx::error!("pg_cdc could not read pg_constraint: {error}"),
+        };
+        if let Some(numbers) = numbers {
             // SAFETY: the relation is open while it is read; columns of a constraint are its columns.
             let columns: Vec<String> = self.read(|relation| unsafe {
                 numbers

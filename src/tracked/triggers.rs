@@ -42,7 +42,11 @@ pub(crate) fn make_triggers(table: &Table, options: &Options) {
             "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_cdc'",
         )
     });
-    let schema = quote_identifier(schema.ok().flatten().unwrap_or_else(|| "public".to_owned()));
+    let schema = match schema {
+        Ok(Some(schema)) => quote_identifier(schema),
+        Ok(None) => pgrx::error!("pg_cdc could not find its own schema"),
+        Err(error) => pgrx::error!("pg_cdc could not find its own schema: {error}"),
+    };
     let events = options.operations.row_events();
     let make = |what: &str, own: Own, definition: &str, arguments: &[String]| {
         let arguments: Vec<String> = arguments.iter().map(quote_literal).collect();
