@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use change::code::Code;
 use change::position::lsn_text;
 use pgrx::JsonB;
 use pgrx::pg_sys;
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use shipper::files::orders::Orders;
 
 use super::track;
-use crate::report::no_worker;
+use crate::report::{no_worker, not_loaded};
 use crate::sender::wal_bound::limit_bytes;
 use crate::settings;
 use crate::shared::{self, Described, Shared};
@@ -21,10 +20,10 @@ use crate::shared::{self, Described, Shared};
 pub(crate) fn status_json() -> JsonB {
     let source_name = settings::text(&settings::SOURCE_NAME);
     let Some(shared) = shared::shared() else {
+        let trouble = not_loaded();
         return JsonB(json!({
             "state": "not preloaded", "version": env!("CARGO_PKG_VERSION"), "source_name": source_name,
-            "error_code": Code::NotLoaded, "error": "pg_cdc is not loaded",
-            "remedy": "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
+            "error_code": trouble.code, "error": trouble.message, "remedy": trouble.remedy,
         }));
     };
     let Described {
