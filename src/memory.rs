@@ -5,11 +5,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use change::code::Code;
 use change::memory::failure_is_looked_at;
-use pgrx::prelude::*;
+use change::trouble::Trouble;
 
 use crate::backtrace::is_main_thread;
-use crate::report::Report;
+use crate::report::Raise;
 
 /// The C library's allocator, which never tells a main thread that there is no memory, unless it looks at that.
 struct OfServer;
@@ -60,9 +61,8 @@ fn end_session(bytes: usize) {
     if ENDS.swap(true, Ordering::Relaxed) {
         return;
     }
-    Report::new(
-        "CDC0316",
-        PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+    Trouble::new(
+        Code::OutOfMemory,
         "out of memory",
         "Give the server more memory, or change fewer or smaller rows in one statement.",
     )

@@ -1,70 +1,79 @@
 //! Messages in PostgreSQL's form: what happened, DETAIL, and a HINT with the remedy that ends in the code.
 
-use pgrx::pg_sys::panic::ErrorReport;
+use std::cell::RefCell;
+
+use change::code::Code;
+use change::trouble::Trouble;
+use pgrx::pg_sys::panic::{ErrorReport, ErrorReportWithLevel};
 use pgrx::prelude::*;
 
-/// A coded message. Each code has its page in `docs/errors`.
-#[derive(Debug, Clone)]
-pub(crate) struct Report {
-    pub code: &'static str,
-    pub sqlstate: PgSqlErrorCode,
-    pub message: String,
-    pub detail: Option<String>,
-    /// A sentence; the code is added.
-    pub hint: String,
+thread_local! {
+    /// The ERROR that was raised last, as its catcher sees it.
+    static RAISED: RefCell<Option<(Code, String)>> = const { RefCell::new(None) };
 }
 
-impl Report {
-    pub(crate) fn new(
-        code: &'static str,
-        sqlstate: PgSqlErrorCode,
-        message: impl Into<String>,
-        hint: impl Into<String>,
-    ) -> Report {
-        Report {
-            code,
-            sqlstate,
-            message: message.into(),
-            detail: None,
-            hint: hint.into(),
-        }
-    }
-
-    pub(crate) fn detail(mut self, detail: impl Into<String>) -> Report {
-        self.detail = Some(detail.into());
-        self
-    }
-
-    fn send(self, level: PgLogLevel) {
-        let mut report =
-            ErrorReport::new(self.sqlstate, in_server_encoding(self.message), "pg_cdc")
-                .set_hint(in_server_encoding(format!("{} [{}]", self.hint, self.code)));
-        if let Some(detail) = self.detail {
-            report = report.set_detail(in_server_encoding(detail));
-        }
-        report.report(level);
-    }
+/// How a trouble is said to whoever uses the server. On the main thread only.
+pub(crate) trait Raise: Sized {
+    /// Says it at a level of PostgreSQL's.
+    fn send(self, level: PgLogLevel);
 
     /// Ends the statement with this error.
-    pub(crate) fn raise(self) -> ! {
+    fn raise(self) -> ! {
         self.send(PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
     }
 
     /// Ends the session with this error. No Rust code behind it runs, and what it had taken apart is looked at by nobody again.
-    pub(crate) fn end_session(self) -> ! {
+    fn end_session(self) -> ! {
         self.send(PgLogLevel::FATAL);
         unreachable!("FATAL does not return")
     }
 
-    pub(crate) fn warn(self) {
+    fn warn(self) {
         self.send(PgLogLevel::WARNING);
     }
 
     /// To the server log only.
-    pub(crate) fn log(self) {
+    fn log(self) {
         self.send(PgLogLevel::LOG);
     }
+}
+
+impl Raise for Trouble {
+    fn send(self, level: PgLogLevel) {
+        let sqlstate = match level {
+            PgLogLevel::WARNING => PgSqlErrorCode::ERRCODE_WARNING,
+            _ => sqlstate(self.code),
+        };
+        let message = in_server_encoding(self.message);
+        if matches!(level, PgLogLevel::ERROR) {
+            RAISED.replace(Some((self.code, message.clone())));
+        }
+        let hint = format!("{} [{}]", self.remedy, self.code);
+        let mut report =
+            ErrorReport::new(sqlstate, message, "pg_cdc").set_hint(in_server_encoding(hint));
+        if let Some(detail) = self.detail {
+            report = report.set_detail(in_server_encoding(detail));
+        }
+        report.report(level);
+    }
+}
+
+/// The code of a caught ERROR, if it is one of ours.
+pub(crate) fn code_of(caught: &ErrorReportWithLevel) -> Option<Code> {
+    RAISED.with_borrow(|raised| {
+        let (code, message) = raised.as_ref()?;
+        (message == caught.message() && caught.sql_error_code() == sqlstate(*code)).then_some(*code)
+    })
+}
+
+/// As the server has it: six bits for each character.
+fn sqlstate(code: Code) -> PgSqlErrorCode {
+    let characters = code.sqlstate().bytes().rev();
+    let number = characters.fold(0, |number, character| {
+        (number << 6) + i32::from((character - b'0') & 0x3F)
+    });
+    PgSqlErrorCode::from(number)
 }
 
 /// A NOTICE.
@@ -90,7 +99,7 @@ fn in_server_encoding(message: String) -> String {
 }
 
 /// CDC0001: the library was not loaded at server start.
-pub(crate) fn not_loaded() -> Report {
+pub(crate) fn not_loaded() -> Trouble {
     // SAFETY: the setting's name is a constant; the returned text is PostgreSQL's own and copied at once.
     let libraries = unsafe {
         let value = pg_sys::GetConfigOption(c"shared_preload_libraries".as_ptr(), true, false);
@@ -102,9 +111,8 @@ pub(crate) fn not_loaded() -> Report {
                 .into_owned()
         }
     };
-    Report::new(
-        "CDC0001",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+    Trouble::new(
+        Code::NotLoaded,
         "pg_cdc is not loaded",
         "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
     )
@@ -114,10 +122,9 @@ pub(crate) fn not_loaded() -> Report {
 }
 
 /// CDC0005: the sender could not be started.
-pub(crate) fn no_worker() -> Report {
-    Report::new(
-        "CDC0005",
-        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+pub(crate) fn no_worker() -> Trouble {
+    Trouble::new(
+        Code::NoFreeWorker,
         "no free worker for the sender",
         "Raise max_worker_processes and restart the server.",
     )

@@ -1,9 +1,10 @@
 //! Room for what depends on data.
 
+use change::code::Code;
 use change::memory::may_fail;
-use pgrx::prelude::*;
+use change::trouble::Trouble;
 
-use crate::report::Report;
+use crate::report::Raise;
 
 /// Makes room for `bytes` more: an ERROR where memory is out, never an abort of the process.
 #[inline]
@@ -20,9 +21,8 @@ fn grow(out: &mut Vec<u8>, bytes: usize) {
     if may_fail(|| out.try_reserve(wanted)).is_err()
         && may_fail(|| out.try_reserve_exact(bytes)).is_err()
     {
-        Report::new(
-            "CDC0201",
-            PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+        Trouble::new(
+            Code::CaptureOutOfMemory,
             "out of memory while capturing",
             "Lower cdc.capture_buffer, or change fewer or smaller rows in one statement.",
         )

@@ -1,9 +1,10 @@
 //! Arguments of SQL functions as one JSON text in UTF-8: a database may have another encoding, and Rust's texts may not.
 
-use pgrx::prelude::*;
+use change::code::Code;
+use change::trouble::Trouble;
 use serde::de::DeserializeOwned;
 
-use crate::report::Report;
+use crate::report::Raise;
 
 /// Reads what a function of `sql/functions.sql` put together.
 pub(crate) fn read<T: DeserializeOwned>(request: &[u8]) -> T {
@@ -21,10 +22,9 @@ pub(crate) fn read<T: DeserializeOwned>(request: &[u8]) -> T {
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// CDC0110.
-fn refused(detail: &str) -> Report {
-    Report::new(
-        "CDC0110",
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+fn refused(detail: &str) -> Trouble {
+    Trouble::new(
+        Code::OptionsRefused,
         "options contradict each other or are unknown",
         "Pass shorter arguments, and flat JSON objects.",
     )

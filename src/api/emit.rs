@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::ffi::CStr;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use change::version::put_emitted_id;
 use change::wal::emission::Emission;
 use pgrx::pg_sys;
@@ -14,7 +16,7 @@ use super::track::request::{refuse_illegal, refuse_taken_topic};
 use crate::capture::buffer::captured::Captured;
 use crate::capture::state::with_capture;
 use crate::ffi;
-use crate::report::{Report, not_loaded};
+use crate::report::{Raise, not_loaded};
 use crate::text::{server_text, utf8};
 use crate::{settings, shared};
 
@@ -134,10 +136,9 @@ fn refuse_too_large(emission: &Emission<'_>) {
     }
 }
 
-fn too_large(what: &str, has_bytes: usize, may_bytes: usize) -> Report {
-    Report::new(
-        "CDC0127",
-        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+fn too_large(what: &str, has_bytes: usize, may_bytes: usize) -> Trouble {
+    Trouble::new(
+        Code::EmittedTooLarge,
         format!("the {what} of an event may have {may_bytes} bytes, not {has_bytes}"),
         "Emit a reference to what is large.",
     )
@@ -162,10 +163,9 @@ fn read_headers(headers: &str) -> Vec<(String, String)> {
 }
 
 /// CDC0110.
-fn refused_headers(detail: &str) -> Report {
-    Report::new(
-        "CDC0110",
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+fn refused_headers(detail: &str) -> Trouble {
+    Trouble::new(
+        Code::OptionsRefused,
         "options contradict each other or are unknown",
         "Pass headers as an object of texts, such as '{\"trace\": \"7\"}'.",
     )

@@ -1,12 +1,14 @@
 //! `cdc_snapshot` and what stops it and goes on with it. `sql/snapshots.sql` has the table of the jobs and the view.
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
 use super::arguments;
 use crate::capture::filter::row_filter;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::snapshot::job::{Jobs, Place, Wanted};
 use crate::snapshot::request::ask;
 use crate::snapshot::request::note;
@@ -27,9 +29,8 @@ fn snapshot_by_request(relation: pg_sys::Oid, request: &[u8]) -> i64 {
     let names = wanted.sinks.iter().flatten();
     if names.map(|name| name.len() + 4).sum::<usize>() > MAX_SINKS_BYTES {
         // Every row of the snapshot names them.
-        Report::new(
-            "CDC0110",
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        Trouble::new(
+            Code::OptionsRefused,
             "options contradict each other or are unknown",
             "Name fewer sinks.",
         )
@@ -59,9 +60,8 @@ fn snapshot_set(snapshot_id: i64, wanted: &str) {
         Some((jobs, relation))
     });
     let none = || -> ! {
-        Report::new(
-            "CDC0503",
-            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        Trouble::new(
+            Code::NoSuchSnapshot,
             format!("no snapshot {snapshot_id}"),
             "SELECT * FROM cdc_snapshots.",
         )
@@ -84,9 +84,8 @@ fn snapshot_set(snapshot_id: i64, wanted: &str) {
         "resume" if matches!(state.as_str(), "paused" | "failed") => "waiting_for_writers",
         "resume" if unfinished => return,
         "cancel" if unfinished => "cancelled",
-        _ => Report::new(
-            "CDC0503",
-            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        _ => Trouble::new(
+            Code::NoSuchSnapshot,
             format!("no snapshot {snapshot_id} to {wanted}"),
             "SELECT * FROM cdc_snapshots.",
         )

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use shipper::files::orders::Orders;
 
 use super::track;
-use crate::report::no_worker;
+use crate::report::{no_worker, not_loaded};
 use crate::sender::wal_bound::limit_bytes;
 use crate::settings;
 use crate::shared::{self, Described, Shared};
@@ -21,10 +21,10 @@ use crate::shared::{self, Described, Shared};
 pub(crate) fn status_json() -> JsonB {
     let source_name = settings::text(&settings::SOURCE_NAME);
     let Some(shared) = shared::shared() else {
+        let trouble = not_loaded();
         return JsonB(json!({
             "state": "not_preloaded", "version": env!("CARGO_PKG_VERSION"), "source_name": source_name,
-            "error_code": "CDC0001", "error_message": "pg_cdc is not loaded",
-            "error_hint": "Add pg_cdc to shared_preload_libraries in postgresql.conf and restart the server.",
+            "error_code": trouble.code, "error_message": trouble.message, "error_hint": trouble.remedy,
         }));
     };
     let described = shared.described();
@@ -150,17 +150,17 @@ fn problem(shared: &Shared, described: Described) -> Value {
     let is_absent = shared.sender_pid.load(Ordering::Relaxed) == 0
         && flush_lsn() != 0
         && since_us > track::SENDER_START_MS * 1000;
-    let (code, error, remedy) = if is_absent {
+    let trouble = if is_absent {
         // Nobody is there to say so.
-        let report = no_worker();
-        (report.code.to_owned(), report.message, report.hint)
+        Some(no_worker())
     } else {
-        (described.error_code, described.error, described.remedy)
+        described.trouble
     };
+    let trouble = trouble.as_ref();
     json!({
-        "error_code": text(&code),
-        "error_message": text(&error),
-        "error_hint": text(&remedy),
+        "error_code": trouble.map(|trouble| trouble.code),
+        "error_message": trouble.map(|trouble| &trouble.message),
+        "error_hint": trouble.map(|trouble| &trouble.remedy),
         "error_at": timestamp(shared.error_at.load(Ordering::Relaxed)),
     })
 }
@@ -232,7 +232,7 @@ fn aside_json() -> Vec<u8> {
         json!({
             "topic": aside.topic, "database": aside.database, "since": timestamp(aside.since_us),
             "from_lsn": lsn_text(aside.from), "events": shared.topic_counters.aside_events(&aside.topic),
-            "error_code": aside.code, "error_message": aside.message, "error_hint": aside.remedy,
+            "error_code": aside.trouble.code, "error_message": aside.trouble.message, "error_hint": aside.trouble.remedy,
         })
     });
     Value::Array(rows.collect()).to_string().into_bytes()

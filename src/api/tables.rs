@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
 use change::options::Options;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -37,7 +38,7 @@ pub(crate) fn tables_json() -> Vec<u8> {
     Value::Array(tables()).to_string().into_bytes()
 }
 
-/// The tables that the caller may read; `warning` is a code, a colon and what to do.
+/// The tables that the caller may read; `warning` is `code`, a colon and `remedy`.
 pub(crate) fn tables() -> Vec<Value> {
     let shared = shared::shared();
     let query = TRIGGERS
@@ -75,11 +76,10 @@ pub(crate) fn tables() -> Vec<Value> {
             let state = match shared {
                 None => TableState::new(
                     "not_covered",
-                    "CDC0202: the library is not loaded; add pg_cdc to shared_preload_libraries and restart",
+                    Code::NothingCaptured,
+                    "the library is not loaded; add pg_cdc to shared_preload_libraries and restart",
                 ),
-                Some(_) => {
-                    TableState::of(*relation, &options, &unsound, tracked.standing, &asides)
-                }
+                Some(_) => TableState::of(*relation, &options, &unsound, tracked.standing, &asides),
             };
             table(shared, *relation, &options, state)
         })
@@ -138,22 +138,24 @@ fn table(
         "events": counted.events,
         "bytes": counted.bytes,
         "last_event": timestamp(counted.last_event_us),
-        "warning": state.warning,
+        "warning": state.warning.as_ref().map(|(code, remedy)| format!("{code}: {remedy}")),
+        "code": state.warning.as_ref().map(|(code, _)| code),
+        "remedy": state.warning.as_ref().map(|(_, remedy)| remedy),
     })
 }
 
 /// Whether a table is captured, and what is to be done about it.
 struct TableState {
     name: &'static str,
-    /// A code, a colon and what to do.
-    warning: Option<String>,
+    /// A code and what to do.
+    warning: Option<(Code, String)>,
 }
 
 impl TableState {
-    fn new(name: &'static str, warning: impl Into<String>) -> TableState {
+    fn new(name: &'static str, code: Code, remedy: impl Into<String>) -> TableState {
         TableState {
             name,
-            warning: Some(warning.into()),
+            warning: Some((code, remedy.into())),
         }
     }
 
@@ -169,13 +171,15 @@ impl TableState {
             Standing::Unsealed => {
                 return TableState::new(
                     "not_sealed",
-                    "CDC0114: not made by cdc_track; call it again, or drop the trigger",
+                    Code::TriggerUnsealed,
+                    "not made by cdc_track; call it again, or drop the trigger",
                 );
             }
             Standing::Copy => {
                 return TableState::new(
                     "copied",
-                    "CDC0107: made in another database or on another server; call cdc_track again",
+                    Code::TableIsCopy,
+                    "made in another database or on another server; call cdc_track again",
                 );
             }
             Standing::Here => {}
@@ -187,42 +191,44 @@ impl TableState {
             topics.any(|topic| *topic == aside.topic)
         });
         if let Some(part) = missed {
-            let warning = format!(
-                "CDC0203: changes of {} go by; call cdc_track again, and cdc_snapshot to repair what was missed",
+            let remedy = format!(
+                "changes of {} go by; call cdc_track again, and cdc_snapshot to repair what was missed",
                 part.name
             );
-            return TableState::new("trigger_disabled", warning);
+            return TableState::new("trigger_disabled", Code::TableNotCaptured, remedy);
         }
         if let Some(aside) = aside {
-            return TableState::new("put_aside", remedy_of_aside(&aside.code));
+            let code = aside.trouble.code;
+            return TableState::new("put_aside", code, remedy_of_aside(code));
         }
         let unlogged = parts().find(|part| part.unlogged);
         TableState {
             name: "capturing",
             warning: unlogged.map(|part| {
-                format!(
-                    "CDC0207: a crash empties {} without an event; ALTER TABLE {0} SET LOGGED",
+                let remedy = format!(
+                    "a crash empties {} without an event; ALTER TABLE {0} SET LOGGED",
                     part.name
-                )
+                );
+                (Code::PartitionUnlogged, remedy)
             }),
         }
     }
 }
 
-/// What to do about a topic that is put aside, by the code of the reason.
-fn remedy_of_aside(code: &str) -> &'static str {
+/// What to do about a topic that is put aside.
+fn remedy_of_aside(code: Code) -> &'static str {
     match code {
-        "CDC0312" => {
-            "CDC0312: its topic cannot be made; choose another with cdc_track(…, topic => …), then cdc_snapshot() it"
+        Code::TopicNotMade => {
+            "its topic cannot be made; choose another with cdc_track(…, topic => …), then cdc_snapshot() it"
         }
-        "CDC0318" => {
-            "CDC0318: its topic is missing or not allowed; see to that, then cdc_resume_topic()"
+        Code::TopicUnusable => {
+            "its topic is missing or not allowed; see to that, then cdc_resume_topic()"
         }
-        "CDC0317" => {
-            "CDC0317: its topic refuses events; see to the topic's settings, or track the table with a key, then cdc_resume_topic()"
+        Code::EventRefused => {
+            "its topic refuses events; see to the topic's settings, or track the table with a key, then cdc_resume_topic()"
         }
         _ => {
-            "CDC0313: an event does not fit into its topic; let the topic take more, then cdc_resume_topic()"
+            "an event does not fit into its topic; let the topic take more, then cdc_resume_topic()"
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Who may write into which topic: a database has its prefix, a table its topics, and a database only so many.
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use crate::catalog::database_name;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::settings;
 use crate::shared;
 use crate::tracked::rights::asks_as_admin;
@@ -17,9 +19,8 @@ pub(crate) fn refuse_others_topic(topic: &str) {
     if is_admin() || (is_below(topic, &prefix) && owner_of_prefix(topic, prefix.len()).is_none()) {
         return;
     }
-    Report::new(
-        "CDC0102",
-        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+    Trouble::new(
+        Code::NotEntitled,
         format!("must be cdc_admin to use topic \"{topic}\""),
         format!("Choose a topic that begins with \"{prefix}.\", or let an administrator GRANT cdc_admin to you."),
     )
@@ -41,9 +42,8 @@ pub(crate) fn refuse_order_about(topic: &str) {
     if is_own || is_superuser {
         return;
     }
-    Report::new(
-        "CDC0607",
-        PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+    Trouble::new(
+        Code::TopicOfOthers,
         format!("topic \"{topic}\" is another database's"),
         "Call the function in that database, or as a superuser.",
     )
@@ -53,9 +53,8 @@ pub(crate) fn refuse_order_about(topic: &str) {
 /// CDC0606: what cannot be a topic's name; it goes into the server log.
 pub(crate) fn refuse_no_topic(topic: &str) {
     if let Some(reason) = change::topic_name::refusal(topic) {
-        Report::new(
-            "CDC0606",
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        Trouble::new(
+            Code::OrderUnusable,
             "the order names no topic",
             "SELECT topic FROM cdc_tables shows those of this database.",
         )
@@ -99,20 +98,18 @@ pub(crate) fn admit(topics: &[&str]) {
     }
 }
 
-fn collision(topic: &str, other: &str) -> Report {
-    Report::new(
-        "CDC0109",
-        PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+fn collision(topic: &str, other: &str) -> Trouble {
+    Trouble::new(
+        Code::TopicCollides,
         format!("topic \"{topic}\" collides in Kafka with {other}"),
         "Choose another topic =>.",
     )
 }
 
 /// CDC0126.
-fn too_many_topics(most: usize) -> Report {
-    Report::new(
-        "CDC0126",
-        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+fn too_many_topics(most: usize) -> Trouble {
+    Trouble::new(
+        Code::TooManyTopics,
         format!("this database may have {most} topics"),
         "Use topics that it has, or let an administrator raise cdc.max_topics, or call the function.",
     )

@@ -2,13 +2,15 @@
 
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
 use crate::capture::state::with_capture;
-use crate::report::{Report, not_loaded};
+use crate::report::{Raise, not_loaded};
 use crate::sender::wal_reader::end_of_wal;
-use crate::shared::{self, Shared};
+use crate::shared::{self, Shared, about_sender};
 use crate::tracked::rights::is_monitor;
 
 /// Waits for the end of the WAL at the call, and returns it. The target is the insert position, flushed here, so that
@@ -38,9 +40,8 @@ fn cdc_wait(timeout: Interval) -> i64 {
 /// CDC0602: what this transaction changed is sent after its commit only.
 pub(crate) fn refuse_own_changes() {
     if with_capture(|capture| capture.buffer.holds_rows()) {
-        Report::new(
-            "CDC0602",
-            PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
+        Trouble::new(
+            Code::OwnTransaction,
             "cannot wait for this transaction itself",
             "COMMIT first, then call cdc_wait().",
         )
@@ -50,16 +51,15 @@ pub(crate) fn refuse_own_changes() {
 }
 
 /// CDC0601: what keeps `target` from being acknowledged.
-pub(crate) fn timed_out(shared: &Shared, target: u64) -> Report {
+pub(crate) fn timed_out(shared: &Shared, target: u64) -> Trouble {
     let held_bytes = target.saturating_sub(shared.done_lsn.load(Ordering::Acquire));
-    Report::new(
-        "CDC0601",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+    let timed_out = Trouble::new(
+        Code::TimedOut,
         format!(
             "timed out: {held_bytes} bytes of WAL to go, state {}",
             shared.state().name()
         ),
         "See cdc_status().",
-    )
-    .about_sender(shared, is_monitor())
+    );
+    about_sender(timed_out, shared, is_monitor())
 }

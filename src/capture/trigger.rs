@@ -1,5 +1,7 @@
 //! The trigger functions: `cdc_capture()` for rows, `cdc_capture_truncate()` for the table.
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -9,6 +11,7 @@ use super::buffer::captured::Captured;
 use crate::capture::state::with_capture;
 use crate::ffi;
 use crate::report;
+use crate::report::Raise;
 use crate::shared;
 use crate::tracked::table::Table;
 
@@ -172,9 +175,8 @@ pub(crate) fn warn_not_covered() {
     use std::sync::atomic::{AtomicBool, Ordering};
     static WARNED: AtomicBool = AtomicBool::new(false);
     if !WARNED.swap(true, Ordering::Relaxed) {
-        report::Report {
-            code: "CDC0202",
-            sqlstate: PgSqlErrorCode::ERRCODE_WARNING,
+        Trouble {
+            code: Code::NothingCaptured,
             message: "changes of tracked tables are not captured".into(),
             ..report::not_loaded()
         }

@@ -1,12 +1,13 @@
 //! The event trigger before a DDL command: what would not go together with our triggers is put right, or refused.
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use crate::catalog::relation_of_name;
 use crate::ddl::command::commands_of;
 use crate::ddl::untracking::untrack;
-use crate::report::{Report, notice};
+use crate::report::{Raise, notice};
 use crate::text::utf8;
 use crate::tracked::own_trigger::{IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER, Own, ROW_TRIGGER};
 use crate::tracked::partitions::lock_below;
@@ -90,9 +91,8 @@ pub(crate) unsafe fn renamed(statement: &pg_sys::RenameStmt) {
     let query = format!("SELECT t.oid FROM pg_catalog.pg_trigger t WHERE {own} AND t.tgrelid = $1");
     if !statement::oids("the triggers of a table", &query, &[relation.into()]).is_empty() {
         let table = Table::at(relation);
-        Report::new(
-            "CDC0116",
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Trouble::new(
+            Code::TriggerRenamed,
             format!(
                 "cannot rename trigger \"{name}\" on table \"{}\"",
                 table.name

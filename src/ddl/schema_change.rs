@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use change::code::Code;
 use change::options::{Mask, Options};
-use pgrx::prelude::PgSqlErrorCode;
+use change::trouble::Trouble;
 use serde_json::{Value, json};
 
 use crate::capture::trigger::capture_schema_change;
 use crate::catalog::database_name;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::snapshot::chunk::has_key;
 use crate::snapshot::repair;
 use crate::tracked::table::{ColumnDefinition, Table};
@@ -103,10 +104,9 @@ impl SchemaChange {
 }
 
 /// CDC0208: without a key no snapshot brings what changed without row events.
-fn not_repaired(table: &Table) -> Report {
-    Report::new(
-        "CDC0208",
-        PgSqlErrorCode::ERRCODE_WARNING,
+fn not_repaired(table: &Table) -> Trouble {
+    Trouble::new(
+        Code::RowsNotRepaired,
         format!(
             "rows of tracked table \"{}.{}\" changed without events, and no snapshot can follow",
             table.schema, table.name

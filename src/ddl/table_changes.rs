@@ -7,9 +7,10 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
+use change::code::Code;
 use change::options::{Operation, Options};
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use super::partitions::rows::is_empty;
 use super::renames::{changed_types, options};
@@ -17,7 +18,7 @@ use super::schema_change::SchemaChange;
 use super::{partitions, touched};
 use crate::ddl::command::statement_of;
 use crate::ffi;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::tracked::definition::{Catalogs, Column, Definition};
 use crate::tracked::own_trigger::{
     IS_ROW_TRIGGER, IS_TRUNCATE_TRIGGER, Own, ROW_TRIGGER, TRUNCATE_TRIGGER,
@@ -320,9 +321,8 @@ fn warn_of(tables: &[(pg_sys::Oid, pg_sys::Oid)]) {
 
 /// CDC0101: a crash empties an unlogged table without an event.
 fn refuse_unlogged(table: &Table, root: &Table) {
-    Report::new(
-        "CDC0101",
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+    Trouble::new(
+        Code::NotTrackable,
         format!("cannot make tracked table \"{}\" unlogged", table.name),
         format!("Call cdc_untrack({}) first.", root.argument()),
     )
@@ -331,10 +331,9 @@ fn refuse_unlogged(table: &Table, root: &Table) {
 }
 
 /// CDC0203: our triggers do not fire for everybody any more, on a table or on one of its partitions.
-fn not_captured(table: &Table, root: &Table) -> Report {
-    Report::new(
-        "CDC0203",
-        PgSqlErrorCode::ERRCODE_WARNING,
+fn not_captured(table: &Table, root: &Table) -> Trouble {
+    Trouble::new(
+        Code::TableNotCaptured,
         format!("changes of \"{}\" are not captured", table.name),
         format!(
             "SELECT cdc_track({name}) to capture again, then cdc_snapshot({name}) to repair what was missed.",

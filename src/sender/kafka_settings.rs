@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use change::trouble::Trouble;
 use shipper::kafka::properties::read_properties;
 use shipper::kafka::settings::{KafkaSettings, MAX_RECORD_BYTES};
-use shipper::trouble::Trouble;
 
 use crate::settings;
 

@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
 use change::position::lsn_text;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use shipper::files::local_position::LocalPosition;
 use shipper::files::orders::{Aside, Hold, Orders};
-use shipper::trouble::Trouble;
+use shipper::restarts::Restarts;
+use shipper::trouble::Failure;
 
 use super::orders;
 use super::rejections::Rejections;
 use super::slot::Slot;
 use super::wal_bound::WalBound;
 use super::wal_reader::{end_of_wal, flushed, is_there};
-use crate::report;
+use crate::report::Raise;
 use crate::shared::{Described, Shared, State};
 use crate::snapshot::launcher::Launcher;
 
@@ -65,6 +67,8 @@ pub(crate) struct Sender {
     pub rejections: Rejections,
     /// The gap that is waiting to be accepted.
     pub gap: Option<(u64, u64)>,
+    /// How sessions that ended by themselves are followed.
+    pub restarts: Restarts,
 }
 
 /// Why a session ended.
@@ -73,6 +77,8 @@ pub(crate) enum End {
     Again,
     /// The producers must be made anew.
     Rewind,
+    /// A thread panicked.
+    Panicked(Trouble),
     /// Wait for a person, in this state.
     Stay(State, Trouble),
     /// Nothing is to be sent, by order.
@@ -131,15 +137,48 @@ impl Sender {
         self.shared
             .topics_aside
             .store(self.orders.asides.len() as u32, Ordering::Relaxed);
-        report::Report::new(
-            aside_code(&aside.code),
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("topic is put aside: {}", aside.message),
-            aside.remedy,
-        )
+        Trouble {
+            message: format!("topic is put aside: {}", aside.trouble.message),
+            ..aside.trouble
+        }
         .detail("Nothing more of it is sent; the others go on. See cdc_aside.")
         .log();
         Ok(())
+    }
+
+    /// What a session ends with that failed, with so many events on their way.
+    pub(crate) fn after(&mut self, failure: Failure, unacknowledged_events: u64) -> End {
+        if let Failure::Rewind(_) | Failure::Panicked(_) = failure {
+            let resent = &self.shared.resent;
+            resent.fetch_add(unacknowledged_events, Ordering::Relaxed);
+        }
+        match failure {
+            Failure::Rewind(trouble) => {
+                self.describe(State::WaitingForKafka, "Kafka", Some(&trouble));
+                End::Rewind
+            }
+            Failure::Panicked(trouble) => {
+                self.describe(State::Starting, "the next try", Some(&trouble));
+                End::Panicked(trouble)
+            }
+            Failure::Smaller(max_batch_bytes) => {
+                pgrx::log!(
+                    "pg_cdc: batches have at most {max_batch_bytes} bytes from now on: a topic takes no larger ones"
+                );
+                self.max_batch_bytes = Some(max_batch_bytes);
+                End::Rewind
+            }
+            Failure::SmallerIn(topic, max_record_bytes) => {
+                self.smaller_in.insert(topic, max_record_bytes);
+                End::Rewind
+            }
+            Failure::Aside(aside) => match self.put_aside(*aside) {
+                Ok(()) => End::Rewind,
+                Err(trouble) => End::Stay(State::Halted, trouble),
+            },
+            Failure::Halt(trouble) => End::Stay(State::Halted, trouble),
+            Failure::Fenced(trouble) => End::Stay(State::Fenced, trouble),
+        }
     }
 
     /// Everything before the order is in Kafka: notes that the drain is done, whether that could be written.
@@ -212,13 +251,13 @@ impl Sender {
         let (from, to) = (lsn_text(from), lsn_text(to));
         End::Stay(
             State::Gap,
-            Trouble {
-                code: "CDC0401",
-                message: format!("WAL from {from} to {to} is gone: {why}"),
-                remedy: format!(
+            Trouble::new(
+                Code::WalGone,
+                format!("WAL from {from} to {to} is gone: {why}"),
+                format!(
                     "Restore the missing segments into pg_wal, or SELECT * FROM cdc_accept_gap('{from}', '{to}', 'why') and do what it lists."
                 ),
-            },
+            ),
         )
     }
 
@@ -233,43 +272,33 @@ impl Sender {
     pub(crate) fn describe(&mut self, state: State, waiting_for: &str, trouble: Option<&Trouble>) {
         let unchanged = trouble.is_none()
             && state == self.shared.state()
-            && self.described.error_code.is_empty()
+            && self.described.trouble.is_none()
             && self.described.waiting_for == waiting_for;
         if unchanged {
             return;
         }
-        let mut described = Described {
+        let described = Described {
             waiting_for: waiting_for.to_owned(),
+            trouble: trouble.cloned(),
             ..self.described.clone()
-        };
-        (described.error_code, described.error, described.remedy) = match trouble {
-            Some(trouble) => (
-                trouble.code.to_owned(),
-                trouble.message.clone(),
-                trouble.remedy.clone(),
-            ),
-            None => Default::default(),
         };
         if described == self.described && state == self.shared.state() {
             return;
         }
-        if let Some(trouble) = trouble.filter(|trouble| self.described.error != trouble.message) {
+        if let Some(trouble) = trouble.filter(|trouble| {
+            let told = self.described.trouble.as_ref();
+            told.is_none_or(|told| told.message != trouble.message)
+        }) {
             // SAFETY: reads the clock.
             self.shared
                 .error_at
                 .store(unsafe { pg_sys::GetCurrentTimestamp() }, Ordering::Relaxed);
-            report::Report::new(
-                trouble.code,
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                trouble.message.clone(),
-                trouble.remedy.clone(),
-            )
-            .detail(format!("The sender is in state \"{}\".", state.name()))
-            .log();
+            let of_state = format!("The sender is in state \"{}\".", state.name());
+            trouble.clone().detail(of_state).log();
         }
         self.described = described;
         self.shared.describe(state, &self.described);
-        show_activity(state, &self.described.error_code);
+        show_activity(state, trouble.map(|trouble| trouble.code));
     }
 
     /// Says which prepared transaction is the oldest open one, empty for none.
@@ -282,10 +311,10 @@ impl Sender {
 }
 
 /// Shows the state in `pg_stat_activity.query`.
-fn show_activity(state: State, error_code: &str) {
+fn show_activity(state: State, error_code: Option<Code>) {
     let text = match error_code {
-        "" => state.name().to_owned(),
-        code => format!("{} [{code}]", state.name()),
+        None => state.name().to_owned(),
+        Some(code) => format!("{} [{code}]", state.name()),
     };
     if let Ok(text) = std::ffi::CString::new(text) {
         // SAFETY: on the main thread; the text is ASCII and copied.
@@ -293,23 +322,13 @@ fn show_activity(state: State, error_code: &str) {
     }
 }
 
-/// The code of a topic that is put aside, as a message has it.
-fn aside_code(code: &str) -> &'static str {
-    match code {
-        "CDC0312" => "CDC0312",
-        "CDC0317" => "CDC0317",
-        "CDC0318" => "CDC0318",
-        _ => "CDC0313",
-    }
-}
-
 /// CDC0405: a file of ours in the data directory.
 pub(super) fn unreadable_file(error: &std::io::Error) -> Trouble {
-    Trouble {
-        code: "CDC0405",
-        message: format!(
+    Trouble::new(
+        Code::PositionNotTrusted,
+        format!(
             "a file in the folder pg_cdc of the data directory cannot be read or written: {error}"
         ),
-        remedy: "See that the server can write the folder pg_cdc in its data directory.".to_owned(),
-    }
+        "See that the server can write the folder pg_cdc in its data directory.",
+    )
 }

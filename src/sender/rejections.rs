@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
+use change::trouble::Trouble;
 use change::wal::assembly::Rejected;
-use pgrx::prelude::*;
 
-use crate::report::Report;
+use crate::report::Raise;
 
 /// A database has one line in this time.
 const ONE_LINE_EVERY: Duration = Duration::from_secs(1);
@@ -75,9 +76,8 @@ fn log(count: u64, one: &str) {
         1 => "forged or replayed message ignored".to_owned(),
         _ => format!("{count} forged or replayed messages ignored"),
     };
-    Report::new(
-        "CDC0205",
-        PgSqlErrorCode::ERRCODE_WARNING,
+    Trouble::new(
+        Code::MessageForged,
         message,
         "Find who calls pg_logical_emit_message with the prefix pg_cdc.",
     )

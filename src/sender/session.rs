@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use change::event::commit::Commit;
 use change::memory::copy_of;
 use change::position::lsn_text;
+use change::trouble::Trouble;
 use change::wal::assembly::{Assembly, ChunkPlace, Committed, Outcome};
 use change::wal::message;
 use change::wal::message::MessageError;
@@ -21,7 +22,7 @@ use shipper::files::source::Source;
 use shipper::kafka::settings::KafkaSettings;
 use shipper::progress::{Progress, Progresses};
 use shipper::starting_point::{Server, StartingPoint};
-use shipper::trouble::{self, Failure, Trouble, incomplete};
+use shipper::trouble::{self, incomplete};
 use shipper::work::{Beginning, Known, Work};
 
 use super::kafka_settings::read_settings;
@@ -714,6 +715,8 @@ impl<'a> Session<'a> {
         if acknowledged > 0 {
             shared.sent_lsn.store(acknowledged_lsn.0, Ordering::Release);
         }
+        // Whoever is woken below finds what was counted.
+        self.publish(&figures);
         let (_, flush_lsn) = flushed();
         if let Some((reader, assembly)) = reading {
             let read_lsn = reader.position();
@@ -766,34 +769,7 @@ impl<'a> Session<'a> {
             self.sender
                 .describe(State::WaitingForKafka, "Kafka", Some(trouble));
         }
-        self.publish(&figures);
-        match failure? {
-            Failure::Rewind(trouble) => {
-                shared
-                    .resent
-                    .fetch_add(figures.unacknowledged_events, Ordering::Relaxed);
-                self.sender
-                    .describe(State::WaitingForKafka, "Kafka", Some(&trouble));
-                Some(End::Rewind)
-            }
-            Failure::Smaller(max_batch_bytes) => {
-                pgrx::log!(
-                    "pg_cdc: batches have at most {max_batch_bytes} bytes from now on: a topic takes no larger ones"
-                );
-                self.sender.max_batch_bytes = Some(max_batch_bytes);
-                Some(End::Rewind)
-            }
-            Failure::SmallerIn(topic, max_record_bytes) => {
-                self.sender.smaller_in.insert(topic, max_record_bytes);
-                Some(End::Rewind)
-            }
-            Failure::Aside(aside) => match self.put_aside(*aside) {
-                Ok(()) => Some(End::Rewind),
-                Err(trouble) => Some(End::Stay(State::Halted, trouble)),
-            },
-            Failure::Halt(trouble) => Some(End::Stay(State::Halted, trouble)),
-            Failure::Fenced(trouble) => Some(End::Stay(State::Fenced, trouble)),
-        }
+        failure.map(|failure| self.sender.after(failure, figures.unacknowledged_events))
     }
 
     /// Notes for good that a topic is put aside, says so, and lets the Kafka thread go on without it.
@@ -846,9 +822,11 @@ impl<'a> Session<'a> {
     pub(crate) fn count(&mut self) {
         let shared = self.sender.shared;
         shared.is_reading.store(false, Ordering::Relaxed);
-        let (events, bytes, transactions) = self
-            .board
-            .with_facts(|facts| (facts.events, facts.bytes, facts.transactions));
+        let (events, bytes, transactions, acknowledged_lsn) = self.board.with_facts(|facts| {
+            let (lsn, _) = facts.acknowledged_lsn;
+            (facts.events, facts.bytes, facts.transactions, lsn)
+        });
+        self.sender.restarts.session_acknowledged(acknowledged_lsn);
         let counted = &mut self.sender.counted;
         counted.events += events;
         counted.bytes += bytes;
@@ -872,11 +850,7 @@ impl<'a> Session<'a> {
         if error.missing {
             self.sender.gap(error.lsn, &error.message)
         } else {
-            End::Stay(State::Halted, Trouble {
-                code: "CDC0402",
-                message: format!("WAL is damaged at {}: {}", lsn_text(error.lsn), error.message),
-                remedy: "Restore the segment from the archive: the sender looks again every 30 seconds.".to_owned(),
-            })
+            End::Stay(State::Halted, trouble::damaged(error.lsn, &error.message))
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::ffi::CString;
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use shipper::trouble::Trouble;
 
 use super::wal_reader::flushed;
 use crate::ffi;
@@ -33,32 +34,31 @@ impl Slot {
         // SAFETY: on the sender's main thread, which holds no slot; plain reads of settings and of the slot array.
         unsafe {
             if pg_sys::wal_level < pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32 {
-                return Err(Trouble {
-                    code: "CDC0006",
-                    message: "wal_level is minimal".to_owned(),
-                    remedy: "Set wal_level = replica and restart the server.".to_owned(),
-                });
+                return Err(Trouble::new(
+                    Code::WalLevelMinimal,
+                    "wal_level is minimal",
+                    "Set wal_level = replica and restart the server.",
+                ));
             }
             let found = pg_sys::SearchNamedReplicationSlot(c_name.as_ptr(), true);
             if found.is_null() {
                 if !has_free_slot() {
-                    return Err(Trouble {
-                        code: "CDC0004",
-                        message: "no free replication slot".to_owned(),
-                        remedy: "Raise max_replication_slots and restart the server, or drop a slot that is not used.".to_owned(),
-                    });
+                    return Err(Trouble::new(
+                        Code::NoFreeSlot,
+                        "no free replication slot",
+                        "Raise max_replication_slots and restart the server, or drop a slot that is not used.",
+                    ));
                 }
                 ffi::create_physical_slot(&c_name);
                 reserve();
             } else {
                 let holder = (*found).active_pid;
                 if holder != 0 {
-                    return Err(Trouble {
-                        code: "CDC0410",
-                        message: format!("slot \"{name}\" is held by process {holder}"),
-                        remedy: "Stop the process that uses the slot; it belongs to pg_cdc."
-                            .to_owned(),
-                    });
+                    return Err(Trouble::new(
+                        Code::SlotNotHeld,
+                        format!("slot \"{name}\" is held by process {holder}"),
+                        "Stop the process that uses the slot; it belongs to pg_cdc.",
+                    ));
                 }
                 ffi::acquire_slot(&c_name);
                 if (*pg_sys::MyReplicationSlot).data.restart_lsn == 0 {

@@ -3,13 +3,14 @@
 use std::fs;
 use std::io::ErrorKind;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use shipper::files::source::{FILE, Source};
 use shipper::files::{durable, local_position};
 
 use super::slot;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::settings;
 
 /// Says that this server was once a standby without the identity of its primary: it must not make one of its own, for then
@@ -64,10 +65,9 @@ pub(crate) fn load_or_create() -> std::io::Result<Source> {
 }
 
 /// CDC0405.
-fn unreadable(error: &std::io::Error) -> Report {
-    Report::new(
-        "CDC0405",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+fn unreadable(error: &std::io::Error) -> Trouble {
+    Trouble::new(
+        Code::PositionNotTrusted,
         format!("the source's identity cannot be read or made: {error}"),
         remedy(error),
     )

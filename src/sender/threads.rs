@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 use shipper::board::Board;
-use shipper::trouble::{Failure, Trouble};
 
 use super::abort;
 use super::sleep::pause;
@@ -16,8 +15,6 @@ use crate::shared::{self};
 
 /// How long the threads may take to end before the process goes without them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-/// What goes through values is recursive, and bounded (`change::value::kind::MOST_LEVELS`): this is many times what it takes.
-const THREAD_STACK_BYTES: usize = 4 * 1024 * 1024;
 
 /// Set when the threads did not end in time: the process must not run exit handlers under them.
 static THREADS_LEFT: AtomicBool = AtomicBool::new(false);
@@ -100,23 +97,6 @@ pub(super) fn end_threads() {
     if let Some(threads) = THREADS.with_borrow_mut(Option::take) {
         threads.stop();
     }
-}
-
-/// Spawns a thread whose panic ends the session instead of going unseen.
-pub(super) fn spawn(
-    name: &str,
-    board: Arc<Board>,
-    body: impl FnOnce() + Send + 'static,
-) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).stack_size(THREAD_STACK_BYTES).spawn(move || {
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
-            board.fail(Failure::Rewind(Trouble {
-                code: "CDC0301",
-                message: "a thread of the sender panicked".to_owned(),
-                remedy: "Nothing: the sender starts again at its position. Report this with the server log.".to_owned(),
-            }));
-        }
-    })
 }
 
 /// Threads inherit the signal mask: with all signals blocked, PostgreSQL's handlers run on the main thread only.

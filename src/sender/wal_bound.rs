@@ -1,16 +1,16 @@
 //! How much WAL the sender may hold, and what it says before that is reached (`cdc.max_wal_behind`).
 
-use std::ffi::CString;
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
 use change::position::lsn_text;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use super::slot::Slot;
 use super::wal_reader::{end_of_wal, flushed};
 use crate::ffi;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::settings;
 use crate::shared::Shared;
 
@@ -53,14 +53,16 @@ impl WalBound {
         if own != 0 && held > own {
             let (from, to) = (slot.restart_lsn(), end_of_wal());
             slot.let_go(shared, to);
-            Report::new(
-                "CDC0408",
-                PgSqlErrorCode::ERRCODE_DISK_FULL,
+            Trouble::new(
+                Code::WalNearLimit,
                 format!(
                     "WAL from {} is no longer held: it is more than cdc.max_wal_behind",
                     lsn_text(from)
                 ),
-                "Bring Kafka back before the next checkpoint removes it, or see CDC0401.",
+                format!(
+                    "Bring Kafka back before the next checkpoint removes it, or see {}.",
+                    Code::WalGone
+                ),
             )
             .detail(format!("{held} bytes were held, {own} are allowed."))
             .log();
@@ -68,9 +70,8 @@ impl WalBound {
             ffi::request_checkpoint();
         } else if held * 100 > limit * WARN_PERCENT && !self.warned {
             self.warned = true;
-            Report::new(
-                "CDC0408",
-                PgSqlErrorCode::ERRCODE_DISK_FULL,
+            Trouble::new(
+                Code::WalNearLimit,
                 format!("WAL held is at {} % of the limit", held * 100 / limit.max(1)),
                 "See cdc_status(): what it waits for holds the WAL. Beyond the limit changes are lost to Kafka.",
             )
@@ -96,13 +97,17 @@ pub(crate) fn limit_bytes(own: u64) -> Option<u64> {
 
 /// Free bytes where the WAL is; 0 if that cannot be said.
 fn free_bytes() -> u64 {
-    let path = CString::new("pg_wal").unwrap_or_default();
-    // SAFETY: a plain call with a buffer of our own.
-    unsafe {
+    // SAFETY: a plain call with a path and a buffer of our own.
+    let (answer, space) = unsafe {
         let mut space: libc::statvfs = std::mem::zeroed();
-        match libc::statvfs(path.as_ptr(), &mut space) {
-            0 => space.f_bavail * space.f_frsize,
-            _ => 0,
-        }
+        (libc::statvfs(c"pg_wal".as_ptr(), &mut space), space)
+    };
+    if answer != 0 {
+        let error = std::io::Error::last_os_error();
+        pgrx::log!(
+            "pg_cdc: cdc.max_wal_behind = -1 is no bound: the free space is not known: {error}"
+        );
+        return 0;
     }
+    space.f_bavail * space.f_frsize
 }

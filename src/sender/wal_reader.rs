@@ -316,8 +316,14 @@ pub(crate) fn is_there(timeline: u32, lsn: u64) -> bool {
 
 /// Where a timeline began: the switch point in its history file, 0 for the first one.
 pub(crate) fn timeline_start(timeline: u32) -> u64 {
-    let history =
-        std::fs::read_to_string(format!("pg_wal/{timeline:08X}.history")).unwrap_or_default();
+    let path = format!("pg_wal/{timeline:08X}.history");
+    let history = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+        // The first timeline has none.
+        if timeline > 1 {
+            pgrx::log!("pg_cdc: {path} cannot be read: {error}");
+        }
+        String::new()
+    });
     let last = history.lines().rfind(|line| {
         line.trim_start()
             .starts_with(|first: char| first.is_ascii_digit())

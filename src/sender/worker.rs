@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
 use change::mac_key::MacKey;
+use change::trouble::Trouble;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -19,8 +21,10 @@ use shipper::files::orders::{Hold, Orders};
 use shipper::files::source::{self as identity, Source};
 use shipper::position;
 use shipper::progress::Progresses;
+use shipper::restarts::Restarts;
 use shipper::session::Owner;
-use shipper::trouble::{Trouble, no_eventfd};
+use shipper::threads::spawn;
+use shipper::trouble::{no_eventfd, no_thread};
 
 use super::abort;
 use super::kafka_settings::read_settings;
@@ -29,12 +33,10 @@ use super::orders;
 use super::rejections::Rejections;
 use super::session::Session;
 use super::sleep::reload_if_asked;
-use super::sleep::{interrupts, pause, sleep};
+use super::sleep::{interrupts, sleep};
 use super::slot::Slot;
 use super::source;
-use super::threads::{
-    THREADS, Threads, end_threads, leave, leave_for_good, spawn, without_signals,
-};
+use super::threads::{THREADS, Threads, end_threads, leave, leave_for_good, without_signals};
 use super::wal_bound::WalBound;
 use super::wal_reader::{flushed, is_there, timeline_start};
 use crate::cluster_secret::cluster_secret;
@@ -45,8 +47,6 @@ use crate::snapshot::launcher::Launcher;
 
 /// A halted sender looks again whether what it halted for was put right.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Between a failed delivery and the next try.
-const REWIND_PAUSE: Duration = Duration::from_millis(200);
 /// Work items in the channel; bytes are bounded apart.
 const CHANNEL_ITEMS: usize = 4096;
 
@@ -95,6 +95,7 @@ pub extern "C-unwind" fn pg_cdc_sender_main(_arg: pg_sys::Datum) {
         smaller_in: BTreeMap::new(),
         rejections: Rejections::default(),
         gap: None,
+        restarts: Restarts::default(),
     };
     run(&mut sender);
 }
@@ -117,7 +118,17 @@ fn run(sender: &mut Sender) -> ! {
             .store(generation, Ordering::Relaxed);
         match begin(sender, &mut source) {
             End::Again => {}
-            End::Rewind => pause(REWIND_PAUSE),
+            End::Rewind => {
+                let pause = sender.restarts.pause();
+                rest(sender, pause);
+            }
+            End::Panicked(trouble) => match sender.restarts.panicked(trouble) {
+                Ok(pause) => rest(sender, pause),
+                Err(trouble) => {
+                    stay(sender, State::Halted, &trouble);
+                    sender.restarts.begin_anew();
+                }
+            },
             End::Stay(state, trouble) => stay(sender, state, &trouble),
             End::Held => stay_held(sender),
         }
@@ -162,17 +173,39 @@ fn adopt(sender: &mut Sender, source: &mut Source) -> Result<(), Trouble> {
 
 /// Who this source is; everybody is told. Until that is known nothing can be sent, but nothing is let go either.
 fn load_source(sender: &mut Sender) -> Result<Source, Trouble> {
-    let loaded = source::load_or_create();
-    if let Ok(source) = &loaded {
-        sender.shared.set_source_id(&source.source_id);
-    } else if sender.slot.is_none() && !settings::text(&settings::BROKERS).is_empty() {
-        sender.slot = Slot::hold(&settings::text(&settings::SOURCE_NAME)).ok();
+    let error = match source::load_or_create() {
+        Ok(source) => {
+            sender.shared.set_source_id(&source.source_id);
+            return Ok(source);
+        }
+        Err(error) => error,
+    };
+    let mut message = format!("the source's identity cannot be read or made: {error}");
+    if sender.slot.is_none() && !settings::text(&settings::BROKERS).is_empty() {
+        match Slot::hold(&settings::text(&settings::SOURCE_NAME)) {
+            Ok(slot) => sender.slot = Some(slot),
+            Err(trouble) => message.push_str(&format!("; and no WAL is held: {trouble}")),
+        }
     }
-    loaded.map_err(|error| Trouble {
-        code: "CDC0405",
-        message: format!("the source's identity cannot be read or made: {error}"),
-        remedy: source::remedy(&error),
-    })
+    Err(Trouble::new(
+        Code::PositionNotTrusted,
+        message,
+        source::remedy(&error),
+    ))
+}
+
+/// Waits before the next session, unless settings or orders change.
+fn rest(sender: &mut Sender, time: Duration) {
+    let start = Instant::now();
+    while let Some(left) = time
+        .checked_sub(start.elapsed())
+        .filter(|left| !left.is_zero())
+        && !reload_if_asked()
+        && !sender.has_new_orders()
+    {
+        sleep(left.clamp(Duration::from_millis(1), TICK));
+        sender.tend();
+    }
 }
 
 /// Waits in a state that only a changed setting, an order, or a person, ends.
@@ -181,10 +214,12 @@ fn stay(sender: &mut Sender, state: State, trouble: &Trouble) {
     sender.obey();
     let start = Instant::now();
     // Slots and topics may be put right without a reload: look again now and then. A fenced sender stays down until
-    // somebody says otherwise, else two servers would fence each other in turns.
+    // somebody says otherwise, else two servers would fence each other in turns. So does one with a fault of its own: each
+    // try sends events again.
+    let waits_for_somebody = state == State::Fenced || trouble.code == Code::SenderPanicked;
     while !reload_if_asked()
         && !sender.has_new_orders()
-        && (state == State::Fenced || start.elapsed() < LOOK_AGAIN)
+        && (waits_for_somebody || start.elapsed() < LOOK_AGAIN)
     {
         sleep(TICK);
         sender.tend();
@@ -346,15 +381,7 @@ fn session(sender: &mut Sender, source: &Source) -> End {
         match handle {
             Ok(handle) => started.push(handle),
             Err(error) => {
-                let remedy = "Raise the limit of processes of the server's user.".to_owned();
-                end = Some(End::Stay(
-                    State::Halted,
-                    Trouble {
-                        code: "CDC0301",
-                        message: format!("a thread could not be started: {error}"),
-                        remedy,
-                    },
-                ));
+                end = Some(End::Stay(State::Halted, no_thread(&error)));
             }
         }
     }

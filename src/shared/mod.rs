@@ -12,6 +12,8 @@ use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, Ordering,
 };
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
 use shipper::host::Host;
 use shipper::host::snapshot_slots::Slots;
@@ -20,7 +22,6 @@ use shipper::host::topic_counters::TopicCounters;
 pub(crate) use self::sender_state::State;
 pub(crate) use self::texts::Described;
 use self::texts::Texts;
-use crate::report::Report;
 use crate::wait_event::WaitEvent;
 
 /// Times are microseconds since 2000-01-01, LSNs are bytes.
@@ -224,9 +225,13 @@ impl Shared {
             let texts = &mut *self.texts.get();
             texts.waiting_for.set(&described.waiting_for);
             texts.oldest_gid.set(&described.oldest_gid);
-            texts.error_code.set(&described.error_code);
-            texts.error.set(&described.error);
-            texts.remedy.set(&described.remedy);
+            let (code, error, remedy) = match &described.trouble {
+                Some(trouble) => (trouble.code.number(), &*trouble.message, &*trouble.remedy),
+                None => (0, "", ""),
+            };
+            texts.error_code = code;
+            texts.error.set(error);
+            texts.remedy.set(remedy);
             pg_sys::LWLockRelease(self.lock);
         }
         self.announce();
@@ -241,9 +246,8 @@ impl Shared {
                 source_id: texts.source_id.get(),
                 waiting_for: texts.waiting_for.get(),
                 oldest_gid: texts.oldest_gid.get(),
-                error_code: texts.error_code.get(),
-                error: texts.error.get(),
-                remedy: texts.remedy.get(),
+                trouble: Code::of_number(texts.error_code)
+                    .map(|code| Trouble::new(code, texts.error.get(), texts.remedy.get())),
             };
             pg_sys::LWLockRelease(self.lock);
             described
@@ -388,22 +392,17 @@ impl Shared {
     }
 }
 
-impl Report {
-    /// What keeps the sender from its work, as DETAIL and HINT: for those who may know of the whole server. Others have
-    /// the report's own hint.
-    pub(crate) fn about_sender(mut self, shared: &Shared, is_monitor: bool) -> Report {
-        if !is_monitor {
-            self.hint =
-                "Ask somebody with the rights of pg_monitor to look at cdc_status().".to_owned();
-            return self;
-        }
-        let described = shared.described();
-        if !described.remedy.is_empty() {
-            self.hint = described.remedy;
-        }
-        if !described.error.is_empty() {
-            self.detail = Some(format!("{}: {}", described.error_code, described.error));
-        }
-        self
+/// What keeps the sender from its work, as DETAIL and HINT: for those who may know of the whole server. Others have the
+/// trouble's own remedy.
+pub(crate) fn about_sender(mut trouble: Trouble, shared: &Shared, is_monitor: bool) -> Trouble {
+    if !is_monitor {
+        trouble.remedy =
+            "Ask somebody with the rights of pg_monitor to look at cdc_status().".to_owned();
+        return trouble;
     }
+    if let Some(of_sender) = shared.described().trouble {
+        trouble.remedy = of_sender.remedy;
+        trouble.detail = Some(format!("{}: {}", of_sender.code, of_sender.message));
+    }
+    trouble
 }

@@ -1,5 +1,7 @@
 //! The texts of `cdc_status()` in shared memory.
 
+use change::trouble::Trouble;
+
 /// A text in shared memory: cut off at its room, never overwritten beyond it.
 #[repr(C)]
 pub(super) struct Text<const BYTES: usize> {
@@ -28,7 +30,8 @@ pub(super) struct Texts {
     pub source_id: Text<40>,
     pub waiting_for: Text<512>,
     pub oldest_gid: Text<200>,
-    pub error_code: Text<16>,
+    /// The number of the error's code, 0 for none.
+    pub error_code: u16,
     pub error: Text<1024>,
     pub remedy: Text<1024>,
 }
@@ -40,7 +43,6 @@ pub(crate) struct Described {
     pub waiting_for: String,
     /// Of the oldest open transaction, where it is prepared.
     pub oldest_gid: String,
-    pub error_code: String,
-    pub error: String,
-    pub remedy: String,
+    /// What the sender waits for or halted for, if anything.
+    pub trouble: Option<Trouble>,
 }

@@ -18,7 +18,12 @@ fn file_of(database: u32) -> String {
 /// begins anew.
 pub(crate) fn begin(database: u32, job: i64, chunk: u64) -> u32 {
     let path = file_of(database);
-    let before = fs::read_to_string(&path).unwrap_or_default();
+    let before = fs::read_to_string(&path).unwrap_or_else(|error| {
+        if error.kind() != ErrorKind::NotFound {
+            pgrx::log!("pg_cdc: {path} cannot be read: {error}");
+        }
+        String::new()
+    });
     let attempt = 1 + tries_of(&before, job, chunk);
     if let Err(error) = fs::write(&path, format!("{job} {chunk} {attempt}")) {
         pgrx::log!("pg_cdc: {path} cannot be written: {error}");

@@ -2,7 +2,9 @@
 
 use std::ffi::CStr;
 
+use change::code::Code;
 use change::options::{Mask, Options};
+use change::trouble::Trouble;
 use change::value::json::put_string;
 use change::value::put_bounded;
 use change::wal::relation::{Masked, Relation, relation_of};
@@ -20,7 +22,7 @@ use crate::capture::filter::row_filter;
 use crate::capture::plan::table_plan::Plan;
 use crate::capture::state::with_capture;
 use crate::catalog::{name_of, tuple_attribute};
-use crate::report::Report;
+use crate::report::Raise;
 use crate::text::{server_text, utf8};
 use crate::tracked::own_trigger::{ROW_TRIGGER, Standing};
 use crate::tracked::partitions::below;
@@ -64,10 +66,9 @@ pub(crate) fn read(job: &Job, reader: &Reader) -> Read {
 }
 
 /// CDC0505.
-pub(crate) fn not_tracked(table: &Table) -> Report {
-    Report::new(
-        "CDC0505",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+pub(crate) fn not_tracked(table: &Table) -> Trouble {
+    Trouble::new(
+        Code::NotTracked,
         format!("table \"{}\" is not tracked", table.name),
         format!("SELECT cdc_track({}, snapshot => true).", table.argument()),
     )
@@ -84,18 +85,13 @@ pub(crate) fn refuse_untracked(table: &Table) {
             Standing::Unsealed => unsealed_table(table, ROW_TRIGGER),
         },
     };
-    Report {
-        sqlstate: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        ..refusal
-    }
-    .raise()
+    refusal.raise()
 }
 
 /// CDC0501.
-pub(crate) fn no_key(table: &str) -> Report {
-    Report::new(
-        "CDC0501",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+pub(crate) fn no_key(table: &str) -> Trouble {
+    Trouble::new(
+        Code::NoSnapshotKey,
         format!("table \"{table}\" has no key to snapshot by"),
         "Add a primary key, or a unique index with NOT NULL columns as REPLICA IDENTITY, and ship its columns; or write the rows once more (UPDATE of all of them).",
     )
@@ -113,10 +109,9 @@ pub(crate) fn has_key(table: &Table, options: &Options) -> bool {
 }
 
 /// CDC0506.
-fn out_of_order(table: &str) -> Report {
-    Report::new(
-        "CDC0506",
-        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+fn out_of_order(table: &str) -> Trouble {
+    Trouble::new(
+        Code::KeysOutOfOrder,
         format!("rows of table \"{table}\" do not come in the order of their key"),
         "REINDEX the index of the key, and see that its values are unique; then call cdc_snapshot_resume.",
     )
@@ -175,9 +170,8 @@ fn capture(trigger: &pg_sys::TriggerData, plan_id: u64, what: &Captured<'_>) {
             let plan = capture.plans.plan(trigger);
             if plan.id != plan_id {
                 // Columns cannot change, for the table is locked; what is shipped of them can.
-                Report::new(
-                    "CDC0502",
-                    PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+                Trouble::new(
+                    Code::OptionsChanged,
                     "options of the table changed while a chunk was read",
                     "Nothing: the chunk is read again.",
                 )
@@ -415,9 +409,8 @@ fn fetch(query: &Query, table: &Table, trigger: &pg_sys::TriggerData) -> (i64, O
 
 /// Nothing goes on behind a NULL.
 fn null_in_key(column: &change::wal::relation::Column<'_>) -> ! {
-    Report::new(
-        "CDC0501",
-        PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+    Trouble::new(
+        Code::NoSnapshotKey,
         format!("key column \"{}\" is null in a row", column.name),
         "Make the columns of the key NOT NULL; then call cdc_snapshot_resume.",
     )
@@ -428,9 +421,8 @@ fn null_in_key(column: &change::wal::relation::Column<'_>) -> ! {
 const MAX_KEY_BYTES: usize = 400 * 1024;
 
 fn long_key(column: &change::wal::relation::Column<'_>) -> ! {
-    Report::new(
-        "CDC0501",
-        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+    Trouble::new(
+        Code::NoSnapshotKey,
         format!("key column \"{}\" is too long in a row", column.name),
         "Make a shorter key the primary key; then call cdc_snapshot_resume.",
     )

@@ -1,9 +1,13 @@
 //! A snapshot as the table `cdc_snapshot_jobs` has it. Texts are JSON in UTF-8 there, whatever the database's encoding.
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use serde::{Deserialize, Serialize};
+
+use crate::report::Raise;
 
 /// What was asked for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -44,6 +48,16 @@ pub(crate) const MOST_OF_TABLE: i64 = 10;
 pub(crate) struct Jobs {
     /// Quoted and qualified.
     table: String,
+}
+
+/// CDC0504.
+pub(super) fn failure(id: i64, code: Code, message: &str) -> Trouble {
+    Trouble::new(
+        Code::SnapshotFailed,
+        format!("snapshot {id} failed"),
+        format!("See to the cause, then SELECT cdc_snapshot_resume({id})."),
+    )
+    .detail(format!("{code}: {message}"))
 }
 
 /// A failed query of our own.
@@ -146,8 +160,22 @@ impl Jobs {
         found.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
     }
 
-    /// The first that is to be gone on with, of the owner whose turn is longest ago.
+    /// The first that is to be gone on with, of the owner whose turn is longest ago. Those that cannot be read have failed then: read
+    /// as nothing, a request would be one for the whole table.
     pub(crate) fn next(&self) -> Option<Job> {
+        loop {
+            match self.first()? {
+                Ok(job) => return Some(job),
+                Err((id, why)) => {
+                    failure(id, Code::SnapshotFailed, &why).log();
+                    self.fail(id, Code::SnapshotFailed, &why);
+                }
+            }
+        }
+    }
+
+    /// The first one, or its number and why it cannot be read.
+    fn first(&self) -> Option<Result<Job, (i64, String)>> {
         let query = "SELECT snapshot_id, relation, request, chunk, place, rows_done FROM (
                 SELECT j.*, pg_catalog.max(j.served) OVER (PARTITION BY c.relowner) AS owner_served
                 FROM JOBS j LEFT JOIN pg_catalog.pg_class c ON c.oid = j.relation) AS j
@@ -158,18 +186,27 @@ impl Jobs {
             let Some(row) = rows.next() else {
                 return Ok(None);
             };
-            let request: Option<Vec<u8>> = row.get(3)?;
+            let id = row.get(1)?.unwrap_or_default();
+            let unreadable = |column: &str, error: serde_json::Error| {
+                (id, format!("its {column} cannot be read: {error}"))
+            };
+            let request: Vec<u8> = row.get(3)?.unwrap_or_default();
+            let wanted = serde_json::from_slice(&request);
             let place: Option<Vec<u8>> = row.get(5)?;
-            Ok(Some(Job {
-                id: row.get(1)?.unwrap_or_default(),
+            let place = place.map(|json| serde_json::from_slice(&json)).transpose();
+            let (wanted, place) = match (wanted, place) {
+                (Ok(wanted), Ok(place)) => (wanted, place),
+                (Err(error), _) => return Ok(Some(Err(unreadable("request", error)))),
+                (_, Err(error)) => return Ok(Some(Err(unreadable("place", error)))),
+            };
+            Ok(Some(Ok(Job {
+                id,
                 relation: row.get(2)?.unwrap_or(pg_sys::InvalidOid),
-                wanted: request
-                    .and_then(|json| serde_json::from_slice(&json).ok())
-                    .unwrap_or_default(),
+                wanted,
                 chunk: row.get::<i64>(4)?.unwrap_or_default() as u64,
-                place: place.and_then(|json| serde_json::from_slice(&json).ok()),
+                place,
                 rows_done: row.get(6)?.unwrap_or_default(),
-            }))
+            })))
         });
         found.unwrap_or_else(|error: pgrx::spi::Error| failed(error))
     }
@@ -240,7 +277,7 @@ impl Jobs {
         );
     }
 
-    pub(crate) fn fail(&self, id: i64, code: &str, message: &str) {
+    pub(crate) fn fail(&self, id: i64, code: Code, message: &str) {
         let problem = json(&serde_json::json!({"code": code, "message": message}));
         self.run(
             "UPDATE JOBS SET state = 'failed', problem = $2 WHERE snapshot_id = $1",

@@ -9,12 +9,14 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use change::backoff::Backoff;
 use pgrx::bgworkers::{
     BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
 };
 use pgrx::pg_sys;
 
 use super::attempts::{self, DIRECTORY};
+use crate::report::Raise;
 use crate::settings;
 use crate::shared::Shared;
 
@@ -46,11 +48,25 @@ fn is_marked(database: u32) -> bool {
     fs::exists(file_of(database)).unwrap_or(true)
 }
 
+/// The databases that have notes. Snapshots of which nothing can be read go on when somebody asks for another.
 fn marked() -> Vec<u32> {
-    let names = fs::read_dir(DIRECTORY).into_iter().flatten().flatten();
-    names
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
+    let names = fs::read_dir(DIRECTORY).and_then(|entries| {
+        let names = entries.map(|entry| Ok(entry?.file_name()));
+        names.collect::<std::io::Result<Vec<_>>>()
+    });
+    match names {
+        Ok(names) => names
+            .iter()
+            // Other files than notes have other names.
+            .filter_map(|name| name.to_str()?.parse().ok())
+            .collect(),
+        Err(error) => {
+            if error.kind() != ErrorKind::NotFound {
+                pgrx::log!("pg_cdc: {DIRECTORY} cannot be read: {error}");
+            }
+            Vec::new()
+        }
+    }
 }
 
 /// Whether a database of this oid is still there: its files are, wherever it lies. The catalog is another process's to
@@ -72,7 +88,7 @@ pub(crate) struct Launcher {
     running: Vec<(u32, DynamicBackgroundWorker, Instant)>,
     due: BTreeMap<u32, Instant>,
     /// How long to wait where a worker ended at once.
-    pauses: BTreeMap<u32, Duration>,
+    pauses: BTreeMap<u32, Backoff>,
 }
 
 impl Launcher {
@@ -164,7 +180,7 @@ fn ended(
     database: u32,
     since: Instant,
     due: &mut BTreeMap<u32, Instant>,
-    pauses: &mut BTreeMap<u32, Duration>,
+    pauses: &mut BTreeMap<u32, Backoff>,
 ) {
     if !is_marked(database) {
         pauses.remove(&database);
@@ -177,11 +193,13 @@ fn ended(
         pauses.remove(&database);
         return;
     }
-    let pause = match pauses.get(&database) {
-        Some(pause) if since.elapsed() < AGAIN => (*pause * 2).min(AGAIN_AT_MOST),
-        _ => AGAIN,
-    };
-    pauses.insert(database, pause);
+    let backoff = pauses
+        .entry(database)
+        .or_insert(Backoff::new(AGAIN, AGAIN_AT_MOST));
+    if since.elapsed() >= AGAIN {
+        backoff.reset();
+    }
+    let pause = backoff.pause();
     due.entry(database).or_insert(Instant::now() + pause);
 }
 

@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use super::chunk::{has_key, no_key, refuse_untracked};
 use super::job::{Jobs, MOST_OF_TABLE, Wanted};
 use super::launcher;
-use crate::report::{Report, not_loaded};
+use crate::report::{Raise, not_loaded};
 use crate::shared;
 use crate::tracked::rights::{as_superuser, asks_as_admin};
 use crate::tracked::table::Table;
@@ -30,9 +31,8 @@ fn refuse_more(table: &Table) {
     if unfinished < MOST_OF_TABLE || asks_as_admin() {
         return;
     }
-    Report::new(
-        "CDC0508",
-        PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+    Trouble::new(
+        Code::TooManySnapshots,
         format!(
             "table \"{}\" has {unfinished} unfinished snapshots",
             table.name

@@ -5,6 +5,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::PgTryBuilder;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys;
@@ -12,8 +14,9 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::chunk::{self, Reader};
-use super::job::{Job, Jobs};
+use super::job::{Job, Jobs, failure};
 use super::{attempts, launcher};
+use crate::report::Raise;
 use crate::sender::sleep::{interrupts, pause};
 use crate::settings;
 use crate::shared::{self, Shared};
@@ -164,12 +167,8 @@ fn make(shared: &'static Shared, job: Job) {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
             CaughtError::RustPanic { ereport, .. } => ereport,
         };
-        let code = report
-            .hint()
-            .and_then(|hint| Some(hint.rsplit_once('[')?.1.trim_end_matches(']').to_owned()))
-            .filter(|code| code.starts_with("CDC"));
         Err((
-            code.unwrap_or_else(|| "CDC0504".to_owned()),
+            report::code_of(report).unwrap_or(Code::SnapshotFailed),
             report.message().to_owned(),
         ))
     })
@@ -183,20 +182,13 @@ fn make(shared: &'static Shared, job: Job) {
     };
     // SAFETY: outside of any error handling now; ends the failed transaction.
     unsafe { pg_sys::AbortCurrentTransaction() };
-    if code == "CDC0502" || cancelled_as_gone(id, relation) {
+    if code == Code::OptionsChanged || cancelled_as_gone(id, relation) {
         return;
     }
-    report::Report::new(
-        "CDC0504",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-        format!("snapshot {id} failed"),
-        format!("See to the cause, then SELECT cdc_snapshot_resume({id})."),
-    )
-    .detail(format!("{code}: {message}"))
-    .log();
+    failure(id, code, &message).log();
     transaction(|| {
         if let Some(jobs) = Jobs::find() {
-            jobs.fail(id, &code, &message);
+            jobs.fail(id, code, &message);
         }
     });
 }
@@ -399,10 +391,9 @@ fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader, since: Instan
 }
 
 /// CDC0507.
-fn crashes(id: i64) -> report::Report {
-    report::Report::new(
-        "CDC0507",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+fn crashes(id: i64) -> Trouble {
+    Trouble::new(
+        Code::ChunkCrashes,
         format!(
             "reading a chunk of snapshot {id} crashed the server {} times",
             attempts::MOST

@@ -1,11 +1,13 @@
 //! Generated columns that are shipped though what they are computed from is masked or left out.
 
+use change::code::Code;
 use change::options::Options;
+use change::trouble::Trouble;
 use pgrx::prelude::*;
 
 use super::statement;
 use super::table::Table;
-use crate::report::Report;
+use crate::report::Raise;
 
 /// Generated columns and the columns that they read. Up to 15 the column itself depends on these, later its expression may.
 const READ: &str = "
@@ -56,10 +58,9 @@ fn read_columns(table: &Table) -> Vec<(String, String)> {
     })
 }
 
-fn clear(table: &Table, computed: &str, read: &str) -> Report {
-    Report::new(
-        "CDC0210",
-        PgSqlErrorCode::ERRCODE_WARNING,
+fn clear(table: &Table, computed: &str, read: &str) -> Trouble {
+    Trouble::new(
+        Code::ComputedFromHidden,
         format!(
             "column \"{computed}\" of table \"{}\" is shipped, and is computed from \"{read}\", which is masked or left out",
             table.name

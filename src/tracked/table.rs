@@ -2,7 +2,9 @@
 
 use std::ffi::CStr;
 
+use change::code::Code;
 use change::options::Options;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -13,7 +15,7 @@ use crate::catalog::{
     key_attributes, name_of, qualified_name, tuple_attribute, with_identity_index,
 };
 use crate::ffi;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::text::utf8;
 
 /// A table, locked until the transaction ends. It is open only while something of it is read: DDL refuses a table that
@@ -121,9 +123,8 @@ impl Table {
             )
         });
         let refused = |code, detail: &str, hint: &str| {
-            Report::new(
+            Trouble::new(
                 code,
-                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("cannot track relation \"{}\"", self.name),
                 hint,
             )
@@ -138,7 +139,7 @@ impl Table {
                 "pg_catalog" | "information_schema" | "pg_toast"
             )
         {
-            refused("CDC0101", "It is a system table.", tables);
+            refused(Code::NotTrackable, "It is a system table.", tables);
         }
         // SAFETY: catalog look-ups inside the running transaction.
         let is_ours = unsafe {
@@ -147,28 +148,28 @@ impl Table {
                 && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, self.oid) == extension
         };
         if is_ours {
-            refused("CDC0101", "It is pg_cdc's own.", tables);
+            refused(Code::NotTrackable, "It is pg_cdc's own.", tables);
         }
         match kind as u8 {
             b'r' | b'p' => {}
             b'v' => refused(
-                "CDC0101",
+                Code::NotTrackable,
                 "It is a view.",
                 "Track the tables that it reads.",
             ),
             b'm' => refused(
-                "CDC0101",
+                Code::NotTrackable,
                 "It is a materialized view.",
                 "Track the tables that it reads.",
             ),
-            b'f' => refused("CDC0101", "It is a foreign table.", tables),
-            b'S' => refused("CDC0101", "It is a sequence.", tables),
-            _ => refused("CDC0101", "It is not a table.", tables),
+            b'f' => refused(Code::NotTrackable, "It is a foreign table.", tables),
+            b'S' => refused(Code::NotTrackable, "It is a sequence.", tables),
+            _ => refused(Code::NotTrackable, "It is not a table.", tables),
         }
         match persistence as u8 {
-            b't' => refused("CDC0101", "It is temporary.", tables),
+            b't' => refused(Code::NotTrackable, "It is temporary.", tables),
             b'u' => refused(
-                "CDC0101",
+                Code::NotTrackable,
                 "It is unlogged: a crash empties it without a trace.",
                 "ALTER TABLE … SET LOGGED first.",
             ),
@@ -181,9 +182,8 @@ impl Table {
 
     /// CDC0112
     fn refuse_partition(&self, what: &str, call: &str) -> ! {
-        Report::new(
-            "CDC0112",
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        Trouble::new(
+            Code::IsPartition,
             format!("cannot {what} relation \"{}\"", self.name),
             format!("{call} the partitioned table that it belongs to."),
         )
@@ -220,9 +220,8 @@ impl Table {
     /// CDC0102: the caller neither owns the table nor is a member of cdc_admin.
     fn refuse_others(&self) {
         if !Table::is_owned(self.oid) && !is_admin() {
-            Report::new(
-                "CDC0102",
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Trouble::new(
+                Code::NotEntitled,
                 format!("must be owner of table {}", self.name),
                 "Ask the owner of the table, or let an administrator GRANT cdc_admin to you.",
             )
@@ -306,7 +305,12 @@ impl Table {
                 &[self.oid.into()],
             )
         });
-        if let Ok(Some(numbers)) = numbers {
+        let numbers = match numbers {
+            Ok(numbers) => numbers,
+            Err(pgrx::spi::Error::InvalidPosition) => None,
+            Err(error) => pgrx::error!("pg_cdc could not read pg_constraint: {error}"),
+        };
+        if let Some(numbers) = numbers {
             // SAFETY: the relation is open while it is read; columns of a constraint are its columns.
             let columns: Vec<String> = self.read(|relation| unsafe {
                 numbers
@@ -320,9 +324,8 @@ impl Table {
     }
 
     fn refuse_deferrable(&self, columns: &[String]) -> ! {
-        Report::new(
-            "CDC0105",
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        Trouble::new(
+            Code::KeyDeferrable,
             format!("key \"{}\" is deferrable", columns.join(", ")),
             "Make the key NOT DEFERRABLE, or choose other columns with key =>.",
         )

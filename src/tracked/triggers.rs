@@ -1,6 +1,8 @@
 //! Makes and drops the triggers that are a table's configuration.
 
+use change::code::Code;
 use change::options::{Operation, Options};
+use change::trouble::Trouble;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
@@ -9,7 +11,7 @@ use super::quiet::quiet;
 use super::rights::as_superuser;
 use super::table::Table;
 use super::{seal, statement, unseen};
-use crate::report::Report;
+use crate::report::Raise;
 
 /// Drops a table's triggers.
 pub(crate) fn drop_own_triggers(table: &Table) {
@@ -40,7 +42,11 @@ pub(crate) fn make_triggers(table: &Table, options: &Options) {
             "SELECT n.nspname::text FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_cdc'",
         )
     });
-    let schema = quote_identifier(schema.ok().flatten().unwrap_or_else(|| "public".to_owned()));
+    let schema = match schema {
+        Ok(Some(schema)) => quote_identifier(schema),
+        Ok(None) => pgrx::error!("pg_cdc could not find its own schema"),
+        Err(error) => pgrx::error!("pg_cdc could not find its own schema: {error}"),
+    };
     let events = options.operations.row_events();
     let make = |what: &str, own: Own, definition: &str, arguments: &[String]| {
         let arguments: Vec<String> = arguments.iter().map(quote_literal).collect();
@@ -87,9 +93,8 @@ pub(crate) fn make_triggers(table: &Table, options: &Options) {
 /// CDC0115: somebody's own trigger has the name of one of ours.
 pub(crate) fn refuse_taken_name(table: &Table, name: &str) {
     if table.read(|relation| own_trigger::named(relation, name).is_some()) {
-        Report::new(
-            "CDC0115",
-            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+        Trouble::new(
+            Code::TriggerNameTaken,
             format!(
                 "table \"{}\" has another trigger named \"{name}\"",
                 table.name

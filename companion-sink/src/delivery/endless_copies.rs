@@ -3,6 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::error::Code;
+
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Since when there are only copies.
@@ -33,7 +35,7 @@ pub(crate) fn tell(sink: &str, topic: &str, partition: i32, version: &str) {
         topic,
         partition,
         version,
-        code = "CDC1014",
+        code = %Code::Unbelievable,
         hint = "If the sender has not started again, look who writes to the topic; SELECT cdc_snapshot('TABLE', sinks => ARRAY['SINK']) on the source brings what is missing.",
         "for a minute there have been nothing but later copies: none has a higher version than the stored one"
     );

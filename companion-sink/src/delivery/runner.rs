@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config;
-use crate::error::{Code, Error, Policy, Result, log};
+use crate::error::{Code, Error, Recovery, Result, log};
 use crate::kafka::discovery::Discovery;
 use crate::kafka::positions;
 use crate::kafka::reader::TopicPartition;
@@ -109,8 +109,8 @@ impl<C: Course> Runner<C> {
                 log(&error, &self.context.name);
                 warned = Some((error.code, Instant::now()));
             }
-            match error.code.policy() {
-                Policy::Retry => {
+            match error.code.recovery() {
+                Recovery::Retry => {
                     self.context.status.set_state(State::Retrying);
                     let worked = self.context.status.figures().batches > batches_before
                         || started.elapsed() > LONGEST_RETRY;
@@ -122,13 +122,13 @@ impl<C: Course> Runner<C> {
                         break;
                     }
                 }
-                Policy::StandBy => {
+                Recovery::StandBy => {
                     self.context.status.set_state(State::Standby);
                     if self.stopped_within(STANDBY_RETRY).await {
                         break;
                     }
                 }
-                Policy::Halt | Policy::Refuse => {
+                Recovery::Halt | Recovery::SetAside | Recovery::Refuse | Recovery::Warn => {
                     self.context.status.set_state(State::Halted);
                     let mut stop = self.context.shared.stop.clone();
                     tokio::select! {

@@ -35,30 +35,47 @@ fn places(config: &Loaded) -> Vec<PathBuf> {
 
 /// The token that a running process of this configuration made, if this user may read it.
 pub(crate) fn read(config: &Loaded) -> Option<String> {
-    places(config).iter().find_map(|place| read_from(place))
+    let mut places = places(config).into_iter();
+    places.find_map(|place| read_from(&place).ok().flatten())
 }
 
-fn read_from(place: &Path) -> Option<String> {
-    let token = read_secret(place).ok()?.trim().to_owned();
-    (!token.is_empty()).then_some(token)
+/// None where there is none.
+fn read_from(place: &Path) -> Result<Option<String>> {
+    if matches!(place.try_exists(), Ok(false)) {
+        return Ok(None);
+    }
+    let token = read_secret(place)?.trim().to_owned();
+    Ok((!token.is_empty()).then_some(token))
 }
 
 /// The token of this process: that of an earlier one, or a new one.
 pub(crate) fn open(config: &Loaded) -> Result<Arc<str>> {
+    let mut refused = Vec::new();
     for place in places(config) {
-        if let Some(token) = read_from(&place) {
-            tracing::info!(file = %place.display(), "http: rows and decisions want the token of this file");
-            return Ok(token.into());
+        match read_from(&place) {
+            Ok(Some(token)) => {
+                tracing::info!(file = %place.display(), "http: rows and decisions want the token of this file");
+                return Ok(token.into());
+            }
+            Ok(None) => {}
+            Err(error) => {
+                refused.push(error.what);
+                continue;
+            }
         }
         let token = make()?;
-        if write(&place, &token).is_ok() {
-            tracing::info!(file = %place.display(), "http: rows and decisions want the token of this file, which was made");
-            return Ok(token.into());
+        match write(&place, &token) {
+            Ok(()) => {
+                tracing::info!(file = %place.display(), "http: rows and decisions want the token of this file, which was made");
+                return Ok(token.into());
+            }
+            Err(error) => refused.push(format!("cannot write {}: {error}", place.display())),
         }
     }
     tracing::warn!(
         hint = "Set [http] token_file to a file of mode 0600 with a long random text.",
-        "http: the token for rows and decisions could be written nowhere: nobody knows it"
+        "http: the token for rows and decisions could be written nowhere: nobody knows it: {}",
+        refused.join("; ")
     );
     make().map(Into::into)
 }

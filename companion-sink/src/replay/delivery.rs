@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::config::topic_pattern::follows;
 use crate::delivery::runner::{Context, Course, Ended, Shared};
-use crate::error::{Code, Error, Policy, Result, log};
+use crate::error::{Code, Error, Recovery, Result, log};
 use crate::kafka::client;
 use crate::kafka::discovery::Discovery;
 use crate::kafka::discovery::Topics;
@@ -125,7 +125,7 @@ pub(crate) async fn drive(
             false => failures + 1,
         };
         batches = applied_batches;
-        let passes = matches!(error.code.policy(), Policy::Retry | Policy::StandBy);
+        let passes = matches!(error.code.recovery(), Recovery::Retry | Recovery::StandBy);
         if !passes || failures > FAILURES_MAX {
             return Err(error);
         }

@@ -6,6 +6,7 @@
 //! rest on.
 
 pub mod backoff;
+pub mod code;
 pub mod event;
 pub mod hex;
 pub mod mac_key;
@@ -14,6 +15,7 @@ pub mod options;
 pub mod partition;
 pub mod position;
 pub mod topic_name;
+pub mod trouble;
 pub mod value;
 pub mod version;
 pub mod wal;

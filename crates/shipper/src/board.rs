@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use change::trouble::Trouble;
+
 use crate::facts::Facts;
-use crate::trouble::{Failure, Trouble};
+use crate::trouble::Failure;
 use crate::wake::EventFd;
 
 /// Shared by the three threads of one session.

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
 use change::position::{Position, lsn_text};
+use change::trouble::Trouble;
 
 use crate::files::local_position::LocalPosition;
 use crate::files::orders::Aside;
-use crate::trouble::{Failure, Trouble};
+use crate::trouble::Failure;
 
 /// The first of several reasons is shown for so long, and a failure is logged once in it. librdkafka repeats what lasts
 /// every 30 seconds.
@@ -107,7 +109,7 @@ impl Facts {
     /// What the sender waits with, if anything: what is certain before what a call that was in vain makes of it.
     pub fn waits_with(&self) -> Option<&Trouble> {
         let trouble = self.trouble.as_ref();
-        let certain = trouble.filter(|trouble| trouble.code != "CDC0301");
+        let certain = trouble.filter(|trouble| trouble.code != Code::BrokersUnreachable);
         let blocked = self.blocked.as_ref();
         blocked.or(certain).or(self.stall.as_ref()).or(trouble)
     }
@@ -115,7 +117,9 @@ impl Facts {
     /// A call that was in vain knows less of Kafka than the connections do.
     pub(crate) fn traced(&self, trouble: Trouble) -> Trouble {
         match (trouble.code, &self.cause) {
-            ("CDC0301" | "CDC0302", Some((cause, said))) if said.elapsed() < CAUSE_VALID => {
+            (Code::BrokersUnreachable | Code::AuthenticationFailed, Some((cause, said)))
+                if said.elapsed() < CAUSE_VALID =>
+            {
                 cause.clone()
             }
             _ => trouble,
@@ -126,7 +130,8 @@ impl Facts {
     /// refuses us says more than one that is not there.
     pub(crate) fn connection_failed(&mut self, cause: Trouble) {
         let keep = self.cause.as_ref().is_some_and(|(known, said)| {
-            said.elapsed() < CAUSE_KEPT && (known.code == "CDC0302" || known.code == cause.code)
+            said.elapsed() < CAUSE_KEPT
+                && (known.code == Code::AuthenticationFailed || known.code == cause.code)
         });
         if !keep {
             self.cause = Some((cause, Instant::now()));

@@ -2,7 +2,7 @@
 //! out. No PostgreSQL: the threads that run here cannot call it.
 //!
 //! The extension's main thread finds where to begin ([`starting_point`]), makes a [`session::Session`] and two threads:
-//! [`delivery::run`], which gets [`work::Work`] over a channel, and [`position::thread::run`]. Both answer on the
+//! [`delivery::run`], which gets [`work::Work`] over a channel, and [`position::thread::run`] ([`threads`]). Both answer on the
 //! [`board::Board`].
 
 #![deny(unreachable_pub)]
@@ -17,8 +17,10 @@ pub mod host;
 pub mod kafka;
 pub mod position;
 pub mod progress;
+pub mod restarts;
 pub mod session;
 pub mod starting_point;
+pub mod threads;
 pub mod trouble;
 pub mod wake;
 pub mod work;

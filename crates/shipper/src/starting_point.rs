@@ -1,9 +1,10 @@
 //! Where a session begins: what it reads, and what of it is in Kafka already.
 
+use change::code::Code;
 use change::position::{Position, lsn_text};
+use change::trouble::Trouble;
 
 use crate::files::local_position::LocalPosition;
-use crate::trouble::Trouble;
 
 /// The server, as it is when a session begins.
 #[derive(Debug, Clone, Copy)]
@@ -76,20 +77,21 @@ fn is_in_history(position: &Position, server: &Server<'_>) -> bool {
 
 /// CDC0407.
 fn foreign(position: &Position, server: &Server<'_>) -> Trouble {
-    Trouble {
-        code: "CDC0407",
-        message: format!(
+    Trouble::new(
+        Code::PositionForeign,
+        format!(
             "position {} on timeline {} is not in this server's history, which ends at {} on timeline {}",
             lsn_text(position.commit_lsn),
             position.timeline,
             lsn_text(server.flush_lsn),
             server.timeline
         ),
-        remedy: format!(
-            "The server was restored to an earlier moment or failed over: see CDC0407 in docs/errors, then SELECT cdc_adopt('{}').",
+        format!(
+            "The server was restored to an earlier moment or failed over: see {} in docs/errors, then SELECT cdc_adopt('{}').",
+            Code::PositionForeign,
             server.source_id
         ),
-    }
+    )
 }
 
 #[cfg(test)]
@@ -188,7 +190,10 @@ mod tests {
         elsewhere.timeline = 3;
         for foreign in [beyond, elsewhere] {
             let refused = after(Some(&foreign), None, 1);
-            assert_eq!(refused.map_err(|trouble| trouble.code), Err("CDC0407"));
+            assert_eq!(
+                refused.map_err(|trouble| trouble.code),
+                Err(Code::PositionForeign)
+            );
             assert_eq!(after(Some(&foreign), None, 2), Ok((10, 0, None)));
         }
     }

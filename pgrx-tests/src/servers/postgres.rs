@@ -25,6 +25,7 @@ pub struct Postgres {
     port: u16,
     user: Option<User>,
     process: Mutex<Option<Process>>,
+    preloaded: Mutex<Option<PathBuf>>,
 }
 
 impl Postgres {
@@ -44,6 +45,7 @@ impl Postgres {
             port,
             user,
             process: Mutex::new(None),
+            preloaded: Mutex::default(),
         };
         let mut initdb = Command::new(parts::postgres_bin().join("initdb"));
         initdb.arg("--pgdata").arg(server.data_folder()).args([
@@ -118,6 +120,7 @@ impl Postgres {
             port,
             user: self.user,
             process: Mutex::new(None),
+            preloaded: Mutex::default(),
         }
     }
 
@@ -140,6 +143,14 @@ impl Postgres {
             .expect("postgresql.conf");
         writeln!(file, "{name} = '{}'", value.replace('\'', "''"))
             .expect("write to postgresql.conf");
+    }
+
+    /// From the next start on, functions of this C library take the place of those of the system.
+    ///
+    /// # Panics
+    /// Where another thread has panicked in the same.
+    pub fn preload(&self, library: &Path) {
+        *self.preloaded.lock().expect("the preloaded library") = Some(library.to_owned());
     }
 
     /// Starts the server and waits until it takes connections.
@@ -165,6 +176,9 @@ impl Postgres {
         postmaster.arg("-D").arg(self.data_folder());
         // What an operator may have set for other programs: messages must be the same.
         postmaster.env("RUST_BACKTRACE", "full");
+        if let Some(library) = &*self.preloaded.lock().expect("the preloaded library") {
+            postmaster.env("LD_PRELOAD", library);
+        }
         // The death signal is an immediate shutdown: the server's own children end as well.
         let mut process = Process::start(
             "PostgreSQL",

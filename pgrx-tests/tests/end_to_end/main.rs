@@ -6,5 +6,6 @@ mod follow;
 mod history;
 mod replay;
 mod snapshot;
+mod snapshot_jobs;
 mod timeline;
 mod tpcb;

@@ -482,7 +482,7 @@ fn orders_count_at_once_and_what_a_rollback_would_undo_is_refused() {
         "BEGIN; SELECT * FROM cdc_resume_topic('shop.public.small')",
         "DO $$ BEGIN BEGIN PERFORM cdc_resume_topic('shop.public.small'); EXCEPTION WHEN division_by_zero THEN NULL; END; END $$",
     ] {
-        refusal::coded(&mut client, block, "25001", "CDC0606");
+        refusal::coded(&mut client, block, "25001", "CDC0610");
         let _ended = client.batch_execute("ROLLBACK");
     }
     // A call that ends with an error has let nothing go on.

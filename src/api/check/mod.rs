@@ -5,6 +5,7 @@ mod topics;
 
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
 use line::{Line, line, ok, problem};
 use pgrx::iter::TableIterator;
 use pgrx::pg_sys;
@@ -14,7 +15,7 @@ use shipper::files::orders::Orders;
 
 use super::tables::tables;
 use crate::catalog::qualified_name;
-use crate::report::{no_worker, not_loaded};
+use crate::report::{Raise, no_worker, not_loaded};
 use crate::settings;
 use crate::shared::{self, Shared, State};
 
@@ -77,7 +78,7 @@ fn kafka_settings() -> Vec<Line> {
     let brokers = if brokers.is_empty() {
         line(
             "error",
-            "CDC0003",
+            Code::NoBrokers,
             "cdc.brokers",
             "not set",
             "ALTER SYSTEM SET cdc.brokers = 'host:9092', then SELECT pg_reload_conf()",
@@ -93,7 +94,7 @@ fn kafka_settings() -> Vec<Line> {
         };
         line(
             level,
-            "CDC0308",
+            Code::WritesRefused,
             "cdc.topic_replication_factor",
             "1: a lost broker loses events that were acknowledged",
             "set cdc.topic_replication_factor = 3, or cdc.allow_single_replica = on to accept it",
@@ -116,25 +117,19 @@ fn sender(shared: &Shared) -> Vec<Line> {
     }
 
     let described = shared.described();
-    if described.error_code.is_empty() {
+    if let Some(trouble) = &described.trouble {
+        let item = match trouble.code {
+            Code::NoFreeSlot => "max_replication_slots",
+            Code::WalLevelMinimal => "wal_level",
+            code if code.number() / 100 == 3 => "kafka",
+            _ => "sender",
+        };
+        lines.push(problem("error", item, trouble));
+    } else {
         let up = shared.brokers_up.load(Ordering::Relaxed);
         if shared.state() != State::Unconfigured && up > 0 {
             lines.push(ok("kafka", format!("{up} brokers connected")));
         }
-    } else {
-        let item = match described.error_code.as_str() {
-            "CDC0004" => "max_replication_slots",
-            "CDC0006" => "wal_level",
-            code if code.starts_with("CDC03") => "kafka",
-            _ => "sender",
-        };
-        lines.push(line(
-            "error",
-            &described.error_code,
-            item,
-            &described.error,
-            &described.remedy,
-        ));
     }
     if shared.slot_ready.load(Ordering::Acquire) != 0 {
         lines.push(ok("replication slot", "held by the sender".to_owned()));
@@ -159,7 +154,7 @@ fn wal_limit(shared: &Shared) -> Line {
         };
         line(
             "warning",
-            "CDC0010",
+            Code::WalLimitUnsafe,
             "max_slot_wal_keep_size",
             &message,
             "set max_slot_wal_keep_size to what the disk can spare, at least twice max_wal_size",
@@ -167,7 +162,7 @@ fn wal_limit(shared: &Shared) -> Line {
     } else if limit_mb < 2 * max_wal_mb {
         line(
             "warning",
-            "CDC0010",
+            Code::WalLimitUnsafe,
             "max_slot_wal_keep_size",
             &format!(
                 "{limit_mb} MB is less than twice max_wal_size ({max_wal_mb} MB): a crash can invalidate the slot"
@@ -184,7 +179,8 @@ fn wal_limit(shared: &Shared) -> Line {
 
 /// Why a table is not captured as it should be.
 fn warning_of(table: &Value) -> Option<Line> {
-    let (code, remedy) = table["warning"].as_str()?.split_once(": ")?;
+    let code = serde_json::from_value::<Code>(table["code"].clone()).ok()?;
+    let remedy = table["remedy"].as_str()?;
     let oid = table["relation"].as_u64().unwrap_or_default() as u32;
     let (schema, name) = qualified_name(pg_sys::Oid::from(oid));
     let item = format!("table {schema}.{name}");

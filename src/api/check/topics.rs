@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use change::code::Code;
 use change::position::lsn_text;
 use serde_json::Value;
 use shipper::files::orders::Orders;
@@ -15,7 +16,7 @@ use crate::settings;
 struct Fault {
     is_so: fn(&Safety) -> bool,
     level: &'static str,
-    code: &'static str,
+    code: Code,
     message: &'static str,
     remedy: fn(&Remedies, &str) -> String,
 }
@@ -44,7 +45,7 @@ fn faults() -> [Fault; 5] {
         Fault {
             is_so: |safety| safety.replicas == 1,
             level: accepted,
-            code: "CDC0308",
+            code: Code::WritesRefused,
             message: "one replica: a lost broker loses events that were acknowledged",
             remedy: |_, topic| {
                 format!(
@@ -58,7 +59,7 @@ fn faults() -> [Fault; 5] {
                 safety.replicas > 1 && settings.is_some_and(|settings| settings.min_in_sync == 1)
             },
             level: accepted,
-            code: "CDC0308",
+            code: Code::WritesRefused,
             message: "min.insync.replicas=1: events are acknowledged as soon as one broker has them",
             remedy: |remedies, topic| {
                 let command = remedies.configure("min.insync.replicas=2", topic);
@@ -72,7 +73,7 @@ fn faults() -> [Fault; 5] {
                     .is_some_and(|settings| settings.is_compacted)
             },
             level: "warning",
-            code: "CDC0311",
+            code: Code::TopicCompacted,
             message: "cleanup.policy has compact: only the last event of each key stays",
             remedy: |remedies, topic| {
                 let command = remedies.configure("cleanup.policy=delete", topic);
@@ -82,7 +83,7 @@ fn faults() -> [Fault; 5] {
         Fault {
             is_so: |safety| safety.settings.is_some_and(|settings| settings.is_small),
             level: "warning",
-            code: "CDC0314",
+            code: Code::TopicTakesSmallEvents,
             message: "it takes smaller events than cdc.topic_max_event_size: of larger rows the largest values become stubs",
             remedy: |remedies, topic| {
                 let largest_bytes = settings::TOPIC_MAX_EVENT_SIZE.get() as usize * 1024;
@@ -92,7 +93,7 @@ fn faults() -> [Fault; 5] {
         Fault {
             is_so: |safety| safety.settings.is_none(),
             level: "warning",
-            code: "CDC0303",
+            code: Code::NotAuthorised,
             message: "its settings cannot be read: how safe events are there is not known",
             remedy: |remedies, topic| {
                 design::acl_command(&remedies.brokers, &["DescribeConfigs"], "topic", topic)
@@ -137,8 +138,9 @@ pub(super) fn held_back(orders: &Orders, passed_lsn: u64) -> Vec<Line> {
     let asides = orders.asides.iter().map(|aside| {
         let name = aside.topic.escape_debug();
         let item = format!("topic {name}");
-        let message = format!("put aside at {}: {}", lsn_text(aside.from), aside.message);
-        line("error", &aside.code, &item, &message, &aside.remedy)
+        let trouble = &aside.trouble;
+        let message = format!("put aside at {}: {}", lsn_text(aside.from), trouble.message);
+        line("error", trouble.code, &item, &message, &trouble.remedy)
     });
     let skips = orders.active_skips(passed_lsn).map(|skip| {
         let by = &skip.by;
@@ -151,7 +153,7 @@ pub(super) fn held_back(orders: &Orders, passed_lsn: u64) -> Vec<Line> {
         let remedy = format!("SELECT cdc_unskip_topic('{}') takes it back", skip.topic);
         line(
             "warning",
-            "CDC0609",
+            Code::EventsGivenUp,
             &format!("topic {}", skip.topic),
             &message,
             &remedy,

@@ -6,6 +6,7 @@ use shipper::files::orders::{By, Hold};
 
 use super::order::{change, is_obeyed};
 use crate::api::wait::{refuse_own_changes, timed_out};
+use crate::report::Raise;
 use crate::sender::{orders, wal_reader::end_of_wal};
 use crate::shared::{Shared, State};
 

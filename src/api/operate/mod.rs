@@ -9,7 +9,9 @@ mod topics;
 
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
 use change::position::{lsn_as_text, lsn_text};
+use change::trouble::Trouble;
 use order::{change, refuse_state, wait_until_obeyed};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -20,8 +22,8 @@ use shipper::files::orders::{Adoption, By, Gap, Hold};
 use super::arguments;
 use super::status::timestamp;
 use super::tables::tables;
-use crate::report::{Report, not_loaded, notice};
-use crate::shared::{self, Shared};
+use crate::report::{Raise, not_loaded, notice};
+use crate::shared::{self, Shared, State};
 use crate::text::utf8;
 
 /// One call of a function of `sql/operate.sql`.
@@ -106,9 +108,8 @@ fn refuse_reason(reason: &str) {
     } else {
         return;
     };
-    Report::new(
-        "CDC0606",
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+    Trouble::new(
+        Code::OrderUnusable,
         "the order has no usable reason",
         "Give a reason of one short line.",
     )
@@ -152,10 +153,17 @@ fn pause(shared: &Shared, by: By) -> Value {
 }
 
 fn resume(shared: &Shared) -> Value {
+    let trouble = shared.described().trouble;
+    let has_panicked = shared.state() == State::Halted
+        && trouble.is_some_and(|trouble| trouble.code == Code::SenderPanicked);
     let mut held = false;
     let number = change(shared, |orders| held = orders.hold.take().is_some());
-    if !held {
-        refuse_state(shared, "Only a paused or drained sender can resume.").raise();
+    if !held && !has_panicked {
+        refuse_state(
+            shared,
+            "Only a sender that is paused, drained, or halted after panics can resume.",
+        )
+        .raise();
     }
     wait_until_obeyed(shared, number);
     Value::Null
@@ -173,9 +181,8 @@ fn accept_gap(shared: &Shared, mut gap: Gap) -> Value {
         } else {
             format!("The gap is from {} to {}.", lsn_text(from), lsn_text(to))
         };
-        Report::new(
-            "CDC0603",
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Trouble::new(
+            Code::NothingToAccept,
             "nothing to accept",
             "SELECT gap_from, gap_to FROM cdc_status() shows the range.",
         )
@@ -204,15 +211,15 @@ fn accept_gap(shared: &Shared, mut gap: Gap) -> Value {
 fn adopt(shared: &Shared, by: By, source_id: &str) -> Value {
     let described = shared.described();
     if described.source_id != source_id {
-        Report::new(
-            "CDC0605",
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        Trouble::new(
+            Code::SourceIdDiffers,
             "source id differs",
             "SELECT source_id FROM cdc_status() shows this server's.",
         )
         .raise();
     }
-    if !matches!(described.error_code.as_str(), "CDC0405" | "CDC0407") {
+    let code = described.trouble.map(|trouble| trouble.code);
+    if !matches!(code, Some(Code::PositionNotTrusted | Code::PositionForeign)) {
         refuse_state(
             shared,
             "Nothing keeps this server from being the source that it is.",

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use pgrx::prelude::*;
+use change::code::Code;
+use change::trouble::Trouble;
 use shipper::files::orders::Orders;
 
-use crate::report::{Report, notice};
+use crate::report::{Raise, notice};
 use crate::sender::orders;
 use crate::shared::Shared;
 
@@ -16,9 +17,8 @@ const TAKEN_UP_MS: i64 = 15_000;
 pub(super) fn change(shared: &Shared, change: impl FnOnce(&mut Orders)) -> u64 {
     match orders::change(shared, change) {
         Ok(number) => number,
-        Err(error) => Report::new(
-            "CDC0405",
-            PgSqlErrorCode::ERRCODE_IO_ERROR,
+        Err(error) => Trouble::new(
+            Code::PositionNotTrusted,
             "the order cannot be written",
             "See that the server can write the folder pg_cdc in its data directory.",
         )
@@ -43,18 +43,15 @@ pub(super) fn wait_until_obeyed(shared: &Shared, number: u64) {
 }
 
 /// CDC0604.
-pub(super) fn refuse_state(shared: &Shared, detail: &str) -> Report {
+pub(super) fn refuse_state(shared: &Shared, detail: &str) -> Trouble {
     let described = shared.described();
-    let hint = if described.remedy.is_empty() {
-        "See cdc_status().".to_owned()
-    } else {
-        described.remedy
-    };
-    Report::new(
-        "CDC0604",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+    let remedy = described
+        .trouble
+        .map_or_else(|| "See cdc_status().".to_owned(), |trouble| trouble.remedy);
+    Trouble::new(
+        Code::WrongState,
         format!("not possible in state \"{}\"", shared.state().name()),
-        hint,
+        remedy,
     )
     .detail(detail)
 }

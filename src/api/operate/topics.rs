@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
 use change::position::lsn_text;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use serde_json::{Value, json};
 use shipper::files::orders::{Aside, By, Skip};
 
@@ -12,7 +13,7 @@ use super::order::{change, is_obeyed, wait_until_obeyed};
 use crate::api::tables::tables;
 use crate::api::topic_rights;
 use crate::api::wait::timed_out;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::sender::{orders, wal_reader::end_of_wal};
 use crate::shared::Shared;
 use crate::snapshot::job::Wanted;
@@ -33,18 +34,16 @@ pub(super) fn skip_topic(shared: &Shared, by: By, topic: String, up_to: Option<S
     let up_to = match up_to.as_deref().map(change::position::parse_lsn) {
         None => last_lsn,
         // What nobody has written yet, nobody can know to be worth nothing.
-        Some(Some(lsn)) if lsn > end_lsn => Report::new(
-            "CDC0603",
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Some(Some(lsn)) if lsn > end_lsn => Trouble::new(
+            Code::NothingToAccept,
             "nothing to accept",
             "Leave up_to out, or take an LSN that is not sent yet.",
         )
         .detail(format!("The WAL ends at {}.", lsn_text(end_lsn)))
         .raise(),
         Some(Some(lsn)) if lsn >= sent_lsn => lsn.min(last_lsn),
-        Some(_) => Report::new(
-            "CDC0603",
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Some(_) => Trouble::new(
+            Code::NothingToAccept,
             "nothing to accept",
             "Leave up_to out, or take an LSN that is not sent yet.",
         )
@@ -131,10 +130,9 @@ pub(super) fn unskip_topic(shared: &Shared, by: &By, topic: &str) -> Value {
 }
 
 /// CDC0608.
-fn nothing_about(topic: &str, detail: &str) -> Report {
-    Report::new(
-        "CDC0608",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+fn nothing_about(topic: &str, detail: &str) -> Trouble {
+    Trouble::new(
+        Code::TopicNotHeldBack,
         format!("topic \"{topic}\" is not held back"),
         "SELECT * FROM cdc_aside shows topics that are put aside, cdc_check() events that are given up.",
     )
@@ -185,15 +183,14 @@ pub(super) fn resume_topic(shared: &Shared, by: &By, topic: &str) -> Value {
     repaired
 }
 
-/// CDC0606: the topic would go on at once, and the snapshots that repair it only if the transaction commits.
+/// CDC0610: the topic would go on at once, and the snapshots that repair it only if the transaction commits.
 fn refuse_transaction_block() {
     // SAFETY: plain reads of the state of the running transaction.
     if unsafe { !pg_sys::IsTransactionBlock() && !pg_sys::IsSubTransaction() } {
         return;
     }
-    Report::new(
-        "CDC0606",
-        PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
+    Trouble::new(
+        Code::InTransactionBlock,
         "cdc_resume_topic() cannot run inside a transaction block",
         "Call it alone, outside of BEGIN and of blocks with an exception handler.",
     )

@@ -4,7 +4,9 @@ pub(crate) mod request;
 
 use std::sync::atomic::Ordering;
 
+use change::code::Code;
 use change::options::Options;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -15,9 +17,9 @@ use crate::ddl::partitions::rows::{self, Moved};
 use crate::ddl::schema_change::SchemaChange;
 use crate::ddl::untracking::untrack;
 use crate::report::no_worker;
-use crate::report::{Report, not_loaded, notice};
+use crate::report::{Raise, not_loaded, notice};
 use crate::settings;
-use crate::shared::{self, Shared};
+use crate::shared::{self, Shared, about_sender};
 use crate::snapshot::chunk::{has_key, no_key as snapshot_needs_key};
 use crate::snapshot::job::Wanted;
 use crate::snapshot::request::ask;
@@ -221,9 +223,8 @@ fn end_own_tracking_below(table: &Table) {
 /// The sender must hold the WAL before a trigger writes into it, else changes would be lost silently.
 fn require_sender(shared: &Shared) {
     if settings::text(&settings::BROKERS).is_empty() {
-        Report::new(
-            "CDC0003",
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        Trouble::new(
+            Code::NoBrokers,
             "cdc.brokers is not set",
             "ALTER SYSTEM SET cdc.brokers = 'host:9092', then SELECT pg_reload_conf().",
         )
@@ -239,20 +240,17 @@ fn require_sender(shared: &Shared) {
     if shared.sender_pid.load(Ordering::Acquire) == 0 {
         no_worker().raise();
     }
-    Report::new(
-        "CDC0007",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+    let not_ready = Trouble::new(
+        Code::SenderNotReady,
         format!("sender is not ready ({})", shared.state().name()),
         "See cdc_status().",
-    )
-    .about_sender(shared, is_monitor())
-    .raise();
+    );
+    about_sender(not_ready, shared, is_monitor()).raise();
 }
 
-fn no_key(table: &Table) -> Report {
-    Report::new(
-        "CDC0104",
-        PgSqlErrorCode::ERRCODE_WARNING,
+fn no_key(table: &Table) -> Trouble {
+    Trouble::new(
+        Code::NoKey,
         format!("table \"{}\" has no key", table.name),
         "Add a primary key, or name columns with key =>.",
     )

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
+use change::code::Code;
 use change::options::{Mask, Operation, Operations, Options};
+use change::trouble::Trouble;
 use pgrx::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,7 +14,7 @@ use crate::api::topic_rights;
 use crate::capture::datum::mask;
 use crate::capture::filter::row_filter;
 use crate::catalog::database_name;
-use crate::report::{Report, notice};
+use crate::report::{Raise, notice};
 use crate::settings;
 use crate::tracked::own_trigger::{COLUMNS, IS_ROW_TRIGGER, Tracked};
 use crate::tracked::place::place;
@@ -266,33 +268,30 @@ fn one_of<T: Display, const N: usize>(names: [T; N]) -> String {
 }
 
 /// CDC0007: the sender has an identity before it is ready; so this is the moment in between.
-fn no_identity() -> Report {
-    Report::new(
-        "CDC0007",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+fn no_identity() -> Trouble {
+    Trouble::new(
+        Code::SenderNotReady,
         "the identity of this server is not known",
         "See cdc_status().",
     )
 }
 
 /// CDC0110.
-fn contradiction(detail: &str) -> Report {
-    Report::new(
-        "CDC0110",
-        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+fn contradiction(detail: &str) -> Trouble {
+    Trouble::new(
+        Code::OptionsRefused,
         "options contradict each other or are unknown",
         "See docs/errors for what goes together.",
     )
     .detail(detail)
 }
 
-fn missing_column(table: &Table, missing: &str, columns: &[String]) -> Report {
+fn missing_column(table: &Table, missing: &str, columns: &[String]) -> Trouble {
     let nearest = columns
         .iter()
         .min_by_key(|column| distance(column, missing));
-    Report::new(
-        "CDC0103",
-        PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+    Trouble::new(
+        Code::NoSuchColumn,
         format!(
             "column \"{missing}\" of relation \"{}\" does not exist",
             table.name
@@ -367,9 +366,8 @@ pub(crate) fn claim_topics(table: &Table, options: &Options) {
 /// CDC0108.
 pub(crate) fn refuse_illegal(topic: &str) {
     if let Some(reason) = change::topic_name::refusal(topic) {
-        Report::new(
-            "CDC0108",
-            PgSqlErrorCode::ERRCODE_INVALID_NAME,
+        Trouble::new(
+            Code::NotATopicName,
             format!("\"{topic}\" is not a topic name"),
             "Choose another topic =>.",
         )
@@ -412,18 +410,16 @@ fn collapsed(topic: &str) -> String {
 /// CDC0106 and CDC0109.
 fn refuse_taken(topic: &str, taken: &str, other: &str) {
     if taken == topic {
-        Report::new(
-            "CDC0106",
-            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+        Trouble::new(
+            Code::TopicTaken,
             format!("topic \"{topic}\" belongs to {other}"),
             "Choose another topic =>.",
         )
         .raise();
     }
     if collapsed(taken) == collapsed(topic) {
-        Report::new(
-            "CDC0109",
-            PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT,
+        Trouble::new(
+            Code::TopicCollides,
             format!("topic \"{topic}\" collides in Kafka with \"{taken}\""),
             "Choose another topic =>.",
         )

@@ -3,14 +3,15 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
+use change::trouble::Trouble;
 use change::wal::record;
 use pgrx::pg_sys;
-use pgrx::prelude::PgSqlErrorCode;
 
 use super::captured::Captured;
 use crate::capture::image::{self, Changes, Deformed, Limits, TooLarge};
 use crate::capture::plan::table_plan::Plan;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::reserve::reserve;
 
 /// Encodes rows. Kept, for its buffers are used again and again.
@@ -141,10 +142,9 @@ fn tell_of_stub(plan: &Plan, limits: Limits) {
     report.log();
 }
 
-fn shipped_as_stub(plan: &Plan, limits: Limits) -> Report {
-    Report::new(
-        "CDC0204",
-        PgSqlErrorCode::ERRCODE_WARNING,
+fn shipped_as_stub(plan: &Plan, limits: Limits) -> Trouble {
+    Trouble::new(
+        Code::ValueStubbed,
         format!("a value of table \"{}\" is shipped as a stub", plan.name),
         "Raise cdc.max_value_size, or exclude the column, if readers need the value or do not need the stub.",
     )

@@ -1,14 +1,15 @@
 //! Masks: what is shipped instead of a column's value is made here, before the WAL, so that no secret leaves the server.
 
+use change::code::Code;
 use change::hex::DIGITS;
+use change::trouble::Trouble;
 use hmac::{Hmac, KeyInit, Mac};
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 use sha2::Sha256;
 use shipper::files::secret::{self, Refused};
 
 use crate::catalog::database_name;
-use crate::report::Report;
+use crate::report::Raise;
 use crate::settings;
 
 /// Stands before the digest, so that a hashed value is not taken for another one.
@@ -102,10 +103,9 @@ fn may_see_settings() -> bool {
 }
 
 /// CDC0113.
-fn no_key(detail: &str) -> Report {
-    Report::new(
-        "CDC0113",
-        PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR,
+fn no_key(detail: &str) -> Trouble {
+    Trouble::new(
+        Code::NoMaskKey,
         "mask key file missing",
         "Put at least 32 random bytes into a file of mode 0600 that the server's user owns, name it in cdc.mask_key_file, and SELECT pg_reload_conf().",
     )

@@ -4,15 +4,16 @@
 use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
-use pgrx::prelude::*;
 
 use super::row_filter::expression;
 use super::text::{FormerNames, deparsed};
 use crate::capture::datum::pinned_style::PinnedStyle;
-use crate::report::Report;
+use crate::report::{Raise, code_of};
 use crate::tracked::rights::as_superuser;
 use crate::tracked::table::Table;
 
@@ -22,14 +23,14 @@ pub(crate) fn coded<R>(table: &Table, body: impl FnOnce() -> R) -> R {
     PgTryBuilder::new(AssertUnwindSafe(body))
         .catch_others(|error| match error {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-                match report.hint() {
+                match code_of(&report) {
                     // It was allowed once: the table is another one since.
-                    Some(hint) if hint.ends_with("[CDC0111]") => {
+                    Some(Code::FilterNotAllowed) => {
                         let why = report.detail().unwrap_or_default();
                         unfit(table, why.trim_end_matches('.')).raise()
                     }
-                    Some(hint) if hint.ends_with(']') => CaughtError::ErrorReport(report).rethrow(),
-                    _ => unfit(table, report.message()).raise(),
+                    Some(_) => CaughtError::ErrorReport(report).rethrow(),
+                    None => unfit(table, report.message()).raise(),
                 }
             }
             panic => panic.rethrow(),
@@ -38,10 +39,9 @@ pub(crate) fn coded<R>(table: &Table, body: impl FnOnce() -> R) -> R {
 }
 
 /// CDC0120.
-fn unfit(table: &Table, message: &str) -> Report {
-    Report::new(
-        "CDC0120",
-        PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+fn unfit(table: &Table, message: &str) -> Trouble {
+    Trouble::new(
+        Code::FilterUnfit,
         format!(
             "filter of tracked table \"{}\" does not fit its columns: {message}",
             table.name

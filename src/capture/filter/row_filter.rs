@@ -3,9 +3,12 @@
 //! check_simple_rowfilter_expr), and looks at the text before PostgreSQL does: already a constant is made by its type's input
 //! function, which for a type that holds a domain runs what the domain's owner wrote.
 
+use crate::report::{Raise, code_of};
 use std::ffi::{CStr, c_void};
 use std::panic::AssertUnwindSafe;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::PgTryBuilder;
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
@@ -17,7 +20,6 @@ use super::text::{FormerNames, lasting};
 use crate::capture::datum::pinned_style::PinnedStyle;
 use crate::catalog::{name_of, tuple_attribute};
 use crate::ffi;
-use crate::report::Report;
 use crate::text::{server_text, utf8};
 use crate::tracked::rights::as_superuser;
 
@@ -52,8 +54,7 @@ pub(crate) unsafe fn check(relation: pg_sys::Relation, text: &str) -> String {
         PgTryBuilder::new(AssertUnwindSafe(checked))
             .catch_others(|error| match error {
                 CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-                    let ours = report.hint().is_some_and(|hint| hint.ends_with(']'));
-                    if ours {
+                    if code_of(&report).is_some() {
                         CaughtError::ErrorReport(report).rethrow()
                     }
                     refused(&format!("PostgreSQL says: {}.", report.message())).raise()
@@ -457,10 +458,9 @@ unsafe extern "C-unwind" fn is_users_function(
 }
 
 /// CDC0111.
-fn refused(detail: &str) -> Report {
-    Report::new(
-        "CDC0111",
-        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+fn refused(detail: &str) -> Trouble {
+    Trouble::new(
+        Code::FilterNotAllowed,
         "filter is not allowed",
         "Write one condition on columns of the table with built-in immutable functions: it runs with every writer's rights.",
     )

@@ -5,10 +5,11 @@
 
 use std::ffi::CStr;
 
+use change::code::Code;
 use change::options::{Operation, Options};
+use change::trouble::Trouble;
 use change::wal::relation::Relation as RelationEntry;
 use pgrx::pg_sys;
-use pgrx::prelude::PgSqlErrorCode;
 
 use super::attributes::{as_the_root_has_them, identity_attributes, live_attributes, read_root};
 use super::columns::{Columns, NamedColumn};
@@ -18,7 +19,7 @@ use super::table_plan::Plan;
 use super::validity::Validity;
 use crate::capture::filter::{names, row_filter};
 use crate::catalog::{name_of, tuple_attribute};
-use crate::report::Report;
+use crate::report::Raise;
 use crate::text::utf8;
 use crate::tracked::own_trigger::{Own, Standing, Tracked};
 use crate::tracked::partitions::root_of;
@@ -156,9 +157,8 @@ fn refuse_missing(table: &Table, options: &Options, columns: &[String]) {
         ("mask", &masked),
     ] {
         if let Some(missing) = names.iter().find(|name| !columns.contains(name)) {
-            Report::new(
-                "CDC0118",
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Trouble::new(
+                Code::OptionColumnMissing,
                 format!("option {option} of tracked table \"{}\" names column \"{missing}\", which is not there", table.name),
                 format!("Call cdc_track({}, {option} => …) with the columns of today.", table.argument()),
             )

@@ -4,13 +4,14 @@
 pub(crate) mod dropped;
 pub(crate) mod rows;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::PgSqlErrorCode;
 use pgrx::spi::{quote_identifier, quote_literal};
 use rows::Moved;
 
 use super::schema_change::SchemaChange;
-use crate::report::{Report, notice};
+use crate::report::{Raise, notice};
 use crate::settings::{self, PartitionRows};
 use crate::tracked::definition::Catalogs;
 use crate::tracked::own_trigger::{Own, TRUNCATE_TRIGGER};
@@ -121,10 +122,9 @@ pub(crate) fn attached(partition: pg_sys::Oid, ddl: Option<String>, with_rows: b
 }
 
 /// CDC0207: a crash empties the partition.
-fn not_durable(partition: &Table, table: &Table) -> Report {
-    Report::new(
-        "CDC0207",
-        PgSqlErrorCode::ERRCODE_WARNING,
+fn not_durable(partition: &Table, table: &Table) -> Trouble {
+    Trouble::new(
+        Code::PartitionUnlogged,
         format!(
             "partition \"{}\" of tracked table \"{}\" is unlogged",
             partition.name, table.name

@@ -1,13 +1,14 @@
 //! Options name columns: they follow their columns when these are renamed, and know when one is gone.
 
+use change::code::Code;
 use change::options::Options;
+use change::trouble::Trouble;
 use pgrx::pg_sys;
-use pgrx::prelude::*;
 
 use crate::capture::filter::names;
 use crate::capture::filter::text::FormerNames;
 use crate::ddl::partitions;
-use crate::report::{Report, notice};
+use crate::report::{Raise, notice};
 use crate::tracked::computed_columns::warn_of_clear;
 use crate::tracked::definition::Definition;
 use crate::tracked::partitions::below;
@@ -119,9 +120,8 @@ pub(crate) fn refuse_pending(table: &Table) {
     // SAFETY: inside a transaction; reads the backend's own list of events.
     let is_pending = |part| unsafe { pg_sys::AfterTriggerPendingOnRel(part) };
     if parts.into_iter().any(is_pending) {
-        Report::new(
-            "CDC0121",
-            PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+        Trouble::new(
+            Code::TriggersPending,
             format!(
                 "options of tracked table \"{}\" cannot follow their columns while deferred triggers are pending",
                 table.name
@@ -133,10 +133,9 @@ pub(crate) fn refuse_pending(table: &Table) {
 }
 
 /// CDC0119.
-fn needed(table: &Table, column: &str, option: &str) -> Report {
-    Report::new(
-        "CDC0119",
-        PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+fn needed(table: &Table, column: &str, option: &str) -> Trouble {
+    Trouble::new(
+        Code::ColumnNeeded,
         format!(
             "cannot drop column \"{column}\" of tracked table \"{}\": its option {option} needs it",
             table.name

@@ -36,11 +36,9 @@ use crate::delivery::doubt::{Doubts, is_far_beyond};
 use crate::delivery::endless_copies;
 use crate::delivery::runner::{Context, Course, Ended, Shared, ended, stopped};
 use crate::delivery::watermark::Watermark;
-use crate::error::{Policy, Result};
-use crate::event::commit_time_us;
-use crate::event::is_for_others;
-use crate::event::is_version;
+use crate::error::{Recovery, Result};
 use crate::event::snapshot::SnapshotBody;
+use crate::event::{commit_time_us, is_for_others, is_version};
 use crate::kafka::bounds::find_out_of_range;
 use crate::kafka::discovery::Topics;
 use crate::kafka::reader::{Fetched, Reader, TopicPartition};
@@ -99,7 +97,8 @@ impl<S: Sink> Course for ByPartition<S> {
             error = no_answer => Err(error),
         };
         if let Err(error) = &ended {
-            self.sink.rest(error.code.policy() != Policy::Halt).await;
+            let goes_on = error.code.recovery() != Recovery::Halt;
+            self.sink.rest(goes_on).await;
         }
         // Whatever ended it: the others need not wait for this one.
         if let Some(shared) = self.sink.shared_mut() {

@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use change::event::record::Event;
+use change::trouble::Trouble;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::kafka::topics::describe::{Described, Limits};
 use crate::kafka::topics::design::{Design, TopicError};
 use crate::position::record::Prepared;
 use crate::position::write_error::WriteError;
-use crate::trouble::{Failure, Trouble};
+use crate::trouble::Failure;
 
 /// One producer, and what is asked of the brokers behind it. Reports of its records go to the deliveries that it was made
 /// with, while it serves.

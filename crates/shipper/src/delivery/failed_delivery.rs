@@ -1,13 +1,15 @@
 //! What a failed delivery means: start again at the position, or with something smaller, or without the topic, or halt.
 
+use change::code::Code;
 use change::event::headers::HeaderName;
 use change::event::record::{Event, Stage};
+use change::trouble::Trouble;
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::aside;
 use crate::kafka::settings::{KafkaSettings, MAX_RECORD_BYTES};
 use crate::kafka::trouble_of::trouble_of;
-use crate::trouble::{Failure, Trouble};
+use crate::trouble::Failure;
 
 /// What is taken to be the limit of a topic that does not tell it and has refused an event: brokers take 1 MB by default.
 const UNTOLD_BYTES: usize = 1_000_000;
@@ -97,16 +99,12 @@ impl FailedDelivery {
 /// CDC0305 where nothing may be left out.
 pub(super) fn too_large(id: &str, value_bytes: usize, name: &str) -> Trouble {
     let id = if id.is_empty() { "" } else { &format!(" {id}") };
-    Trouble {
-        code: "CDC0305",
-        message: format!("event{id} of {value_bytes} bytes is too large for topic \"{name}\""),
-        remedy: if value_bytes < MAX_RECORD_BYTES {
+    Trouble::new(Code::EventTooLarge, format!("event{id} of {value_bytes} bytes is too large for topic \"{name}\""), if value_bytes < MAX_RECORD_BYTES {
             "Raise max.message.bytes of the topic, or set cdc.oversize = 'stub'; then SELECT pg_reload_conf()."
         } else {
             "Set cdc.oversize = 'stub', then SELECT pg_reload_conf(): no topic takes so much from this client."
         }
-        .to_owned(),
-    }
+        .to_owned())
 }
 
 /// The event's id, as its header has it; empty where it is not rendered yet.
@@ -154,7 +152,9 @@ mod tests {
     #[test]
     fn what_only_kafka_can_mend_is_sent_again() {
         let failure = consequence(RDKafkaErrorCode::MessageTimedOut, true, thought(9), None);
-        assert!(matches!(failure, Failure::Rewind(trouble) if trouble.code == "CDC0301"));
+        assert!(
+            matches!(failure, Failure::Rewind(trouble) if trouble.code == Code::BrokersUnreachable)
+        );
     }
 
     #[test]
@@ -168,13 +168,15 @@ mod tests {
     #[test]
     fn an_event_that_is_too_large_halts_where_nothing_may_be_left_out() {
         let failure = consequence(TOO_LARGE, false, thought(9_000_000), Some(2_000_000));
-        assert!(matches!(failure, Failure::Halt(trouble) if trouble.code == "CDC0305"));
+        assert!(matches!(failure, Failure::Halt(trouble) if trouble.code == Code::EventTooLarge));
     }
 
     #[test]
     fn a_limit_that_was_lowered_is_read_again() {
         let failure = consequence(TOO_LARGE, true, thought(9_000_000), Some(2_000_000));
-        assert!(matches!(failure, Failure::Rewind(trouble) if trouble.code == "CDC0313"));
+        assert!(
+            matches!(failure, Failure::Rewind(trouble) if trouble.code == Code::EventDoesNotFit)
+        );
     }
 
     #[test]
@@ -193,12 +195,15 @@ mod tests {
             consequence(TOO_LARGE, true, thought(2_000_000), Some(2_000_000)),
             consequence(RDKafkaErrorCode::InvalidRecord, false, thought(9), None),
         ];
-        for (failure, code) in failures.into_iter().zip(["CDC0313", "CDC0317"]) {
+        for (failure, code) in failures
+            .into_iter()
+            .zip([Code::EventDoesNotFit, Code::EventRefused])
+        {
             let Failure::Aside(aside) = failure else {
                 panic!("{failure:?}");
             };
             assert_eq!(
-                (aside.from, aside.database, aside.code.as_str()),
+                (aside.from, aside.database, aside.trouble.code),
                 (100, 5, code)
             );
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use change::event::headers::HeaderName;
 use change::event::record::Event;
+use change::trouble::Trouble;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer};
@@ -26,7 +27,7 @@ use crate::position::record::Prepared;
 use crate::position::transaction;
 use crate::position::write_error::WriteError;
 use crate::session::Session;
-use crate::trouble::{Failure, Trouble};
+use crate::trouble::Failure;
 
 /// For the ends of a partition.
 const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(10);

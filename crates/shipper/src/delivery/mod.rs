@@ -30,7 +30,7 @@ use rdkafka::util::Timeout;
 
 use crate::kafka::context::ReportingContext;
 use crate::kafka::properties::refused_configuration;
-use crate::position::cause::{NO_EPOCH, wait_out};
+use crate::position::cause::{NO_EPOCH, backoff, wait_out};
 use crate::position::writer;
 use crate::session::Session;
 use crate::trouble::Failure;
@@ -48,6 +48,7 @@ pub fn run(session: &Session, work: &Receiver<Work>) {
     if session.settings.exactly_once {
         exactly_once::configure(&mut config, session);
     }
+    let mut attempts = backoff();
     loop {
         let deliveries = Arc::new(Mutex::new(Deliveries::new(Instant::now())));
         let producer = match connect(session, &config, &deliveries) {
@@ -70,7 +71,7 @@ pub fn run(session: &Session, work: &Receiver<Work>) {
                     )),
                     Err(error) => {
                         drop(producer);
-                        if !wait_out(session, NO_EPOCH, error) {
+                        if !wait_out(session, NO_EPOCH, error, &mut attempts) {
                             return;
                         }
                         continue;

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use change::code::Code;
 use change::position::Ends;
 use change::topic_name;
+use change::trouble::Trouble;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::broker::Broker;
@@ -17,7 +19,7 @@ use crate::kafka::settings::{KafkaSettings, MAX_RECORD_BYTES};
 use crate::kafka::topics::describe::{Described, Limits};
 use crate::kafka::topics::design::{self, Design, MAX_MESSAGE_BYTES, Use};
 use crate::kafka::trouble_of::trouble_of;
-use crate::trouble::{Failure, Trouble};
+use crate::trouble::Failure;
 use crate::work::Known;
 
 /// How long a topic's settings are asked for again.
@@ -206,16 +208,12 @@ fn compare<B: Broker>(
         return Err(refuse(out, name, "was made anew"));
     }
     if described.partitions != known.partitions {
-        return Err(out.end_with(Failure::Halt(Trouble {
-            code: "CDC0306",
-            message: format!(
+        return Err(out.end_with(Failure::Halt(Trouble::new(Code::PartitionsChanged, format!(
                 "partitions of topic \"{name}\" changed from {} to {}",
                 known.partitions, described.partitions
-            ),
-            remedy: format!(
+            ), format!(
                 "Let readers reach its end, then SELECT cdc_skip_topic('{name}', sent_lsn, 'more partitions') FROM cdc_status(): keys move to other partitions."
-            ),
-        })));
+            )))));
     }
     for (partition, end) in (0..).zip(&known.end) {
         compare_end(out, name, partition, *end)?;
@@ -254,11 +252,7 @@ fn compare_end<B: Broker>(
 
 /// CDC0307: events that were acknowledged are not in the topic any more.
 fn refuse<B: Broker>(out: &Outgoing<'_, B>, name: &str, why: &str) -> Stop {
-    out.end_with(Failure::Halt(Trouble {
-        code: "CDC0307",
-        message: format!("topic \"{name}\" {why}: events that it had are lost"),
-        remedy: format!(
+    out.end_with(Failure::Halt(Trouble::new(Code::TopicLost, format!("topic \"{name}\" {why}: events that it had are lost"), format!(
             "Restore it; or go on with what is there: SELECT cdc_skip_topic('{name}', sent_lsn, 'why') FROM cdc_status(), then cdc_snapshot() of its table."
-        ),
-    }))
+        ))))
 }

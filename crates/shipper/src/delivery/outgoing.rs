@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use change::code::Code;
 use change::event::commit::Commit;
 use change::event::record::{ControlEvent, Event};
 use change::event::snapshot_chunk::Judged;
+use change::trouble::Trouble;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::broker::Broker;
@@ -19,7 +21,7 @@ use crate::host::topic_counters::TopicCounter;
 use crate::position::write_error::{WriteError, is_fenced};
 use crate::progress::Progress;
 use crate::session::Session;
-use crate::trouble::{Failure, Trouble, incomplete};
+use crate::trouble::{Failure, incomplete};
 use crate::work::Beginning;
 
 /// The thread looks around at least this often while something is on its way, though nothing woke it.
@@ -447,11 +449,11 @@ impl<'a, B: Broker> Outgoing<'a, B> {
             let name = self.topics.name(topic);
             match self.broker.end_of(name, partition) {
                 Ok(end) => lock(&self.deliveries).learn_end(topic, partition, end),
-                Err(error) => self.session.board.fail(Failure::Rewind(Trouble {
-                    code: "CDC0301",
-                    message: format!("the end of \"{name}\" [{partition}] cannot be read: {error}"),
-                    remedy: "Nothing: the sender starts again at its position.".to_owned(),
-                })),
+                Err(error) => self.session.board.fail(Failure::Rewind(Trouble::new(
+                    Code::BrokersUnreachable,
+                    format!("the end of \"{name}\" [{partition}] cannot be read: {error}"),
+                    "Nothing: the sender starts again at its position.",
+                ))),
             }
         }
     }

@@ -7,6 +7,7 @@ use change::event::record::{Destination, Event, Sent, Stage};
 use change::event::renderer::controls::Controls;
 use change::event::snapshot_chunk::Judged;
 use change::partition::partition_of;
+use change::trouble::Trouble;
 
 use super::broker::Broker;
 use super::failed_delivery::{BATCH_OVERHEAD_BYTES, event_id, too_large};
@@ -15,7 +16,7 @@ use super::outgoing::Outgoing;
 use super::stop::Stop;
 use super::withheld::{Reason, WithheldTopics};
 use crate::aside;
-use crate::trouble::{Failure, Trouble};
+use crate::trouble::Failure;
 use crate::work::{Beginning, Known};
 
 /// An event that is not sent need not be rendered whole.

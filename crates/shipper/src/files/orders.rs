@@ -6,6 +6,7 @@
 use std::io;
 
 use change::position::lsn_as_text;
+use change::trouble::Trouble;
 use serde::{Deserialize, Serialize};
 
 use super::durable;
@@ -70,9 +71,8 @@ pub struct Aside {
     pub database: u32,
     /// Microseconds since 2000-01-01.
     pub since_us: i64,
-    pub code: String,
-    pub message: String,
-    pub remedy: String,
+    #[serde(flatten)]
+    pub trouble: Trouble,
 }
 
 /// A topic that is to have more partitions.

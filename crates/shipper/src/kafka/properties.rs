@@ -1,11 +1,12 @@
 //! The properties file: what it may set, and what is wrong with it, said without a secret.
 
+use change::code::Code;
+use change::trouble::Trouble;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
 use crate::files::secret::{self, Refused};
-use crate::trouble::Trouble;
 
 /// Properties that are pg_cdc's own, under each of their names: its promises rest on them.
 const RESERVED: [&str; 10] = [
@@ -26,21 +27,19 @@ pub fn read_properties(path: &str) -> Result<Vec<(String, String)>, Trouble> {
         return Ok(Vec::new());
     }
     let unreadable = |error: std::io::Error| {
-        Trouble {
-        code: "CDC0008",
-        message: format!("file \"{path}\" cannot be read: {error}"),
-        remedy: "Correct cdc.kafka_config_file, or the file's owner and mode, then SELECT pg_reload_conf().".to_owned(),
-    }
+        Trouble::new(
+            Code::FileExposed,
+            format!("file \"{path}\" cannot be read: {error}"),
+            "Correct cdc.kafka_config_file, or the file's owner and mode, then SELECT pg_reload_conf().",
+        )
     };
     let content = secret::read(path).map_err(|refused| match refused {
         Refused::Unreadable(error) => unreadable(error),
-        Refused::Exposed => Trouble {
-            code: "CDC0008",
-            message: format!("file \"{path}\" has group or world access, or another owner"),
-            remedy: format!(
-                "Run chmod 0600 on \"{path}\" and let the server's user or root own it."
-            ),
-        },
+        Refused::Exposed => Trouble::new(
+            Code::FileExposed,
+            format!("file \"{path}\" has group or world access, or another owner"),
+            format!("Run chmod 0600 on \"{path}\" and let the server's user or root own it."),
+        ),
     })?;
     let content = String::from_utf8(content)
         .map_err(|error| unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, error)))?;
@@ -101,10 +100,9 @@ pub(crate) fn refused_configuration(error: &KafkaError) -> Trouble {
 
 /// CDC0009.
 fn unusable(message: String) -> Trouble {
-    Trouble {
-        code: "CDC0009",
+    Trouble::new(
+        Code::PropertyRefused,
         message,
-        remedy: "Correct the file that cdc.kafka_config_file names, then SELECT pg_reload_conf()."
-            .to_owned(),
-    }
+        "Correct the file that cdc.kafka_config_file names, then SELECT pg_reload_conf().",
+    )
 }

@@ -67,33 +67,35 @@ impl Reporter {
     }
 
     pub(super) fn error(&self, error: &KafkaError, reason: &str) {
-        use RDKafkaErrorCode as Code;
+        use RDKafkaErrorCode as KafkaCode;
         let reason = reason_of(reason);
         let Some(mut code) = error.rdkafka_error_code() else {
             return;
         };
         // An alert by which the broker ends TLS comes as a connection that broke.
-        if code == Code::BrokerTransportFailure && reason.contains("SSL routines") {
-            code = Code::SSL;
+        if code == KafkaCode::BrokerTransportFailure && reason.contains("SSL routines") {
+            code = KafkaCode::SSL;
         }
         let trouble = || trouble_of(code, &self.brokers, reason);
         match code {
             // One broker of several: the client goes on with the others.
-            Code::BrokerTransportFailure | Code::Resolve => self.board.connection_failed(trouble()),
+            KafkaCode::BrokerTransportFailure | KafkaCode::Resolve => {
+                self.board.connection_failed(trouble())
+            }
             // Reported with the message or call that it concerns.
-            Code::Fatal
-            | Code::PartitionEOF
-            | Code::Fenced
-            | Code::ProducerFenced
-            | Code::InvalidProducerEpoch => {}
+            KafkaCode::Fatal
+            | KafkaCode::PartitionEOF
+            | KafkaCode::Fenced
+            | KafkaCode::ProducerFenced
+            | KafkaCode::InvalidProducerEpoch => {}
             // Partitions are assigned: the reader's group is a name only.
-            Code::GroupAuthorizationFailed => {}
-            Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => {
+            KafkaCode::GroupAuthorizationFailed => {}
+            KafkaCode::Authentication | KafkaCode::SaslAuthenticationFailed | KafkaCode::SSL => {
                 self.board.connection_failed(trouble());
                 self.board.set_trouble(Some(trouble()));
             }
             // How many they are differs from one client to the other.
-            Code::AllBrokersDown => {
+            KafkaCode::AllBrokersDown => {
                 let trouble = trouble_of(code, &self.brokers, "no broker answers");
                 self.board.set_trouble(Some(trouble));
             }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use rdkafka::client::{Client, ClientContext};
 
 use super::topics::describe;
-use crate::trouble::Trouble;
 
 /// For what the brokers say of a topic.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -22,31 +23,30 @@ pub(crate) fn diagnose<C: ClientContext>(
         .iter()
         .find(|topic| topic.name() == name)?;
     if let Some(alone) = topic.partitions().iter().find(|p| p.leader() < 0) {
-        return Some(Trouble {
-            code: "CDC0301",
-            message: format!("partition {} of \"{name}\" has no leader", alone.id()),
-            remedy: "Bring its brokers back. The WAL is held meanwhile.".to_owned(),
-        });
+        return Some(Trouble::new(
+            Code::BrokersUnreachable,
+            format!("partition {} of \"{name}\" has no leader", alone.id()),
+            "Bring its brokers back. The WAL is held meanwhile.",
+        ));
     }
     let wanted = describe::settings(client, name, ["min.insync.replicas"]);
     let [wanted] = wanted.ok()?;
     let wanted: usize = wanted.parse().ok()?;
     let short = topic.partitions().iter().find(|p| p.isr().len() < wanted);
     Some(match short {
-        Some(short) => Trouble {
-            code: "CDC0308",
-            message: format!(
+        Some(short) => Trouble::new(
+            Code::WritesRefused,
+            format!(
                 "broker refuses writes: partition {} of \"{name}\" has {} in-sync replicas, min.insync.replicas is {wanted}",
                 short.id(),
                 short.isr().len()
             ),
-            remedy: "Bring the missing brokers back, or correct min.insync.replicas.".to_owned(),
-        },
-        None => Trouble {
-            code: "CDC0301",
-            message: format!("brokers \"{brokers}\" do not acknowledge events of \"{name}\""),
-            remedy: "Look into the log of the partitions' leaders. The WAL is held meanwhile."
-                .to_owned(),
-        },
+            "Bring the missing brokers back, or correct min.insync.replicas.",
+        ),
+        None => Trouble::new(
+            Code::BrokersUnreachable,
+            format!("brokers \"{brokers}\" do not acknowledge events of \"{name}\""),
+            "Look into the log of the partitions' leaders. The WAL is held meanwhile.",
+        ),
     })
 }

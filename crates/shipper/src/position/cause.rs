@@ -3,16 +3,29 @@
 
 use std::time::{Duration, Instant};
 
+use change::backoff::Backoff;
+
 use super::reader;
 use super::write_error::WriteError;
 use crate::session::Session;
 
 /// Of a sender that has not taken over yet.
 pub(crate) const NO_EPOCH: u64 = 0;
-const RETRY: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Shows the trouble and waits a moment; false if the session is over. `epoch` is the writer's.
-pub(crate) fn wait_out(session: &Session, epoch: u64, error: WriteError) -> bool {
+/// Between attempts to write the position, or to read it.
+pub(crate) const fn backoff() -> Backoff {
+    Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)
+}
+
+/// Shows the trouble and waits; false if the session is over. `epoch` is the writer's.
+pub(crate) fn wait_out(
+    session: &Session,
+    epoch: u64,
+    error: WriteError,
+    backoff: &mut Backoff,
+) -> bool {
     let board = &session.board;
     let trouble = match cause(session, epoch, error) {
         WriteError::Again(trouble) => trouble,
@@ -24,9 +37,9 @@ pub(crate) fn wait_out(session: &Session, epoch: u64, error: WriteError) -> bool
         }
     };
     board.set_trouble(Some(trouble));
-    let start = Instant::now();
-    while start.elapsed() < RETRY && !session.is_over() {
-        board.sleep_while(RETRY - start.elapsed().min(RETRY), || true);
+    let (pause, start) = (backoff.pause(), Instant::now());
+    while start.elapsed() < pause && !session.is_over() {
+        board.sleep_while(pause.saturating_sub(start.elapsed()), || true);
     }
     !session.is_over()
 }
@@ -36,6 +49,7 @@ pub(crate) fn cause(session: &Session, epoch: u64, error: WriteError) -> WriteEr
     let WriteError::Fenced = error else {
         return error;
     };
+    let mut backoff = backoff();
     loop {
         match reader::read(session) {
             Ok(found) if found.own.iter().any(|own| own.epoch > epoch) => {
@@ -44,7 +58,7 @@ pub(crate) fn cause(session: &Session, epoch: u64, error: WriteError) -> WriteEr
             Ok(_) => return WriteError::Fenced,
             // Until that is known nobody may be fenced in turn.
             Err(again) => {
-                if !wait_out(session, epoch, again) {
+                if !wait_out(session, epoch, again, &mut backoff) {
                     return WriteError::Fenced;
                 }
             }

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
 use change::hex::hex;
 use change::position::{Ends, Events, FORMAT, Key, Position, Record};
+use change::trouble::Trouble;
 use change::value::datetime::EPOCH_US;
 
 use super::take_over::Claim;
@@ -14,7 +16,6 @@ use crate::clock::unix_us;
 use crate::facts::Durable;
 use crate::progress::Progress;
 use crate::session::Session;
-use crate::trouble::Trouble;
 
 /// A record with every partition is written at least this often, if anything was; for each of its parts, if it has several.
 const FULL_EVERY: Duration = Duration::from_secs(5);
@@ -142,11 +143,11 @@ impl<'a> RecordMaker<'a> {
         });
         let records = sealed.collect::<Result<Vec<_>, serde_json::Error>>();
         let records = records.map_err(|error| {
-            WriteError::Never(Trouble {
-                code: "CDC0405",
-                message: format!("the position cannot be written as JSON: {error}"),
-                remedy: "Report this.".to_owned(),
-            })
+            WriteError::Never(Trouble::new(
+                Code::PositionNotTrusted,
+                format!("the position cannot be written as JSON: {error}"),
+                "Report this.",
+            ))
         })?;
         Ok(Prepared {
             records,

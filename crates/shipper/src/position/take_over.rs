@@ -1,11 +1,12 @@
 //! What a sender that takes over makes of the positions that it found.
 
+use change::code::Code;
 use change::position::{Position, Record, lsn_text};
+use change::trouble::Trouble;
 
 use super::write_error::WriteError;
 use crate::files::local_position::LocalPosition;
 use crate::session::Session;
-use crate::trouble::Trouble;
 
 /// Every position record that was looked at.
 #[derive(Default)]
@@ -27,16 +28,16 @@ pub(crate) fn refuse_stranger(session: &Session, found: &Found) -> Result<(), Wr
     let Some((source, node)) = &found.stranger else {
         return Ok(());
     };
-    Err(WriteError::Never(Trouble {
-        code: "CDC0406",
-        message: format!(
+    Err(WriteError::Never(Trouble::new(
+        Code::SourceNameTaken,
+        format!(
             "source name \"{}\" is taken: topic \"{}\" holds positions of source {source} on \"{node}\", this is source {}",
             session.settings.source_name,
             session.position_topic(),
             session.owner.source_id
         ),
-        remedy: "Give one of the two servers another cdc.source_name and restart it.".to_owned(),
-    }))
+        "Give one of the two servers another cdc.source_name and restart it.",
+    )))
 }
 
 /// The newest position, unless Kafka has lost it, and a higher epoch than any that was there. Earlier senders are fenced:
@@ -49,14 +50,14 @@ pub(crate) fn claim(
     let newest = newest(&found.own);
     let remembered = session.owner.remembered.as_ref();
     if let Some(why) = remembered.and_then(|known| lost(known, cluster_id, newest.as_ref())) {
-        return Err(WriteError::Never(Trouble {
-            code: "CDC0405",
-            message: format!("position topic \"{}\" {why}", session.position_topic()),
-            remedy: format!(
+        return Err(WriteError::Never(Trouble::new(
+            Code::PositionNotTrusted,
+            format!("position topic \"{}\" {why}", session.position_topic()),
+            format!(
                 "Correct cdc.brokers, or restore the topic. If Kafka has really lost it, SELECT cdc_adopt('{}') and repair with cdc_snapshot().",
                 session.owner.source_id
             ),
-        }));
+        )));
     }
     let found = found.own.iter().map(|position| position.epoch);
     let highest = found.chain(remembered.map(|known| known.epoch)).max();

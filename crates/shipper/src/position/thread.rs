@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::producer::BaseProducer;
 
-use super::cause::{NO_EPOCH, wait_out};
+use super::cause::{NO_EPOCH, backoff, wait_out};
 use super::record::RecordMaker;
 use super::write_error::WriteError;
 use super::{transaction, writer};
@@ -34,6 +34,7 @@ pub fn run(session: &Session) {
         Ok(wake) => wake,
         Err(error) => return board.fail(Failure::Halt(no_eventfd(&error))),
     };
+    let mut attempts = backoff();
     let (records, connection) = loop {
         let taken = connect(session, &wake).and_then(|connection| {
             let records = writer::take_over(session, &connection.producer)?;
@@ -42,7 +43,7 @@ pub fn run(session: &Session) {
         match taken {
             Ok(taken) => break taken,
             Err(error) => {
-                if !wait_out(session, NO_EPOCH, error) {
+                if !wait_out(session, NO_EPOCH, error, &mut attempts) {
                     return;
                 }
             }
@@ -122,10 +123,11 @@ impl PositionThread<'_> {
             let Some(progress) = progress.or_else(|| self.records.last_progress()) else {
                 continue;
             };
+            let mut attempts = backoff();
             while let Err(error) = self.write(&progress, number) {
                 // Whatever the broker has seen of it: a new producer ends the old one's transaction first.
                 self.connection = None;
-                if !wait_out(session, self.records.epoch(), error) {
+                if !wait_out(session, self.records.epoch(), error, &mut attempts) {
                     return;
                 }
             }

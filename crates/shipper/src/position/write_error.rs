@@ -1,12 +1,14 @@
 //! Why a position could not be written, or read.
 
+use change::code::Code;
+use change::trouble::Trouble;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::kafka::properties::refused_configuration;
 use crate::kafka::topics::design::acl_command;
 use crate::kafka::trouble_of::trouble_of;
 use crate::session::Session;
-use crate::trouble::{Failure, Trouble};
+use crate::trouble::Failure;
 
 /// Why writing did not work out.
 #[derive(Debug)]
@@ -21,10 +23,10 @@ pub(crate) enum WriteError {
 
 /// Whether a broker has said that a producer is not the newest one of its id.
 pub(crate) fn is_fenced(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode as Code;
+    use RDKafkaErrorCode as KafkaCode;
     matches!(
         code,
-        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch
+        KafkaCode::Fenced | KafkaCode::ProducerFenced | KafkaCode::InvalidProducerEpoch
     )
 }
 
@@ -57,23 +59,23 @@ impl WriteError {
             WriteError::Never(trouble) => Failure::Halt(trouble),
             WriteError::Replaced(trouble) => Failure::Fenced(trouble),
             WriteError::Again(trouble) => Failure::Rewind(trouble),
-            WriteError::Fenced => Failure::Rewind(Trouble {
-                code: "CDC0310",
-                message: "Kafka ended a transaction that took too long".to_owned(),
-                remedy: "Nothing, if it does not come again: the sender starts again at its position. Else raise transaction.timeout.ms in the file of cdc.kafka_config_file.".to_owned(),
-            }),
+            WriteError::Fenced => Failure::Rewind(Trouble::new(
+                Code::KafkaTransactionTimedOut,
+                "Kafka ended a transaction that took too long",
+                "Nothing, if it does not come again: the sender starts again at its position. Else raise transaction.timeout.ms in the file of cdc.kafka_config_file.",
+            )),
         }
     }
 
     /// CDC0404: a newer sender has written positions.
     pub(crate) fn replaced(session: &Session) -> WriteError {
-        WriteError::Replaced(Trouble {
-            code: "CDC0404",
-            message: format!(
+        WriteError::Replaced(Trouble::new(
+            Code::Fenced,
+            format!(
                 "fenced: another sender writes the positions of source \"{}\"",
                 session.settings.source_name
             ),
-            remedy: "If this server is the one that should ship, stop the other one, then SELECT pg_reload_conf() here.".to_owned(),
-        })
+            "If this server is the one that should ship, stop the other one, then SELECT pg_reload_conf() here.",
+        ))
     }
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::time::Duration;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
@@ -16,7 +18,6 @@ use super::write_error::WriteError;
 use crate::kafka::topics::design::{self, Design, Use};
 use crate::kafka::topics::{create, describe};
 use crate::session::Session;
-use crate::trouble::Trouble;
 
 /// For the names of all topics.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -93,16 +94,14 @@ fn refuse_deletion<C: ClientContext>(
     design: &Design,
 ) -> Result<(), WriteError> {
     match describe::settings(client, topic, ["cleanup.policy"]) {
-        Ok([policy]) if policy != "compact" => Err(WriteError::Again(Trouble {
-            code: "CDC0405",
-            message: format!(
-                "topic \"{topic}\" has cleanup.policy={policy}: it would lose the position"
-            ),
-            remedy: format!(
+        Ok([policy]) if policy != "compact" => Err(WriteError::Again(Trouble::new(
+            Code::PositionNotTrusted,
+            format!("topic \"{topic}\" has cleanup.policy={policy}: it would lose the position"),
+            format!(
                 "Set cleanup.policy=compact with kafka-configs.sh. Its settings are those of: {}",
                 design::command(&session.settings.brokers, topic, design)
             ),
-        })),
+        ))),
         // Who may not look is not stopped for it.
         Ok(_) | Err(_) => Ok(()),
     }

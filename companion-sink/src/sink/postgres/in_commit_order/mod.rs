@@ -30,7 +30,7 @@ use crate::delivery::copied_offsets::CopiedOffsets;
 use crate::delivery::doubt;
 use crate::delivery::doubt::Doubts;
 use crate::delivery::runner::{Context, Course, Ended, ended, stopped};
-use crate::error::{Code, Error, Policy, Result};
+use crate::error::{Code, Error, Recovery, Result};
 use crate::event::commit_time_us;
 use crate::kafka::bounds::find_out_of_range;
 use crate::kafka::partition_queues::{PartitionQueues, Polled};
@@ -72,7 +72,7 @@ impl Course for InCommitOrder {
             error = no_answer => Err(error),
         };
         if let Err(error) = &ended {
-            let is_over = error.code.policy() != Policy::Halt;
+            let is_over = error.code.recovery() != Recovery::Halt;
             self.replica.hold_nothing(is_over).await;
         }
         ended

@@ -3,7 +3,7 @@
 use crate::sink::postgres::replica::as_decided;
 
 use crate::config::OnError;
-use crate::error::{Code, Error, Policy, Result};
+use crate::error::{Code, Error, Recovery, Result};
 use crate::event::{Headers, Op};
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
@@ -131,7 +131,7 @@ async fn apply_events(
                     continue;
                 }
                 match whole_table::apply_to_table(replica, record, &headers).await {
-                    Err(error) if error.code.policy() == Policy::Halt => {
+                    Err(error) if error.code.recovery() == Recovery::Halt => {
                         return stopped(replica, Poison::new(record, Why::Target(error))).await;
                     }
                     done => done?,
@@ -180,7 +180,7 @@ async fn truncate_together(
         return Ok(None);
     };
     match whole_table::empty_tables(replica, &truncates).await {
-        Err(error) if error.code.policy() == Policy::Halt => {
+        Err(error) if error.code.recovery() == Recovery::Halt => {
             Ok(Some(Poison::new(first, Why::Target(error))))
         }
         done => done.map(|()| None),
@@ -283,7 +283,7 @@ async fn stream_rows<'b>(
                     done = Err(Failure::refused("it takes the careful way".into()).into());
                     break 'statements;
                 }
-                Err(NotApplied::Failed(error)) if error.code.policy() == Policy::Halt => {
+                Err(NotApplied::Failed(error)) if error.code.recovery() == Recovery::Halt => {
                     let poison = Poison::new(record, Why::Target(error));
                     return Ok(Streamed::Poisoned(poison));
                 }
@@ -346,7 +346,7 @@ async fn apply_rows<'b>(
                 parks.push(Park::of(&change, None));
             }
             Ok(change) => changes.push(change),
-            Err(NotApplied::Failed(error)) if error.code.policy() == Policy::Halt => {
+            Err(NotApplied::Failed(error)) if error.code.recovery() == Recovery::Halt => {
                 return Ok(Some(Poison::new(record, Why::Target(error))));
             }
             Err(NotApplied::Failed(error)) => return Err(error),

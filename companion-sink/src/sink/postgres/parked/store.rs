@@ -1,20 +1,17 @@
 //! Parked events, in the target's state. What people decided about them is carried out by the instance that has
 //! the partition, in its own order: a notification tells it.
 
-use crate::event::Op;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, types::ToSql};
 
-use crate::error::Result;
-use crate::event::is_version;
+use crate::error::{Code, Result};
+use crate::event::{Op, is_version};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
-use crate::rejected::failure::Failure;
-use crate::rejected::failure::UNIQUE;
+use crate::rejected::failure::{Failure, UNIQUE};
 use crate::rejected::page::At;
 use crate::rejected::parked_event::{Holds, Parked, Refused};
 use crate::sink::batch::Move;
@@ -33,9 +30,10 @@ pub(crate) struct ParkedEvents<'s> {
     pub(crate) sink: &'s str,
 }
 
-/// Events that a unique value of another row keeps back (the reason `$2`), and about which nobody has decided.
+/// Events that a unique value of another row keeps back (the reason `$2` and the code `$3`), and about which nobody has decided.
 const OF_UNIQUE: &str =
-    "sink = $1 AND NOT halts AND code = 'CDC1007' AND reason = $2 AND decision IS NULL";
+    "sink = $1 AND NOT halts AND code = $3 AND reason = $2 AND decision IS NULL";
+const REFUSED: &str = Code::ValueRefused.as_str();
 /// Events that rows wait behind: those that cannot come from their topic's table are kept as well, and hold nothing.
 pub(crate) const HOLDS_ROWS: &str = "NOT starts_with(encode(key, 'escape'), 'apart ')";
 /// When such an event is tried again: after a fifth of a second, then after pauses that double up to a minute.
@@ -297,7 +295,7 @@ impl ParkedEvents<'_> {
             "UPDATE {}.parked SET decision = 'retry' WHERE {OF_UNIQUE} AND {NEXT_TRY} <= now()",
             self.schema
         );
-        let noted = client.execute(&sql, &[&self.sink, &UNIQUE]).await;
+        let noted = client.execute(&sql, &[&self.sink, &UNIQUE, &REFUSED]).await;
         noted
             .map(drop)
             .map_err(|error| classify("trying parked events again", &error))
@@ -309,7 +307,9 @@ impl ParkedEvents<'_> {
             "SELECT extract(epoch FROM min({NEXT_TRY}) - now())::float8 FROM {}.parked WHERE {OF_UNIQUE}",
             self.schema
         );
-        let row = client.query_one(&sql, &[&self.sink, &UNIQUE]).await;
+        let row = client
+            .query_one(&sql, &[&self.sink, &UNIQUE, &REFUSED])
+            .await;
         let row = row.map_err(|error| classify("reading the parked events", &error))?;
         let seconds: Option<f64> = row.get(0);
         Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.max(0.0))))

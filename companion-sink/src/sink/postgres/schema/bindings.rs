@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::config::topic_pattern::matches;
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::event::TableName;
 use crate::rejected::failure::Failure;
 use crate::rejected::origin;
@@ -78,9 +78,10 @@ impl Topics<'_> {
             "CREATE TABLE IF NOT EXISTS {schema}.topics (
                  sink text NOT NULL, topic text NOT NULL, source_table text, target_schema text NOT NULL, target_table text NOT NULL,
                  since timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (sink, topic));
-             COMMENT ON TABLE {schema}.topics IS 'companion-sink: the table that each topic belongs to; events of others are set aside (CDC1012)';
+             COMMENT ON TABLE {schema}.topics IS 'companion-sink: the table that each topic belongs to; events of others are set aside ({foreign})';
              INSERT INTO {schema}.topics (sink, topic, target_schema, target_table)
-                 SELECT sink, topic, target_schema, target_table FROM {schema}.definitions ON CONFLICT DO NOTHING"
+                 SELECT sink, topic, target_schema, target_table FROM {schema}.definitions ON CONFLICT DO NOTHING",
+            foreign = Code::Foreign
         )
     }
 

@@ -10,7 +10,7 @@ use crate::sink::postgres::settings::Settings;
 use tokio_postgres::Client;
 
 use crate::config::FollowSchema;
-use crate::error::{Code, Error, Policy, Result};
+use crate::error::{Code, Error, Recovery, Result};
 use crate::sink::postgres::failure::{classify, state_of};
 use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::tables::Tables;
@@ -404,7 +404,7 @@ impl Follower<'_> {
 
 /// What the server refuses, a person has to do (CDC1011); what passes is tried again.
 fn not_possible(step: &str, error: Error) -> Error {
-    if error.code.policy() != Policy::Halt {
+    if error.code.recovery() != Recovery::Halt {
         return error;
     }
     Error::new(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::OnError;
 use crate::delivery::progress::{Reached, missing_copy, reached, version_of};
-use crate::error::{Error, Policy, Result};
+use crate::error::{Error, Recovery, Result};
 use crate::event::Headers;
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
@@ -40,7 +40,7 @@ pub(crate) async fn meet(
     replica.state.begin_transaction(session, "").await?;
     let met = meet_in_transaction(replica, record, moves, partitions, dead_letters).await;
     let met = match met {
-        Err(error) if error.code.policy() == Policy::Halt => {
+        Err(error) if error.code.recovery() == Recovery::Halt => {
             let error = of_whole_table(record, error);
             match replica.settings.on_error() {
                 OnError::Halt => return Err(error),

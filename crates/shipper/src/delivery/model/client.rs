@@ -7,7 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use change::code::Code;
 use change::event::record::Event;
+use change::trouble::Trouble;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::chance::Chance;
@@ -22,7 +24,7 @@ use crate::kafka::topics::design::{Design, TopicError};
 use crate::position::record::Prepared;
 use crate::position::write_error::WriteError;
 use crate::session::Session;
-use crate::trouble::{Failure, Trouble};
+use crate::trouble::Failure;
 
 /// Requests of a partition that are on their way at once.
 const MOST_REQUESTS: usize = 5;
@@ -66,11 +68,7 @@ pub(super) struct Client {
 
 /// What an error is called that says no more.
 pub(super) fn trouble(message: &str) -> Trouble {
-    Trouble {
-        code: "CDC0301",
-        message: message.to_owned(),
-        remedy: String::new(),
-    }
+    Trouble::new(Code::BrokersUnreachable, message.to_owned(), String::new())
 }
 
 impl Client {

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char};
 
 use rdkafka::bindings as rd;
-use rdkafka::bindings::rd_kafka_resp_err_t as Code;
+use rdkafka::bindings::rd_kafka_resp_err_t as KafkaCode;
 
 use super::design::TopicError;
 
@@ -50,12 +50,12 @@ impl Call {
             let event = rd::rd_kafka_queue_poll(self.queue, TIMEOUT_MS + 1000);
             if event.is_null() {
                 return Err(TopicError {
-                    code: Code::RD_KAFKA_RESP_ERR__TIMED_OUT,
+                    code: KafkaCode::RD_KAFKA_RESP_ERR__TIMED_OUT,
                     message: "the broker did not answer".to_owned(),
                 });
             }
             let code = rd::rd_kafka_event_error(event);
-            let result = if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR {
+            let result = if code == KafkaCode::RD_KAFKA_RESP_ERR_NO_ERROR {
                 read(event)
             } else {
                 Err(TopicError {

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char};
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as rd;
-use rdkafka::bindings::rd_kafka_resp_err_t as Code;
+use rdkafka::bindings::rd_kafka_resp_err_t as KafkaCode;
 use rdkafka::client::{Client, ClientContext};
 
 use super::admin_call::{Call, TIMEOUT_MS, text};
@@ -78,7 +78,7 @@ fn create<C: ClientContext>(
         );
         if topic.is_null() {
             return Err(TopicError {
-                code: Code::RD_KAFKA_RESP_ERR__INVALID_ARG,
+                code: KafkaCode::RD_KAFKA_RESP_ERR__INVALID_ARG,
                 message: text(message.as_ptr()),
             });
         }
@@ -102,8 +102,8 @@ fn create<C: ClientContext>(
             for index in 0..count {
                 let result = *results.add(index);
                 let code = rd::rd_kafka_topic_result_error(result);
-                let existed = code == Code::RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS;
-                if code != Code::RD_KAFKA_RESP_ERR_NO_ERROR && !existed {
+                let existed = code == KafkaCode::RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS;
+                if code != KafkaCode::RD_KAFKA_RESP_ERR_NO_ERROR && !existed {
                     return Err(TopicError {
                         code,
                         message: text(rd::rd_kafka_topic_result_error_string(result)),

@@ -1,7 +1,7 @@
 //! What the brokers say of a topic: its id and partitions, who may do what with it, and its settings.
 
 use rdkafka::bindings as rd;
-use rdkafka::bindings::rd_kafka_resp_err_t as Code;
+use rdkafka::bindings::rd_kafka_resp_err_t as KafkaCode;
 use rdkafka::client::{Client, ClientContext};
 
 use super::admin_call::{Call, text};
@@ -44,7 +44,7 @@ pub(super) fn describe<C: ClientContext>(
             );
             if topics.is_null() || count == 0 {
                 return Err(TopicError {
-                    code: Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+                    code: KafkaCode::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
                     message: "the broker described no topic".to_owned(),
                 });
             }
@@ -63,7 +63,7 @@ unsafe fn read_description(
     unsafe {
         let error = rd::rd_kafka_TopicDescription_error(topic);
         let code = rd::rd_kafka_error_code(error);
-        if code != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
+        if code != KafkaCode::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Err(TopicError {
                 code,
                 message: text(rd::rd_kafka_error_string(error)),
@@ -77,7 +77,7 @@ unsafe fn read_description(
             let mut rights = usage.rights().iter();
             if let Some((right, _)) = rights.find(|(_, right)| !allowed.contains(right)) {
                 return Err(TopicError {
-                    code: Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+                    code: KafkaCode::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
                     message: format!("{right} is not allowed"),
                 });
             }
@@ -135,12 +135,12 @@ pub(crate) fn settings<C: ClientContext, const N: usize>(
             let unknown = |code, message: String| TopicError { code, message };
             if resources.is_null() || count == 0 {
                 return Err(unknown(
-                    Code::RD_KAFKA_RESP_ERR_UNKNOWN,
+                    KafkaCode::RD_KAFKA_RESP_ERR_UNKNOWN,
                     "the broker described no topic".to_owned(),
                 ));
             }
             let code = rd::rd_kafka_ConfigResource_error(*resources);
-            if code != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
+            if code != KafkaCode::RD_KAFKA_RESP_ERR_NO_ERROR {
                 return Err(unknown(
                     code,
                     text(rd::rd_kafka_ConfigResource_error_string(*resources)),
@@ -155,7 +155,7 @@ pub(crate) fn settings<C: ClientContext, const N: usize>(
                     .find(|entry| text(rd::rd_kafka_ConfigEntry_name(*entry)) == wanted);
                 let Some(entry) = found else {
                     return Err(unknown(
-                        Code::RD_KAFKA_RESP_ERR_UNKNOWN,
+                        KafkaCode::RD_KAFKA_RESP_ERR_UNKNOWN,
                         format!("the broker did not tell {wanted}"),
                     ));
                 };
@@ -190,7 +190,7 @@ pub(crate) fn limits<C: ClientContext>(
     let [max_message_bytes, min_in_sync, segment_bytes, policy] = values;
     let number = |name: &str, value: &str| {
         value.parse::<usize>().map_err(|_| TopicError {
-            code: Code::RD_KAFKA_RESP_ERR_UNKNOWN,
+            code: KafkaCode::RD_KAFKA_RESP_ERR_UNKNOWN,
             message: format!("{name} is {value}"),
         })
     };

@@ -2,11 +2,12 @@
 
 use std::ffi::CStr;
 
+use change::code::Code;
+use change::trouble::Trouble;
 use rdkafka::bindings::rd_kafka_AclOperation_t as Right;
-use rdkafka::bindings::rd_kafka_resp_err_t as Code;
+use rdkafka::bindings::rd_kafka_resp_err_t as KafkaCode;
 
 use crate::kafka::trouble_of::trouble_of;
-use crate::trouble::Trouble;
 
 /// How a topic is made and used.
 #[derive(Debug, Clone)]
@@ -23,25 +24,25 @@ pub(crate) struct Design {
 /// Why a topic cannot be used.
 #[derive(Debug, Clone)]
 pub(crate) struct TopicError {
-    pub code: Code,
+    pub code: KafkaCode,
     pub message: String,
 }
 
 impl TopicError {
     pub(crate) fn is_missing(&self) -> bool {
-        self.code == Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+        self.code == KafkaCode::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
     }
 
     /// Kafka takes no topic of this name: it is illegal, or collides with another one.
     pub(crate) fn is_refused_name(&self) -> bool {
-        self.code == Code::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION
+        self.code == KafkaCode::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION
     }
 
     /// It lies with this topic, and not with the brokers or the sender's user as a whole.
     pub(crate) fn is_of_topic(&self) -> bool {
         self.is_missing()
             || self.is_refused_setting()
-            || self.code == Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
+            || self.code == KafkaCode::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
     }
 
     /// The next attempt may succeed, without anybody doing anything.
@@ -49,11 +50,11 @@ impl TopicError {
         self.is_missing()
             || matches!(
                 self.code,
-                Code::RD_KAFKA_RESP_ERR__TIMED_OUT
-                    | Code::RD_KAFKA_RESP_ERR__TRANSPORT
-                    | Code::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT
-                    | Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE
-                    | Code::RD_KAFKA_RESP_ERR_NOT_CONTROLLER
+                KafkaCode::RD_KAFKA_RESP_ERR__TIMED_OUT
+                    | KafkaCode::RD_KAFKA_RESP_ERR__TRANSPORT
+                    | KafkaCode::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT
+                    | KafkaCode::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE
+                    | KafkaCode::RD_KAFKA_RESP_ERR_NOT_CONTROLLER
             )
     }
 
@@ -61,7 +62,8 @@ impl TopicError {
     pub(super) fn is_refused_setting(&self) -> bool {
         matches!(
             self.code,
-            Code::RD_KAFKA_RESP_ERR_INVALID_CONFIG | Code::RD_KAFKA_RESP_ERR_POLICY_VIOLATION
+            KafkaCode::RD_KAFKA_RESP_ERR_INVALID_CONFIG
+                | KafkaCode::RD_KAFKA_RESP_ERR_POLICY_VIOLATION
         )
     }
 }
@@ -93,13 +95,13 @@ impl Use {
 pub(crate) fn trouble(error: &TopicError, brokers: &str, name: &str, design: &Design) -> Trouble {
     let reason = format!("topic \"{name}\": {}", error.message);
     match error.code {
-        Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => Trouble {
-            code: "CDC0304",
-            message: format!("topic \"{name}\" is missing"),
-            remedy: format!("Run {}", command(brokers, name, design)),
-        },
-        Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
-        | Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED => {
+        KafkaCode::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => Trouble::new(
+            Code::TopicMissing,
+            format!("topic \"{name}\" is missing"),
+            format!("Run {}", command(brokers, name, design)),
+        ),
+        KafkaCode::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
+        | KafkaCode::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED => {
             let mut rights = vec!["Describe"];
             rights.extend(design.create.then_some("Create"));
             rights.extend(design.usage.rights().iter().map(|(right, _)| right));
