@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use change::event::headers::HeaderName;
-use change::event::op::Op;
 use change::position::Position;
 use change::topic_name;
 use change::version::Place;
@@ -46,8 +45,8 @@ pub(crate) fn speaks_for(position: &Position, control: &str, topic: &str) -> boo
 
 /// The topic that a record of a control topic is about; `None` where it is no control event.
 pub(crate) fn subject(record: &Record) -> Option<&str> {
-    record.op().filter(|op| op.is_about_table())?;
-    record.header(HeaderName::TOPIC.as_str())
+    let topic = record.header(HeaderName::TOPIC.as_str())?;
+    record.is_about_table().then_some(topic)
 }
 
 /// Where control events are: in one partition.
@@ -77,9 +76,4 @@ pub(crate) fn end(position: &Position, control: &str) -> Option<i64> {
 /// Whether an event that begins so must be there when everything up to `place` is.
 pub(crate) fn is_up_to(version: &str, place: Place) -> bool {
     change::version::Version::parse(version).is_some_and(|version| version.place() <= place)
-}
-
-/// Whether a record stands in a table's topic and is about the table: a copy for others, which have no control topic.
-pub(crate) fn is_copy_for_others(record: &Record) -> bool {
-    record.op().is_some_and(Op::is_about_table)
 }

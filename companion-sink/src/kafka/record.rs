@@ -309,6 +309,11 @@ impl Record {
         self.op_text().and_then(Op::parse)
     }
 
+    /// Whether it is about its table as a whole.
+    pub(crate) fn is_about_table(&self) -> bool {
+        self.op().is_some_and(Op::is_about_table)
+    }
+
     /// The same as it stands there, known or not.
     pub(crate) fn op_text(&self) -> Option<&str> {
         self.text(self.block.headers.get(self.parts.op? as usize))

@@ -26,10 +26,11 @@ pub(crate) struct ControlEvents {
 }
 
 /// A control topic that is read.
+#[derive(Default)]
 struct Reading {
     epoch: u32,
-    /// The offset that comes next.
-    next: i64,
+    /// The offset that comes next; none as long as nobody has told where the topic begins.
+    next: Option<i64>,
     /// The highest version that was read, but for what the sender has not come to.
     version: String,
 }
@@ -52,18 +53,29 @@ pub(crate) enum Before {
 }
 
 impl ControlEvents {
+    /// A control topic is to be read, from its beginning.
+    pub(super) fn expect(&mut self, topic: Arc<str>) {
+        self.topics.insert(topic, Reading::default());
+    }
+
     /// A control topic is read from `next` on.
     pub(super) fn begin(&mut self, topic: Arc<str>, next: i64, epoch: u32) {
         let reading = Reading {
             epoch,
-            next,
+            next: Some(next),
             version: String::new(),
         };
         self.topics.insert(topic, reading);
     }
 
     pub(super) fn reads(&self, topic: &str) -> bool {
-        self.topics.contains_key(topic)
+        let reading = self.topics.get(topic);
+        reading.is_some_and(|reading| reading.next.is_some())
+    }
+
+    /// Whether no event is known that a partition has still to do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.events.is_empty()
     }
 
     /// What was done of the control events about a topic.
@@ -76,10 +88,11 @@ impl ControlEvents {
         let Some(reading) = self.topics.get_mut(&record.topic) else {
             return;
         };
-        if record.epoch != reading.epoch || record.offset < reading.next {
+        let is_new = reading.next.is_some_and(|next| record.offset >= next);
+        if record.epoch != reading.epoch || !is_new {
             return;
         }
-        reading.next = record.offset + 1;
+        reading.next = Some(record.offset + 1);
         let Some(version) = record.version().filter(|version| is_version(version)) else {
             return;
         };
@@ -120,22 +133,37 @@ impl ControlEvents {
     fn is_read_to_end(&self, control: &str, position: &Position) -> bool {
         let end = control_topics::end(position, control).unwrap_or_default();
         let reading = self.topics.get(control);
-        reading.is_some_and(|reading| reading.next >= end)
+        reading.is_some_and(|reading| reading.is_at(end))
+    }
+
+    /// The version up to which a partition has had the control events about its topic.
+    fn had<'v>(&'v self, at: &TopicPartition, lane: &'v Lane) -> &'v str {
+        let done = self.done.get(&at.topic).map_or("", String::as_str);
+        lane.version.as_str().max(done)
+    }
+
+    /// The events about the topic of `at` that its partition has not had.
+    fn open<'v>(
+        &'v self,
+        at: &TopicPartition,
+        lane: &'v Lane,
+    ) -> impl Iterator<Item = (&'v String, &'v Event)> {
+        let after = (Bound::Excluded(self.had(at, lane)), Bound::Unbounded);
+        let events = self.events.get(&at.topic).into_iter();
+        events.flat_map(move |events| events.range::<str, _>(after))
     }
 
     /// The next event about the topic of `at` that its partition has not had. `is_due` says so of its version.
-    fn next_of(
-        &self,
+    fn next_of<'v>(
+        &'v self,
         at: &TopicPartition,
-        lane: &Lane,
+        lane: &'v Lane,
         position: &Position,
         is_due: impl Fn(&str) -> bool,
-    ) -> Option<&Record> {
-        let done = self.done.get(&at.topic).map_or("", String::as_str);
-        let after = lane.version.as_str().max(done);
-        let events = self.events.get(&at.topic)?;
-        let events = events.range::<str, _>((Bound::Excluded(after), Bound::Unbounded));
-        let mut events = events.take_while(|(version, _)| is_due(version));
+    ) -> Option<&'v Record> {
+        let mut events = self
+            .open(at, lane)
+            .take_while(|(version, _)| is_due(version));
         let is_next = |(_, event): &(&String, &Event)| {
             // Of a log that was cut the rows are missing that came before.
             let is_of_missing =
@@ -156,7 +184,7 @@ impl ControlEvents {
         position: Option<&Position>,
     ) -> Before {
         let named = record.header(HeaderName::CONTROL.as_str());
-        let named = named.filter(|control| *control > lane.version.as_str() && *control < version);
+        let named = named.filter(|control| *control > self.had(at, lane) && *control < version);
         let Some(position) = position else {
             return match named {
                 Some(_) => Before::Wait,
@@ -166,11 +194,8 @@ impl ControlEvents {
         if let Some(event) = self.next_of(at, lane, position, |control| control < version) {
             return Before::Event(event.about(Arc::clone(&at.topic), at.partition, lane.next - 1));
         }
-        let done = self.done.get(&at.topic).map_or("", String::as_str);
         match named {
-            Some(control) if control > done && !self.has_read(&at.topic, control, position) => {
-                Before::Wait
-            }
+            Some(control) if !self.has_read(&at.topic, control, position) => Before::Wait,
             _ => Before::Nothing,
         }
     }
@@ -188,16 +213,14 @@ impl ControlEvents {
         Some(event.about(Arc::clone(&at.topic), at.partition, lane.next - 1))
     }
 
-    /// Forgets what all partitions of a topic have had.
+    /// Forgets what all partitions of a topic have had. New partitions read the control topics from their beginnings.
     pub(super) fn forget_done(&mut self, lanes: &HashMap<TopicPartition, Lane>) {
-        for (topic, events) in &mut self.events {
+        self.events.retain(|topic, events| {
             let of_topic = lanes.iter().filter(|(at, _)| at.topic == *topic);
             let lowest = of_topic.map(|(_, lane)| lane.version.as_str()).min();
-            if let Some(lowest) = lowest {
-                events.retain(|version, _| version.as_str() > lowest);
-            }
-        }
-        self.events.retain(|_, events| !events.is_empty());
+            events.retain(|version, _| lowest.is_some_and(|lowest| version.as_str() > lowest));
+            !events.is_empty()
+        });
     }
 
     /// Whether a control topic is read to `end`, and everything before that was done in all of `lanes`.
@@ -211,15 +234,16 @@ impl ControlEvents {
             return true;
         };
         let is_open = |(at, lane): (&TopicPartition, &Lane)| {
-            let done = self.done.get(&at.topic).map_or("", String::as_str);
-            let after = lane.version.as_str().max(done);
-            let events = self.events.get(&at.topic);
-            let mut events = events.into_iter().flat_map(|events| {
-                events.range::<str, _>((Bound::Excluded(after), Bound::Unbounded))
-            });
-            events.any(|(_, event)| *event.control == *control && event.offset < end)
+            let is_before = |event: &Event| *event.control == *control && event.offset < end;
+            self.open(at, lane).any(|(_, event)| is_before(event))
         };
-        reading.next >= end && !lanes.iter().any(is_open)
+        reading.is_at(end) && !lanes.iter().any(is_open)
+    }
+}
+
+impl Reading {
+    fn is_at(&self, end: i64) -> bool {
+        self.next.is_some_and(|next| next >= end)
     }
 }
 
@@ -402,5 +426,30 @@ mod tests {
         lanes.insert(at(), lane(&version(20), false));
         assert!(events.is_passed(CONTROL, 2, &lanes));
         assert!(!events.is_passed(CONTROL, 3, &lanes), "not read so far");
+    }
+
+    #[test]
+    fn a_control_topic_that_is_to_be_read_anew_is_not_passed() {
+        let mut events = reading();
+        let position = position(20, 1, 10, 5);
+        let lanes = HashMap::from([(at(), lane(&version(10), false))]);
+        events.take(control(0, "schema", 10), Some(&position));
+        assert!(events.is_passed(CONTROL, 1, &lanes));
+        events.expect(CONTROL.into());
+        assert!(!events.reads(CONTROL));
+        assert!(!events.is_passed(CONTROL, 1, &lanes));
+        events.begin(CONTROL.into(), 0, 1);
+        assert!(events.reads(CONTROL));
+        assert!(!events.is_passed(CONTROL, 1, &lanes), "not read so far");
+    }
+
+    #[test]
+    fn what_is_about_a_topic_without_partitions_here_is_not_kept() {
+        let mut events = reading();
+        let position = position(20, 1, 10, 5);
+        events.take(control(0, "schema", 10), Some(&position));
+        assert!(!events.is_empty());
+        events.forget_done(&HashMap::new());
+        assert!(events.is_empty());
     }
 }

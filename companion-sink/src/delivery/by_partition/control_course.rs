@@ -26,12 +26,13 @@ impl<S: Sink> Run<'_, S> {
                 continue;
             }
             let at = control_topics::partition_of(control);
+            if self.control.reads(control) {
+                self.reader.unassign(at.clone());
+            }
+            self.control.expect(Arc::clone(&at.topic));
             let bounds = self.shared.discovery.bounds(&at.topic, at.partition);
             match bounds.await {
                 Ok((begin, _)) => {
-                    if self.control.reads(control) {
-                        self.reader.unassign(at.clone());
-                    }
                     self.epoch += 1;
                     self.control.begin(Arc::clone(&at.topic), begin, self.epoch);
                     self.reader.assign(at, begin, self.epoch);
@@ -76,12 +77,15 @@ impl<S: Sink> Run<'_, S> {
     }
 
     /// Does the control events that are due where no row comes, and reads on where one waited for them.
-    pub(super) async fn follow_control(&mut self) -> Result<()> {
+    pub(super) async fn do_due(&mut self) -> Result<()> {
+        let waits = |lane: &Lane| lane.waits_for.is_some();
+        if self.control.is_empty() && !self.lanes.values().any(waits) {
+            return Ok(());
+        }
         let position = self.shared.position.borrow().clone();
         let Some(position) = position else {
             return Ok(());
         };
-        self.read_control(false).await?;
         self.end_waits(&position);
         let mut gathered = Gathered::default();
         let idle: Vec<TopicPartition> = self.lanes.keys().cloned().collect();

@@ -30,7 +30,6 @@ use crate::config;
 use crate::config::topic_pattern::follows;
 use crate::delivery::by_partition::control::{Before, ControlEvents};
 use crate::delivery::by_partition::stopped_topics::StoppedTopics;
-use crate::delivery::control_topics;
 use crate::delivery::copied_offsets::CopiedOffsets;
 use crate::delivery::doubt::{Doubts, is_far_beyond};
 use crate::delivery::endless_copies;
@@ -191,7 +190,8 @@ impl<S: Sink> Run<'_, S> {
                         return Err(ended("the reading of positions"));
                     }
                     position.mark_unchanged();
-                    self.follow_control().await?;
+                    self.read_control(false).await?;
+                    self.do_due().await?;
                 }
                 fetched = self.reader.next() => match fetched {
                     None => return Err(ended("the reading thread")),
@@ -257,7 +257,7 @@ impl<S: Sink> Run<'_, S> {
         }
         self.apply(gathered).await?;
         self.release_held().await?;
-        self.follow_control().await
+        self.do_due().await
     }
 
     /// Sorts records into the batch; returns how many were looked at.
@@ -361,7 +361,8 @@ impl<S: Sink> Run<'_, S> {
         let op = record.op();
         lane.next = record.offset + 1;
         gathered.touched = true;
-        if control_topics::is_copy_for_others(&record) {
+        // A table's topic has truncates for others, which have no control topic.
+        if record.is_about_table() {
             return;
         }
         let for_others = is_for_others(&record, &self.status.name);
@@ -426,6 +427,8 @@ impl<S: Sink> Run<'_, S> {
 
     /// Tells the target up to which commit it has everything.
     async fn note_complete(&mut self) -> Result<()> {
+        // One that a position tells of first is missing as long as it is not read.
+        self.read_control(false).await?;
         if let Some(position) = self.shared.position.borrow().clone() {
             self.watermark.offer(position);
         }

@@ -201,7 +201,7 @@ impl Merge {
         let passed_over = match record.op() {
             Some(Op::Tombstone | Op::Emit) => true,
             // A table's topic has truncates for others.
-            Some(op) if op.is_about_table() && lane.kind == LaneKind::Rows => true,
+            _ if lane.kind == LaneKind::Rows && record.is_about_table() => true,
             // Only a snapshot's events name sinks.
             Some(Op::Read | Op::Snapshot) => is_for_others(&record, &self.sink),
             _ => false,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, Row, types::ToSql};
 
 use crate::error::{Code, Result};
-use crate::event::{Op, is_version};
+use crate::event::is_version;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::rejected::failure::{Failure, UNIQUE};
@@ -437,7 +437,7 @@ fn read(row: &Row) -> Parked {
         first_failed: row.get(12),
         last_failed: row.get(13),
     });
-    let is_about_table = record.op().is_some_and(Op::is_about_table);
+    let is_about_table = record.is_about_table();
     Parked {
         record,
         event_id: row.get(4),
