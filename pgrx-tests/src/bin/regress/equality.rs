@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
+use change::event::headers::HeaderName;
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
 use pg_cdc_tests::replica::{self, Content};
 use pg_cdc_tests::{Database, TestBed, process, topic, wait_until};
@@ -107,7 +108,9 @@ fn wait_until_applied(
         (topic.clone(), end.unwrap_or_default())
     };
     let ends: Vec<(String, i64)> = topics.iter().map(end_of).collect();
-    let applied = "SELECT topic, next_offset FROM companion.offsets";
+    let newest = newest_control_events(bed);
+    let applied =
+        "SELECT topic, max(next_offset), max(version COLLATE \"C\") FROM companion.offsets GROUP BY topic";
     wait_until("the replica to be at the end", TIMEOUT, || {
         let state = sink.state_of("replica");
         assert_ne!(state["state"], "halted", "{state}");
@@ -117,15 +120,37 @@ fn wait_until_applied(
         let rows = copy
             .query(applied, &[])
             .map_err(|error| error.to_string())?;
-        let next: HashMap<&str, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let done: HashMap<&str, (i64, &str)> = rows
+            .iter()
+            .map(|row| (row.get(0), (row.get(1), row.get(2))))
+            .collect();
         let is_there = |(topic, end): &&(String, i64)| {
-            stopped.contains_key(topic) || next.get(topic.as_str()).is_some_and(|next| next >= end)
+            let control = newest.get(topic).map_or("", String::as_str);
+            stopped.contains_key(topic)
+                || done
+                    .get(topic.as_str())
+                    .is_some_and(|(next, version)| next >= end && *version >= control)
         };
         match ends.iter().find(|topic| !is_there(topic)) {
             None => Ok(stopped),
-            Some((topic, end)) => Err(format!("{topic} is not at {end}: {state}")),
+            Some((topic, end)) => Err(format!(
+                "{topic} is not at {end}, or has not done {:?}: {state}",
+                newest.get(topic)
+            )),
         }
     })
+}
+
+/// The version of the newest control event about each topic: definitions that come behind all rows count as well.
+fn newest_control_events(bed: &TestBed) -> HashMap<String, String> {
+    let mut newest = HashMap::new();
+    for record in topic::read(bed.kafka(), &change::topic_name::control(suite::DATABASE)) {
+        let about = record.header(HeaderName::TOPIC.as_str());
+        let about = about.expect("a control event names its topic").to_owned();
+        let version: &mut String = newest.entry(about).or_default();
+        *version = record.version().to_owned().max(std::mem::take(version));
+    }
+    newest
 }
 
 /// A replica has to have them before its tables come.
