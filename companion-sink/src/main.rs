@@ -33,7 +33,7 @@ use crate::cli::check::Verdict;
 use crate::cli::replay::ReplayOutcome;
 use crate::cli::{Arguments, Command};
 use crate::config::LogFormat;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result, misconfigured};
 use crate::reload::Reloader;
 
 const FAILED: u8 = 1;
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     match execute(&arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let (error_text, hint) = (error.to_string(), &error.hint);
+            let (error_text, hint) = (error.to_string(), &error.remedy);
             eprintln!(
                 "companion-sink: {}\n  {}",
                 cli::printable(&error_text),
@@ -102,7 +102,7 @@ fn execute(arguments: &Arguments) -> Result<u8> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .map_err(|error| Error::configuration(error.to_string(), "Raise the limit of threads."))?;
+        .map_err(|error| misconfigured(error.to_string(), "Raise the limit of threads."))?;
     let code = runtime.block_on(async {
         match &arguments.command {
             Command::Run { sinks } => {

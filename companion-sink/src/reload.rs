@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::config::Loaded;
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::kafka::client;
 use crate::rule::compiled::{Rule, compile};
 
@@ -23,7 +23,7 @@ fn compiled(config: &Loaded) -> Result<Vec<Rule>> {
     compile(config).map_err(|what| {
         let file = config.file.as_deref().map(Path::display);
         let file = file.map_or_else(String::new, |file| format!("{file}: "));
-        Error::configuration(
+        misconfigured(
             format!("{file}{what}"),
             "Change that [[rule]]; `companion-sink config --defaults` shows its keys.",
         )
@@ -109,7 +109,7 @@ impl Reloader {
                 self.current.send_replace(next);
             }
             Err(error) => {
-                tracing::error!(code = %error.code, hint = %error.hint, "the configuration stays as it was: {}", error.what);
+                tracing::error!(code = %error.code, hint = %error.remedy, "the configuration stays as it was: {}", error.message);
             }
         }
         Arc::clone(&self.current.borrow().config)

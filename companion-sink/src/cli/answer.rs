@@ -9,7 +9,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::terminal::Color;
 
 /// How to print an answer.
@@ -59,7 +59,7 @@ impl Answer {
         });
         let out: Box<dyn Write> = match file {
             Some(file) => Box::new(BufWriter::new(File::create(file).map_err(|error| {
-                Error::configuration(
+                misconfigured(
                     format!("cannot write {}: {error}", file.display()),
                     "Name a file in a folder that can be written.",
                 )
@@ -143,7 +143,7 @@ fn unless_gone(error: io::Error) -> Result<()> {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Ok(());
     }
-    Err(Error::configuration(
+    Err(misconfigured(
         format!("the answer cannot be written: {error}"),
         "See that there is room on the disk.",
     ))

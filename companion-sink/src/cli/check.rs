@@ -1,10 +1,12 @@
 //! `companion-sink check`
 
+use change::trouble::Trouble;
+
 use crate::cli::run::choose;
 use crate::cli::weaknesses;
 use crate::config::topic_pattern::follows;
 use crate::config::{Kind, Loaded, SinkSettings};
-use crate::error::{Code, Error};
+use crate::error::Code;
 use crate::http::{check_listen, own_token};
 use crate::kafka::client;
 use crate::kafka::discovery::Topics;
@@ -71,8 +73,14 @@ impl CheckReport {
         self.verdict = self.verdict.max(Verdict::Error);
     }
 
-    fn error(&mut self, item: &str, error: &Error) {
-        self.line("error", item, &error.what, Some(error.code), &error.hint);
+    fn error(&mut self, item: &str, error: &Trouble) {
+        self.line(
+            "error",
+            item,
+            &error.message,
+            Some(error.code),
+            &error.remedy,
+        );
         let verdict = match error.code {
             Code::Unreachable => Verdict::Unreachable,
             _ => Verdict::Error,
@@ -254,11 +262,11 @@ async fn ask_instances(config: &Loaded, report: &mut CheckReport) {
     }
 }
 
-async fn ask_kafka(config: &Loaded) -> Result<Topics, Error> {
+async fn ask_kafka(config: &Loaded) -> Result<Topics, Trouble> {
     let client = client::asking(config)?;
     let answer = tokio::task::spawn_blocking(move || topics(&client)).await;
     answer.unwrap_or_else(|error| {
-        Err(Error::new(
+        Err(Trouble::new(
             Code::Unreachable,
             format!("kafka: {error}"),
             "Try again.",

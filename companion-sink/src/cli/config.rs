@@ -1,7 +1,7 @@
 //! `companion-sink config`
 
 use crate::config::{Config, DEFAULT_FILE};
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::terminal::print;
 
 /// Prints a file with every key.
@@ -11,9 +11,8 @@ pub(crate) fn defaults() {
 
 /// Prints the effective configuration without its secrets.
 pub(crate) fn effective(config: &Config) -> Result<()> {
-    let text = toml::to_string(config).map_err(|error| {
-        Error::configuration(error.to_string(), "Report this with the configuration.")
-    })?;
+    let text = toml::to_string(config)
+        .map_err(|error| misconfigured(error.to_string(), "Report this with the configuration."))?;
     print(&text);
     Ok(())
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::change_text::{change_text, key_text, marked, op_text, plain, value_text};
 use crate::config::Loaded;
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::history::blame::blame;
 use crate::history::changes::ChangeSearch;
 use crate::history::difference::{Side, difference};
@@ -293,7 +293,7 @@ impl Query {
 
     async fn diff(&self, entity: &Entity, diff: &str, mut answer: Answer) -> Result<bool> {
         let (from, to) = diff.split_once("..").ok_or_else(|| {
-            Error::configuration(
+            misconfigured(
                 format!("\"{diff}\" names no two versions"),
                 "Write FROM..TO, such as 2..3.",
             )

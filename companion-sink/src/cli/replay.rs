@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::run::{Signalled, Signals, choose};
 use crate::config::{Kind, Loaded};
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::replay::beginning::From;
 use crate::replay::progress::Progress;
 use crate::replay::{Order, Report, history, replica};
@@ -101,7 +101,7 @@ impl Replay {
             return Ok(true);
         }
         if !(stdin().is_terminal() && stderr().is_terminal()) {
-            return Err(Error::configuration(
+            return Err(misconfigured(
                 format!("a replay changes what sink {} has", self.sink),
                 "Add --yes, or --dry-run to compare only.",
             ));
@@ -118,9 +118,8 @@ impl Replay {
             "{what} (sink {}, from {}). Go on? [y/N] ",
             self.sink, self.from
         );
-        let failed = |error: std::io::Error| {
-            Error::configuration(format!("no answer: {error}"), "Add --yes.")
-        };
+        let failed =
+            |error: std::io::Error| misconfigured(format!("no answer: {error}"), "Add --yes.");
         stderr().flush().map_err(failed)?;
         let mut answer = String::new();
         stdin().read_line(&mut answer).map_err(failed)?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use change::trouble::Trouble;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -9,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::config::{Consistency, Kind, Loaded, SinkSettings};
 use crate::delivery::by_partition::ByPartition;
 use crate::delivery::runner::{Context, Runner, Shared};
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::http;
 use crate::http::Listener;
 use crate::kafka::client;
@@ -158,7 +159,7 @@ impl<'l> Running<'l> {
         let _ = self.stop.send(true);
         while let Some(ended) = self.runs.join_next().await {
             if let Err(error) = ended {
-                return Err(Error::new(
+                return Err(Trouble::new(
                     crate::error::Code::TargetRefuses,
                     format!("a sink ended abnormally: {error}"),
                     "Report this with the log.",
@@ -184,7 +185,7 @@ pub(crate) fn choose<'c>(
     for name in names {
         if !config.sinks.contains_key(name) {
             let known: Vec<_> = config.sinks.keys().map(String::as_str).collect();
-            return Err(Error::configuration(
+            return Err(misconfigured(
                 format!("no sink \"{name}\" in the configuration"),
                 format!("Known: {}.", known.join(", ")),
             ));
@@ -196,7 +197,7 @@ pub(crate) fn choose<'c>(
     });
     let chosen: Vec<_> = chosen.map(|(name, sink)| (name.as_str(), sink)).collect();
     if chosen.is_empty() {
-        return Err(Error::configuration(
+        return Err(misconfigured(
             "no sink is enabled",
             "Set enabled = true, or name one with --sink.",
         ));
@@ -264,7 +265,7 @@ impl Signals {
     pub(crate) fn new() -> Result<Self> {
         let listen = |kind| {
             signal(kind).map_err(|error: std::io::Error| {
-                Error::configuration(
+                misconfigured(
                     format!("cannot wait for signals: {error}"),
                     "Look at the limits of this process.",
                 )

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
+use change::trouble::Trouble;
 use clap::Args;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -15,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::cli::answer::{Answer, Format, Look};
 use crate::config::Loaded;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result, misconfigured};
 use crate::http::own_token;
 use crate::terminal::Color;
 use crate::terminal::print;
@@ -49,7 +50,7 @@ impl Status {
     pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let http = &config.http;
         if http.listen.is_empty() && http.peers.is_empty() {
-            return Err(Error::configuration(
+            return Err(misconfigured(
                 "[http] listen is empty, and there are no peers",
                 "Set [http] listen to the address of the running instance.",
             ));
@@ -224,7 +225,7 @@ fn count_of(count: usize, what: &str) -> String {
 /// What an instance answers.
 pub(crate) async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
     let failed = |why: String| {
-        Error::new(
+        Trouble::new(
             Code::Unreachable,
             format!("{address}: {why}"),
             "Start `companion-sink run` there, or correct [http] listen and peers.",
@@ -254,7 +255,7 @@ pub(crate) async fn get(address: &str, path: &str, token: &str) -> Result<Value>
             .map_err(broken)?
             .to_bytes();
         if status == StatusCode::UNAUTHORIZED {
-            return Err(Error::configuration(
+            return Err(misconfigured(
                 format!("{address} wants another token"),
                 "Set [http] token_file to the file that the instance has.",
             ));

@@ -1,6 +1,6 @@
 //! Keys that the environment overrides: `COMPANION_SINK__A__B` is the key `a.b`.
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 
 const PREFIX: &str = "COMPANION_SINK__";
 
@@ -34,7 +34,7 @@ pub(crate) fn override_key(table: &mut toml::Table, name: &str, value: String) -
             .or_insert_with(|| toml::Value::Table(toml::Table::new()))
             .as_table_mut()
             .ok_or_else(|| {
-                Error::configuration(
+                misconfigured(
                     format!("{variable}: {part} is not a table"),
                     "Correct the variable's name, or unset it.",
                 )

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
+use change::trouble::Trouble;
 use serde::Deserialize;
 
 use crate::config::environment::{override_key, overrides};
@@ -10,7 +11,7 @@ use crate::config::file::Config;
 use crate::config::mistake::FileText;
 use crate::config::secret::{Secret, read_secret};
 use crate::config::sink::Kind;
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 
 /// A configuration, and what the files hold that it names.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +47,7 @@ impl Loaded {
     pub(crate) fn read(given: Option<&Path>) -> Result<Loaded> {
         let path = find(given)?;
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            Error::configuration(
+            misconfigured(
                 format!("cannot read {}: {error}", path.display()),
                 "Name the file with --config, or make it readable.",
             )
@@ -71,7 +72,7 @@ impl Loaded {
         if let Some(toml::Value::Table(sinks)) = table.get("sink")
             && let Some((name, _)) = sinks.iter().find(missing_kind)
         {
-            return Err(Error::configuration(
+            return Err(misconfigured(
                 format!("{file_name}: sink.{name}.kind is missing"),
                 "Set it to mongo_history or postgres.",
             ));
@@ -81,7 +82,7 @@ impl Loaded {
         config.sinks.values_mut().for_each(|sink| sink.fill_in());
         // Every key that there is, is among those that the configuration has.
         let known = toml::Table::try_from(&config).map_err(|error| {
-            Error::configuration(error.to_string(), "Report this with the configuration.")
+            misconfigured(error.to_string(), "Report this with the configuration.")
         })?;
         text.check_keys(&table, &known)?;
         config.check(file_name)?;
@@ -134,7 +135,7 @@ impl Config {
             if let Kind::MongoHistory(mongo) = &sink.kind
                 && ["admin", "config", "local"].contains(&mongo.database.as_str())
             {
-                return Err(Error::configuration(
+                return Err(misconfigured(
                     format!(
                         "{file_name}: sink.{name}.database: {} is MongoDB's own",
                         mongo.database
@@ -150,7 +151,7 @@ impl Config {
                     .iter()
                     .flat_map(|(source, target)| [source, target]);
                 if let Some(wrong) = wrong.into_iter().find(is_table) {
-                    return Err(Error::configuration(
+                    return Err(misconfigured(
                         format!("{file_name}: sink.{name}.tables: \"{wrong}\" is not schema.table"),
                         "Write tables = {\"public.customer\" = \"crm.kunde\"}.",
                     ));
@@ -192,8 +193,8 @@ impl Config {
     }
 }
 
-fn missing(file_name: &str, key: &str) -> Error {
-    Error::configuration(
+fn missing(file_name: &str, key: &str) -> Trouble {
+    misconfigured(
         format!("{file_name}: {key} is missing"),
         "Set it there; `companion-sink config --defaults` shows every key.",
     )
@@ -202,7 +203,7 @@ fn missing(file_name: &str, key: &str) -> Error {
 fn token(file: &str) -> Result<Secret<String>> {
     let token = read_secret(Path::new(file))?.trim().to_owned();
     if token.is_empty() {
-        return Err(Error::configuration(
+        return Err(misconfigured(
             format!("{file} is empty"),
             "Write a long random text into it, such as that of `openssl rand -hex 32`.",
         ));
@@ -219,7 +220,7 @@ fn find(given: Option<&Path>) -> Result<PathBuf> {
         .map(PathBuf::from)
         .find(|path| path.exists())
         .ok_or_else(|| {
-            Error::configuration(
+            misconfigured(
                 "no configuration: neither ./companion-sink.toml nor /etc/companion-sink.toml is there",
                 "Write one (`companion-sink config --defaults > companion-sink.toml`), or name it with --config.",
             )
@@ -235,7 +236,7 @@ fn kafka_properties(path: &Path) -> Result<Vec<(String, Secret<String>)>> {
             continue;
         }
         let (name, value) = line.split_once('=').ok_or_else(|| {
-            Error::configuration(
+            misconfigured(
                 format!("{}:{}: not a property", path.display(), number + 1),
                 "Write key=value, one on each line.",
             )
@@ -366,12 +367,12 @@ mod tests {
         assert_eq!(config.sinks["Replica"].batch_rows(), 5);
         assert_eq!(config.kafka.fetch_memory, 1 << 20);
         let error = parse(SMALL, &[("SINK__REPLICA__URRL", "x")]).unwrap_err();
-        assert!(error.what.contains("did you mean \"url\"?"), "{error}");
+        assert!(error.message.contains("did you mean \"url\"?"), "{error}");
     }
 
     #[test]
     fn what_is_required_is_named() {
-        let text = |text: &str| parse(text, &[]).unwrap_err().what;
+        let text = |text: &str| parse(text, &[]).unwrap_err().message;
         assert!(text("").contains("kafka.brokers is missing"));
         assert!(text("kafka.brokers = \"b\"").contains("[sink.NAME] is missing"));
         assert!(text("kafka.brokers = \"b\"\n[sink.a]\n").contains("sink.a.kind is missing"));

@@ -1,9 +1,10 @@
 //! What is wrong with the file, and where: which keys there may be, and what they take, the types of the configuration say.
 
+use change::trouble::Trouble;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 
 /// The content of a file.
 pub(crate) struct FileText<'t> {
@@ -58,7 +59,7 @@ impl<'t> FileText<'t> {
     }
 
     /// A value of `table` that its key does not take, as `message` says.
-    pub(crate) fn wrong_value(&self, table: &Table, message: &str) -> Error {
+    pub(crate) fn wrong_value(&self, table: &Table, message: &str) -> Trouble {
         let path = culprit(table, message);
         let name = shown(&path);
         let meant = meant_variant(message);
@@ -98,17 +99,14 @@ impl<'t> FileText<'t> {
         })
     }
 
-    fn error(&self, place: Option<usize>, what: String, hint: impl Into<String>) -> Error {
+    fn error(&self, place: Option<usize>, what: String, hint: impl Into<String>) -> Trouble {
         let Some(place) = place else {
-            return Error::configuration(
-                format!("{} and environment: {what}", self.file_name),
-                hint,
-            );
+            return misconfigured(format!("{} and environment: {what}", self.file_name), hint);
         };
         let before = &self.content[..place.min(self.content.len())];
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        Error::configuration(format!("{}:{line}:{column}: {what}", self.file_name), hint)
+        misconfigured(format!("{}:{line}:{column}: {what}", self.file_name), hint)
     }
 }
 
@@ -256,7 +254,7 @@ mod tests {
 
     fn message(text: &str) -> String {
         let loaded = Loaded::parse("companion-sink.toml", text, std::iter::empty());
-        loaded.unwrap_err().what
+        loaded.unwrap_err().message
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::path::Path;
 
+use change::trouble::Trouble;
 use serde::{Serialize, Serializer};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result, misconfigured};
 
 const HIDDEN: &str = "***";
 
@@ -50,12 +51,12 @@ pub(crate) fn read_secret(path: &Path) -> Result<String> {
     use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
     const LONGEST_BYTES: u64 = 1 << 20;
     let failed = |error: std::io::Error| {
-        Error::configuration(
+        misconfigured(
             format!("cannot read {}: {error}", path.display()),
             "Make the file readable for this user, or change the path.",
         )
     };
-    let refused = |why: String, remedy: String| Err(Error::new(Code::SecretFile, why, remedy));
+    let refused = |why: String, remedy: String| Err(Trouble::new(Code::SecretFile, why, remedy));
     let mut options = std::fs::OpenOptions::new();
     // A pipe that nobody writes would be waited for.
     let file = options

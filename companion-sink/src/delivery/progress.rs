@@ -1,6 +1,8 @@
 //! Whether all partitions of a topic have reached an event about the whole table, of which each has a copy.
 
-use crate::error::{Code, Error};
+use change::trouble::Trouble;
+
+use crate::error::Code;
 use crate::kafka::record::Record;
 
 /// Where a partition stands.
@@ -50,8 +52,8 @@ pub(crate) fn version_of(record: &Record) -> &str {
 
 /// A partition whose log was cut before the sink read it: what the truncate `held` says would be done to its newer rows as
 /// well (CDC1008).
-pub(crate) fn missing_copy(held: &Record, past: i32) -> Error {
-    Error::new(
+pub(crate) fn missing_copy(held: &Record, past: i32) -> Trouble {
+    Trouble::new(
         Code::LogTruncated,
         format!(
             "topic {}: partition {} is at a truncate that partition {past} went past without seeing it",

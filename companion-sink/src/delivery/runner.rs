@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use change::backoff::Backoff;
+use change::trouble::Trouble;
 use rdkafka::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config;
-use crate::error::{Code, Error, Recovery, Result, log};
+use crate::error::{Code, Recovery, Result, log};
 use crate::kafka::discovery::Discovery;
 use crate::kafka::positions;
 use crate::kafka::reader::TopicPartition;
@@ -157,8 +158,8 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// A part of this process ended.
-pub(crate) fn ended(what: &str) -> Error {
-    Error::new(
+pub(crate) fn ended(what: &str) -> Trouble {
+    Trouble::new(
         Code::Unreachable,
         format!("{what} ended"),
         "It is started again.",

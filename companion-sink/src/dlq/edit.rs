@@ -1,9 +1,10 @@
 //! An event with other values.
 
+use change::trouble::Trouble;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::event::image::Image;
 use crate::history::key_value::value_form;
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
@@ -95,8 +96,8 @@ pub(crate) fn edit(body: &[u8], set: &[Set]) -> Result<Vec<u8>> {
     Ok(object_text(parts).into_bytes())
 }
 
-fn wrong(what: String) -> Error {
-    Error::configuration(
+fn wrong(what: String) -> Trouble {
+    misconfigured(
         what,
         "Name columns as after.COLUMN, each with its value as the event has it; `dlq show` has them. What cannot be edited can be skipped.",
     )
@@ -130,7 +131,7 @@ mod tests {
         assert!(
             edited(&["after.town=x"])
                 .unwrap_err()
-                .what
+                .message
                 .contains("no column town")
         );
         assert!(edited(&["city=x"]).is_err());
@@ -166,7 +167,7 @@ mod tests {
             assert!(
                 typed(wrong)
                     .unwrap_err()
-                    .what
+                    .message
                     .starts_with("the value is no "),
                 "{wrong}"
             );

@@ -6,13 +6,14 @@ mod history;
 pub(crate) mod outcome;
 mod replica;
 
+use change::trouble::Trouble;
 use mongodb::Database;
 use tokio::sync::OnceCell;
 
 use crate::config::{Kind, Loaded};
 use crate::dlq::edit::{Set, edit};
 use crate::dlq::replica::ReplicaStore;
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::rejected::page::Page;
 use crate::rejected::page::PagePart;
 use crate::rejected::parked_event::{Decider, Decision, Parked, Whole};
@@ -69,7 +70,7 @@ pub(crate) enum Found<'s> {
     /// One event.
     One(Box<Held<'s>>),
     /// Several events, or one that several sinks refused. Why that is not an answer.
-    Several(Error),
+    Several(Trouble),
 }
 
 /// What somebody wants to become of an event.
@@ -109,7 +110,7 @@ impl Dlq {
         let places: Vec<&Place> = self.0.iter().filter(wanted).collect();
         if places.is_empty() {
             let known: Vec<&str> = self.0.iter().map(|place| place.name.as_str()).collect();
-            return Err(Error::configuration(
+            return Err(misconfigured(
                 match only {
                     Some(name) => format!("no sink \"{name}\" in the configuration"),
                     None => "no sink in the configuration".to_owned(),
@@ -267,14 +268,14 @@ pub(crate) async fn find<'s>(stores: &'s [Store], id: &str) -> Result<Found<'s>>
     })
 }
 
-fn several(id: &str, found: &[Held<'_>]) -> Error {
+fn several(id: &str, found: &[Held<'_>]) -> Trouble {
     const NAMED_MAX: usize = 5;
     let named = found.iter().take(NAMED_MAX);
     let named: Vec<String> = named
         .map(|held| format!("{} of {}", held.event.event_id, held.store.sink))
         .collect();
     let more = if found.len() > NAMED_MAX { ", …" } else { "" };
-    Error::configuration(
+    misconfigured(
         format!("{id} may be any of: {}{more}", named.join(", ")),
         "Write more of the id, or name the sink (--sink NAME, over HTTP ?sink=NAME).",
     )

@@ -3,7 +3,7 @@
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::history::entity::Range;
 use crate::history::table::HistoryTable;
 use crate::sink::mongo_history::documents::bson_value::Names;
@@ -38,7 +38,7 @@ impl ChangeSearch {
         all.extend(self.transaction.as_deref().map(in_transaction));
         for value in &self.values {
             let (column, value) = value.split_once('=').ok_or_else(|| {
-                Error::configuration(
+                misconfigured(
                     format!("\"{value}\" is no condition"),
                     "Write column=value, such as --where 'city=Bern'.",
                 )

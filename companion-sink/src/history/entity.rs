@@ -1,10 +1,11 @@
 //! One row's versions.
 
+use change::trouble::Trouble;
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 
-use crate::error::Error;
 use crate::error::Result;
+use crate::error::misconfigured;
 use crate::history::cursor::Cursor;
 use crate::history::key::meant;
 use crate::history::moment;
@@ -81,7 +82,7 @@ impl Range {
     }
 }
 
-fn failed(error: mongodb::error::Error) -> crate::error::Error {
+fn failed(error: mongodb::error::Error) -> Trouble {
     classify("reading the history", &error)
 }
 
@@ -89,7 +90,7 @@ impl Entity {
     /// The row of a key; none where it has no history.
     pub(crate) async fn of_key(table: &HistoryTable, key: &str) -> Result<Option<Entity>> {
         if table.key_columns.is_empty() {
-            return Err(Error::configuration(
+            return Err(misconfigured(
                 format!("the rows of {} have no key", table.name),
                 "Their changes are found with --where, --actor, --request-id or --transaction.",
             ));

@@ -1,8 +1,9 @@
 //! KEY of a command or a request: which row is meant.
 
+use change::trouble::Trouble;
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::history::key_value::forms;
 
 /// A column of a key.
@@ -142,10 +143,10 @@ fn combine(parts: &[(String, Vec<String>)]) -> Vec<Values> {
     all
 }
 
-fn wrong_key(columns: &[KeyColumn]) -> Error {
+fn wrong_key(columns: &[KeyColumn]) -> Trouble {
     let names: Vec<&str> = columns.iter().map(KeyColumn::name).collect();
     let example: Vec<_> = names.iter().map(|name| format!("{name}=...")).collect();
-    Error::configuration(
+    misconfigured(
         "KEY does not fit the table's key",
         format!(
             "The key's columns are {}: write {}; a value with a comma in double quotes, or all as JSON.",

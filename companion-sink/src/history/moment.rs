@@ -3,7 +3,7 @@
 use mongodb::bson::{Document, doc};
 
 use crate::delivery::watermark::Complete;
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::event::is_version;
 use crate::timestamp;
 
@@ -52,7 +52,7 @@ impl Moment {
 /// A time as documents have it.
 pub(crate) fn time(text: &str) -> Result<String> {
     let ts_us = timestamp::parse(text).ok_or_else(|| {
-        Error::configuration(
+        misconfigured(
             format!("\"{text}\" is no moment"),
             "Write a version's number, or a time such as 2026-11-21T10:40:00Z (UTC where no zone is given).",
         )

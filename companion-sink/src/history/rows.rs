@@ -1,9 +1,10 @@
 //! All rows of a table as they were at a moment.
 
+use change::trouble::Trouble;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use serde_json::{Value, json};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::history::moment::Moment;
 use crate::history::state;
 use crate::history::table::HistoryTable;
@@ -25,7 +26,7 @@ impl Rows {
         after: Option<&str>,
     ) -> Result<Rows> {
         let Some(until) = table.until(moment) else {
-            return Err(Error::configuration(
+            return Err(misconfigured(
                 "a number tells versions of one row apart",
                 "Name a time, or a row.",
             ));
@@ -67,8 +68,8 @@ pub(crate) fn row_json(row: &Document) -> Value {
     })
 }
 
-fn unreadable(error: mongodb::bson::raw::Error) -> Error {
-    Error::configuration(
+fn unreadable(error: mongodb::bson::raw::Error) -> Trouble {
+    misconfigured(
         format!("a document cannot be read: {error}"),
         "Look at the collection with a client of the database.",
     )

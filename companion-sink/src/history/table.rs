@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use change::topic_name;
+use change::trouble::Trouble;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
 use tokio::sync::OnceCell;
@@ -11,7 +12,7 @@ use crate::config::shown_url::Url;
 use crate::config::topic_pattern::matches;
 use crate::config::{Kind, Loaded};
 use crate::delivery::watermark::Complete;
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::history::key::{KeyColumn, Values, meant};
 use crate::history::moment::Moment;
 use crate::history::table_name::{WantedTable, parts_of};
@@ -118,7 +119,7 @@ impl Histories {
     /// The tables of a name, which may leave out schema and database; all without one. In the order of their names.
     pub(crate) async fn tables(&self, name: Option<&str>) -> Result<Vec<HistoryTable>> {
         if self.0.is_empty() {
-            return Err(Error::configuration(
+            return Err(misconfigured(
                 "no sink of kind mongo_history is configured",
                 "Add one: `companion-sink config --defaults` shows how.",
             ));
@@ -171,9 +172,9 @@ impl Histories {
 }
 
 /// A question that is about one table, and a name that several have.
-pub(crate) fn several(tables: &[HistoryTable], name: &str) -> Error {
+pub(crate) fn several(tables: &[HistoryTable], name: &str) -> Trouble {
     let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
-    Error::configuration(
+    misconfigured(
         format!("several tables have the name {name}"),
         format!("Name one of {}.", names.join(", ")),
     )

@@ -9,6 +9,7 @@ use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Request, S
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use change::trouble::Trouble;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::dlq::edit::Set;
 use crate::dlq::{Dlq, Found, Held, Store, WantedDecision, find, list};
-use crate::error::Error;
+use crate::error::misconfigured;
 use crate::http::history::limit_of;
 use crate::http::parameters::Parameters;
 use crate::http::problem::{JsonAnswer, Problem};
@@ -145,7 +146,7 @@ impl<T: DeserializeOwned> FromRequest<DlqState> for DecisionBody<T> {
 
 fn wrong_body(what: String) -> Problem {
     let hint = "Send {\"set\":{\"after.COLUMN\":VALUE},\"reason\":\"…\"} to edit, {\"reason\":\"…\"} to skip, {} to retry; \"by\" may say who decides.";
-    Error::configuration(what, hint).into()
+    misconfigured(what, hint).into()
 }
 
 /// A request to decide: about which event, and who asks.
@@ -183,7 +184,7 @@ async fn retry(wish: DecisionRequest, DecisionBody(body): DecisionBody<Retry>) -
 
 async fn edit(wish: DecisionRequest, DecisionBody(body): DecisionBody<Edit>) -> DecidedAnswer {
     let set = body.set.iter();
-    let set: Result<Vec<Set>, Error> = set
+    let set: Result<Vec<Set>, Trouble> = set
         .map(|(path, value)| Set::new(path, value.get().to_owned()))
         .collect();
     let set = set?;

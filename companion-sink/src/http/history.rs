@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::extract::{Path, State as Extract};
 use axum::routing::get;
 use axum::{Json, Router};
+use change::trouble::Trouble;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::delivery::watermark::Complete;
-use crate::error::Error;
+use crate::error::misconfigured;
 use crate::history::blame::blame;
 use crate::history::changes::ChangeSearch;
 use crate::history::cursor::Cursor;
@@ -72,7 +73,7 @@ impl Page {
         limit_of(self.limit)
     }
 
-    fn range(&self) -> Result<Range, Error> {
+    fn range(&self) -> Result<Range, Trouble> {
         Ok(Range {
             after: Some(Cursor::parse(self.after.as_deref().unwrap_or_default())),
             limit: Some(self.limit()),
@@ -102,11 +103,11 @@ struct When {
 }
 
 impl When {
-    fn moment(&self) -> Result<Moment, Error> {
+    fn moment(&self) -> Result<Moment, Trouble> {
         match (&self.time, &self.version) {
             (Some(time), None) => moment::time(time).map(Moment::Time),
             (None, Some(version)) => Moment::parse(version),
-            _ => Err(Error::configuration(
+            _ => Err(misconfigured(
                 "time or version is missing, or both are there",
                 "Ask with ?time=2026-11-21T10:40:00Z or ?version=3.",
             )),
@@ -227,7 +228,7 @@ async fn row_blame(Extract(histories): AskedHistories, Path((table, key)): RowPa
     };
     let versions = entity.versions(&range).await?;
     if versions.len() >= BLAMED_MAX as usize {
-        return Err(Error::configuration(
+        return Err(misconfigured(
             format!("{table} {key} has {BLAMED_MAX} versions or more"),
             "Ask the command line: companion-sink history TABLE KEY --blame.",
         )

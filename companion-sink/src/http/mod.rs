@@ -25,6 +25,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use change::position::lsn_text;
+use change::trouble::Trouble;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -33,7 +34,7 @@ use tokio::task::JoinHandle;
 use crate::config;
 use crate::config::Loaded;
 use crate::dlq::Dlq;
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::history::table::Histories;
 use crate::http::problem::Problem;
 pub(crate) use crate::http::same_site::is_loopback;
@@ -85,7 +86,7 @@ pub(crate) fn check_listen(config: &Loaded, address: Option<SocketAddr>) -> Resu
     if is_loopback || config.token.is_some() {
         return Ok(());
     }
-    Err(Error::configuration(
+    Err(misconfigured(
         format!("[http] listen = \"{listen}\" is not a loopback address, and there is no token"),
         "Write a secret into a file of mode 0600 and set [http] token_file, or listen on 127.0.0.1.",
     ))
@@ -109,8 +110,8 @@ impl Listener {
     }
 }
 
-fn cannot_listen(settings: &config::Http, error: &std::io::Error) -> Error {
-    Error::configuration(
+fn cannot_listen(settings: &config::Http, error: &std::io::Error) -> Trouble {
+    misconfigured(
         format!("cannot listen on {}: {error}", settings.listen),
         "Change [http] listen, or set it to \"\" for no HTTP.",
     )
@@ -278,7 +279,7 @@ async fn status(Extract(shared): Extract<ServerState>) -> Response {
         .borrow()
         .error
         .as_ref()
-        .map(|error| error.what.clone());
+        .map(|error| error.message.clone());
     let mut body = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "kafka": { "error": kafka },

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Loaded, read_secret};
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 
 /// Beside the configuration, else where the user keeps state.
 fn places(config: &Loaded) -> Vec<PathBuf> {
@@ -59,7 +59,7 @@ pub(crate) fn open(config: &Loaded) -> Result<Arc<str>> {
             }
             Ok(None) => {}
             Err(error) => {
-                refused.push(error.what);
+                refused.push(error.message);
                 continue;
             }
         }
@@ -84,7 +84,7 @@ fn make() -> Result<String> {
     const BYTES: usize = 32;
     let mut bytes = [0; BYTES];
     openssl::rand::rand_bytes(&mut bytes).map_err(|error| {
-        Error::configuration(
+        misconfigured(
             format!("no random numbers: {error}"),
             "See to the system's source of random numbers.",
         )

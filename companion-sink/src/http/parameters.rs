@@ -4,7 +4,7 @@ use axum::extract::{FromRequestParts, Query};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use crate::error::Error;
+use crate::error::misconfigured;
 use crate::http::problem::Problem;
 
 /// The parameters of a request.
@@ -16,7 +16,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let read = Query::<T>::from_request_parts(parts, state).await;
         read.map(|Query(value)| Parameters(value)).map_err(|wrong| {
-            Error::configuration(wrong.body_text(), "/openapi.json has the parameters.").into()
+            misconfigured(wrong.body_text(), "/openapi.json has the parameters.").into()
         })
     }
 }

@@ -3,9 +3,10 @@
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use change::trouble::Trouble;
 use serde_json::json;
 
-use crate::error::{Code, Error};
+use crate::error::Code;
 
 /// An answer in JSON, or why there is none.
 pub(crate) type JsonAnswer = Result<Json<serde_json::Value>, Problem>;
@@ -41,7 +42,7 @@ impl Problem {
     }
 
     /// What was asked for may be several things.
-    pub(crate) fn conflict(error: Error) -> Problem {
+    pub(crate) fn conflict(error: Trouble) -> Problem {
         Problem {
             status: StatusCode::CONFLICT,
             ..Problem::from(error)
@@ -95,16 +96,16 @@ impl Problem {
     }
 }
 
-impl From<Error> for Problem {
-    fn from(error: Error) -> Problem {
+impl From<Trouble> for Problem {
+    fn from(error: Trouble) -> Problem {
         Problem {
             status: match error.code {
                 Code::Configuration => StatusCode::BAD_REQUEST,
                 Code::Unreachable => StatusCode::SERVICE_UNAVAILABLE,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
-            title: error.what,
-            detail: Some(error.hint),
+            title: error.message,
+            detail: Some(error.remedy),
             code: Some(error.code),
         }
     }

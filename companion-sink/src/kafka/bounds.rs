@@ -1,6 +1,8 @@
 //! Whether the offsets that come next are still in Kafka.
 
-use crate::error::{Code, Error, Result};
+use change::trouble::Trouble;
+
+use crate::error::{Code, Result};
 use crate::kafka::discovery::Discovery;
 use crate::kafka::reader::TopicPartition;
 
@@ -8,14 +10,14 @@ use crate::kafka::reader::TopicPartition;
 pub(crate) fn check_bounds(at: &TopicPartition, next: i64, (low, high): (i64, i64)) -> Result<()> {
     let name = format!("{}-{}", at.topic, at.partition);
     if next < low {
-        return Err(Error::new(
+        return Err(Trouble::new(
             Code::LogTruncated,
             format!("topic {name} no longer reaches back to offset {next}, it begins at {low}"),
             "Events are lost to this sink: repair the target by a snapshot, set the stored offset, send SIGHUP.",
         ));
     }
     if next > high {
-        return Err(Error::new(
+        return Err(Trouble::new(
             Code::LogTruncated,
             format!(
                 "topic {name} ends at offset {high}, before the stored offset {next}: it was made anew or cut"
@@ -36,7 +38,7 @@ pub(crate) async fn find_out_of_range(
         check_bounds(at, next_offset, bounds)?;
     }
     // Nothing is out of range any more: the log's end moved on meanwhile.
-    Err(Error::new(
+    Err(Trouble::new(
         Code::Unreachable,
         "kafka: an offset was out of range for a moment",
         "It is tried again.",

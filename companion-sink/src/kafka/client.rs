@@ -1,6 +1,7 @@
 //! librdkafka's configuration, the same for every client of this process.
 
-use crate::error::Error;
+use crate::error::misconfigured;
+use change::trouble::Trouble;
 use rdkafka::types::RDKafkaConfRes;
 
 use rdkafka::ClientConfig;
@@ -101,7 +102,7 @@ pub(crate) fn consumer(config: &Loaded, group: &str, memory_bytes: u64) -> Clien
 
 /// A client cannot be made: the properties are wrong. librdkafka's text may hold a value, and what it does not know as a name may
 /// be a piece of one.
-pub(crate) fn configuration_error(error: &KafkaError) -> Error {
+pub(crate) fn configuration_error(error: &KafkaError) -> Trouble {
     let what = match error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..) => {
             "[kafka] config_file has a property that librdkafka does not know".to_owned()
@@ -111,7 +112,7 @@ pub(crate) fn configuration_error(error: &KafkaError) -> Error {
         }
         other => other.to_string(),
     };
-    Error::configuration(
+    misconfigured(
         format!("kafka: {what}"),
         "Correct [kafka] brokers, or the property in [kafka] config_file.",
     )
@@ -133,7 +134,7 @@ mod tests {
             let made: std::result::Result<BaseConsumer, KafkaError> =
                 client.set(name, value).create();
             let error = configuration_error(&made.err().unwrap());
-            let told = format!("{error} {} {error:?}", error.hint);
+            let told = format!("{error} {} {error:?}", error.remedy);
             assert!(!told.contains("hunter2"), "{told}");
         }
     }

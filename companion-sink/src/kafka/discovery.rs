@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use change::trouble::Trouble;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use tokio::sync::watch;
 
 use crate::config::Loaded;
-use crate::error::{Error, Result, log};
+use crate::error::{Result, kafka_failed, log, misconfigured};
 use crate::kafka::client;
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -26,7 +27,7 @@ pub(crate) struct Cluster {
     /// The topics; `None` until Kafka has answered once.
     pub(crate) topics: Option<Arc<Topics>>,
     /// Why Kafka cannot be asked at present.
-    pub(crate) error: Option<Error>,
+    pub(crate) error: Option<Trouble>,
 }
 
 /// Asks Kafka about its topics, and where their partitions begin and end.
@@ -44,9 +45,7 @@ impl Discovery {
         thread::Builder::new()
             .name("discovery".into())
             .spawn(move || ask_forever(&asking, &sender))
-            .map_err(|error| {
-                Error::configuration(error.to_string(), "Raise the limit of threads.")
-            })?;
+            .map_err(|error| misconfigured(error.to_string(), "Raise the limit of threads."))?;
         Ok(Discovery { client, cluster })
     }
 
@@ -63,11 +62,11 @@ impl Discovery {
             tokio::task::spawn_blocking(move || client.fetch_watermarks(&name, partition, TIMEOUT));
         match answer.await {
             Ok(Ok(bounds)) => Ok(bounds),
-            Ok(Err(error)) => Err(Error::kafka(
+            Ok(Err(error)) => Err(kafka_failed(
                 &format!("where {topic}-{partition} begins"),
                 &error,
             )),
-            Err(error) => Err(Error::new(
+            Err(error) => Err(Trouble::new(
                 crate::error::Code::Unreachable,
                 format!("kafka: {error}"),
                 "It is tried again.",
@@ -80,7 +79,7 @@ impl Discovery {
 pub(crate) fn topics(client: &BaseConsumer) -> Result<Topics> {
     let metadata = client
         .fetch_metadata(None, TIMEOUT)
-        .map_err(|error| Error::kafka("which topics there are", &error))?;
+        .map_err(|error| kafka_failed("which topics there are", &error))?;
     Ok(metadata
         .topics()
         .iter()

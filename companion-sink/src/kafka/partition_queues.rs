@@ -12,7 +12,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
-use crate::error::{Error, Result};
+use crate::error::{Result, kafka_failed, misconfigured};
 use crate::kafka::client::with_queues;
 use crate::kafka::closing_consumer::ClosingConsumer;
 use crate::kafka::reader::Ends;
@@ -102,9 +102,7 @@ impl PartitionQueues {
         let reader = thread::Builder::new()
             .name(format!("read {name}"))
             .spawn(move || reading.read())
-            .map_err(|error| {
-                Error::configuration(error.to_string(), "Raise the limit of threads.")
-            })?;
+            .map_err(|error| misconfigured(error.to_string(), "Raise the limit of threads."))?;
         Ok(PartitionQueues {
             shared,
             consumer,
@@ -121,7 +119,7 @@ impl PartitionQueues {
 
     /// Reads one more partition, from `offset` on. Its place is the number of those before.
     pub(crate) fn assign(&mut self, at: TopicPartition, offset: i64) -> Result<()> {
-        let failed = |error: KafkaError| Error::kafka("assigning a partition", &error);
+        let failed = |error: KafkaError| kafka_failed("assigning a partition", &error);
         // First the queue, or the first records would go to the common one.
         let queue = self.consumer.split_partition_queue(&at.topic, at.partition);
         let mut queue = queue.ok_or_else(|| failed(KafkaError::Canceled))?;

@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::watch;
 
 use crate::config::Loaded;
-use crate::error::{Error, Result, log};
+use crate::error::{Result, kafka_failed, log, misconfigured};
 use crate::kafka::client;
 use crate::kafka::client::Silent;
 use crate::kafka::client::configuration_error;
@@ -60,7 +60,7 @@ pub(crate) fn follow(config: &Loaded) -> Result<Newest> {
     thread::Builder::new()
         .name("positions".into())
         .spawn(move || follow_forever(&consumer, &topic, &sender))
-        .map_err(|error| Error::configuration(error.to_string(), "Raise the limit of threads."))?;
+        .map_err(|error| misconfigured(error.to_string(), "Raise the limit of threads."))?;
     Ok(newest)
 }
 
@@ -79,7 +79,7 @@ fn follow_forever(
                     == Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
             Err(error) => {
                 if warned.is_none_or(|at| at.elapsed() > REPEAT_WARNING) {
-                    log(&Error::kafka(&format!("reading {topic}"), &error), "");
+                    log(&kafka_failed(&format!("reading {topic}"), &error), "");
                     warned = Some(Instant::now());
                 }
             }

@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::kafka::closing_consumer::ClosingConsumer;
 use crate::kafka::record::Record;
 
@@ -89,9 +89,7 @@ impl Reader {
                 }
                 .run();
             })
-            .map_err(|error| {
-                Error::configuration(error.to_string(), "Raise the limit of threads.")
-            })?;
+            .map_err(|error| misconfigured(error.to_string(), "Raise the limit of threads."))?;
         Ok(Reader {
             commands,
             fetched,

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use change::trouble::Trouble;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
@@ -16,7 +17,7 @@ use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use tokio::sync::{Mutex, OnceCell, oneshot, watch};
 
 use crate::config::Loaded;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result, kafka_failed};
 use crate::kafka::client;
 use crate::kafka::client::configuration_error;
 use crate::kafka::discovery::Cluster;
@@ -106,7 +107,7 @@ impl DeadLetters {
             if !is_delivered(alone).await? {
                 let without_value = self.produce(&letter, None).await?;
                 if !is_delivered(without_value).await? {
-                    return Err(Error::kafka("sending a dead letter", &TOO_LARGE));
+                    return Err(kafka_failed("sending a dead letter", &TOO_LARGE));
                 }
             }
         }
@@ -159,7 +160,7 @@ impl DeadLetters {
         let results = admin
             .create_topics(&[new_topic], &AdminOptions::new())
             .await
-            .map_err(|error| Error::kafka(&format!("making topic {topic}"), &error))?;
+            .map_err(|error| kafka_failed(&format!("making topic {topic}"), &error))?;
         for result in results {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -168,7 +169,7 @@ impl DeadLetters {
                     RDKafkaErrorCode::TopicAuthorizationFailed
                     | RDKafkaErrorCode::ClusterAuthorizationFailed,
                 )) => {
-                    return Err(Error::new(
+                    return Err(Trouble::new(
                         Code::TargetRefuses,
                         format!("kafka: not allowed to make topic {topic}"),
                         format!(
@@ -177,7 +178,7 @@ impl DeadLetters {
                     ));
                 }
                 Err((_, code)) => {
-                    return Err(Error::kafka(
+                    return Err(kafka_failed(
                         &format!("making topic {topic}"),
                         &KafkaError::AdminOp(code),
                     ));
@@ -207,7 +208,7 @@ async fn is_delivered(delivery: Delivered) -> Result<bool> {
     match delivery.await.unwrap_or(Err(KafkaError::Canceled)) {
         Ok(()) => Ok(true),
         Err(error) if error == TOO_LARGE => Ok(false),
-        Err(error) => Err(Error::kafka("sending a dead letter", &error)),
+        Err(error) => Err(kafka_failed("sending a dead letter", &error)),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Why an event is refused.
 
-use crate::error::{Code, Error};
+use change::trouble::Trouble;
+
+use crate::error::Code;
 use crate::event::json::Malformed;
 use std::borrow::Cow;
 
@@ -171,7 +173,7 @@ pub(crate) enum NotApplied {
     /// It is refused: it goes aside, and the others go on.
     Refused(Failure),
     /// Something failed that the event is not to blame for.
-    Failed(Error),
+    Failed(Trouble),
 }
 
 impl From<Failure> for NotApplied {
@@ -186,8 +188,8 @@ impl From<Malformed> for NotApplied {
     }
 }
 
-impl From<Error> for NotApplied {
-    fn from(error: Error) -> Self {
+impl From<Trouble> for NotApplied {
+    fn from(error: Trouble) -> Self {
         NotApplied::Failed(error)
     }
 }

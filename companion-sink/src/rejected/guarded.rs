@@ -3,9 +3,10 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 
+use change::trouble::Trouble;
 use futures_util::FutureExt;
 
-use crate::error::{Code, Error};
+use crate::error::Code;
 use crate::rejected::failure::Failure;
 
 /// Does what an event asks for. If the program panics over it, the event is malformed to us. Where it was is in the log.
@@ -23,11 +24,11 @@ pub(crate) async fn guarded<T, E: From<Failure>>(
 
 /// As [`guarded`], for a sink as a whole.
 pub(crate) async fn guarded_sink<T>(
-    work: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
+    work: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
     let done = AssertUnwindSafe(work).catch_unwind().await;
     done.unwrap_or_else(|_| {
-        Err(Error::new(
+        Err(Trouble::new(
             Code::TargetRefuses,
             "an internal error stopped the sink",
             "Report this with the log, which says where; SIGHUP has it try again.",

@@ -1,6 +1,6 @@
 //! Pages of a list of refused events: in the order of sinks, topics, partitions and offsets.
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::kafka::record::Record;
 
 /// A part of a list.
@@ -60,7 +60,7 @@ impl PageCursor {
     /// As [`PageCursor::text`] wrote it.
     pub(crate) fn parse(text: &str) -> Result<PageCursor> {
         let wrong = || {
-            Error::configuration(
+            misconfigured(
                 "\"after\" is no place in the list",
                 "Give it what \"next\" of the page before says.",
             )

@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::error::{Code, Error, Result};
+use change::trouble::Trouble;
+
+use crate::error::{Code, Result};
 use crate::rejected::failure::Failure;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -41,7 +43,7 @@ impl RefusalLimit {
     /// Whether so many more may be refused now.
     pub(crate) fn check(&self, more: usize) -> Result<()> {
         if self.recent.len() + more > self.max_per_minute {
-            return Err(Error::new(
+            return Err(Trouble::new(
                 Code::TargetRefuses,
                 format!(
                     "the target, or a rule, refused more than {} events within a minute",

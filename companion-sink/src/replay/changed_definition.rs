@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use change::trouble::Trouble;
+
 use crate::delivery::control_topics;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::Op;
 use crate::event::commit_time_us;
 use crate::kafka::record::Record;
@@ -56,7 +58,7 @@ pub(crate) fn refuse(
     let Some((time_us, topic)) = last else {
         return Ok(());
     };
-    Err(Error::new(
+    Err(Trouble::new(
         Code::SchemaChange,
         format!(
             "the definition of {topic} changed at {}, after the place where the replay was to begin",

@@ -4,12 +4,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use change::trouble::Trouble;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::config::topic_pattern::follows;
 use crate::delivery::runner::{Context, Course, Ended, Shared};
-use crate::error::{Code, Error, Recovery, Result, log};
+use crate::error::{Code, Recovery, Result, log};
 use crate::kafka::client;
 use crate::kafka::discovery::Discovery;
 use crate::kafka::discovery::Topics;
@@ -84,8 +85,8 @@ pub(crate) async fn position(
     found.ok_or_else(|| silent("a position of the sender"))
 }
 
-fn silent(what: &str) -> Error {
-    Error::new(
+fn silent(what: &str) -> Trouble {
+    Trouble::new(
         Code::Unreachable,
         format!("kafka: the brokers did not report {what}"),
         "Check [kafka] brokers and source_name, and that the sender has run; then replay again.",

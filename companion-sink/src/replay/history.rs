@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use change::trouble::Trouble;
+
 use crate::config;
 use crate::delivery::by_partition::ByPartition;
 use crate::delivery::runner::Context;
-use crate::error::{Code, Error, Result, log};
+use crate::error::{Code, Result, log};
 use crate::kafka::positions;
 use crate::kafka::reader::TopicPartition;
 use crate::rejected::refusal_limit::RefusalLimit;
@@ -148,7 +150,7 @@ async fn where_it_is(
         bounds.push((at, (low, high)));
     }
     if known.is_empty() {
-        return Err(Error::new(
+        return Err(Trouble::new(
             Code::Configuration,
             "the history has applied nothing of its topics yet",
             "Run the sink: companion-sink run.",

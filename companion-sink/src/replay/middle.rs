@@ -4,10 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use change::position::Position as SenderPosition;
+use change::trouble::Trouble;
 
 use crate::delivery::control_topics;
 use crate::delivery::runner::Context;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::kafka::reader::TopicPartition;
 use crate::replay::delivery;
 use crate::replay::progress::Progress;
@@ -71,7 +72,7 @@ pub(crate) async fn begin_in_the_middle(
     progress.set_stage("copying the tables");
     let copied = control.copy(&partitions).await?;
     if copied.followed != followed {
-        return Err(Error::new(
+        return Err(Trouble::new(
             Code::SchemaChange,
             "a definition changed while the replay began",
             "Replay again.",
@@ -113,7 +114,7 @@ fn check_known(
     });
     match unknown {
         None => Ok(()),
-        Some((at, _)) => Err(Error::new(
+        Some((at, _)) => Err(Trouble::new(
             Code::TargetRefuses,
             format!("the sink knows no definition of the table of {}", at.topic),
             "Replay from BEGINNING.",

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use change::position::Position as SenderPosition;
+use change::trouble::Trouble;
 use tokio::sync::watch;
 
 use crate::config;
 use crate::config::Consistency;
 use crate::delivery::by_partition::ByPartition;
 use crate::delivery::runner::{Context, Course, Ended};
-use crate::error::{Code, Error, Result, log};
+use crate::error::{Code, Result, log, misconfigured};
 use crate::kafka::bounds::check_bounds;
 use crate::kafka::positions;
 use crate::kafka::reader::TopicPartition;
@@ -242,7 +243,7 @@ impl<'b> Build<'b> {
         match ended.map_err(stopped_by_event)? {
             Ended::Reached => Ok(()),
             // Whoever interrupts has no use for what comes of it.
-            Ended::Stopped => Err(Error::new(
+            Ended::Stopped => Err(Trouble::new(
                 Code::Unreachable,
                 "the replay was interrupted",
                 "Nothing was changed.",
@@ -259,7 +260,7 @@ impl<'b> Build<'b> {
                 Ok(changes) => return Ok(changes),
                 Err(NotYet::Failed(error)) if error.code != Code::Unreachable => return Err(error),
                 Err(NotYet::Failed(error)) => error,
-                Err(NotYet::Definition(topic)) => Error::new(
+                Err(NotYet::Definition(topic)) => Trouble::new(
                     Code::SchemaChange,
                     format!("the sink has not followed a change of the definition of {topic} yet"),
                     "Let it run until it has (`companion-sink run`), then replay again. Nothing was changed.",
@@ -313,7 +314,7 @@ impl<'b> Build<'b> {
         match pairs.any(|(live, built)| is_beyond(live.as_ref(), built.as_ref())) {
             false => Ok(()),
             // A control event that no position tells of yet.
-            true => Err(Error::new(
+            true => Err(Trouble::new(
                 Code::Unreachable,
                 "the sender's position is not where the sink is",
                 "Look whether the sender runs; then replay again. Nothing was changed.",
@@ -397,7 +398,7 @@ async fn partitions(
         }));
     }
     if partitions.is_empty() {
-        return Err(Error::configuration(
+        return Err(misconfigured(
             "the sink's topics are not there",
             "Correct its topics, or wait until something was sent to them.",
         ));
@@ -413,7 +414,7 @@ fn check_reach(bounds: &[Bounds], live: &[Option<Position>], order: &Order<'_>) 
             .map(|(at, (low, _))| format!("{}-{} (from {low} on)", at.topic, at.partition))
             .collect();
         if !cut.is_empty() {
-            return Err(Error::new(
+            return Err(Trouble::new(
                 Code::LogTruncated,
                 format!(
                     "retention has removed the beginning of {}: rows that changed only there would be lost",
@@ -432,11 +433,11 @@ fn check_reach(bounds: &[Bounds], live: &[Option<Position>], order: &Order<'_>) 
 }
 
 /// An event that the replica refuses ends the replay; what people decide about it they decide for the sink.
-fn stopped_by_event(error: Error) -> Error {
+fn stopped_by_event(error: Trouble) -> Trouble {
     match error.code {
-        Code::Poison => Error::new(
+        Code::Poison => Trouble::new(
             Code::Poison,
-            error.what,
+            error.message,
             "Nothing was changed. Mend the target's table, or let the sink come to this event and decide there (companion-sink dlq): a replay does as was decided.",
         ),
         _ => error,

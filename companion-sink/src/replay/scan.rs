@@ -4,13 +4,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use change::trouble::Trouble;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::config::Loaded;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result, kafka_failed};
 use crate::kafka::client;
 use crate::kafka::client::Silent;
 use crate::kafka::client::configuration_error;
@@ -46,7 +47,7 @@ impl Scan {
         partitions: &[TopicPartition],
         ts_ms: i64,
     ) -> Result<Vec<Option<i64>>> {
-        let failed = |error: KafkaError| Error::kafka("asking for offsets of a time", &error);
+        let failed = |error: KafkaError| kafka_failed("asking for offsets of a time", &error);
         let mut asked = TopicPartitionList::new();
         for at in partitions {
             asked
@@ -73,7 +74,7 @@ impl Scan {
         mut look: impl FnMut(Record) -> ControlFlow<()>,
     ) -> Result<()> {
         let failed = |error: KafkaError| {
-            Error::kafka(&format!("reading {}-{}", at.topic, at.partition), &error)
+            kafka_failed(&format!("reading {}-{}", at.topic, at.partition), &error)
         };
         let mut assignment = TopicPartitionList::new();
         assignment
@@ -84,7 +85,7 @@ impl Scan {
         loop {
             match self.consumer.poll(POLL) {
                 None if heard.elapsed() > SILENCE_MAX => {
-                    return Err(Error::new(
+                    return Err(Trouble::new(
                         Code::Unreachable,
                         format!("kafka: {}-{} does not answer", at.topic, at.partition),
                         "Look at the brokers, then replay again.",

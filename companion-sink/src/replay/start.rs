@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+use change::trouble::Trouble;
 use change::version::{Place, Version};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result, misconfigured};
 use crate::event::commit_time_us;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
@@ -116,13 +117,13 @@ fn first_of(
         .iter()
         .find(|(at, _)| *at.topic == *topic && at.partition == partition);
     let Some((at, (low, high))) = known else {
-        return Err(Error::configuration(
+        return Err(misconfigured(
             format!("the sink does not follow {topic}, partition {partition}"),
             "Name one of its topics: `companion-sink config` shows them.",
         ));
     };
     if offset < *low || offset >= *high {
-        return Err(Error::new(
+        return Err(Trouble::new(
             Code::LogTruncated,
             format!(
                 "topic {topic}-{partition} has the offsets {low} to {}",
@@ -133,7 +134,7 @@ fn first_of(
     }
     let found = first_where(scan, at, (offset, *high), |_| true)?;
     let found = found.ok_or_else(|| {
-        Error::configuration(
+        misconfigured(
             format!("there is no event at or after offset {offset} of {topic}-{partition}"),
             "Name an earlier one.",
         )
@@ -236,16 +237,16 @@ fn earlier(one: Option<First>, other: Option<First>) -> Option<First> {
     }
 }
 
-fn nothing_there(from: &From) -> Error {
-    Error::configuration(
+fn nothing_there(from: &From) -> Trouble {
+    misconfigured(
         format!("the sink's topics have no whole commit at or after {from}"),
         "Name an earlier place: there is nothing to replay.",
     )
 }
 
 /// The thread that searched is gone.
-pub(crate) fn ended(error: &tokio::task::JoinError) -> Error {
-    Error::new(
+pub(crate) fn ended(error: &tokio::task::JoinError) -> Trouble {
+    Trouble::new(
         Code::Unreachable,
         format!("the search for the beginning ended: {error}"),
         "Report this with the log.",

@@ -1,5 +1,7 @@
 //! What a sink is: it applies batches of events and keeps, with its data, how far it is.
 
+use change::trouble::Trouble;
+
 use crate::sink::batch::{Applied, Batch, Move, Position};
 
 pub(crate) mod batch;
@@ -13,7 +15,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::delivery::watermark::Complete;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::json::Malformed;
 use crate::kafka::discovery::Topics;
 use crate::kafka::reader::TopicPartition;
@@ -33,7 +35,7 @@ pub(crate) enum Met {
     /// It was done before: the target has other positions.
     Moved,
     /// The target cannot do it. Nothing is done, and the table waits until it can.
-    Stopped(Error),
+    Stopped(Trouble),
 }
 
 /// A target: what a course of delivery asks of it.
@@ -73,7 +75,7 @@ pub(crate) trait Sink: Positions + Send + Sync {
 
     /// Waits until the target does not answer, of a sink that has had events to apply for long; the error that says so. It asks
     /// by itself, beside what the sink is at.
-    fn no_answer(&self, _status: &SinkStatus) -> impl Future<Output = Error> + Send + 'static {
+    fn no_answer(&self, _status: &SinkStatus) -> impl Future<Output = Trouble> + Send + 'static {
         std::future::pending()
     }
 
@@ -184,8 +186,8 @@ pub(crate) fn all_partitions(topics: &Topics) -> BTreeSet<TopicPartition> {
 }
 
 /// The beginning or end of a snapshot that cannot be followed.
-pub(crate) fn unreadable_snapshot(Malformed(why): Malformed) -> Error {
-    Error::new(
+pub(crate) fn unreadable_snapshot(Malformed(why): Malformed) -> Trouble {
+    Trouble::new(
         Code::SchemaChange,
         format!("a snapshot event: {why}"),
         "Look at the topic; make another snapshot, set the stored offsets behind this one, send SIGHUP.",

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use change::trouble::Trouble;
 use serde::Serialize;
 
-use crate::error::Error;
 use crate::event::Op;
 use crate::kafka::record::Record;
 use crate::sink::batch::Applied;
@@ -75,11 +75,11 @@ pub(crate) struct LastError {
 }
 
 impl LastError {
-    pub(super) fn now(error: &Error) -> Self {
+    pub(super) fn now(error: &Trouble) -> Self {
         LastError {
             code: error.code.to_string(),
-            message: error.what.clone(),
-            hint: error.hint.clone(),
+            message: error.message.clone(),
+            hint: error.remedy.clone(),
             at: timestamp::rfc3339(timestamp::now_us()),
             over_since: None,
         }

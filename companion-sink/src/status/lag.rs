@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::config;
 use crate::config::topic_pattern::follows;
 use crate::config::{Consistency, Kind, Loaded};
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::kafka::client;
 use crate::kafka::client::Silent;
 use crate::kafka::discovery::Cluster;
@@ -82,7 +82,7 @@ pub(crate) fn watch(
     });
     spawned
         .map(drop)
-        .map_err(|error| Error::configuration(error.to_string(), "Raise the limit of threads."))
+        .map_err(|error| misconfigured(error.to_string(), "Raise the limit of threads."))
 }
 
 impl Watched {

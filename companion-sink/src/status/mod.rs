@@ -12,9 +12,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use change::trouble::Trouble;
 pub(crate) use figures::{Figures, Lag, LastError, State};
 
-use crate::error::Error;
 use crate::kafka::reader::TopicPartition;
 use crate::sink::batch::Move;
 use crate::timestamp;
@@ -111,12 +111,12 @@ impl SinkStatus {
     }
 
     /// Notes an error.
-    pub(crate) fn set_error(&self, error: &Error) {
+    pub(crate) fn set_error(&self, error: &Trouble) {
         self.figures().last_error = Some(LastError::now(error));
     }
 
     /// A topic waits at an event that the target cannot follow.
-    pub(crate) fn stops_at(&self, topic: &str, error: &Error) {
+    pub(crate) fn stops_at(&self, topic: &str, error: &Trouble) {
         let mut figures = self.figures();
         let at = figures
             .stopped_topics
@@ -161,6 +161,7 @@ impl SinkStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::misconfigured;
 
     #[test]
     fn what_does_not_move_is_stuck() {
@@ -184,7 +185,7 @@ mod tests {
         status.applied(limit, None);
         assert_eq!(look(waiting), (Some(3), false));
         // What is tried again in vain is so also where nothing is known, and between the attempts.
-        status.set_error(&Error::configuration("x", "y"));
+        status.set_error(&misconfigured("x", "y"));
         status.set_state(State::Retrying);
         let since = status.figures().retrying_since.clone();
         assert!(since.is_some());

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
+use change::trouble::Trouble;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result, misconfigured};
 use crate::sink::postgres::open;
 use crate::status::prometheus::{Metrics, Sample, labels};
 
@@ -57,7 +58,7 @@ impl Source {
         })
         .await;
         let (seen, connected) = looked.unwrap_or_else(|_| {
-            Err(Error::new(
+            Err(Trouble::new(
                 Code::Unreachable,
                 format!("source: no answer within {} s", TIMEOUT.as_secs()),
                 "See whether the source's server is overloaded or stopped.",
@@ -75,7 +76,7 @@ async fn connect(url: &str) -> Result<(Client, String)> {
         .await
         .map_err(|error| refused(&error))?;
     let schema = row.map(|row| row.get(0)).ok_or_else(|| {
-        Error::configuration(
+        misconfigured(
             "source: extension pg_cdc is not in this database",
             "Name the database of the tracked tables in source.url.",
         )
@@ -100,7 +101,7 @@ async fn ask(client: &Client, schema: &str) -> Result<Seen> {
             .map_err(|error| refused(&error))?;
         let values = rows.iter().map(|row| {
             serde_json::from_str(row.get(0)).map_err(|error| {
-                Error::configuration(
+                misconfigured(
                     format!("source: {error}"),
                     "Use the version of companion-sink that belongs to the extension.",
                 )
@@ -116,13 +117,13 @@ async fn ask(client: &Client, schema: &str) -> Result<Seen> {
     })
 }
 
-fn refused(error: &tokio_postgres::Error) -> Error {
+fn refused(error: &tokio_postgres::Error) -> Trouble {
     match error.as_db_error() {
-        Some(refused) => Error::configuration(
+        Some(refused) => misconfigured(
             format!("source: {}", refused.message()),
             "GRANT pg_monitor TO the role of source.url.",
         ),
-        None => Error::new(
+        None => Trouble::new(
             Code::Unreachable,
             format!("source: {error}"),
             "Start the source's server, or correct source.url.",
@@ -135,7 +136,7 @@ pub(crate) fn status(looked: &Result<Seen>) -> Value {
     match looked {
         Ok(seen) => json!({ "sender": seen.sender, "tables": seen.tables }),
         Err(error) => {
-            json!({ "error": { "code": error.code.to_string(), "message": error.what, "hint": error.hint } })
+            json!({ "error": { "code": error.code.to_string(), "message": error.message, "hint": error.remedy } })
         }
     }
 }

@@ -10,12 +10,12 @@ use crate::code::Code;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     pub code: Code,
-    /// What happened: lower case, no full stop.
+    /// What happened: lower case, no full stop, one line.
     pub message: String,
     /// More about it: sentences.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// What to do about it: sentences.
+    /// What to do about it: sentences, on one line.
     pub remedy: String,
 }
 
@@ -23,9 +23,9 @@ impl Trouble {
     pub fn new(code: Code, message: impl Into<String>, remedy: impl Into<String>) -> Trouble {
         Trouble {
             code,
-            message: message.into(),
+            message: on_one_line(message.into()),
             detail: None,
-            remedy: remedy.into(),
+            remedy: on_one_line(remedy.into()),
         }
     }
 
@@ -34,6 +34,14 @@ impl Trouble {
     pub fn detail(mut self, detail: impl Into<String>) -> Trouble {
         self.detail = Some(detail.into());
         self
+    }
+}
+
+/// Names of tables and columns may hold anything. What a person copies from here, into psql for example, is one line.
+fn on_one_line(text: String) -> String {
+    match text.contains(char::is_control) {
+        true => text.replace(char::is_control, "\u{fffd}"),
+        false => text,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use change::trouble::Trouble;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::{
@@ -9,7 +10,7 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection, Database, IndexModel};
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 use crate::sink::mongo_history::failure::{classify, is_missing_collection, refused_collection};
 use crate::sink::mongo_history::write::insert::collection_refused;
 
@@ -21,7 +22,7 @@ pub(crate) async fn connect(url: &str, database: &str) -> Result<Database> {
         // The driver's text may quote the URL, and with it the password; of a name that it does not find it holds that.
         match error.kind.as_ref() {
             ErrorKind::DnsResolve { .. } => classify("looking the url's name up", &error),
-            _ => Error::configuration(
+            _ => misconfigured(
                 "mongodb: the driver does not take the url for a connection string",
                 "Write mongodb://user:password@host:port/, with other characters than letters and digits of the password percent-encoded.",
             ),
@@ -99,7 +100,7 @@ fn failed<T: Send + Sync>(
     collection: &Collection<T>,
     doing: &str,
     error: &mongodb::error::Error,
-) -> Error {
+) -> Trouble {
     match refused_collection(error) {
         Some(why) => collection_refused(collection.name(), &why),
         None => classify(doing, error),

@@ -1,8 +1,9 @@
 //! What MongoDB's errors mean: the event, its collection, the way there, or the target as a whole.
 
+use change::trouble::Trouble;
 use mongodb::error::{Error as MongoError, ErrorKind, IndexedWriteError, WriteFailure};
 
-use crate::error::{Code, Error};
+use crate::error::Code;
 
 const DUPLICATE_KEY: i32 = 11000;
 
@@ -140,7 +141,7 @@ pub(crate) fn is_about_document(error: &MongoError) -> bool {
 }
 
 /// An error that concerns more than one document. Its text is the driver's, which holds no values.
-pub(crate) fn classify(doing: &str, error: &MongoError) -> Error {
+pub(crate) fn classify(doing: &str, error: &MongoError) -> Trouble {
     let code = match error.kind.as_ref() {
         ErrorKind::Command(command) => Some(command.code),
         ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
@@ -150,14 +151,14 @@ pub(crate) fn classify(doing: &str, error: &MongoError) -> Error {
     let what = format!("mongodb: {doing}: {}", brief(error));
     if matches!(error.kind.as_ref(), ErrorKind::Authentication { .. }) || is_one_of(&REFUSED_CODES)
     {
-        return Error::new(
+        return Trouble::new(
             Code::TargetRefuses,
             what,
             "Grant readWrite on the sink's database to its user, then send SIGHUP; or correct the user in url, and restart.",
         );
     }
     if is_one_of(&LACKING_CODES) || is_one_of(&COLLECTION_CODES) {
-        return Error::new(
+        return Trouble::new(
             Code::TargetRefuses,
             what,
             "The server refuses it for good: look at what its log says, correct it there, then send SIGHUP.",
@@ -167,7 +168,7 @@ pub(crate) fn classify(doing: &str, error: &MongoError) -> Error {
         Some(_) => "The server answers with an error: look at its log; it is tried again.",
         None => "Check url, the server and the network; it is tried again.",
     };
-    Error::new(Code::Unreachable, what, hint)
+    Trouble::new(Code::Unreachable, what, hint)
 }
 
 /// The driver's text without the details of single writes, which may quote a document.

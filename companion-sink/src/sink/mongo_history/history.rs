@@ -7,13 +7,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use change::trouble::Trouble;
 use mongodb::bson::RawDocumentBuf;
 use mongodb::bson::oid::ObjectId;
 use mongodb::options::CollectionOptions;
 use mongodb::{Collection, Database};
 
 use crate::config;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::Headers;
 use crate::event::Op;
 use crate::event::snapshot::SnapshotBody;
@@ -302,7 +303,7 @@ impl History {
         match tried {
             Err(error) if error.code == Code::CollectionRefused => {
                 for pending in &pending {
-                    let failure = Failure::collection_refused(error.what.clone());
+                    let failure = Failure::collection_refused(error.message.clone());
                     inserted.refused.insert(pending.place, failure);
                 }
                 Ok(())
@@ -395,8 +396,8 @@ impl History {
     }
 }
 
-pub(super) fn not_connected() -> Error {
-    Error::new(
+pub(super) fn not_connected() -> Trouble {
+    Trouble::new(
         Code::Unreachable,
         "mongodb: not connected",
         "It is tried again.",

@@ -5,12 +5,13 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use change::trouble::Trouble;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification, SimpleQueryMessage, Statement};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result, misconfigured};
 use crate::sink::postgres::failure::{Fault, classify, sort};
 use crate::sink::postgres::parked::decisions::CHANNEL;
 use crate::sink::postgres::verification::Verification;
@@ -237,7 +238,7 @@ async fn open_listening(
     let (url, verification) = Verification::split(url)?;
     let mut config: Config = url.parse().map_err(|_| {
         // The driver's text may quote the URL, and with it the password.
-        Error::configuration(
+        misconfigured(
             format!("postgres: {key} is not a connection string"),
             "Write postgres://user:password@host:port/database?sslmode=...",
         )
@@ -253,7 +254,7 @@ async fn open_listening(
     // A server that hangs takes the connection and says nothing.
     let connected = timeout(GREETING_TIMEOUT, config.connect(verification.connector()?));
     let connected = connected.await.map_err(|_| {
-        Error::new(
+        Trouble::new(
             Code::Unreachable,
             format!(
                 "postgres: connecting: no answer within {} s",
@@ -316,7 +317,7 @@ pub(crate) async fn become_active(
     if row.get(0) {
         return Ok(());
     }
-    Err(Error::new(
+    Err(Trouble::new(
         Code::OtherInstance,
         format!("postgres: another instance of sink {state_name} is active"),
         "Nothing to do: this one takes over when that is gone.",

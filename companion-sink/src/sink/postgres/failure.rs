@@ -4,10 +4,11 @@
 //! these events, unless it is about the target as a whole; where an SQLSTATE can mean both (a `regclass` that names no table, and
 //! a table of the target that is missing), it is looked who is to blame.
 
+use change::trouble::Trouble;
 use tokio_postgres::Error as PgError;
 use tokio_postgres::error::DbError;
 
-use crate::error::{Code, Error};
+use crate::error::Code;
 use crate::rejected::failure::{Failure, NotApplied};
 
 /// A failed statement.
@@ -25,7 +26,7 @@ pub(crate) enum Fault {
     /// The table of the target is not as the event needs it.
     Lack(Lack),
     /// Neither the event's fault nor its table's.
-    Other(Error),
+    Other(Trouble),
 }
 
 /// What a table of the target lacks for events of its source.
@@ -41,8 +42,8 @@ pub(crate) struct Lack {
 
 impl Lack {
     /// As it stops a whole sink.
-    pub(crate) fn error(&self) -> Error {
-        Error::new(
+    pub(crate) fn error(&self) -> Trouble {
+        Trouble::new(
             self.code,
             format!("postgres: {}", self.what),
             format!("{}, then send SIGHUP.", self.remedy),
@@ -57,11 +58,11 @@ impl Lack {
 
 impl Fault {
     /// As it stops a whole sink that is `doing` something.
-    pub(crate) fn error(self, doing: &str) -> Error {
+    pub(crate) fn error(self, doing: &str) -> Trouble {
         match self {
             Fault::Doubtful { lack, .. } | Fault::Lack(lack) => lack.error(),
             Fault::Other(error) => error,
-            Fault::Event(failure) => Error::new(
+            Fault::Event(failure) => Trouble::new(
                 Code::TargetRefuses,
                 format!("postgres: {doing}: {}", failure.message),
                 "Look at the target's state schema, then send SIGHUP.",
@@ -104,8 +105,8 @@ impl From<Fault> for NotApplied {
     }
 }
 
-impl From<Error> for Fault {
-    fn from(error: Error) -> Self {
+impl From<Trouble> for Fault {
+    fn from(error: Trouble) -> Self {
         Fault::Other(error)
     }
 }
@@ -170,7 +171,7 @@ pub(crate) fn sort(doing: &str, error: &PgError) -> Fault {
 }
 
 /// As [`sort`], where no event is concerned.
-pub(crate) fn classify(doing: &str, error: &PgError) -> Error {
+pub(crate) fn classify(doing: &str, error: &PgError) -> Trouble {
     let state = error.as_db_error().map(|db| db.code().code());
     if let Some(state) = state
         && matches!(StateClass::of(state), StateClass::Unknown)
@@ -276,8 +277,8 @@ fn of_state(state: &str) -> String {
     format!("SQLSTATE {state} {}", meaning(state))
 }
 
-fn unreachable(doing: &str, why: &str) -> Error {
-    Error::new(
+fn unreachable(doing: &str, why: &str) -> Trouble {
+    Trouble::new(
         Code::Unreachable,
         format!("postgres: {doing}: {why}"),
         "Check the sink's url, the server and the network; it is tried again.",
@@ -285,8 +286,8 @@ fn unreachable(doing: &str, why: &str) -> Error {
 }
 
 /// Nothing is wrong with the event nor, for good, with the target.
-fn passing(doing: &str, state: &str) -> Error {
-    Error::new(
+fn passing(doing: &str, state: &str) -> Trouble {
+    Trouble::new(
         Code::Unreachable,
         format!("postgres: {doing}: {} (SQLSTATE {state})", meaning(state)),
         match state {

@@ -18,8 +18,10 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
+use change::trouble::Trouble;
+
 use crate::delivery::watermark::Complete;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::kafka::discovery::Topics;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
@@ -101,9 +103,9 @@ impl Sink for Postgres {
         }
         // Constraint triggers may be there for this role as well. Looked at before, each event is told.
         self.replica.looks_before_commit = true;
-        Err(Error::new(
+        Err(Trouble::new(
             Code::Unreachable,
-            refused.what,
+            refused.message,
             "It is tried again, and the event is looked for.",
         ))
     }
@@ -117,7 +119,7 @@ impl Sink for Postgres {
             .await
     }
 
-    fn no_answer(&self, status: &SinkStatus) -> impl Future<Output = Error> + Send + 'static {
+    fn no_answer(&self, status: &SinkStatus) -> impl Future<Output = Trouble> + Send + 'static {
         self.replica.no_answer(status)
     }
 
@@ -143,7 +145,7 @@ impl Sink for Postgres {
 
     async fn apply_together(&mut self, record: &Record, _moves: &[Move]) -> Result<()> {
         let topic = &record.topic;
-        Err(Error::new(
+        Err(Trouble::new(
             Code::TargetRefuses,
             format!("postgres: topic {topic}: instances did not meet"),
             "Report this with the log.",

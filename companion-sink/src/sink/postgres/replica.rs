@@ -11,10 +11,11 @@ use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use change::trouble::Trouble;
 use tokio::time::{sleep_until, timeout};
 
 use crate::config::Consistency;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::{Headers, RowBody, TableName};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
@@ -354,7 +355,7 @@ impl Replica {
     pub(super) fn no_answer(
         &self,
         status: &SinkStatus,
-    ) -> impl Future<Output = Error> + Send + 'static {
+    ) -> impl Future<Output = Trouble> + Send + 'static {
         crate::sink::postgres::watchdog::no_answer(self.live.clone(), status.clone())
     }
 
@@ -418,8 +419,8 @@ fn state_name(instance: &str, name: &str, settings: &Settings) -> String {
     }
 }
 
-pub(super) fn not_connected() -> Error {
-    Error::new(
+pub(super) fn not_connected() -> Trouble {
+    Trouble::new(
         Code::Unreachable,
         "postgres: not connected",
         "It is tried again.",

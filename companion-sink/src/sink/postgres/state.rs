@@ -1,10 +1,11 @@
 //! What the sink keeps in the target: offsets and parked events, written in the transaction of the rows.
 
+use change::trouble::Trouble;
 use change::version::Place;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::kafka::reader::TopicPartition;
 use crate::sink::batch::Move;
 use crate::sink::batch::Position;
@@ -201,7 +202,7 @@ impl State {
         if generation == Some(self.generation) {
             return Ok(());
         }
-        Err(Error::new(
+        Err(Trouble::new(
             Code::OtherInstance,
             format!(
                 "postgres: a replay has taken the place of sink {}",
@@ -376,7 +377,7 @@ impl State {
         };
         let definition: &str = row.get(2);
         let definition = serde_json::from_str(definition).map_err(|error| {
-            Error::new(
+            Trouble::new(
                 Code::TargetRefuses,
                 format!("postgres: the definition of {topic} in the state cannot be read: {error}"),
                 format!(
@@ -424,7 +425,7 @@ impl State {
         if written == expected as u64 {
             return Ok(());
         }
-        Err(Error::new(
+        Err(Trouble::new(
             Code::OtherInstance,
             format!(
                 "postgres: another instance moved the offsets of sink {}",

@@ -3,11 +3,12 @@
 
 use std::path::PathBuf;
 
+use change::trouble::Trouble;
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode};
 use openssl::x509::store::X509StoreBuilder;
 use postgres_openssl::MakeTlsConnector;
 
-use crate::error::{Error, Result};
+use crate::error::{Result, misconfigured};
 
 /// What a connection string says of TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -161,7 +162,7 @@ impl Verification {
     /// The connector that does so.
     pub(crate) fn connector(&self) -> Result<MakeTlsConnector> {
         let failed = |error: openssl::error::ErrorStack| {
-            Error::configuration(
+            misconfigured(
                 format!("postgres: TLS: {error}"),
                 "Correct sslrootcert, sslcert and sslkey in the sink's url.",
             )
@@ -195,8 +196,8 @@ impl Verification {
     }
 }
 
-fn wrong(why: &str) -> Error {
-    Error::configuration(
+fn wrong(why: &str) -> Trouble {
+    misconfigured(
         format!("postgres: the url cannot be used: {why}"),
         "Write postgres://user:password@host:port/database?sslmode=verify-full&sslrootcert=FILE, as libpq has it.",
     )

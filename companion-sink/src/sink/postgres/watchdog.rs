@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use change::trouble::Trouble;
 use tokio::time::{sleep, timeout};
 
-use crate::error::{Code, Error};
+use crate::error::Code;
 use crate::reload::Live;
 use crate::sink::postgres::connection;
 use crate::status::SinkStatus;
@@ -17,7 +18,7 @@ const ASK_EVERY: Duration = Duration::from_secs(10);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Waits until the target of the sink that `status` is of does not answer; the error that says so (CDC1003).
-pub(crate) async fn no_answer(live: Live, status: SinkStatus) -> Error {
+pub(crate) async fn no_answer(live: Live, status: SinkStatus) -> Trouble {
     loop {
         sleep(ASK_EVERY).await;
         let unmoved = status.figures().unmoved_seconds;
@@ -38,7 +39,7 @@ pub(crate) async fn no_answer(live: Live, status: SinkStatus) -> Error {
             Ok(Err(error)) if error.code != Code::Unreachable => {}
             Ok(Err(error)) => return error,
             Err(_) => {
-                return Error::new(
+                return Trouble::new(
                     Code::Unreachable,
                     "postgres: the server does not answer",
                     "See whether the target's server is overloaded or stopped; it is tried again.",

@@ -109,8 +109,7 @@ fn wait_until_applied(
     };
     let ends: Vec<(String, i64)> = topics.iter().map(end_of).collect();
     let newest = newest_control_events(bed);
-    let applied =
-        "SELECT topic, max(next_offset), max(version COLLATE \"C\") FROM companion.offsets GROUP BY topic";
+    let applied = "SELECT topic, max(next_offset), max(version COLLATE \"C\") FROM companion.offsets GROUP BY topic";
     wait_until("the replica to be at the end", TIMEOUT, || {
         let state = sink.state_of("replica");
         assert_ne!(state["state"], "halted", "{state}");

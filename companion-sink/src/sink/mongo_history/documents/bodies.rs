@@ -1,11 +1,12 @@
 //! Values of any length inside documents, which have at most 16 MB: a longer one is kept in pieces, in the collection
 //! `companion_bodies`.
 
+use change::trouble::Trouble;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, Bson, Document, doc};
 use mongodb::{Collection, Database};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::sink::mongo_history::failure::{classify, is_duplicate_id};
 
 const COLLECTION: &str = "companion_bodies";
@@ -107,8 +108,8 @@ fn piece_id(owner: &str, piece: i32) -> String {
     format!("{owner} {piece}")
 }
 
-fn missing(id: &str) -> Error {
-    Error::new(
+fn missing(id: &str) -> Trouble {
+    Trouble::new(
         Code::TargetRefuses,
         format!("mongodb: the piece {id} of a parked event is missing in {COLLECTION}"),
         "Restore it, or remove the event from companion_parked; then send SIGHUP.",

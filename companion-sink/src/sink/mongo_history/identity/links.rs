@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 
+use change::trouble::Trouble;
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use mongodb::{Collection, Database};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::write::insert::insert_new;
 
@@ -54,7 +55,7 @@ impl Links {
             .map(|(link, entity)| doc! { "_id": link, "entity": entity });
         match insert_new(&self.0, documents).await?.first() {
             None => Ok(()),
-            Some(refused) => Err(Error::new(
+            Some(refused) => Err(Trouble::new(
                 Code::TargetRefuses,
                 format!("mongodb refused the link of a row: {}", refused.why),
                 "Allow the sink's user to write every collection of its database, then send SIGHUP.",

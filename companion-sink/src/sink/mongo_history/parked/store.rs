@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use change::trouble::Trouble;
 use futures_util::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
 use crate::rejected::parked_event::Refused;
@@ -143,7 +144,7 @@ impl ParkedEvents {
         }
         match insert_new(&self.collection, &documents).await?.first() {
             None => Ok(()),
-            Some(refused) => Err(Error::new(
+            Some(refused) => Err(Trouble::new(
                 Code::TargetRefuses,
                 format!("mongodb refused to keep an event: {}", refused.why),
                 format!("Look at the validation rules of {COLLECTION}, then send SIGHUP."),

@@ -4,12 +4,13 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
+use change::trouble::Trouble;
 use futures_util::TryStreamExt;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, doc};
 use mongodb::{Collection, Database};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::sink::mongo_history::failure::{classify, is_duplicate_id};
 use crate::sink::mongo_history::write::insert::insert_new;
 
@@ -117,7 +118,7 @@ impl Snapshots {
         let documents = entities.iter().map(|entity| doc! { "_id": entity });
         match insert_new(&self.seen(snapshot), documents).await?.first() {
             None => Ok(()),
-            Some(refused) => Err(Error::new(
+            Some(refused) => Err(Trouble::new(
                 Code::TargetRefuses,
                 format!("mongodb refused a note of a snapshot: {}", refused.why),
                 "Allow the sink's user to write every collection of its database, then send SIGHUP.",
@@ -237,7 +238,7 @@ impl Notes {
     /// Whether an entity was noted. Entities are asked for in their order, that of their bytes.
     pub(crate) async fn contain(&mut self, entity: &str) -> Result<bool> {
         if entity <= self.asked.as_str() {
-            return Err(Error::new(
+            return Err(Trouble::new(
                 Code::TargetRefuses,
                 "mongodb: the collection of a history does not sort texts by their bytes",
                 "Make it without a collation, and copy the documents; then send SIGHUP.",
@@ -285,7 +286,7 @@ fn parse(document: &Document) -> Result<Snapshot> {
         })
     };
     parsed().ok_or_else(|| {
-        Error::new(
+        Trouble::new(
             Code::TargetRefuses,
             format!("mongodb: a document of {COLLECTION} has an unknown form"),
             "Remove it, and make another snapshot of its table; then send SIGHUP.",
@@ -293,8 +294,8 @@ fn parse(document: &Document) -> Result<Snapshot> {
     })
 }
 
-fn other_instance(topic: &str) -> Error {
-    Error::new(
+fn other_instance(topic: &str) -> Trouble {
+    Trouble::new(
         Code::OtherInstance,
         format!("mongodb: another instance went on with the snapshot of {topic}"),
         "Nothing is lost; this one reads the offsets again. Run one instance of a sink.",

@@ -3,10 +3,11 @@
 //! A row is gone if its newest document is from before the snapshot's beginning and is no delete, and the snapshot has not
 //! met it. Of a row that the snapshot met there is a document since the beginning, or a note (`snapshots.rs`).
 
+use change::trouble::Trouble;
 use mongodb::Collection;
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::Headers;
 use crate::event::json::Malformed;
 use crate::kafka::record::Record;
@@ -149,7 +150,7 @@ impl End<'_> {
         };
         match refused.first() {
             None => Ok(()),
-            Some(refused) => Err(Error::new(
+            Some(refused) => Err(Trouble::new(
                 Code::TargetRefuses,
                 format!(
                     "mongodb refused the inferred delete of a row of {topic}: {}",

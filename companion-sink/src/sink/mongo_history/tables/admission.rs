@@ -5,12 +5,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use change::trouble::Trouble;
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use mongodb::{Collection, Database};
 
 use crate::config::topic_pattern::matches;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::Headers;
 use crate::event::Op;
 use crate::event::TableName;
@@ -188,7 +189,7 @@ impl Admission {
             failure = self.why(topic, headers, told, several_topics);
         }
         if failure.is_some() && told.is_first && self.may_still_be_free(topic) {
-            return Err(Error::new(
+            return Err(Trouble::new(
                 Code::Unreachable,
                 format!("topic {topic} waits until another topic has given its table up"),
                 "Nothing to do: it is looked at again.",

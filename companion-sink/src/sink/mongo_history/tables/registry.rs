@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use change::trouble::Trouble;
 use futures_util::TryStreamExt;
 use mongodb::bson::{self, Document, doc};
 use mongodb::{Collection, Database};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::sink::mongo_history::failure::{classify, is_about_name, is_duplicate_id};
 use crate::sink::mongo_history::identity::lineage::Lineage;
 use crate::sink::mongo_history::identity::lineage::Natural;
@@ -340,16 +341,16 @@ pub(crate) fn no_renames() -> &'static BTreeMap<String, String> {
     &NONE
 }
 
-fn unknown_form() -> Error {
-    Error::new(
+fn unknown_form() -> Trouble {
+    Trouble::new(
         Code::TargetRefuses,
         format!("mongodb: a document of {COLLECTION} has an unknown form"),
         "Restore it from a backup of the history's database, then send SIGHUP.",
     )
 }
 
-fn other_instance() -> Error {
-    Error::new(
+fn other_instance() -> Trouble {
+    Trouble::new(
         Code::OtherInstance,
         format!("mongodb: another instance wrote into {COLLECTION}"),
         "Nothing is lost; this one reads it again.",

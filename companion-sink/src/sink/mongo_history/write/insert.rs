@@ -2,10 +2,11 @@
 
 use std::borrow::Borrow;
 
+use change::trouble::Trouble;
 use mongodb::Collection;
 use serde::Serialize;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::sink::mongo_history::failure::{
     Rejected, classify, refused_collection, refused_document, rejected,
 };
@@ -62,8 +63,8 @@ pub(crate) async fn insert_new<T: Serialize + Send + Sync>(
 }
 
 /// A collection of which the server takes nothing (CDC1018).
-pub(crate) fn collection_refused(collection: &str, why: &str) -> Error {
-    Error::new(
+pub(crate) fn collection_refused(collection: &str, why: &str) -> Trouble {
+    Trouble::new(
         Code::CollectionRefused,
         format!("mongodb refuses the collection {collection}: {why}"),
         "Correct it on the server, then `companion-sink dlq retry --all`.",

@@ -1,10 +1,11 @@
 //! The newest document of each entity, read in the order of the index `{entity, version}`.
 
+use change::trouble::Trouble;
 use futures_util::TryStreamExt;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::{Collection, Cursor};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sink::mongo_history::failure::classify;
 
 /// The newest documents of a query, one entity after the other.
@@ -63,7 +64,7 @@ impl NewestVersions {
     }
 }
 
-fn failed(error: &mongodb::error::Error) -> Error {
+fn failed(error: &mongodb::error::Error) -> Trouble {
     classify("reading the newest versions", error)
 }
 

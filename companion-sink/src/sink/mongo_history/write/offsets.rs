@@ -1,12 +1,13 @@
 //! How far the history is, in the collection `companion_offsets`. Written after the documents are acknowledged: a
 //! crash in between inserts them again, which their `_id` makes harmless.
 
+use change::trouble::Trouble;
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::{Collection, Database};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::kafka::reader::TopicPartition;
 use crate::sink::batch::Move;
 use crate::sink::batch::Position;
@@ -40,7 +41,7 @@ impl Offsets {
         let mut positions = vec![None; wanted.len()];
         while let Some(found) = cursor.try_next().await.map_err(failed)? {
             let Some((topic, partition, position)) = parse(&found) else {
-                return Err(Error::new(
+                return Err(Trouble::new(
                     Code::TargetRefuses,
                     format!("mongodb: a document of {COLLECTION} has an unknown form"),
                     "Restore or remove it, then send SIGHUP.",
@@ -145,8 +146,8 @@ fn parse(found: &Document) -> Option<(String, i32, Position)> {
     ))
 }
 
-fn other_instance(at: &TopicPartition) -> Error {
-    Error::new(
+fn other_instance(at: &TopicPartition) -> Trouble {
+    Trouble::new(
         Code::OtherInstance,
         format!(
             "mongodb: another instance moved {}-{}",

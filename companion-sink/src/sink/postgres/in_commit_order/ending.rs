@@ -1,11 +1,12 @@
 //! The end of a transaction: it is committed, or the event is looked for that the target refuses it for.
 
 use crate::config::OnError;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::Headers;
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
 use change::event::headers::HeaderName;
+use change::trouble::Trouble;
 
 use crate::rejected::failure::NotApplied;
 use crate::sink::postgres::in_commit_order::poison::Commit;
@@ -136,7 +137,7 @@ pub(crate) async fn end_transaction(
         // It is not this one, or there are too many: a person has to look, and the search begins anew then.
         replica.search = Search::default();
         checked?;
-        return Err(Error::new(
+        return Err(Trouble::new(
             Code::TargetRefuses,
             what,
             "Correct the target's constraint or trigger, then send SIGHUP.",

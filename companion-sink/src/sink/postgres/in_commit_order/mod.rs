@@ -19,6 +19,7 @@ mod transaction;
 use std::time::{Duration, Instant};
 
 use change::position::Position as SenderPosition;
+use change::trouble::Trouble;
 use change::version::Place;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
@@ -30,7 +31,7 @@ use crate::delivery::copied_offsets::CopiedOffsets;
 use crate::delivery::doubt;
 use crate::delivery::doubt::Doubts;
 use crate::delivery::runner::{Context, Course, Ended, ended, stopped};
-use crate::error::{Code, Error, Recovery, Result};
+use crate::error::{Code, Recovery, Result};
 use crate::event::commit_time_us;
 use crate::kafka::bounds::find_out_of_range;
 use crate::kafka::partition_queues::{PartitionQueues, Polled};
@@ -322,7 +323,7 @@ impl CommitOrderRun<'_> {
             }
             let began = *owed_since.get_or_insert_with(Instant::now);
             if began.elapsed() > OWED_MAX {
-                return Err(Error::new(
+                return Err(Trouble::new(
                     Code::Unreachable,
                     format!(
                         "kafka: {}-{} does not come up to offset {end}, where the sender's position says it ends",

@@ -1,9 +1,9 @@
 //! An event that stops a replica.
 
 use change::event::headers::HeaderName;
+use change::trouble::Trouble;
 use change::version::{Place, Version};
 
-use crate::error::Error;
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
 use crate::sink::batch::Move;
@@ -33,7 +33,7 @@ pub(crate) enum Why {
     /// Its values are refused.
     Refused(Failure),
     /// The target is not as the event needs it.
-    Target(Error),
+    Target(Trouble),
 }
 
 impl Poison {
@@ -56,8 +56,8 @@ pub(crate) enum PartOutcome {
 }
 
 /// An error about an event of a whole table, with the event.
-pub(crate) fn of_whole_table(record: &Record, error: Error) -> Error {
-    Error::new(
+pub(crate) fn of_whole_table(record: &Record, error: Trouble) -> Trouble {
+    Trouble::new(
         error.code,
         format!(
             "event {} ({} of table {}): {}",
@@ -66,9 +66,9 @@ pub(crate) fn of_whole_table(record: &Record, error: Error) -> Error {
             record
                 .header(HeaderName::TABLE.as_str())
                 .unwrap_or_default(),
-            error.what
+            error.message
         ),
-        error.hint,
+        error.remedy,
     )
 }
 

@@ -1,9 +1,11 @@
 //! Events in the source's order of commits: parts of an open transaction, which ends where one of the source ends.
 
+use change::trouble::Trouble;
+
 use crate::sink::postgres::replica::as_decided;
 
 use crate::config::OnError;
-use crate::error::{Code, Error, Recovery, Result};
+use crate::error::{Code, Recovery, Result};
 use crate::event::{Headers, Op};
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
@@ -192,7 +194,7 @@ pub(crate) async fn stop_at(
     replica: &mut Replica,
     poison: &Poison,
     dead_letters: &DeadLetters,
-) -> Result<Error> {
+) -> Result<Trouble> {
     let Poison { record, why, .. } = poison;
     let failure = match why {
         Why::Refused(failure) => failure,
@@ -214,7 +216,7 @@ pub(crate) async fn stop_at(
         true => failure.code,
         false => Code::Poison,
     };
-    Ok(Error::new(
+    Ok(Trouble::new(
         code,
         format!(
             "event {id} stops the consistent replica ({}): {}",

@@ -1,8 +1,9 @@
 //! The tables that a replay has built.
 
+use change::trouble::Trouble;
 use tokio_postgres::{Client, Row};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::TableName;
 use crate::sink::postgres::failure::classify;
 use crate::sink::postgres::replay::difference::Pair;
@@ -80,7 +81,7 @@ impl BuiltTable {
             target: met.target,
             topic: row.get::<_, Option<String>>(1).unwrap_or_default(),
             definition: definition.map_err(|error| {
-                Error::new(
+                Trouble::new(
                     Code::TargetRefuses,
                     format!("postgres: a definition in the replay's state cannot be read: {error}"),
                     "Replay again; report it if it happens once more.",

@@ -4,10 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use change::trouble::Trouble;
 use change::version::{Place, Version};
 use tokio_postgres::Client;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::kafka::reader::TopicPartition;
 use crate::sink::batch::Position;
 use crate::sink::changes::Changes;
@@ -65,11 +66,11 @@ pub(crate) enum NotYet {
     /// The sink has not followed a change of this topic's definition that the replay has.
     Definition(String),
     /// It cannot at all, or not at this time.
-    Failed(Error),
+    Failed(Trouble),
 }
 
-impl From<Error> for NotYet {
-    fn from(error: Error) -> Self {
+impl From<Trouble> for NotYet {
+    fn from(error: Trouble) -> Self {
         NotYet::Failed(error)
     }
 }
@@ -95,7 +96,7 @@ impl Control {
             .await
             .map_err(failed)?;
         if !row.get::<_, bool>(1) {
-            return Err(Error::new(
+            return Err(Trouble::new(
                 Code::OtherInstance,
                 format!("postgres: another replay of sink {name} is under way"),
                 "Wait for its end; one that was killed is gone when its session is (pg_stat_activity).",
@@ -212,7 +213,7 @@ impl Control {
         let row = self.client.query_one(&sql, &[&self.live.sink()]).await;
         let row = row.map_err(|error| classify("reading the snapshots", &error))?;
         if let Some(topics) = row.get::<_, Option<String>>(0) {
-            return Err(Error::new(
+            return Err(Trouble::new(
                 Code::TargetRefuses,
                 format!("a snapshot of the source is under way: {topics}"),
                 "Wait until companion.replica no longer says loading, then replay; or replay from BEGINNING.",
@@ -276,7 +277,7 @@ impl Control {
             .await
             .map_err(|error| classify("reading the catalog", &error))?;
         row.get::<_, Option<String>>(0).ok_or_else(|| {
-            Error::new(
+            Trouble::new(
                 Code::TargetRefuses,
                 format!("postgres: table {table} does not exist on the target"),
                 "Replay from BEGINNING: that makes it anew.",

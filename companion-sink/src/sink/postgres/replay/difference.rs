@@ -1,10 +1,11 @@
 //! Makes a table equal to its shadow by writing the rows that differ, and no others: grants, indexes, views and foreign keys
 //! stay, and so do columns that only the target has.
 
+use change::trouble::Trouble;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::sink::changes::Changes;
 use crate::sink::postgres::failure::{Fault, sort};
 use crate::sink::postgres::schema::tables::Column;
@@ -101,12 +102,12 @@ impl Pair<'_> {
         done.map_err(|error| self.failed(&error))
     }
 
-    fn failed(&self, error: &tokio_postgres::Error) -> Error {
+    fn failed(&self, error: &tokio_postgres::Error) -> Trouble {
         match sort(&format!("comparing {}", self.table.name), error) {
             fault @ (Fault::Doubtful { .. } | Fault::Lack(_) | Fault::Other(_)) => {
                 fault.error("comparing rows")
             }
-            Fault::Event(failure) => Error::new(
+            Fault::Event(failure) => Trouble::new(
                 Code::ValueRefused,
                 format!(
                     "postgres: rows of {} cannot be brought to what the topics say: {}",

@@ -7,10 +7,11 @@ use crate::sink::postgres::schema::schema_event::SchemaBody;
 use crate::sink::postgres::schema::definition::Definition;
 use crate::sink::postgres::settings::Settings;
 
+use change::trouble::Trouble;
 use tokio_postgres::Client;
 
 use crate::config::FollowSchema;
-use crate::error::{Code, Error, Recovery, Result};
+use crate::error::{Code, Recovery, Result};
 use crate::sink::postgres::failure::{classify, state_of};
 use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::tables::Tables;
@@ -361,13 +362,13 @@ impl Follower<'_> {
     }
 
     /// A change that the configuration leaves to a person (CDC1011).
-    fn not_followed(&self, steps: &[String]) -> Error {
+    fn not_followed(&self, steps: &[String]) -> Trouble {
         let name = match self.settings.follow_schema {
             FollowSchema::All => "all",
             FollowSchema::Add => "add",
             FollowSchema::Halt => "halt",
         };
-        Error::new(
+        Trouble::new(
             Code::SchemaChange,
             format!(
                 "postgres: table {} was changed at the source, and follow_schema is \"{name}\"",
@@ -391,7 +392,7 @@ impl Follower<'_> {
         if known {
             return Ok(());
         }
-        Err(Error::new(
+        Err(Trouble::new(
             Code::SchemaChange,
             format!(
                 "postgres: the target has no type {expression}, which {} needs",
@@ -403,13 +404,13 @@ impl Follower<'_> {
 }
 
 /// What the server refuses, a person has to do (CDC1011); what passes is tried again.
-fn not_possible(step: &str, error: Error) -> Error {
+fn not_possible(step: &str, error: Trouble) -> Trouble {
     if error.code.recovery() != Recovery::Halt {
         return error;
     }
-    Error::new(
+    Trouble::new(
         Code::SchemaChange,
-        error.what,
+        error.message,
         format!("Do on the target by hand what this was to do, then send SIGHUP: {step}"),
     )
 }

@@ -1,11 +1,13 @@
 //! Meets the other instances at an event about a whole table: who comes last does it.
 
+use change::trouble::Trouble;
+
 use crate::event::Op;
 use std::time::{Duration, Instant};
 
 use crate::config::OnError;
 use crate::delivery::progress::{Reached, missing_copy, reached, version_of};
-use crate::error::{Error, Recovery, Result};
+use crate::error::{Recovery, Result};
 use crate::event::Headers;
 use crate::kafka::record::Record;
 use crate::rejected::dead_letter::DeadLetters;
@@ -78,10 +80,10 @@ fn look_anew(replica: &mut Replica) -> Result<()> {
 async fn stop_topic(
     replica: &mut Replica,
     record: &Record,
-    error: Error,
+    error: Trouble,
     dead_letters: &DeadLetters,
 ) -> Result<Met> {
-    let failure = Failure::lack(error.code, error.what.clone());
+    let failure = Failure::lack(error.code, error.message.clone());
     let connection = replica.connection.as_mut().ok_or_else(not_connected)?;
     let parked_events = replica.state.parked_events();
     let noted = parked_events.note_stop(&connection.session.client, record, &failure);
@@ -91,12 +93,12 @@ async fn stop_topic(
             .await?;
     }
     let id = record.event_id();
-    Ok(Met::Stopped(Error::new(
+    Ok(Met::Stopped(Trouble::new(
         error.code,
-        error.what,
+        error.message,
         format!(
             "{} The other tables go on. This one is tried again every 10 s, without SIGHUP too; or `companion-sink dlq skip {id} --reason TEXT` leaves the event out.",
-            error.hint
+            error.remedy
         ),
     )))
 }

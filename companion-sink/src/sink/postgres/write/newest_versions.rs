@@ -39,7 +39,7 @@ pub(crate) async fn make_ready(
                 // Who applies events of the table looks why.
                 Err(fault) => {
                     let why = fault.error("noting the newest events of keys");
-                    tracing::warn!(table = table.name, hint = why.hint, "{}", why.what);
+                    tracing::warn!(table = table.name, hint = why.remedy, "{}", why.message);
                 }
             }
         }

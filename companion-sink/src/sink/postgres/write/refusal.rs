@@ -1,9 +1,10 @@
 //! What an event that the target refuses is told with: who is to blame, the table, and the column whose value it is.
 
+use change::trouble::Trouble;
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::rejected::failure::Failure;
 use crate::sink::postgres::failure::{Fault, Lack, classify, state_of};
 use crate::sink::postgres::schema::tables::Column;
@@ -139,7 +140,7 @@ async fn find_column<'t>(
         ChangeKind::DeleteOne => change.before(),
         _ => change.after(),
     };
-    let failed = |error: tokio_postgres::Error| -> Error { classify("trying a value", &error) };
+    let failed = |error: tokio_postgres::Error| -> Trouble { classify("trying a value", &error) };
     for (name, json) in image.iter().take(TRIED_MAX) {
         let Some(column) = table.column(name).map(|place| &table.columns[place]) else {
             continue;

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use change::trouble::Trouble;
 use tokio_postgres::types::{ToSql, Type};
 
-use crate::error::{Code, Error};
+use crate::error::Code;
 use crate::event::Headers;
 use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
@@ -97,7 +98,7 @@ pub(crate) async fn apply_apart<'c, 'b>(
     tables: &Tables,
     changes: &[&'c Change<'b>],
     parked: &mut ParkedKeys,
-) -> Result<SetAside<'c, 'b>, Error> {
+) -> Result<SetAside<'c, 'b>, Trouble> {
     let mut aside = SetAside::default();
     let mut parts: VecDeque<Vec<&'c Change<'b>>> = VecDeque::from([changes.to_vec()]);
     // Tables that take nothing: not each of their events is tried.

@@ -9,12 +9,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use change::trouble::Trouble;
 use futures_util::{SinkExt, poll};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, CopyInSink, Statement};
 
-use crate::error::{Code, Error};
+use crate::error::Code;
 use crate::event::Op;
 use crate::rejected::failure::Failure;
 use crate::sink::postgres::connection::Session;
@@ -246,7 +247,7 @@ impl Stream {
         let ended = tokio::spawn(async move { copying.finish().await });
         self.push(Box::pin(async move {
             ended.await.unwrap_or_else(|error| {
-                Err(Fault::Other(Error::new(
+                Err(Fault::Other(Trouble::new(
                     Code::Unreachable,
                     format!("postgres: COPY: {error}"),
                     "It is tried again.",

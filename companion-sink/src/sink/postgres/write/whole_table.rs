@@ -1,7 +1,9 @@
 //! What is said of a whole table: a truncate, another definition, the beginnings and ends of a snapshot.
 
+use change::trouble::Trouble;
+
 use crate::config::Emptying;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::event::Headers;
 use crate::event::Op;
 use crate::event::RowBody;
@@ -86,7 +88,7 @@ pub(crate) async fn refused_apart(
     let refusal = refused_whole(replica, record, headers).await?;
     if refusal.is_none() && matches!(headers.op, Op::Schema | Op::Truncate) {
         // Another instance has noted meanwhile that it is right: the partitions have to wait for each other.
-        return Err(Error::new(
+        return Err(Trouble::new(
             Code::OtherInstance,
             format!("topic {} belongs to another table now", record.topic),
             "Nothing to do: what is known of it is read again.",
@@ -356,9 +358,9 @@ async fn empty(session: &mut Session, names: &[String], by_delete: bool) -> Resu
     };
     let done = session.client.batch_execute(&sql).await;
     done.map_err(|error| match state_of(&error) {
-        Some("23503") => Error::new(
+        Some("23503") => Trouble::new(
             Code::TargetRefuses,
-            classify(&sql, &error).what,
+            classify(&sql, &error).message,
             "Rows of a table that the source does not empty reference these: let the sink's role set session_replication_role (GRANT SET ON PARAMETER), or drop the foreign key, or delete the rows; then send SIGHUP.",
         ),
         _ => classify(&sql, &error),
@@ -371,8 +373,8 @@ fn may_be_deleted(error: &tokio_postgres::Error) -> bool {
 }
 
 /// An event about a whole table that cannot be read.
-pub(crate) fn unreadable(Malformed(why): Malformed) -> Error {
-    Error::new(
+pub(crate) fn unreadable(Malformed(why): Malformed) -> Trouble {
+    Trouble::new(
         Code::SchemaChange,
         format!("an event about a whole table: {why}"),
         "Look at the topic; do by hand what the event says, set the stored offsets behind it, send SIGHUP.",
