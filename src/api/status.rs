@@ -12,7 +12,7 @@ use shipper::files::orders::Orders;
 
 use super::track;
 use crate::report::{no_worker, not_loaded};
-use crate::sender::wal_bound::limit_bytes;
+use crate::sender::wal::bound::limit_bytes;
 use crate::settings;
 use crate::shared::{self, Described, Shared};
 

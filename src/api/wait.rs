@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 
 use crate::capture::state::with_capture;
 use crate::report::{Raise, not_loaded};
-use crate::sender::wal_reader::end_of_wal;
+use crate::sender::wal::reader::end_of_wal;
 use crate::shared::{self, Shared, about_sender};
 use crate::tracked::rights::is_monitor;
 

@@ -15,9 +15,9 @@ use shipper::trouble::Failure;
 
 use super::orders;
 use super::rejections::Rejections;
-use super::slot::Slot;
-use super::wal_bound::WalBound;
-use super::wal_reader::{end_of_wal, flushed, is_there};
+use super::wal::bound::WalBound;
+use super::wal::reader::{end_of_wal, flushed, is_there};
+use super::wal::slot::Slot;
 use crate::report::Raise;
 use crate::shared::{Described, Shared, State};
 use crate::snapshot::launcher::Launcher;

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use shipper::files::source::{FILE, Source};
 use shipper::files::{durable, local_position};
 
-use super::slot;
+use super::wal::slot;
 use crate::report::Raise;
 use crate::settings;
 

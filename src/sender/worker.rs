@@ -4,42 +4,30 @@
 //! its remedy, and the worker waits in it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use change::code::Code;
-use change::mac_key::MacKey;
 use change::trouble::Trouble;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
-use shipper::board::Board;
-use shipper::delivery;
 use shipper::files::local_position::LocalPosition;
 use shipper::files::orders::{Hold, Orders};
-use shipper::files::source::{self as identity, Source};
-use shipper::position;
-use shipper::progress::Progresses;
+use shipper::files::source::Source;
 use shipper::restarts::Restarts;
-use shipper::session::Owner;
-use shipper::threads::spawn;
-use shipper::trouble::{no_eventfd, no_thread};
 
 use super::abort;
-use super::kafka_settings::read_settings;
 use super::main_thread::{Counted, End, Sender, TICK, unreadable_file};
 use super::orders;
 use super::rejections::Rejections;
-use super::session::Session;
+use super::session::opening;
+use super::session::threads::{leave, leave_for_good};
 use super::sleep::reload_if_asked;
 use super::sleep::{interrupts, sleep};
-use super::slot::Slot;
 use super::source;
-use super::threads::{THREADS, Threads, end_threads, leave, leave_for_good, without_signals};
-use super::wal_bound::WalBound;
-use super::wal_reader::{flushed, is_there, timeline_start};
-use crate::cluster_secret::cluster_secret;
+use super::wal::bound::WalBound;
+use super::wal::slot::Slot;
 use crate::ffi;
 use crate::settings;
 use crate::shared::{self, Described, State};
@@ -47,8 +35,6 @@ use crate::snapshot::launcher::Launcher;
 
 /// A halted sender looks again whether what it halted for was put right.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// Work items in the channel; bytes are bounded apart.
-const CHANNEL_ITEMS: usize = 4096;
 
 /// Registers the worker; at server start only.
 pub(crate) fn register() {
@@ -147,7 +133,7 @@ fn begin(sender: &mut Sender, source: &mut Source) -> End {
         Ok(())
     });
     match prepared {
-        Ok(()) => session(sender, source),
+        Ok(()) => opening::open(sender, source),
         Err(trouble) => End::Stay(State::Halted, trouble),
     }
 }
@@ -244,158 +230,4 @@ fn stay_held(sender: &mut Sender) {
         sleep(TICK);
         sender.tend();
     }
-}
-
-/// One session: from settings to the first thing that ends it. The slot is held from the first one on.
-fn session(sender: &mut Sender, source: &Source) -> End {
-    if settings::text(&settings::BROKERS).is_empty() {
-        sender.describe(State::Unconfigured, "cdc.brokers to be set", None);
-        sender.obey();
-        while !reload_if_asked() && !sender.has_new_orders() {
-            sleep(Duration::from_secs(60));
-            sender.tend();
-        }
-        return End::Again;
-    }
-    let source_name = settings::text(&settings::SOURCE_NAME);
-    if !sender.is_placed {
-        let held = sender.slot.take();
-        match held.map_or_else(|| Slot::hold(&source_name), Ok) {
-            Ok(mut slot) => {
-                let (timeline, _) = flushed();
-                let begin = timeline_start(timeline);
-                let is_promoted = sender
-                    .remembered
-                    .as_ref()
-                    .is_none_or(|known| known.timeline != timeline);
-                // A promoted server takes changes before there is a slot, and the checkpoint with which a new slot
-                // begins may be younger than they are.
-                if is_promoted && begin != 0 && is_there(timeline, begin) {
-                    slot.hold_from(sender.shared, begin);
-                }
-                match &sender.remembered {
-                    Some(known) if is_there(timeline, known.restart_lsn) => {
-                        slot.hold_from(sender.shared, known.restart_lsn);
-                    }
-                    Some(_) => {}
-                    // From here on nothing may be missed, whatever becomes of the slot.
-                    None => {
-                        let known = LocalPosition::first(timeline, slot.restart_lsn());
-                        if let Err(error) = known.write() {
-                            // It stays held.
-                            sender.slot = Some(slot);
-                            return End::Stay(State::Halted, unreadable_file(&error));
-                        }
-                        sender.remembered = Some(known);
-                    }
-                }
-                sender.slot = Some(slot);
-                sender.is_placed = true;
-            }
-            Err(trouble) => return End::Stay(State::Halted, trouble),
-        }
-    }
-    match &sender.orders.hold {
-        Some(Hold::Drain {
-            done: true,
-            drop_slot: true,
-            ..
-        }) => {
-            sender.shared.slot_ready.store(0, Ordering::Release);
-            if let Some(slot) = sender.slot.take() {
-                slot.drop_it(sender.shared);
-            }
-            sender.is_placed = false;
-            return End::Held;
-        }
-        Some(Hold::Pause { .. } | Hold::Drain { done: true, .. }) => {
-            sender.publish_slot();
-            return End::Held;
-        }
-        Some(Hold::Drain { done: false, .. }) | None => {}
-    }
-    sender.publish_slot();
-    sender.describe(State::Starting, "Kafka", None);
-
-    let kafka_settings = match read_settings() {
-        Ok(settings) => settings,
-        Err(trouble) => return End::Stay(State::Halted, trouble),
-    };
-    let board = match Board::new() {
-        Ok(board) => Arc::new(board),
-        Err(error) => return End::Stay(State::Halted, no_eventfd(&error)),
-    };
-    let (work, work_receiver) = crossbeam_channel::bounded(CHANNEL_ITEMS);
-    let progresses = Arc::new(Progresses::new(
-        Arc::clone(&board),
-        kafka_settings.exactly_once,
-    ));
-    let (timeline, _) = flushed();
-    let owner = Owner {
-        source_id: source.source_id.clone(),
-        generation: source.generation,
-        node: identity::host_name(),
-        timeline_start: timeline_start(timeline),
-        remembered: sender.remembered.clone(),
-    };
-    let max_batch_bytes = sender
-        .max_batch_bytes
-        .map_or(kafka_settings.batch_bytes(), |limit_bytes| {
-            limit_bytes.min(kafka_settings.batch_bytes())
-        });
-    let threads_session = shipper::session::Session {
-        // Before anything is read: chunks of snapshots that an earlier session met are read again.
-        number: sender.shared.session.fetch_add(1, Ordering::SeqCst) + 1,
-        settings: kafka_settings.clone(),
-        max_batch_bytes,
-        owner,
-        key: MacKey::derive("pg_cdc 1 position", &cluster_secret()),
-        board: Arc::clone(&board),
-        progresses: Arc::clone(&progresses),
-        host: sender.shared.host(),
-    };
-    let handles = without_signals(|| {
-        let mut handles = Vec::new();
-        let session = threads_session.clone();
-        handles.push(spawn("cdc kafka", Arc::clone(&board), move || {
-            delivery::run(&session, &work_receiver)
-        }));
-        if !kafka_settings.exactly_once {
-            handles.push(spawn("cdc position", Arc::clone(&board), move || {
-                position::thread::run(&threads_session)
-            }));
-        }
-        handles
-    });
-    let mut session = Session::new(
-        sender,
-        source,
-        Arc::clone(&board),
-        work,
-        progresses,
-        kafka_settings,
-    );
-    let mut started = Vec::new();
-    let mut end = None;
-    for handle in handles {
-        match handle {
-            Ok(handle) => started.push(handle),
-            Err(error) => {
-                end = Some(End::Stay(State::Halted, no_thread(&error)));
-            }
-        }
-    }
-    THREADS.with_borrow_mut(|threads| {
-        *threads = Some(Threads {
-            board,
-            handles: started,
-        })
-    });
-    let end = match end {
-        Some(end) => end,
-        None => session.run(),
-    };
-    session.count();
-    end_threads();
-    end
 }

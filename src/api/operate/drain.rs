@@ -7,7 +7,8 @@ use shipper::files::orders::{By, Hold};
 use super::order::{change, is_obeyed};
 use crate::api::wait::{refuse_own_changes, timed_out};
 use crate::report::Raise;
-use crate::sender::{orders, wal_reader::end_of_wal};
+use crate::sender::orders;
+use crate::sender::wal::reader::end_of_wal;
 use crate::shared::{Shared, State};
 
 /// Lets the sender send what is written until now, and rest.

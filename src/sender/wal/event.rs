@@ -6,13 +6,13 @@ use change::wal::assembly::{Assembly, WalEvent, WalMessage};
 use change::wal::message;
 use pgrx::pg_sys;
 
-use super::wal_reader::Record;
+use super::reader::Record;
 
 /// xl_logical_message (replication/message.h): database oid, transactional, prefix and message size, then both.
 const MESSAGE_HEADER_BYTES: usize = 24;
 
 /// The server whose WAL is read: this one.
-pub(super) struct ThisServer;
+pub(in crate::sender) struct ThisServer;
 
 impl change::wal::assembly::Server for ThisServer {
     fn now_us(&self) -> i64 {
@@ -27,7 +27,10 @@ impl change::wal::assembly::Server for ThisServer {
 }
 
 /// What a record says; nothing where it is of no transaction that `assembly` has open.
-pub(super) fn event_of<'r>(record: &'r Record<'_>, assembly: &Assembly) -> Option<WalEvent<'r>> {
+pub(in crate::sender) fn event_of<'r>(
+    record: &'r Record<'_>,
+    assembly: &Assembly,
+) -> Option<WalEvent<'r>> {
     match u32::from(record.resource_manager) {
         manager if manager == pg_sys::RmgrIds::RM_LOGICALMSG_ID => {
             let (database_oid, is_transactional, bytes) = our_message(record.data)?;
@@ -113,7 +116,7 @@ fn top_xid(record: &Record<'_>, is_prepared: bool, twophase_xid: pg_sys::Transac
 }
 
 /// Database, whether transactional, and content of a logical message, if it has our prefix.
-pub(super) fn our_message(data: &[u8]) -> Option<(u32, bool, &[u8])> {
+pub(in crate::sender) fn our_message(data: &[u8]) -> Option<(u32, bool, &[u8])> {
     let header = data.get(..MESSAGE_HEADER_BYTES)?;
     let size_at =
         |start: usize| usize::from_ne_bytes(std::array::from_fn(|index| header[start + index]));

@@ -7,7 +7,7 @@ use change::code::Code;
 use change::trouble::Trouble;
 use pgrx::pg_sys;
 
-use super::wal_reader::flushed;
+use super::reader::flushed;
 use crate::ffi;
 use crate::shared::Shared;
 

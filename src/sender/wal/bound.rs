@@ -7,8 +7,8 @@ use change::position::lsn_text;
 use change::trouble::Trouble;
 use pgrx::pg_sys;
 
+use super::reader::{end_of_wal, flushed};
 use super::slot::Slot;
-use super::wal_reader::{end_of_wal, flushed};
 use crate::ffi;
 use crate::report::Raise;
 use crate::settings;

@@ -5,13 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use pgrx::pg_sys;
 use shipper::board::Board;
+use shipper::threads::spawn;
+use shipper::work::Work;
+use shipper::{delivery, position};
 
-use super::abort;
-use super::sleep::pause;
-use super::slot::{self};
-use crate::shared::{self};
+use crate::sender::abort;
+use crate::sender::sleep::pause;
+use crate::sender::wal::slot;
+use crate::shared;
 
 /// How long the threads may take to end before the process goes without them.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -21,12 +25,12 @@ static THREADS_LEFT: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     /// The threads of the running session, for the exit callback.
-    pub static THREADS: std::cell::RefCell<Option<Threads>> = const { std::cell::RefCell::new(None) };
+    static THREADS: std::cell::RefCell<Option<Threads>> = const { std::cell::RefCell::new(None) };
 }
 
-pub(super) struct Threads {
-    pub board: Arc<Board>,
-    pub handles: Vec<JoinHandle<()>>,
+struct Threads {
+    board: Arc<Board>,
+    handles: Vec<JoinHandle<()>>,
 }
 
 impl Threads {
@@ -49,6 +53,35 @@ impl Threads {
             }
         }
     }
+}
+
+/// Starts the threads of a session, of which one takes `work`. Those that could be started are known, also where not all could.
+pub(super) fn start_threads(
+    session: shipper::session::Session,
+    work: Receiver<Work>,
+) -> std::io::Result<()> {
+    let board = Arc::clone(&session.board);
+    let started = without_signals(|| {
+        let of_position = (!session.settings.exactly_once).then(|| session.clone());
+        let kafka = spawn("cdc kafka", Arc::clone(&board), move || {
+            delivery::run(&session, &work)
+        });
+        let position = of_position.map(|session| {
+            spawn("cdc position", Arc::clone(&board), move || {
+                position::thread::run(&session)
+            })
+        });
+        [Some(kafka), position]
+    });
+    let (mut handles, mut result) = (Vec::new(), Ok(()));
+    for thread in started.into_iter().flatten() {
+        match thread {
+            Ok(handle) => handles.push(handle),
+            Err(error) => result = Err(error),
+        }
+    }
+    THREADS.with_borrow_mut(|threads| *threads = Some(Threads { board, handles }));
+    result
 }
 
 /// First at every exit: the slot, for the checkpointer may be waiting for it; then the producers.
@@ -100,7 +133,7 @@ pub(super) fn end_threads() {
 }
 
 /// Threads inherit the signal mask: with all signals blocked, PostgreSQL's handlers run on the main thread only.
-pub(super) fn without_signals<R>(body: impl FnOnce() -> R) -> R {
+fn without_signals<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: plain calls with local signal sets; the mask is restored.
     unsafe {
         let mut all: libc::sigset_t = std::mem::zeroed();
