@@ -177,6 +177,19 @@ fn body_bytes(random: &mut Random) -> Vec<u8> {
             masked: *random.one(&[None, None, Some(Masked::Hashed), Some(Masked::Redacted)]),
         })
         .collect();
+    let mut out = Vec::new();
+    put_head(random, &mut out, &columns);
+    let mut state = RecordState::START;
+    record::switch_context(&mut out, &mut state, 0);
+    record::switch_statement(&mut out, &mut state, random.next() as i64);
+    for sequence in 1..=random.below(5) as u64 {
+        put_record(random, &mut out, &mut state, sequence, &columns);
+    }
+    out
+}
+
+/// The head of a body, with one context and one relation of these columns.
+fn put_head(random: &mut Random, out: &mut Vec<u8>, columns: &[Column<'_>]) {
     let some_columns = |random: &mut Random| -> Vec<usize> {
         (0..columns.len())
             .filter(|_| random.below(2) == 0)
@@ -191,91 +204,92 @@ fn body_bytes(random: &mut Random) -> Vec<u8> {
         key: some_columns(random),
         identity: (random.below(2) == 0).then(|| some_columns(random)),
         tombstones: random.below(2) == 0,
-        columns: columns.clone(),
+        columns: columns.to_vec(),
+    };
+    let context = Context {
+        transaction_us: random.next() as i64,
+        actor: Some("ann"),
+        context: Some("{\"a\":1}"),
+        ..Context::default()
     };
     let (mut contexts, mut relations) = (Vec::new(), Vec::new());
-    context::put_context(
-        &mut contexts,
-        &Context {
-            transaction_us: random.next() as i64,
-            actor: Some("ann"),
-            context: Some("{\"a\":1}"),
-            ..Context::default()
-        },
-    );
+    context::put_context(&mut contexts, &context);
     relation.put(&mut relations);
-    let mut out = Vec::new();
-    body::put_head(
-        &mut out,
-        &Head {
-            database: "shop",
-            prefix: "shop",
-            base: RecordState::START,
-            contexts: (1, &contexts),
-            relations: (1, &relations),
-        },
-    );
-    let mut state = RecordState::START;
-    record::switch_context(&mut out, &mut state, 0);
-    record::switch_statement(&mut out, &mut state, random.next() as i64);
-    for sequence in 1..=random.below(5) as u64 {
-        let op = *random.one(&[
-            RecordKind::Insert,
-            RecordKind::Update,
-            RecordKind::Delete,
-            RecordKind::Truncate,
-            RecordKind::Schema,
-            RecordKind::Emit,
-            RecordKind::Read,
-            RecordKind::KeyDelete,
-            RecordKind::KeyCreate,
-            RecordKind::ChunkBegin,
-            RecordKind::ChunkEnd,
-        ]);
-        let start = record::begin_row(&mut out, &mut state, op, 0, sequence, 3);
-        match op {
-            RecordKind::Insert | RecordKind::Delete | RecordKind::Read => {
-                image(random, &mut out, &columns, false)
-            }
-            RecordKind::Update | RecordKind::KeyDelete | RecordKind::KeyCreate => {
-                if random.below(2) == 0 {
-                    record::mark_key_changed(&mut out, start);
-                }
-                image(random, &mut out, &columns, false);
-                image(random, &mut out, &columns, true);
-            }
-            RecordKind::Truncate => {}
-            RecordKind::Schema => out.extend_from_slice(b"{\"type\":\"ALTER\"}"),
-            RecordKind::Emit => Emission {
-                key: Some("k"),
-                payload: Some("{}"),
-                headers: vec![("h", "v")],
-            }
-            .put(&mut out),
-            RecordKind::ChunkBegin => ChunkBegin {
-                snapshot_id: 1,
-                chunk: 1,
-                session: 1,
-                slot: 0,
-                visibility: Visibility {
-                    xmin: 3,
-                    xmax: 9,
-                    in_progress: vec![4],
-                },
-                sinks: None,
-            }
-            .put(&mut out),
-            RecordKind::ChunkEnd => ChunkEnd {
-                from: None,
-                to: Some("{\"id\":1}"),
-                partial: false,
-            }
-            .put(&mut out),
-        }
-        record::end_record(&mut out, start);
-    }
-    out
+    let head = Head {
+        database: "shop",
+        prefix: "shop",
+        base: RecordState::START,
+        contexts: (1, &contexts),
+        relations: (1, &relations),
+    };
+    body::put_head(out, &head);
 }
+
+/// One record of any kind.
+fn put_record(
+    random: &mut Random,
+    out: &mut Vec<u8>,
+    state: &mut RecordState,
+    sequence: u64,
+    columns: &[Column<'_>],
+) {
+    let op = *random.one(&KINDS);
+    let start = record::begin_row(out, state, op, 0, sequence, 3);
+    match op {
+        RecordKind::Insert | RecordKind::Delete | RecordKind::Read => {
+            image(random, out, columns, false);
+        }
+        RecordKind::Update | RecordKind::KeyDelete | RecordKind::KeyCreate => {
+            if random.below(2) == 0 {
+                record::mark_key_changed(out, start);
+            }
+            image(random, out, columns, false);
+            image(random, out, columns, true);
+        }
+        RecordKind::Truncate => {}
+        RecordKind::Schema => out.extend_from_slice(b"{\"type\":\"ALTER\"}"),
+        RecordKind::Emit => Emission {
+            key: Some("k"),
+            payload: Some("{}"),
+            headers: vec![("h", "v")],
+        }
+        .put(out),
+        RecordKind::ChunkBegin => ChunkBegin {
+            snapshot_id: 1,
+            chunk: 1,
+            session: 1,
+            slot: 0,
+            visibility: Visibility {
+                xmin: 3,
+                xmax: 9,
+                in_progress: vec![4],
+            },
+            sinks: None,
+        }
+        .put(out),
+        RecordKind::ChunkEnd => ChunkEnd {
+            from: None,
+            to: Some("{\"id\":1}"),
+            partial: false,
+        }
+        .put(out),
+    }
+    record::end_record(out, start);
+}
+
+const KINDS: [RecordKind; 11] = [
+    RecordKind::Insert,
+    RecordKind::Update,
+    RecordKind::Delete,
+    RecordKind::Truncate,
+    RecordKind::Schema,
+    RecordKind::Emit,
+    RecordKind::Read,
+    RecordKind::KeyDelete,
+    RecordKind::KeyCreate,
+    RecordKind::ChunkBegin,
+    RecordKind::ChunkEnd,
+];
 
 /// Everything that the sender does with a body.
 fn use_body(bytes: &[u8]) {

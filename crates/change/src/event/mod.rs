@@ -2,7 +2,6 @@
 //!
 //! [`renderer`] takes the rows; [`op`] and [`headers`] are the names that every reader needs.
 
-mod audit;
 pub mod commit;
 mod emitted;
 mod envelope;
@@ -13,8 +12,6 @@ pub mod record;
 pub mod render_options;
 pub mod renderer;
 mod routing;
-mod row_image;
 mod row_key;
 pub mod snapshot_chunk;
 pub mod snapshot_window;
-mod texts;

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::texts::RelationTexts;
+use crate::event::envelope::texts::RelationTexts;
 use crate::hex::put_hex;
 use crate::value::put_bounded;
 use crate::wal::image::Value;

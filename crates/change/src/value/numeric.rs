@@ -23,25 +23,7 @@ pub fn put_numeric(out: &mut Vec<u8>, packed: &[u8]) -> Result<(), WireError> {
         });
         return Ok(());
     }
-    let (negative, scale, weight) = if header & SIGN_MASK == SHORT {
-        let weight = i32::from(header & 0x3f);
-        (
-            header & 0x2000 != 0,
-            usize::from((header & 0x1f80) >> 7),
-            if header & 0x40 != 0 {
-                weight - 64
-            } else {
-                weight
-            },
-        )
-    } else {
-        let weight = i32::from(cursor.u16()? as i16);
-        (
-            header & SIGN_MASK == NEGATIVE,
-            usize::from(header & 0x3fff),
-            weight,
-        )
-    };
+    let form = Form::read(header, &mut cursor)?;
     let digits = cursor.rest();
     // Digit i counts units of 10000^(weight - i); what is not stored is zero.
     let digit = |index: i32| -> u16 {
@@ -50,23 +32,15 @@ pub fn put_numeric(out: &mut Vec<u8>, packed: &[u8]) -> Result<(), WireError> {
             .and_then(|index| digits.get(2 * index..2 * index + 2))
             .map_or(0, |pair| u16::from_le_bytes([pair[0], pair[1]]))
     };
-    let four = |value: u16| {
-        [
-            b'0' + (value / 1000 % 10) as u8,
-            b'0' + (value / 100 % 10) as u8,
-            b'0' + (value / 10 % 10) as u8,
-            b'0' + (value % 10) as u8,
-        ]
-    };
-    out.reserve(packed.len() * 2 + scale + 4);
+    out.reserve(packed.len() * 2 + form.scale + 4);
     out.push(b'"');
-    if negative {
+    if form.is_negative {
         out.push(b'-');
     }
-    if weight < 0 {
+    if form.weight < 0 {
         out.push(b'0');
     }
-    for index in 0..=weight {
+    for index in 0..=form.weight {
         let text = four(digit(index));
         let skip = if index == 0 {
             text[..3].iter().take_while(|byte| **byte == b'0').count()
@@ -75,10 +49,10 @@ pub fn put_numeric(out: &mut Vec<u8>, packed: &[u8]) -> Result<(), WireError> {
         };
         out.extend_from_slice(&text[skip..]);
     }
-    if scale > 0 {
+    if form.scale > 0 {
         out.push(b'.');
-        let mut left = scale;
-        let mut index = weight + 1;
+        let mut left = form.scale;
+        let mut index = form.weight + 1;
         while left > 0 {
             let take = left.min(4);
             out.extend_from_slice(&four(digit(index))[..take]);
@@ -88,6 +62,44 @@ pub fn put_numeric(out: &mut Vec<u8>, packed: &[u8]) -> Result<(), WireError> {
     }
     out.push(b'"');
     Ok(())
+}
+
+/// What stands before the digits of a number.
+struct Form {
+    is_negative: bool,
+    /// Decimal digits behind the point.
+    scale: usize,
+    /// The power of 10000 of the first stored digit.
+    weight: i32,
+}
+
+impl Form {
+    /// Reads it, whose first two bytes are `header`; the digits come next.
+    #[inline]
+    fn read(header: u16, cursor: &mut Cursor<'_>) -> Result<Form, WireError> {
+        if header & SIGN_MASK != SHORT {
+            return Ok(Form {
+                is_negative: header & SIGN_MASK == NEGATIVE,
+                scale: usize::from(header & 0x3fff),
+                weight: i32::from(cursor.u16()? as i16),
+            });
+        }
+        let weight = i32::from(header & 0x3f);
+        Ok(Form {
+            is_negative: header & 0x2000 != 0,
+            scale: usize::from((header & 0x1f80) >> 7),
+            weight: match header & 0x40 {
+                0 => weight,
+                _ => weight - 64,
+            },
+        })
+    }
+}
+
+/// A digit of base 10000 as text.
+#[inline]
+fn four(digit: u16) -> [u8; 4] {
+    [1000, 100, 10, 1].map(|unit| b'0' + (digit / unit % 10) as u8)
 }
 
 #[cfg(test)]

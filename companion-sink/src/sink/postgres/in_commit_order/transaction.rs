@@ -127,16 +127,14 @@ async fn apply_events(
                 if let Some(poison) = refused {
                     return stopped(replica, poison).await;
                 }
-                if let Some(refusal) = whole_table::refused_whole(replica, record, &headers).await?
-                {
-                    parks.push(Park::apart(record, refusal.failure()));
-                    continue;
-                }
-                match whole_table::apply_to_table(replica, record, &headers).await {
-                    Err(error) if error.code.recovery() == Recovery::Halt => {
-                        return stopped(replica, Poison::new(record, Why::Target(error))).await;
+                match whole_table::refused_whole(replica, record, &headers).await? {
+                    Some(refusal) => parks.push(Park::apart(record, refusal.failure())),
+                    None => {
+                        let done = whole_table::apply_to_table(replica, record, &headers).await;
+                        if let Some(poison) = halted_by(record, done)? {
+                            return stopped(replica, poison).await;
+                        }
                     }
-                    done => done?,
                 }
             }
             _ => {}
@@ -149,6 +147,17 @@ async fn apply_events(
         return stopped(replica, poison).await;
     }
     set_aside(replica, &parks, dead_letters).await
+}
+
+/// What stops the replica of what came of `record`; an error that passes by itself stays one.
+fn halted_by(record: &Record, done: Result<()>) -> Result<Option<Box<Poison>>> {
+    match done {
+        Ok(()) => Ok(None),
+        Err(error) if error.code.recovery() == Recovery::Halt => {
+            Ok(Some(Poison::new(record, Why::Target(error))))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Parks what is refused, unless the first of it stops the replica.

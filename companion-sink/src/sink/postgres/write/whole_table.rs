@@ -277,33 +277,21 @@ async fn follow_schema(
     let before = before.filter(|before| before.target == target || !body.is_first());
     tables.forget_topic(&record.topic);
     // Rows of a table that the source has dropped are no rows of the one that it made in its place.
-    let dropped = before.as_ref().filter(|before| before.is_dropped);
-    let emptied = match dropped {
-        Some(before) => {
-            tables
-                .load(
-                    &session.client,
-                    &replica.settings,
-                    before.target.clone(),
-                    &body.source,
-                )
-                .await?
+    let mut is_emptied = false;
+    if let Some(dropped) = before.as_ref().filter(|before| before.is_dropped) {
+        let (client, target) = (&session.client, dropped.target.clone());
+        let table = tables.load(client, &replica.settings, target, &body.source);
+        if let Some(table) = table.await? {
+            let by_delete = replica.settings.truncate == Emptying::Delete;
+            empty(session, std::slice::from_ref(&table.name), by_delete).await?;
+            is_emptied = true;
         }
-        None => None,
-    };
-    if let Some(table) = &emptied {
-        empty(
-            session,
-            std::slice::from_ref(&table.name),
-            replica.settings.truncate == Emptying::Delete,
-        )
-        .await?;
     }
     let follower = Follower {
         client: &session.client,
         settings: &replica.settings,
         header: headers.table,
-        is_emptied: emptied.is_some(),
+        is_emptied,
     };
     let now = follower.follow(tables, &body, before.as_ref()).await?;
     // A key may have another type now.

@@ -5,7 +5,7 @@ use crate::value::json::{put_integer, put_optional_string};
 use crate::wal::context::Context;
 
 /// Renders the `audit` object.
-pub(super) fn put_audit(out: &mut Vec<u8>, context: &Context<'_>, statement_us: i64) {
+pub(in crate::event) fn put_audit(out: &mut Vec<u8>, context: &Context<'_>, statement_us: i64) {
     out.clear();
     let mut name = b"\"audit\":{\"actor\":".as_slice();
     for (text, next) in [
@@ -33,7 +33,7 @@ pub(super) fn put_audit(out: &mut Vec<u8>, context: &Context<'_>, statement_us: 
 }
 
 /// W3C trace context that the application put into its `cdc_context`.
-pub(super) fn traceparent(context: &Context<'_>) -> Option<String> {
+pub(in crate::event) fn traceparent(context: &Context<'_>) -> Option<String> {
     let context = context
         .context
         .filter(|context| context.contains("\"traceparent\""))?;

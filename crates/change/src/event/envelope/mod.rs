@@ -1,12 +1,16 @@
 //! The envelope of an event: Debezium's, with `id`, `audit`, `marks`, `snapshot` and `schema_change`; and its headers.
 
+mod audit;
+pub(in crate::event) mod row_image;
+pub(in crate::event) mod texts;
+
 use std::ops::Range;
 
-use super::commit::Numbers;
-use super::headers::{HeaderName, Headers};
-use super::op::Op;
-use super::row_image::{Bounds, put_image, put_marks};
-use super::texts::{BodyTexts, RelationTexts};
+use crate::event::commit::Numbers;
+use crate::event::envelope::row_image::{Bounds, put_image, put_marks};
+use crate::event::envelope::texts::{BodyTexts, RelationTexts};
+use crate::event::headers::{HeaderName, Headers};
+use crate::event::op::Op;
 use crate::value::json::put_string;
 use crate::wal::body::Row;
 use crate::wal::image::Value;
@@ -15,34 +19,34 @@ use crate::wal::relation::Relation;
 use crate::wire::WireError;
 
 /// The row at hand, and what its events need besides.
-pub(super) struct RowContext<'c, 'b> {
-    pub(super) texts: &'c BodyTexts,
-    pub(super) relation: &'c Relation<'b>,
-    pub(super) relation_texts: &'c RelationTexts,
-    pub(super) row: &'c Row<'b>,
+pub(in crate::event) struct RowContext<'c, 'b> {
+    pub(in crate::event) texts: &'c BodyTexts,
+    pub(in crate::event) relation: &'c Relation<'b>,
+    pub(in crate::event) relation_texts: &'c RelationTexts,
+    pub(in crate::event) row: &'c Row<'b>,
     /// A delete of this row is followed by a tombstone.
-    pub(super) tombstone: bool,
+    pub(in crate::event) tombstone: bool,
     /// A truncate goes into the table's topic, too.
-    pub(super) truncates: bool,
+    pub(in crate::event) truncates: bool,
 }
 
 /// The pieces of one event before it is put together.
-pub(super) struct EventParts<'a> {
-    pub(super) op: Op,
-    pub(super) key: Option<&'a [u8]>,
-    pub(super) before: Option<&'a [Value<'a>]>,
-    pub(super) after: Option<&'a [Value<'a>]>,
-    pub(super) schema_change: Option<&'a str>,
+pub(in crate::event) struct EventParts<'a> {
+    pub(in crate::event) op: Op,
+    pub(in crate::event) key: Option<&'a [u8]>,
+    pub(in crate::event) before: Option<&'a [Value<'a>]>,
+    pub(in crate::event) after: Option<&'a [Value<'a>]>,
+    pub(in crate::event) schema_change: Option<&'a str>,
     /// The `snapshot` object of a row, or of the beginning or end of a chunk.
-    pub(super) snapshot: Option<&'a [u8]>,
+    pub(in crate::event) snapshot: Option<&'a [u8]>,
     /// [`HeaderName::NEW_KEY`] or [`HeaderName::OLD_KEY`], and that key.
-    pub(super) other_key: Option<(HeaderName, &'a [u8])>,
-    pub(super) identity: Option<&'a [u8]>,
+    pub(in crate::event) other_key: Option<(HeaderName, &'a [u8])>,
+    pub(in crate::event) identity: Option<&'a [u8]>,
 }
 
 impl<'a> EventParts<'a> {
     /// An event without images.
-    pub(super) fn of(op: Op, key: Option<&'a [u8]>) -> EventParts<'a> {
+    pub(in crate::event) fn of(op: Op, key: Option<&'a [u8]>) -> EventParts<'a> {
         EventParts {
             op,
             key,
@@ -58,9 +62,9 @@ impl<'a> EventParts<'a> {
 
 /// A rendered event, in buffers that are used again and again.
 #[derive(Debug, Default)]
-pub(super) struct Rendered {
-    pub(super) value: Vec<u8>,
-    pub(super) headers: Headers,
+pub(in crate::event) struct Rendered {
+    pub(in crate::event) value: Vec<u8>,
+    pub(in crate::event) headers: Headers,
     marks: [Vec<u8>; 2],
     /// Where each column of the first image stands in `value`, with the comma in front; empty if it has a mark.
     texts: Vec<Range<usize>>,
@@ -68,7 +72,7 @@ pub(super) struct Rendered {
 
 impl Rendered {
     /// Renders the value of the newest event, the `order`th of its table; values of the images that are too long become stubs.
-    pub(super) fn put_value(
+    pub(in crate::event) fn put_value(
         &mut self,
         numbers: &Numbers,
         row: &RowContext<'_, '_>,
@@ -134,7 +138,7 @@ impl Rendered {
 
     /// Renders the headers of the newest event. `sub` is 1 for its tombstone; a control event has that of the topic `about` which
     /// it is, among those of its table.
-    pub(super) fn put_headers(
+    pub(in crate::event) fn put_headers(
         &mut self,
         numbers: &Numbers,
         row: &RowContext<'_, '_>,

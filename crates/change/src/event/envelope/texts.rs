@@ -1,9 +1,9 @@
 //! What is the same for many events of a body, rendered once.
 
-use super::audit::{put_audit, traceparent};
-use super::commit::Commit;
-use super::render_options::RenderOptions;
-use super::renderer::controls::{Controls, RelationControls};
+use crate::event::commit::Commit;
+use crate::event::envelope::audit::{put_audit, traceparent};
+use crate::event::render_options::RenderOptions;
+use crate::event::renderer::controls::{Controls, RelationControls};
 use crate::topic_name;
 use crate::value::datetime::EPOCH_US;
 use crate::value::json::{put_integer, put_optional_string, put_string};
@@ -15,38 +15,38 @@ use crate::wire::WireError;
 const PRODUCT_VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Texts of one body.
-pub(super) struct BodyTexts {
+pub(in crate::event) struct BodyTexts {
     /// `"ts_ms":…` and the other two, when it is sent.
-    pub(super) sent: Vec<u8>,
+    pub(in crate::event) sent: Vec<u8>,
     relations: Vec<Option<RelationTexts>>,
     /// `"audit":{…}` of the context and statement in use.
-    pub(super) audit: Vec<u8>,
+    pub(in crate::event) audit: Vec<u8>,
     audit_of: Option<(u32, i64)>,
     /// Name of the replication origin in the same context, or `null`.
-    pub(super) origin: Vec<u8>,
-    pub(super) traceparent: Option<String>,
+    pub(in crate::event) origin: Vec<u8>,
+    pub(in crate::event) traceparent: Option<String>,
     /// The database's name, and the topic of its control events.
-    pub(super) database: String,
-    pub(super) control_topic: String,
+    pub(in crate::event) database: String,
+    pub(in crate::event) control_topic: String,
 }
 
 /// Texts of a relation in a body.
-pub(super) struct RelationTexts {
+pub(in crate::event) struct RelationTexts {
     /// `"source":{…` up to the origin.
-    pub(super) source: Vec<u8>,
+    pub(in crate::event) source: Vec<u8>,
     /// The header `cdc.table`.
-    pub(super) table: String,
+    pub(in crate::event) table: String,
     /// The header `cdc.control` of its rows.
-    pub(super) controls: RelationControls,
+    pub(in crate::event) controls: RelationControls,
     /// `"name":` of each column.
-    pub(super) columns: Vec<Vec<u8>>,
+    pub(in crate::event) columns: Vec<Vec<u8>>,
     /// Its changes must be remembered, for a snapshot of it is being made.
-    pub(super) is_snapshot: bool,
+    pub(in crate::event) is_snapshot: bool,
 }
 
 impl BodyTexts {
     /// For a body that is sent at `sent_us`, microseconds since 1970.
-    pub(super) fn new(body: &Body<'_>, sent_us: i64) -> BodyTexts {
+    pub(in crate::event) fn new(body: &Body<'_>, sent_us: i64) -> BodyTexts {
         BodyTexts {
             sent: sent(sent_us),
             relations: (0..body.relations()).map(|_| None).collect(),
@@ -61,7 +61,7 @@ impl BodyTexts {
 
     /// Fills what this row needs.
     #[inline]
-    pub(super) fn prepare(
+    pub(in crate::event) fn prepare(
         &mut self,
         commit: &Commit,
         is_chunk: bool,
@@ -101,7 +101,7 @@ impl BodyTexts {
 
     /// Of a relation for which [`BodyTexts::prepare`] was called.
     #[inline]
-    pub(super) fn relation(&self, index: usize) -> Result<&RelationTexts, WireError> {
+    pub(in crate::event) fn relation(&self, index: usize) -> Result<&RelationTexts, WireError> {
         let texts = self.relations.get(index).and_then(Option::as_ref);
         texts.ok_or(WireError::Invalid("relation index"))
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
-use super::row_key::{Columns, SHORT_IN_KEY_BYTES, is_too_long_in_key, longest_of_column};
+use crate::event::row_key::{Columns, SHORT_IN_KEY_BYTES, is_too_long_in_key, longest_of_column};
 use crate::hex::put_hex;
 use crate::value::json::put_integer;
 use crate::value::{Mark, put_bounded, put_value};
@@ -13,21 +13,21 @@ use crate::wal::relation::{Column, Masked};
 use crate::wire::{WireError, make_room};
 
 /// Values that are not longer than this are no stubs, for a stub would not be shorter.
-pub(super) const SHORTEST_STUB_BYTES: usize = 256;
+pub(in crate::event) const SHORTEST_STUB_BYTES: usize = 256;
 
 /// How large an event may become.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub(in crate::event) struct Bounds {
     /// Values that are longer become stubs.
-    pub(super) longest: usize,
+    pub(in crate::event) longest: usize,
     /// The event, in bytes; none where it is small anyway.
-    pub(super) most: Option<usize>,
+    pub(in crate::event) most: Option<usize>,
     /// Values become stubs where it is larger.
-    pub(super) stubs: bool,
+    pub(in crate::event) stubs: bool,
 }
 
 impl Bounds {
-    pub(super) const NONE: Bounds = Bounds {
+    pub(in crate::event) const NONE: Bounds = Bounds {
         longest: usize::MAX,
         most: None,
         stubs: true,
@@ -37,7 +37,7 @@ impl Bounds {
 /// Appends an image as a JSON object; names of columns with a mark go to `marks`, comma after each. Values that are too long
 /// become stubs. What has not changed since the image `before`, which is in `out` already, is copied from
 /// there: `texts` has its places, and gets them from the first image.
-pub(super) fn put_image(
+pub(in crate::event) fn put_image(
     out: &mut Vec<u8>,
     marks: &mut Vec<u8>,
     columns: Columns<'_>,
@@ -176,7 +176,12 @@ fn put_column(
 }
 
 /// `crossed` says how an update made the row cross the table's filter.
-pub(super) fn put_marks(out: &mut Vec<u8>, before: &[u8], after: &[u8], crossed: Option<&str>) {
+pub(in crate::event) fn put_marks(
+    out: &mut Vec<u8>,
+    before: &[u8],
+    after: &[u8],
+    crossed: Option<&str>,
+) {
     if before.is_empty() && after.is_empty() && crossed.is_none() {
         return;
     }
