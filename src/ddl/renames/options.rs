@@ -78,26 +78,20 @@ fn drop_names(table: &Table, options: &mut Options, dropped: &[String]) {
         // An empty list would ship every column.
         needed(table, &dropped.join(", "), "include").raise();
     }
-    options.exclude.retain(|name| {
+    let stays = |name: &String, option: &str| {
         let goes = dropped.contains(name);
         if goes {
             notice(format!(
-                "exclude of column \"{name}\" of table \"{}\" went with the column",
+                "{option} of column \"{name}\" of table \"{}\" went with the column",
                 table.name
             ));
         }
         !goes
-    });
-    options.mask.retain(|name, mask| {
-        let goes = dropped.contains(name);
-        if goes {
-            notice(format!(
-                "mask \"{mask}\" of column \"{name}\" of table \"{}\" went with the column",
-                table.name
-            ));
-        }
-        !goes
-    });
+    };
+    options.exclude.retain(|name| stays(name, "exclude"));
+    options
+        .mask
+        .retain(|name, mask| stays(name, &format!("mask \"{mask}\"")));
 }
 
 fn follow_filter(table: &Table, options: &mut Options, former: &FormerNames<'_>) {

@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::config::topic_pattern::follows;
 use crate::delivery::by_partition::Run;
 use crate::delivery::by_partition::lane::Lane;
 use crate::delivery::control_topics;
-use crate::delivery::endless_copies::EndlessCopies;
 use crate::delivery::opening::Opening;
 use crate::error::Result;
 use crate::kafka::discovery::Cluster;
@@ -135,21 +133,7 @@ impl<S: Sink> Run<'_, S> {
     /// Reads a partition from a position that the target has.
     pub(super) fn go_on(&mut self, at: TopicPartition, next: i64, version: String) {
         self.epoch += 1;
-        let lane = Lane {
-            stored_next: next,
-            next,
-            is_cut: version.is_empty() && next > 0,
-            version,
-            is_version_new: false,
-            waits_for: None,
-            epoch: self.epoch,
-            assigned: Instant::now(),
-            held: None,
-            is_noted: false,
-            doubted: None,
-            disbelieved: None,
-            copies: EndlessCopies::default(),
-        };
+        let lane = Lane::new(next, version, self.epoch);
         self.reader.assign(at.clone(), next, lane.epoch);
         self.status.is_at(&at, next);
         self.lanes.insert(at, lane);

@@ -249,10 +249,8 @@ impl Reading {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use super::*;
-    use crate::delivery::endless_copies::EndlessCopies;
 
     const CONTROL: &str = "d.cdc-control";
 
@@ -304,19 +302,8 @@ mod tests {
 
     fn lane(version: &str, is_cut: bool) -> Lane {
         Lane {
-            stored_next: 5,
-            next: 5,
-            version: version.to_owned(),
-            is_version_new: false,
             is_cut,
-            waits_for: None,
-            epoch: 0,
-            assigned: Instant::now(),
-            held: None,
-            is_noted: false,
-            doubted: None,
-            disbelieved: None,
-            copies: EndlessCopies::default(),
+            ..Lane::new(5, version.to_owned(), 0)
         }
     }
 

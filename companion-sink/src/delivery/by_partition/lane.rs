@@ -34,6 +34,25 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
+    /// Read from `next` on, the position that the target has.
+    pub(super) fn new(next: i64, version: String, epoch: u32) -> Lane {
+        Lane {
+            stored_next: next,
+            next,
+            is_cut: version.is_empty() && next > 0,
+            version,
+            epoch,
+            assigned: Instant::now(),
+            is_version_new: false,
+            waits_for: None,
+            held: None,
+            is_noted: false,
+            doubted: None,
+            disbelieved: None,
+            copies: EndlessCopies::default(),
+        }
+    }
+
     /// Whether it is not read at present.
     pub(super) fn rests(&self) -> bool {
         self.held.is_some() || self.doubted.is_some() || self.waits_for.is_some()
