@@ -213,7 +213,7 @@ fn is_turn_over(shared: &Shared, jobs: &Jobs, job: &Job, since: Instant) -> bool
 }
 
 /// Why a run of chunks ended.
-enum End {
+enum Ended {
     /// Done, stopped by somebody, or others have their turn.
     Finished,
     /// Writers must be waited for once more.
@@ -234,8 +234,8 @@ fn make_chunks(shared: &'static Shared, mut job: Job, slot: u32) {
             max_rows: chunk_rows(&job),
         };
         match run(shared, &mut job, reader, since) {
-            End::Finished => return,
-            End::Again => interrupts(),
+            Ended::Finished => return,
+            Ended::Again => interrupts(),
         }
     }
 }
@@ -338,13 +338,13 @@ fn virtual_transaction(text: &str) -> Option<pg_sys::VirtualTransactionId> {
     })
 }
 
-fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader, since: Instant) -> End {
+fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader, since: Instant) -> Ended {
     let mut busy = Instant::now();
     loop {
         follow_settings();
         reader.max_rows = chunk_rows(job);
         if shared.session.load(Ordering::SeqCst) != reader.session {
-            return End::Again;
+            return Ended::Again;
         }
         shared.snapshots.forget_verdict(reader.slot);
         let busy_ms = busy.elapsed().as_millis() as i64;
@@ -365,12 +365,12 @@ fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader, since: Instan
             attempts::end(database());
         }
         let Some(read) = read else {
-            return End::Finished;
+            return Ended::Finished;
         };
         // SAFETY: a plain read; set by the commit record that was just written.
         let end_lsn = unsafe { pg_sys::XactLastCommitEnd };
         if !is_accepted(shared, reader.slot, job.chunk + 1, end_lsn) {
-            return End::Again;
+            return Ended::Again;
         }
         job.chunk += 1;
         job.rows_done += read.rows;
@@ -384,7 +384,7 @@ fn run(shared: &'static Shared, job: &mut Job, mut reader: Reader, since: Instan
                     jobs.finish(job.id);
                 }
             });
-            return End::Finished;
+            return Ended::Finished;
         }
         throttle(job, read.rows, busy);
     }

@@ -13,7 +13,7 @@ use crate::kafka::discovery::Topics;
 use crate::kafka::discovery::topics;
 use crate::kafka::positions;
 use crate::sink::{mongo_history, postgres};
-use crate::status::sender::Source;
+use crate::status::sender::SourceStatus;
 use crate::terminal::print;
 use crate::terminal::printable;
 
@@ -119,7 +119,7 @@ pub(crate) async fn check(config: &Loaded, json: bool, offline: bool) -> Verdict
             None
         }
     };
-    if let Some(source) = Source::new(config.source.url.reveal()) {
+    if let Some(source) = SourceStatus::new(config.source.url.reveal()) {
         match source.look().await {
             Ok(seen) => {
                 let state = seen.sender["state"].as_str().unwrap_or_default();

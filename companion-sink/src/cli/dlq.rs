@@ -30,7 +30,7 @@ const SHOW: &[&str] = &["", "VALUE"];
 
 /// What to do with refused events.
 #[derive(Debug, Args)]
-pub(crate) struct Dlq {
+pub(crate) struct DlqCommand {
     #[command(subcommand)]
     action: DlqAction,
 }
@@ -109,7 +109,7 @@ struct By {
     by: String,
 }
 
-impl Dlq {
+impl DlqCommand {
     /// Does it; false if there is no such event.
     pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let format = json.then_some(Format::Json);

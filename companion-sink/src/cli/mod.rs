@@ -93,7 +93,7 @@ pub(crate) enum Command {
     ///
     /// A decision is noted in the target, with who made it, and carried out by the running instance: at once, or when it
     /// starts. ID is the event id, of which the beginning suffices. A history looks for decisions once a second.
-    Dlq(dlq::Dlq),
+    Dlq(dlq::DlqCommand),
     /// Build what a sink has from its topics once more
     ///
     /// A replica is built anew beside the tables that readers use; then, in one transaction, the rows that differ are brought to

@@ -10,12 +10,12 @@ use crate::rejected::page::PagePart;
 use crate::rejected::parked_event::{Action, Decider, Decision, Holds, Parked};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::failure::classify;
-use crate::sink::mongo_history::parked::store::ParkedEvents;
+use crate::sink::mongo_history::parked::store::ParkedDocuments;
 use crate::sink::mongo_history::tables::schemas::expressions_at;
 
 /// The refused events whose id begins with `id`, the oldest first; with `reason` those of that reason. Without their values.
 pub(crate) async fn refused(
-    events: &ParkedEvents,
+    events: &ParkedDocuments,
     id: &str,
     reason: Option<&str>,
     part: Option<&PagePart>,
@@ -62,12 +62,15 @@ pub(crate) async fn refused(
 }
 
 /// The value of an event; empty for one that is gone.
-pub(crate) async fn body(events: &ParkedEvents, event_id: &str) -> Result<Vec<u8>> {
+pub(crate) async fn body(events: &ParkedDocuments, event_id: &str) -> Result<Vec<u8>> {
     Ok(events.value(event_id).await?.unwrap_or_default())
 }
 
 /// The types of the columns of an event, as far as its source has told them.
-pub(crate) async fn types(events: &ParkedEvents, record: &Record) -> Result<Option<ColumnTypes>> {
+pub(crate) async fn types(
+    events: &ParkedDocuments,
+    record: &Record,
+) -> Result<Option<ColumnTypes>> {
     match (record.header(HeaderName::TABLE.as_str()), record.version()) {
         (Some(table), Some(version)) => expressions_at(events.database(), table, version)
             .await
@@ -77,13 +80,13 @@ pub(crate) async fn types(events: &ParkedEvents, record: &Record) -> Result<Opti
 }
 
 /// What was decided about an event, the oldest first.
-pub(crate) async fn actions(events: &ParkedEvents, event_id: &str) -> Result<Vec<Action>> {
+pub(crate) async fn actions(events: &ParkedDocuments, event_id: &str) -> Result<Vec<Action>> {
     events.actions.of_event(event_id).await
 }
 
 /// Notes a decision; the active instance looks for it.
 pub(crate) async fn decide(
-    events: &ParkedEvents,
+    events: &ParkedDocuments,
     event_id: &str,
     decision: &Decision,
     decider: Decider<'_>,

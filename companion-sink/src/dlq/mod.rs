@@ -18,7 +18,7 @@ use crate::rejected::page::Page;
 use crate::rejected::page::PagePart;
 use crate::rejected::parked_event::{Decider, Decision, Parked, Whole};
 use crate::sink::mongo_history;
-use crate::sink::mongo_history::parked::store::ParkedEvents;
+use crate::sink::mongo_history::parked::store::ParkedDocuments;
 
 /// Where the configured sinks keep their refused events.
 pub(crate) struct Dlq(Vec<Place>);
@@ -52,7 +52,7 @@ pub(crate) struct Store {
 
 enum StoreKind {
     Replica(ReplicaStore),
-    History(ParkedEvents),
+    History(ParkedDocuments),
 }
 
 /// A refused event and where it is.
@@ -141,7 +141,7 @@ impl Place {
             } => {
                 let connect = || mongo_history::connect_to_primary(&self.url, database);
                 let database = connection.get_or_try_init(connect).await?;
-                let events = ParkedEvents::new(database, &self.state_name);
+                let events = ParkedDocuments::new(database, &self.state_name);
                 Some(StoreKind::History(events))
             }
         };

@@ -93,16 +93,16 @@ pub(crate) fn is_for_others(record: &Record, sink: &str) -> bool {
 /// When the source committed what a record tells of, microseconds since 1970; `None` where its body does not say.
 pub(crate) fn commit_time_us(record: &Record) -> Option<i64> {
     #[derive(Deserialize)]
-    struct Body {
-        source: Source,
+    struct EventParts {
+        source: SourceField,
     }
     #[derive(Deserialize)]
-    struct Source {
+    struct SourceField {
         ts_us: i64,
     }
     /// The years 1 to 9999, which every target knows.
     const POSSIBLE: RangeInclusive<i64> = -62_135_596_800_000_000..=253_402_300_799_999_999;
-    let body: Body = serde_json::from_slice(record.value()?).ok()?;
+    let body: EventParts = serde_json::from_slice(record.value()?).ok()?;
     Some(body.source.ts_us).filter(|us| POSSIBLE.contains(us))
 }
 

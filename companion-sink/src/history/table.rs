@@ -21,8 +21,8 @@ use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::identity::lineage::{Lineage, Natural};
 use crate::sink::mongo_history::identity::links::Links;
-use crate::sink::mongo_history::parked::store::ParkedEvents;
-use crate::sink::mongo_history::tables::registry::{Tables, table_of};
+use crate::sink::mongo_history::parked::store::ParkedDocuments;
+use crate::sink::mongo_history::tables::registry::{HistoryTables, table_of};
 use crate::sink::mongo_history::tables::schemas::stored_types;
 use crate::sink::mongo_history::write::newest_commit;
 
@@ -129,7 +129,7 @@ impl Histories {
             let connect = || mongo_history::connect(history.url.reveal(), &history.database);
             let database = history.connection.get_or_try_init(connect).await?;
             let complete = newest_commit::read(database, &history.sink).await?;
-            let known = Tables::read(database).await?.into_all();
+            let known = HistoryTables::read(database).await?.into_all();
             let meant = meant_by(&known, name);
             let is_named = !meant.is_empty();
             for lineage in meant {
@@ -316,7 +316,7 @@ impl HistoryTable {
 
     /// The same of the row of one of the entities.
     pub(crate) async fn missing_of(&self, entities: &[String]) -> Result<Missing> {
-        let parked = ParkedEvents::new(&self.database, &self.sink);
+        let parked = ParkedDocuments::new(&self.database, &self.sink);
         Ok(Missing {
             refused: parked.count_waiting(entities, false).await?,
             behind: parked.count_waiting(entities, true).await?,

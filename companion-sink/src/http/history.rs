@@ -59,7 +59,7 @@ pub(crate) fn limit_of(wanted: Option<u32>) -> u32 {
 /// Which part of an answer is wanted.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Page {
+struct HistoryPage {
     since: Option<String>,
     until: Option<String>,
     limit: Option<u32>,
@@ -68,7 +68,7 @@ struct Page {
     r#where: Option<String>,
 }
 
-impl Page {
+impl HistoryPage {
     fn limit(&self) -> u32 {
         limit_of(self.limit)
     }
@@ -137,7 +137,7 @@ async fn entity(histories: &Histories, table: &str, key: &str) -> Result<Entity,
 async fn timeline(
     Extract(histories): AskedHistories,
     Path((table, key)): RowPath,
-    Parameters(page): Parameters<Page>,
+    Parameters(page): Parameters<HistoryPage>,
 ) -> JsonAnswer {
     let entity = entity(&histories, &table, &key).await?;
     let versions = entity.versions(&page.range()?).await?;
@@ -263,7 +263,7 @@ async fn row_restore(
 async fn table_changes(
     histories: AskedHistories,
     Path(table): Path<String>,
-    Parameters(page): Parameters<Page>,
+    Parameters(page): Parameters<HistoryPage>,
 ) -> JsonAnswer {
     let values = page.r#where.iter().cloned().collect();
     let search = ChangeSearch {
@@ -276,7 +276,7 @@ async fn table_changes(
 async fn transaction(
     histories: AskedHistories,
     Path(id): Path<String>,
-    Parameters(page): Parameters<Page>,
+    Parameters(page): Parameters<HistoryPage>,
 ) -> JsonAnswer {
     let search = ChangeSearch {
         transaction: Some(id),
@@ -288,7 +288,7 @@ async fn transaction(
 async fn actor(
     histories: AskedHistories,
     Path(actor): Path<String>,
-    Parameters(page): Parameters<Page>,
+    Parameters(page): Parameters<HistoryPage>,
 ) -> JsonAnswer {
     let search = ChangeSearch {
         actor: Some(actor),
@@ -300,7 +300,7 @@ async fn actor(
 async fn request(
     histories: AskedHistories,
     Path(id): Path<String>,
-    Parameters(page): Parameters<Page>,
+    Parameters(page): Parameters<HistoryPage>,
 ) -> JsonAnswer {
     let search = ChangeSearch {
         request_id: Some(id),
@@ -314,7 +314,7 @@ async fn changes(
     Extract(histories): AskedHistories,
     table: Option<&str>,
     search: ChangeSearch,
-    page: Page,
+    page: HistoryPage,
 ) -> JsonAnswer {
     let search = ChangeSearch {
         range: page.range()?,

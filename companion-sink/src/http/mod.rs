@@ -43,7 +43,7 @@ use crate::kafka::positions;
 use crate::status::SinkStatus;
 use crate::status::prometheus::Metrics;
 use crate::status::sender;
-use crate::status::sender::Source;
+use crate::status::sender::SourceStatus;
 
 /// Where a process listens, for as long as it lives.
 pub(crate) struct Listener(std::net::TcpListener);
@@ -59,7 +59,7 @@ struct ServerState {
     sinks: Vec<SinkStatus>,
     cluster: watch::Receiver<Cluster>,
     position: positions::Newest,
-    source: Option<Arc<Source>>,
+    source: Option<Arc<SourceStatus>>,
 }
 
 /// Who may ask what.
@@ -133,7 +133,7 @@ impl Server {
             sinks,
             cluster,
             position,
-            source: Source::new(config.source.url.reveal()).map(Arc::new),
+            source: SourceStatus::new(config.source.url.reveal()).map(Arc::new),
         };
         let address = listener.local_addr();
         let token = config.token.as_ref();

@@ -31,7 +31,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 /// The queues of the assigned partitions. Dropping them ends the thread.
 pub(crate) struct PartitionQueues {
-    shared: Arc<Shared>,
+    shared: Arc<Queues>,
     consumer: ClosingConsumer<ReaderContext>,
     ends: Arc<Ends>,
     reader: Option<JoinHandle<()>>,
@@ -50,8 +50,8 @@ pub(crate) enum Polled {
 
 /// Between the reading thread, librdkafka and the sink.
 #[derive(Default)]
-struct Shared {
-    reading: Mutex<Reading>,
+struct Queues {
+    reading: Mutex<QueueReading>,
     /// The thread has something to do.
     wanted: Condvar,
     /// Something was read.
@@ -59,7 +59,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct Reading {
+struct QueueReading {
     partitions: Vec<Partition>,
     is_over: bool,
 }
@@ -97,7 +97,7 @@ impl PartitionQueues {
         let ends = Arc::new(Ends::default());
         let client = with_queues(client, partitions);
         let consumer = ClosingConsumer::start(&client, ReaderContext(Arc::clone(&ends)))?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Queues::default());
         let reading = Arc::clone(&shared);
         let reader = thread::Builder::new()
             .name(format!("read {name}"))
@@ -219,8 +219,8 @@ impl Drop for PartitionQueues {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Reading> {
+impl Queues {
+    fn lock(&self) -> MutexGuard<'_, QueueReading> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

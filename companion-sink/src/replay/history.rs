@@ -25,9 +25,9 @@ use crate::replay::{Order, Report, unless_stopped};
 use crate::sink::batch::Position;
 use crate::sink::mongo_history;
 use crate::sink::mongo_history::MongoHistory;
-use crate::sink::mongo_history::parked::store::ParkedEvents;
+use crate::sink::mongo_history::parked::store::ParkedDocuments;
 use crate::sink::mongo_history::snapshot::repair::Mending;
-use crate::sink::mongo_history::snapshot::snapshots::Snapshots;
+use crate::sink::mongo_history::snapshot::snapshots::HistorySnapshots;
 use crate::sink::mongo_history::write::offsets::Offsets;
 
 /// Replays the history of `order`; `None` if somebody interrupted it: what was mended by then stays.
@@ -41,12 +41,12 @@ pub(crate) async fn replay(
     let own = MongoHistory::replay_state(&sink);
     let own = Own {
         offsets: Offsets::new(&database, &own),
-        snapshots: Snapshots::read(&database, &own).await?,
+        snapshots: HistorySnapshots::read(&database, &own).await?,
     };
     own.forget().await?;
     let live = LiveHistory {
         offsets: Offsets::new(&database, &sink),
-        parked_events: ParkedEvents::new(&database, &sink),
+        parked_events: ParkedDocuments::new(&database, &sink),
     };
     let done = unless_stopped(&order.stop, mend(order, settings, &live, &own, progress)).await;
     progress.clear();
@@ -60,13 +60,13 @@ pub(crate) async fn replay(
 /// What the sink keeps.
 struct LiveHistory {
     offsets: Offsets,
-    parked_events: ParkedEvents,
+    parked_events: ParkedDocuments,
 }
 
 /// What the replay keeps for itself.
 struct Own {
     offsets: Offsets,
-    snapshots: Snapshots,
+    snapshots: HistorySnapshots,
 }
 
 impl Own {

@@ -21,7 +21,7 @@ const SCHEMA: &str = "SELECT pg_catalog.quote_ident(n.nspname) FROM pg_catalog.p
 
 /// The sender, by the views of the extension.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct SourceStatus {
     url: String,
     /// With the extension's schema.
     client: Mutex<Option<(Client, String)>>,
@@ -36,10 +36,10 @@ pub(crate) struct Seen {
     pub(crate) tables: Vec<Value>,
 }
 
-impl Source {
+impl SourceStatus {
     /// None if there is no URL.
-    pub(crate) fn new(url: &str) -> Option<Source> {
-        (!url.is_empty()).then(|| Source {
+    pub(crate) fn new(url: &str) -> Option<SourceStatus> {
+        (!url.is_empty()).then(|| SourceStatus {
             url: url.to_owned(),
             client: Mutex::new(None),
         })

@@ -28,7 +28,7 @@ use crate::text::utf8;
 
 /// One call of a function of `sql/operate.sql`.
 #[derive(Deserialize)]
-struct Request {
+struct OrderRequest {
     reason: Option<String>,
     #[serde(flatten)]
     order: Order,
@@ -125,7 +125,7 @@ fn give_order(request: &[u8]) -> Vec<u8> {
     let Some(shared) = shared::shared() else {
         not_loaded().raise()
     };
-    let Request { reason, order } = arguments::read(request);
+    let OrderRequest { reason, order } = arguments::read(request);
     if let Some(reason) = &reason {
         refuse_reason(reason);
     }

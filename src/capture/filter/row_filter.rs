@@ -153,7 +153,7 @@ unsafe fn refuse_text(
     relation: pg_sys::Relation,
     former: &[(i16, String, String)],
 ) {
-    let mut columns = Columns { relation, former };
+    let mut columns = FilterColumns { relation, former };
     // SAFETY: as the caller promises; the walker's context is what it takes it for.
     unsafe {
         // What a walker raises goes as far as where PostgreSQL was called last.
@@ -162,13 +162,13 @@ unsafe fn refuse_text(
 }
 
 /// The relation whose columns a filter may name.
-struct Columns<'a> {
+struct FilterColumns<'a> {
     relation: pg_sys::Relation,
     /// Numbers, former and present names.
     former: &'a [(i16, String, String)],
 }
 
-impl Columns<'_> {
+impl FilterColumns<'_> {
     /// Whether a type is PostgreSQL's own, or what a column is made of.
     unsafe fn has(&self, type_id: pg_sys::Oid) -> bool {
         // SAFETY: the relation is open; catalog look-ups inside the running transaction.
@@ -264,7 +264,7 @@ unsafe extern "C-unwind" fn refuse_names(node: *mut pg_sys::Node, context: *mut 
                     Some(Some(_)) if names.len() > 2 => {
                         refused("It names a column with the table's schema.").raise();
                     }
-                    Some(Some(name)) => (*context.cast::<Columns<'_>>()).refuse(name),
+                    Some(Some(name)) => (*context.cast::<FilterColumns<'_>>()).refuse(name),
                     _ => refused("It takes more than one column at once.").raise(),
                 }
             }
@@ -279,7 +279,7 @@ unsafe extern "C-unwind" fn refuse_names(node: *mut pg_sys::Node, context: *mut 
                     refused("It names a type of its own.").raise();
                 }
                 // Else nothing would tell when the type is dropped.
-                if !(*context.cast::<Columns<'_>>()).has(type_id) {
+                if !(*context.cast::<FilterColumns<'_>>()).has(type_id) {
                     refused("It names a type that no column has.").raise();
                 }
             }

@@ -27,7 +27,7 @@ const CATCHING_UP_BYTES: u64 = 16 * 1024 * 1024;
 const STANDBY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the threads told.
-struct Told {
+struct News {
     failure: Option<Failure>,
     /// What Kafka is waited for with.
     trouble: Option<Trouble>,
@@ -92,8 +92,8 @@ impl Session<'_> {
         Some(self.sender.after(failure, unacknowledged_events))
     }
 
-    fn told(&self) -> Told {
-        self.board.with_facts(|facts| Told {
+    fn told(&self) -> News {
+        self.board.with_facts(|facts| News {
             failure: facts.failure.take(),
             trouble: facts.waits_with().cloned(),
             log: std::mem::take(&mut facts.log),
@@ -106,7 +106,7 @@ impl Session<'_> {
     }
 
     /// Shows how far reading and sending are, and wakes whoever waits for that.
-    fn show(&mut self, reading: &Reading, told: &Told) {
+    fn show(&mut self, reading: &Reading, told: &News) {
         let shared = self.sender.shared;
         let (_, flush_lsn) = flushed();
         let read_lsn = reading.reader.position();

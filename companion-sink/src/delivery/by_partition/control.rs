@@ -18,7 +18,7 @@ use crate::kafka::record::Record;
 /// The control events that are known, and how far they are.
 #[derive(Default)]
 pub(crate) struct ControlEvents {
-    topics: HashMap<Arc<str>, Reading>,
+    topics: HashMap<Arc<str>, ControlReading>,
     /// By the topic that they are about, and their versions.
     events: HashMap<Arc<str>, BTreeMap<String, Event>>,
     /// What was done of a topic's, while the replica was consistent by transactions.
@@ -27,7 +27,7 @@ pub(crate) struct ControlEvents {
 
 /// A control topic that is read.
 #[derive(Default)]
-struct Reading {
+struct ControlReading {
     epoch: u32,
     /// The offset that comes next; none as long as nobody has told where the topic begins.
     next: Option<i64>,
@@ -55,12 +55,12 @@ pub(crate) enum Before {
 impl ControlEvents {
     /// A control topic is to be read, from its beginning.
     pub(super) fn expect(&mut self, topic: Arc<str>) {
-        self.topics.insert(topic, Reading::default());
+        self.topics.insert(topic, ControlReading::default());
     }
 
     /// A control topic is read from `next` on.
     pub(super) fn begin(&mut self, topic: Arc<str>, next: i64, epoch: u32) {
-        let reading = Reading {
+        let reading = ControlReading {
             epoch,
             next: Some(next),
             version: String::new(),
@@ -241,7 +241,7 @@ impl ControlEvents {
     }
 }
 
-impl Reading {
+impl ControlReading {
     fn is_at(&self, end: i64) -> bool {
         self.next.is_some_and(|next| next >= end)
     }

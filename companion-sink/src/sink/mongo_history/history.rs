@@ -35,15 +35,15 @@ use crate::sink::mongo_history::documents::document;
 use crate::sink::mongo_history::documents::history_body::HistoryBody;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::parked::keys::ParkedKeys;
-use crate::sink::mongo_history::parked::store::ParkedEvents;
+use crate::sink::mongo_history::parked::store::ParkedDocuments;
 use crate::sink::mongo_history::snapshot::repair::Mending;
-use crate::sink::mongo_history::snapshot::snapshots::Snapshots;
+use crate::sink::mongo_history::snapshot::snapshots::HistorySnapshots;
 use crate::sink::mongo_history::tables::admission::Admission;
 use crate::sink::mongo_history::tables::admission::Claim;
 use crate::sink::mongo_history::tables::admission::may_be_written;
-use crate::sink::mongo_history::tables::registry::Tables;
-use crate::sink::mongo_history::tables::schemas::Definition;
+use crate::sink::mongo_history::tables::registry::HistoryTables;
 use crate::sink::mongo_history::tables::schemas::Schemas;
+use crate::sink::mongo_history::tables::schemas::TableDefinition;
 use crate::sink::mongo_history::write::insert::insert_new;
 use crate::sink::mongo_history::write::offsets::Offsets;
 use crate::sink::mongo_history::write::unchanged_rows::Sifted;
@@ -85,9 +85,9 @@ pub(super) struct HistoryConnection {
     pub(super) database: Database,
     pub(super) offsets: Offsets,
     pub(super) schemas: Schemas,
-    pub(super) tables: Tables,
-    pub(super) snapshots: Snapshots,
-    pub(super) parked_events: ParkedEvents,
+    pub(super) tables: HistoryTables,
+    pub(super) snapshots: HistorySnapshots,
+    pub(super) parked_events: ParkedDocuments,
     pub(super) admission: Admission,
     pub(super) names: Names,
     /// Collections whose indexes were made.
@@ -175,7 +175,7 @@ impl History {
         }
         match headers.op {
             Op::Schema => {
-                let definition = Definition::parse(record)?;
+                let definition = TableDefinition::parse(record)?;
                 self.learn(record, &headers, &definition).await?;
                 return Ok(None);
             }
@@ -246,7 +246,7 @@ impl History {
         &mut self,
         record: &Record,
         headers: &Headers<'_>,
-        definition: &Definition,
+        definition: &TableDefinition,
     ) -> Result<()> {
         let template = &self.settings.collection;
         let connection = self.connection.as_mut().ok_or_else(not_connected)?;
@@ -357,7 +357,7 @@ impl History {
         let Some(connection) = &self.connection else {
             return false;
         };
-        let (Ok(headers), Ok(definition)) = (Headers::read(record), Definition::parse(record))
+        let (Ok(headers), Ok(definition)) = (Headers::read(record), TableDefinition::parse(record))
         else {
             return false;
         };

@@ -35,13 +35,13 @@ use crate::sink::batch::Move;
 use crate::sink::batch::Position;
 pub(crate) use crate::sink::mongo_history::connection::{connect, connect_to_primary};
 use crate::sink::mongo_history::failure::classify;
-use crate::sink::mongo_history::parked::store::ParkedEvents;
+use crate::sink::mongo_history::parked::store::ParkedDocuments;
 use crate::sink::mongo_history::snapshot::repair::Mending;
-use crate::sink::mongo_history::snapshot::snapshots::Snapshots;
+use crate::sink::mongo_history::snapshot::snapshots::HistorySnapshots;
 use crate::sink::mongo_history::tables::admission::Admission;
-use crate::sink::mongo_history::tables::registry::Tables;
-use crate::sink::mongo_history::tables::schemas::Definition;
+use crate::sink::mongo_history::tables::registry::HistoryTables;
 use crate::sink::mongo_history::tables::schemas::Schemas;
+use crate::sink::mongo_history::tables::schemas::TableDefinition;
 use crate::sink::mongo_history::write::offsets::Offsets;
 use crate::sink::unreadable_snapshot;
 use crate::sink::{NotShared, Positions, Sink};
@@ -111,7 +111,7 @@ impl Sink for MongoHistory {
         let names = schemas::accepted_names(&database)
             .await
             .map_err(|error| classify("writing a schema", &error))?;
-        let parked_events = ParkedEvents::new(&database, &self.history.sink_name);
+        let parked_events = ParkedDocuments::new(&database, &self.history.sink_name);
         self.history.parked = parked_events.keys().await?;
         self.history.assigned.clear();
         self.history.connection = Some(HistoryConnection {
@@ -125,8 +125,8 @@ impl Sink for MongoHistory {
                 before.map(|before| before.admission),
             )
             .await?,
-            snapshots: Snapshots::read(&database, &self.history.state_name).await?,
-            tables: Tables::read(&database).await?,
+            snapshots: HistorySnapshots::read(&database, &self.history.state_name).await?,
+            tables: HistoryTables::read(&database).await?,
             database,
             schemas: Schemas::default(),
             indexed: HashSet::new(),
@@ -210,9 +210,10 @@ impl Sink for MongoHistory {
     async fn apply_together(&mut self, record: &Record, moves: &[Move]) -> Result<()> {
         let headers = Headers::read(record).map_err(unreadable_snapshot)?;
         if headers.op == Op::Schema {
-            if let (false, Ok(definition)) =
-                (self.history.is_beyond(record), Definition::parse(record))
-            {
+            if let (false, Ok(definition)) = (
+                self.history.is_beyond(record),
+                TableDefinition::parse(record),
+            ) {
                 self.history.learn(record, &headers, &definition).await?;
             }
             return self.history.connection()?.offsets.advance(moves).await;

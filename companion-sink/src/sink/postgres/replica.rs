@@ -35,8 +35,8 @@ use crate::sink::postgres::parked::store::ParkedKeys;
 use crate::sink::postgres::schema::bindings::{Bindings, Refusal, Wish};
 use crate::sink::postgres::schema::tables::{Tables, missing_column};
 use crate::sink::postgres::sharing::partition_locks::Sharing;
-use crate::sink::postgres::state::State;
-use crate::sink::postgres::write::change::Change;
+use crate::sink::postgres::state::ReplicaState;
+use crate::sink::postgres::write::change::RowChange;
 use crate::sink::postgres::write::stream::Stream;
 use crate::status::SinkStatus;
 
@@ -53,7 +53,7 @@ pub(crate) struct Replica {
     pub(super) live: Live,
     pub(super) settings: Settings,
     pub(super) rules: Rules,
-    pub(super) state: State,
+    pub(super) state: ReplicaState,
     pub(super) connection: Option<TargetConnection>,
     pub(super) refusals: RefusalLimit,
     /// What the connection tells.
@@ -108,7 +108,7 @@ impl Replica {
             name: name.to_owned(),
             rules: Rules::new(name, live.clone()),
             live,
-            state: State::new(
+            state: ReplicaState::new(
                 &settings.state_schema,
                 &state_name(instance, name, &settings),
             ),
@@ -153,7 +153,7 @@ impl Replica {
         record: &'b Record,
         headers: &Headers<'b>,
         under_way: &mut Stream,
-    ) -> std::result::Result<Change<'b>, NotApplied> {
+    ) -> std::result::Result<RowChange<'b>, NotApplied> {
         guarded(self.make_change(record, headers, under_way)).await
     }
 
@@ -162,7 +162,7 @@ impl Replica {
         record: &'b Record,
         headers: &Headers<'b>,
         under_way: &mut Stream,
-    ) -> std::result::Result<Change<'b>, NotApplied> {
+    ) -> std::result::Result<RowChange<'b>, NotApplied> {
         let body = RowBody::parse(record)?;
         let source = body.source;
         let tables = &self.connection()?.tables;
@@ -185,7 +185,7 @@ impl Replica {
         let TargetConnection {
             session, tables, ..
         } = self.connection.as_mut().ok_or_else(not_connected)?;
-        let mut change = Change::new(record, headers, body, table)?;
+        let mut change = RowChange::new(record, headers, body, table)?;
         if change.fit(tables.get(table)).is_some() {
             let source = source.table_name()?;
             under_way.finish().await?;

@@ -26,7 +26,7 @@ use crate::sink::postgres::write::snapshot::Snapshots;
 pub(crate) const GATE: &str = "hashtext('companion-sink gate')";
 
 /// The tables of the state schema, for one sink.
-pub(crate) struct State {
+pub(crate) struct ReplicaState {
     /// Quoted.
     schema: String,
     sink: String,
@@ -36,7 +36,7 @@ pub(crate) struct State {
     generation: i64,
 }
 
-impl State {
+impl ReplicaState {
     /// The sink with its instance's name, as the state has it.
     pub(crate) fn sink(&self) -> &str {
         &self.sink
@@ -60,7 +60,7 @@ impl State {
             "SELECT pg_advisory_xact_lock_shared({GATE}, hashtext({literal}));
              SELECT coalesce(max(generation), 0) FROM {schema}.replays WHERE sink = {literal}"
         );
-        State {
+        ReplicaState {
             schema,
             sink: sink.to_owned(),
             gate,
@@ -255,7 +255,7 @@ impl State {
         self.begin_at(client, &starts.collect::<Vec<_>>()).await
     }
 
-    /// As [`State::begin`], with the highest versions before.
+    /// As [`ReplicaState::begin`], with the highest versions before.
     pub(crate) async fn begin_at(
         &self,
         client: &Client,

@@ -22,7 +22,7 @@ const OUTPUT_HEAD_BYTES: usize = 4 * 1024 * 1024;
 
 /// A row's place: sorted by this, rows are in the order in which they must be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct RowPlace {
     command: u32,
     /// 0: deletes and delete halves, 1: all others.
     phase: u8,
@@ -48,12 +48,12 @@ struct StateKey(u64, u32, u32, i64);
 struct Opened {
     chunk: u32,
     bytes: Rc<Vec<u8>>,
-    places: Vec<Place>,
+    places: Vec<RowPlace>,
 }
 
 impl Opened {
     fn size_bytes(&self) -> usize {
-        self.places.capacity() * size_of::<Place>()
+        self.places.capacity() * size_of::<RowPlace>()
     }
 }
 
@@ -70,7 +70,7 @@ pub fn sort<E: From<WireError>>(
     let mut waiting = BinaryHeap::new();
     for chunk in 0..chunks {
         let bytes = fetch(chunk)?;
-        let mut first: Option<Place> = None;
+        let mut first: Option<RowPlace> = None;
         for row in Body::parse(&bytes)?.rows() {
             for place in places_of(&row?, chunk)?.into_iter().flatten() {
                 first = Some(first.map_or(place, |first| first.min(place)));
@@ -150,7 +150,7 @@ fn open(chunk: u32, bytes: Rc<Vec<u8>>) -> Result<Opened, WireError> {
 }
 
 /// Where a row belongs; a changed key has two places.
-fn places_of(row: &Row<'_>, chunk: u32) -> Result<[Option<Place>; 2], WireError> {
+fn places_of(row: &Row<'_>, chunk: u32) -> Result<[Option<RowPlace>; 2], WireError> {
     let offset = u32::try_from(row.offset).map_err(|_| WireError::Invalid("record offset"))?;
     let before = StateKey(
         row.before.sequence,
@@ -158,7 +158,7 @@ fn places_of(row: &Row<'_>, chunk: u32) -> Result<[Option<Place>; 2], WireError>
         row.before.context,
         row.before.statement_us,
     );
-    let place = |phase: u8, half: Half| Place {
+    let place = |phase: u8, half: Half| RowPlace {
         command: row.state.command,
         phase,
         sequence: row.state.sequence,
@@ -228,7 +228,7 @@ impl Output {
             || self.contexts.blobs.len() + self.relations.blobs.len() >= OUTPUT_HEAD_BYTES
     }
 
-    fn push(&mut self, body: &Body<'_>, row: &Row<'_>, place: &Place) -> Result<(), WireError> {
+    fn push(&mut self, body: &Body<'_>, row: &Row<'_>, place: &RowPlace) -> Result<(), WireError> {
         if self.records.is_empty() {
             self.database = body.database.to_owned();
             self.prefix = body.prefix.to_owned();

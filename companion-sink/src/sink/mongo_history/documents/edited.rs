@@ -14,7 +14,7 @@ use crate::sink::mongo_history::parked::actions::Open;
 const ORIGINAL_BYTES_MAX: usize = 64 << 10;
 
 #[derive(serde::Deserialize)]
-struct Body<'a> {
+struct EditedBody<'a> {
     #[serde(borrow)]
     after: Option<Image<'a>>,
 }
@@ -35,10 +35,10 @@ pub(crate) fn edited(
         },
     );
     let mut columns = RawDocumentBuf::new();
-    let before = parse_body::<Body<'_>>(original)
+    let before = parse_body::<EditedBody<'_>>(original)
         .ok()
         .and_then(|body| body.after);
-    let after = parse_body::<Body<'_>>(edited)
+    let after = parse_body::<EditedBody<'_>>(edited)
         .ok()
         .and_then(|body| body.after);
     if let (Some(before), Some(after)) = (before, after) {

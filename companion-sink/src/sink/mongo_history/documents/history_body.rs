@@ -18,7 +18,7 @@ use crate::timestamp::rfc3339;
 pub(crate) struct HistoryBody<'a> {
     ts_us: Option<i64>,
     #[serde(borrow)]
-    source: Source<'a>,
+    source: BodySource<'a>,
     #[serde(borrow)]
     transaction: Option<Transaction<'a>>,
     #[serde(borrow, default)]
@@ -32,7 +32,7 @@ pub(crate) struct HistoryBody<'a> {
 }
 
 #[derive(Deserialize)]
-struct Source<'a> {
+struct BodySource<'a> {
     #[serde(borrow)]
     db: Cow<'a, str>,
     #[serde(borrow)]

@@ -26,7 +26,7 @@ use crate::sink::mongo_history::identity::lineage::Key;
 use crate::sink::mongo_history::identity::lineage::Lineage;
 use crate::sink::mongo_history::identity::lineage::Natural;
 use crate::sink::mongo_history::identity::told::Told;
-use crate::sink::mongo_history::tables::registry::{Tables, no_renames};
+use crate::sink::mongo_history::tables::registry::{HistoryTables, no_renames};
 use crate::sink::mongo_history::write::newest_versions::NewestVersions;
 use crate::sink::mongo_history::write::newest_versions::truncates;
 
@@ -62,7 +62,7 @@ pub(crate) fn told_by_row<'t>(
 
 /// Where the document of an event goes.
 pub(crate) async fn place(
-    tables: &mut Tables,
+    tables: &mut HistoryTables,
     record: &Record,
     headers: &Headers<'_>,
     body: &HistoryBody<'_>,
@@ -104,14 +104,14 @@ pub(crate) async fn place(
 }
 
 /// It was there a moment ago.
-fn lineage_of(tables: &Tables, record: &Record, headers: &Headers<'_>) -> Option<Lineage> {
+fn lineage_of(tables: &HistoryTables, record: &Record, headers: &Headers<'_>) -> Option<Lineage> {
     let lineage = tables.of(&record.topic, headers.table, headers.version);
     lineage.cloned()
 }
 
 /// Notes the link of a row whose last document, from before it had its present key, has not got that key's columns.
 async fn link_by_former_key(
-    tables: &mut Tables,
+    tables: &mut HistoryTables,
     lineage: Option<&Lineage>,
     natural: &Natural,
     headers: &Headers<'_>,
@@ -200,7 +200,7 @@ fn members_of<'k>(
 /// Notes links for the rows that are there before `told` gives their table another key; returns how many.
 pub(crate) async fn link_rows(
     database: &Database,
-    tables: &mut Tables,
+    tables: &mut HistoryTables,
     told: &Told<'_>,
     names: Names,
 ) -> Result<u64> {

@@ -12,7 +12,7 @@ pub(crate) type Key = (Arc<str>, Box<[u8]>);
 
 /// An event that has to wait.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Held<'r> {
+pub(crate) struct HeldKey<'r> {
     /// Its key.
     pub(crate) key: &'r [u8],
     /// The key that its row had before, if only that one is parked.
@@ -21,7 +21,7 @@ pub(crate) struct Held<'r> {
 
 /// What is known of a parked key.
 #[derive(Default)]
-struct Waiting {
+struct WaitingKey {
     /// The version of its first parked event, empty if that has none. What is read again from before it does not wait.
     first: String,
     /// The key that the row had before, if it waits because of that.
@@ -31,7 +31,7 @@ struct Waiting {
 /// The keys of which events are parked.
 #[derive(Default)]
 pub(crate) struct ParkedKeys {
-    keys: HashMap<Key, Waiting>,
+    keys: HashMap<Key, WaitingKey>,
     /// Events are parked that are about no row: nothing waits for them.
     alone: bool,
 }
@@ -48,7 +48,7 @@ impl ParkedKeys {
     }
 
     /// What an event has to wait for: its own key, or the one that its row had before.
-    pub(crate) fn holding_back<'r>(&self, record: &'r Record) -> Option<Held<'r>> {
+    pub(crate) fn holding_back<'r>(&self, record: &'r Record) -> Option<HeldKey<'r>> {
         if self.keys.is_empty() {
             return None;
         }
@@ -59,13 +59,13 @@ impl ParkedKeys {
             parked.is_some_and(|parked| version.is_empty() || version >= parked.first.as_str())
         };
         if waits(key) {
-            return Some(Held {
+            return Some(HeldKey {
                 key,
                 waits_for: None,
             });
         }
         let old = old_key(record).filter(|old| waits(old))?;
-        Some(Held {
+        Some(HeldKey {
             key,
             waits_for: Some(old),
         })
@@ -84,7 +84,7 @@ impl ParkedKeys {
             return;
         };
         let known = self.keys.entry((Arc::clone(topic), key));
-        let known = known.or_insert_with(|| Waiting {
+        let known = known.or_insert_with(|| WaitingKey {
             first: version.to_owned(),
             waits_for: None,
         });

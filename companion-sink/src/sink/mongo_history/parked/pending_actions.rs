@@ -22,7 +22,7 @@ use crate::sink::mongo_history::history::{History, not_connected};
 use crate::sink::mongo_history::parked::actions::Open;
 use crate::sink::mongo_history::parked::keys::Key;
 use crate::sink::mongo_history::parked::parking::take_out;
-use crate::sink::mongo_history::parked::store::{Head, ParkedEvents, Waiting};
+use crate::sink::mongo_history::parked::store::{Head, ParkedDocuments, Waiting};
 use crate::sink::mongo_history::write::pending::{Documents, Pending};
 
 /// How often decisions are looked for while something is parked.
@@ -38,7 +38,7 @@ type Decided<'o> = HashMap<&'o str, Vec<&'o Open>>;
 type NextOffsets = HashMap<TopicPartition, i64>;
 
 /// What a look has found.
-struct Look<'o> {
+struct OrderSearch<'o> {
     decided: Decided<'o>,
     next_offsets: NextOffsets,
 }
@@ -96,7 +96,7 @@ async fn look(history: &mut History, dead_letters: &DeadLetters) -> Result<bool>
         .actions
         .close(&settled, "done")
         .await?;
-    let mut look = Look {
+    let mut look = OrderSearch {
         decided: HashMap::new(),
         next_offsets: NextOffsets::new(),
     };
@@ -135,7 +135,7 @@ fn due<'h>(
     heads: &'h [Head],
     decided: &Decided<'_>,
 ) -> (Vec<Key>, Vec<&'h str>) {
-    let held = ParkedEvents::held_by(heads);
+    let held = ParkedDocuments::held_by(heads);
     let mut keys = history.parked.freed(|key| held.contains(key));
     let mut alone = Vec::new();
     for head in heads {
@@ -152,7 +152,7 @@ fn due<'h>(
 async fn carry_out_key(
     history: &mut History,
     key: &Key,
-    look: &Look<'_>,
+    look: &OrderSearch<'_>,
     dead_letters: &DeadLetters,
 ) -> Result<bool> {
     let connection = history.connection.as_ref().ok_or_else(not_connected)?;
@@ -183,7 +183,7 @@ async fn carry_out_key(
 async fn settle(
     history: &mut History,
     events: Vec<Waiting>,
-    look: &Look<'_>,
+    look: &OrderSearch<'_>,
     dead_letters: &DeadLetters,
 ) -> Result<(usize, bool)> {
     let due = events.iter().take_while(|event| look.is_due(event)).count();
@@ -270,7 +270,7 @@ async fn try_in_order(
     Ok(refused)
 }
 
-impl Look<'_> {
+impl OrderSearch<'_> {
     /// Whether an event's turn has come: the batch that parked it is done, and it is not refused, or somebody has decided.
     fn is_due(&self, event: &Waiting) -> bool {
         let next = self.next_offsets.get(&TopicPartition::of(&event.record));

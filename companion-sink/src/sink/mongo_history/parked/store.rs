@@ -32,7 +32,7 @@ const INDEXES: [&[&str]; 3] = [
 const ALL_BUT_VALUE: &str = "value";
 
 /// The parked events of one sink.
-pub(crate) struct ParkedEvents {
+pub(crate) struct ParkedDocuments {
     database: Database,
     collection: Collection<Document>,
     bodies: Bodies,
@@ -82,10 +82,10 @@ pub(crate) struct Waiting {
     kept: Bson,
 }
 
-impl ParkedEvents {
+impl ParkedDocuments {
     /// The parked events of `sink` (`<name>.<sink>`, as its offsets), kept in `database`.
     pub(crate) fn new(database: &Database, sink: &str) -> Self {
-        ParkedEvents {
+        ParkedDocuments {
             database: database.clone(),
             collection: database.collection(COLLECTION),
             bodies: Bodies::new(database),

@@ -13,7 +13,7 @@ use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::sink::changes::Changes;
 use crate::sink::mongo_history::failure::{classify, is_about_document};
-use crate::sink::mongo_history::write::insert::{Refused, insert_new};
+use crate::sink::mongo_history::write::insert::{RefusedDocument, insert_new};
 
 /// What a replay of a history does instead of only inserting.
 #[derive(Debug, Default)]
@@ -61,7 +61,7 @@ impl Mending {
         &self,
         collection: &Collection<RawDocumentBuf>,
         documents: &[&RawDocumentBuf],
-    ) -> Result<Vec<Refused>> {
+    ) -> Result<Vec<RefusedDocument>> {
         let there = find(collection, documents).await?;
         let mut missing = Vec::new();
         let mut different = Vec::new();
@@ -93,9 +93,9 @@ impl Mending {
         }
         if !missing.is_empty() {
             let documents = missing.iter().map(|(_, document)| *document);
-            for Refused { place, why } in insert_new(collection, documents).await? {
+            for RefusedDocument { place, why } in insert_new(collection, documents).await? {
                 let place = missing.get(place).map_or(place, |(place, _)| *place);
-                refused.push(Refused { place, why });
+                refused.push(RefusedDocument { place, why });
             }
         }
         for (place, document) in different {
@@ -105,7 +105,7 @@ impl Mending {
                 Ok(_) => {}
                 Err(error) if is_about_document(&error) => {
                     let why = "another document in the place of the one that is there".to_owned();
-                    refused.push(Refused { place, why });
+                    refused.push(RefusedDocument { place, why });
                 }
                 Err(error) => return Err(classify("replacing a document", &error)),
             }

@@ -34,7 +34,7 @@ pub(crate) struct Snapshot {
 }
 
 /// The snapshots of one sink.
-pub(crate) struct Snapshots {
+pub(crate) struct HistorySnapshots {
     database: Database,
     collection: Collection<Document>,
     sink: String,
@@ -42,9 +42,9 @@ pub(crate) struct Snapshots {
     running: HashMap<String, Snapshot>,
 }
 
-impl Snapshots {
+impl HistorySnapshots {
     /// The snapshots of `sink` (`<name>.<sink>`, as its offsets) in `database`.
-    pub(crate) async fn read(database: &Database, sink: &str) -> Result<Snapshots> {
+    pub(crate) async fn read(database: &Database, sink: &str) -> Result<HistorySnapshots> {
         let collection: Collection<Document> = database.collection(COLLECTION);
         let failed = |error| classify("reading the snapshots", &error);
         let mut found = collection
@@ -59,7 +59,7 @@ impl Snapshots {
                 running.insert(topic.to_owned(), snapshot);
             }
         }
-        Ok(Snapshots {
+        Ok(HistorySnapshots {
             database: database.clone(),
             collection,
             sink: sink.to_owned(),

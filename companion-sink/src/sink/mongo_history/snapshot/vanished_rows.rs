@@ -16,7 +16,7 @@ use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_history::documents::document;
 use crate::sink::mongo_history::documents::history_body::HistoryBody;
 use crate::sink::mongo_history::snapshot::repair::Mending;
-use crate::sink::mongo_history::snapshot::snapshots::{Snapshot, Snapshots};
+use crate::sink::mongo_history::snapshot::snapshots::{HistorySnapshots, Snapshot};
 use crate::sink::mongo_history::write::insert::insert_new;
 use crate::sink::mongo_history::write::newest_versions::NewestVersions;
 use crate::sink::mongo_history::write::newest_versions::truncates;
@@ -30,7 +30,7 @@ pub(crate) struct End<'a> {
     pub(crate) collection: &'a Collection<RawDocumentBuf>,
     /// What the entities of its table begin with.
     pub(crate) table: &'a str,
-    pub(crate) snapshots: &'a Snapshots,
+    pub(crate) snapshots: &'a HistorySnapshots,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) record: &'a Record,
     pub(crate) headers: &'a Headers<'a>,

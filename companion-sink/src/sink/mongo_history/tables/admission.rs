@@ -28,7 +28,7 @@ const COLLECTION: &str = "companion_topics";
 pub(crate) struct Admission {
     collection: Collection<Document>,
     sink: String,
-    topics: HashMap<String, Bound>,
+    topics: HashMap<String, BoundTopic>,
     /// Topics that begin with a table which another one still has, and since when they wait for that.
     waiting: HashMap<String, Instant>,
     /// A replay changes nothing.
@@ -37,7 +37,7 @@ pub(crate) struct Admission {
 
 /// What a topic belongs to.
 #[derive(Default)]
-struct Bound {
+struct BoundTopic {
     /// The events' `cdc.table`, the newest last. Partitions are read independently: some come to another name later.
     tables: Vec<String>,
     /// The version from which on the topic has its table.
@@ -48,7 +48,7 @@ struct Bound {
     agreed: Option<TableName<'static>>,
 }
 
-impl Bound {
+impl BoundTopic {
     fn has(&self) -> Option<&str> {
         let newest = self.tables.last()?;
         (self.began > self.ended || self.ended.is_empty()).then_some(newest.as_str())
@@ -134,7 +134,7 @@ impl Admission {
             let text = |name: &str| found.get_str(name).unwrap_or_default().to_owned();
             let tables = found.get_array("tables").into_iter().flatten();
             let tables = tables.filter_map(|table| table.as_str().map(str::to_owned));
-            let bound = Bound {
+            let bound = BoundTopic {
                 tables: tables.collect(),
                 began: text("began"),
                 ended: text("ended"),

@@ -18,7 +18,7 @@ use crate::sink::mongo_history::tables::collection_name::Candidates;
 const COLLECTION: &str = "companion_tables";
 
 /// The tables that a history knows.
-pub(crate) struct Tables {
+pub(crate) struct HistoryTables {
     database: Database,
     collection: Collection<Document>,
     links: Links,
@@ -32,13 +32,13 @@ pub(crate) struct Tables {
 /// Links that are kept in memory.
 const KNOWN_MAX: usize = 100_000;
 
-impl Tables {
+impl HistoryTables {
     /// Those of `database`.
-    pub(crate) async fn read(database: &Database) -> Result<Tables> {
+    pub(crate) async fn read(database: &Database) -> Result<HistoryTables> {
         let collection: Collection<Document> = database.collection(COLLECTION);
         let failed = |error| classify("reading the tables of the history", &error);
         let mut found = collection.find(doc! {}).await.map_err(failed)?;
-        let mut tables = Tables {
+        let mut tables = HistoryTables {
             database: database.clone(),
             links: Links::of(database),
             collection: collection.clone(),

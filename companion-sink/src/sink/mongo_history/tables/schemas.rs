@@ -48,14 +48,14 @@ pub(crate) struct Schemas {
 
 /// A schema event.
 #[derive(Deserialize)]
-pub(crate) struct Definition {
-    source: Source,
+pub(crate) struct TableDefinition {
+    source: ToldSource,
     #[serde(flatten)]
-    change: Change,
+    change: ToldSchema,
 }
 
 #[derive(Deserialize)]
-struct Source {
+struct ToldSource {
     db: String,
     schema: String,
     table: String,
@@ -63,7 +63,7 @@ struct Source {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Change {
+struct ToldSchema {
     #[serde(default, rename = "type")]
     kind: String,
     #[serde(default, rename = "table_oid")]
@@ -71,32 +71,32 @@ struct Change {
     #[serde(default)]
     renames: BTreeMap<String, String>,
     #[serde(default)]
-    table_changes: Vec<TableChange>,
+    table_changes: Vec<ToldChange>,
 }
 
 #[derive(Deserialize)]
-struct TableChange {
-    table: Option<Table>,
+struct ToldChange {
+    table: Option<ToldTable>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Table {
+struct ToldTable {
     #[serde(default)]
     primary_key_column_names: Vec<String>,
-    columns: Vec<Column>,
+    columns: Vec<ToldColumn>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Column {
+struct ToldColumn {
     name: String,
     type_name: String,
     #[serde(default)]
     type_expression: Option<String>,
 }
 
-impl Table {
+impl ToldTable {
     fn types(&self) -> Vec<(&str, &str)> {
         let columns = self.columns.iter();
         columns
@@ -105,9 +105,9 @@ impl Table {
     }
 }
 
-impl Definition {
+impl TableDefinition {
     /// Parses a schema event.
-    pub(crate) fn parse(record: &Record) -> Result<Definition, Malformed> {
+    pub(crate) fn parse(record: &Record) -> Result<TableDefinition, Malformed> {
         parse_body(record)
     }
 
@@ -116,7 +116,7 @@ impl Definition {
         self.change.kind == "CREATE"
     }
 
-    fn table(&self) -> Option<&Table> {
+    fn table(&self) -> Option<&ToldTable> {
         let changes = &self.change.table_changes;
         changes.iter().find_map(|change| change.table.as_ref())
     }
@@ -140,7 +140,7 @@ impl Definition {
             key: self
                 .table()
                 .map_or(&[], |table| &table.primary_key_column_names),
-            types: self.table().map_or(Vec::new(), Table::types),
+            types: self.table().map_or(Vec::new(), ToldTable::types),
         }
     }
 }
@@ -150,7 +150,7 @@ impl Schemas {
     pub(crate) async fn learn(
         &mut self,
         database: &Database,
-        definition: &Definition,
+        definition: &TableDefinition,
         headers: &Headers<'_>,
     ) -> Result<(), mongodb::error::Error> {
         let Some(table) = definition.table() else {

@@ -12,7 +12,7 @@ use crate::sink::mongo_history::failure::{
 };
 
 /// A document that the server refuses for what it holds.
-pub(crate) struct Refused {
+pub(crate) struct RefusedDocument {
     /// Its place among the documents.
     pub(crate) place: usize,
     /// What the server does not take.
@@ -23,7 +23,7 @@ pub(crate) struct Refused {
 pub(crate) async fn insert_new<T: Serialize + Send + Sync>(
     collection: &Collection<T>,
     documents: impl IntoIterator<Item = impl Borrow<T>>,
-) -> Result<Vec<Refused>> {
+) -> Result<Vec<RefusedDocument>> {
     let documents: Vec<_> = documents.into_iter().collect();
     let mut refused = Vec::new();
     // Of a command that is refused as a whole the halves are tried, until the document is alone.
@@ -43,7 +43,7 @@ pub(crate) async fn insert_new<T: Serialize + Send + Sync>(
                 let place = range.start + place;
                 match rejected {
                     Rejected::AlreadyThere => {}
-                    Rejected::Document(why) => refused.push(Refused { place, why }),
+                    Rejected::Document(why) => refused.push(RefusedDocument { place, why }),
                     Rejected::Passing => return Err(failed()),
                 }
             }
@@ -52,7 +52,7 @@ pub(crate) async fn insert_new<T: Serialize + Send + Sync>(
         let why = refused_document(&error).ok_or_else(failed)?;
         if range.len() <= 1 {
             let place = range.start;
-            refused.push(Refused { place, why });
+            refused.push(RefusedDocument { place, why });
             continue;
         }
         let middle = range.start + range.len() / 2;

@@ -12,7 +12,7 @@ use crate::rejected::dead_letter::DeadLetters;
 use crate::rejected::failure::Failure;
 use crate::rejected::guarded::guarded;
 use crate::sink::postgres::failure::Fault;
-use crate::sink::postgres::write::change::Change;
+use crate::sink::postgres::write::change::RowChange;
 use crate::sink::postgres::write::rows::Mode;
 use crate::sink::postgres::write::rows::SetAside;
 use crate::sink::postgres::write::rows::apply;
@@ -286,7 +286,7 @@ async fn stream_rows<'b>(
         if done.is_err() {
             break;
         }
-        let mut changes: Vec<Change<'b>> = Vec::with_capacity(rows.len());
+        let mut changes: Vec<RowChange<'b>> = Vec::with_capacity(rows.len());
         for (record, headers) in rows {
             match replica.change(record, headers, &mut stream).await {
                 Ok(change) if fits(&change) => changes.push(change),
@@ -345,7 +345,7 @@ async fn apply_rows<'b>(
         Streamed::Poisoned(poison) => return Ok(Some(poison)),
         Streamed::Impossible => {}
     }
-    let mut changes: Vec<Change<'b>> = Vec::with_capacity(rows.len());
+    let mut changes: Vec<RowChange<'b>> = Vec::with_capacity(rows.len());
     for (record, headers) in rows {
         let made = replica
             .change(record, headers, &mut Stream::default())
@@ -374,7 +374,7 @@ async fn apply_rows<'b>(
         parked,
         ..
     } = replica.connection.as_mut().ok_or_else(not_connected)?;
-    let to_apply: Vec<&Change<'b>> = changes.iter().collect();
+    let to_apply: Vec<&RowChange<'b>> = changes.iter().collect();
     for mode in [Mode::Upsert, Mode::Replace] {
         let begin = session.begin_part();
         session.execute(begin).await?;

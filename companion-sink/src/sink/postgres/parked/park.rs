@@ -7,7 +7,7 @@ use crate::kafka::record::Record;
 use crate::rejected::failure::Failure;
 use crate::sink::postgres::parked::store;
 use crate::sink::postgres::parked::store::ParkedKeys;
-use crate::sink::postgres::write::change::{Change, identity_of};
+use crate::sink::postgres::write::change::{RowChange, identity_of};
 
 /// Something that goes aside: parked, and with a failure to the dead letters as well.
 pub(crate) struct Park<'b> {
@@ -18,7 +18,7 @@ pub(crate) struct Park<'b> {
 
 impl<'b> Park<'b> {
     /// What goes aside of a change.
-    pub(crate) fn of(change: &Change<'b>, failure: Option<Failure>) -> Self {
+    pub(crate) fn of(change: &RowChange<'b>, failure: Option<Failure>) -> Self {
         Park {
             record: change.record,
             key: change.key.into(),

@@ -23,7 +23,7 @@ use crate::sink::postgres::schema::tables::literal;
 use crate::sink::postgres::schema::tables::missing_table;
 use crate::sink::postgres::schema::target::quoted;
 use crate::sink::postgres::settings::Settings;
-use crate::sink::postgres::state::{GATE, State};
+use crate::sink::postgres::state::{GATE, ReplicaState};
 
 /// Large comparisons are planned as the server sees fit, not as for the few rows of a batch. Whoever holds what is needed is
 /// waited for, but not for ever.
@@ -44,9 +44,9 @@ pub(crate) struct Control {
     /// Foreign keys and triggers of the target are out of the way.
     is_replica: bool,
     /// What readers use.
-    live: State,
+    live: ReplicaState,
     /// What the replay builds.
-    replay: State,
+    replay: ReplicaState,
     /// The state's schema, and the replay's, quoted.
     live_schema: String,
     replay_schema: String,
@@ -109,8 +109,8 @@ impl Control {
             name: name.to_owned(),
             url: url.to_owned(),
             is_replica,
-            live: State::new(&settings.state_schema, &sink),
-            replay: State::new(&schema, &format!("{sink}/replay")),
+            live: ReplicaState::new(&settings.state_schema, &sink),
+            replay: ReplicaState::new(&schema, &format!("{sink}/replay")),
             live_schema: quoted(&settings.state_schema),
             replay_schema: quoted(&schema),
             settings: settings.clone(),

@@ -14,7 +14,7 @@ use crate::sink::batch::Batch;
 use crate::sink::postgres::connection::IMMEDIATE;
 use crate::sink::postgres::failure::Fault;
 use crate::sink::postgres::parked::store::ParkedKeys;
-use crate::sink::postgres::write::change::Change;
+use crate::sink::postgres::write::change::RowChange;
 use crate::sink::postgres::write::rows::Mode;
 use crate::sink::postgres::write::rows::SetAside;
 use crate::sink::postgres::write::rows::apply;
@@ -44,7 +44,7 @@ async fn changes<'b>(
     replica: &mut Replica,
     batch: &'b Batch,
     parks: &mut Vec<Park<'b>>,
-) -> Result<Vec<Change<'b>>> {
+) -> Result<Vec<RowChange<'b>>> {
     let mut changes = Vec::with_capacity(batch.records.len());
     let mut aside = ParkedKeys::new();
     for record in &batch.records {
@@ -92,7 +92,7 @@ async fn changes<'b>(
 async fn apply_in_transaction<'b>(
     replica: &mut Replica,
     batch: &Batch,
-    changes: &'b [Change<'b>],
+    changes: &'b [RowChange<'b>],
     parks: &mut Vec<Park<'b>>,
 ) -> Result<()> {
     let state = &replica.state;

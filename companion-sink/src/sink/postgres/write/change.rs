@@ -15,7 +15,7 @@ use crate::sink::postgres::schema::tables::{Column, Table};
 use crate::sink::postgres::write::pg_text::to_text;
 
 /// A row event, parsed once.
-pub(crate) struct Change<'b> {
+pub(crate) struct RowChange<'b> {
     /// Its record.
     pub(crate) record: &'b Record,
     /// What happened at the source.
@@ -57,7 +57,7 @@ pub(crate) enum ChangeKind {
 /// Values of a row as text for the server, `None` for NULL.
 pub(crate) type Values<'c> = Vec<Option<Cow<'c, str>>>;
 
-impl<'b> Change<'b> {
+impl<'b> RowChange<'b> {
     /// Makes an event ready; its images must be there.
     pub(crate) fn new(
         record: &'b Record,
@@ -90,7 +90,7 @@ impl<'b> Change<'b> {
         if !key.is_empty() && identity.0.is_empty() {
             return Err(Malformed("the key has no columns".into()));
         }
-        Ok(Change {
+        Ok(RowChange {
             record,
             op: headers.op,
             kind,
@@ -184,7 +184,7 @@ impl<'b> Change<'b> {
         &self,
         table: &Table,
         key: &[usize],
-        first: &Change<'_>,
+        first: &RowChange<'_>,
     ) -> Vec<usize> {
         let (before, after) = (first.before(), self.after());
         let is_changed = |place: usize, name: &str, value: &str| {

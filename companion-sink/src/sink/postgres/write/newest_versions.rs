@@ -13,13 +13,13 @@ use crate::sink::postgres::failure::{Fault, classify, sort};
 use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::tables::Tables;
 use crate::sink::postgres::schema::target::quoted;
-use crate::sink::postgres::write::change::{Change, key_layout, values};
+use crate::sink::postgres::write::change::{RowChange, key_layout, values};
 
 /// Makes the tables of the state that [`claim`] needs for `changes`, outside of whatever may be undone later.
 pub(crate) async fn make_ready(
     session: &mut Session,
     tables: &Tables,
-    changes: &[Change<'_>],
+    changes: &[RowChange<'_>],
 ) -> Result<()> {
     if session.newest_schema.is_none() {
         return Ok(());
@@ -52,8 +52,8 @@ pub(crate) async fn make_ready(
 pub(crate) async fn claim<'c, 'b>(
     session: &mut Session,
     table: &Table,
-    changes: &[&'c Change<'b>],
-) -> std::result::Result<Option<Vec<&'c Change<'b>>>, Fault> {
+    changes: &[&'c RowChange<'b>],
+) -> std::result::Result<Option<Vec<&'c RowChange<'b>>>, Fault> {
     let Some(first) = changes.first() else {
         return Ok(None);
     };
@@ -84,7 +84,7 @@ pub(crate) async fn claim<'c, 'b>(
     let rows = rows.map_err(failed)?;
     let newest: std::collections::HashSet<&str> = rows.iter().map(|row| row.get(0)).collect();
     let is_newest =
-        |change: &&&'c Change<'b>| newest.contains(change.record.version().unwrap_or_default());
+        |change: &&&'c RowChange<'b>| newest.contains(change.record.version().unwrap_or_default());
     Ok(Some(changes.iter().filter(is_newest).copied().collect()))
 }
 

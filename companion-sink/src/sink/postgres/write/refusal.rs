@@ -12,8 +12,8 @@ use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::tables::missing_column;
 use crate::sink::postgres::schema::tables::no_table;
 use crate::sink::postgres::schema::target::quoted;
-use crate::sink::postgres::write::change::Change;
 use crate::sink::postgres::write::change::ChangeKind;
+use crate::sink::postgres::write::change::RowChange;
 use crate::sink::postgres::write::change::value_of;
 
 /// Columns that are tried one by one at most.
@@ -32,7 +32,7 @@ pub(crate) struct Explained {
 pub(crate) async fn told(
     client: &Client,
     table: &Table,
-    change: &Change<'_>,
+    change: &RowChange<'_>,
     fault: Fault,
 ) -> Result<Explained> {
     let of_event = |failure| Explained {
@@ -132,7 +132,7 @@ async fn find_lack(client: &Client, table: &Table) -> Result<Option<Lack>> {
 async fn find_column<'t>(
     client: &Client,
     table: &'t Table,
-    change: &Change<'_>,
+    change: &RowChange<'_>,
     state: &str,
 ) -> Result<Option<&'t Column>> {
     let image = match change.kind {

@@ -17,8 +17,8 @@ use crate::sink::postgres::parked::store::ParkedKeys;
 use crate::sink::postgres::schema::tables::Table;
 use crate::sink::postgres::schema::tables::Tables;
 use crate::sink::postgres::schema::target::quoted;
-use crate::sink::postgres::write::change::Change;
 use crate::sink::postgres::write::change::ChangeKind;
+use crate::sink::postgres::write::change::RowChange;
 use crate::sink::postgres::write::change::Values;
 use crate::sink::postgres::write::change::identity_of;
 use crate::sink::postgres::write::change::key_layout;
@@ -42,16 +42,16 @@ pub(crate) enum Mode {
 #[derive(Default)]
 pub(crate) struct SetAside<'c, 'b> {
     /// Refused, with the reason.
-    pub(crate) refused: Vec<(&'c Change<'b>, Failure)>,
+    pub(crate) refused: Vec<(&'c RowChange<'b>, Failure)>,
     /// Parked behind a refused event of their key.
-    pub(crate) behind: Vec<&'c Change<'b>>,
+    pub(crate) behind: Vec<&'c RowChange<'b>>,
 }
 
 /// Applies all changes or fails at the first that the target refuses.
 pub(crate) async fn apply(
     session: &mut Session,
     tables: &Tables,
-    changes: &[&Change<'_>],
+    changes: &[&RowChange<'_>],
     mode: Mode,
 ) -> Result<(), Fault> {
     guarded(apply_all(session, tables, changes, mode)).await
@@ -60,11 +60,11 @@ pub(crate) async fn apply(
 async fn apply_all(
     session: &mut Session,
     tables: &Tables,
-    changes: &[&Change<'_>],
+    changes: &[&RowChange<'_>],
     mode: Mode,
 ) -> Result<(), Fault> {
     let mut last: HashMap<(usize, &[u8]), usize> = HashMap::with_capacity(changes.len());
-    let mut keyless: BTreeMap<usize, Vec<&Change<'_>>> = BTreeMap::new();
+    let mut keyless: BTreeMap<usize, Vec<&RowChange<'_>>> = BTreeMap::new();
     for (place, change) in changes.iter().enumerate() {
         if change.key.is_empty() {
             keyless.entry(change.table).or_default().push(change);
@@ -75,13 +75,13 @@ async fn apply_all(
     // The order of the batch, so that the same batch is always the same statements.
     let mut places: Vec<usize> = last.into_values().collect();
     places.sort_unstable();
-    let mut keyed: BTreeMap<usize, Vec<&Change<'_>>> = BTreeMap::new();
+    let mut keyed: BTreeMap<usize, Vec<&RowChange<'_>>> = BTreeMap::new();
     for place in places {
         let change = changes[place];
         keyed.entry(change.table).or_default().push(change);
     }
     // One order for all instances, so that those that meet at keys with several spellings queue up.
-    let mut keyed: Vec<(usize, Vec<&Change<'_>>)> = keyed.into_iter().collect();
+    let mut keyed: Vec<(usize, Vec<&RowChange<'_>>)> = keyed.into_iter().collect();
     keyed.sort_by(|(a, _), (b, _)| tables.get(*a).name.cmp(&tables.get(*b).name));
     for (table, changes) in keyed {
         apply_keyed(session, tables.get(table), &changes, mode).await?;
@@ -96,11 +96,11 @@ async fn apply_all(
 pub(crate) async fn apply_apart<'c, 'b>(
     session: &mut Session,
     tables: &Tables,
-    changes: &[&'c Change<'b>],
+    changes: &[&'c RowChange<'b>],
     parked: &mut ParkedKeys,
 ) -> Result<SetAside<'c, 'b>, Trouble> {
     let mut aside = SetAside::default();
-    let mut parts: VecDeque<Vec<&'c Change<'b>>> = VecDeque::from([changes.to_vec()]);
+    let mut parts: VecDeque<Vec<&'c RowChange<'b>>> = VecDeque::from([changes.to_vec()]);
     // Tables that take nothing: not each of their events is tried.
     let mut closed: HashMap<usize, Failure> = HashMap::new();
     while let Some(part) = parts.pop_front() {
@@ -156,7 +156,7 @@ pub(crate) async fn apply_apart<'c, 'b>(
 }
 
 /// Whether a change has to wait behind a parked event of its key, or of the key it had before.
-pub(crate) fn is_parked(change: &Change<'_>, parked: &ParkedKeys) -> bool {
+pub(crate) fn is_parked(change: &RowChange<'_>, parked: &ParkedKeys) -> bool {
     is_key_parked(change.record, change.key, change.old_key, parked)
 }
 
@@ -175,20 +175,20 @@ fn is_key_parked(record: &Record, key: &[u8], old_key: Option<&[u8]>, parked: &P
 }
 
 /// Parks the key of a change.
-pub(crate) fn park_key(change: &Change<'_>, parked: &mut ParkedKeys) {
+pub(crate) fn park_key(change: &RowChange<'_>, parked: &mut ParkedKeys) {
     parked.insert((change.record.topic.clone(), change.key.into()));
 }
 
 async fn apply_keyed(
     session: &mut Session,
     table: &Table,
-    changes: &[&Change<'_>],
+    changes: &[&RowChange<'_>],
     mode: Mode,
 ) -> Result<(), Fault> {
     let newest = newest_versions::claim(session, table, changes).await?;
     let changes = newest.as_deref().unwrap_or(changes);
-    let mut deletes: BTreeMap<Vec<usize>, Vec<&Change<'_>>> = BTreeMap::new();
-    let mut upserts: BTreeMap<(Vec<usize>, Vec<usize>), Vec<&Change<'_>>> = BTreeMap::new();
+    let mut deletes: BTreeMap<Vec<usize>, Vec<&RowChange<'_>>> = BTreeMap::new();
+    let mut upserts: BTreeMap<(Vec<usize>, Vec<usize>), Vec<&RowChange<'_>>> = BTreeMap::new();
     for change in changes {
         let key = key_layout(table, &change.identity.0);
         if change.kind == ChangeKind::Upsert {
@@ -236,7 +236,7 @@ async fn apply_keyed(
 async fn apply_keyless(
     session: &mut Session,
     table: &Table,
-    changes: &[&Change<'_>],
+    changes: &[&RowChange<'_>],
 ) -> Result<(), Fault> {
     let mut rest = changes;
     while let Some(first) = rest.first() {
@@ -264,7 +264,7 @@ async fn apply_keyless(
 async fn change_one(
     session: &mut Session,
     table: &Table,
-    change: &Change<'_>,
+    change: &RowChange<'_>,
 ) -> Result<(), Fault> {
     let before = layout(table, change.before());
     let old_values = values(table, &before, change.before()).map_err(Fault::Event)?;

@@ -21,8 +21,8 @@ use crate::rejected::failure::Failure;
 use crate::sink::postgres::connection::Session;
 use crate::sink::postgres::failure::{Fault, sort};
 use crate::sink::postgres::schema::tables::{Table, Tables};
-use crate::sink::postgres::write::change::Change;
 use crate::sink::postgres::write::change::ChangeKind;
+use crate::sink::postgres::write::change::RowChange;
 use crate::sink::postgres::write::change::has_key_layout;
 use crate::sink::postgres::write::change::key_layout;
 use crate::sink::postgres::write::change::layout;
@@ -63,7 +63,7 @@ struct Group<'c, 'b> {
     columns: Vec<usize>,
     /// The places of the key's columns.
     key: Vec<usize>,
-    changes: Vec<&'c Change<'b>>,
+    changes: Vec<&'c RowChange<'b>>,
 }
 
 /// What is done to rows. In this order a unique value is free again before another row gets it.
@@ -77,7 +77,7 @@ enum Way {
 
 impl Way {
     /// What `change`, the last one of its key, has to do where `first` was the first.
-    fn of(first: Op, change: &Change<'_>) -> Way {
+    fn of(first: Op, change: &RowChange<'_>) -> Way {
         match (change.kind, first) {
             (ChangeKind::Delete, _) => Way::Delete,
             (ChangeKind::Append, _) | (_, Op::Create) => Way::Insert,
@@ -89,7 +89,7 @@ impl Way {
 
 impl<'c, 'b> Group<'c, 'b> {
     /// `first` is the first change of the key.
-    fn of(table: &Table, way: Way, first: &Change<'b>, change: &'c Change<'b>) -> Self {
+    fn of(table: &Table, way: Way, first: &RowChange<'b>, change: &'c RowChange<'b>) -> Self {
         let key = key_layout(table, &change.identity.0);
         let columns = match way {
             Way::Delete => key.clone(),
@@ -106,7 +106,13 @@ impl<'c, 'b> Group<'c, 'b> {
     }
 
     /// Whether a change can go with those that are there.
-    fn takes(&self, table: &Table, way: Way, first: &Change<'b>, change: &Change<'b>) -> bool {
+    fn takes(
+        &self,
+        table: &Table,
+        way: Way,
+        first: &RowChange<'b>,
+        change: &RowChange<'b>,
+    ) -> bool {
         self.table == change.table
             && self.way == way
             && has_key_layout(table, &self.key, &change.identity.0)
@@ -176,7 +182,7 @@ impl Stream {
         &mut self,
         session: &mut Session,
         tables: &Tables,
-        changes: &[Change<'_>],
+        changes: &[RowChange<'_>],
     ) -> Result<(), Fault> {
         let mut groups: Vec<Group<'_, '_>> = Vec::new();
         for (first, change) in last_of_each_key(changes) {
@@ -353,7 +359,9 @@ impl Copying {
 }
 
 /// Of each key the first and the last change, in the order of the last ones; of rows without a key each.
-fn last_of_each_key<'c, 'b>(changes: &'c [Change<'b>]) -> Vec<(&'c Change<'b>, &'c Change<'b>)> {
+fn last_of_each_key<'c, 'b>(
+    changes: &'c [RowChange<'b>],
+) -> Vec<(&'c RowChange<'b>, &'c RowChange<'b>)> {
     let mut places: HashMap<(usize, &[u8]), (usize, usize)> = HashMap::with_capacity(changes.len());
     let mut last = Vec::with_capacity(changes.len());
     for (place, change) in changes.iter().enumerate() {
@@ -409,7 +417,7 @@ fn put_row(out: &mut BytesMut, values: &[Option<Cow<'_, str>>]) {
 }
 
 /// Whether a change can go into a stream: one row of a table without a key is looked for by itself.
-pub(crate) fn fits(change: &Change<'_>) -> bool {
+pub(crate) fn fits(change: &RowChange<'_>) -> bool {
     !matches!(change.kind, ChangeKind::UpdateOne | ChangeKind::DeleteOne)
 }
 

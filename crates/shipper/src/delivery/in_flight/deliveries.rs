@@ -43,7 +43,7 @@ enum FirstRecord {
 }
 
 #[derive(Debug, Clone)]
-struct Partition {
+struct PartitionDeliveries {
     /// Last acknowledged offset + 1.
     end: i64,
     /// Records on their way.
@@ -86,7 +86,7 @@ pub(in crate::delivery) struct Deliveries {
     unacknowledged_bytes: usize,
     failure: Option<FailedDelivery>,
     /// By topic and number.
-    partitions: Vec<Vec<Partition>>,
+    partitions: Vec<Vec<PartitionDeliveries>>,
     /// Topics with acknowledgements of which no progress tells yet, and by topic whether it is one of them.
     changed: Vec<usize>,
     is_changed: Vec<bool>,
@@ -170,7 +170,7 @@ impl Deliveries {
         partitions: i32,
         counter: Option<&'static TopicCounter>,
     ) {
-        let new = Partition {
+        let new = PartitionDeliveries {
             end: 0,
             unacknowledged: 0,
             first_record: FirstRecord::NotSent,

@@ -29,7 +29,7 @@ use crate::trouble::Failure;
 /// Requests of a partition that are on their way at once.
 const MOST_REQUESTS: usize = 5;
 
-struct Record {
+struct ModelRecord {
     sequence: u32,
     version: Version,
     word: usize,
@@ -40,12 +40,12 @@ struct Record {
 #[derive(Default)]
 struct Queue {
     next: u32,
-    records: VecDeque<Record>,
+    records: VecDeque<ModelRecord>,
 }
 
 /// Of one record: the offset, or none where it has failed.
 struct Report {
-    record: Record,
+    record: ModelRecord,
     partition: i32,
     offset: Option<i64>,
 }
@@ -129,7 +129,7 @@ impl Client {
         let id = self.id_of(key);
         let queue = self.queues.get_mut(&key).expect("a queue");
         let requests = MOST_REQUESTS - self.chance.below(MOST_REQUESTS);
-        let sent: Vec<Record> = queue
+        let sent: Vec<ModelRecord> = queue
             .records
             .drain(..requests.min(queue.records.len()))
             .collect();
@@ -296,7 +296,7 @@ impl Broker for Client {
         let (lsn, sequence) = value.split_at(8);
         let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("eight bytes"));
         let queue = self.queues.entry((topic, partition)).or_default();
-        queue.records.push_back(Record {
+        queue.records.push_back(ModelRecord {
             sequence: queue.next,
             version: (number(lsn), number(sequence)),
             word,

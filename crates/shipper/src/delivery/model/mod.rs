@@ -15,7 +15,7 @@ use proptest::prelude::*;
 
 use chance::Chance;
 use sender::Sender;
-use source::{Change, Source};
+use source::{Change, ModelSource};
 
 fn changes() -> impl Strategy<Value = Vec<Vec<Change>>> {
     let change = (0..2_u8, 0..5_u8).prop_map(|(topic, key)| Change { topic, key });
@@ -30,7 +30,7 @@ proptest! {
     fn at_least_once_every_partition_has_what_is_owed_in_order(
         changes in changes(), partitions in 1..4_i32, bytes in proptest::collection::vec(any::<u8>(), 0..300)
     ) {
-        let source = Source::new(&changes, partitions);
+        let source = ModelSource::new(&changes, partitions);
         Sender::new(source, false, Chance::new(bytes)).run();
     }
 
@@ -38,7 +38,7 @@ proptest! {
     fn exactly_once_every_partition_has_what_is_owed_once(
         changes in changes(), partitions in 1..4_i32, bytes in proptest::collection::vec(any::<u8>(), 0..300)
     ) {
-        let source = Source::new(&changes, partitions);
+        let source = ModelSource::new(&changes, partitions);
         Sender::new(source, true, Chance::new(bytes)).run();
     }
 }

@@ -14,7 +14,7 @@ use super::chance::Chance;
 use super::client::Client;
 use super::cluster::Cluster;
 use super::promises::Promises;
-use super::source::{Source, topic_name};
+use super::source::{ModelSource, topic_name};
 use crate::board::Board;
 use crate::delivery::broker::Broker;
 use crate::delivery::exactly_once::ExactlyOnce;
@@ -63,7 +63,7 @@ struct PositionWriter<'a> {
 }
 
 pub(super) struct Sender {
-    source: Source,
+    source: ModelSource,
     exactly_once: bool,
     chance: Chance,
     cluster: Rc<RefCell<Cluster>>,
@@ -78,7 +78,7 @@ enum End {
 }
 
 impl Sender {
-    pub(super) fn new(source: Source, exactly_once: bool, chance: Chance) -> Sender {
+    pub(super) fn new(source: ModelSource, exactly_once: bool, chance: Chance) -> Sender {
         let promises = Promises {
             owed: source.owed(),
             once: exactly_once,

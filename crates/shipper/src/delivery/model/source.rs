@@ -22,7 +22,7 @@ pub(super) type PartitionId = (String, i32);
 pub(super) const LSN_STEP: u64 = 100;
 
 /// Transactions in the order of their commits.
-pub(super) struct Source {
+pub(super) struct ModelSource {
     transactions: Vec<Vec<Change>>,
     pub(super) partitions: i32,
 }
@@ -31,9 +31,9 @@ pub(super) fn topic_name(topic: u8) -> String {
     format!("t{topic}")
 }
 
-impl Source {
-    pub(super) fn new(transactions: &[Vec<Change>], partitions: i32) -> Source {
-        Source {
+impl ModelSource {
+    pub(super) fn new(transactions: &[Vec<Change>], partitions: i32) -> ModelSource {
+        ModelSource {
             transactions: transactions.to_vec(),
             partitions,
         }

@@ -65,16 +65,16 @@ fn version(lsn: u64, sequence: u64) -> Version {
 /// What a source did: transactions of events, each for one partition or about the table; how often the sender started again, and
 /// from which event on it sent once more.
 #[derive(Debug, Clone)]
-struct Source {
+struct SourceLog {
     transactions: Vec<Vec<Option<usize>>>,
     restarts: Vec<(usize, usize)>,
 }
 
-fn sources() -> impl Strategy<Value = Source> {
+fn sources() -> impl Strategy<Value = SourceLog> {
     let event = prop_oneof![9 => (0..PARTITIONS).prop_map(Some), 1 => Just(None)];
     let transactions = prop::collection::vec(prop::collection::vec(event, 1..6), 1..12);
     let restarts = prop::collection::vec((0usize..60, 0usize..60), 0..3);
-    (transactions, restarts).prop_map(|(transactions, restarts)| Source {
+    (transactions, restarts).prop_map(|(transactions, restarts)| SourceLog {
         transactions,
         restarts,
     })
@@ -90,7 +90,7 @@ struct Sent {
 }
 
 /// Sends as the sender does: in order, and after a start again from an earlier event on.
-fn send(source: &Source) -> Sent {
+fn send(source: &SourceLog) -> Sent {
     let mut owed = Vec::new();
     let mut order = Vec::new();
     let mut ends_of_transactions: Vec<usize> = Vec::new();
