@@ -16,7 +16,7 @@ use crate::wait_until;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Makes a topic.
+/// Makes a topic and waits until the broker shows it.
 ///
 /// # Panics
 /// When the broker refuses.
@@ -26,6 +26,7 @@ pub fn create(kafka: &Kafka, name: &str, partitions: i32) {
     done(block_on(
         client.create_topics([&new_topic], &AdminOptions::new()),
     ));
+    wait_until_there(kafka, name, true);
 }
 
 /// Deletes a topic and waits until it is gone.
@@ -36,12 +37,14 @@ pub fn delete(kafka: &Kafka, name: &str) {
     done(block_on(
         client(kafka).delete_topics(&[name], &AdminOptions::new()),
     ));
-    wait_until("the topic to be gone", TIMEOUT, || {
-        if topic::names(kafka).iter().any(|there| there == name) {
-            Err("it is there")
-        } else {
-            Ok(())
-        }
+    wait_until_there(kafka, name, false);
+}
+
+/// What the broker says of its topics comes a moment after what was done to them.
+fn wait_until_there(kafka: &Kafka, name: &str, wanted: bool) {
+    wait_until("the broker to know of it", TIMEOUT, || {
+        let is_there = topic::names(kafka).iter().any(|there| there == name);
+        (is_there == wanted).then_some(()).ok_or(is_there)
     });
 }
 
