@@ -5,31 +5,18 @@
 
 mod account;
 mod bed;
-mod capture;
 mod debezium;
-mod history;
-mod idle;
-mod latency;
-mod median;
-mod memory;
+mod measures;
 mod outcome;
 mod pgbench;
-mod raw_producer;
-mod replica;
-mod server_cpu;
-mod shapes;
-mod ship;
-mod snapshot;
-mod stolen;
+mod questions;
 mod table;
-mod threads;
-mod visibility;
-mod wal;
 
 use std::process::ExitCode;
 
+use crate::measures::stolen::CpuTime;
 use crate::outcome::Outcome;
-use crate::stolen::CpuTime;
+use crate::questions::{capture, history, idle, latency, replica, shapes, ship, snapshot};
 
 const HELP: &str = "\
 Usage: pg_cdc_bench COMMAND

@@ -9,7 +9,7 @@ use pg_cdc_tests::parts::{self, Part};
 use serde_json::{Value, json};
 
 use crate::account::{FULL_ROWS, rows};
-use crate::median::rounded;
+use crate::measures::median::rounded;
 use crate::table::Table;
 
 /// Figures, what they were made of, and how they are shown.

@@ -9,6 +9,9 @@ use crate::token_issuer::{AUDIENCE, TokenIssuer};
 /// The password of the users that [`SecureListeners`] know by PLAIN: their name, and this behind it.
 const PASSWORD_SUFFIX: &str = "-s3cret";
 
+/// The package of Kafka's classes for SASL.
+const PACKAGE: &str = "org.apache.kafka.common.security";
+
 /// Three listeners on localhost, all with TLS and one certificate:
 ///
 /// | listener | takes |
@@ -79,11 +82,15 @@ impl SecureListeners {
 
     /// What `server.properties` needs. `@folder@` and the like are put in as in the bed's own properties.
     pub fn settings(&self) -> Vec<(String, String)> {
-        let module = "org.apache.kafka.common.security";
-        let users: String = ["alice", "bob"]
-            .iter()
-            .map(|user| format!(" user_{user}=\"{}\"", SecureListeners::password(user)))
-            .collect();
+        [self.places(), tls(), sasl(), tokens()]
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+
+    /// Where the broker listens, and what each listener speaks.
+    fn places(&self) -> Vec<(&'static str, String)> {
         let listeners = |host: &str| {
             format!(
                 "SASL://{host}:{},TOKENS://{host}:{},CERTIFICATES://{host}:{}",
@@ -91,7 +98,7 @@ impl SecureListeners {
             )
         };
         let plaintext = "PLAINTEXT://127.0.0.1:@port@";
-        [
+        vec![
             (
                 "listeners",
                 format!(
@@ -107,50 +114,75 @@ impl SecureListeners {
                 "listener.security.protocol.map",
                 "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_SSL,TOKENS:SASL_SSL,CERTIFICATES:SSL".to_owned(),
             ),
-            ("ssl.keystore.type", "PEM".to_owned()),
-            ("ssl.keystore.location", "@folder@/broker.pem".to_owned()),
-            ("ssl.truststore.type", "PEM".to_owned()),
-            ("ssl.truststore.location", "@folder@/authority.pem".to_owned()),
-            ("listener.name.certificates.ssl.client.auth", "required".to_owned()),
-            (
-                "listener.name.sasl.sasl.enabled.mechanisms",
-                "PLAIN,SCRAM-SHA-512,OAUTHBEARER".to_owned(),
-            ),
-            (
-                "listener.name.sasl.plain.sasl.jaas.config",
-                format!("{module}.plain.PlainLoginModule required{users};"),
-            ),
-            (
-                "listener.name.sasl.scram-sha-512.sasl.jaas.config",
-                format!("{module}.scram.ScramLoginModule required;"),
-            ),
-            (
-                "listener.name.sasl.oauthbearer.sasl.jaas.config",
-                format!("{module}.oauthbearer.OAuthBearerLoginModule required;"),
-            ),
-            (
-                "listener.name.tokens.sasl.enabled.mechanisms",
-                "OAUTHBEARER".to_owned(),
-            ),
-            (
-                "listener.name.tokens.oauthbearer.sasl.jaas.config",
-                format!("{module}.oauthbearer.OAuthBearerLoginModule required;"),
-            ),
-            (
-                "listener.name.tokens.oauthbearer.sasl.server.callback.handler.class",
-                format!("{module}.oauthbearer.OAuthBearerValidatorCallbackHandler"),
-            ),
-            (
-                "listener.name.tokens.oauthbearer.sasl.oauthbearer.jwks.endpoint.url",
-                "file://@folder@/jwks.json".to_owned(),
-            ),
-            (
-                "listener.name.tokens.oauthbearer.sasl.oauthbearer.expected.audience",
-                AUDIENCE.to_owned(),
-            ),
         ]
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
     }
+}
+
+/// The certificates: the broker's own, and who has to show one.
+fn tls() -> Vec<(&'static str, String)> {
+    vec![
+        ("ssl.keystore.type", "PEM".to_owned()),
+        ("ssl.keystore.location", "@folder@/broker.pem".to_owned()),
+        ("ssl.truststore.type", "PEM".to_owned()),
+        (
+            "ssl.truststore.location",
+            "@folder@/authority.pem".to_owned(),
+        ),
+        (
+            "listener.name.certificates.ssl.client.auth",
+            "required".to_owned(),
+        ),
+    ]
+}
+
+/// The listener that takes passwords and unsigned tokens.
+fn sasl() -> Vec<(&'static str, String)> {
+    let users: String = ["alice", "bob"]
+        .iter()
+        .map(|user| format!(" user_{user}=\"{}\"", SecureListeners::password(user)))
+        .collect();
+    vec![
+        (
+            "listener.name.sasl.sasl.enabled.mechanisms",
+            "PLAIN,SCRAM-SHA-512,OAUTHBEARER".to_owned(),
+        ),
+        (
+            "listener.name.sasl.plain.sasl.jaas.config",
+            format!("{PACKAGE}.plain.PlainLoginModule required{users};"),
+        ),
+        (
+            "listener.name.sasl.scram-sha-512.sasl.jaas.config",
+            format!("{PACKAGE}.scram.ScramLoginModule required;"),
+        ),
+        (
+            "listener.name.sasl.oauthbearer.sasl.jaas.config",
+            format!("{PACKAGE}.oauthbearer.OAuthBearerLoginModule required;"),
+        ),
+    ]
+}
+
+/// The listener that takes the issuer's tokens only.
+fn tokens() -> Vec<(&'static str, String)> {
+    vec![
+        (
+            "listener.name.tokens.sasl.enabled.mechanisms",
+            "OAUTHBEARER".to_owned(),
+        ),
+        (
+            "listener.name.tokens.oauthbearer.sasl.jaas.config",
+            format!("{PACKAGE}.oauthbearer.OAuthBearerLoginModule required;"),
+        ),
+        (
+            "listener.name.tokens.oauthbearer.sasl.server.callback.handler.class",
+            format!("{PACKAGE}.oauthbearer.OAuthBearerValidatorCallbackHandler"),
+        ),
+        (
+            "listener.name.tokens.oauthbearer.sasl.oauthbearer.jwks.endpoint.url",
+            "file://@folder@/jwks.json".to_owned(),
+        ),
+        (
+            "listener.name.tokens.oauthbearer.sasl.oauthbearer.expected.audience",
+            AUDIENCE.to_owned(),
+        ),
+    ]
 }

@@ -6,7 +6,7 @@ use pg_cdc_tests::bed::Ports;
 use pg_cdc_tests::companion_sink::Plan;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::topic::Record;
-use pg_cdc_tests::{TestBed, topic_admin, wait_until};
+use pg_cdc_tests::{Database, TestBed, topic_admin, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -75,14 +75,7 @@ fn a_row_of_200_mb_arrives_whole_and_what_no_topic_takes_halts_or_becomes_a_stub
         &mut client,
         &["UPDATE t SET n = 2", "DELETE FROM t WHERE false"],
     );
-    wait_until("the sender to halt", Duration::from_secs(60), || {
-        let query = "SELECT state, error_code, error_hint FROM cdc_status()";
-        let row = client.query_one(query, &[]).expect("cdc_status()");
-        match (row.get("state"), row.get("error_code")) {
-            ("halted", Some("CDC0305")) => Ok(row.get::<_, String>("error_hint")),
-            found => Err(format!("{found:?}")),
-        }
-    });
+    wait_until_halted_for_its_size(&mut client);
     run(
         &mut client,
         &[
@@ -116,6 +109,17 @@ fn a_row_of_200_mb_arrives_whole_and_what_no_topic_takes_halts_or_becomes_a_stub
     assert_eq!(updated["before"], json!({"id": 1, "n": 1, "body": null}));
     assert_eq!(updated["after"], json!({"id": 1, "n": 2, "body": null}));
     assert_eq!(updated["marks"], json!({"before": stub, "after": stub}));
+}
+
+fn wait_until_halted_for_its_size(client: &mut Client) {
+    wait_until("the sender to halt", Duration::from_secs(60), || {
+        let query = "SELECT state, error_code, error_hint FROM cdc_status()";
+        let row = client.query_one(query, &[]).expect("cdc_status()");
+        match (row.get("state"), row.get("error_code")) {
+            ("halted", Some("CDC0305")) => Ok(row.get::<_, String>("error_hint")),
+            found => Err(format!("{found:?}")),
+        }
+    });
 }
 
 #[test]
@@ -269,7 +273,13 @@ fn null_masked_and_oversize_are_told_apart_and_a_replica_waits_for_whole_rows() 
         (value.as_str().map(str::len), mark),
         (Some(1024 * 1024), Value::Null)
     );
+    the_row_with_stubs_waits_and_the_others_are_in_the_replica(&bed, &database);
+}
 
+fn the_row_with_stubs_waits_and_the_others_are_in_the_replica(
+    bed: &TestBed,
+    database: &Database<'_>,
+) {
     let sink = bed.companion_sink(Plan {
         // The row that is not there whole waits, the others go on.
         more_toml: "on_error = \"park\"\n".to_owned(),

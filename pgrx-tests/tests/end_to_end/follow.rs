@@ -6,14 +6,88 @@ use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, TestBed, replica, wait_until};
 use postgres::Client;
-use serde_json::Value;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 /// The columns of a table: name, type, whether NULL is refused.
 const COLUMNS: &str = "SELECT coalesce(string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull, ', ' ORDER BY a.attname), 'none')
     FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped";
 
-fn start(database: &Database<'_>, consistency: &'static str, more_toml: &str) -> CompanionSink {
+/// A change, then rows: of which table, which columns, with which values.
+const CHANGES: [(&str, &str, &str, &str); 11] = [
+    (
+        "ALTER TABLE person ADD COLUMN city text",
+        "person",
+        "name, city",
+        "'n', 'Bern'",
+    ),
+    (
+        "ALTER TABLE person RENAME COLUMN age TO years",
+        "person",
+        "name, years",
+        "'n', n",
+    ),
+    (
+        "ALTER TABLE person DROP COLUMN old",
+        "person",
+        "name, years",
+        "'n', n",
+    ),
+    (
+        "ALTER TABLE person ALTER COLUMN name DROP NOT NULL",
+        "person",
+        "name",
+        "NULL",
+    ),
+    (
+        "ALTER TABLE person ALTER COLUMN years TYPE bigint",
+        "person",
+        "years",
+        "n * 10000000000",
+    ),
+    (
+        "ALTER TABLE person ALTER COLUMN name TYPE varchar(40)",
+        "person",
+        "name",
+        "repeat('x', 40)",
+    ),
+    (
+        "ALTER TABLE person RENAME TO people",
+        "people",
+        "name",
+        "'n'",
+    ),
+    (
+        "ALTER TABLE people SET SCHEMA hr",
+        "hr.people",
+        "name",
+        "'n'",
+    ),
+    // Names change places, in steps that a reader of the target must not mix up.
+    (
+        "ALTER TABLE hr.people RENAME COLUMN name TO spare",
+        "hr.people",
+        "spare",
+        "'n'",
+    ),
+    (
+        "ALTER TABLE hr.people RENAME COLUMN city TO name",
+        "hr.people",
+        "name",
+        "'Basel'",
+    ),
+    (
+        "ALTER TABLE hr.people ADD COLUMN n2 int NOT NULL DEFAULT 7",
+        "hr.people",
+        "name",
+        "'x'",
+    ),
+];
+
+pub(super) fn start(
+    database: &Database<'_>,
+    consistency: &'static str,
+    more_toml: &str,
+) -> CompanionSink {
     let plan = pg_cdc_tests::companion_sink::Plan {
         consistency,
         topics: vec![format!("{}.*", database.name())],
@@ -25,7 +99,7 @@ fn start(database: &Database<'_>, consistency: &'static str, more_toml: &str) ->
     sink
 }
 
-fn applied(database: &Database<'_>, sink: &CompanionSink, topic: &str) {
+pub(super) fn applied(database: &Database<'_>, sink: &CompanionSink, topic: &str) {
     database.wait_until_in_kafka();
     sink.wait_until_sink_applied("replica", database.bed().kafka(), &[topic.to_owned()]);
 }
@@ -37,7 +111,7 @@ fn columns(client: &mut Client, table: &str) -> String {
         .get(0)
 }
 
-fn assert_follows(database: &Database<'_>, table: &str) {
+pub(super) fn assert_follows(database: &Database<'_>, table: &str) {
     let (mut source, mut copy) = (database.source(), database.replica());
     assert_eq!(columns(&mut copy, table), columns(&mut source, table));
     replica::assert_equal(&mut source, &mut copy, table);
@@ -72,76 +146,7 @@ fn every_change_of_a_definition_is_followed_between_the_rows() {
             "name, age, old",
             "'n' || n, n, 'o' || n",
         );
-        let changes = [
-            (
-                "ALTER TABLE person ADD COLUMN city text",
-                "person",
-                "name, city",
-                "'n', 'Bern'",
-            ),
-            (
-                "ALTER TABLE person RENAME COLUMN age TO years",
-                "person",
-                "name, years",
-                "'n', n",
-            ),
-            (
-                "ALTER TABLE person DROP COLUMN old",
-                "person",
-                "name, years",
-                "'n', n",
-            ),
-            (
-                "ALTER TABLE person ALTER COLUMN name DROP NOT NULL",
-                "person",
-                "name",
-                "NULL",
-            ),
-            (
-                "ALTER TABLE person ALTER COLUMN years TYPE bigint",
-                "person",
-                "years",
-                "n * 10000000000",
-            ),
-            (
-                "ALTER TABLE person ALTER COLUMN name TYPE varchar(40)",
-                "person",
-                "name",
-                "repeat('x', 40)",
-            ),
-            (
-                "ALTER TABLE person RENAME TO people",
-                "people",
-                "name",
-                "'n'",
-            ),
-            (
-                "ALTER TABLE people SET SCHEMA hr",
-                "hr.people",
-                "name",
-                "'n'",
-            ),
-            // Names change places, in steps that a reader of the target must not mix up.
-            (
-                "ALTER TABLE hr.people RENAME COLUMN name TO spare",
-                "hr.people",
-                "spare",
-                "'n'",
-            ),
-            (
-                "ALTER TABLE hr.people RENAME COLUMN city TO name",
-                "hr.people",
-                "name",
-                "'Basel'",
-            ),
-            (
-                "ALTER TABLE hr.people ADD COLUMN n2 int NOT NULL DEFAULT 7",
-                "hr.people",
-                "name",
-                "'x'",
-            ),
-        ];
-        for (statement, table, columns, values) in changes {
+        for (statement, table, columns, values) in CHANGES {
             source.batch_execute(statement).expect(statement);
             rows(&mut source, table, columns, values);
             let update = format!("UPDATE {table} SET id = id + 50 WHERE id % 100 < 3");
@@ -185,46 +190,6 @@ fn every_change_of_a_definition_is_followed_between_the_rows() {
         assert_eq!(there.replace("n2 integer false", "n2 integer true"), here);
         assert_eq!(columns(&mut copy, "person"), "none");
     }
-}
-
-#[test]
-fn what_is_not_to_be_followed_halts_with_the_statements_to_run() {
-    let database = TestBed::shared().database("follow_add");
-    let mut source = database.source();
-    run(
-        &mut source,
-        &[
-            "CREATE TABLE t (id int PRIMARY KEY, a text, b text)",
-            "SELECT cdc_track('t')",
-        ],
-    );
-    let sink = start(&database, "transaction", "follow_schema = \"add\"\n");
-    run(
-        &mut source,
-        &[
-            "ALTER TABLE t ADD COLUMN c int",
-            "INSERT INTO t VALUES (1, 'a', 'b', 3)",
-            "ALTER TABLE t DROP COLUMN b",
-            "INSERT INTO t VALUES (2, 'a', 4)",
-        ],
-    );
-    let state = wait_until("the replica to halt", TIMEOUT, || {
-        let answer = sink.get("/v1/status");
-        match answer.contains("CDC1011") {
-            true => Ok(answer),
-            false => Err(answer),
-        }
-    });
-    let mut copy = database.replica();
-    let statement = "ALTER TABLE \"public\".\"t\" DROP COLUMN \"b\"";
-    assert!(state.replace("\\\"", "\"").contains(statement), "{state}");
-    let rows = copy.query("SELECT c FROM t", &[]).expect("rows");
-    assert_eq!(rows.len(), 1, "up to the change");
-    copy.batch_execute(statement).expect("what the remedy says");
-    assert!(sink.stop().expect("it ran").success());
-    sink.start_only(&["replica"]);
-    applied(&database, &sink, &database.topic("t"));
-    assert_follows(&database, "t");
 }
 
 #[test]
@@ -319,126 +284,6 @@ fn a_table_that_is_dropped_and_made_anew_has_none_of_the_old_rows() {
         applied(&database, &sink, &of_hr);
         replica::assert_equal(&mut source, &mut database.replica(), "hr.person");
     }
-}
-
-fn wait_until_stopped(sink: &CompanionSink, topic: &str, code: &str) -> Value {
-    wait_until("the topic to stop", TIMEOUT, || {
-        let state = sink.state_of("replica");
-        match state["stopped_topics"][topic]["code"] == code {
-            true => Ok(state),
-            false => Err(state.to_string()),
-        }
-    })
-}
-
-#[test]
-fn a_definition_that_cannot_be_followed_stops_its_table_alone() {
-    let database = TestBed::shared().database("stopped");
-    let mut source = database.source();
-    run(
-        &mut source,
-        &[
-            "CREATE TABLE t (id int PRIMARY KEY, a text)",
-            "CREATE TABLE other (id int PRIMARY KEY, a text)",
-            "CREATE TABLE cast_away (id int PRIMARY KEY, a text)",
-            "SELECT cdc_track('t'), cdc_track('other'), cdc_track('cast_away')",
-            "INSERT INTO t VALUES (1, 'a')",
-            "INSERT INTO cast_away VALUES (1, 'a')",
-        ],
-    );
-    let sink = start(&database, "row", "stuck_after = \"1s\"\n");
-    let [topic, other, cast_away] = ["t", "other", "cast_away"].map(|table| database.topic(table));
-    for topic in [&topic, &cast_away] {
-        applied(&database, &sink, topic);
-    }
-    run(
-        &mut source,
-        &[
-            "CREATE TYPE mood AS ENUM ('glad')",
-            "ALTER TABLE t ADD COLUMN m mood",
-            "INSERT INTO t VALUES (2, 'b', 'glad')",
-            "UPDATE t SET m = 'glad' WHERE id = 1",
-            "INSERT INTO other VALUES (1, 'goes on')",
-        ],
-    );
-    let state = wait_until_stopped(&sink, &topic, "CDC1011");
-    assert_eq!(state["state"], "running", "{state}");
-    let told = &state["stopped_topics"][&topic];
-    assert!(
-        told["message"]
-            .as_str()
-            .is_some_and(|text| text.contains("mood")),
-        "{told}"
-    );
-    applied(&database, &sink, &other);
-    assert_follows(&database, "other");
-    wait_until("the sink to be stuck", TIMEOUT, || {
-        let answer = sink.get("/readyz");
-        match answer.contains("503")
-            && sink.state_of("replica")["stuck_because"]
-                .to_string()
-                .contains(&topic)
-        {
-            true => Ok(()),
-            false => Err(answer),
-        }
-    });
-    let metrics = sink.get("/metrics");
-    assert!(
-        metrics.contains("companion_sink_stopped_topics{sink=\"replica\"} 1"),
-        "{metrics}"
-    );
-    let list = sink.run_command(&["--json", "dlq", "list"]);
-    let listed: Vec<Value> = list
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
-    assert_eq!(listed.len(), 1, "{list}");
-    assert_eq!(listed[0]["state"], "stops its topic", "{list}");
-    assert_eq!(listed[0]["code"], "CDC1011", "{list}");
-
-    // The target is mended: nobody has to say so. After a restart as well.
-    assert!(sink.stop().expect("it ran").success());
-    sink.start_only(&["replica"]);
-    wait_until_stopped(&sink, &topic, "CDC1011");
-    let mut copy = database.replica();
-    copy.batch_execute("CREATE TYPE mood AS ENUM ('glad')")
-        .expect("the type");
-    applied(&database, &sink, &topic);
-    assert_follows(&database, "t");
-    wait_until("nothing to be stopped", TIMEOUT, || {
-        let state = sink.state_of("replica");
-        let none = state["stopped_topics"]
-            .as_object()
-            .is_some_and(serde_json::Map::is_empty);
-        match none && state["stuck"] == false {
-            true => Ok(()),
-            false => Err(state.to_string()),
-        }
-    });
-    let left = sink.run_command(&["--json", "dlq", "list"]);
-    assert_eq!(left.trim(), "", "nothing is left");
-
-    // What cannot be done at all is left out by a person.
-    copy.batch_execute("CREATE VIEW seen AS SELECT a FROM cast_away")
-        .expect("a view that holds the column");
-    run(
-        &mut source,
-        &[
-            "ALTER TABLE cast_away ALTER COLUMN a TYPE int USING 7",
-            "INSERT INTO cast_away VALUES (2, 8)",
-        ],
-    );
-    wait_until_stopped(&sink, &cast_away, "CDC1011");
-    let list = sink.run_command(&["--json", "dlq", "list"]);
-    let event: Value = serde_json::from_str(list.lines().next().expect("a line")).expect("JSON");
-    let id = event["event"].as_str().expect("an id");
-    let told = format!("{:?}", sink.try_command(&["dlq", "retry", id]));
-    assert!(told.contains("refused again"), "{told}");
-    sink.run_command(&["dlq", "skip", id, "--reason", "the column stays text here"]);
-    applied(&database, &sink, &cast_away);
-    let row = copy.query_one("SELECT a FROM cast_away WHERE id = 2", &[]);
-    assert_eq!(row.expect("the row").get::<_, String>(0), "8");
 }
 
 #[test]

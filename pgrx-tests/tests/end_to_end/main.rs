@@ -7,5 +7,7 @@ mod history;
 mod replay;
 mod snapshot;
 mod snapshot_jobs;
+mod stopped_definitions;
+mod table_names;
 mod timeline;
 mod tpcb;

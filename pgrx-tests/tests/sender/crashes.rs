@@ -1,5 +1,7 @@
 //! Nothing that a role without superuser can say ends a process of the server.
 
+use std::fs::DirEntry;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pg_cdc_tests::statements::run;
@@ -38,8 +40,16 @@ fn deep_and_wide_values_are_shipped_and_harm_nobody() {
     let bed = TestBed::start();
     let database = bed.database("deep");
     let mut client = owner(&database);
+    types_in_each_other_are_shipped(&database, &mut client);
+    a_table_as_wide_as_possible_is_shipped(&database, &mut client);
+    deep_json_is_shipped_or_refused(&database, &mut client);
+    no_error_shows_the_inside(&bed, &mut client);
+    bed.source().assert_never_crashed();
+}
+
+fn types_in_each_other_are_shipped(database: &Database<'_>, client: &mut Client) {
     run(
-        &mut client,
+        client,
         &[
             "CREATE TYPE n0 AS (a int)",
             "DO $$ BEGIN FOR i IN 1..600 LOOP
@@ -54,19 +64,21 @@ fn deep_and_wide_values_are_shipped_and_harm_nobody() {
             "INSERT INTO nested VALUES (2, ROW(NULL), ROW(ROW(ARRAY[ROW(ROW(7)::n0)::n1])::n2)::n3, ROW(ROW(NULL, NULL), NULL))",
         ],
     );
-    let rows = inserted(&database, "nested");
+    let rows = inserted(database, "nested");
     assert_eq!(rows.len(), 2);
     assert_eq!(
         rows.iter().find(|row| row["id"] == 2).expect("the row")["few"],
         serde_json::json!({"a": {"a": [{"a": {"a": 7}}]}})
     );
+}
 
+fn a_table_as_wide_as_possible_is_shipped(database: &Database<'_>, client: &mut Client) {
     let columns: Vec<String> = (1..1600)
         .map(|number| format!("\"{number:\u{e4}>30}\" int DEFAULT {number}"))
         .collect();
     let columns = columns.join(", ");
     run(
-        &mut client,
+        client,
         &[
             &format!("CREATE TABLE broad (id int PRIMARY KEY, {columns})"),
             "SELECT cdc_track('broad')",
@@ -74,21 +86,23 @@ fn deep_and_wide_values_are_shipped_and_harm_nobody() {
             "UPDATE broad SET id = 2",
         ],
     );
-    let rows = inserted(&database, "broad");
+    let rows = inserted(database, "broad");
     assert_eq!(rows[0].as_object().expect("a row").len(), 1600);
+}
 
+fn deep_json_is_shipped_or_refused(database: &Database<'_>, client: &mut Client) {
     let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
     run(
-        &mut client,
+        client,
         &[
             "CREATE TABLE documents (id int PRIMARY KEY, a jsonb, b json, c text[])",
             "SELECT cdc_track('documents')",
             &format!("INSERT INTO documents VALUES (1, '{deep}', '{deep}', ARRAY['{deep}'])"),
         ],
     );
-    assert_eq!(inserted(&database, "documents")[0]["a"], deep.as_str());
+    assert_eq!(inserted(database, "documents")[0]["a"], deep.as_str());
     refusal::coded(
-        &mut client,
+        client,
         &format!("SELECT cdc_track('documents', mask => '{{\"a\": {deep}}}')"),
         "22023",
         "CDC0110",
@@ -114,19 +128,20 @@ fn deep_and_wide_values_are_shipped_and_harm_nobody() {
         "CDC0110",
     );
     database.wait_until_in_kafka();
-    let emitted = pg_cdc_tests::topic::read(bed.kafka(), "deep.emitted");
+    let emitted = pg_cdc_tests::topic::read(database.bed().kafka(), "deep.emitted");
     assert_eq!(emitted.len(), 1);
+}
 
-    // What PostgreSQL itself says has no trace of this library's inside.
+/// What PostgreSQL itself says has no trace of this library's inside.
+fn no_error_shows_the_inside(bed: &TestBed, client: &mut Client) {
     let error = refusal::of(
-        &mut client,
+        client,
         "DO $$ BEGIN PERFORM cdc_snapshot(123456789); END $$",
     );
     let shown = format!("{error:?} {}", bed.source().log());
     for inside in ["backtrace", "std::", "pgrx_", ".cargo", "rustc"] {
         assert!(!shown.contains(inside), "{inside}: {shown}");
     }
-    bed.source().assert_never_crashed();
 }
 
 fn state(client: &mut Client, id: i64) -> (String, Option<String>) {
@@ -165,18 +180,26 @@ fn a_snapshot_ends_no_server_twice() {
             "SELECT cdc_track('t')",
         ],
     );
+    a_key_that_identifies_no_row_is_refused(&mut client);
+    let noted = a_snapshot_whose_worker_is_killed_is_begun_again(&database, &mut client);
+    a_snapshot_that_crashes_again_and_again_has_failed(&database, &noted);
+    a_note_of_a_database_that_is_gone_starts_no_worker_for_ever(&bed);
+}
+
+/// Its snapshot is, whoever asks for it.
+fn a_key_that_identifies_no_row_is_refused(client: &mut Client) {
     for options in [
         "key => '{email}', exclude => '{id}'",
         "key => '{email}', mask => '{\"id\": \"redact\"}'",
         "key => '{email}', include => '{email}'",
     ] {
         let call = format!("SELECT cdc_track('x', {options}, snapshot => true)");
-        refusal::coded(&mut client, &call, "55000", "CDC0501");
-        run(&mut client, &[&format!("SELECT cdc_track('x', {options})")]);
-        refusal::coded(&mut client, "SELECT cdc_snapshot('x')", "55000", "CDC0501");
+        refusal::coded(client, &call, "55000", "CDC0501");
+        run(client, &[&format!("SELECT cdc_track('x', {options})")]);
+        refusal::coded(client, "SELECT cdc_snapshot('x')", "55000", "CDC0501");
         // No snapshot follows, and the statement is not refused for it.
         run(
-            &mut client,
+            client,
             &[
                 "ALTER TABLE x ALTER n TYPE bigint",
                 "SELECT cdc_untrack('x')",
@@ -186,14 +209,27 @@ fn a_snapshot_ends_no_server_twice() {
     }
     // The chosen key is no reason against it where the identity is shipped.
     run(
-        &mut client,
+        client,
         &["SELECT cdc_track('x', key => '{email}', snapshot => true)"],
     );
     let jobs = "SELECT snapshot_id, state FROM cdc_snapshots ORDER BY 1 DESC LIMIT 1";
     let id: i64 = client.query_one(jobs, &[]).expect("the snapshot").get(0);
-    wait_for_state(&mut client, id, "done", None);
+    wait_for_state(client, id, "done", None);
+}
 
-    // Killed in the middle of a chunk: begun again, and in the end done.
+/// The note of the chunk that is under way, which counts the attempts.
+fn attempt(bed: &TestBed) -> Option<DirEntry> {
+    let folder = bed.source().data_folder().join("pg_cdc/snapshots");
+    let mut files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files.find(|file| file.file_name().to_string_lossy().ends_with(".attempt"))
+}
+
+/// Killed in the middle of a chunk: begun again, and in the end done. Returns the file that notes the chunk.
+fn a_snapshot_whose_worker_is_killed_is_begun_again(
+    database: &Database<'_>,
+    client: &mut Client,
+) -> PathBuf {
+    let bed = database.bed();
     let mut blocker = database.source();
     let id: i64 = client
         .query_one("SELECT cdc_snapshot('t', rows_per_second => 100)", &[])
@@ -232,12 +268,7 @@ fn a_snapshot_ends_no_server_twice() {
     wait_until("the server to be back", TIMEOUT, || {
         bed.source().try_connect(database.name()).map(drop)
     });
-    let attempt = || {
-        let folder = bed.source().data_folder().join("pg_cdc/snapshots");
-        let mut files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        files.find(|file| file.file_name().to_string_lossy().ends_with(".attempt"))
-    };
-    let noted = attempt().expect("the chunk is noted").path();
+    let noted = attempt(bed).expect("the chunk is noted").path();
     let text = std::fs::read_to_string(&noted).expect("what is noted");
     assert!(
         text.starts_with(&format!("{id} ")) && text.ends_with(" 1"),
@@ -245,9 +276,13 @@ fn a_snapshot_ends_no_server_twice() {
     );
     let mut admin = database.source();
     wait_for_state(&mut admin, id, "done", None);
-    assert!(attempt().is_none(), "nothing is left of it");
+    assert!(attempt(bed).is_none(), "nothing is left of it");
+    noted
+}
 
-    // Crashed as often as is tried at all: the snapshot has failed, and can be cancelled or gone on with.
+/// Crashed as often as is tried at all: the snapshot has failed, and can be cancelled or gone on with.
+fn a_snapshot_that_crashes_again_and_again_has_failed(database: &Database<'_>, noted: &Path) {
+    let bed = database.bed();
     bed.source().set("cdc.snapshot_workers", "0");
     bed.source().restart();
     let mut admin = database.source();
@@ -268,8 +303,9 @@ fn a_snapshot_ends_no_server_twice() {
     wait_for_state(&mut admin, id, "failed", Some("CDC0507"));
     run(&mut admin, &[&format!("SELECT cdc_snapshot_resume({id})")]);
     wait_for_state(&mut admin, id, "done", None);
+}
 
-    // The note of a database that is gone does not start workers for ever.
+fn a_note_of_a_database_that_is_gone_starts_no_worker_for_ever(bed: &TestBed) {
     let log = bed.source().log().len();
     let folder = bed.source().data_folder().join("pg_cdc/snapshots");
     let gone = folder.join("4000000000");

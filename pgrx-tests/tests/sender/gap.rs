@@ -99,54 +99,8 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
             "INSERT INTO t SELECT n, repeat(md5(n::text), 10) FROM generate_series(5000, 6000) AS n",
         ],
     );
-    // Kafka answers nothing, and more WAL is written than may be held.
-    bed.kafka().freeze();
-    run(&mut client, &["INSERT INTO t VALUES (998, 'probe')"]);
-    wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0301"));
-    run(
-        &mut client,
-        &[
-            "DELETE FROM t WHERE id % 3 = 0",
-            "UPDATE t SET note = 'unseen' WHERE id % 5 = 0",
-            "INSERT INTO t VALUES (1000, 'unseen')",
-        ],
-    );
-    while held_bytes(&mut client) < 38 * 1024 * 1024 {
-        write_untracked(&mut client, 5);
-    }
-    wait_until("a warning before that", TIMEOUT, || {
-        if bed.source().log().contains("[CDC0408]") {
-            Ok(())
-        } else {
-            Err("it is not in the log")
-        }
-    });
-    write_untracked(&mut client, 100);
-    checkpoint(&mut client);
-    checkpoint(&mut client);
-    let gap = wait_for_state(&mut client, "gap", Some("CDC0401")).gap;
-    let (from, to) = gap.expect("the lost range");
-    refusal::coded(&mut client, "SELECT cdc_wait('1 s')", "55000", "CDC0601");
-    assert!(
-        bed.source().log().contains("[CDC0401]"),
-        "the log says it too"
-    );
-
-    // It stays so when Kafka is back: nothing is papered over.
-    bed.kafka().thaw();
-    bed.source().reload();
-    wait_for_state(&mut client, "gap", Some("CDC0401"));
-    let wrong = format!("SELECT * FROM cdc_accept_gap('{from}', '0/1')");
-    refusal::coded(&mut client, &wrong, "55000", "CDC0603");
-    let accept = "SELECT relation::text, repair FROM cdc_accept_gap($1::text::pg_lsn, $2::text::pg_lsn, 'Kafka was down')";
-    let repairs = client.query(accept, &[&from, &to]).expect("accept the gap");
-    let repairs: Vec<(String, String)> = repairs.iter().map(|r| (r.get(0), r.get(1))).collect();
-    assert_eq!(
-        repairs,
-        [("t".to_owned(), "SELECT cdc_snapshot('t');".to_owned())]
-    );
-    let after = wait_for_state(&mut client, "streaming", None);
-    assert_eq!(after.gap, None);
+    let gap = more_wal_is_written_than_is_held(&bed, &mut client);
+    let repair = the_gap_stays_until_it_is_accepted(&bed, &mut client, gap);
     // What began in the gap is lost with it, and nothing stands still for it.
     run(
         &mut across,
@@ -157,7 +111,7 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     assert!(seen.contains(&1001) && !seen.contains(&1000), "{seen:?}");
     assert!(!seen.contains(&5000) && !seen.contains(&6001), "{seen:?}");
 
-    run(&mut client, &[repairs[0].1.as_str()]);
+    run(&mut client, &[repair.as_str()]);
     wait_until("the snapshot", TIMEOUT, || {
         let row = client.query_one("SELECT state FROM cdc_snapshots", &[]);
         match row.expect("the snapshot").get::<_, &str>(0) {
@@ -169,17 +123,8 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     sink.wait_until_sink_applied("replica", bed.kafka(), &topics);
     assert_eq!(rows(&mut replica), rows(&mut client));
 
-    // The history tells of what was lost, though not of who did it. (What still lay in the frozen broker's sockets is not lost.)
     sink.wait_until_sink_applied("history", bed.kafka(), &topics);
-    let history = database.history("t").all();
-    let told = |op: &str| {
-        let documents = history.iter();
-        documents
-            .filter(|document| document.get_str("op") == Ok(op))
-            .count()
-    };
-    assert_eq!(told("delete") + told("inferred_delete"), 500 / 3);
-    assert_ne!(told("inferred_delete"), 0);
+    the_history_tells_of_lost_deletes(&database);
 
     // The accepted gap is none at the next start either.
     bed.source().restart();
@@ -190,6 +135,78 @@ fn a_gap_is_said_accepted_and_repaired_deletes_included() {
     );
     assert!(database.inserted_ids("t").contains(&1002));
     bed.source().assert_never_crashed();
+}
+
+/// Kafka answers nothing, and more WAL is written than may be held. Returns the range that is lost.
+fn more_wal_is_written_than_is_held(bed: &TestBed, client: &mut Client) -> (String, String) {
+    bed.kafka().freeze();
+    run(client, &["INSERT INTO t VALUES (998, 'probe')"]);
+    wait_for_state(client, "waiting_for_kafka", Some("CDC0301"));
+    run(
+        client,
+        &[
+            "DELETE FROM t WHERE id % 3 = 0",
+            "UPDATE t SET note = 'unseen' WHERE id % 5 = 0",
+            "INSERT INTO t VALUES (1000, 'unseen')",
+        ],
+    );
+    while held_bytes(client) < 38 * 1024 * 1024 {
+        write_untracked(client, 5);
+    }
+    wait_until("a warning before that", TIMEOUT, || {
+        if bed.source().log().contains("[CDC0408]") {
+            Ok(())
+        } else {
+            Err("it is not in the log")
+        }
+    });
+    write_untracked(client, 100);
+    checkpoint(client);
+    checkpoint(client);
+    let gap = wait_for_state(client, "gap", Some("CDC0401")).gap;
+    let gap = gap.expect("the lost range");
+    refusal::coded(client, "SELECT cdc_wait('1 s')", "55000", "CDC0601");
+    assert!(
+        bed.source().log().contains("[CDC0401]"),
+        "the log says it too"
+    );
+    gap
+}
+
+/// It stays so when Kafka is back: nothing is papered over. Returns the statement that repairs the table.
+fn the_gap_stays_until_it_is_accepted(
+    bed: &TestBed,
+    client: &mut Client,
+    (from, to): (String, String),
+) -> String {
+    bed.kafka().thaw();
+    bed.source().reload();
+    wait_for_state(client, "gap", Some("CDC0401"));
+    let wrong = format!("SELECT * FROM cdc_accept_gap('{from}', '0/1')");
+    refusal::coded(client, &wrong, "55000", "CDC0603");
+    let accept = "SELECT relation::text, repair FROM cdc_accept_gap($1::text::pg_lsn, $2::text::pg_lsn, 'Kafka was down')";
+    let repairs = client.query(accept, &[&from, &to]).expect("accept the gap");
+    let repairs: Vec<(String, String)> = repairs.iter().map(|r| (r.get(0), r.get(1))).collect();
+    assert_eq!(
+        repairs,
+        [("t".to_owned(), "SELECT cdc_snapshot('t');".to_owned())]
+    );
+    let after = wait_for_state(client, "streaming", None);
+    assert_eq!(after.gap, None);
+    repairs[0].1.clone()
+}
+
+/// The history tells of what was lost, though not of who did it. (What still lay in the frozen broker's sockets is not lost.)
+fn the_history_tells_of_lost_deletes(database: &Database<'_>) {
+    let history = database.history("t").all();
+    let told = |op: &str| {
+        let documents = history.iter();
+        documents
+            .filter(|document| document.get_str("op") == Ok(op))
+            .count()
+    };
+    assert_eq!(told("delete") + told("inferred_delete"), 500 / 3);
+    assert_ne!(told("inferred_delete"), 0);
 }
 
 #[test]

@@ -137,6 +137,23 @@ fn a_replica_of_many_partitions_that_are_all_far_behind_does_not_grow_with_them(
     assert!(peak_kb < 128 * 1024, "the sink grew to {peak_kb} kB");
 }
 
+/// What takes memory: values of all kinds, events of one's own, contexts, and options of a table.
+const STATEMENTS: [&str; 13] = [
+    "INSERT INTO t (id, a) VALUES (1, repeat(E'\\x01', 6000000))",
+    "INSERT INTO t (id, b) SELECT 2, jsonb_object_agg(i, repeat('\"', 20)) FROM generate_series(1, 100000) AS i",
+    "INSERT INTO t (id, c) SELECT 3, array_agg(i) FROM generate_series(1, 1000000) AS i",
+    "INSERT INTO t (id, d) SELECT 4, hstore(array_agg(i::text), array_agg(repeat(E'\\x01', 20))) FROM generate_series(1, 100000) AS i",
+    "INSERT INTO t (id, e) VALUES (5, convert_to(repeat('e', 8000000), 'UTF8'))",
+    "UPDATE t SET a = a || 'x'",
+    "SELECT cdc_emit('little.events', NULL, to_jsonb(repeat(E'\\x02', 8000000)))",
+    "SELECT cdc_emit('little.events', NULL, '1', jsonb_object_agg(i, 'x')) FROM generate_series(1, 500000) AS i",
+    "SELECT cdc_context(context => jsonb_build_object('x', repeat('x', 8000000)))",
+    "SELECT cdc_track('t', filter => 'id <> 0' || repeat(' AND id <> 0', 300))",
+    "SELECT cdc_track('t', filter => '')",
+    "SELECT cdc_track('t', mask => (SELECT jsonb_object_agg('column_' || i, 'hash') FROM generate_series(1, 200000) AS i))",
+    "DELETE FROM t",
+];
+
 /// Wherever a backend or the sender runs out of memory: an error, or the end of that session; everybody else goes on.
 #[test]
 fn memory_that_runs_out_ends_a_session_at_most() {
@@ -154,21 +171,6 @@ fn memory_that_runs_out_ends_a_session_at_most() {
         ],
     );
     let url = bed.source().url("little").replace("postgres@", "owner@");
-    let statements = [
-        "INSERT INTO t (id, a) VALUES (1, repeat(E'\\x01', 6000000))",
-        "INSERT INTO t (id, b) SELECT 2, jsonb_object_agg(i, repeat('\"', 20)) FROM generate_series(1, 100000) AS i",
-        "INSERT INTO t (id, c) SELECT 3, array_agg(i) FROM generate_series(1, 1000000) AS i",
-        "INSERT INTO t (id, d) SELECT 4, hstore(array_agg(i::text), array_agg(repeat(E'\\x01', 20))) FROM generate_series(1, 100000) AS i",
-        "INSERT INTO t (id, e) VALUES (5, convert_to(repeat('e', 8000000), 'UTF8'))",
-        "UPDATE t SET a = a || 'x'",
-        "SELECT cdc_emit('little.events', NULL, to_jsonb(repeat(E'\\x02', 8000000)))",
-        "SELECT cdc_emit('little.events', NULL, '1', jsonb_object_agg(i, 'x')) FROM generate_series(1, 500000) AS i",
-        "SELECT cdc_context(context => jsonb_build_object('x', repeat('x', 8000000)))",
-        "SELECT cdc_track('t', filter => 'id <> 0' || repeat(' AND id <> 0', 300))",
-        "SELECT cdc_track('t', filter => '')",
-        "SELECT cdc_track('t', mask => (SELECT jsonb_object_agg('column_' || i, 'hash') FROM generate_series(1, 200000) AS i))",
-        "DELETE FROM t",
-    ];
     // From hardly any to enough.
     for step in 0..14_u64 {
         let mut client = Client::connect(&url, NoTls).expect("the owner connects");
@@ -180,7 +182,7 @@ fn memory_that_runs_out_ends_a_session_at_most() {
             .get(0);
         let bound = address_space_bytes(pid) + step * step * 1024 * 1024;
         bound_address_space(pid, &bound.to_string());
-        for statement in statements {
+        for statement in STATEMENTS {
             if let Err(error) = client.batch_execute(statement) {
                 // An error of the statement, or the end of this session.
                 assert!(error.code().is_some() || client.is_closed(), "{error:?}");
@@ -193,36 +195,8 @@ fn memory_that_runs_out_ends_a_session_at_most() {
     }
     database.wait_until_in_kafka();
 
-    // The sender, with what a transaction of others needs: it waits, or is started again, and has it all in the end.
     for megabytes in [1, 8, 24, 64] {
-        let sender: i32 = admin
-            .query_one("SELECT pid FROM cdc_status()", &[])
-            .expect("pid")
-            .get(0);
-        let bound = address_space_bytes(sender) + megabytes * 1024 * 1024;
-        bound_address_space(sender, &bound.to_string());
-        run(
-            &mut admin,
-            &[
-                &format!(
-                    "INSERT INTO t (id, a) SELECT {megabytes}, string_agg(md5(i::text), '') FROM generate_series(1, 1000000) AS i"
-                ),
-                "INSERT INTO t (id, e) SELECT i, convert_to(repeat('e', 300000), 'UTF8') FROM generate_series(100, 160) AS i",
-                "DELETE FROM t WHERE id >= 100",
-            ],
-        );
-        let waited = admin.batch_execute("SELECT cdc_wait('4s')");
-        if let Err(error) = waited {
-            assert!(error.code().is_some(), "{error:?}");
-        }
-        let now: Option<i32> = admin
-            .query_one("SELECT pid FROM cdc_status()", &[])
-            .expect("pid")
-            .get(0);
-        if now == Some(sender) {
-            bound_address_space(sender, "unlimited");
-        }
-        run(&mut admin, &["SELECT cdc_wait('2 min')"]);
+        the_sender_gets_little_memory(&mut admin, megabytes);
     }
     let events = database.events("t");
     let large: Vec<i64> = events
@@ -235,6 +209,38 @@ fn memory_that_runs_out_ends_a_session_at_most() {
         assert!(large.contains(&id), "{id} of {large:?}");
     }
     bed.source().assert_never_crashed();
+}
+
+/// With what a transaction of others needs, the sender waits, or is started again, and has it all in the end.
+fn the_sender_gets_little_memory(admin: &mut Client, megabytes: u64) {
+    let sender: i32 = admin
+        .query_one("SELECT pid FROM cdc_status()", &[])
+        .expect("pid")
+        .get(0);
+    let bound = address_space_bytes(sender) + megabytes * 1024 * 1024;
+    bound_address_space(sender, &bound.to_string());
+    run(
+        admin,
+        &[
+            &format!(
+                "INSERT INTO t (id, a) SELECT {megabytes}, string_agg(md5(i::text), '') FROM generate_series(1, 1000000) AS i"
+            ),
+            "INSERT INTO t (id, e) SELECT i, convert_to(repeat('e', 300000), 'UTF8') FROM generate_series(100, 160) AS i",
+            "DELETE FROM t WHERE id >= 100",
+        ],
+    );
+    let waited = admin.batch_execute("SELECT cdc_wait('4s')");
+    if let Err(error) = waited {
+        assert!(error.code().is_some(), "{error:?}");
+    }
+    let now: Option<i32> = admin
+        .query_one("SELECT pid FROM cdc_status()", &[])
+        .expect("pid")
+        .get(0);
+    if now == Some(sender) {
+        bound_address_space(sender, "unlimited");
+    }
+    run(admin, &["SELECT cdc_wait('2 min')"]);
 }
 
 /// What takes many times in the library what it took in PostgreSQL: a list of options.

@@ -179,7 +179,15 @@ fn no_row_is_without_an_event_however_the_server_came_up() {
             "SELECT cdc_track('t')",
         ],
     );
-    let source = bed.source();
+    restarts_of_every_kind_lose_no_row(&database);
+    a_missing_process_for_the_sender_is_told(bed.source());
+    an_identity_that_cannot_be_read_loses_no_row(&database);
+    promotions_lose_no_row(&database);
+    bed.source().assert_never_crashed();
+}
+
+fn restarts_of_every_kind_lose_no_row(database: &Database<'_>) {
+    let source = database.bed().source();
     let pool = Pool::start(&[source.url("shop")], 4);
     for _ in 0..rounds() {
         for kind in ["fast", "immediate", "kill"] {
@@ -202,10 +210,12 @@ fn no_row_is_without_an_event_however_the_server_came_up() {
     }
     pool.stop();
     let mut client = source.connect("shop");
-    let rows = assert_every_row_is_there(&database, &mut client);
+    let rows = assert_every_row_is_there(database, &mut client);
     eprintln!("{rows} rows over {} restarts", 3 * rounds());
+}
 
-    // No sender at all: no process is free for it, and the slot holds what is written.
+/// No process is free for it, and the slot holds what is written.
+fn a_missing_process_for_the_sender_is_told(source: &Postgres) {
     source.set("max_worker_processes", "1");
     source.restart();
     let mut client = source.connect("shop");
@@ -223,8 +233,11 @@ fn no_row_is_without_an_event_however_the_server_came_up() {
         }
     });
     source.set("max_worker_processes", "8");
+}
 
-    // The identity cannot be read: a folder in its place, then garbage, then nothing at all.
+/// Garbage in its place, then nothing at all.
+fn an_identity_that_cannot_be_read_loses_no_row(database: &Database<'_>) {
+    let source = database.bed().source();
     let identity = source.data_folder().join("pg_cdc/source.json");
     let kept = std::fs::read(&identity).expect("the identity");
     for (round, broken) in ["garbage", "missing"].into_iter().enumerate() {
@@ -252,13 +265,16 @@ fn no_row_is_without_an_event_however_the_server_came_up() {
         wait_for_state(&mut client, "streaming", None);
         // The session from before goes on.
         run(&mut client, &[&insert.replace("1000", "2000")]);
-        assert_every_row_is_there(&database, &mut client);
+        assert_every_row_is_there(database, &mut client);
     }
+}
 
-    // A promotion: sessions of the standby become writers before its sender runs.
+/// Sessions of the standby become writers before its sender runs.
+fn promotions_lose_no_row(database: &Database<'_>) {
+    let bed = database.bed();
     let mut promoted: Vec<Postgres> = Vec::new();
     for round in 0..rounds() {
-        let primary = promoted.last().unwrap_or(source);
+        let primary = promoted.last().unwrap_or(bed.source());
         let folder = bed.path(&format!("standby{round}"));
         let standby = primary.standby(&folder, port::free(), "second");
         standby.start();
@@ -289,10 +305,9 @@ fn no_row_is_without_an_event_however_the_server_came_up() {
         );
         wait_for_state(&mut client, "streaming", None);
         pool.stop();
-        let now = assert_every_row_is_there(&database, &mut client);
+        let now = assert_every_row_is_there(database, &mut client);
         eprintln!("{} rows of a promoted standby", now as i64 - before);
         standby.assert_never_crashed();
         promoted.push(standby);
     }
-    bed.source().assert_never_crashed();
 }

@@ -4,12 +4,16 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::hand_made_events::{Event, PARTITIONS, Source, TIMEOUT, bed, id_key};
 use pg_cdc_tests::statements::one_text;
 use pg_cdc_tests::wait_until;
+use postgres::Client;
 use serde_json::{Value, json};
 
 use super::sink_bad_input::{COLUMNS, PARK, row};
+
+const PARKED_COUNT: &str = "SELECT count(*) FROM companion.parked";
 
 /// The event as one of a table in another schema, or of another name.
 fn renamed(mut event: Event, database: &str, schema: &str, table: &str) -> Event {
@@ -85,6 +89,23 @@ fn forge(source: &mut Source) -> usize {
     sent
 }
 
+/// At a place in the order that the source has not come to: later ones are no copies of these.
+fn forge_order(source: &mut Source) -> usize {
+    let mut sent = 0;
+    for partition in 0..PARTITIONS {
+        let mut event = source.create("victim", Some(&id_key(9)), &row(9, "evil", 66));
+        for (name, value) in &mut event.headers {
+            if name == "cdc.version" {
+                "0001-00000001-0000100000000000-0000000001-00".clone_into(value);
+            }
+        }
+        let event = event.in_partition(partition);
+        source.send(&event);
+        sent += 1;
+    }
+    sent
+}
+
 #[test]
 fn what_does_not_belong_to_its_topic_is_set_aside_and_holds_nobody_up() {
     for mut source in Source::of_each_consistency("forged") {
@@ -100,25 +121,10 @@ fn what_does_not_belong_to_its_topic_is_set_aside_and_holds_nobody_up() {
         source.wait_until_applied(&sink, "mine");
 
         let forged = forge(&mut source);
-        // A place in the order that the source has not come to, and one that cannot be: later ones are no copies of these.
-        let mut beyond = Vec::new();
-        let versions: &[&str] = match is_consistent {
-            true => &["0001-00000001-0000100000000000-0000000001-00"],
-            false => &[],
+        let beyond = match is_consistent {
+            true => forge_order(&mut source),
+            false => 0,
         };
-        for version in versions {
-            for partition in 0..PARTITIONS {
-                let mut event = source.create("victim", Some(&id_key(9)), &row(9, "evil", 66));
-                for (name, value) in &mut event.headers {
-                    if name == "cdc.version" {
-                        (*version).clone_into(value);
-                    }
-                }
-                let event = event.in_partition(partition);
-                source.send(&event);
-                beyond.push(event);
-            }
-        }
         for table in ["victim", "mine"] {
             let event = source.create(table, Some(&id_key(2)), &row(2, "b", 2));
             source.send(&event);
@@ -139,54 +145,9 @@ fn what_does_not_belong_to_its_topic_is_set_aside_and_holds_nobody_up() {
             .map(|told| told.get_str("op").expect("op"))
             .collect();
         assert_eq!(told.len(), 3, "{told:?}");
-        // Set aside, not in the way of anything, and told.
-        let codes = "SELECT string_agg(DISTINCT code, ' ' ORDER BY code) FROM companion.parked";
-        let wanted = match is_consistent {
-            true => "CDC1012 CDC1013 CDC1014",
-            false => "CDC1012 CDC1013",
-        };
-        assert_eq!(one_text(&mut replica, codes), wanted);
-        let count = "SELECT count(*) FROM companion.parked";
-        let all = forged + beyond.len();
-        assert_eq!(one_text(&mut replica, count), all.to_string());
-        let metrics = sink.get("/metrics");
-        let line = "companion_sink_dead_letters_total{sink=\"replica\",reason=\"foreign\"}";
-        assert!(metrics.contains(line), "{metrics}");
-        assert!(
-            metrics.contains("companion_sink_parked_keys{sink=\"replica\"} 0"),
-            "{metrics}"
-        );
-        assert!(
-            metrics.contains("companion_sink_ready{sink=\"replica\"} 1"),
-            "{metrics}"
-        );
-        // Who looked at them leaves them out; tried again they are what they were.
-        let listed = sink.run_command(&["dlq", "list", "--sink", "replica", "--json"]);
-        let listed: Vec<Value> = listed
-            .lines()
-            .map(|line| serde_json::from_str(line).expect("JSON"))
-            .collect();
-        assert_eq!(listed.len(), all);
-        let id = listed[0]["event"].as_str().expect("an id");
-        sink.run_command(&["dlq", "retry", id, "--sink", "replica"]);
-        let attempts =
-            format!("SELECT max(attempts) FROM companion.parked WHERE event_id = '{id}'");
-        wait_until("the event to be refused again", TIMEOUT, || match one_text(
-            &mut replica,
-            &attempts,
-        )
-        .as_str()
-        {
-            "2" => Ok(()),
-            other => Err(other.to_owned()),
-        });
-        sink.run_command(&["dlq", "skip", id, "--reason", "forged", "--sink", "replica"]);
-        wait_until("the event to be gone", TIMEOUT, || {
-            match one_text(&mut replica, count) {
-                left if left == (all - 1).to_string() => Ok(()),
-                left => Err(left),
-            }
-        });
+        let all = forged + beyond;
+        assert_set_aside_and_told(&sink, &mut replica, all, is_consistent);
+        people_decide_about_one(&sink, &mut replica, all);
         // The list of schemas, and a restart: the topics belong where they did.
         let event = source.create("victim", Some(&id_key(3)), &row(3, "d", 4));
         source.send(&in_topic(event, &source.topic("mine")));
@@ -195,6 +156,61 @@ fn what_does_not_belong_to_its_topic_is_set_aside_and_holds_nobody_up() {
         source.wait_until_applied(&sink, "mine");
         assert_eq!(one_text(&mut replica, "SELECT count(*) FROM victim"), "2");
     }
+}
+
+/// What was forged is in the way of nothing.
+fn assert_set_aside_and_told(
+    sink: &CompanionSink,
+    replica: &mut Client,
+    all: usize,
+    is_consistent: bool,
+) {
+    let codes = "SELECT string_agg(DISTINCT code, ' ' ORDER BY code) FROM companion.parked";
+    let wanted = match is_consistent {
+        true => "CDC1012 CDC1013 CDC1014",
+        false => "CDC1012 CDC1013",
+    };
+    assert_eq!(one_text(replica, codes), wanted);
+    assert_eq!(one_text(replica, PARKED_COUNT), all.to_string());
+    let metrics = sink.get("/metrics");
+    let line = "companion_sink_dead_letters_total{sink=\"replica\",reason=\"foreign\"}";
+    assert!(metrics.contains(line), "{metrics}");
+    assert!(
+        metrics.contains("companion_sink_parked_keys{sink=\"replica\"} 0"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("companion_sink_ready{sink=\"replica\"} 1"),
+        "{metrics}"
+    );
+}
+
+/// Who looked at them leaves them out; tried again they are what they were.
+fn people_decide_about_one(sink: &CompanionSink, replica: &mut Client, all: usize) {
+    let listed = sink.run_command(&["dlq", "list", "--sink", "replica", "--json"]);
+    let listed: Vec<Value> = listed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(listed.len(), all);
+    let id = listed[0]["event"].as_str().expect("an id");
+    sink.run_command(&["dlq", "retry", id, "--sink", "replica"]);
+    let attempts = format!("SELECT max(attempts) FROM companion.parked WHERE event_id = '{id}'");
+    wait_until(
+        "the event to be refused again",
+        TIMEOUT,
+        || match one_text(replica, &attempts).as_str() {
+            "2" => Ok(()),
+            other => Err(other.to_owned()),
+        },
+    );
+    sink.run_command(&["dlq", "skip", id, "--reason", "forged", "--sink", "replica"]);
+    wait_until("the event to be gone", TIMEOUT, || {
+        match one_text(replica, PARKED_COUNT) {
+            left if left == (all - 1).to_string() => Ok(()),
+            left => Err(left),
+        }
+    });
 }
 
 #[test]
@@ -229,11 +245,7 @@ fn no_record_stops_a_sink() {
     for mut source in Source::of_each_consistency("strange") {
         source.more_toml = PARK;
         source.track("t", &COLUMNS, &["id"]);
-        let good = |source: &mut Source, id: u64| {
-            let event = source.create("t", Some(&id_key(id)), &row(id, "a", 1));
-            source.send(&event);
-        };
-        good(&mut source, 1);
+        good_event(&mut source, 1);
         let bare = Event {
             topic: source.topic("t"),
             partition: Some(0),
@@ -243,47 +255,9 @@ fn no_record_stops_a_sink() {
         };
         source.send(&bare);
         source.send(&bare.clone().with_value(b""));
-        // SAFETY: only the bytes are copied, into a record; nobody takes them for text here.
-        let not_text = unsafe { String::from_utf8_unchecked(vec![0xff, 0xfe, b'x']) };
-        let event = source.create("t", Some(&id_key(2)), &row(2, "a", 1));
-        source.send(&event.with_header(&not_text, "x"));
-        let event = source.create("t", Some(&id_key(3)), &row(3, "a", 1));
-        source.send(&event.with_header("long", &"x".repeat(100_000)));
-        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
-            let deep = format!("{}1{}", open.repeat(100_000), close.repeat(100_000));
-            let event = source.create("t", Some(&id_key(4)), &row(4, "a", 1));
-            let value = String::from_utf8(event.value.clone().expect("a value")).expect("text");
-            let value = value.replace("\"city\":\"a\"", &format!("\"city\":{deep}"));
-            source.send(&event.clone().with_value(value.as_bytes()));
-            source.send(&event.clone().with_value(deep.as_bytes()));
-        }
-        for version in [
-            "",
-            "ffff-ffffffff-ffffffffffffffff-9999999999-99",
-            "0001-00000001-7fffffffffffffff-0000000001-00",
-            "0001-00000001-000000000000ffff-00000000ff-0f",
-        ] {
-            for op in ["c", "t", "schema", "snapshot", "tombstone", "emit", "\u{0}"] {
-                let mut event = bare.clone().with_value(b"{\"source\":{}}");
-                event.headers = [
-                    ("cdc.id", "x"),
-                    ("cdc.version", version),
-                    ("cdc.op", op),
-                    ("cdc.table", ""),
-                ]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .to_vec();
-                source.send(&event);
-            }
-        }
-        let event = source.create("t", Some(&id_key(5)), &row(5, "a", 1));
-        let value = String::from_utf8(event.value.clone().expect("a value")).expect("text");
-        let value = value.replace("1795257600123456", &i64::MIN.to_string());
-        source.send(&event.with_value(value.as_bytes()));
-        for key in ["", "x", "{}", "[]", "null", "{\"id\":{}}"] {
-            let event = source.create("t", Some(key), &row(6, "a", 1));
-            source.send(&event);
-        }
+        strange_headers_and_values(&mut source);
+        strange_versions(&source, &bare);
+        strange_times_and_keys(&mut source);
         // Positions are data too.
         let positions = format!("{}.cdc_positions", source.name);
         for value in ["", "{", "{\"format\":1}", "null", "[1]"] {
@@ -291,10 +265,10 @@ fn no_record_stops_a_sink() {
             positions.clone_into(&mut event.topic);
             source.send(&event);
         }
-        good(&mut source, 7);
+        good_event(&mut source, 7);
         let sink = source.start_sink();
         source.wait_until_applied(&sink, "t");
-        good(&mut source, 8);
+        good_event(&mut source, 8);
         source.wait_until_applied(&sink, "t");
         let mut replica = source.replica();
         let rows = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM t WHERE id IN (1, 3, 7, 8)";
@@ -304,6 +278,63 @@ fn no_record_stops_a_sink() {
             !log.contains("panicked") && !log.contains("internal error"),
             "{log}"
         );
+    }
+}
+
+fn good_event(source: &mut Source, id: u64) {
+    let event = source.create("t", Some(&id_key(id)), &row(id, "a", 1));
+    source.send(&event);
+}
+
+/// A header that is no text, a long one, and values that are nested deep.
+fn strange_headers_and_values(source: &mut Source) {
+    // SAFETY: only the bytes are copied, into a record; nobody takes them for text here.
+    let not_text = unsafe { String::from_utf8_unchecked(vec![0xff, 0xfe, b'x']) };
+    let event = source.create("t", Some(&id_key(2)), &row(2, "a", 1));
+    source.send(&event.with_header(&not_text, "x"));
+    let event = source.create("t", Some(&id_key(3)), &row(3, "a", 1));
+    source.send(&event.with_header("long", &"x".repeat(100_000)));
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let deep = format!("{}1{}", open.repeat(100_000), close.repeat(100_000));
+        let event = source.create("t", Some(&id_key(4)), &row(4, "a", 1));
+        let value = String::from_utf8(event.value.clone().expect("a value")).expect("text");
+        let value = value.replace("\"city\":\"a\"", &format!("\"city\":{deep}"));
+        source.send(&event.clone().with_value(value.as_bytes()));
+        source.send(&event.clone().with_value(deep.as_bytes()));
+    }
+}
+
+/// Of every kind of event, and of none.
+fn strange_versions(source: &Source, bare: &Event) {
+    for version in [
+        "",
+        "ffff-ffffffff-ffffffffffffffff-9999999999-99",
+        "0001-00000001-7fffffffffffffff-0000000001-00",
+        "0001-00000001-000000000000ffff-00000000ff-0f",
+    ] {
+        for op in ["c", "t", "schema", "snapshot", "tombstone", "emit", "\u{0}"] {
+            let mut event = bare.clone().with_value(b"{\"source\":{}}");
+            event.headers = [
+                ("cdc.id", "x"),
+                ("cdc.version", version),
+                ("cdc.op", op),
+                ("cdc.table", ""),
+            ]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec();
+            source.send(&event);
+        }
+    }
+}
+
+fn strange_times_and_keys(source: &mut Source) {
+    let event = source.create("t", Some(&id_key(5)), &row(5, "a", 1));
+    let value = String::from_utf8(event.value.clone().expect("a value")).expect("text");
+    let value = value.replace("1795257600123456", &i64::MIN.to_string());
+    source.send(&event.with_value(value.as_bytes()));
+    for key in ["", "x", "{}", "[]", "null", "{\"id\":{}}"] {
+        let event = source.create("t", Some(key), &row(6, "a", 1));
+        source.send(&event);
     }
 }
 

@@ -62,22 +62,7 @@ fn the_sender_is_in_metrics_and_status_while_the_source_lives_and_when_it_does_n
     let events = format!("pg_cdc_table_events_total{labels} {events}");
     assert!(text.lines().any(|line| line == events), "{events}\n{text}");
     assert!(sink.run_command(&["check"]).contains("sender is streaming"));
-    // Not a terminal: an object for each instance.
-    wait_until("the replica's figures", TIMEOUT, || {
-        let status: Value =
-            serde_json::from_str(&sink.run_command(&["status"])).expect("an object");
-        assert_eq!(status["source"]["sender"]["state"], "streaming");
-        let position = &status["position"];
-        let age = position["age_seconds"].as_f64().unwrap_or(f64::MAX);
-        if age > 60.0 || position["timeline"] != 1 {
-            return Err(status.to_string());
-        }
-        let replica = &status["sinks"]["replica"];
-        let applied = replica["applied_total"].as_u64() >= Some(10);
-        (applied && replica["state"] == "running")
-            .then_some(())
-            .ok_or(status.to_string())
-    });
+    wait_for_status(&sink);
 
     run(&mut client, &["ALTER TABLE t DISABLE TRIGGER _cdc"]);
     wait_for_metrics(&sink, &[&captured.replace("} 1", "} 0")]);
@@ -101,4 +86,23 @@ fn the_sender_is_in_metrics_and_status_while_the_source_lives_and_when_it_does_n
     bed.source().start();
     bed.wait_until_streaming("watched");
     wait_for_metrics(&sink, &["pg_cdc_up 1"]);
+}
+
+/// Waits until `status` has the figures of the sender and of the replica. Not at a terminal it is an object for each instance.
+fn wait_for_status(sink: &CompanionSink) {
+    wait_until("the replica's figures", TIMEOUT, || {
+        let status: Value =
+            serde_json::from_str(&sink.run_command(&["status"])).expect("an object");
+        assert_eq!(status["source"]["sender"]["state"], "streaming");
+        let position = &status["position"];
+        let age = position["age_seconds"].as_f64().unwrap_or(f64::MAX);
+        if age > 60.0 || position["timeline"] != 1 {
+            return Err(status.to_string());
+        }
+        let replica = &status["sinks"]["replica"];
+        let applied = replica["applied_total"].as_u64() >= Some(10);
+        (applied && replica["state"] == "running")
+            .then_some(())
+            .ok_or(status.to_string())
+    });
 }

@@ -2,6 +2,7 @@
 
 use pg_cdc_tests::statements::run;
 use pg_cdc_tests::{Database, TestBed, refusal, wait_until};
+use postgres::Client;
 
 fn database(name: &str) -> Database<'static> {
     TestBed::shared().database(name)
@@ -95,6 +96,22 @@ fn nobody_waits_for_a_lock_without_rights_and_nobody_is_caught_in_a_deadlock() {
             "SELECT cdc_snapshot('t')",
         ],
     );
+    nobody_without_rights_waits(&database, &mut client);
+
+    for (call, table) in [
+        ("SELECT cdc_track('t', operations => 'insert')", "t"),
+        ("SELECT cdc_track('t', operations => '')", "t"),
+        ("SELECT cdc_untrack('t')", "t"),
+        ("SELECT cdc_track('p')", "p"),
+        ("SELECT cdc_track('p', operations => 'insert')", "p"),
+        ("SELECT cdc_untrack('p')", "p"),
+    ] {
+        a_reader_who_writes_later_is_let_by(&database, &mut client, call, table);
+    }
+}
+
+/// Whoever may not do it is refused, also while somebody has the table locked.
+fn nobody_without_rights_waits(database: &Database<'_>, client: &mut Client) {
     let row = client.query_one(
         "SELECT max(snapshot_id), 't'::regclass::oid::text FROM cdc_snapshots",
         &[],
@@ -127,61 +144,60 @@ fn nobody_waits_for_a_lock_without_rights_and_nobody_is_caught_in_a_deadlock() {
         );
     }
     run(&mut holder, &["ROLLBACK"]);
+}
 
-    // A reader who writes later: whoever waits for the table holds nothing that he needs.
-    for (call, table) in [
-        ("SELECT cdc_track('t', operations => 'insert')", "t"),
-        ("SELECT cdc_track('t', operations => '')", "t"),
-        ("SELECT cdc_untrack('t')", "t"),
-        ("SELECT cdc_track('p')", "p"),
-        ("SELECT cdc_track('p', operations => 'insert')", "p"),
-        ("SELECT cdc_untrack('p')", "p"),
-    ] {
-        let mut reader = database.source();
-        run(&mut reader, &["BEGIN", &format!("SELECT FROM {table}")]);
-        let first = call == "SELECT cdc_track('p')";
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| {
-                let mut other = database.source();
-                run(&mut other, &["SET deadlock_timeout = '10ms'", call]);
-            });
-            if first {
-                // Readers and a first cdc_track do not know of each other.
-                waiting.join().expect("tracked");
-            } else {
-                let ungranted = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation::regclass::text = $1";
-                wait_until(
-                    "the lock to be waited for",
-                    std::time::Duration::from_secs(30),
-                    || {
-                        let row = client
-                            .query_one(ungranted, &[&table])
-                            .map_err(|e| format!("{e:?}"))?;
-                        match row.get::<_, i64>(0) {
-                            1.. => Ok(()),
-                            none => Err(format!("{none}")),
-                        }
-                    },
-                );
-            }
-            run(
-                &mut reader,
-                &[
-                    "SET deadlock_timeout = '10ms'",
-                    &format!("INSERT INTO {table} SELECT coalesce(max(id), 0) + 1 FROM {table}"),
-                    "COMMIT",
-                ],
-            );
+/// Whoever waits for the table holds nothing that the reader needs.
+fn a_reader_who_writes_later_is_let_by(
+    database: &Database<'_>,
+    client: &mut Client,
+    call: &str,
+    table: &str,
+) {
+    let mut reader = database.source();
+    run(&mut reader, &["BEGIN", &format!("SELECT FROM {table}")]);
+    let first = call == "SELECT cdc_track('p')";
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let mut other = database.source();
+            run(&mut other, &["SET deadlock_timeout = '10ms'", call]);
         });
-        // What changes nothing waits for nobody at all.
-        if call.starts_with("SELECT cdc_track") {
-            run(&mut reader, &["BEGIN", &format!("SELECT FROM {table}")]);
-            run(
-                &mut client,
-                &["SET lock_timeout = '1s'", call, "RESET lock_timeout"],
+        if first {
+            // Readers and a first cdc_track do not know of each other.
+            waiting.join().expect("tracked");
+        } else {
+            let ungranted =
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation::regclass::text = $1";
+            wait_until(
+                "the lock to be waited for",
+                std::time::Duration::from_secs(30),
+                || {
+                    let row = client
+                        .query_one(ungranted, &[&table])
+                        .map_err(|e| format!("{e:?}"))?;
+                    match row.get::<_, i64>(0) {
+                        1.. => Ok(()),
+                        none => Err(format!("{none}")),
+                    }
+                },
             );
-            run(&mut reader, &["ROLLBACK"]);
         }
+        run(
+            &mut reader,
+            &[
+                "SET deadlock_timeout = '10ms'",
+                &format!("INSERT INTO {table} SELECT coalesce(max(id), 0) + 1 FROM {table}"),
+                "COMMIT",
+            ],
+        );
+    });
+    // What changes nothing waits for nobody at all.
+    if call.starts_with("SELECT cdc_track") {
+        run(&mut reader, &["BEGIN", &format!("SELECT FROM {table}")]);
+        run(
+            client,
+            &["SET lock_timeout = '1s'", call, "RESET lock_timeout"],
+        );
+        run(&mut reader, &["ROLLBACK"]);
     }
 }
 
@@ -254,7 +270,7 @@ fn untrack_ends_capture_and_says_whether_there_was_any() {
     client
         .batch_execute("CREATE TABLE t (id int PRIMARY KEY)")
         .expect("create");
-    let untrack = |client: &mut postgres::Client| -> bool {
+    let untrack = |client: &mut Client| -> bool {
         client
             .query_one("SELECT cdc_untrack('t')", &[])
             .expect("cdc_untrack")

@@ -182,52 +182,70 @@ fn a_partition_that_is_being_detached_is_captured_until_it_is_gone() {
             "INSERT INTO t VALUES (1, 1), (2, 2), (3, 3), (11, 11), (12, 12)",
         ],
     );
-    for (partition, detach) in [
-        ("t_1", "ALTER TABLE t DETACH PARTITION t_1 CONCURRENTLY"),
-        ("t_2", "ALTER TABLE t DETACH PARTITION t_2 CONCURRENTLY"),
-    ] {
-        let mut reader = owner(&database);
-        run(&mut reader, &["BEGIN", "SELECT count(*) FROM t"]);
-        let detaching = start(owner(&database), detach);
-        let half = "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass($1)::oid";
-        let is_half = || -> bool {
-            let row = client.query_one(half, &[&partition]);
-            row.expect("pg_inherits").get(0)
-        };
-        wait_for("the first half", TIMEOUT, is_half, |is_half| *is_half);
-        let mut admin = database.source();
-        admin
-            .execute("SELECT pg_cancel_backend($1)", &[&detaching.pid])
-            .expect("cancel the DETACH");
-        detaching.end().expect_err("it was cancelled");
-        if partition == "t_1" {
-            run(
-                &mut client,
-                &[
-                    "UPDATE t_1 SET n = 10 WHERE id = 1",
-                    "DELETE FROM t_1 WHERE id = 2",
-                    "INSERT INTO t_1 VALUES (4, 4)",
-                ],
-            );
-            run(&mut reader, &["COMMIT"]);
-            run(
-                &mut client,
-                &[
-                    "ALTER TABLE t DETACH PARTITION t_1 FINALIZE",
-                    "INSERT INTO t_1 VALUES (5, 5)",
-                ],
-            );
-        } else {
-            run(&mut reader, &["COMMIT"]);
-            run(
-                &mut client,
-                &[
-                    "DROP TABLE t_2",
-                    "SELECT cdc_track('t', skip_unchanged => true)",
-                ],
-            );
-        }
-    }
+    let mut reader = detached_halfway(
+        &database,
+        &mut client,
+        "t_1",
+        "ALTER TABLE t DETACH PARTITION t_1 CONCURRENTLY",
+    );
+    run(
+        &mut client,
+        &[
+            "UPDATE t_1 SET n = 10 WHERE id = 1",
+            "DELETE FROM t_1 WHERE id = 2",
+            "INSERT INTO t_1 VALUES (4, 4)",
+        ],
+    );
+    run(&mut reader, &["COMMIT"]);
+    run(
+        &mut client,
+        &[
+            "ALTER TABLE t DETACH PARTITION t_1 FINALIZE",
+            "INSERT INTO t_1 VALUES (5, 5)",
+        ],
+    );
+    let mut reader = detached_halfway(
+        &database,
+        &mut client,
+        "t_2",
+        "ALTER TABLE t DETACH PARTITION t_2 CONCURRENTLY",
+    );
+    run(&mut reader, &["COMMIT"]);
+    run(
+        &mut client,
+        &[
+            "DROP TABLE t_2",
+            "SELECT cdc_track('t', skip_unchanged => true)",
+        ],
+    );
+    the_rows_of_both_are_there_until_then(&database);
+}
+
+/// Cancels a concurrent DETACH between its halves. Returns the reader that it waited for.
+fn detached_halfway(
+    database: &Database<'_>,
+    client: &mut Client,
+    partition: &str,
+    detach: &'static str,
+) -> Client {
+    let mut reader = owner(database);
+    run(&mut reader, &["BEGIN", "SELECT count(*) FROM t"]);
+    let detaching = start(owner(database), detach);
+    let half = "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass($1)::oid";
+    let is_half = || -> bool {
+        let row = client.query_one(half, &[&partition]);
+        row.expect("pg_inherits").get(0)
+    };
+    wait_for("the first half", TIMEOUT, is_half, |is_half| *is_half);
+    let mut admin = database.source();
+    admin
+        .execute("SELECT pg_cancel_backend($1)", &[&detaching.pid])
+        .expect("cancel the DETACH");
+    detaching.end().expect_err("it was cancelled");
+    reader
+}
+
+fn the_rows_of_both_are_there_until_then(database: &Database<'_>) {
     let shown: Vec<String> = database
         .events("t")
         .iter()

@@ -1,7 +1,9 @@
 //! `cdc_tables`: what a DBA sees of the tracked tables; and that a dump keeps it.
 
+use std::process::Output;
+
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{TestBed, refusal, topic, wait_until};
+use pg_cdc_tests::{Database, TestBed, refusal, topic, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -26,7 +28,7 @@ const OPTIONS: &str =
     topics => '{\"delete\": \"DB.gone\"}')";
 
 /// A masked table with every option, in a new database; its key file is written.
-fn with_options<'a>(bed: &'a TestBed, name: &str) -> pg_cdc_tests::Database<'a> {
+fn with_options<'a>(bed: &'a TestBed, name: &str) -> Database<'a> {
     let key = bed.source().write_file("mask.key", &[7; 32], 0o600);
     run(
         &mut bed.source().connect("postgres"),
@@ -65,6 +67,13 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
         &[],
     );
     assert_eq!(names.expect("names").get::<_, &str>(0), "log orders person");
+    every_option_is_shown(&database, &mut client);
+    what_is_in_kafka_is_counted(&database, &mut client);
+    a_disabled_trigger_is_shown(&mut client);
+    nobody_sees_a_table_that_is_not_theirs_to_read(&database, &mut client);
+}
+
+fn every_option_is_shown(database: &Database<'_>, client: &mut Client) {
     for (column, expected) in [
         ("topic", json!("tables.public.person")),
         ("topics", json!({"delete": "tables.gone"})),
@@ -82,7 +91,7 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
         ("warning", Value::Null),
     ] {
         database.wait_until_in_kafka();
-        let found = shown(&mut client, "person", column);
+        let found = shown(client, "person", column);
         if column == "filter" {
             assert!(
                 found
@@ -94,13 +103,15 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
             assert_eq!(found, expected, "{column}");
         }
     }
-    assert_eq!(shown(&mut client, "orders", "key"), json!(["line", "id"]));
-    assert_eq!(shown(&mut client, "log", "key"), Value::Null);
-    assert_eq!(shown(&mut client, "log", "origin"), json!("any"));
+    assert_eq!(shown(client, "orders", "key"), json!(["line", "id"]));
+    assert_eq!(shown(client, "log", "key"), Value::Null);
+    assert_eq!(shown(client, "log", "origin"), json!("any"));
+}
 
-    // Ten rows, and a delete in its own topic; a tombstone does not count, nor what is in the control topic.
+/// Ten rows, and a delete in its own topic; a tombstone does not count, nor what is in the control topic.
+fn what_is_in_kafka_is_counted(database: &Database<'_>, client: &mut Client) {
     run(
-        &mut client,
+        client,
         &[
             "INSERT INTO person SELECT n, n::text, NULL, NULL, 'CH' FROM generate_series(1, 10) AS n",
             "DELETE FROM person WHERE id = 3",
@@ -109,25 +120,24 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
         ],
     );
     database.wait_until_in_kafka();
-    assert_eq!(shown(&mut client, "person", "events"), json!(11));
-    assert_eq!(shown(&mut client, "orders", "events"), json!(2));
+    assert_eq!(shown(client, "person", "events"), json!(11));
+    assert_eq!(shown(client, "orders", "events"), json!(2));
     let events = database.events("orders");
     let rows = events.iter().filter(|event| event.is_row_change());
     let bytes: usize = rows.map(|event| event.value_text().len()).sum();
-    assert_eq!(shown(&mut client, "orders", "bytes"), json!(bytes));
+    assert_eq!(shown(client, "orders", "bytes"), json!(bytes));
     let recent = client.query_one(
         "SELECT bool_and(last_event > now() - interval '1 min' AND since < last_event) FROM cdc_tables WHERE relation = 'orders'::regclass",
         &[],
     );
     assert!(recent.expect("times").get::<_, bool>(0));
+}
 
-    run(&mut client, &["ALTER TABLE log DISABLE TRIGGER _cdc"]);
-    assert_eq!(
-        shown(&mut client, "log", "state"),
-        json!("trigger_disabled")
-    );
+fn a_disabled_trigger_is_shown(client: &mut Client) {
+    run(client, &["ALTER TABLE log DISABLE TRIGGER _cdc"]);
+    assert_eq!(shown(client, "log", "state"), json!("trigger_disabled"));
     assert!(
-        shown(&mut client, "log", "warning")
+        shown(client, "log", "warning")
             .to_string()
             .contains("CDC0203")
     );
@@ -137,11 +147,13 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
         (line.get::<_, &str>(0), line.get::<_, &str>(1)),
         ("CDC0203", "trigger_disabled")
     );
-    run(&mut client, &["SELECT cdc_untrack('log')"]);
+    run(client, &["SELECT cdc_untrack('log')"]);
+}
 
-    // Who may not read a table does not see it either; nobody waits for a lock.
+/// And nobody waits for a lock.
+fn nobody_sees_a_table_that_is_not_theirs_to_read(database: &Database<'_>, client: &mut Client) {
     run(
-        &mut client,
+        client,
         &["CREATE ROLE reader", "GRANT SELECT ON orders TO reader"],
     );
     let mut other = database.source();
@@ -149,7 +161,7 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
         &mut other,
         &["BEGIN", "LOCK orders, person IN ACCESS EXCLUSIVE MODE"],
     );
-    run(&mut client, &["SET ROLE reader", "SET lock_timeout = '5s'"]);
+    run(client, &["SET ROLE reader", "SET lock_timeout = '5s'"]);
     let seen = client
         .query("SELECT relation::text FROM cdc_tables", &[])
         .expect("the view");
@@ -157,7 +169,7 @@ fn every_tracked_table_is_shown_with_its_options_its_state_and_what_of_it_is_in_
     assert_eq!(seen, ["orders"]);
     run(&mut other, &["ROLLBACK"]);
     run(
-        &mut client,
+        client,
         &["RESET ROLE", "DROP OWNED BY reader", "DROP ROLE reader"],
     );
 }
@@ -242,8 +254,7 @@ fn whoever_owns_a_database_can_dump_it() {
             "SELECT cdc_track_schema('public', new_tables => true)",
         ],
     );
-    let server = bed.source();
-    let mut owner = server.connect_as("dbo", "owned");
+    let mut owner = bed.source().connect_as("dbo", "owned");
     run(
         &mut owner,
         &[
@@ -255,80 +266,96 @@ fn whoever_owns_a_database_can_dump_it() {
             "SELECT cdc_snapshot('t')",
         ],
     );
-    let with = |program: &str, role: &str, arguments: &[&str]| {
-        let mut command = server.command(program, arguments);
-        command.env("PGUSER", role);
-        command.output().expect("a program of PostgreSQL")
-    };
     let folder = pg_cdc_tests::bed::temporary_folder();
     let file = folder.path().join("owned.dump");
     let file = file.to_str().expect("a path");
-    let dumped = with(
-        "pg_dump",
+    let dumped = run_as(
+        bed,
         "dbo",
+        "pg_dump",
         &["--format=custom", "--file", file, "owned"],
     );
     assert!(dumped.status.success(), "{dumped:?}");
 
     // By a superuser without a word; by the owner of another database, who gets all that is his.
     for (target, role) in [("dumped_to", "postgres"), ("dumped_to_own", "dbo")] {
-        server.create_database(target);
-        let mut superuser = server.connect(target);
-        run(
-            &mut superuser,
-            &[&format!("ALTER DATABASE {target} OWNER TO dbo")],
-        );
-        if role == "dbo" {
-            run(&mut superuser, &["CREATE EXTENSION pg_cdc"]);
-        }
-        let restored = with("pg_restore", role, &["--dbname", target, file]);
-        let said = String::from_utf8_lossy(&restored.stderr).into_owned();
-        if role == "postgres" {
-            assert!(restored.status.success(), "{said}");
-        } else {
-            let errors = said
-                .lines()
-                .filter(|line| line.contains("error: could not execute"));
-            for error in errors {
-                let about_the_extension =
-                    error.contains("extension pg_cdc") || error.contains("cdc_schemas");
-                assert!(about_the_extension, "{said}");
-            }
-        }
-        let (mut client, heard) = server.connect_with_notices(target);
-        run(
-            &mut client,
-            &[
-                "SET SESSION AUTHORIZATION dbo",
-                "INSERT INTO t (v) VALUES ('c')",
-                "INSERT INTO p (v) VALUES ('b')",
-            ],
-        );
-        let warnings = std::mem::take(&mut *heard.lock().expect("the notices"));
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-        for warning in &warnings {
-            refusal::assert_coded(warning, "01000", "CDC0107");
-        }
-        run(
-            &mut client,
-            &[
-                "SELECT cdc_track(relation) FROM cdc_tables WHERE state IN ('copied', 'not_sealed')",
-                "INSERT INTO t (v) VALUES ('d')",
-                "CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (100) TO (200)",
-                "INSERT INTO p OVERRIDING SYSTEM VALUE VALUES (100, 'c')",
-            ],
-        );
-        bed.wait_until_streaming(target);
-        run(&mut client, &["SELECT cdc_wait()"]);
-        for (table, id) in [("t", 4), ("p", 100)] {
-            let records = topic::read(bed.kafka(), &format!("{target}.public.{table}"));
-            let rows = records.iter().filter(|record| record.is_row_change());
-            let keys: Vec<&str> = rows.map(topic::Record::key_text).collect();
-            assert_eq!(keys, [format!("{{\"id\":{id}}}")]);
+        restore(bed, target, role, file);
+        the_copy_is_silent_until_it_is_tracked_again(bed, target);
+    }
+    wait_until_snapshot_of_t_is_done(&mut owner);
+    progress_is_shown_and_rows_to_nobody_below_policies(bed, &mut owner);
+}
+
+/// Runs a program of PostgreSQL as a role.
+fn run_as(bed: &TestBed, role: &str, program: &str, arguments: &[&str]) -> Output {
+    let mut command = bed.source().command(program, arguments);
+    command.env("PGUSER", role);
+    command.output().expect("a program of PostgreSQL")
+}
+
+/// Into a new database; who is no superuser is refused what concerns the extension, and nothing else.
+fn restore(bed: &TestBed, target: &str, role: &str, file: &str) {
+    let server = bed.source();
+    server.create_database(target);
+    let mut superuser = server.connect(target);
+    run(
+        &mut superuser,
+        &[&format!("ALTER DATABASE {target} OWNER TO dbo")],
+    );
+    if role == "dbo" {
+        run(&mut superuser, &["CREATE EXTENSION pg_cdc"]);
+    }
+    let restored = run_as(bed, role, "pg_restore", &["--dbname", target, file]);
+    let said = String::from_utf8_lossy(&restored.stderr).into_owned();
+    if role == "postgres" {
+        assert!(restored.status.success(), "{said}");
+    } else {
+        let errors = said
+            .lines()
+            .filter(|line| line.contains("error: could not execute"));
+        for error in errors {
+            let about_the_extension =
+                error.contains("extension pg_cdc") || error.contains("cdc_schemas");
+            assert!(about_the_extension, "{said}");
         }
     }
+}
 
-    // Snapshots: who may SELECT sees how far they are; what shows a row, only those above policies.
+fn the_copy_is_silent_until_it_is_tracked_again(bed: &TestBed, target: &str) {
+    let (mut client, heard) = bed.source().connect_with_notices(target);
+    run(
+        &mut client,
+        &[
+            "SET SESSION AUTHORIZATION dbo",
+            "INSERT INTO t (v) VALUES ('c')",
+            "INSERT INTO p (v) VALUES ('b')",
+        ],
+    );
+    let warnings = std::mem::take(&mut *heard.lock().expect("the notices"));
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    for warning in &warnings {
+        refusal::assert_coded(warning, "01000", "CDC0107");
+    }
+    run(
+        &mut client,
+        &[
+            "SELECT cdc_track(relation) FROM cdc_tables WHERE state IN ('copied', 'not_sealed')",
+            "INSERT INTO t (v) VALUES ('d')",
+            "CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (100) TO (200)",
+            "INSERT INTO p OVERRIDING SYSTEM VALUE VALUES (100, 'c')",
+        ],
+    );
+    bed.wait_until_streaming(target);
+    run(&mut client, &["SELECT cdc_wait()"]);
+    for (table, id) in [("t", 4), ("p", 100)] {
+        let records = topic::read(bed.kafka(), &format!("{target}.public.{table}"));
+        let rows = records.iter().filter(|record| record.is_row_change());
+        let keys: Vec<&str> = rows.map(topic::Record::key_text).collect();
+        assert_eq!(keys, [format!("{{\"id\":{id}}}")]);
+    }
+}
+
+fn wait_until_snapshot_of_t_is_done(owner: &mut Client) {
     let last_key = "SELECT last_key FROM cdc_snapshots WHERE relation = 't'::regclass";
     wait_until(
         "the snapshot to be done",
@@ -343,8 +370,12 @@ fn whoever_owns_a_database_can_dump_it() {
             }
         },
     );
+}
+
+/// Who may SELECT sees how far snapshots are; what shows a row, only those above policies.
+fn progress_is_shown_and_rows_to_nobody_below_policies(bed: &TestBed, owner: &mut Client) {
     run(
-        &mut owner,
+        owner,
         &[
             "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
             "GRANT SELECT (v) ON t TO looker",
@@ -353,7 +384,7 @@ fn whoever_owns_a_database_can_dump_it() {
             "SELECT cdc_snapshot('p')",
         ],
     );
-    let mut looker = server.connect_as("looker", "owned");
+    let mut looker = bed.source().connect_as("looker", "owned");
     run(
         &mut looker,
         &[

@@ -111,21 +111,7 @@ impl Shop {
             self.database.bed().kafka(),
             &self.database.topic("customer"),
         );
-        screen.wait("the first customers", || {
-            let mut app = self.connect("app_rw");
-            app.batch_execute("BEGIN; SELECT cdc_context(reason => 'first import')").expect("begin");
-            let insert = "INSERT INTO customer SELECT n, 'Customer ' || n, 'Basel', n, NULL FROM generate_series(1, 11) n";
-            app.batch_execute(insert).expect(insert);
-            self.commit(&mut app, &mut tail, FIRST_CUSTOMERS, Some(1));
-        });
-        screen.line(format!(
-            " shop=# {}",
-            screen.paint(
-                "1",
-                &format!("INSERT INTO customer …  ({FIRST_CUSTOMERS} rows in one statement)")
-            )
-        ));
-
+        self.import_first_customers(screen, &mut tail);
         screen.scene(
             "1 ann  BEGIN; SELECT cdc_context('ann', 'new customer', 'r-16'); INSERT … 'Eva', 'Basel'; COMMIT",
             || {
@@ -180,6 +166,23 @@ impl Shop {
                 self.commit(&mut admin, &mut tail, 1, Some(42)).text()
             },
         );
+    }
+
+    fn import_first_customers(&mut self, screen: &Screen, tail: &mut Tail) {
+        screen.wait("the first customers", || {
+            let mut app = self.connect("app_rw");
+            app.batch_execute("BEGIN; SELECT cdc_context(reason => 'first import')").expect("begin");
+            let insert = "INSERT INTO customer SELECT n, 'Customer ' || n, 'Basel', n, NULL FROM generate_series(1, 11) n";
+            app.batch_execute(insert).expect(insert);
+            self.commit(&mut app, tail, FIRST_CUSTOMERS, Some(1));
+        });
+        screen.line(format!(
+            " shop=# {}",
+            screen.paint(
+                "1",
+                &format!("INSERT INTO customer …  ({FIRST_CUSTOMERS} rows in one statement)")
+            )
+        ));
     }
 
     /// All records of the topic, as they are in Kafka now.

@@ -1,0 +1,4 @@
+//! Values keep their worth (G8).
+
+mod random;
+mod types;
