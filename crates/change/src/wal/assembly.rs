@@ -400,4 +400,6 @@ impl Assembly {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;
