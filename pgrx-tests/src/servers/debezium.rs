@@ -95,6 +95,7 @@ impl Purpose {
                 ("tombstones.on.delete", "true"),
                 ("include.unknown.datatypes", "true"),
                 ("message.prefix.exclude.list", "pg_cdc"),
+                ("signal.data.collection", "public.debezium_signal"),
             ],
             Purpose::Speed => &[("max.batch.size", "20480"), ("max.queue.size", "81920")],
             Purpose::Replica => &[
