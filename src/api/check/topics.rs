@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use change::code::Code;
 use change::position::lsn_text;
+use change::topic_name;
 use serde_json::Value;
 use shipper::files::orders::Orders;
 use shipper::host::topic_counters::{Safety, TopicCounters};
 use shipper::kafka::topics::design;
 
 use super::line::{Line, line};
+use crate::catalog::database_name;
 use crate::settings;
 
 /// What may be wrong with a topic.
@@ -113,10 +115,23 @@ pub(super) fn lines(tables: &[Value], counters: &TopicCounters) -> Vec<Line> {
         topics
     };
     let names: BTreeSet<String> = tables.iter().flat_map(own).collect();
-    let seen: Vec<(&str, Safety)> = names
+    let seen = names
         .iter()
-        .filter_map(|name| Some((name.as_str(), counters.safety(name)?)))
-        .collect();
+        .filter_map(|name| Some((name.as_str(), counters.safety(name)?)));
+    let mut lines = lines_of(&seen.collect::<Vec<_>>());
+    let control = topic_name::control(&settings::topic_prefix(&database_name()));
+    if let Some(mut safety) = counters.safety(&control) {
+        // This one has to be compacted.
+        if let Some(settings) = &mut safety.settings {
+            settings.is_compacted = false;
+        }
+        lines.extend(lines_of(&[(control.as_str(), safety)]));
+    }
+    lines
+}
+
+/// What is wrong with topics of which this is known.
+fn lines_of(seen: &[(&str, Safety)]) -> Vec<Line> {
     let remedies = Remedies {
         brokers: settings::text(&settings::BROKERS),
     };
