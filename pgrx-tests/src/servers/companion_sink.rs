@@ -243,7 +243,15 @@ impl CompanionSink {
 
     /// As [`CompanionSink::get`], with a token.
     pub fn get_as(&self, path: &str, token: &str) -> String {
-        self.ask(&format!(
+        self.try_get_as(path, token).expect("an answer")
+    }
+
+    /// As [`CompanionSink::get_as`], of one that may be closing its connections.
+    ///
+    /// # Errors
+    /// When it closes this one.
+    pub fn try_get_as(&self, path: &str, token: &str) -> std::io::Result<String> {
+        self.try_ask(&format!(
             "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
         ))
     }
@@ -316,13 +324,16 @@ impl CompanionSink {
     /// # Panics
     /// When it does not answer.
     pub fn ask(&self, request: &str) -> String {
+        self.try_ask(request).expect("an answer")
+    }
+
+    fn try_ask(&self, request: &str) -> std::io::Result<String> {
         use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.plan.http_port))
-            .expect("companion-sink listens");
-        stream.write_all(request.as_bytes()).expect("ask");
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.plan.http_port))?;
+        stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 
     /// What it answers to a POST with further `headers` (each `Name: value`), headers included.
