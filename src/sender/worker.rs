@@ -128,7 +128,7 @@ fn begin(sender: &mut Sender, source: &mut Source) -> End {
         sender.remembered = LocalPosition::read().map_err(|error| unreadable_file(&error))?;
         if let Some(known) = &sender.remembered {
             let sent_lsn = &sender.shared.sent_lsn;
-            sent_lsn.fetch_max(known.acknowledged_lsn, Ordering::AcqRel);
+            sent_lsn.fetch_max(known.commit_lsn, Ordering::AcqRel);
         }
         Ok(())
     });

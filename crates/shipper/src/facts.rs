@@ -39,7 +39,6 @@ impl Durable {
             epoch: self.epoch,
             timeline: self.timeline,
             commit_lsn: self.commit_lsn,
-            acknowledged_lsn: self.commit_lsn,
             restart_lsn: self.restart_lsn,
         }
     }

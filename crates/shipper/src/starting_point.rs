@@ -45,10 +45,10 @@ impl StartingPoint {
             // Nothing was ever sent: from where the WAL was first held.
             None => (known.map_or(server.slot_lsn, |known| known.restart_lsn), 0),
             Some(position) if is_in_history(position, server) => {
-                match known.filter(|known| known.acknowledged_lsn >= position.commit_lsn) {
+                match known.filter(|known| known.commit_lsn >= position.commit_lsn) {
                     Some(known) => (
                         known.restart_lsn.max(position.restart_lsn),
-                        known.acknowledged_lsn,
+                        known.commit_lsn,
                     ),
                     None => (position.restart_lsn, position.complete_lsn()),
                 }
@@ -127,10 +127,10 @@ mod tests {
         }
     }
 
-    fn known(timeline: u32, acknowledged_lsn: u64, restart_lsn: u64) -> LocalPosition {
+    fn known(timeline: u32, commit_lsn: u64, restart_lsn: u64) -> LocalPosition {
         LocalPosition {
             timeline,
-            acknowledged_lsn,
+            commit_lsn,
             restart_lsn,
             ..LocalPosition::default()
         }
@@ -173,13 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_acknowledged_after_the_position_counts_on_this_timeline_only() {
+    fn what_the_server_remembers_counts_on_this_timeline_only() {
         let whole = position(500, 3, 3);
-        let newer = known(2, 600, 590);
-        assert_eq!(after(Some(&whole), Some(&newer), 1), Ok((590, 600, None)));
+        // There was nothing to send behind it.
+        let newer = known(2, 500, 590);
+        assert_eq!(after(Some(&whole), Some(&newer), 1), Ok((590, 500, None)));
         let older = known(2, 400, 390);
         assert_eq!(after(Some(&whole), Some(&older), 1), Ok((450, 500, None)));
-        let other = known(1, 600, 590);
+        let other = known(1, 500, 590);
         assert_eq!(after(Some(&whole), Some(&other), 1), Ok((450, 500, None)));
     }
 

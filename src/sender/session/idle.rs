@@ -101,10 +101,13 @@ impl Session<'_> {
             done: None,
             forget: Vec::new(),
         });
-        // Kafka cannot take it down now. That there is nothing to send up to here is as well known on this server.
-        if let Some(durable) = durable.filter(|_| waits) {
+        // Kafka cannot take it down now. That there is nothing to send up to here is as well known on this server; unless the
+        // position in Kafka is older than what is there: only a newer one says where the topics end.
+        if let Some(durable) = durable
+            && waits
+            && acknowledged_lsn <= durable.commit_lsn
+        {
             self.remember(LocalPosition {
-                acknowledged_lsn: acknowledged_lsn.max(durable.commit_lsn),
                 restart_lsn,
                 ..durable.to_local()
             });

@@ -19,9 +19,6 @@ pub struct LocalPosition {
     /// Recorded in Kafka: it never has less.
     #[serde(with = "lsn_as_text")]
     pub commit_lsn: u64,
-    /// Everything up to here was acknowledged by Kafka, whether or not the position could still be written.
-    #[serde(with = "lsn_as_text")]
-    pub acknowledged_lsn: u64,
     /// After that there is nothing of ours in the WAL before this LSN.
     #[serde(with = "lsn_as_text")]
     pub restart_lsn: u64,

@@ -121,7 +121,6 @@ mod tests {
             epoch,
             timeline: 1,
             commit_lsn,
-            acknowledged_lsn: commit_lsn,
             restart_lsn: commit_lsn,
         }
     }
