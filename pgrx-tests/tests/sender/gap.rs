@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use pg_cdc_tests::sender_status::{SenderStatus, wait_for_state};
 use pg_cdc_tests::statements::run;
-use pg_cdc_tests::{Database, TestBed, refusal, wait_until};
+use pg_cdc_tests::{Database, TestBed, refusal, topic, wait_until};
 use postgres::Client;
+use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -274,12 +275,28 @@ fn a_crash_that_costs_the_slot_is_no_gap() {
     assert!(!bed.source().log().contains("[CDC0401]"));
 }
 
+/// Waits until the position in Kafka says what is there, which it does a moment later.
+fn wait_for_position(bed: &TestBed, client: &mut Client) {
+    let sent = "SELECT sent_lsn::text FROM cdc_status()";
+    let sent: String = client.query_one(sent, &[]).expect("the status").get(0);
+    wait_until("the position", TIMEOUT, || {
+        let records = topic::read(bed.kafka(), "pg.cdc_positions");
+        let newest = records.last().and_then(|record| record.value.as_deref());
+        let newest: Value = serde_json::from_slice(newest.unwrap_or(b"null")).expect("JSON");
+        match newest["commit_lsn"] == *sent {
+            true => Ok(()),
+            false => Err(newest.to_string()),
+        }
+    });
+}
+
 #[test]
 fn wal_without_our_changes_is_not_held_while_kafka_is_down() {
     let bed = small(&[("max_slot_wal_keep_size", "64MB")]);
     let (database, mut client) = tracked(&bed, "untracked");
     run(&mut client, &["INSERT INTO t VALUES (1, 'old')"]);
     database.wait_until_in_kafka();
+    wait_for_position(&bed, &mut client);
     bed.kafka().kill();
     wait_for_state(&mut client, "waiting_for_kafka", Some("CDC0301"));
     for _ in 0..5 {
