@@ -125,13 +125,14 @@ struct Servers {
 
 /// PostgreSQL, Kafka and the replica's server at the same time, then FerretDB.
 fn start_servers(screen: &Screen) -> Servers {
+    // Below the range from which the kernel takes the local ports of outgoing connections.
     let ports = Ports {
-        source: port::chosen("PG_CDC_POSTGRES_PORT", 54320),
-        target: port::chosen("PG_CDC_REPLICA_PORT", 54321),
-        kafka: port::chosen("PG_CDC_KAFKA_PORT", 54392),
-        ferretdb: port::chosen("PG_CDC_MONGO_PORT", 54327),
+        source: port::chosen("PG_CDC_POSTGRES_PORT", 15432),
+        target: port::chosen("PG_CDC_REPLICA_PORT", 15433),
+        kafka: port::chosen("PG_CDC_KAFKA_PORT", 19092),
+        ferretdb: port::chosen("PG_CDC_MONGO_PORT", 17017),
     };
-    let http_port = port::chosen("PG_CDC_HTTP_PORT", 54380);
+    let http_port = port::chosen("PG_CDC_HTTP_PORT", 18480);
     let bed = BED.get_or_init(|| TestBed::prepare(ports, &[], &[]));
     let (postgres, kafka, replica) = screen.wait("PostgreSQL 15 with pg_cdc, Kafka", || {
         std::thread::scope(|scope| {
