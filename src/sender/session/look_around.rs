@@ -54,45 +54,45 @@ impl Session<'_> {
             Err(trouble) => return Some(End::Stay(State::Halted, trouble)),
         }
         self.sender.tend();
-        let mut told = self.told();
-        for line in &told.log {
+        let mut news = self.news();
+        for line in &news.log {
             pgrx::log!("{line}");
         }
-        if let Some(aside) = told.aside.take()
+        if let Some(aside) = news.aside.take()
             && let Err(trouble) = self.put_aside(*aside)
         {
             return Some(End::Stay(State::Halted, trouble));
         }
-        if let Some(durable) = &told.durable
+        if let Some(durable) = &news.durable
             && self.is_worth_remembering(durable)
         {
             self.remember(durable.to_local());
         }
-        if told.trouble.is_some()
+        if news.trouble.is_some()
             && let Some(end) = self.sender.lost_wal()
         {
             return Some(end);
         }
         let shared = self.sender.shared;
-        if told.acknowledged > 0 {
-            let (commit_lsn, _) = told.acknowledged_lsn;
+        if news.acknowledged > 0 {
+            let (commit_lsn, _) = news.acknowledged_lsn;
             shared.sent_lsn.store(commit_lsn, Ordering::Release);
         }
         // Whoever is woken below finds what was counted.
-        told.figures
+        news.figures
             .publish(&mut self.rates, &self.sender.counted, shared);
         if let Some(reading) = reading {
-            self.show(reading, &told);
-        } else if let Some(trouble) = &told.trouble {
+            self.show(reading, &news);
+        } else if let Some(trouble) = &news.trouble {
             self.sender
                 .describe(State::WaitingForKafka, "Kafka", Some(trouble));
         }
-        let unacknowledged_events = told.figures.unacknowledged_events;
-        let failure = told.failure?;
+        let unacknowledged_events = news.figures.unacknowledged_events;
+        let failure = news.failure?;
         Some(self.sender.after(failure, unacknowledged_events))
     }
 
-    fn told(&self) -> News {
+    fn news(&self) -> News {
         self.board.with_facts(|facts| News {
             failure: facts.failure.take(),
             trouble: facts.waits_with().cloned(),
@@ -106,7 +106,7 @@ impl Session<'_> {
     }
 
     /// Shows how far reading and sending are, and wakes whoever waits for that.
-    fn show(&mut self, reading: &Reading, told: &News) {
+    fn show(&mut self, reading: &Reading, news: &News) {
         let shared = self.sender.shared;
         let (_, flush_lsn) = flushed();
         let read_lsn = reading.reader.position();
@@ -114,13 +114,13 @@ impl Session<'_> {
             self.sender.gap_is_over();
         }
         shared.read_lsn.store(read_lsn, Ordering::Relaxed);
-        let all_acknowledged = told.acknowledged == self.sent;
+        let all_acknowledged = news.acknowledged == self.sent;
         let done_lsn = match all_acknowledged {
             true => read_lsn,
-            false => told.acknowledged_lsn.1,
+            false => news.acknowledged_lsn.1,
         };
         let is_all = all_acknowledged && done_lsn >= shared.wake_lsn.load(Ordering::SeqCst);
-        let unsent_since = told.figures.oldest_unacknowledged_us;
+        let unsent_since = news.figures.oldest_unacknowledged_us;
         if is_all || unsent_since != 0 {
             shared.unsent_since.store(unsent_since, Ordering::Relaxed);
         }
@@ -139,13 +139,13 @@ impl Session<'_> {
         let withheld = self
             .withheld
             .filter(|(since, _)| since.elapsed() >= STANDBY_PATIENCE);
-        let (state, waiting_for) = match (&told.trouble, withheld) {
+        let (state, waiting_for) = match (&news.trouble, withheld) {
             (Some(_), _) => (State::WaitingForKafka, "Kafka"),
             (None, Some((_, waiting_for))) => (State::WaitingForStandby, waiting_for),
             _ if flush_lsn.saturating_sub(read_lsn) > CATCHING_UP_BYTES => (State::CatchingUp, ""),
             _ => (State::Streaming, ""),
         };
-        let trouble = told.trouble.as_ref();
+        let trouble = news.trouble.as_ref();
         self.sender.describe(state, waiting_for, trouble);
     }
 

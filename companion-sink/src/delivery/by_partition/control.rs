@@ -249,7 +249,6 @@ impl ControlReading {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
 
     const CONTROL: &str = "d.cdc-control";
