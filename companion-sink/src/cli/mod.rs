@@ -11,6 +11,7 @@ mod history;
 pub(crate) mod replay;
 pub(crate) mod run;
 mod status;
+pub(crate) mod topic;
 mod weaknesses;
 
 pub(crate) use crate::terminal::printable;
@@ -24,7 +25,7 @@ use clap::{Parser, Subcommand};
 #[command(name = "companion-sink", version, max_term_width = 100)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error, replay --dry-run a difference or status a halted sink, \
-4 no such entity, 5 Kafka or target out of reach, 130 interrupted."
+4 no such entity, event or topic, 5 Kafka or target out of reach, 130 interrupted."
 )]
 pub(crate) struct Arguments {
     /// Configuration file [default: ./companion-sink.toml, then /etc/companion-sink.toml]
@@ -100,4 +101,8 @@ pub(crate) enum Command {
     /// what was built. From the middle, only rows that changed since then are. Of a history the documents that are missing or
     /// different are written. The sink may run meanwhile. What differed is printed: with --dry-run that is all.
     Replay(replay::Replay),
+    /// What is in the topics: list, tail, show
+    ///
+    /// Reads only, and needs only [kafka] of the configuration. What is open in a transaction of Kafka's is not shown.
+    Topic(topic::TopicCommand),
 }

@@ -11,8 +11,8 @@ use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::run::{Signalled, Signals, choose};
 use crate::config::{Kind, Loaded};
 use crate::error::{Result, misconfigured};
+use crate::progress::Progress;
 use crate::replay::beginning::From;
-use crate::replay::progress::Progress;
 use crate::replay::{Order, Report, history, replica};
 use crate::terminal::Color;
 

@@ -45,6 +45,15 @@ impl Deref for Loaded {
 impl Loaded {
     /// Reads the file (or the first of the usual places), applies the environment and checks everything but rules.
     pub(crate) fn read(given: Option<&Path>) -> Result<Loaded> {
+        Loaded::read_for(given, Needs::Everything)
+    }
+
+    /// Reads the same for a command that needs only `[kafka]`: what is missing elsewhere is nothing to it, and no other file is read.
+    pub(crate) fn read_for_kafka(given: Option<&Path>) -> Result<Loaded> {
+        Loaded::read_for(given, Needs::Kafka)
+    }
+
+    fn read_for(given: Option<&Path>, needs: Needs) -> Result<Loaded> {
         let path = find(given)?;
         let text = std::fs::read_to_string(&path).map_err(|error| {
             misconfigured(
@@ -52,16 +61,27 @@ impl Loaded {
                 "Name the file with --config, or make it readable.",
             )
         })?;
-        let mut loaded = Loaded::parse(&path.display().to_string(), &text, overrides())?;
+        let name = path.display().to_string();
+        let mut loaded = Loaded::parse_for(&name, &text, overrides(), needs)?;
         loaded.file = Some(path);
         Ok(loaded)
     }
 
     /// Parses the content of a file and the overrides `(A__B, value)`.
+    #[cfg(test)]
     pub(crate) fn parse(
         file_name: &str,
         text: &str,
         environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Loaded> {
+        Loaded::parse_for(file_name, text, environment, Needs::Everything)
+    }
+
+    fn parse_for(
+        file_name: &str,
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+        needs: Needs,
     ) -> Result<Loaded> {
         let text = FileText::new(file_name, text);
         let mut table = text.parse()?;
@@ -85,8 +105,14 @@ impl Loaded {
             misconfigured(error.to_string(), "Report this with the configuration.")
         })?;
         text.check_keys(&table, &known)?;
-        config.check(file_name)?;
-        config.with_files(file_name)
+        config.check_kafka(file_name)?;
+        match needs {
+            Needs::Kafka => config.with_kafka_files(),
+            Needs::Everything => {
+                config.check_sinks(file_name)?;
+                config.with_files(file_name)
+            }
+        }
     }
 
     /// This configuration with the parts of `read` that take effect in a running process: rules, and what the files with
@@ -115,13 +141,25 @@ impl Loaded {
     }
 }
 
+/// What of the configuration a command uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Everything,
+    Kafka,
+}
+
 impl Config {
-    /// Names what is required and missing, and what cannot be meant.
-    fn check(&self, file_name: &str) -> Result<()> {
-        let missing = |key: String| missing(file_name, &key);
-        if self.kafka.brokers.is_empty() {
-            return Err(missing("kafka.brokers".into()));
+    /// Names what every command requires.
+    fn check_kafka(&self, file_name: &str) -> Result<()> {
+        match self.kafka.brokers.is_empty() {
+            true => Err(missing(file_name, "kafka.brokers")),
+            false => Ok(()),
         }
+    }
+
+    /// Names what is required of sinks and missing, and what cannot be meant.
+    fn check_sinks(&self, file_name: &str) -> Result<()> {
+        let missing = |key: String| missing(file_name, &key);
         if self.sinks.is_empty() {
             return Err(missing("[sink.NAME]".into()));
         }
@@ -161,13 +199,23 @@ impl Config {
         Ok(())
     }
 
-    /// Reads the files that it names.
-    fn with_files(mut self, file_name: &str) -> Result<Loaded> {
+    /// Reads the files that Kafka's clients need.
+    fn with_kafka_files(self) -> Result<Loaded> {
         let mut kafka_files = KafkaFiles::default();
         if !self.kafka.config_file.is_empty() {
             kafka_files.properties = kafka_properties(Path::new(&self.kafka.config_file))?;
             kafka_files.named_files = named_files(&kafka_files.properties);
         }
+        Ok(Loaded {
+            config: self,
+            file: None,
+            kafka_files,
+            token: None,
+        })
+    }
+
+    /// Reads all files that it names.
+    fn with_files(mut self, file_name: &str) -> Result<Loaded> {
         if !self.source.url_file.is_empty() {
             let url = read_secret(Path::new(&self.source.url_file))?;
             self.source.url = url.trim().into();
@@ -184,12 +232,8 @@ impl Config {
                 return Err(missing(file_name, &format!("sink.{name}.url")));
             }
         }
-        Ok(Loaded {
-            config: self,
-            file: None,
-            kafka_files,
-            token,
-        })
+        let loaded = self.with_kafka_files()?;
+        Ok(Loaded { token, ..loaded })
     }
 }
 
@@ -350,6 +394,24 @@ mod tests {
         let config = parse(&(SMALL.replace("u:secret@", "") + more), &[]).unwrap();
         let printed = toml::to_string(&*config).unwrap();
         assert_eq!(parse(&printed, &[]).unwrap(), config, "{printed}");
+    }
+
+    #[test]
+    fn a_command_that_needs_only_kafka_looks_at_nothing_else() {
+        let parse = |text: &str| {
+            let environment = std::iter::empty();
+            Loaded::parse_for("f.toml", text, environment, Needs::Kafka)
+        };
+        let more = "http.token_file = \"/nowhere\"\n[sink.a]\nkind = \"postgres\"\n";
+        for text in ["", more] {
+            let config = parse(&format!("kafka.brokers = \"b\"\n{text}")).unwrap();
+            assert_eq!(config.kafka.brokers, "b");
+        }
+        let error = parse(more).unwrap_err();
+        assert!(
+            error.message.contains("kafka.brokers is missing"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Health, state, metrics, questions to the history and decisions about refused events over HTTP. Only the latter change
+//! Health, state, metrics, questions to the history and to topics, and decisions about refused events over HTTP. Only the latter change
 //! something.
 
 use crate::http::metrics::put_metrics;
@@ -12,6 +12,7 @@ pub(crate) mod own_token;
 mod parameters;
 mod problem;
 mod same_site;
+mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -169,6 +170,7 @@ fn router(config: &Loaded, shared: &ServerState, access: Access) -> Router {
     let rows = Router::new()
         .merge(history::router(Arc::new(Histories::new(config))))
         .merge(dlq::router(Arc::new(Dlq::new(config))))
+        .merge(topics::router(config))
         .layer(from_fn_with_state(
             Arc::clone(&access.own_token),
             want_token,

@@ -41,6 +41,16 @@ impl Problem {
         }
     }
 
+    /// There is no such topic; `what` says so.
+    pub(crate) fn no_topic(what: &str) -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: what.to_owned(),
+            detail: Some("GET /v1/topics?pattern=* has those that there are.".to_owned()),
+            code: None,
+        }
+    }
+
     /// What was asked for may be several things.
     pub(crate) fn conflict(error: Trouble) -> Problem {
         Problem {

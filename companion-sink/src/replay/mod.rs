@@ -6,9 +6,7 @@ mod changed_definition;
 mod delivery;
 pub(crate) mod history;
 mod middle;
-pub(crate) mod progress;
 pub(crate) mod replica;
-mod scan;
 mod start;
 
 use std::future::Future;

@@ -10,4 +10,5 @@ mod snapshot_jobs;
 mod stopped_definitions;
 mod table_names;
 mod timeline;
+mod topics;
 mod tpcb;

@@ -11,3 +11,4 @@ mod sink_restart;
 mod sink_snapshot;
 mod sink_types;
 mod tables;
+mod topics;

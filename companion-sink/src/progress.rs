@@ -1,4 +1,4 @@
-//! How far a replay is: a bar on a terminal, a line of JSON now and then elsewhere.
+//! How far a long command is: a bar on a terminal; elsewhere a line of JSON now and then, or nothing.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -10,11 +10,13 @@ use crate::status::rate::Rate;
 const BAR_CHARS: usize = 24;
 const JSON_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Tells people how far a replay is.
+/// Tells people how far a command is.
 pub(crate) struct Progress {
     look: ProgressForm,
     stage: &'static str,
-    /// Records to be read in all.
+    /// What is counted.
+    things: &'static str,
+    /// So many in all.
     of: u64,
     rate: Rate,
     told: Option<Instant>,
@@ -24,18 +26,42 @@ pub(crate) struct Progress {
 enum ProgressForm {
     Bar,
     Lines,
+    Nothing,
 }
 
 impl Progress {
     /// Of a replay that has not begun; `json` if somebody asked for that.
     pub(crate) fn new(json: bool) -> Progress {
         let is_for_people = !json && io::stdout().is_terminal() && io::stderr().is_terminal();
+        Progress::of(match is_for_people {
+            true => ProgressForm::Bar,
+            false => ProgressForm::Lines,
+        })
+    }
+
+    /// Of a command whose output is its answer alone: how many `things` are done goes to a terminal, or nowhere.
+    pub(crate) fn beside_answer(stage: &'static str, things: &'static str) -> Progress {
+        let look = match io::stderr().is_terminal() {
+            true => ProgressForm::Bar,
+            false => ProgressForm::Nothing,
+        };
         Progress {
-            look: match is_for_people {
-                true => ProgressForm::Bar,
-                false => ProgressForm::Lines,
-            },
+            stage,
+            things,
+            ..Progress::of(look)
+        }
+    }
+
+    /// Of a part of something that tells it.
+    pub(crate) fn nowhere() -> Progress {
+        Progress::of(ProgressForm::Nothing)
+    }
+
+    fn of(look: ProgressForm) -> Progress {
+        Progress {
+            look,
             stage: "",
+            things: "records",
             of: 0,
             rate: Rate::default(),
             told: None,
@@ -52,15 +78,16 @@ impl Progress {
             ProgressForm::Lines => {
                 crate::terminal::print(&format!("{}\n", json!({"event": "stage", "stage": stage})))
             }
+            ProgressForm::Nothing => {}
         }
     }
 
-    /// So many records are to be read in all.
-    pub(crate) fn set_total(&mut self, records: u64) {
-        self.of = records;
+    /// So many are to be done in all.
+    pub(crate) fn set_total(&mut self, of: u64) {
+        self.of = of;
     }
 
-    /// So many are read.
+    /// So many are done.
     pub(crate) fn show(&mut self, done: u64) {
         let now = Instant::now();
         self.rate.note(now, done);
@@ -74,7 +101,14 @@ impl Progress {
         let seconds_left = (per_second > 0.0).then(|| ((of - done) as f64 / per_second).ceil());
         match self.look {
             ProgressForm::Bar => {
-                let bar = bar(self.stage, done, of, per_second, seconds_left);
+                let counted = format!("{done} of {of} {}", self.things);
+                let bar = bar(
+                    self.stage,
+                    share(done, of),
+                    &counted,
+                    per_second,
+                    seconds_left,
+                );
                 draw(&format!("\r\x1b[K{bar}"));
             }
             ProgressForm::Lines => {
@@ -82,6 +116,7 @@ impl Progress {
                     "per_second": per_second.round(), "seconds_left": seconds_left});
                 crate::terminal::print(&format!("{line}\n"));
             }
+            ProgressForm::Nothing => {}
         }
     }
 
@@ -101,15 +136,24 @@ fn draw(text: &str) {
         .and_then(|()| terminal.flush());
 }
 
-fn bar(stage: &str, done: u64, of: u64, per_second: f64, seconds_left: Option<f64>) -> String {
-    let share = done as f64 / of.max(1) as f64;
+fn share(done: u64, of: u64) -> f64 {
+    done as f64 / of.max(1) as f64
+}
+
+fn bar(
+    stage: &str,
+    share: f64,
+    counted: &str,
+    per_second: f64,
+    seconds_left: Option<f64>,
+) -> String {
     let full = ((share * BAR_CHARS as f64) as usize).min(BAR_CHARS);
     let left = seconds_left.map_or_else(String::new, |seconds| {
         let seconds = seconds as u64;
         format!("  {}:{:02} left", seconds / 60, seconds % 60)
     });
     format!(
-        "{stage} [{}{}] {:3.0} %  {done} of {of} records  {per_second:.0}/s{left}",
+        "{stage} [{}{}] {:3.0} %  {counted}  {per_second:.0}/s{left}",
         "#".repeat(full),
         ".".repeat(BAR_CHARS - full),
         share * 100.0
@@ -123,9 +167,15 @@ mod tests {
     #[test]
     fn a_bar_says_how_much_is_left() {
         assert_eq!(
-            bar("reading", 250, 1000, 100.4, Some(75.0)),
+            bar(
+                "reading",
+                share(250, 1000),
+                "250 of 1000 records",
+                100.4,
+                Some(75.0)
+            ),
             "reading [######..................]  25 %  250 of 1000 records  100/s  1:15 left"
         );
-        assert!(bar("reading", 0, 0, 0.0, None).contains("0 of 0"));
+        assert!(bar("reading", share(0, 0), "0", 0.0, None).contains("  0 %"));
     }
 }
