@@ -25,6 +25,7 @@
 //! | [`wait`] | waits for conditions, never for a time |
 //! | [`c_library`] | small C libraries for the server |
 //! | [`parts`] | where the real parts are on this machine |
+//! | [`printing_command`] | commands that go on and print what they see |
 //! | [`process`], [`port`] | child processes that end with the test; free ports |
 //!
 //! The functions here panic with what they saw: they are made for tests, where that is the failure message.
@@ -50,5 +51,5 @@ pub use servers::{
     certificates, companion_sink, connect_worker, debezium, debezium_sink, ferretdb, kafka, parts,
     port, postgres, process, secure_listeners, token_issuer,
 };
-pub use topics::{topic, topic_admin, topic_log};
+pub use topics::{printing_command, topic, topic_admin, topic_log};
 pub use wait::wait_until;

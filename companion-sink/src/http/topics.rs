@@ -69,10 +69,7 @@ struct Newest {
     until: Option<String>,
 }
 
-async fn listed(
-    Extract(state): AskedKafka,
-    Parameters(names): Parameters<Names>,
-) -> JsonAnswer {
+async fn listed(Extract(state): AskedKafka, Parameters(names): Parameters<Names>) -> JsonAnswer {
     let _turn = state.at_once.acquire().await;
     let found = overview(&state.config, names.pattern.as_deref()).await?;
     let topics: Vec<Value> = found.iter().map(|one| one.json()).collect();
