@@ -43,6 +43,8 @@ pub(crate) struct Answer {
     rows: Vec<(Vec<String>, Look)>,
     /// Of what was shown of it before.
     shown_widths: Option<Vec<usize>>,
+    /// Nobody reads it any more.
+    is_reader_gone: bool,
     count: u64,
 }
 
@@ -79,6 +81,7 @@ impl Answer {
                 .collect(),
             rows: Vec::new(),
             shown_widths: None,
+            is_reader_gone: false,
             count: 0,
         })
     }
@@ -133,7 +136,8 @@ impl Answer {
             let text = table(&printable(title), &self.header, &self.rows, self.colored);
             self.write(&text)?;
         }
-        self.out.flush().or_else(unless_gone)
+        let flushed = self.out.flush();
+        self.unless_gone(flushed)
     }
 
     /// Prints what there is, of an answer that goes on: a table below its title once, later rows as wide as those before at least.
@@ -155,23 +159,35 @@ impl Answer {
             self.shown_widths = Some(widths);
             self.write(&text)?;
         }
-        self.out.flush().or_else(unless_gone)
+        let flushed = self.out.flush();
+        self.unless_gone(flushed)
+    }
+
+    /// Whether the reader went away: more is of no use to anybody.
+    pub(crate) fn is_reader_gone(&self) -> bool {
+        self.is_reader_gone
     }
 
     fn write(&mut self, text: &str) -> Result<()> {
-        self.out.write_all(text.as_bytes()).or_else(unless_gone)
+        let written = self.out.write_all(text.as_bytes());
+        self.unless_gone(written)
     }
-}
 
-/// A reader that went away (`| head`) is no error.
-fn unless_gone(error: io::Error) -> Result<()> {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return Ok(());
+    /// A reader that went away (`| head`) is no error.
+    fn unless_gone(&mut self, done: io::Result<()>) -> Result<()> {
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_reader_gone = true;
+                Ok(())
+            }
+            done => done.map_err(|error| {
+                misconfigured(
+                    format!("the answer cannot be written: {error}"),
+                    "See that there is room on the disk.",
+                )
+            }),
+        }
     }
-    Err(misconfigured(
-        format!("the answer cannot be written: {error}"),
-        "See that there is room on the disk.",
-    ))
 }
 
 /// Title, header and rows in columns.

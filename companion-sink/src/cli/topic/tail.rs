@@ -1,7 +1,7 @@
 //! `companion-sink topic tail`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 
@@ -109,9 +109,14 @@ impl Tail {
             let ends: BTreeMap<i32, i64> = ends.collect();
             let end = follow(&asked, &ends, &mut filter, stop, |entries| {
                 print(&mut answer, &entries)?;
-                answer.show(&self.topic)
+                answer.show(&self.topic)?;
+                if answer.is_reader_gone() {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                Ok(())
             })?;
             return Ok(match end {
+                FollowEnd::Stopped if answer.is_reader_gone() => TopicOutcome::Found,
                 FollowEnd::Stopped => TopicOutcome::Interrupted,
                 FollowEnd::Gone => {
                     eprintln!("companion-sink: topic {} was deleted", self.topic);

@@ -1,12 +1,15 @@
 //! `topic tail --follow` while topics and brokers come and go.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use pg_cdc_tests::bed::Ports;
 use pg_cdc_tests::hand_made_events::TIMEOUT;
 use pg_cdc_tests::printing_command::PrintingCommand;
-use pg_cdc_tests::{TestBed, topic_admin};
+use pg_cdc_tests::{TestBed, topic_admin, wait_until};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::looker::{each, looker};
+use super::looker::{each, kafka, looker};
 
 #[test]
 fn new_partitions_and_a_broker_that_comes_back_are_followed_until_the_topic_is_deleted() {
@@ -55,4 +58,36 @@ fn new_partitions_and_a_broker_that_comes_back_are_followed_until_the_topic_is_d
     assert!(values(4).ends_with("\"again\""));
     topic_admin::delete(bed.kafka(), topic);
     assert_eq!(following.wait_for_end(), Some(4));
+}
+
+#[test]
+fn who_follows_for_a_reader_that_is_gone_ends() {
+    let topic = "readers.t";
+    topic_admin::create(kafka(), topic, 1);
+    let producer: BaseProducer = kafka().client_config().create().expect("a producer");
+    let send = || {
+        let record = BaseRecord::<str, str>::to(topic).payload("x");
+        producer
+            .send(record)
+            .map_err(|(error, _)| error)
+            .expect("send");
+        producer.flush(TIMEOUT).expect("Kafka takes it");
+    };
+    send();
+    let sink = looker(&kafka().brokers());
+    let mut command = sink.command();
+    command.args(["topic", "tail", topic, "--follow"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("companion-sink");
+    let mut line = String::new();
+    let mut output = BufReader::new(child.stdout.take().expect("its output"));
+    output.read_line(&mut line).expect("a line");
+    drop(output);
+    let ended = wait_until("the command to end", TIMEOUT, || {
+        send();
+        child.try_wait().expect("its state").ok_or("it runs")
+    });
+    assert_eq!(ended.code(), Some(0));
 }
