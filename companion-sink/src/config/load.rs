@@ -45,15 +45,15 @@ impl Deref for Loaded {
 impl Loaded {
     /// Reads the file (or the first of the usual places), applies the environment and checks everything but rules.
     pub(crate) fn read(given: Option<&Path>) -> Result<Loaded> {
-        Loaded::read_for(given, Needs::Everything)
+        Loaded::read_for(given, NeededParts::Everything)
     }
 
     /// Reads the same for a command that needs only `[kafka]`: what is missing elsewhere is nothing to it, and no other file is read.
     pub(crate) fn read_for_kafka(given: Option<&Path>) -> Result<Loaded> {
-        Loaded::read_for(given, Needs::Kafka)
+        Loaded::read_for(given, NeededParts::Kafka)
     }
 
-    fn read_for(given: Option<&Path>, needs: Needs) -> Result<Loaded> {
+    fn read_for(given: Option<&Path>, needs: NeededParts) -> Result<Loaded> {
         let path = find(given)?;
         let text = std::fs::read_to_string(&path).map_err(|error| {
             misconfigured(
@@ -74,14 +74,14 @@ impl Loaded {
         text: &str,
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Loaded> {
-        Loaded::parse_for(file_name, text, environment, Needs::Everything)
+        Loaded::parse_for(file_name, text, environment, NeededParts::Everything)
     }
 
     fn parse_for(
         file_name: &str,
         text: &str,
         environment: impl Iterator<Item = (String, String)>,
-        needs: Needs,
+        needs: NeededParts,
     ) -> Result<Loaded> {
         let text = FileText::new(file_name, text);
         let mut table = text.parse()?;
@@ -107,8 +107,8 @@ impl Loaded {
         text.check_keys(&table, &known)?;
         config.check_kafka(file_name)?;
         match needs {
-            Needs::Kafka => config.with_kafka_files(),
-            Needs::Everything => {
+            NeededParts::Kafka => config.with_kafka_files(),
+            NeededParts::Everything => {
                 config.check_sinks(file_name)?;
                 config.with_files(file_name)
             }
@@ -143,7 +143,7 @@ impl Loaded {
 
 /// What of the configuration a command uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Needs {
+enum NeededParts {
     Everything,
     Kafka,
 }
@@ -400,7 +400,7 @@ mod tests {
     fn a_command_that_needs_only_kafka_looks_at_nothing_else() {
         let parse = |text: &str| {
             let environment = std::iter::empty();
-            Loaded::parse_for("f.toml", text, environment, Needs::Kafka)
+            Loaded::parse_for("f.toml", text, environment, NeededParts::Kafka)
         };
         let more = "http.token_file = \"/nowhere\"\n[sink.a]\nkind = \"postgres\"\n";
         for text in ["", more] {

@@ -20,11 +20,11 @@ use crate::http::problem::{JsonAnswer, Problem};
 use crate::progress::Progress;
 use crate::topic::asked::{NoTopic, ask};
 use crate::topic::entry::Entry;
-use crate::topic::filter::{Filter, Wanted};
+use crate::topic::filter::{TopicFilter, Wanted};
 use crate::topic::json::line;
 use crate::topic::list::overview;
-use crate::topic::tail::Search;
-use crate::topic::told::Told;
+use crate::topic::tail::TailSearch;
+use crate::topic::told::ToldRecord;
 
 const EVENTS: u32 = 10;
 const EVENTS_MAX: u32 = 1000;
@@ -52,7 +52,7 @@ pub(crate) fn router(config: &Loaded) -> Router {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Names {
+struct TopicNames {
     /// `*` stands for any text.
     pattern: Option<String>,
 }
@@ -60,7 +60,7 @@ struct Names {
 /// Which events are meant, as the command has it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Newest {
+struct TailParameters {
     n: Option<u32>,
     key: Option<String>,
     op: Option<String>,
@@ -69,7 +69,10 @@ struct Newest {
     until: Option<String>,
 }
 
-async fn listed(Extract(state): AskedKafka, Parameters(names): Parameters<Names>) -> JsonAnswer {
+async fn listed(
+    Extract(state): AskedKafka,
+    Parameters(names): Parameters<TopicNames>,
+) -> JsonAnswer {
     let _turn = state.at_once.acquire().await;
     let found = overview(&state.config, names.pattern.as_deref()).await?;
     let topics: Vec<Value> = found.iter().map(|one| one.json()).collect();
@@ -79,9 +82,9 @@ async fn listed(Extract(state): AskedKafka, Parameters(names): Parameters<Names>
 async fn tail(
     Extract(state): AskedKafka,
     Path(topic): Path<String>,
-    Parameters(newest): Parameters<Newest>,
+    Parameters(newest): Parameters<TailParameters>,
 ) -> std::result::Result<Response, Problem> {
-    let filter = Filter::new(Wanted {
+    let filter = TopicFilter::new(Wanted {
         key: newest.key.as_deref(),
         ops: newest.op.as_deref(),
         actor: newest.actor.as_deref(),
@@ -105,7 +108,10 @@ async fn tail(
         ))
     })?;
     let entries = found.map_err(|none| Problem::no_topic(&none.text()))?;
-    let lines: Vec<String> = entries.iter().map(|entry| line(&Told::of(entry))).collect();
+    let lines: Vec<String> = entries
+        .iter()
+        .map(|entry| line(&ToldRecord::of(entry)))
+        .collect();
     // Numbers are as the events have them, which JSON that is read and written again has not.
     let body = format!("{{\"events\":[{}]}}", lines.join(","));
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
@@ -115,7 +121,7 @@ async fn tail(
 fn search(
     config: &Loaded,
     topic: &str,
-    mut filter: Filter,
+    mut filter: TopicFilter,
     limit: usize,
     stop: &AtomicBool,
 ) -> Result<std::result::Result<Vec<Entry>, NoTopic>> {
@@ -123,7 +129,7 @@ fn search(
         Ok(asked) => asked,
         Err(none) => return Ok(Err(none)),
     };
-    let mut search = Search {
+    let mut search = TailSearch {
         asked: &asked,
         filter: &mut filter,
         limit,

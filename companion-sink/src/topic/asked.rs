@@ -38,7 +38,7 @@ impl NoTopic {
 }
 
 /// Where a partition begins and ends. What belongs to an open transaction is behind its end.
-pub(crate) type Bounds = Vec<(TopicPartition, Range<i64>)>;
+pub(crate) type TopicBounds = Vec<(TopicPartition, Range<i64>)>;
 
 /// Looks for a topic. Blocks, as all that follows does.
 pub(crate) fn ask(
@@ -74,7 +74,7 @@ fn near(topic: &str, topics: &Topics) -> Option<String> {
 
 impl AskedTopic {
     /// Where its partitions begin and end now.
-    pub(crate) fn bounds(&self) -> Result<Bounds> {
+    pub(crate) fn bounds(&self) -> Result<TopicBounds> {
         bounds(&self.scan, &self.topic, self.partitions)
     }
 }
@@ -83,7 +83,7 @@ impl AskedTopic {
 ///
 /// # Errors
 /// CDC1003 where Kafka does not know it of one of them.
-pub(crate) fn bounds(scan: &Scan, topic: &str, partitions: i32) -> Result<Bounds> {
+pub(crate) fn bounds(scan: &Scan, topic: &str, partitions: i32) -> Result<TopicBounds> {
     let ask = |which| offsets(scan.consumer(), partitions_of(topic, partitions), which);
     let unknown = |place: &str| {
         Trouble::new(

@@ -9,8 +9,8 @@ use crate::kafka::scan::Piece;
 use crate::progress::Progress;
 use crate::topic::asked::AskedTopic;
 use crate::topic::entry::Entry;
-use crate::topic::filter::{Filter, Wanted};
-use crate::topic::tail::Search;
+use crate::topic::filter::{TopicFilter, Wanted};
+use crate::topic::tail::TailSearch;
 
 /// `PARTITION:OFFSET`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,9 +89,9 @@ pub(crate) fn by_id(asked: &AskedTopic, id: &str, stop: &AtomicBool) -> Result<O
         id: Some(id),
         ..Wanted::default()
     };
-    let mut search = Search {
+    let mut search = TailSearch {
         asked,
-        filter: &mut Filter::new(wanted)?,
+        filter: &mut TopicFilter::new(wanted)?,
         limit: 1,
         stop,
         progress: Progress::beside_answer("searching", "records"),

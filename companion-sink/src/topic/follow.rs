@@ -15,7 +15,7 @@ use crate::kafka::discovery;
 use crate::kafka::record::Record;
 use crate::topic::asked::AskedTopic;
 use crate::topic::entry::Entry;
-use crate::topic::filter::Filter;
+use crate::topic::filter::TopicFilter;
 use crate::topic::order::merged;
 
 const POLL: Duration = Duration::from_millis(200);
@@ -38,7 +38,7 @@ pub(crate) enum FollowEnd {
 pub(crate) fn follow(
     asked: &AskedTopic,
     from: &BTreeMap<i32, i64>,
-    filter: &mut Filter,
+    filter: &mut TopicFilter,
     stop: &AtomicBool,
     mut show: impl FnMut(Vec<Entry>) -> Result<()>,
 ) -> Result<FollowEnd> {

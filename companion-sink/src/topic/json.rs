@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::history::difference::{Difference, difference};
 use crate::timestamp::rfc3339;
 use crate::topic::header_meaning::meaning;
-use crate::topic::told::{Content, Refusal, Told};
+use crate::topic::told::{Content, DeadLetterReason, ToldRecord};
 
 /// A record.
 #[derive(Serialize)]
@@ -39,7 +39,7 @@ struct RecordJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     marks: Option<Shown>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    refused: Option<Refusal<'a>>,
+    refused: Option<DeadLetterReason<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     undecodable: Option<&'a str>,
     /// Of what is no row's event.
@@ -72,12 +72,12 @@ struct HeaderJson<'a> {
 }
 
 /// What a record says, on one line.
-pub(crate) fn line(told: &Told<'_>) -> String {
+pub(crate) fn line(told: &ToldRecord<'_>) -> String {
     text(&record(told))
 }
 
 /// The same with everything that it consists of.
-pub(crate) fn whole(told: &Told<'_>) -> String {
+pub(crate) fn whole(told: &ToldRecord<'_>) -> String {
     let of_record = &told.entry.record;
     let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
     let headers = of_record.headers().map(|(name, value)| HeaderJson {
@@ -101,12 +101,12 @@ pub(crate) fn whole(told: &Told<'_>) -> String {
 }
 
 /// What the row was before and what after, where they differ; none for what is no change of a row.
-pub(crate) fn differences(told: &Told<'_>) -> Option<Vec<Difference>> {
+pub(crate) fn differences(told: &ToldRecord<'_>) -> Option<Vec<Difference>> {
     let [before, after] = told.sides()?;
     Some(difference(&before, &after))
 }
 
-fn record<'a>(told: &'a Told<'_>) -> RecordJson<'a> {
+fn record<'a>(told: &'a ToldRecord<'_>) -> RecordJson<'a> {
     let record = &told.entry.record;
     let is_row = told.document.is_some();
     RecordJson {
@@ -219,7 +219,7 @@ mod tests {
         let value = br#"{"source":{"db":"d","schema":"public","table":"t","ts_us":1795257600123456},"audit":{"actor":"ann"},
             "before":{"id":1, "n":0.10},"after":{"id":1,"n":12345678901234567890123}}"#;
         let update = entry(&HEADERS, r#"{"id":1}"#, Some(value));
-        let told = Told::of(&update);
+        let told = ToldRecord::of(&update);
         let text = line(&told);
         assert!(text.contains(
             r#""before":{"id":1,"n":0.10},"after":{"id":1,"n":12345678901234567890123}"#
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn whatever_a_record_holds_it_is_an_object_on_one_line() {
         let of = |headers: &[(&str, &str)], value: Option<&[u8]>| {
-            parsed(&line(&Told::of(&entry(headers, "k 1", value))))
+            parsed(&line(&ToldRecord::of(&entry(headers, "k 1", value))))
         };
         assert_eq!(of(&[], Some(b"{\n \"a\": \"x y\"\n}"))["value"]["a"], "x y");
         assert_eq!(of(&[], Some(b"hello"))["value"], "hello");

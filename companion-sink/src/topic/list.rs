@@ -16,12 +16,12 @@ use crate::kafka::scan::Scan;
 use crate::kafka::{client, positions};
 use crate::progress::Progress;
 use crate::timestamp::rfc3339;
-use crate::topic::asked::{AskedTopic, Bounds, bounds};
+use crate::topic::asked::{AskedTopic, TopicBounds, bounds};
 use crate::topic::entry::Entry;
-use crate::topic::filter::Filter;
+use crate::topic::filter::TopicFilter;
 use crate::topic::kind::TopicKind;
 use crate::topic::settings::{TopicSettings, settings};
-use crate::topic::tail::Search;
+use crate::topic::tail::TailSearch;
 
 /// One topic.
 pub(crate) struct Overview {
@@ -154,10 +154,10 @@ fn one(asked: &AskedTopic) -> Overview {
 }
 
 /// The newest record of a topic.
-fn newest(asked: &AskedTopic, bounds: &Bounds) -> Result<Option<Entry>> {
-    let mut search = Search {
+fn newest(asked: &AskedTopic, bounds: &TopicBounds) -> Result<Option<Entry>> {
+    let mut search = TailSearch {
         asked,
-        filter: &mut Filter::default(),
+        filter: &mut TopicFilter::default(),
         limit: 1,
         stop: &AtomicBool::new(false),
         progress: Progress::nowhere(),

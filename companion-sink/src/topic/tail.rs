@@ -13,9 +13,9 @@ use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::kafka::scan::Piece;
 use crate::progress::Progress;
-use crate::topic::asked::{AskedTopic, Bounds};
+use crate::topic::asked::{AskedTopic, TopicBounds};
 use crate::topic::entry::Entry;
-use crate::topic::filter::Filter;
+use crate::topic::filter::TopicFilter;
 use crate::topic::order::{Rank, newest};
 
 /// Offsets of a piece at most.
@@ -28,9 +28,9 @@ const LONG: Duration = Duration::from_secs(1);
 const TOLD_EVERY: u64 = 512;
 
 /// What is looked for.
-pub(crate) struct Search<'s> {
+pub(crate) struct TailSearch<'s> {
     pub(crate) asked: &'s AskedTopic,
-    pub(crate) filter: &'s mut Filter,
+    pub(crate) filter: &'s mut TopicFilter,
     /// So many at most.
     pub(crate) limit: usize,
     /// Somebody does not want it any more.
@@ -40,7 +40,7 @@ pub(crate) struct Search<'s> {
 }
 
 /// What there is of one partition.
-struct Lane {
+struct TailLane {
     partition: i32,
     begin: i64,
     /// Everything from here to the end was read.
@@ -53,9 +53,9 @@ struct Lane {
     is_done: bool,
 }
 
-impl Search<'_> {
+impl TailSearch<'_> {
     /// The newest wanted records within `bounds`, oldest first; none when somebody stopped it.
-    pub(crate) fn run(&mut self, bounds: &Bounds) -> Result<Option<Vec<Entry>>> {
+    pub(crate) fn run(&mut self, bounds: &TopicBounds) -> Result<Option<Vec<Entry>>> {
         let mut lanes = self.lanes(bounds)?;
         let offsets: i64 = lanes.iter().map(|lane| lane.read_from - lane.begin).sum();
         self.progress.set_total(offsets.unsigned_abs());
@@ -74,13 +74,13 @@ impl Search<'_> {
         Ok(Some(newest(found.collect(), self.limit)))
     }
 
-    fn lanes(&self, bounds: &Bounds) -> Result<Vec<Lane>> {
+    fn lanes(&self, bounds: &TopicBounds) -> Result<Vec<TailLane>> {
         let begins = self.begins(bounds)?;
         let share = self.limit.div_ceil(bounds.len().max(1)) as i64;
         let lanes = bounds
             .iter()
             .zip(begins)
-            .map(|((at, range), begin)| Lane {
+            .map(|((at, range), begin)| TailLane {
                 partition: at.partition,
                 begin,
                 read_from: range.end,
@@ -95,7 +95,7 @@ impl Search<'_> {
     }
 
     /// Where each partition has something that can be wanted.
-    fn begins(&self, bounds: &Bounds) -> Result<Vec<i64>> {
+    fn begins(&self, bounds: &TopicBounds) -> Result<Vec<i64>> {
         let Some(since_ms) = self.filter.sent_since_ms() else {
             return Ok(bounds.iter().map(|(_, range)| range.start).collect());
         };
@@ -109,10 +109,15 @@ impl Search<'_> {
     }
 
     /// Reads the next piece of each partition that needs one; false when somebody stopped it.
-    fn read_round(&mut self, lanes: &mut [Lane], began: Instant, done: &mut u64) -> Result<bool> {
+    fn read_round(
+        &mut self,
+        lanes: &mut [TailLane],
+        began: Instant,
+        done: &mut u64,
+    ) -> Result<bool> {
         let mut fresh: Vec<Fresh> = lanes.iter().map(|_| Fresh::default()).collect();
         let wanted = lanes.iter().filter(|lane| !lane.is_done);
-        let pieces: Vec<Piece> = wanted.map(Lane::piece).collect();
+        let pieces: Vec<Piece> = wanted.map(TailLane::piece).collect();
         let place = |partition: i32| lanes.iter().position(|lane| lane.partition == partition);
         let (mut is_stopped, mut records) = (false, 0_u64);
         let before = *done;
@@ -146,7 +151,7 @@ impl Search<'_> {
     }
 
     /// Forgets what is older than the newest ones that are wanted, and sees which partitions can have none of those further back.
-    fn settle(&self, lanes: &mut [Lane]) {
+    fn settle(&self, lanes: &mut [TailLane]) {
         let found = lanes.iter_mut().map(|lane| std::mem::take(&mut lane.found));
         let kept = newest(found.collect(), self.limit);
         let is_full = kept.len() >= self.limit;
@@ -167,7 +172,7 @@ impl Search<'_> {
     }
 }
 
-impl Lane {
+impl TailLane {
     fn piece(&self) -> Piece {
         Piece {
             partition: self.partition,
@@ -197,7 +202,7 @@ struct Fresh {
 }
 
 impl Fresh {
-    fn take(&mut self, entry: Entry, filter: &mut Filter, limit: usize) {
+    fn take(&mut self, entry: Entry, filter: &mut TopicFilter, limit: usize) {
         if self.oldest.is_none() {
             self.oldest = Some(Rank::of(&entry));
         }

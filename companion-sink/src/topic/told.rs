@@ -61,7 +61,7 @@ struct ToldSnapshot<'a> {
 
 /// Why a record is a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub(crate) struct Refusal<'a> {
+pub(crate) struct DeadLetterReason<'a> {
     pub(crate) sink: &'a str,
     pub(crate) code: &'a str,
     pub(crate) reason: &'a str,
@@ -84,7 +84,7 @@ pub(crate) enum Content<'a> {
 
 /// A record and what it says.
 #[derive(Debug)]
-pub(crate) struct Told<'a> {
+pub(crate) struct ToldRecord<'a> {
     pub(crate) entry: &'a Entry,
     pub(crate) body: ToldBody<'a>,
     /// Why it is no event, though its headers say so.
@@ -93,10 +93,10 @@ pub(crate) struct Told<'a> {
     pub(crate) document: Option<Document>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> ToldRecord<'a> {
     /// Reads what can be read of it.
-    pub(crate) fn of(entry: &'a Entry) -> Told<'a> {
-        let mut told = Told {
+    pub(crate) fn of(entry: &'a Entry) -> ToldRecord<'a> {
+        let mut told = ToldRecord {
             entry,
             body: ToldBody::default(),
             undecodable: None,
@@ -190,10 +190,10 @@ impl<'a> Told<'a> {
     }
 
     /// Why it is a dead letter; none if it is not.
-    pub(crate) fn refusal(&self) -> Option<Refusal<'a>> {
+    pub(crate) fn refusal(&self) -> Option<DeadLetterReason<'a>> {
         let header = |name: &str| self.entry.record.header(name).unwrap_or_default();
         let dlq = self.entry.record.header("cdc.dlq.code")?;
-        Some(Refusal {
+        Some(DeadLetterReason {
             code: dlq,
             sink: header("cdc.dlq.sink"),
             reason: header("cdc.dlq.reason"),
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn a_change_is_read_whole() {
         let update = event("u", &[], UPDATE);
-        let told = Told::of(&update);
+        let told = ToldRecord::of(&update);
         assert_eq!(told.undecodable, None);
         assert_eq!((told.op(), told.actor()), (Some("u"), Some("ann")));
         assert_eq!(told.reason(), None, "an empty one is none");
@@ -318,12 +318,12 @@ mod tests {
             (entry(&[("cdc.op", "u")], Some(UPDATE)), "is missing"),
             (entry(&[("cdc.op", "u")], None), "is missing"),
         ] {
-            let told = Told::of(&entry);
+            let told = ToldRecord::of(&entry);
             let told = told.undecodable.unwrap();
             assert!(told.contains(why), "{told} {why}");
         }
         for strange in [None, Some(&b"hello"[..]), Some(b"\xff"), Some(b"[1]")] {
-            assert_eq!(Told::of(&entry(&[], strange)).undecodable, None);
+            assert_eq!(ToldRecord::of(&entry(&[], strange)).undecodable, None);
         }
     }
 
@@ -331,17 +331,17 @@ mod tests {
     fn control_events_emitted_ones_and_dead_letters_say_what_they_are() {
         let schema = br#"{"type":"ALTER","ddl":"ALTER TABLE t ADD x int"}"#;
         let schema = event("schema", &[], schema);
-        let told = Told::of(&schema).definition();
+        let told = ToldRecord::of(&schema).definition();
         assert_eq!(told.as_deref(), Some("ALTER: ALTER TABLE t ADD x int"));
         let end = event(
             "snapshot",
             &[],
             br#"{"snapshot":{"id":7,"chunk":2,"event":"chunk_end"}}"#,
         );
-        let told = Told::of(&end).snapshot();
+        let told = ToldRecord::of(&end).snapshot();
         assert_eq!(told.as_deref(), Some("chunk 2 of snapshot 7 ends"));
         let emitted = event("emit", &[("cdc.actor", "ann")], b"no JSON");
-        let told = Told::of(&emitted);
+        let told = ToldRecord::of(&emitted);
         assert_eq!((told.actor(), &told.undecodable), (Some("ann"), &None));
         assert_eq!(actor_of(&emitted).as_deref(), Some("ann"));
         let letter = event(
@@ -349,11 +349,11 @@ mod tests {
             &[("cdc.dlq.code", "CDC1006"), ("cdc.dlq.sink", "replica")],
             UPDATE,
         );
-        let refusal = Told::of(&letter).refusal().unwrap();
+        let refusal = ToldRecord::of(&letter).refusal().unwrap();
         assert_eq!((refusal.code, refusal.sink), ("CDC1006", "replica"));
         let mut headers = vec![("cdc.dlq.code", "CDC1006"), ("cdc.dlq.stored", "true")];
         headers.extend([("cdc.op", "u"), ("cdc.id", "n")]);
-        assert_eq!(Told::of(&entry(&headers, None)).undecodable, None);
+        assert_eq!(ToldRecord::of(&entry(&headers, None)).undecodable, None);
     }
 
     #[test]

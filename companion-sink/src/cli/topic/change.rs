@@ -5,7 +5,7 @@ use change::event::op::Op;
 use crate::cli::answer::Look;
 use crate::cli::change_text::{change_text, key_text, op_text};
 use crate::timestamp::rfc3339;
-use crate::topic::told::{Content, Told};
+use crate::topic::told::{Content, ToldRecord};
 
 /// Of a long value the beginning is enough to see which it is.
 const SHOWN_CHARS: usize = 500;
@@ -13,7 +13,7 @@ const SHOWN_CHARS: usize = 500;
 pub(super) const HEADER: &[&str] = &["WHEN (UTC)", "PLACE", "OP", "KEY", "ACTOR", "CHANGE"];
 
 /// When, where, operation, key, who, what.
-pub(super) fn cells(told: &Told<'_>) -> Vec<String> {
+pub(super) fn cells(told: &ToldRecord<'_>) -> Vec<String> {
     let entry = told.entry;
     let time = entry.time_us().map(rfc3339);
     vec![
@@ -31,7 +31,7 @@ pub(super) fn when(rfc3339: &str) -> String {
     rfc3339.replace('T', " ").chars().take(23).collect()
 }
 
-pub(super) fn look(told: &Told<'_>) -> Look {
+pub(super) fn look(told: &ToldRecord<'_>) -> Look {
     match told.entry.op() {
         _ if told.refusal().is_some() || told.undecodable.is_some() => Look::Gone,
         Some(Op::Create) => Look::New,
@@ -41,7 +41,7 @@ pub(super) fn look(told: &Told<'_>) -> Look {
 }
 
 /// The operation by the word that the history has for it.
-pub(super) fn op(told: &Told<'_>) -> String {
+pub(super) fn op(told: &ToldRecord<'_>) -> String {
     match (&told.document, told.entry.op()) {
         (Some(version), _) => op_text(version),
         (None, Some(Op::Truncate)) => "truncate".to_owned(),
@@ -51,7 +51,7 @@ pub(super) fn op(told: &Told<'_>) -> String {
 }
 
 /// `id=42`, or the key as it is.
-pub(super) fn key(told: &Told<'_>) -> String {
+pub(super) fn key(told: &ToldRecord<'_>) -> String {
     let key = told.entry.record.key();
     let in_document = told.document.as_ref().and_then(key_text);
     in_document
@@ -74,7 +74,7 @@ fn object_text(json: &[u8]) -> Option<String> {
 }
 
 /// What changed, what a control event says, or the value as it is.
-pub(super) fn what(told: &Told<'_>) -> String {
+pub(super) fn what(told: &ToldRecord<'_>) -> String {
     let change = match &told.undecodable {
         Some(why) => {
             let value = told
@@ -95,7 +95,7 @@ pub(super) fn what(told: &Told<'_>) -> String {
     )
 }
 
-fn readable(told: &Told<'_>) -> String {
+fn readable(told: &ToldRecord<'_>) -> String {
     if told.is_bare() {
         return "the value is kept by the sink".to_owned();
     }
@@ -150,7 +150,7 @@ mod tests {
             record: Record::new("t".into(), 2, 7, Some(key.as_bytes()), value, headers),
             sent_ms: Some(1_795_257_600_123),
         };
-        cells(&Told::of(&entry))
+        cells(&ToldRecord::of(&entry))
     }
 
     fn body(rest: &str) -> String {

@@ -22,7 +22,7 @@ use crate::topic::entry::Entry;
 use crate::topic::find::{RecordPlace, at, by_id};
 use crate::topic::header_meaning::meaning;
 use crate::topic::json::{differences, whole};
-use crate::topic::told::{Content, Told};
+use crate::topic::told::{Content, ToldRecord};
 
 const HEADER: &[&str] = &["", "VALUE"];
 
@@ -94,7 +94,7 @@ impl Show {
 }
 
 fn print(entry: &Entry, format: Option<Format>, color: Color) -> Result<()> {
-    let told = Told::of(entry);
+    let told = ToldRecord::of(entry);
     let mut answer = Answer::new(format, None, color, HEADER)?;
     if answer.is_json() {
         answer.text(&format!("{}\n", whole(&told)))?;
@@ -111,7 +111,7 @@ fn print(entry: &Entry, format: Option<Format>, color: Color) -> Result<()> {
 }
 
 /// A record for people.
-fn lines(told: &Told<'_>) -> Vec<(String, String)> {
+fn lines(told: &ToldRecord<'_>) -> Vec<(String, String)> {
     let (entry, record) = (told.entry, &told.entry.record);
     let mut lines: Vec<(String, String)> = Vec::new();
     let mut add = |name: &str, value: String| lines.push((name.to_owned(), value));
@@ -202,7 +202,7 @@ mod tests {
             record,
             sent_ms: None,
         };
-        let lines = lines(&Told::of(&entry));
+        let lines = lines(&ToldRecord::of(&entry));
         let has = |name: &str, text: &str| {
             let found = lines.iter().find(|(known, _)| known == name);
             assert!(

@@ -14,11 +14,11 @@ use crate::error::{Result, misconfigured};
 use crate::progress::Progress;
 use crate::terminal::Color;
 use crate::topic::entry::Entry;
-use crate::topic::filter::{Filter, Wanted};
+use crate::topic::filter::{TopicFilter, Wanted};
 use crate::topic::follow::{FollowEnd, follow};
 use crate::topic::json;
-use crate::topic::tail::Search;
-use crate::topic::told::Told;
+use crate::topic::tail::TailSearch;
+use crate::topic::told::ToldRecord;
 
 /// Which events.
 #[derive(Debug, Clone, Args)]
@@ -64,7 +64,7 @@ impl Tail {
                 "Write the number of events that you want to see, or add --follow.",
             ));
         }
-        let filter = Filter::new(Wanted {
+        let filter = TopicFilter::new(Wanted {
             key: self.key.as_deref(),
             ops: self.op.as_deref(),
             actor: self.actor.as_deref(),
@@ -81,7 +81,7 @@ impl Tail {
     fn show(
         &self,
         config: &Loaded,
-        mut filter: Filter,
+        mut filter: TopicFilter,
         format: Option<Format>,
         color: Color,
         stop: &AtomicBool,
@@ -90,7 +90,7 @@ impl Tail {
             return Ok(TopicOutcome::Nothing);
         };
         let bounds = asked.bounds()?;
-        let mut search = Search {
+        let mut search = TailSearch {
             asked: &asked,
             filter: &mut filter,
             limit: self.limit as usize,
@@ -143,7 +143,7 @@ impl Tail {
 
 fn print(answer: &mut Answer, entries: &[Entry]) -> Result<()> {
     for entry in entries {
-        let told = Told::of(entry);
+        let told = ToldRecord::of(entry);
         match answer.is_json() {
             true => answer.text(&format!("{}\n", json::line(&told)))?,
             false => answer.row(|| serde_json::Value::Null, cells(&told), look(&told))?,

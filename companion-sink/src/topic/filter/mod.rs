@@ -36,7 +36,7 @@ pub(crate) struct Wanted<'w> {
 
 /// Everything that is given must hold.
 #[derive(Debug, Default)]
-pub(crate) struct Filter {
+pub(crate) struct TopicFilter {
     key: Option<KeyFilter>,
     ops: Option<Vec<Op>>,
     actor: Option<String>,
@@ -45,14 +45,14 @@ pub(crate) struct Filter {
     id: Option<String>,
 }
 
-impl Filter {
+impl TopicFilter {
     /// What is meant.
     ///
     /// # Errors
     /// CDC1001 for an operation or a time that is none.
-    pub(crate) fn new(wanted: Wanted<'_>) -> Result<Filter> {
+    pub(crate) fn new(wanted: Wanted<'_>) -> Result<TopicFilter> {
         let time = |text: Option<&str>| text.map(time_us).transpose();
-        Ok(Filter {
+        Ok(TopicFilter {
             key: wanted.key.map(KeyFilter::new),
             ops: wanted.ops.map(ops).transpose()?,
             actor: wanted.actor.map(str::to_owned),
@@ -92,7 +92,7 @@ impl Filter {
 
     /// Whether it leaves anything out.
     pub(crate) fn is_narrow(&self) -> bool {
-        let Filter {
+        let TopicFilter {
             key,
             ops,
             actor,
@@ -152,7 +152,7 @@ mod tests {
     }
 
     fn accepts(wanted: Wanted<'_>, entry: &Entry) -> bool {
-        Filter::new(wanted).unwrap().accepts(entry)
+        TopicFilter::new(wanted).unwrap().accepts(entry)
     }
 
     const VALUE: &str =
@@ -238,7 +238,7 @@ mod tests {
                 ..Wanted::default()
             },
         ] {
-            assert!(Filter::new(wrong).is_err(), "{wrong:?}");
+            assert!(TopicFilter::new(wrong).is_err(), "{wrong:?}");
         }
     }
 }
