@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use change::trouble::Trouble;
+
 use crate::config::Loaded;
+use crate::effect::choice::condition;
+use crate::effect::target;
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
 use crate::rule::compiled::{Rule, compile};
@@ -16,7 +20,23 @@ use crate::rule::compiled::{Rule, compile};
 pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
     let config = Loaded::read(file)?;
     compiled(&config)?;
+    check_effects(&config)?;
     Ok(config)
+}
+
+/// Reads the conditions, templates and secrets of the sinks whose events have effects.
+fn check_effects(config: &Loaded) -> Result<()> {
+    for (name, sink) in &config.sinks {
+        let Some(effect) = sink.kind.effect() else {
+            continue;
+        };
+        let checked = condition(effect).and_then(|_| target::check(sink));
+        checked.map_err(|error| Trouble {
+            message: format!("sink.{name}: {}", error.message),
+            ..error
+        })?;
+    }
+    Ok(())
 }
 
 fn compiled(config: &Loaded) -> Result<Vec<Rule>> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use change::trouble::Trouble;
 use serde::Deserialize;
 
+use crate::config::effect::{EffectSettings, MailSettings};
 use crate::config::environment::{override_key, overrides};
 use crate::config::file::Config;
 use crate::config::mistake::FileText;
@@ -74,7 +75,7 @@ impl Loaded {
         {
             return Err(misconfigured(
                 format!("{file_name}: sink.{name}.kind is missing"),
-                "Set it to mongo_history or postgres.",
+                "Set it to mongo_history, postgres, webhook or mail.",
             ));
         }
         let mut config = Config::deserialize(table.clone())
@@ -126,8 +127,14 @@ impl Config {
             return Err(missing("[sink.NAME]".into()));
         }
         for (name, sink) in &self.sinks {
-            if sink.url.is_empty() && sink.url_file.is_empty() {
-                return Err(missing(format!("sink.{name}.url")));
+            let has_url = !sink.url.is_empty() || !sink.url_file.is_empty();
+            match &sink.kind {
+                Kind::Mail(mail) => check_mail(file_name, name, mail, has_url)?,
+                _ if !has_url => return Err(missing(format!("sink.{name}.url"))),
+                _ => {}
+            }
+            if let Some(effect) = sink.kind.effect() {
+                check_effect(file_name, name, effect)?;
             }
             if sink.topics.is_empty() {
                 return Err(missing(format!("sink.{name}.topics")));
@@ -180,7 +187,7 @@ impl Config {
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().into();
             }
-            if sink.url.is_empty() {
+            if sink.url.is_empty() && !matches!(sink.kind, Kind::Mail(_)) {
                 return Err(missing(file_name, &format!("sink.{name}.url")));
             }
         }
@@ -191,6 +198,63 @@ impl Config {
             token,
         })
     }
+}
+
+/// What a mail needs.
+fn check_mail(file_name: &str, name: &str, mail: &MailSettings, has_url: bool) -> Result<()> {
+    if has_url {
+        return Err(misconfigured(
+            format!("{file_name}: sink.{name}.url is no key of a mail sink"),
+            "Set smtp to the server that takes the mails.",
+        ));
+    }
+    let no_text = [&mail.body, &mail.body_file, &mail.html, &mail.html_file];
+    for (key, is_missing) in [
+        ("smtp", mail.smtp.is_empty()),
+        ("from", mail.from.is_empty()),
+        ("to", mail.to.is_empty()),
+        ("subject", mail.subject.is_empty()),
+        ("body", no_text.iter().all(|text| text.is_empty())),
+    ] {
+        if is_missing {
+            return Err(missing(file_name, &format!("sink.{name}.{key}")));
+        }
+    }
+    Ok(())
+}
+
+/// What every kind of effects needs.
+fn check_effect(file_name: &str, name: &str, effect: &EffectSettings) -> Result<()> {
+    let wrong = |key: &str, what: &str, hint: &str| {
+        Err(misconfigured(
+            format!("{file_name}: sink.{name}{key} {what}"),
+            hint,
+        ))
+    };
+    if !name.bytes().all(is_of_topic) {
+        let hint = "Use A-Z a-z 0-9 . _ - in it: topics of its state are named after it.";
+        return wrong("", "cannot be the name of a sink of this kind", hint);
+    }
+    if effect.on.is_empty() {
+        return wrong(".on", "is empty", "Name operations: c, u, d or r.");
+    }
+    if effect.timeout.is_zero() || effect.retry.initial.is_zero() {
+        let what = "has a timeout or a pause of 0";
+        return wrong(
+            "",
+            what,
+            "Set timeout and retry.initial to \"1ms\" or more.",
+        );
+    }
+    if effect.retry.max < effect.retry.initial {
+        let hint = "Raise max, or lower initial.";
+        return wrong(".retry", "has a max below its initial", hint);
+    }
+    Ok(())
+}
+
+fn is_of_topic(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
 fn missing(file_name: &str, key: &str) -> Trouble {
@@ -262,6 +326,7 @@ mod tests {
     use crate::config::file::Kafka;
     use crate::config::{
         DEFAULT_FILE, MongoHistorySettings, OnError, PostgresSettings, RuleSettings, SinkSettings,
+        WebhookSettings,
     };
 
     const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
@@ -292,6 +357,25 @@ mod tests {
     fn the_default_file_says_the_default_of_every_key() {
         let replica = Kind::Postgres(PostgresSettings::default());
         let history = Kind::MongoHistory(MongoHistorySettings::default());
+        let billing = SinkSettings {
+            topics: vec!["shop.public.orders".into()],
+            ..example(
+                "https://billing.example.org/hook",
+                Kind::Webhook(WebhookSettings::default()),
+            )
+        };
+        let welcome = Kind::Mail(MailSettings {
+            smtp: "smtp://localhost:25".into(),
+            from: "Shop <shop@example.org>".into(),
+            to: vec!["{{ after.email }}".into()],
+            subject: "Welcome, {{ after.name }}".into(),
+            body: "Hello {{ after.name }}".into(),
+            ..MailSettings::default()
+        });
+        let welcome = SinkSettings {
+            topics: vec!["shop.public.customer".into()],
+            ..example("", welcome)
+        };
         let expected = Config {
             kafka: Kafka {
                 brokers: "localhost:9092".into(),
@@ -304,6 +388,8 @@ mod tests {
                 sinks: Vec::new(),
             }],
             sinks: [
+                ("billing".into(), billing),
+                ("welcome".into(), welcome),
                 (
                     "history".into(),
                     example("mongodb://localhost:27017", history),
@@ -331,9 +417,30 @@ mod tests {
                     _ if path == ".sink.replica.enabled" => {}
                     _ if path.starts_with(".sink.replica.batch") => {}
                     _ if path == ".sink.replica.stuck_after" => {}
+                    _ if is_told_elsewhere(&path) => {}
                     _ => found.push(path),
                 }
             }
+        }
+        /// What belongs to every sink, or to both kinds of effects.
+        fn is_told_elsewhere(path: &str) -> bool {
+            const EVERY: [&str; 4] = ["enabled", "batch.rows", "batch.wait", "stuck_after"];
+            const EFFECTS: [&str; 9] = [
+                "on",
+                "when",
+                "begin",
+                "timeout",
+                "retry.initial",
+                "retry.max",
+                "concurrency",
+                "max_waiting",
+                "url",
+            ];
+            let of = |sink: &str| path.strip_prefix(sink);
+            let is_of_every = |key: &str| EVERY.contains(&key);
+            of(".sink.billing.").is_some_and(is_of_every)
+                || of(".sink.welcome.")
+                    .is_some_and(|key| is_of_every(key) || EFFECTS.contains(&key))
         }
         let (mut in_file, mut known) = (Vec::new(), Vec::new());
         keys(&DEFAULT_FILE.parse().unwrap(), "", &mut in_file);
@@ -386,12 +493,49 @@ mod tests {
     }
 
     #[test]
+    fn what_effects_need_is_named() {
+        const WEBHOOK: &str = "kafka.brokers = \"b\"\n[sink.a]\nkind = \"webhook\"\ntopics = [\"*\"]\nurl = \"https://h/\"\n";
+        const MAIL: &str = "kafka.brokers = \"b\"\n[sink.a]\nkind = \"mail\"\ntopics = [\"*\"]\nsmtp = \"smtp://h\"\nfrom = \"a@b.c\"\nto = \"a@b.c\"\nsubject = \"s\"\nbody = \"b\"\n";
+        let text = |text: &str| parse(text, &[]).unwrap_err().message;
+        assert!(parse(WEBHOOK, &[]).is_ok() && parse(MAIL, &[]).is_ok());
+        for (of, more, told) in [
+            (WEBHOOK, "on = []", "sink.a.on is empty"),
+            (WEBHOOK, "on = [\"x\"]", "f.toml:6:"),
+            (WEBHOOK, "wehn = \"true\"", "did you mean \"when\"?"),
+            (WEBHOOK, "retry = { first = \"1s\" }", "first"),
+            (
+                WEBHOOK,
+                "retry = { initial = \"10m\" }",
+                "max below its initial",
+            ),
+            (WEBHOOK, "timeout = \"0s\"", "of 0"),
+            (WEBHOOK, "concurrency = 0", "takes a whole number from 1 on"),
+            (
+                MAIL,
+                "url = \"https://h/\"",
+                "sink.a.url is no key of a mail sink",
+            ),
+        ] {
+            let told_really = text(&format!("{of}{more}\n"));
+            assert!(told_really.contains(told), "{more}: {told_really}");
+        }
+        for key in ["smtp", "from", "to", "subject", "body"] {
+            let lines = MAIL.lines().filter(|line| !line.starts_with(key));
+            let without: Vec<&str> = lines.collect();
+            let told = text(&without.join("\n"));
+            assert!(told.contains(&format!("sink.a.{key} is missing")), "{told}");
+        }
+        let name = WEBHOOK.replace("[sink.a]", "[sink.\"ä\"]");
+        assert!(text(&name).contains("cannot be the name"));
+    }
+
+    #[test]
     fn what_becomes_of_a_refused_event_depends_on_the_consistency() {
         let on_error = |more: &str| {
             let config = parse(&(SMALL.to_owned() + more), &[]).unwrap();
             match &config.sinks["Replica"].kind {
                 Kind::Postgres(postgres) => postgres.on_error(),
-                Kind::MongoHistory(_) => panic!("a replica"),
+                _ => panic!("a replica"),
             }
         };
         assert_eq!(on_error(""), OnError::Halt);

@@ -1,4 +1,4 @@
-//! Health, state, metrics, questions to the history and decisions about refused events over HTTP. Only the latter change
+//! Health, state, metrics, questions to the history and decisions about refused events and effects over HTTP. Only the latter change
 //! something.
 
 use crate::http::metrics::put_metrics;
@@ -6,7 +6,9 @@ use crate::http::metrics::put_metrics;
 pub(crate) mod metrics;
 
 mod connections;
+mod decision;
 mod dlq;
+mod effects;
 mod history;
 pub(crate) mod own_token;
 mod parameters;
@@ -34,6 +36,7 @@ use tokio::task::JoinHandle;
 use crate::config;
 use crate::config::Loaded;
 use crate::dlq::Dlq;
+use crate::effect::listing::EffectSinks;
 use crate::error::{Result, misconfigured};
 use crate::history::table::Histories;
 use crate::http::problem::Problem;
@@ -169,6 +172,7 @@ fn router(config: &Loaded, shared: &ServerState, access: Access) -> Router {
     let rows = Router::new()
         .merge(history::router(Arc::new(Histories::new(config))))
         .merge(dlq::router(Arc::new(Dlq::new(config))))
+        .merge(effects::router(Arc::new(EffectSinks::new(config))))
         .layer(from_fn_with_state(
             Arc::clone(&access.own_token),
             want_token,
