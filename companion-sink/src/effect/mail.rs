@@ -329,7 +329,8 @@ mod tests {
     fn no_value_begins_a_header() {
         let evil = r#"{"name":"Eva\r\nBcc: all@example.org\r\n\r\nx","email":"eva@example.org"}"#;
         let mail = write(&settings(), evil).unwrap();
-        assert!(!mail.to_lowercase().contains("\nbcc:"), "{mail}");
+        let (head, _) = mail.split_once("\r\n\r\n").unwrap();
+        assert!(!head.to_lowercase().contains("\nbcc:"), "{mail}");
         for email in [
             "a@example.org, b@example.org",
             "a@example.org\\r\\nBcc: b@example.org",
