@@ -10,11 +10,11 @@ use tokio::sync::watch;
 use change::trouble::Trouble;
 
 use crate::config::Loaded;
-use crate::effect::choice::condition;
 use crate::effect::target;
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
 use crate::rule::compiled::{Rule, compile};
+use crate::rule::condition::Condition;
 
 /// Reads the configuration from `file`, or from the usual places, and checks everything.
 pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
@@ -30,7 +30,7 @@ fn check_effects(config: &Loaded) -> Result<()> {
         let Some(effect) = sink.kind.effect() else {
             continue;
         };
-        let checked = condition(effect).and_then(|_| target::check(sink));
+        let checked = Condition::of(effect).and_then(|_| target::check(sink));
         checked.map_err(|error| Trouble {
             message: format!("sink.{name}: {}", error.message),
             ..error

@@ -47,9 +47,10 @@ pub mod topics;
 pub mod wait;
 
 pub use bed::{Database, TestBed};
+pub use servers::receivers::{mail_server, webhook_receiver};
 pub use servers::{
-    certificates, companion_sink, connect_worker, debezium, debezium_sink, ferretdb, kafka,
-    mail_server, parts, port, postgres, process, secure_listeners, token_issuer, webhook_receiver,
+    certificates, companion_sink, connect_worker, debezium, debezium_sink, ferretdb, kafka, parts,
+    port, postgres, process, secure_listeners, token_issuer,
 };
 pub use topics::{topic, topic_admin, topic_log};
 pub use wait::wait_until;

@@ -6,7 +6,7 @@ use mongodb::options::{ClientOptions, ServerAddress, Tls};
 
 use crate::config::shown_url::Url;
 use crate::config::{Kind, Loaded, MailSettings, SinkSettings, shown_url};
-use crate::effect::mail::is_encrypted;
+use crate::effect::target::mail::is_encrypted;
 use crate::error::Result;
 use crate::sink::postgres::verification::Verification;
 

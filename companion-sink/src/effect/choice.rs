@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::config::EffectSettings;
-use crate::error::{Result, misconfigured};
+use crate::error::Result;
 use crate::event::Headers;
 use crate::event::pg_type::PgType;
 use crate::kafka::record::Record;
@@ -19,26 +19,12 @@ pub(crate) struct Choice {
     rules: Rules,
 }
 
-/// The condition of a sink; what is wrong with it is told in words.
-pub(crate) fn condition(settings: &EffectSettings) -> Result<Option<Condition>> {
-    if settings.when.is_empty() {
-        return Ok(None);
-    }
-    let condition = Condition::read(&settings.when);
-    condition.map(Some).map_err(|why| {
-        misconfigured(
-            format!("when: {why}"),
-            "It is a condition like that of a [[rule]], over before, after, op and audit.",
-        )
-    })
-}
-
 impl Choice {
     /// That of `sink`.
     pub(crate) fn new(sink: &str, settings: &EffectSettings, live: Live) -> Result<Choice> {
         Ok(Choice {
             operations: settings.on.iter().map(|op| op.name()).collect(),
-            when: condition(settings)?,
+            when: Condition::of(settings)?,
             rules: Rules::new(sink, live),
         })
     }

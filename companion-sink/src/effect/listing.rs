@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::config::Loaded;
-use crate::effect::journal::blocking;
 use crate::effect::order::{Order, Wanted, send};
 use crate::effect::queue::key_of;
-use crate::effect::topics::{EffectTopics, read_state};
-use crate::effect::unfinished::Unfinished;
+use crate::effect::state::journal::blocking;
+use crate::effect::state::topics::{EffectTopics, read_state};
+use crate::effect::state::unfinished::Unfinished;
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
 use crate::timestamp::{now_us, rfc3339};

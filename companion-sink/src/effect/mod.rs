@@ -1,26 +1,17 @@
 //! Sinks whose events have an effect elsewhere: a request (`webhook`), a mail (`mail`). An event has it at least once, with the same
 //! id each time, and those of a key one after the other.
 //!
-//! `sink` takes batches, and has `worker` keep what is to be done in Kafka (`journal`, `state`) before anything is tried. `queue`
+//! `sink` takes batches, and has `worker` keep what is to be done in Kafka (`state`) before anything is tried. `queue`
 //! says what is tried when, `target` tries it, and `lock` sees to it that one instance does so, and brings it the orders of people.
 
-pub(crate) mod choice;
-mod connection;
-mod journal;
+mod choice;
 pub(crate) mod listing;
 mod lock;
-pub(crate) mod mail;
 pub(crate) mod order;
-mod outcome;
 mod pause;
 mod pending;
 mod queue;
-mod signature;
 pub(crate) mod sink;
-pub(crate) mod state;
+mod state;
 pub(crate) mod target;
-mod template;
-mod topics;
-mod unfinished;
-mod webhook;
 mod worker;

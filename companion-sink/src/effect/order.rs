@@ -7,8 +7,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde::{Deserialize, Serialize};
 
-use crate::effect::journal::blocking;
-use crate::effect::state::EventPlace;
+use crate::effect::state::event_place::EventPlace;
+use crate::effect::state::journal::blocking;
 use crate::error::{Result, kafka_failed};
 use crate::kafka::client::configuration_error;
 

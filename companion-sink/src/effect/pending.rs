@@ -2,8 +2,8 @@
 
 use tokio::sync::oneshot;
 
-use crate::effect::state::Change;
-use crate::effect::unfinished::Unfinished;
+use crate::effect::state::content::Change;
+use crate::effect::state::unfinished::Unfinished;
 
 /// Events that a sink has taken, with what changes by that.
 pub(crate) struct Accepted {

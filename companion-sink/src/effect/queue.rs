@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::effect::state::EventPlace;
-use crate::effect::unfinished::Unfinished;
+use crate::effect::state::event_place::EventPlace;
+use crate::effect::state::unfinished::Unfinished;
 
 /// A row: the key of its events, in their partition.
 type QueueKey = (Arc<str>, i32, Option<Vec<u8>>);

@@ -12,16 +12,17 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config::{EffectSettings, Kind};
 use crate::delivery::runner::{Shared, ended};
-use crate::effect::journal::Journal;
 use crate::effect::lock::{Lock, OrderRecord};
 use crate::effect::order::{Order, Wanted};
-use crate::effect::outcome::Outcome;
 use crate::effect::pause::{chance, pause};
 use crate::effect::pending::{Accepted, Pending};
 use crate::effect::queue::Queue;
-use crate::effect::state::{Change, EventPlace};
+use crate::effect::state::content::Change;
+use crate::effect::state::event_place::EventPlace;
+use crate::effect::state::journal::Journal;
+use crate::effect::state::unfinished::Unfinished;
 use crate::effect::target::Target;
-use crate::effect::unfinished::Unfinished;
+use crate::effect::target::outcome::Outcome;
 use crate::error::{Code, Result, log};
 use crate::rejected::failure::Failure;
 use crate::rejected::guarded::guarded;
@@ -74,6 +75,8 @@ pub(crate) struct Worker {
     /// Bytes that wait.
     waiting: watch::Sender<u64>,
     is_finishing: bool,
+    /// Why it finishes, if not because it was told to.
+    halted_by: Option<Trouble>,
 }
 
 impl Worker {
@@ -95,6 +98,7 @@ impl Worker {
             skipping: None,
             waiting,
             is_finishing: false,
+            halted_by: None,
         }
     }
 
@@ -109,7 +113,7 @@ impl Worker {
             self.start_writing();
             self.tell();
             if self.is_finishing && self.is_idle() {
-                return Ok(());
+                return self.halted_by.map_or(Ok(()), Err);
             }
             tokio::select! {
                 task = tasks.recv(), if !self.is_finishing => match task {
@@ -203,9 +207,16 @@ impl Worker {
             Came::Of(place, Outcome::Refused(failure)) => {
                 let refusals = self.tools.refusals.lock();
                 let mut refusals = refusals.unwrap_or_else(PoisonError::into_inner);
-                refusals.count(std::iter::once(&failure))?;
+                let counted = refusals.count(std::iter::once(&failure));
                 drop(refusals);
-                self.bury(place, failure);
+                match counted {
+                    Ok(()) => self.bury(place, failure),
+                    // What was decided until now is written down first.
+                    Err(error) => {
+                        self.is_finishing = true;
+                        self.halted_by.get_or_insert(error);
+                    }
+                }
             }
             Came::Buried(place, failure, sent) => {
                 sent?;

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::error::Code;
+use crate::config::EffectSettings;
+use crate::error::{self, Code, misconfigured};
 use crate::event::pg_type::PgType;
 use crate::kafka::record::Record;
 use crate::rejected::failure::{Failure, Stage};
@@ -13,8 +14,21 @@ use crate::rule::subject::Subject;
 pub(crate) struct Condition(Expression);
 
 impl Condition {
+    /// That of a sink whose events have effects; none without one.
+    pub(crate) fn of(settings: &EffectSettings) -> error::Result<Option<Condition>> {
+        if settings.when.is_empty() {
+            return Ok(None);
+        }
+        Condition::read(&settings.when).map(Some).map_err(|why| {
+            misconfigured(
+                format!("when: {why}"),
+                "It is a condition like that of a [[rule]], over before, after, op and audit.",
+            )
+        })
+    }
+
     /// Reads one; what is wrong with it is told in words.
-    pub(crate) fn read(source: &str) -> Result<Condition, String> {
+    fn read(source: &str) -> Result<Condition, String> {
         Expression::read(source).map(Condition)
     }
 

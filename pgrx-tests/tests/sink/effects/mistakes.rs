@@ -13,83 +13,81 @@ fn mail(smtp: &str, from: &str, subject: &str) -> String {
     )
 }
 
+/// What `check` says with these sinks, and how it ends.
+fn check(source: &Source, toml: &str) -> (String, Option<i32>) {
+    let output = companion_sink(source, toml).try_command(&["check"]);
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    (text, output.status.code())
+}
+
 #[test]
-fn check_tells_what_is_wrong() {
-    let source = Source::new("effects_check");
+fn wrong_configurations_are_told_before_anything_starts() {
+    let source = Source::new("effects_mistakes");
     let receiver = WebhookReceiver::start();
-    let server = MailServer::start(&bed().path("effects_check"));
-    let plain = server.address();
     let webhook = |more: &str| webhook(&source, &receiver, more);
-    let to = |url: &str| webhook("").replace(&receiver.url(), url);
-    for (toml, exit, told) in [
-        (
-            webhook("body = \"{{ aftr.x }}\""),
-            2,
-            "sink.hook: body: unknown variable \"aftr\", did you mean \"after\"?",
-        ),
+    let near = "sink.hook: body: unknown variable \"aftr\", did you mean \"after\"?";
+    for (toml, told) in [
+        (webhook("body = \"{{ aftr.x }}\""), near),
         (
             webhook("body = \"{{ after.x \""),
-            2,
             "sink.hook: body: syntax error",
         ),
-        (webhook("body_file = \"/nowhere\""), 2, "/nowhere"),
-        (webhook("secret_file = \"/nowhere\""), 2, "/nowhere"),
+        (webhook("body_file = \"/nowhere\""), "/nowhere"),
+        (webhook("secret_file = \"/nowhere\""), "/nowhere"),
         (
             webhook("when = \"aftr.x == 1\""),
-            2,
             "sink.hook: when: unknown variable",
         ),
-        (webhook("timeuot = \"1s\""), 2, "did you mean \"timeout\"?"),
-        (webhook("on = [\"insert\"]"), 2, "sink.hook.on"),
-        (to("ftp://h/"), 2, "sink.hook: url: it begins neither"),
-        (to("http://127.0.0.1:1/"), 5, "webhook: Connection refused"),
+        (webhook("timeuot = \"1s\""), "did you mean \"timeout\"?"),
+        (webhook("on = [\"insert\"]"), "sink.hook.on"),
         (
-            to(&receiver.url().replace("http", "https")),
-            5,
-            "webhook: TLS",
+            webhook("").replace(&receiver.url(), "ftp://h/"),
+            "sink.hook: url: it begins neither",
         ),
-        (
-            mail("http://h", "a@b.c", "s"),
-            2,
-            "sink.hook: smtp: it begins",
-        ),
+        (mail("http://h", "a@b.c", "s"), "sink.hook: smtp: it begins"),
         (
             mail("smtp://h", "nobody", "s"),
-            2,
             "sink.hook: from: it is no address",
         ),
         (
             mail("smtp://h", "a@b.c", "{{ x }}"),
-            2,
             "sink.hook: subject: unknown variable",
         ),
+    ] {
+        let (text, code) = check(&source, &toml);
+        assert!(text.contains(told), "{toml}\n{told}\n{text}");
+        assert_eq!(code, Some(2), "{toml}\n{text}");
+    }
+}
+
+#[test]
+fn receivers_that_are_not_what_they_should_be_are_told() {
+    let source = Source::new("effects_check");
+    let receiver = WebhookReceiver::start();
+    let server = MailServer::start(&bed().path("effects_check"));
+    let plain = server.address();
+    let to = |url: &str| webhook(&source, &receiver, "").replace(&receiver.url(), url);
+    for (toml, told) in [
+        (to("http://127.0.0.1:1/"), "webhook: Connection refused"),
+        (to(&receiver.url().replace("http", "https")), "webhook: TLS"),
         (
             mail("smtp://127.0.0.1:1", "a@b.c", "s"),
-            5,
             "smtp: Connection error",
         ),
-        (
-            mail(&format!("starttls://{plain}"), "a@b.c", "s"),
-            5,
-            "smtp: ",
-        ),
-        (mail(&format!("smtps://{plain}"), "a@b.c", "s"), 5, "smtp: "),
+        (mail(&format!("starttls://{plain}"), "a@b.c", "s"), "smtp: "),
+        (mail(&format!("smtps://{plain}"), "a@b.c", "s"), "smtp: "),
     ] {
-        let sink = companion_sink(&source, &toml);
-        let output = sink.try_command(&["check"]);
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text).into_owned();
-        let lines = text.lines();
-        let of_sink: Vec<&str> = lines.filter(|line| line.contains(told)).collect();
-        assert!(!of_sink.is_empty(), "{toml}\n{told}\n{text}");
-        if exit == 2 {
-            assert_eq!(output.status.code(), Some(2), "{toml}\n{text}");
-        }
+        let (text, _) = check(&source, &toml);
+        let mut lines = text.lines();
+        let is_told = |line: &str| line.contains(told) && line.contains("sink.hook");
+        assert!(lines.any(is_told), "{toml}\n{told}\n{text}");
     }
-    for toml in [webhook(""), mail(&format!("smtp://{plain}"), "a@b.c", "s")] {
-        let sink = companion_sink(&source, &toml);
-        let output = sink.try_command(&["check"]);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for toml in [
+        to(&receiver.url()),
+        mail(&format!("smtp://{plain}"), "a@b.c", "s"),
+    ] {
+        let (text, _) = check(&source, &toml);
         assert!(text.contains("the receiver answers"), "{text}");
     }
 }

@@ -89,9 +89,15 @@ fn effects_are_retried_and_skipped_by_command_and_over_http() {
     assert!(super::waiting(&sink).is_empty());
     assert!(!receiver.done_ids().contains(&events[2].id()));
 
-    // Nobody decides without the guards that decisions about refused events have.
+    nobody_decides_unguarded(&sink);
+    let output = sink.try_command(&["effects", "skip", "nothing", "--reason", "x"]);
+    assert_eq!(output.status.code(), Some(4));
+}
+
+/// The guards are those of decisions about refused events.
+fn nobody_decides_unguarded(sink: &CompanionSink) {
     let path = "/v1/effects/x/retry";
-    assert!(post(&sink, path, "{}").starts_with("HTTP/1.1 404"));
+    assert!(post(sink, path, "{}").starts_with("HTTP/1.1 404"));
     let foreign = [
         "Content-Type: application/json",
         "Origin: https://example.org",
@@ -101,8 +107,6 @@ fn effects_are_retried_and_skipped_by_command_and_over_http() {
         sink.get_as("/v1/effects", "guess")
             .starts_with("HTTP/1.1 401")
     );
-    let output = sink.try_command(&["effects", "skip", "nothing", "--reason", "x"]);
-    assert_eq!(output.status.code(), Some(4));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::{
     SINK, TIMEOUT, companion_sink, ids, insert, row, source, wait_for_dead_letters,
-    wait_until_done, wait_until_nothing_waits, webhook,
+    wait_until_done, wait_until_nothing_waits, waiting, webhook,
 };
 
 const SECRET: &str = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -101,7 +101,7 @@ fn only_the_key_waits_whose_receiver_misbehaves_and_its_id_stays() {
             (Some(1), 2) => Reply::Break,
             (Some(1), 3) => Reply::Status(500),
             (Some(1), 4) => Reply::With(429, "Retry-After: 1"),
-            (Some(1), 5) => Reply::Late(200, Duration::from_secs(3)),
+            (Some(1), 5) => Reply::Late(202, Duration::from_secs(3)),
             (Some(1), 6) => Reply::Status(503),
             (Some(1), _) => Reply::Late(200, Duration::from_millis(200)),
             _ => Reply::Status(200),
@@ -268,5 +268,6 @@ fn too_many_refused_events_halt_the_sink() {
             false => Err(state.to_string()),
         }
     });
-    assert_eq!(super::waiting(&sink).len(), 15, "the others are kept");
+    assert_eq!(waiting(&sink).len(), 15, "the others are kept");
+    wait_for_dead_letters(&source, 5);
 }

@@ -2,25 +2,13 @@
 //! own in a compacted topic.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::effect::unfinished::Unfinished;
+use crate::effect::state::event_place::EventPlace;
+use crate::effect::state::unfinished::Unfinished;
 use crate::kafka::reader::TopicPartition;
 use crate::sink::batch::Position;
-
-/// Where an event lies.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) struct EventPlace {
-    /// The topic.
-    #[serde(with = "shared_text")]
-    pub(crate) topic: Arc<str>,
-    /// The partition of it.
-    pub(crate) partition: i32,
-    /// The offset in that.
-    pub(crate) offset: i64,
-}
 
 /// What a record of the state is about: its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,26 +125,6 @@ impl EffectState {
             }
         }
         Ok(())
-    }
-}
-
-/// A text that many share.
-mod shared_text {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(
-        text: &Arc<str>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(text)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Arc<str>, D::Error> {
-        String::deserialize(deserializer).map(Arc::from)
     }
 }
 

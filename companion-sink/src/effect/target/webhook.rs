@@ -8,11 +8,11 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER, USE
 use hyper::{Request, StatusCode};
 
 use crate::config::WebhookSettings;
-use crate::effect::connection::{Connections, WebhookUrl};
-use crate::effect::outcome::Outcome;
-use crate::effect::signature::SigningKey;
-use crate::effect::template::{Makes, Template, TemplateSubject};
-use crate::effect::unfinished::Unfinished;
+use crate::effect::state::unfinished::Unfinished;
+use crate::effect::target::connection::{Connections, WebhookUrl};
+use crate::effect::target::outcome::Outcome;
+use crate::effect::target::signature::SigningKey;
+use crate::effect::target::template::{Makes, Template, TemplateSubject};
 use crate::error::{Result, misconfigured};
 use crate::rejected::failure::Failure;
 use crate::timestamp::now_us;

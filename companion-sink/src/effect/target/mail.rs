@@ -14,9 +14,9 @@ use hyper::Uri;
 use std::path::Path;
 
 use crate::config::{MailSettings, read_secret};
-use crate::effect::outcome::Outcome;
-use crate::effect::template::{Makes, Template, TemplateSubject};
-use crate::effect::unfinished::Unfinished;
+use crate::effect::state::unfinished::Unfinished;
+use crate::effect::target::outcome::Outcome;
+use crate::effect::target::template::{Makes, Template, TemplateSubject};
 use crate::error::{Code, Result, misconfigured};
 use crate::rejected::failure::{Failure, Stage};
 

@@ -241,7 +241,7 @@ mod tests {
                 r#"{"id": 1, "name": "Eva \u003c3", "note": null, "tags": ["a"]}"#,
             ),
             ("{% if before is none %}new{% endif %}", "new"),
-            ("{{ after.email is defined }}", "false"),
+            ("{{ after.email is defined }}", "False"),
         ] {
             assert_eq!(render(text, Makes::Text).unwrap(), made, "{text}");
         }

@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::effect::state::EffectState;
+use crate::effect::state::content::EffectState;
 use crate::error::{Code, Result, kafka_failed};
 use crate::kafka::client::{Silent, configuration_error};
 

@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use tokio::task::spawn_blocking;
 
-use crate::effect::state::Change;
+use crate::effect::state::content::Change;
 use crate::error::{Code, Result, kafka_failed};
 use crate::kafka::client::configuration_error;
 
@@ -90,7 +90,7 @@ impl Journal {
                 record.payload = change.value.as_deref();
                 match self.producer.send(record) {
                     Ok(()) => break,
-                    Err((error, _)) if is_full(&error) => drop(self.producer.poll(POLL)),
+                    Err((error, _)) if is_full(&error) => self.producer.poll(POLL),
                     Err((error, _)) => return Err(error),
                 }
             }

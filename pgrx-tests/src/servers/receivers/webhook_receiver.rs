@@ -42,6 +42,7 @@ type Behaviour = dyn Fn(&ReceivedRequest) -> Reply + Send + Sync;
 pub struct WebhookReceiver {
     port: u16,
     requests: Arc<Mutex<Vec<ReceivedRequest>>>,
+    done: Arc<Mutex<Vec<String>>>,
     behaviour: Arc<Mutex<Arc<Behaviour>>>,
 }
 
@@ -55,11 +56,6 @@ impl ReceivedRequest {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
-
-    /// Whether the sender was told that it is done.
-    pub fn is_done(&self) -> bool {
-        matches!(self.reply, Reply::Status(200) | Reply::Late(200, _))
-    }
 }
 
 impl WebhookReceiver {
@@ -72,6 +68,7 @@ impl WebhookReceiver {
         let receiver = WebhookReceiver {
             port: listener.local_addr().expect("an address").port(),
             requests: Arc::default(),
+            done: Arc::default(),
             behaviour: Arc::new(Mutex::new(Arc::new(|_: &ReceivedRequest| {
                 Reply::Status(200)
             }))),
@@ -107,11 +104,12 @@ impl WebhookReceiver {
         self.requests.lock().expect("the requests").clone()
     }
 
-    /// The ids of those that were answered 200.
+    /// The ids of those that were answered 200, in the order of the answers.
+    ///
+    /// # Panics
+    /// When a connection's thread panicked.
     pub fn done_ids(&self) -> Vec<String> {
-        let requests = self.requests();
-        let done = requests.iter().filter(|request| request.is_done());
-        done.map(|request| request.id().to_owned()).collect()
+        self.done.lock().expect("the answered ones").clone()
     }
 
     fn serve(&self, stream: &TcpStream) {
@@ -120,10 +118,11 @@ impl WebhookReceiver {
             let behaviour = Arc::clone(&self.behaviour.lock().expect("the behaviour"));
             let reply = behaviour(&request);
             request.reply = reply.clone();
+            let id = request.id().to_owned();
+            self.requests.lock().expect("the requests").push(request);
             if let Reply::Late(_, pause) = reply {
                 thread::sleep(pause);
             }
-            self.requests.lock().expect("the requests").push(request);
             let mut stream = stream;
             let text = match reply {
                 Reply::Status(status) | Reply::Late(status, _) => {
@@ -144,6 +143,9 @@ impl WebhookReceiver {
             };
             if stream.write_all(text.as_bytes()).is_err() {
                 return;
+            }
+            if text.starts_with("HTTP/1.1 200") {
+                self.done.lock().expect("the answered ones").push(id);
             }
         }
     }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use change::event::headers::HeaderName;
 use serde::{Deserialize, Serialize};
 
-use crate::effect::state::EventPlace;
+use crate::effect::state::event_place::EventPlace;
 use crate::kafka::record::Record;
 
 /// An event whose effect is not done.

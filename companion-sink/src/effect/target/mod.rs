@@ -1,12 +1,19 @@
 //! Where the effects of a sink go.
 
+mod connection;
+pub(crate) mod mail;
+pub(crate) mod outcome;
+mod signature;
+mod template;
+mod webhook;
+
 use change::trouble::Trouble;
 
 use crate::config::{EffectSettings, Kind, SinkSettings};
-use crate::effect::mail::{self, Mail};
-use crate::effect::outcome::Outcome;
-use crate::effect::unfinished::Unfinished;
-use crate::effect::webhook::Webhook;
+use crate::effect::state::unfinished::Unfinished;
+use crate::effect::target::mail::Mail;
+use crate::effect::target::outcome::Outcome;
+use crate::effect::target::webhook::Webhook;
 use crate::error::{Code, Result};
 
 /// Where effects go.
