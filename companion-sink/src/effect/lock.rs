@@ -45,6 +45,8 @@ impl Lock {
             // Who has it keeps it when others come.
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", SESSION_TIMEOUT_MS)
+            // A topic that was just made may not be known everywhere yet.
+            .set("topic.metadata.refresh.interval.ms", "5000")
             .set("statistics.interval.ms", "0");
         let consumer = ClosingConsumer::start(&client, Silent)?;
         let subscribed = consumer.subscribe(&[topic]);
