@@ -1,14 +1,15 @@
-//! companion-sink: turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
+//! companion-sink: turns the topics of pg_cdc into a MongoDB history, a PostgreSQL replica, requests and mails.
 //!
 //! A record passes through these folders in this order: `kafka` (which partitions there are, and what is read of them),
-//! `delivery` (order, copies, batches), `event` (headers and body), then one of `sink`. What cannot be applied, or what a
-//! `rule` rejects, goes through `rejected` to the dead letters. `history`, `dlq`, `topic` and `replay` answer and carry out
+//! `delivery` (order, copies, batches), `event` (headers and body), then one of `sink`, or `effect`. What cannot be applied, or what
+//! a `rule` rejects, goes through `rejected` to the dead letters. `history`, `dlq`, `topic` and `replay` answer and carry out
 //! what people ask for through `cli` and `http`; `config` says how everything is set, `status` what it does.
 
 mod cli;
 mod config;
 mod delivery;
 mod dlq;
+mod effect;
 mod error;
 mod event;
 mod history;
@@ -140,6 +141,10 @@ async fn carry_out(arguments: &Arguments, config: &Loaded) -> Result<u8> {
         }
         Command::Dlq(dlq) => {
             let found = dlq.run(config, arguments.json, arguments.color).await?;
+            Ok(if found { 0 } else { NOT_FOUND })
+        }
+        Command::Effects(effects) => {
+            let found = effects.run(config, arguments.json, arguments.color).await?;
             Ok(if found { 0 } else { NOT_FOUND })
         }
         Command::Replay(replay) => {

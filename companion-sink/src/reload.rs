@@ -7,16 +7,36 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use change::trouble::Trouble;
+
 use crate::config::Loaded;
+use crate::effect::target;
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
 use crate::rule::compiled::{Rule, compile};
+use crate::rule::condition::Condition;
 
 /// Reads the configuration from `file`, or from the usual places, and checks everything.
 pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
     let config = Loaded::read(file)?;
     compiled(&config)?;
+    check_effects(&config)?;
     Ok(config)
+}
+
+/// Reads the conditions, templates and secrets of the sinks whose events have effects.
+fn check_effects(config: &Loaded) -> Result<()> {
+    for (name, sink) in &config.sinks {
+        let Some(effect) = sink.kind.effect() else {
+            continue;
+        };
+        let checked = Condition::of(effect).and_then(|_| target::check(sink));
+        checked.map_err(|error| Trouble {
+            message: format!("sink.{name}: {}", error.message),
+            ..error
+        })?;
+    }
+    Ok(())
 }
 
 fn compiled(config: &Loaded) -> Result<Vec<Rule>> {

@@ -5,7 +5,8 @@ use change::trouble::Trouble;
 use crate::cli::run::choose;
 use crate::cli::weaknesses;
 use crate::config::topic_pattern::follows;
-use crate::config::{Kind, Loaded, SinkSettings};
+use crate::config::{EffectSettings, Kind, Loaded, MailSettings, SinkSettings, WebhookSettings};
+use crate::effect::target::Target;
 use crate::error::Code;
 use crate::http::{check_listen, own_token};
 use crate::kafka::client;
@@ -194,6 +195,12 @@ async fn look_at_target(name: &str, sink: &SinkSettings, item: &str, report: &mu
                 Err(error) => report.error(item, &error),
             }
         }
+        Kind::Webhook(WebhookSettings { effect, .. }) | Kind::Mail(MailSettings { effect, .. }) => {
+            match try_effects(sink, effect).await {
+                Ok(()) => report.ok(item, "the receiver answers"),
+                Err(error) => report.error(item, &error),
+            }
+        }
         Kind::Postgres(_) => match postgres::try_connect(sink.url.reveal(), name).await {
             Ok(role) => {
                 match role.is_replica {
@@ -214,6 +221,14 @@ async fn look_at_target(name: &str, sink: &SinkSettings, item: &str, report: &mu
             }
             Err(error) => report.error(item, &error),
         },
+    }
+}
+
+/// Connects to who takes the effects of a sink.
+async fn try_effects(sink: &SinkSettings, settings: &EffectSettings) -> Result<(), Trouble> {
+    match Target::open(&sink.kind, sink.url.reveal())? {
+        Some(target) => target.try_connect(settings).await,
+        None => Ok(()),
     }
 }
 

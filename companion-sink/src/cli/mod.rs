@@ -7,6 +7,7 @@ mod change_text;
 pub(crate) mod check;
 pub(crate) mod config;
 mod dlq;
+mod effects;
 mod history;
 pub(crate) mod replay;
 pub(crate) mod run;
@@ -20,7 +21,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-/// Turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
+/// Turns the topics of pg_cdc into a MongoDB history, a PostgreSQL replica, requests and mails.
 #[derive(Debug, Parser)]
 #[command(name = "companion-sink", version, max_term_width = 100)]
 #[command(
@@ -95,6 +96,11 @@ pub(crate) enum Command {
     /// A decision is noted in the target, with who made it, and carried out by the running instance: at once, or when it
     /// starts. ID is the event id, of which the beginning suffices. A history looks for decisions once a second.
     Dlq(dlq::DlqCommand),
+    /// Requests and mails that are not sent yet: list, retry, skip
+    ///
+    /// They are the effects of sinks of kind webhook and mail. A decision is noted in Kafka, with who made it, and carried out by
+    /// the running instance: at once, or when it starts. ID is the event id, of which the beginning suffices.
+    Effects(effects::EffectsCommand),
     /// Build what a sink has from its topics once more
     ///
     /// A replica is built anew beside the tables that readers use; then, in one transaction, the rows that differ are brought to

@@ -9,6 +9,8 @@ use tokio::sync::watch;
 
 use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::run::{Signalled, Signals, choose};
+use change::trouble::Trouble;
+
 use crate::config::{Kind, Loaded};
 use crate::error::{Result, misconfigured};
 use crate::progress::Progress;
@@ -82,6 +84,7 @@ impl Replay {
             Kind::MongoHistory(settings) => {
                 history::replay(&order, settings, &mut progress).await?
             }
+            Kind::Webhook(_) | Kind::Mail(_) => return Err(no_replay(name)),
         };
         let Some(report) = done else {
             eprintln!("companion-sink: interrupted; {}", left_behind(&sink.kind));
@@ -113,6 +116,7 @@ impl Replay {
             Kind::MongoHistory(_) => {
                 "Documents of the history that are missing or different are written"
             }
+            Kind::Webhook(_) | Kind::Mail(_) => return Err(no_replay(&self.sink)),
         };
         eprint!(
             "{what} (sink {}, from {}). Go on? [y/N] ",
@@ -164,6 +168,16 @@ impl Replay {
 fn left_behind(kind: &Kind) -> &'static str {
     match kind {
         Kind::Postgres(_) => "nothing was changed",
-        Kind::MongoHistory(_) => "what was written by then stays",
+        Kind::MongoHistory(_) | Kind::Webhook(_) | Kind::Mail(_) => {
+            "what was written by then stays"
+        }
     }
+}
+
+/// What was sent cannot be built anew.
+fn no_replay(sink: &str) -> Trouble {
+    misconfigured(
+        format!("sink {sink} keeps no content that could be built anew"),
+        "Name a sink of kind postgres or mongo_history.",
+    )
 }

@@ -7,9 +7,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{Consistency, Kind, Loaded, SinkSettings};
+use crate::config::{Consistency, Kind, Loaded, MailSettings, SinkSettings, WebhookSettings};
 use crate::delivery::by_partition::ByPartition;
 use crate::delivery::runner::{Context, Runner, Shared};
+use crate::effect::sink::Effects;
 use crate::error::{Result, misconfigured};
 use crate::http;
 use crate::http::Listener;
@@ -87,7 +88,7 @@ impl<'l> Running<'l> {
                 goal: None,
             };
             let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
-            run_sink(&mut runs, &config, sink, context, reloader.live(), refusals);
+            run_sink(&mut runs, &config, context, reloader.live(), refusals);
         }
         lag::watch(
             &config,
@@ -208,14 +209,13 @@ pub(crate) fn choose<'c>(
 /// Runs a sink as a task of its own.
 fn run_sink(
     runs: &mut JoinSet<()>,
-    config: &Loaded,
-    sink: &SinkSettings,
+    config: &Arc<Loaded>,
     context: Context,
     live: Live,
     refusals: RefusalLimit,
 ) {
     let name = context.name.clone();
-    match &sink.kind {
+    match &context.config.kind {
         Kind::MongoHistory(settings) => {
             let history = MongoHistory::new(
                 &config.name,
@@ -240,6 +240,12 @@ fn run_sink(
                     runs.spawn(Runner::new(context, delivery, live).run())
                 }
             };
+        }
+        Kind::Webhook(WebhookSettings { effect, .. }) | Kind::Mail(MailSettings { effect, .. }) => {
+            let effect = effect.clone();
+            let config = Arc::clone(config);
+            let effects = Effects::new(config, &context, effect, live.clone(), refusals);
+            runs.spawn(Runner::new(context, ByPartition::new(effects), live).run());
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use change::trouble::Trouble;
 use serde::Deserialize;
 
+use crate::config::effect::{EffectSettings, MailSettings};
 use crate::config::environment::{override_key, overrides};
 use crate::config::file::Config;
 use crate::config::mistake::FileText;
@@ -94,7 +95,7 @@ impl Loaded {
         {
             return Err(misconfigured(
                 format!("{file_name}: sink.{name}.kind is missing"),
-                "Set it to mongo_history or postgres.",
+                "Set it to mongo_history, postgres, webhook or mail.",
             ));
         }
         let mut config = Config::deserialize(table.clone())
@@ -164,8 +165,14 @@ impl Config {
             return Err(missing("[sink.NAME]".into()));
         }
         for (name, sink) in &self.sinks {
-            if sink.url.is_empty() && sink.url_file.is_empty() {
-                return Err(missing(format!("sink.{name}.url")));
+            let has_url = !sink.url.is_empty() || !sink.url_file.is_empty();
+            match &sink.kind {
+                Kind::Mail(mail) => check_mail(file_name, name, mail, has_url)?,
+                _ if !has_url => return Err(missing(format!("sink.{name}.url"))),
+                _ => {}
+            }
+            if let Some(effect) = sink.kind.effect() {
+                check_effect(file_name, name, effect)?;
             }
             if sink.topics.is_empty() {
                 return Err(missing(format!("sink.{name}.topics")));
@@ -228,13 +235,70 @@ impl Config {
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().into();
             }
-            if sink.url.is_empty() {
+            if sink.url.is_empty() && !matches!(sink.kind, Kind::Mail(_)) {
                 return Err(missing(file_name, &format!("sink.{name}.url")));
             }
         }
         let loaded = self.with_kafka_files()?;
         Ok(Loaded { token, ..loaded })
     }
+}
+
+/// What a mail needs.
+fn check_mail(file_name: &str, name: &str, mail: &MailSettings, has_url: bool) -> Result<()> {
+    if has_url {
+        return Err(misconfigured(
+            format!("{file_name}: sink.{name}.url is no key of a mail sink"),
+            "Set smtp to the server that takes the mails.",
+        ));
+    }
+    let no_text = [&mail.body, &mail.body_file, &mail.html, &mail.html_file];
+    for (key, is_missing) in [
+        ("smtp", mail.smtp.is_empty()),
+        ("from", mail.from.is_empty()),
+        ("to", mail.to.is_empty()),
+        ("subject", mail.subject.is_empty()),
+        ("body", no_text.iter().all(|text| text.is_empty())),
+    ] {
+        if is_missing {
+            return Err(missing(file_name, &format!("sink.{name}.{key}")));
+        }
+    }
+    Ok(())
+}
+
+/// What every kind of effects needs.
+fn check_effect(file_name: &str, name: &str, effect: &EffectSettings) -> Result<()> {
+    let wrong = |key: &str, what: &str, hint: &str| {
+        Err(misconfigured(
+            format!("{file_name}: sink.{name}{key} {what}"),
+            hint,
+        ))
+    };
+    if !name.bytes().all(is_of_topic) {
+        let hint = "Use A-Z a-z 0-9 . _ - in it: topics of its state are named after it.";
+        return wrong("", "cannot be the name of a sink of this kind", hint);
+    }
+    if effect.on.is_empty() {
+        return wrong(".on", "is empty", "Name operations: c, u, d or r.");
+    }
+    if effect.timeout.is_zero() || effect.retry.initial.is_zero() {
+        let what = "has a timeout or a pause of 0";
+        return wrong(
+            "",
+            what,
+            "Set timeout and retry.initial to \"1ms\" or more.",
+        );
+    }
+    if effect.retry.max < effect.retry.initial {
+        let hint = "Raise max, or lower initial.";
+        return wrong(".retry", "has a max below its initial", hint);
+    }
+    Ok(())
+}
+
+fn is_of_topic(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
 fn missing(file_name: &str, key: &str) -> Trouble {
@@ -301,195 +365,4 @@ fn named_files(properties: &[(String, Secret<String>)]) -> Vec<[u8; 32]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::file::Kafka;
-    use crate::config::{
-        DEFAULT_FILE, MongoHistorySettings, OnError, PostgresSettings, RuleSettings, SinkSettings,
-    };
-
-    const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
-
-    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Loaded> {
-        let environment = environment
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Loaded::parse("f.toml", text, environment)
-    }
-
-    /// The sink of an example, with the defaults of its kind.
-    fn example(url: &str, kind: Kind) -> SinkSettings {
-        let mut sink = SinkSettings {
-            enabled: true,
-            topics: vec!["shop.public.*".into()],
-            batch: Default::default(),
-            stuck_after: None,
-            url: url.into(),
-            url_file: String::new(),
-            kind,
-        };
-        sink.fill_in();
-        sink
-    }
-
-    #[test]
-    fn the_default_file_says_the_default_of_every_key() {
-        let replica = Kind::Postgres(PostgresSettings::default());
-        let history = Kind::MongoHistory(MongoHistorySettings::default());
-        let expected = Config {
-            kafka: Kafka {
-                brokers: "localhost:9092".into(),
-                ..Kafka::default()
-            },
-            rules: vec![RuleSettings {
-                topic: "hr.public.employees".into(),
-                name: "salary".into(),
-                reject_if: "after.salary > 10000".into(),
-                sinks: Vec::new(),
-            }],
-            sinks: [
-                (
-                    "history".into(),
-                    example("mongodb://localhost:27017", history),
-                ),
-                (
-                    "replica".into(),
-                    example("postgres://replica@localhost/shop", replica),
-                ),
-            ]
-            .into(),
-            ..Config::default()
-        };
-        assert_eq!(*parse(DEFAULT_FILE, &[]).unwrap(), expected);
-    }
-
-    #[test]
-    fn the_default_file_has_every_key() {
-        fn keys(table: &toml::Table, path: &str, found: &mut Vec<String>) {
-            for (name, value) in table {
-                let path = format!("{path}.{name}");
-                match value {
-                    toml::Value::Table(table) if !table.is_empty() => keys(table, &path, found),
-                    // Instead of the URL beside them, and told of there; what belongs to every sink is told once.
-                    _ if name == "url_file" => {}
-                    _ if path == ".sink.replica.enabled" => {}
-                    _ if path.starts_with(".sink.replica.batch") => {}
-                    _ if path == ".sink.replica.stuck_after" => {}
-                    _ => found.push(path),
-                }
-            }
-        }
-        let (mut in_file, mut known) = (Vec::new(), Vec::new());
-        keys(&DEFAULT_FILE.parse().unwrap(), "", &mut in_file);
-        let config = parse(DEFAULT_FILE, &[]).unwrap();
-        keys(&toml::Table::try_from(&*config).unwrap(), "", &mut known);
-        in_file.sort();
-        known.sort();
-        assert_eq!(in_file, known);
-    }
-
-    #[test]
-    fn what_is_printed_is_read_as_the_same() {
-        let more = "tables = {\"public.a b\" = \"x.y\"}\n[[rule]]\ntopic = \"*\"\nname = \"a\"\nreject_if = 'op == \"d\"'\n";
-        let config = parse(&(SMALL.replace("u:secret@", "") + more), &[]).unwrap();
-        let printed = toml::to_string(&*config).unwrap();
-        assert_eq!(parse(&printed, &[]).unwrap(), config, "{printed}");
-    }
-
-    #[test]
-    fn a_command_that_needs_only_kafka_looks_at_nothing_else() {
-        let parse = |text: &str| {
-            let environment = std::iter::empty();
-            Loaded::parse_for("f.toml", text, environment, NeededParts::Kafka)
-        };
-        let more = "http.token_file = \"/nowhere\"\n[sink.a]\nkind = \"postgres\"\n";
-        for text in ["", more] {
-            let config = parse(&format!("kafka.brokers = \"b\"\n{text}")).unwrap();
-            assert_eq!(config.kafka.brokers, "b");
-        }
-        let error = parse(more).unwrap_err();
-        assert!(
-            error.message.contains("kafka.brokers is missing"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn the_environment_overrides() {
-        let config = parse(
-            SMALL,
-            &[
-                ("SINK__REPLICA__URL", "postgres://other/x"),
-                ("SINK__REPLICA__BATCH__ROWS", "5"),
-                ("KAFKA__FETCH_MEMORY", "1MB"),
-            ],
-        )
-        .unwrap();
-        assert_eq!(config.sinks["Replica"].url.reveal(), "postgres://other/x");
-        assert_eq!(config.sinks["Replica"].batch_rows(), 5);
-        assert_eq!(config.kafka.fetch_memory, 1 << 20);
-        let error = parse(SMALL, &[("SINK__REPLICA__URRL", "x")]).unwrap_err();
-        assert!(error.message.contains("did you mean \"url\"?"), "{error}");
-    }
-
-    #[test]
-    fn what_is_required_is_named() {
-        let text = |text: &str| parse(text, &[]).unwrap_err().message;
-        assert!(text("").contains("kafka.brokers is missing"));
-        assert!(text("kafka.brokers = \"b\"").contains("[sink.NAME] is missing"));
-        assert!(text("kafka.brokers = \"b\"\n[sink.a]\n").contains("sink.a.kind is missing"));
-        assert!(
-            text(&SMALL.replace("topics = [\"*\"]", "")).contains("sink.Replica.topics is missing")
-        );
-        let own = SMALL.replace("\"postgres\"", "\"mongo_history\"\ndatabase = \"admin\"");
-        assert!(text(&own).contains("MongoDB's own"));
-        let tables = SMALL.to_owned() + "tables = {\"public.customer\" = \"kunde\"}\n";
-        assert!(text(&tables).contains("\"kunde\" is not schema.table"));
-    }
-
-    #[test]
-    fn what_becomes_of_a_refused_event_depends_on_the_consistency() {
-        let on_error = |more: &str| {
-            let config = parse(&(SMALL.to_owned() + more), &[]).unwrap();
-            match &config.sinks["Replica"].kind {
-                Kind::Postgres(postgres) => postgres.on_error(),
-                Kind::MongoHistory(_) => panic!("a replica"),
-            }
-        };
-        assert_eq!(on_error(""), OnError::Halt);
-        assert_eq!(on_error("consistency = \"row\"\n"), OnError::Park);
-        assert_eq!(on_error("on_error = \"park\"\n"), OnError::Park);
-    }
-
-    #[test]
-    fn a_running_process_takes_rules_and_secrets_and_nothing_else() {
-        let rule = "[[rule]]\ntopic = \"*\"\nname = \"a\"\nreject_if = \"true\"\n";
-        let running = parse(SMALL, &[]).unwrap();
-        let mut read = parse(&(SMALL.to_owned() + rule), &[]).unwrap();
-        assert_eq!(running.with_live_parts_of(&read), read);
-        read.config.kafka.brokers = "other".into();
-        let next = running.with_live_parts_of(&read);
-        assert_eq!((next.rules.len(), &*next.kafka.brokers), (1, "b:9092"));
-        let mut of_file = running.clone();
-        for config in [&mut read, &mut of_file] {
-            config.config.sinks.get_mut("Replica").unwrap().url_file = "secret".into();
-        }
-        read.config.sinks.get_mut("Replica").unwrap().url = "postgres://new".into();
-        let url = |config: Loaded| config.sinks["Replica"].url.reveal().to_owned();
-        assert_eq!(url(of_file.with_live_parts_of(&read)), "postgres://new");
-        assert_ne!(url(running.with_live_parts_of(&read)), "postgres://new");
-    }
-
-    #[test]
-    fn no_password_is_printed() {
-        let source = ("SOURCE__URL", "postgres://u:secret@h/d");
-        let config = parse(SMALL, &[source]).unwrap();
-        let printed = toml::to_string(&*config).unwrap();
-        assert!(printed.contains("url = \"postgres://h/d\""), "{printed}");
-        let debug = format!("{config:?}");
-        assert!(
-            !printed.contains("secret") && !debug.contains("secret"),
-            "{printed} {debug}"
-        );
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! The configuration: one TOML file, any key of which the environment can override.
 
+mod effect;
 mod environment;
 mod file;
 mod load;
@@ -11,11 +12,14 @@ mod sink;
 pub(crate) mod topic_pattern;
 mod units;
 
+pub(crate) use self::effect::{
+    EffectBegin, EffectSettings, MailSettings, RetrySettings, WebhookSettings,
+};
 pub(crate) use self::file::{Config, DEFAULT_FILE, Http, Log, LogFormat};
 pub(crate) use self::load::Loaded;
 pub(crate) use self::mistake::nearest;
 pub(crate) use self::rule::RuleSettings;
-pub(crate) use self::secret::read_secret;
+pub(crate) use self::secret::{Secret, read_secret};
 pub(crate) use self::sink::{
     Consistency, Emptying, FollowSchema, Kind, MongoHistorySettings, OnError, PostgresSettings,
     SinkSettings,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::effect::{EffectSettings, MailSettings, WebhookSettings};
 use crate::config::shown_url::Url;
 use crate::config::units::{optional_count, optional_duration};
 
@@ -54,6 +55,21 @@ pub(crate) enum Kind {
     MongoHistory(MongoHistorySettings),
     /// A replica of the tables.
     Postgres(PostgresSettings),
+    /// A request for each event.
+    Webhook(WebhookSettings),
+    /// A mail for each event.
+    Mail(MailSettings),
+}
+
+impl Kind {
+    /// What a kind whose events have effects, and no table, has in common with the others of them.
+    pub(crate) fn effect(&self) -> Option<&EffectSettings> {
+        match self {
+            Kind::Webhook(webhook) => Some(&webhook.effect),
+            Kind::Mail(mail) => Some(&mail.effect),
+            Kind::MongoHistory(_) | Kind::Postgres(_) => None,
+        }
+    }
 }
 
 /// What a `mongo_history` sink has of its own.
@@ -182,6 +198,8 @@ impl SinkSettings {
         match self.kind {
             Kind::MongoHistory(_) => "mongo_history",
             Kind::Postgres(_) => "postgres",
+            Kind::Webhook(_) => "webhook",
+            Kind::Mail(_) => "mail",
         }
     }
 
@@ -198,7 +216,7 @@ impl SinkSettings {
     /// Events in a batch at most.
     pub(crate) fn batch_rows(&self) -> usize {
         self.batch.rows.unwrap_or(match self.kind {
-            Kind::MongoHistory(_) => 2_000,
+            Kind::MongoHistory(_) | Kind::Webhook(_) | Kind::Mail(_) => 2_000,
             Kind::Postgres(_) => 20_000,
         })
     }

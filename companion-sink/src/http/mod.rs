@@ -1,12 +1,14 @@
-//! Health, state, metrics, questions to the history and to topics, and decisions about refused events over HTTP. Only the latter change
-//! something.
+//! Health, state, metrics, questions to the history and to topics, and decisions about refused events and effects over HTTP. Only the
+//! latter change something.
 
 use crate::http::metrics::put_metrics;
 
 pub(crate) mod metrics;
 
 mod connections;
+mod decision;
 mod dlq;
+mod effects;
 mod history;
 pub(crate) mod own_token;
 mod parameters;
@@ -35,6 +37,7 @@ use tokio::task::JoinHandle;
 use crate::config;
 use crate::config::Loaded;
 use crate::dlq::Dlq;
+use crate::effect::listing::EffectSinks;
 use crate::error::{Result, misconfigured};
 use crate::history::table::Histories;
 use crate::http::problem::Problem;
@@ -171,6 +174,7 @@ fn router(config: &Loaded, shared: &ServerState, access: Access) -> Router {
         .merge(history::router(Arc::new(Histories::new(config))))
         .merge(dlq::router(Arc::new(Dlq::new(config))))
         .merge(topics::router(config))
+        .merge(effects::router(Arc::new(EffectSinks::new(config))))
         .layer(from_fn_with_state(
             Arc::clone(&access.own_token),
             want_token,

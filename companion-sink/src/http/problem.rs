@@ -51,6 +51,16 @@ impl Problem {
         }
     }
 
+    /// No effect of such an event waits.
+    pub(crate) fn no_effect(id: &str) -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: format!("no effect of event {id} waits"),
+            detail: Some("GET /v1/effects has those that do.".to_owned()),
+            code: None,
+        }
+    }
+
     /// What was asked for may be several things.
     pub(crate) fn conflict(error: Trouble) -> Problem {
         Problem {

@@ -2,7 +2,7 @@
 
 pub(crate) mod bounds;
 pub(crate) mod client;
-mod closing_consumer;
+pub(crate) mod closing_consumer;
 pub(crate) mod discovery;
 pub(crate) mod offsets;
 pub(crate) mod partition_queues;

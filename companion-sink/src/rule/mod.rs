@@ -3,6 +3,7 @@
 mod needs;
 
 pub(crate) mod compiled;
+pub(crate) mod condition;
 mod expression;
 mod moment;
 mod operators;

@@ -85,6 +85,11 @@ pub(crate) trait Sink: Positions + Send + Sync {
         async {}
     }
 
+    /// The process stops: what is under way comes to its end.
+    fn finish(&mut self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// Whether an event about the whole table waits until every partition of its topic has reached it.
     fn waits_together(&self, record: &Record) -> bool;
 

@@ -95,9 +95,12 @@ impl<S: Sink> Course for ByPartition<S> {
             ended = run.run(stop) => ended,
             error = no_answer => Err(error),
         };
-        if let Err(error) = &ended {
-            let goes_on = error.code.recovery() != Recovery::Halt;
-            self.sink.rest(goes_on).await;
+        match &ended {
+            Ok(_) => self.sink.finish().await,
+            Err(error) => {
+                let goes_on = error.code.recovery() != Recovery::Halt;
+                self.sink.rest(goes_on).await;
+            }
         }
         // Whatever ended it: the others need not wait for this one.
         if let Some(shared) = self.sink.shared_mut() {
