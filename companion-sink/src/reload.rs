@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::config::Loaded;
+use crate::config::{Loaded, place_of};
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
-use crate::rule::compiled::{Rule, compile};
+use crate::rule::compiled::{Rule, check_conditions, compile};
 
 /// Reads the configuration from `file`, or from the usual places, and checks everything.
 pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
@@ -20,6 +20,14 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
 }
 
 fn compiled(config: &Loaded) -> Result<Vec<Rule>> {
+    check_conditions(config).map_err(|(sink, why)| {
+        let file = config.file.as_deref();
+        let place = file.map(|file| place_of(file, &["sink", sink, "where"]));
+        misconfigured(
+            format!("{}sink.{sink}.where: {why}", place.unwrap_or_default()),
+            "Change it there: CEL over before, after, value, op and audit.",
+        )
+    })?;
     compile(config).map_err(|what| {
         let file = config.file.as_deref().map(Path::display);
         let file = file.map_or_else(String::new, |file| format!("{file}: "));

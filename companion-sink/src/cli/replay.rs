@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use std::time::Instant;
 
+use change::trouble::Trouble;
 use clap::Args;
 use serde_json::json;
 use tokio::sync::watch;
@@ -82,6 +83,7 @@ impl Replay {
             Kind::MongoHistory(settings) => {
                 history::replay(&order, settings, &mut progress).await?
             }
+            Kind::Statistics(_) => return Err(no_replay(name)),
         };
         let Some(report) = done else {
             eprintln!("companion-sink: interrupted; {}", left_behind(&sink.kind));
@@ -113,6 +115,7 @@ impl Replay {
             Kind::MongoHistory(_) => {
                 "Documents of the history that are missing or different are written"
             }
+            Kind::Statistics(_) => return Err(no_replay(&self.sink)),
         };
         eprint!(
             "{what} (sink {}, from {}). Go on? [y/N] ",
@@ -164,6 +167,14 @@ impl Replay {
 fn left_behind(kind: &Kind) -> &'static str {
     match kind {
         Kind::Postgres(_) => "nothing was changed",
-        Kind::MongoHistory(_) => "what was written by then stays",
+        Kind::MongoHistory(_) | Kind::Statistics(_) => "what was written by then stays",
     }
+}
+
+/// Figures are counted anew by another sink.
+fn no_replay(name: &str) -> Trouble {
+    misconfigured(
+        format!("sink {name} has figures, which are not replayed"),
+        "Add a sink of another name with the same topics, which counts from their beginnings; remove this one when that is done.",
+    )
 }

@@ -24,6 +24,8 @@ use crate::sink::postgres::Postgres;
 use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::settings::Settings;
+use crate::sink::statistics::Statistics;
+use crate::statistics::shelf::Shelf;
 use crate::status::SinkStatus;
 use crate::status::lag;
 
@@ -50,6 +52,7 @@ struct Running<'l> {
     stop: watch::Sender<bool>,
     statuses: Vec<SinkStatus>,
     runs: JoinSet<()>,
+    shelf: Shelf,
     listener: Option<&'l Listener>,
     http: Option<http::Server>,
 }
@@ -74,6 +77,7 @@ impl<'l> Running<'l> {
 
         let mut statuses = Vec::new();
         let mut runs = JoinSet::new();
+        let shelf = Shelf::default();
         for (name, sink) in chosen {
             let status = SinkStatus::new(name, sink.kind_name());
             statuses.push(status.clone());
@@ -86,8 +90,7 @@ impl<'l> Running<'l> {
                 status,
                 goal: None,
             };
-            let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
-            run_sink(&mut runs, &config, sink, context, reloader.live(), refusals);
+            run_sink(&mut runs, &config, sink, context, reloader.live(), &shelf)?;
         }
         lag::watch(
             &config,
@@ -101,6 +104,7 @@ impl<'l> Running<'l> {
             stop,
             statuses,
             runs,
+            shelf,
             listener,
             http: None,
         };
@@ -121,6 +125,7 @@ impl<'l> Running<'l> {
                 self.statuses.clone(),
                 self.shared.discovery.cluster(),
                 self.shared.position.clone(),
+                &self.shelf,
             )
         };
         self.http = self.listener.map(serve).transpose()?;
@@ -212,9 +217,10 @@ fn run_sink(
     sink: &SinkSettings,
     context: Context,
     live: Live,
-    refusals: RefusalLimit,
-) {
+    shelf: &Shelf,
+) -> Result<()> {
     let name = context.name.clone();
+    let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
     match &sink.kind {
         Kind::MongoHistory(settings) => {
             let history = MongoHistory::new(
@@ -241,7 +247,13 @@ fn run_sink(
                 }
             };
         }
+        Kind::Statistics(settings) => {
+            let (shelf, status) = (shelf.clone(), context.status.clone());
+            let statistics = Statistics::new(config, &name, settings, live.clone(), shelf, status)?;
+            runs.spawn(Runner::new(context, ByPartition::new(statistics), live).run());
+        }
     }
+    Ok(())
 }
 
 /// What a signal means.

@@ -67,6 +67,7 @@ pub(crate) async fn of_target(sink: &SinkSettings) -> Result<Option<Weakness>> {
     match &sink.kind {
         Kind::Postgres(_) => of_postgres(sink.url.reveal()),
         Kind::MongoHistory(_) => Ok(of_mongodb(sink.url.reveal()).await),
+        Kind::Statistics(_) => Ok(None),
     }
 }
 

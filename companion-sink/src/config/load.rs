@@ -74,7 +74,7 @@ impl Loaded {
         {
             return Err(misconfigured(
                 format!("{file_name}: sink.{name}.kind is missing"),
-                "Set it to mongo_history or postgres.",
+                "Set it to mongo_history, postgres or statistics.",
             ));
         }
         let mut config = Config::deserialize(table.clone())
@@ -126,8 +126,23 @@ impl Config {
             return Err(missing("[sink.NAME]".into()));
         }
         for (name, sink) in &self.sinks {
-            if sink.url.is_empty() && sink.url_file.is_empty() {
+            let is_without = sink.url.is_empty() && sink.url_file.is_empty();
+            if is_without && sink.has_url() {
                 return Err(missing(format!("sink.{name}.url")));
+            }
+            if !is_without && !sink.has_url() {
+                return Err(misconfigured(
+                    format!("{file_name}: sink.{name}.url: figures are kept in a folder"),
+                    "Remove it; store names the folder.",
+                ));
+            }
+            if let Kind::Statistics(statistics) = &sink.kind
+                && let Some((key, why)) = statistics.mistake()
+            {
+                return Err(misconfigured(
+                    format!("{file_name}: sink.{name}.{key}: {why}"),
+                    "Change it there; sum(after.amount) as total gives a measure another name.",
+                ));
             }
             if sink.topics.is_empty() {
                 return Err(missing(format!("sink.{name}.topics")));
@@ -180,7 +195,7 @@ impl Config {
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().into();
             }
-            if sink.url.is_empty() {
+            if sink.url.is_empty() && sink.has_url() {
                 return Err(missing(file_name, &format!("sink.{name}.url")));
             }
         }
@@ -262,6 +277,7 @@ mod tests {
     use crate::config::file::Kafka;
     use crate::config::{
         DEFAULT_FILE, MongoHistorySettings, OnError, PostgresSettings, RuleSettings, SinkSettings,
+        StatisticsSettings,
     };
 
     const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
@@ -292,6 +308,10 @@ mod tests {
     fn the_default_file_says_the_default_of_every_key() {
         let replica = Kind::Postgres(PostgresSettings::default());
         let history = Kind::MongoHistory(MongoHistorySettings::default());
+        let figures = SinkSettings {
+            topics: vec!["shop.public.orders".into()],
+            ..example("", Kind::Statistics(StatisticsSettings::default()))
+        };
         let expected = Config {
             kafka: Kafka {
                 brokers: "localhost:9092".into(),
@@ -304,6 +324,7 @@ mod tests {
                 sinks: Vec::new(),
             }],
             sinks: [
+                ("figures".into(), figures),
                 (
                     "history".into(),
                     example("mongodb://localhost:27017", history),
@@ -322,15 +343,16 @@ mod tests {
     #[test]
     fn the_default_file_has_every_key() {
         fn keys(table: &toml::Table, path: &str, found: &mut Vec<String>) {
+            let told_once = [".enabled", ".batch", ".stuck_after"];
             for (name, value) in table {
                 let path = format!("{path}.{name}");
                 match value {
                     toml::Value::Table(table) if !table.is_empty() => keys(table, &path, found),
                     // Instead of the URL beside them, and told of there; what belongs to every sink is told once.
                     _ if name == "url_file" => {}
-                    _ if path == ".sink.replica.enabled" => {}
-                    _ if path.starts_with(".sink.replica.batch") => {}
-                    _ if path == ".sink.replica.stuck_after" => {}
+                    _ if path == ".sink.figures.url" => {}
+                    _ if told_once.iter().any(|key| path.contains(key))
+                        && !path.contains(".history.") => {}
                     _ => found.push(path),
                 }
             }
@@ -391,7 +413,7 @@ mod tests {
             let config = parse(&(SMALL.to_owned() + more), &[]).unwrap();
             match &config.sinks["Replica"].kind {
                 Kind::Postgres(postgres) => postgres.on_error(),
-                Kind::MongoHistory(_) => panic!("a replica"),
+                _ => panic!("a replica"),
             }
         };
         assert_eq!(on_error(""), OnError::Halt);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::shown_url::Url;
+use crate::config::statistics::StatisticsSettings;
 use crate::config::units::{optional_count, optional_duration};
 
 /// `[sink.NAME]`: what all kinds share, and the kind's own part.
@@ -54,6 +55,8 @@ pub(crate) enum Kind {
     MongoHistory(MongoHistorySettings),
     /// A replica of the tables.
     Postgres(PostgresSettings),
+    /// Figures of rows and events, by period.
+    Statistics(StatisticsSettings),
 }
 
 /// What a `mongo_history` sink has of its own.
@@ -177,11 +180,17 @@ impl Default for PostgresSettings {
 }
 
 impl SinkSettings {
+    /// Whether there is a server that `url` leads to.
+    pub(crate) fn has_url(&self) -> bool {
+        !matches!(self.kind, Kind::Statistics(_))
+    }
+
     /// The value of `kind`.
     pub(crate) fn kind_name(&self) -> &'static str {
         match self.kind {
             Kind::MongoHistory(_) => "mongo_history",
             Kind::Postgres(_) => "postgres",
+            Kind::Statistics(_) => "statistics",
         }
     }
 
@@ -199,7 +208,7 @@ impl SinkSettings {
     pub(crate) fn batch_rows(&self) -> usize {
         self.batch.rows.unwrap_or(match self.kind {
             Kind::MongoHistory(_) => 2_000,
-            Kind::Postgres(_) => 20_000,
+            Kind::Postgres(_) | Kind::Statistics(_) => 20_000,
         })
     }
 

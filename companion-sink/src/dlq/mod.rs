@@ -87,19 +87,24 @@ pub(crate) enum WantedDecision<'o> {
 impl Dlq {
     /// Those of the configuration.
     pub(crate) fn new(config: &Loaded) -> Dlq {
-        let places = config.sinks.iter().map(|(name, sink)| Place {
-            name: name.clone(),
-            state_name: format!("{}.{name}", config.name),
-            url: sink.url.reveal().to_owned(),
-            kind: match &sink.kind {
-                Kind::Postgres(settings) => PlaceKind::Replica {
-                    state_schema: settings.state_schema.clone(),
+        // Figures keep nothing of what they refuse: the dead letters have it.
+        let sinks = config.sinks.iter();
+        let places = sinks.filter_map(|(name, sink)| {
+            Some(Place {
+                name: name.clone(),
+                state_name: format!("{}.{name}", config.name),
+                url: sink.url.reveal().to_owned(),
+                kind: match &sink.kind {
+                    Kind::Postgres(settings) => PlaceKind::Replica {
+                        state_schema: settings.state_schema.clone(),
+                    },
+                    Kind::MongoHistory(settings) => PlaceKind::History {
+                        database: settings.database.clone(),
+                        connection: OnceCell::new(),
+                    },
+                    Kind::Statistics(_) => return None,
                 },
-                Kind::MongoHistory(settings) => PlaceKind::History {
-                    database: settings.database.clone(),
-                    connection: OnceCell::new(),
-                },
-            },
+            })
         });
         Dlq(places.collect())
     }

@@ -1,4 +1,4 @@
-//! How far a replay is: a bar on a terminal, a line of JSON now and then elsewhere.
+//! How far a replay is: a bar on a terminal, a line of JSON now and then elsewhere; of what `run` does first, a line of the log.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ pub(crate) struct Progress {
 enum ProgressForm {
     Bar,
     Lines,
+    Log,
 }
 
 impl Progress {
@@ -42,6 +43,17 @@ impl Progress {
         }
     }
 
+    /// Of something that `run` does before it can begin.
+    pub(crate) fn of_run() -> Progress {
+        Progress {
+            look: match io::stderr().is_terminal() {
+                true => ProgressForm::Bar,
+                false => ProgressForm::Log,
+            },
+            ..Progress::new(true)
+        }
+    }
+
     /// Another part of the work begins.
     pub(crate) fn set_stage(&mut self, stage: &'static str) {
         self.clear();
@@ -52,6 +64,7 @@ impl Progress {
             ProgressForm::Lines => {
                 crate::terminal::print(&format!("{}\n", json!({"event": "stage", "stage": stage})))
             }
+            ProgressForm::Log => tracing::info!("{stage}"),
         }
     }
 
@@ -65,7 +78,7 @@ impl Progress {
         let now = Instant::now();
         self.rate.note(now, done);
         let is_due = |told: Instant| now - told >= JSON_INTERVAL;
-        if self.look == ProgressForm::Lines && !self.told.is_none_or(is_due) {
+        if self.look != ProgressForm::Bar && !self.told.is_none_or(is_due) {
             return;
         }
         self.told = Some(now);
@@ -81,6 +94,10 @@ impl Progress {
                 let line = json!({"event": "progress", "stage": self.stage, "done": done, "of": of,
                     "per_second": per_second.round(), "seconds_left": seconds_left});
                 crate::terminal::print(&format!("{line}\n"));
+            }
+            ProgressForm::Log => {
+                let per_second = per_second.round();
+                tracing::info!(done, of, per_second, seconds_left, "{}", self.stage);
             }
         }
     }

@@ -10,4 +10,5 @@ mod sink_http;
 mod sink_restart;
 mod sink_snapshot;
 mod sink_types;
+mod statistics;
 mod tables;

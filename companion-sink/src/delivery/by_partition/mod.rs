@@ -372,8 +372,12 @@ impl<S: Sink> Run<'_, S> {
             lane.version.clear();
             lane.version.push_str(version);
         }
-        // An application's own event is nobody's row.
-        if !copy && !matches!(op, Some(Op::Tombstone | Op::Emit)) && !for_others {
+        let is_applied = match op {
+            Some(Op::Tombstone) => false,
+            Some(Op::Emit) => self.sink.takes_emitted(),
+            _ => true,
+        };
+        if !copy && is_applied && !for_others {
             gathered.bytes += record.size_bytes();
             gathered.batch.records.push(record);
         }
