@@ -13,7 +13,7 @@ use crate::kafka::discovery::Topics;
 use crate::kafka::discovery::topics;
 use crate::kafka::positions;
 use crate::sink::{mongo_history, postgres};
-use crate::statistics::store::check_folder;
+use crate::statistics::kept::store::check_folder;
 use crate::status::sender::SourceStatus;
 use crate::terminal::print;
 use crate::terminal::printable;

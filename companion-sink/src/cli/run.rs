@@ -25,7 +25,7 @@ use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::settings::Settings;
 use crate::sink::statistics::Statistics;
-use crate::statistics::shelf::Shelf;
+use crate::statistics::kept::shelf::Shelf;
 use crate::status::SinkStatus;
 use crate::status::lag;
 

@@ -11,9 +11,9 @@ use crate::cli::status::get;
 use crate::config::{Kind, Loaded, StatisticsSettings, nearest};
 use crate::error::{Code, Result, misconfigured};
 use crate::http::own_token;
-use crate::statistics::design::Design;
+use crate::statistics::count::design::Design;
+use crate::statistics::kept::store::Store;
 use crate::statistics::question::Question;
-use crate::statistics::store::Store;
 use crate::terminal::Color;
 
 /// What is asked for.

@@ -41,7 +41,7 @@ use crate::http::problem::Problem;
 pub(crate) use crate::http::same_site::is_loopback;
 use crate::kafka::discovery::Cluster;
 use crate::kafka::positions;
-use crate::statistics::shelf::Shelf;
+use crate::statistics::kept::shelf::Shelf;
 use crate::status::SinkStatus;
 use crate::status::prometheus::Metrics;
 use crate::status::sender;

@@ -14,9 +14,9 @@ use crate::delivery::watermark::Complete;
 use crate::error::{Code, Result, misconfigured};
 use crate::http::parameters::Parameters;
 use crate::http::problem::{JsonAnswer, Problem};
-use crate::statistics::design::Design;
+use crate::statistics::count::design::Design;
+use crate::statistics::kept::shelf::Shelf;
 use crate::statistics::question::Question;
-use crate::statistics::shelf::Shelf;
 
 /// The sinks of figures that can be asked.
 struct Figures {

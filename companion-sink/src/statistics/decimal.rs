@@ -4,7 +4,7 @@ use std::fmt;
 
 use num_bigint::{BigInt, Sign};
 
-use crate::statistics::codec::{Malformed, Reading, put_bytes, put_u32};
+use crate::statistics::kept::codec::{Malformed, Reading, put_bytes, put_u32};
 
 /// The powers of ten of double precision end there; numeric has none in its text.
 const EXPONENT_MAX: i64 = 400;

@@ -10,14 +10,14 @@ use crate::config::nearest;
 use crate::config::statistics::measure::Function;
 use crate::error::{Result, misconfigured};
 use crate::statistics::calendar::{NO_TIME, Period};
-use crate::statistics::cell::Cell;
-use crate::statistics::codec::Malformed;
-use crate::statistics::counting::read_value;
+use crate::statistics::count::counting::read_value;
+use crate::statistics::count::design::Design;
 use crate::statistics::decimal::Decimal;
-use crate::statistics::design::Design;
-use crate::statistics::keys;
-use crate::statistics::keys::TopicNumber;
-use crate::statistics::store::{Snapshot, damaged};
+use crate::statistics::kept::cell::Cell;
+use crate::statistics::kept::codec::Malformed;
+use crate::statistics::kept::keys;
+use crate::statistics::kept::keys::TopicNumber;
+use crate::statistics::kept::store::{Snapshot, damaged};
 
 /// Rows of an answer, unless another number is asked for, and at most.
 const LIMIT: usize = 1000;

@@ -4,8 +4,8 @@ use serde_json::value::RawValue;
 
 use crate::event::json::Text;
 use crate::event::pg_type::PgType;
-use crate::statistics::codec::{Malformed, Reading, put_bytes};
 use crate::statistics::decimal::Decimal;
+use crate::statistics::kept::codec::{Malformed, Reading, put_bytes};
 
 /// A value becomes a part of keys of the store.
 pub(crate) const VALUE_BYTES_MAX: usize = 4096;

@@ -372,12 +372,9 @@ impl<S: Sink> Run<'_, S> {
             lane.version.clear();
             lane.version.push_str(version);
         }
-        let is_applied = match op {
-            Some(Op::Tombstone) => false,
-            Some(Op::Emit) => self.sink.takes_emitted(),
-            _ => true,
-        };
-        if !copy && is_applied && !for_others {
+        let is_nothing = op == Some(Op::Tombstone);
+        let is_own = op == Some(Op::Emit) && !self.sink.takes_emitted();
+        if !copy && !is_nothing && !is_own && !for_others {
             gathered.bytes += record.size_bytes();
             gathered.batch.records.push(record);
         }

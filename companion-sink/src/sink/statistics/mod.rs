@@ -1,6 +1,6 @@
 //! The figures: what `crate::statistics` counts, as a target of events.
 //!
-//! One instance counts (`statistics::owner`), the others keep their stores up to what it writes. A batch is a transaction of the
+//! One instance counts (`statistics::copy::owner`), the others keep their stores up to what it writes. A batch is a transaction of the
 //! changelog first, then one of the store; where a crash came between, the store is brought on by the changelog.
 
 use std::future::pending;
@@ -22,16 +22,16 @@ use crate::reload::Live;
 use crate::rule::Rules;
 use crate::sink::batch::{Applied, Batch, Move, Position};
 use crate::sink::{NotShared, Positions, Sink};
-use crate::statistics::changelog::{Changelog, ChangelogPlace};
-use crate::statistics::changes::Changes;
-use crate::statistics::counter::Counter;
-use crate::statistics::design::Design;
-use crate::statistics::keys;
-use crate::statistics::owner::Ownership;
-use crate::statistics::restore::Restore;
-use crate::statistics::shelf::{OpenStore, Shelf};
-use crate::statistics::store::{Mark, Store, Written};
-use crate::statistics::topics::{Topics, position_bytes, read_position};
+use crate::statistics::copy::changelog::{Changelog, ChangelogPlace};
+use crate::statistics::copy::owner::Ownership;
+use crate::statistics::copy::restore::Restore;
+use crate::statistics::count::counter::Counter;
+use crate::statistics::count::design::Design;
+use crate::statistics::count::topics::{Topics, position_bytes, read_position};
+use crate::statistics::kept::changes::Changes;
+use crate::statistics::kept::keys;
+use crate::statistics::kept::shelf::{OpenStore, Shelf};
+use crate::statistics::kept::store::{Mark, Store, Written};
 use crate::status::SinkStatus;
 use crate::timestamp::now_us;
 

@@ -12,12 +12,12 @@ use crate::event::parse_body;
 use crate::event::pg_type::PgType;
 use crate::kafka::record::Record;
 use crate::sink::batch::Position;
-use crate::statistics::changes::Changes;
-use crate::statistics::codec::{Malformed, Reading, put_bytes, put_i64};
-use crate::statistics::keys;
-use crate::statistics::keys::TopicNumber;
-use crate::statistics::running_snapshot::RunningSnapshot;
-use crate::statistics::store::{Snapshot, damaged};
+use crate::statistics::count::running_snapshot::RunningSnapshot;
+use crate::statistics::kept::changes::Changes;
+use crate::statistics::kept::codec::{Malformed, Reading, put_bytes, put_i64};
+use crate::statistics::kept::keys;
+use crate::statistics::kept::keys::TopicNumber;
+use crate::statistics::kept::store::{Snapshot, damaged};
 
 /// The topics that are counted.
 #[derive(Default)]

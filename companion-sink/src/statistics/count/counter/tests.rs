@@ -8,8 +8,8 @@ use serde_json::{Map, Value as Json, json};
 use super::*;
 use crate::config::{Kind, Loaded};
 use crate::statistics::decimal::Decimal;
+use crate::statistics::kept::store::{Mark, Store};
 use crate::statistics::question::Question;
-use crate::statistics::store::{Mark, Store};
 
 const DEFINITION: &str = r#"{"tableChanges":[{"table":{"primaryKeyColumnNames":["id"],"columns":[
     {"name":"id","typeName":"bigint"},{"name":"at","typeName":"timestamp with time zone"},

@@ -1,13 +1,13 @@
 //! How a contribution changes the figures.
 
 use crate::error::Result;
-use crate::statistics::changes::Changes;
-use crate::statistics::codec::{Malformed, Reading, put_u64};
-use crate::statistics::contribution::Contribution;
-use crate::statistics::design::Design;
-use crate::statistics::keys;
-use crate::statistics::keys::TopicNumber;
-use crate::statistics::store::damaged;
+use crate::statistics::count::contribution::Contribution;
+use crate::statistics::count::design::Design;
+use crate::statistics::kept::changes::Changes;
+use crate::statistics::kept::codec::{Malformed, Reading, put_u64};
+use crate::statistics::kept::keys;
+use crate::statistics::kept::keys::TopicNumber;
+use crate::statistics::kept::store::damaged;
 use crate::statistics::value::Value;
 
 /// Adds a contribution to the figures.

@@ -1,7 +1,7 @@
 //! The keys of the store. The first byte says what is there; what belongs together is next to each other.
 
 use crate::statistics::calendar::Period;
-use crate::statistics::codec::{Malformed, Reading};
+use crate::statistics::kept::codec::{Malformed, Reading};
 
 /// What is counted: another one under the same name is a mistake.
 pub(crate) const DESIGN: &[u8] = b"f";

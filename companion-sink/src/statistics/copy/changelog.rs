@@ -18,7 +18,7 @@ use crate::config::Loaded;
 use crate::error::{Code, Result, kafka_failed};
 use crate::kafka::client;
 use crate::kafka::client::configuration_error;
-use crate::statistics::store::Written;
+use crate::statistics::kept::store::Written;
 
 /// What was deleted is told for so long, to who reads from the middle.
 pub(crate) const TOMBSTONES: Duration = Duration::from_secs(7 * 86_400);

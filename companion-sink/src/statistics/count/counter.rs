@@ -8,16 +8,16 @@ use crate::event::{Headers, Op};
 use crate::kafka::record::Record;
 use crate::rejected::failure::{Failure, NotApplied};
 use crate::sink::unreadable_snapshot;
-use crate::statistics::changes::Changes;
-use crate::statistics::contribution::{Contribution, CountedRow};
-use crate::statistics::counting::{add, is_there, take};
-use crate::statistics::design::Design;
-use crate::statistics::found::Found;
-use crate::statistics::keys;
-use crate::statistics::keys::TopicNumber;
-use crate::statistics::snapshots;
-use crate::statistics::store::damaged;
-use crate::statistics::topics::{Topic, Topics};
+use crate::statistics::count::contribution::{Contribution, CountedRow};
+use crate::statistics::count::counting::{add, is_there, take};
+use crate::statistics::count::design::Design;
+use crate::statistics::count::found::Found;
+use crate::statistics::count::snapshots;
+use crate::statistics::count::topics::{Topic, Topics};
+use crate::statistics::kept::changes::Changes;
+use crate::statistics::kept::keys;
+use crate::statistics::kept::keys::TopicNumber;
+use crate::statistics::kept::store::damaged;
 
 /// Counts events, one after the other.
 pub(crate) struct Counter {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::delivery::watermark::Complete;
-use crate::statistics::store::Store;
+use crate::statistics::kept::store::Store;
 
 /// The open stores, by their sinks.
 #[derive(Clone, Default)]

@@ -15,8 +15,8 @@ use redb::{
 };
 
 use crate::error::{Code, Result};
-use crate::statistics::codec::Malformed;
-use crate::statistics::keys;
+use crate::statistics::kept::codec::Malformed;
+use crate::statistics::kept::keys;
 
 const STATE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("state");
 const LOCAL: TableDefinition<&str, i64> = TableDefinition::new("local");

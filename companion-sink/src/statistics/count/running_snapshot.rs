@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::statistics::codec::Malformed;
-use crate::statistics::store::damaged;
+use crate::statistics::kept::codec::Malformed;
+use crate::statistics::kept::store::damaged;
 
 /// A snapshot that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

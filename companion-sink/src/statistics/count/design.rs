@@ -10,11 +10,11 @@ use crate::rule::compiled::condition;
 use crate::rule::expression::{Expression, Judgement};
 use crate::rule::subject::ColumnTypeOf;
 use crate::statistics::calendar::{Calendar, NO_TIME, Period};
-use crate::statistics::contribution::Contribution;
+use crate::statistics::count::contribution::Contribution;
+use crate::statistics::count::found::Found;
 use crate::statistics::decimal::Decimal;
-use crate::statistics::found::Found;
-use crate::statistics::keys;
-use crate::statistics::keys::TopicNumber;
+use crate::statistics::kept::keys;
+use crate::statistics::kept::keys::TopicNumber;
 use crate::statistics::value::{VALUE_BYTES_MAX, Value};
 
 /// What is counted.

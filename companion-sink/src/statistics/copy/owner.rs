@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::error::{Result, misconfigured};
 use crate::kafka::client::configuration_error;
-use crate::statistics::changelog::ChangelogPlace;
+use crate::statistics::copy::changelog::ChangelogPlace;
 
 const POLL: Duration = Duration::from_millis(100);
 /// An instance that was killed is missed after this. Brokers allow no less by default.

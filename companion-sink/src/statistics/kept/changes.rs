@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::error::Result;
-use crate::statistics::cell::Cell;
-use crate::statistics::store::{Snapshot, damaged};
+use crate::statistics::kept::cell::Cell;
+use crate::statistics::kept::store::{Snapshot, damaged};
 
 /// The store as it is after a batch, while that is counted.
 pub(crate) struct Changes {

@@ -5,15 +5,15 @@
 
 use crate::error::Result;
 use crate::event::snapshot::SnapshotBody;
-use crate::statistics::changes::Changes;
-use crate::statistics::contribution::CountedRow;
-use crate::statistics::counting::take;
-use crate::statistics::design::Design;
-use crate::statistics::keys;
-use crate::statistics::keys::TopicNumber;
-use crate::statistics::running_snapshot::RunningSnapshot;
-use crate::statistics::store::damaged;
-use crate::statistics::topics::Topic;
+use crate::statistics::count::contribution::CountedRow;
+use crate::statistics::count::counting::take;
+use crate::statistics::count::design::Design;
+use crate::statistics::count::running_snapshot::RunningSnapshot;
+use crate::statistics::count::topics::Topic;
+use crate::statistics::kept::changes::Changes;
+use crate::statistics::kept::keys;
+use crate::statistics::kept::keys::TopicNumber;
+use crate::statistics::kept::store::damaged;
 
 /// Notes the beginning. One that is known already, and one from before it, change nothing.
 pub(crate) fn begin(

@@ -1,7 +1,7 @@
 //! The figures of a period and group.
 
-use crate::statistics::codec::{Malformed, Reading, put_u64};
 use crate::statistics::decimal::Decimal;
+use crate::statistics::kept::codec::{Malformed, Reading, put_u64};
 
 /// The figures of a period and group, of one topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::error::{Result, kafka_failed};
 use crate::kafka::client::{Silent, configuration_error};
 use crate::replay::progress::Progress;
-use crate::statistics::changelog::{ChangelogPlace, TOMBSTONES};
-use crate::statistics::store::{Mark, Store, Written};
+use crate::statistics::copy::changelog::{ChangelogPlace, TOMBSTONES};
+use crate::statistics::kept::store::{Mark, Store, Written};
 use crate::timestamp::now_us;
 
 const WATERMARKS_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! What a row or an event counts for.
 
 use crate::statistics::calendar::Period;
-use crate::statistics::codec::{Malformed, Reading, put_bytes, put_i64};
+use crate::statistics::kept::codec::{Malformed, Reading, put_bytes, put_i64};
 use crate::statistics::value::Value;
 
 /// What a row or an event counts for.
