@@ -50,7 +50,7 @@ struct AnswerPage {
 /// Who answers.
 enum Source {
     Instance(String),
-    Store(Design, Store),
+    Store(Box<(Design, Store)>),
 }
 
 impl Asked {
@@ -141,7 +141,7 @@ impl Asked {
         };
         let design =
             Design::new(settings).map_err(|why| misconfigured(why, "Change where of the sink."))?;
-        let source = Source::Store(design, store);
+        let source = Source::Store(Box::new((design, store)));
         let page = self.page(config, &source, None).await?;
         Ok((source, page))
     }
@@ -158,7 +158,8 @@ impl Asked {
         let groups = self.groups.iter().map(|group| ("group", group.as_str()));
         let parameters = named.chain(groups);
         match source {
-            Source::Store(design, store) => {
+            Source::Store(opened) => {
+                let (design, store) = &**opened;
                 let question = Question::parse(design, parameters)?;
                 let page = question.ask(design, &store.snapshot()?)?;
                 Ok(AnswerPage {

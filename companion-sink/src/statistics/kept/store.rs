@@ -37,6 +37,9 @@ pub(crate) struct Mark {
 /// What a batch changes; none for what it takes away.
 pub(crate) type Written = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
+/// A key and its value.
+pub(crate) type Entry = (Vec<u8>, Vec<u8>);
+
 /// A store that is open. Only one process has it.
 pub(crate) struct Store {
     database: Database,
@@ -230,7 +233,7 @@ impl Snapshot {
         &self,
         from: &[u8],
         to: &[u8],
-    ) -> Result<impl Iterator<Item = Result<(Vec<u8>, Vec<u8>)>>> {
+    ) -> Result<impl Iterator<Item = Result<Entry>>> {
         let range = self.0.range(from..to).map_err(failed)?;
         Ok(range.map(|found| {
             let (key, value) = found.map_err(failed)?;
@@ -239,7 +242,7 @@ impl Snapshot {
     }
 
     /// The first and the last that begin so.
-    pub(crate) fn ends(&self, prefix: &[u8]) -> Result<Option<[(Vec<u8>, Vec<u8>); 2]>> {
+    pub(crate) fn ends(&self, prefix: &[u8]) -> Result<Option<[Entry; 2]>> {
         let end = keys::behind(prefix);
         let mut range = self.0.range(prefix..&end[..]).map_err(failed)?;
         let owned = |found: std::result::Result<_, StorageError>| {
