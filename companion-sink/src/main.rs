@@ -1,9 +1,10 @@
-//! companion-sink: turns the topics of pg_cdc into a MongoDB history, a PostgreSQL replica, requests and mails.
+//! companion-sink: turns the topics of pg_cdc into a MongoDB history, a PostgreSQL replica, requests, mails, and figures by period.
 //!
 //! A record passes through these folders in this order: `kafka` (which partitions there are, and what is read of them),
 //! `delivery` (order, copies, batches), `event` (headers and body), then one of `sink`, or `effect`. What cannot be applied, or what
-//! a `rule` rejects, goes through `rejected` to the dead letters. `history`, `dlq`, `topic` and `replay` answer and carry out
-//! what people ask for through `cli` and `http`; `config` says how everything is set, `status` what it does.
+//! a `rule` rejects, goes through `rejected` to the dead letters. `statistics` counts, and says what it has counted. `history`,
+//! `dlq`, `topic` and `replay` answer and carry out what people ask for through `cli` and `http`; `config` says how everything is
+//! set, `status` what it does.
 
 mod cli;
 mod config;
@@ -21,6 +22,7 @@ mod reload;
 mod replay;
 mod rule;
 mod sink;
+mod statistics;
 mod status;
 mod terminal;
 mod timestamp;
@@ -138,6 +140,10 @@ async fn carry_out(arguments: &Arguments, config: &Loaded) -> Result<u8> {
         Command::Status(status) => {
             let all_work = status.run(config, arguments.json, arguments.color).await?;
             Ok(if all_work { 0 } else { CHECK_FOUND_ERROR })
+        }
+        Command::Statistics(asked) => {
+            asked.run(config, arguments.json, arguments.color).await?;
+            Ok(0)
         }
         Command::Dlq(dlq) => {
             let found = dlq.run(config, arguments.json, arguments.color).await?;

@@ -1,4 +1,5 @@
-//! How far a long command is: a bar on a terminal; elsewhere a line of JSON now and then, or nothing.
+//! How far a long command is: a bar on a terminal; elsewhere a line of JSON now and then, or nothing; of what `run` does first, a
+//! line of the log.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ enum ProgressForm {
     Bar,
     Lines,
     Nothing,
+    Log,
 }
 
 impl Progress {
@@ -68,6 +70,17 @@ impl Progress {
         }
     }
 
+    /// Of something that `run` does before it can begin.
+    pub(crate) fn of_run() -> Progress {
+        Progress {
+            look: match io::stderr().is_terminal() {
+                true => ProgressForm::Bar,
+                false => ProgressForm::Log,
+            },
+            ..Progress::new(true)
+        }
+    }
+
     /// Another part of the work begins.
     pub(crate) fn set_stage(&mut self, stage: &'static str) {
         self.clear();
@@ -79,6 +92,7 @@ impl Progress {
                 crate::terminal::print(&format!("{}\n", json!({"event": "stage", "stage": stage})))
             }
             ProgressForm::Nothing => {}
+            ProgressForm::Log => tracing::info!("{stage}"),
         }
     }
 
@@ -92,7 +106,7 @@ impl Progress {
         let now = Instant::now();
         self.rate.note(now, done);
         let is_due = |told: Instant| now - told >= JSON_INTERVAL;
-        if self.look == ProgressForm::Lines && !self.told.is_none_or(is_due) {
+        if self.look != ProgressForm::Bar && !self.told.is_none_or(is_due) {
             return;
         }
         self.told = Some(now);
@@ -117,6 +131,10 @@ impl Progress {
                 crate::terminal::print(&format!("{line}\n"));
             }
             ProgressForm::Nothing => {}
+            ProgressForm::Log => {
+                let per_second = per_second.round();
+                tracing::info!(done, of, per_second, seconds_left, "{}", self.stage);
+            }
         }
     }
 

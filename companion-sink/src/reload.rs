@@ -9,11 +9,11 @@ use tokio::sync::watch;
 
 use change::trouble::Trouble;
 
-use crate::config::Loaded;
+use crate::config::{Loaded, place_of};
 use crate::effect::target;
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
-use crate::rule::compiled::{Rule, compile};
+use crate::rule::compiled::{Rule, check_conditions, compile};
 use crate::rule::condition::Condition;
 
 /// Reads the configuration from `file`, or from the usual places, and checks everything.
@@ -40,6 +40,14 @@ fn check_effects(config: &Loaded) -> Result<()> {
 }
 
 fn compiled(config: &Loaded) -> Result<Vec<Rule>> {
+    check_conditions(config).map_err(|(sink, why)| {
+        let file = config.file.as_deref();
+        let place = file.map(|file| place_of(file, &["sink", sink, "where"]));
+        misconfigured(
+            format!("{}sink.{sink}.where: {why}", place.unwrap_or_default()),
+            "Change it there: CEL over before, after, value, op and audit.",
+        )
+    })?;
     compile(config).map_err(|what| {
         let file = config.file.as_deref().map(Path::display);
         let file = file.map_or_else(String::new, |file| format!("{file}: "));

@@ -14,6 +14,7 @@ use crate::kafka::discovery::Topics;
 use crate::kafka::discovery::topics;
 use crate::kafka::positions;
 use crate::sink::{mongo_history, postgres};
+use crate::statistics::kept::store::check_folder;
 use crate::status::sender::SourceStatus;
 use crate::terminal::print;
 use crate::terminal::printable;
@@ -167,6 +168,12 @@ async fn look_at_configuration(config: &Loaded, report: &mut CheckReport) {
     }
     for (name, sink) in config.sinks.iter().filter(|(_, sink)| sink.enabled) {
         let item = format!("sink.{name}");
+        if let Kind::Statistics(settings) = &sink.kind {
+            match check_folder(&settings.store) {
+                Ok(()) => report.ok(&item, &format!("{} can be written", settings.store)),
+                Err(error) => report.error(&item, &error),
+            }
+        }
         match weaknesses::of_target(sink).await {
             Ok(None) => {}
             Ok(Some((what, remedy))) => report.warning(&item, &what, remedy),
@@ -221,6 +228,7 @@ async fn look_at_target(name: &str, sink: &SinkSettings, item: &str, report: &mu
             }
             Err(error) => report.error(item, &error),
         },
+        Kind::Statistics(_) => {}
     }
 }
 

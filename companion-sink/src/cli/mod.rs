@@ -11,6 +11,7 @@ mod effects;
 mod history;
 pub(crate) mod replay;
 pub(crate) mod run;
+mod statistics;
 mod status;
 pub(crate) mod topic;
 mod weaknesses;
@@ -91,6 +92,11 @@ pub(crate) enum Command {
     /// TABLE is the table's name, with or without schema and database. KEY is the plain value (42), a=1,b=2 for several
     /// columns, or JSON. VERSION is a number of the timeline; TIME is 2026-11-21T10:40:00Z, or 2026-11-21 10:40 in UTC.
     History(Box<history::Query>),
+    /// Ask a sink of figures: what was counted, by period and group
+    ///
+    /// The running instances are asked, those of [http] listen and peers; where none runs, the store in the sink's folder.
+    /// TIME is 2026-11, 2026-11-21 or 2026-11-21T10:40, in the sink's time zone, or 2026-11-21T10:40:00+01:00.
+    Statistics(statistics::Asked),
     /// Events that a sink could not apply: list, show, retry, edit, skip
     ///
     /// A decision is noted in the target, with who made it, and carried out by the running instance: at once, or when it

@@ -3,14 +3,13 @@
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use std::time::Instant;
 
+use change::trouble::Trouble;
 use clap::Args;
 use serde_json::json;
 use tokio::sync::watch;
 
 use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::run::{Signalled, Signals, choose};
-use change::trouble::Trouble;
-
 use crate::config::{Kind, Loaded};
 use crate::error::{Result, misconfigured};
 use crate::progress::Progress;
@@ -84,7 +83,7 @@ impl Replay {
             Kind::MongoHistory(settings) => {
                 history::replay(&order, settings, &mut progress).await?
             }
-            Kind::Webhook(_) | Kind::Mail(_) => return Err(no_replay(name)),
+            Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => return Err(no_replay(name)),
         };
         let Some(report) = done else {
             eprintln!("companion-sink: interrupted; {}", left_behind(&sink.kind));
@@ -116,7 +115,9 @@ impl Replay {
             Kind::MongoHistory(_) => {
                 "Documents of the history that are missing or different are written"
             }
-            Kind::Webhook(_) | Kind::Mail(_) => return Err(no_replay(&self.sink)),
+            Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => {
+                return Err(no_replay(&self.sink));
+            }
         };
         eprint!(
             "{what} (sink {}, from {}). Go on? [y/N] ",
@@ -168,16 +169,16 @@ impl Replay {
 fn left_behind(kind: &Kind) -> &'static str {
     match kind {
         Kind::Postgres(_) => "nothing was changed",
-        Kind::MongoHistory(_) | Kind::Webhook(_) | Kind::Mail(_) => {
+        Kind::MongoHistory(_) | Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => {
             "what was written by then stays"
         }
     }
 }
 
-/// What was sent cannot be built anew.
+/// What was sent cannot be built anew, and figures are counted anew by another sink.
 fn no_replay(sink: &str) -> Trouble {
     misconfigured(
         format!("sink {sink} keeps no content that could be built anew"),
-        "Name a sink of kind postgres or mongo_history.",
+        "Name a sink of kind postgres or mongo_history. Figures are counted anew by a sink of another name with the same topics; remove this one when that is done.",
     )
 }

@@ -25,6 +25,8 @@ use crate::sink::postgres::Postgres;
 use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::settings::Settings;
+use crate::sink::statistics::Statistics;
+use crate::statistics::kept::shelf::Shelf;
 use crate::status::SinkStatus;
 use crate::status::lag;
 
@@ -51,6 +53,7 @@ struct Running<'l> {
     stop: watch::Sender<bool>,
     statuses: Vec<SinkStatus>,
     runs: JoinSet<()>,
+    shelf: Shelf,
     listener: Option<&'l Listener>,
     http: Option<http::Server>,
 }
@@ -75,6 +78,7 @@ impl<'l> Running<'l> {
 
         let mut statuses = Vec::new();
         let mut runs = JoinSet::new();
+        let shelf = Shelf::default();
         for (name, sink) in chosen {
             let status = SinkStatus::new(name, sink.kind_name());
             statuses.push(status.clone());
@@ -87,8 +91,7 @@ impl<'l> Running<'l> {
                 status,
                 goal: None,
             };
-            let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
-            run_sink(&mut runs, &config, context, reloader.live(), refusals);
+            run_sink(&mut runs, &config, context, reloader.live(), &shelf)?;
         }
         lag::watch(
             &config,
@@ -102,6 +105,7 @@ impl<'l> Running<'l> {
             stop,
             statuses,
             runs,
+            shelf,
             listener,
             http: None,
         };
@@ -122,6 +126,7 @@ impl<'l> Running<'l> {
                 self.statuses.clone(),
                 self.shared.discovery.cluster(),
                 self.shared.position.clone(),
+                &self.shelf,
             )
         };
         self.http = self.listener.map(serve).transpose()?;
@@ -212,9 +217,10 @@ fn run_sink(
     config: &Arc<Loaded>,
     context: Context,
     live: Live,
-    refusals: RefusalLimit,
-) {
+    shelf: &Shelf,
+) -> Result<()> {
     let name = context.name.clone();
+    let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
     match &context.config.kind {
         Kind::MongoHistory(settings) => {
             let history = MongoHistory::new(
@@ -247,7 +253,13 @@ fn run_sink(
             let effects = Effects::new(config, &context, effect, live.clone(), refusals);
             runs.spawn(Runner::new(context, ByPartition::new(effects), live).run());
         }
+        Kind::Statistics(settings) => {
+            let (shelf, status) = (shelf.clone(), context.status.clone());
+            let statistics = Statistics::new(config, &name, settings, live.clone(), shelf, status)?;
+            runs.spawn(Runner::new(context, ByPartition::new(statistics), live).run());
+        }
     }
+    Ok(())
 }
 
 /// What a signal means.

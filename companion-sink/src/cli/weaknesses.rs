@@ -70,6 +70,7 @@ pub(crate) async fn of_target(sink: &SinkSettings) -> Result<Option<Weakness>> {
         Kind::MongoHistory(_) => Ok(of_mongodb(sink.url.reveal()).await),
         Kind::Webhook(_) => Ok(of_webhook(sink.url.reveal())),
         Kind::Mail(settings) => Ok(of_mail(settings)),
+        Kind::Statistics(_) => Ok(None),
     }
 }
 

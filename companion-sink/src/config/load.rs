@@ -3,15 +3,13 @@
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use change::trouble::Trouble;
 use serde::Deserialize;
 
-use crate::config::effect::{EffectSettings, MailSettings};
 use crate::config::environment::{override_key, overrides};
 use crate::config::file::Config;
 use crate::config::mistake::FileText;
+use crate::config::required::{check_sinks, missing};
 use crate::config::secret::{Secret, read_secret};
-use crate::config::sink::Kind;
 use crate::error::{Result, misconfigured};
 
 /// A configuration, and what the files hold that it names.
@@ -95,7 +93,7 @@ impl Loaded {
         {
             return Err(misconfigured(
                 format!("{file_name}: sink.{name}.kind is missing"),
-                "Set it to mongo_history, postgres, webhook or mail.",
+                "Set it to mongo_history, postgres, webhook, mail or statistics.",
             ));
         }
         let mut config = Config::deserialize(table.clone())
@@ -110,7 +108,7 @@ impl Loaded {
         match needs {
             NeededParts::Kafka => config.with_kafka_files(),
             NeededParts::Everything => {
-                config.check_sinks(file_name)?;
+                check_sinks(&config, file_name)?;
                 config.with_files(file_name)
             }
         }
@@ -158,54 +156,6 @@ impl Config {
         }
     }
 
-    /// Names what is required of sinks and missing, and what cannot be meant.
-    fn check_sinks(&self, file_name: &str) -> Result<()> {
-        let missing = |key: String| missing(file_name, &key);
-        if self.sinks.is_empty() {
-            return Err(missing("[sink.NAME]".into()));
-        }
-        for (name, sink) in &self.sinks {
-            let has_url = !sink.url.is_empty() || !sink.url_file.is_empty();
-            match &sink.kind {
-                Kind::Mail(mail) => check_mail(file_name, name, mail, has_url)?,
-                _ if !has_url => return Err(missing(format!("sink.{name}.url"))),
-                _ => {}
-            }
-            if let Some(effect) = sink.kind.effect() {
-                check_effect(file_name, name, effect)?;
-            }
-            if sink.topics.is_empty() {
-                return Err(missing(format!("sink.{name}.topics")));
-            }
-            if let Kind::MongoHistory(mongo) = &sink.kind
-                && ["admin", "config", "local"].contains(&mongo.database.as_str())
-            {
-                return Err(misconfigured(
-                    format!(
-                        "{file_name}: sink.{name}.database: {} is MongoDB's own",
-                        mongo.database
-                    ),
-                    "Give the history a database of its own.",
-                ));
-            }
-            if let Kind::Postgres(postgres) = &sink.kind {
-                let is_table =
-                    |name: &&String| name.split('.').filter(|part| !part.is_empty()).count() != 2;
-                let wrong = postgres
-                    .tables
-                    .iter()
-                    .flat_map(|(source, target)| [source, target]);
-                if let Some(wrong) = wrong.into_iter().find(is_table) {
-                    return Err(misconfigured(
-                        format!("{file_name}: sink.{name}.tables: \"{wrong}\" is not schema.table"),
-                        "Write tables = {\"public.customer\" = \"crm.kunde\"}.",
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Reads the files that Kafka's clients need.
     fn with_kafka_files(self) -> Result<Loaded> {
         let mut kafka_files = KafkaFiles::default();
@@ -235,77 +185,13 @@ impl Config {
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().into();
             }
-            if sink.url.is_empty() && !matches!(sink.kind, Kind::Mail(_)) {
+            if sink.url.is_empty() && sink.has_url() {
                 return Err(missing(file_name, &format!("sink.{name}.url")));
             }
         }
         let loaded = self.with_kafka_files()?;
         Ok(Loaded { token, ..loaded })
     }
-}
-
-/// What a mail needs.
-fn check_mail(file_name: &str, name: &str, mail: &MailSettings, has_url: bool) -> Result<()> {
-    if has_url {
-        return Err(misconfigured(
-            format!("{file_name}: sink.{name}.url is no key of a mail sink"),
-            "Set smtp to the server that takes the mails.",
-        ));
-    }
-    let no_text = [&mail.body, &mail.body_file, &mail.html, &mail.html_file];
-    for (key, is_missing) in [
-        ("smtp", mail.smtp.is_empty()),
-        ("from", mail.from.is_empty()),
-        ("to", mail.to.is_empty()),
-        ("subject", mail.subject.is_empty()),
-        ("body", no_text.iter().all(|text| text.is_empty())),
-    ] {
-        if is_missing {
-            return Err(missing(file_name, &format!("sink.{name}.{key}")));
-        }
-    }
-    Ok(())
-}
-
-/// What every kind of effects needs.
-fn check_effect(file_name: &str, name: &str, effect: &EffectSettings) -> Result<()> {
-    let wrong = |key: &str, what: &str, hint: &str| {
-        Err(misconfigured(
-            format!("{file_name}: sink.{name}{key} {what}"),
-            hint,
-        ))
-    };
-    if !name.bytes().all(is_of_topic) {
-        let hint = "Use A-Z a-z 0-9 . _ - in it: topics of its state are named after it.";
-        return wrong("", "cannot be the name of a sink of this kind", hint);
-    }
-    if effect.on.is_empty() {
-        return wrong(".on", "is empty", "Name operations: c, u, d or r.");
-    }
-    if effect.timeout.is_zero() || effect.retry.initial.is_zero() {
-        let what = "has a timeout or a pause of 0";
-        return wrong(
-            "",
-            what,
-            "Set timeout and retry.initial to \"1ms\" or more.",
-        );
-    }
-    if effect.retry.max < effect.retry.initial {
-        let hint = "Raise max, or lower initial.";
-        return wrong(".retry", "has a max below its initial", hint);
-    }
-    Ok(())
-}
-
-fn is_of_topic(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
-}
-
-fn missing(file_name: &str, key: &str) -> Trouble {
-    misconfigured(
-        format!("{file_name}: {key} is missing"),
-        "Set it there; `companion-sink config --defaults` shows every key.",
-    )
 }
 
 fn token(file: &str) -> Result<Secret<String>> {

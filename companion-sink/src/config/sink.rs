@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::effect::{EffectSettings, MailSettings, WebhookSettings};
 use crate::config::shown_url::Url;
+use crate::config::statistics::StatisticsSettings;
 use crate::config::units::{optional_count, optional_duration};
 
 /// `[sink.NAME]`: what all kinds share, and the kind's own part.
@@ -59,6 +60,8 @@ pub(crate) enum Kind {
     Webhook(WebhookSettings),
     /// A mail for each event.
     Mail(MailSettings),
+    /// Figures of rows and events, by period.
+    Statistics(StatisticsSettings),
 }
 
 impl Kind {
@@ -67,7 +70,7 @@ impl Kind {
         match self {
             Kind::Webhook(webhook) => Some(&webhook.effect),
             Kind::Mail(mail) => Some(&mail.effect),
-            Kind::MongoHistory(_) | Kind::Postgres(_) => None,
+            Kind::MongoHistory(_) | Kind::Postgres(_) | Kind::Statistics(_) => None,
         }
     }
 }
@@ -193,6 +196,11 @@ impl Default for PostgresSettings {
 }
 
 impl SinkSettings {
+    /// Whether there is a server that `url` leads to.
+    pub(crate) fn has_url(&self) -> bool {
+        !matches!(self.kind, Kind::Mail(_) | Kind::Statistics(_))
+    }
+
     /// The value of `kind`.
     pub(crate) fn kind_name(&self) -> &'static str {
         match self.kind {
@@ -200,6 +208,7 @@ impl SinkSettings {
             Kind::Postgres(_) => "postgres",
             Kind::Webhook(_) => "webhook",
             Kind::Mail(_) => "mail",
+            Kind::Statistics(_) => "statistics",
         }
     }
 
@@ -217,7 +226,7 @@ impl SinkSettings {
     pub(crate) fn batch_rows(&self) -> usize {
         self.batch.rows.unwrap_or(match self.kind {
             Kind::MongoHistory(_) | Kind::Webhook(_) | Kind::Mail(_) => 2_000,
-            Kind::Postgres(_) => 20_000,
+            Kind::Postgres(_) | Kind::Statistics(_) => 20_000,
         })
     }
 

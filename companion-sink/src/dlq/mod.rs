@@ -97,7 +97,7 @@ impl Dlq {
                     connection: OnceCell::new(),
                 },
                 // What they refuse holds nothing back, and is in the dead letters only.
-                Kind::Webhook(_) | Kind::Mail(_) => return None,
+                Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => return None,
             };
             Some(Place {
                 name: name.clone(),

@@ -12,7 +12,7 @@ type Figure = (
     fn(&Figures) -> Option<f64>,
 );
 
-const FIGURES: [Figure; 10] = [
+const FIGURES: [Figure; 12] = [
     ("batches_total", "counter", "Applied batches.", |f| {
         Some(f.batches as f64)
     }),
@@ -69,6 +69,18 @@ const FIGURES: [Figure; 10] = [
         "counter",
         "Attempts after a failure.",
         |f| Some(f.retries as f64),
+    ),
+    (
+        "store_keys",
+        "gauge",
+        "Keys in the store of a sink that has one of its own.",
+        |f| f.store_keys.map(|keys| keys as f64),
+    ),
+    (
+        "store_bytes",
+        "gauge",
+        "What that store takes of the disk.",
+        |f| f.store_bytes.map(|bytes| bytes as f64),
     ),
 ];
 

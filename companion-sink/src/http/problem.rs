@@ -61,6 +61,16 @@ impl Problem {
         }
     }
 
+    /// There is no such sink of figures.
+    pub(crate) fn no_figures(sink: &str) -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: format!("there is no sink {sink} of kind statistics"),
+            detail: None,
+            code: None,
+        }
+    }
+
     /// What was asked for may be several things.
     pub(crate) fn conflict(error: Trouble) -> Problem {
         Problem {

@@ -158,6 +158,10 @@ pub(crate) struct Figures {
     pub(crate) parked_keys: u64,
     /// Changes of rows, of tables without a key, that the target did not have.
     pub(crate) unknown_rows: u64,
+    /// Keys in the store, of a sink that has one of its own.
+    pub(crate) store_keys: Option<u64>,
+    /// What that store takes of the disk.
+    pub(crate) store_bytes: Option<u64>,
     /// Topics that wait at an event about their table which the target cannot follow, with the reason; the others go on.
     pub(crate) stopped_topics: BTreeMap<String, LastError>,
     /// Effects; none of a sink of another kind.
@@ -207,6 +211,8 @@ impl Figures {
             dead_letters: BTreeMap::new(),
             parked_keys: 0,
             unknown_rows: 0,
+            store_keys: None,
+            store_bytes: None,
             stopped_topics: BTreeMap::new(),
             effects: None,
             last_error: None,

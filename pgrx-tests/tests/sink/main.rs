@@ -11,5 +11,6 @@ mod sink_http;
 mod sink_restart;
 mod sink_snapshot;
 mod sink_types;
+mod statistics;
 mod tables;
 mod topics;

@@ -1,10 +1,12 @@
 //! What is read of a file, and what is told of mistakes in it.
 
 use super::*;
+use crate::config::effect::MailSettings;
 use crate::config::file::Kafka;
+use crate::config::sink::Kind;
 use crate::config::{
     DEFAULT_FILE, MongoHistorySettings, OnError, PostgresSettings, RuleSettings, SinkSettings,
-    WebhookSettings,
+    StatisticsSettings, WebhookSettings,
 };
 
 const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
@@ -54,6 +56,10 @@ fn the_default_file_says_the_default_of_every_key() {
         topics: vec!["shop.public.customer".into()],
         ..example("", welcome)
     };
+    let figures = SinkSettings {
+        topics: vec!["shop.public.orders".into()],
+        ..example("", Kind::Statistics(StatisticsSettings::default()))
+    };
     let expected = Config {
         kafka: Kafka {
             brokers: "localhost:9092".into(),
@@ -67,6 +73,7 @@ fn the_default_file_says_the_default_of_every_key() {
         }],
         sinks: [
             ("billing".into(), billing),
+            ("figures".into(), figures),
             ("welcome".into(), welcome),
             (
                 "history".into(),
@@ -100,7 +107,7 @@ fn the_default_file_has_every_key() {
             }
         }
     }
-    /// What belongs to every sink, or to both kinds of effects.
+    /// What belongs to every sink, or to both kinds of effects; no figures have a server.
     fn is_told_elsewhere(path: &str) -> bool {
         const EVERY: [&str; 4] = ["enabled", "batch.rows", "batch.wait", "stuck_after"];
         const EFFECTS: [&str; 9] = [
@@ -117,6 +124,7 @@ fn the_default_file_has_every_key() {
         let of = |sink: &str| path.strip_prefix(sink);
         let is_of_every = |key: &str| EVERY.contains(&key);
         of(".sink.billing.").is_some_and(is_of_every)
+            || of(".sink.figures.").is_some_and(|key| is_of_every(key) || key == "url")
             || of(".sink.welcome.").is_some_and(|key| is_of_every(key) || EFFECTS.contains(&key))
     }
     let (mut in_file, mut known) = (Vec::new(), Vec::new());

@@ -375,8 +375,9 @@ impl<S: Sink> Run<'_, S> {
             lane.version.clear();
             lane.version.push_str(version);
         }
-        // An application's own event is nobody's row.
-        if !copy && !matches!(op, Some(Op::Tombstone | Op::Emit)) && !for_others {
+        let is_nothing = op == Some(Op::Tombstone);
+        let is_own = op == Some(Op::Emit) && !self.sink.takes_emitted();
+        if !copy && !is_nothing && !is_own && !for_others {
             gathered.bytes += record.size_bytes();
             gathered.batch.records.push(record);
         }

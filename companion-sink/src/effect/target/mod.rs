@@ -31,7 +31,7 @@ impl Target {
                 Some(Target::Webhook(Box::new(Webhook::new(settings, url)?)))
             }
             Kind::Mail(settings) => Some(Target::Mail(Box::new(Mail::new(settings)?))),
-            Kind::MongoHistory(_) | Kind::Postgres(_) => None,
+            Kind::MongoHistory(_) | Kind::Postgres(_) | Kind::Statistics(_) => None,
         })
     }
 
@@ -76,6 +76,6 @@ pub(crate) fn check(sink: &SinkSettings) -> Result<()> {
     match &sink.kind {
         Kind::Webhook(settings) => Webhook::new(settings, sink.url.reveal()).map(drop),
         Kind::Mail(settings) => mail::check(settings),
-        Kind::MongoHistory(_) | Kind::Postgres(_) => Ok(()),
+        Kind::MongoHistory(_) | Kind::Postgres(_) | Kind::Statistics(_) => Ok(()),
     }
 }
