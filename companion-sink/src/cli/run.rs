@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{Consistency, Kind, Loaded, SinkSettings};
 use crate::delivery::by_partition::ByPartition;
+use crate::delivery::in_commit_order::InCommitOrder;
 use crate::delivery::runner::{Context, Runner, Shared};
 use crate::error::{Result, misconfigured};
 use crate::http;
@@ -21,7 +22,6 @@ use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::{Live, Reloader};
 use crate::sink::mongo_history::MongoHistory;
 use crate::sink::postgres::Postgres;
-use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::settings::Settings;
 use crate::status::SinkStatus;

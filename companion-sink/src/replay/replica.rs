@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::config;
 use crate::config::Consistency;
 use crate::delivery::by_partition::ByPartition;
+use crate::delivery::in_commit_order::InCommitOrder;
 use crate::delivery::runner::{Context, Course, Ended};
 use crate::error::{Code, Result, log, misconfigured};
 use crate::kafka::bounds::check_bounds;
@@ -29,7 +30,6 @@ use crate::replay::{Order, Report, unless_stopped};
 use crate::sink::batch::Position;
 use crate::sink::changes::Changes;
 use crate::sink::postgres::Postgres;
-use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replay::control::{Control, NotYet};
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::settings::Settings;
@@ -94,7 +94,7 @@ async fn build_and_switch(
 
 /// The course of the sink that builds.
 enum ReplicaCourse {
-    Transaction(InCommitOrder),
+    Transaction(InCommitOrder<Replica>),
     Row(ByPartition<Postgres>),
 }
 

@@ -23,16 +23,13 @@ use crate::sink::postgres::write::rows::waits;
 use crate::sink::postgres::write::stream::{STATEMENT_ROWS, Stream, fits};
 
 use crate::rejected::failure::NotApplied;
+use crate::sink::ordered::{PartOutcome, Poison, Why, version_of};
 use crate::sink::postgres::in_commit_order::doubts::look_at_doubts;
-use crate::sink::postgres::in_commit_order::poison::PartOutcome;
-use crate::sink::postgres::in_commit_order::poison::Poison;
-use crate::sink::postgres::in_commit_order::poison::Why;
-use crate::sink::postgres::in_commit_order::poison::of_whole_table;
-use crate::sink::postgres::in_commit_order::poison::version_of;
 use crate::sink::postgres::parked::park::Park;
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::replica::TargetConnection;
 use crate::sink::postgres::replica::not_connected;
+use crate::sink::postgres::write::about_table::of_whole_table;
 use crate::sink::postgres::write::whole_table;
 
 /// Applies events in the open transaction, and opens one if there is none.

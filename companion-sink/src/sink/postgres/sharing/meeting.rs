@@ -16,9 +16,9 @@ use crate::rejected::parked_event::Decision;
 use crate::sink::Met;
 use crate::sink::batch::Move;
 use crate::sink::postgres::connection::Session;
-use crate::sink::postgres::in_commit_order::poison::of_whole_table;
 use crate::sink::postgres::schema::bindings::Refusal;
 use crate::sink::postgres::sharing::partition_locks::tell_others;
+use crate::sink::postgres::write::about_table::of_whole_table;
 use crate::sink::postgres::write::whole_table::unreadable;
 
 use crate::sink::postgres::parked::park::Park;
