@@ -1,4 +1,4 @@
-//! companion-sink: turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
+//! companion-sink: turns the topics of pg_cdc into a MongoDB history, read models in MongoDB, and a PostgreSQL replica.
 //!
 //! A record passes through these folders in this order: `kafka` (which partitions there are, and what is read of them),
 //! `delivery` (order, copies, batches), `event` (headers and body), then one of `sink`. What cannot be applied, or what a
@@ -136,6 +136,13 @@ fn execute(arguments: &Arguments) -> Result<u8> {
                     ReplayOutcome::Interrupted => INTERRUPTED,
                 })
             }
+            Command::Rebuild(rebuild) => {
+                let outcome = rebuild.run(&config, arguments.json).await?;
+                Ok(match outcome {
+                    ReplayOutcome::Interrupted => INTERRUPTED,
+                    ReplayOutcome::Done | ReplayOutcome::Different => 0,
+                })
+            }
             Command::History(query) => {
                 let found = query.run(&config, arguments.json, arguments.color).await?;
                 Ok(if found { 0 } else { NOT_FOUND })
@@ -153,7 +160,9 @@ fn start_log(arguments: &Arguments, log: &config::Log) {
         (true, _) => "debug",
         (_, true) => "error",
         // A bar is drawn where the log goes.
-        _ if matches!(arguments.command, Command::Replay(_)) && std::io::stderr().is_terminal() => {
+        _ if matches!(arguments.command, Command::Replay(_) | Command::Rebuild(_))
+            && std::io::stderr().is_terminal() =>
+        {
             "warn"
         }
         _ => log.level.name(),

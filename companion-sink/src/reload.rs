@@ -11,11 +11,13 @@ use crate::config::Loaded;
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
 use crate::rule::compiled::{Rule, compile};
+use crate::sink::mongo_view::configured;
 
 /// Reads the configuration from `file`, or from the usual places, and checks everything.
 pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
     let config = Loaded::read(file)?;
     compiled(&config)?;
+    configured::check(&config)?;
     Ok(config)
 }
 

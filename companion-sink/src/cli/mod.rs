@@ -8,6 +8,7 @@ pub(crate) mod check;
 pub(crate) mod config;
 mod dlq;
 mod history;
+pub(crate) mod rebuild;
 pub(crate) mod replay;
 pub(crate) mod run;
 mod status;
@@ -19,7 +20,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-/// Turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
+/// Turns the topics of pg_cdc into a MongoDB history, read models in MongoDB, and a PostgreSQL replica.
 #[derive(Debug, Parser)]
 #[command(name = "companion-sink", version, max_term_width = 100)]
 #[command(
@@ -100,4 +101,9 @@ pub(crate) enum Command {
     /// what was built. From the middle, only rows that changed since then are. Of a history the documents that are missing or
     /// different are written. The sink may run meanwhile. What differed is printed: with --dry-run that is all.
     Replay(replay::Replay),
+    /// Build a view anew from its topics
+    ///
+    /// It is built beside the one that readers use, which it then replaces; so it is done after a change of the view's settings. The
+    /// sink may run meanwhile. The documents from before are kept in a collection of their own (`COLLECTION__old`).
+    Rebuild(rebuild::Rebuild),
 }

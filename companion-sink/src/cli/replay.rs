@@ -7,6 +7,8 @@ use clap::Args;
 use serde_json::json;
 use tokio::sync::watch;
 
+use change::trouble::Trouble;
+
 use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::run::{Signalled, Signals, choose};
 use crate::config::{Kind, Loaded};
@@ -82,6 +84,7 @@ impl Replay {
             Kind::MongoHistory(settings) => {
                 history::replay(&order, settings, &mut progress).await?
             }
+            Kind::MongoView(_) => return Err(is_a_view(self.sink.as_str())),
         };
         let Some(report) = done else {
             eprintln!("companion-sink: interrupted; {}", left_behind(&sink.kind));
@@ -113,6 +116,7 @@ impl Replay {
             Kind::MongoHistory(_) => {
                 "Documents of the history that are missing or different are written"
             }
+            Kind::MongoView(_) => return Err(is_a_view(self.sink.as_str())),
         };
         eprint!(
             "{what} (sink {}, from {}). Go on? [y/N] ",
@@ -160,10 +164,17 @@ impl Replay {
     }
 }
 
+fn is_a_view(sink: &str) -> Trouble {
+    misconfigured(
+        format!("sink {sink} is a view, which has no part that could be replayed alone"),
+        format!("companion-sink rebuild {sink}"),
+    )
+}
+
 /// What an interrupted replay leaves.
 fn left_behind(kind: &Kind) -> &'static str {
     match kind {
-        Kind::Postgres(_) => "nothing was changed",
+        Kind::Postgres(_) | Kind::MongoView(_) => "nothing was changed",
         Kind::MongoHistory(_) => "what was written by then stays",
     }
 }

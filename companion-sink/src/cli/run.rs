@@ -21,6 +21,7 @@ use crate::rejected::dead_letter::DeadLetters;
 use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::{Live, Reloader};
 use crate::sink::mongo_history::MongoHistory;
+use crate::sink::mongo_view::MongoView;
 use crate::sink::postgres::Postgres;
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::settings::Settings;
@@ -87,7 +88,7 @@ impl<'l> Running<'l> {
                 goal: None,
             };
             let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
-            run_sink(&mut runs, &config, sink, context, reloader.live(), refusals);
+            run_sink(&mut runs, &config, sink, context, reloader.live(), refusals)?;
         }
         lag::watch(
             &config,
@@ -213,7 +214,7 @@ fn run_sink(
     context: Context,
     live: Live,
     refusals: RefusalLimit,
-) {
+) -> Result<()> {
     let name = context.name.clone();
     match &sink.kind {
         Kind::MongoHistory(settings) => {
@@ -226,6 +227,10 @@ fn run_sink(
                 refusals,
             );
             runs.spawn(Runner::new(context, ByPartition::new(history), live).run());
+        }
+        Kind::MongoView(settings) => {
+            let view = MongoView::new(config, &name, live.clone(), settings, refusals)?;
+            runs.spawn(Runner::new(context, InCommitOrder::new(view), live).run());
         }
         Kind::Postgres(settings) => {
             let settings = Settings::new(config, settings);
@@ -242,6 +247,7 @@ fn run_sink(
             };
         }
     }
+    Ok(())
 }
 
 /// What a signal means.

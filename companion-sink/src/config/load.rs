@@ -74,12 +74,14 @@ impl Loaded {
         {
             return Err(misconfigured(
                 format!("{file_name}: sink.{name}.kind is missing"),
-                "Set it to mongo_history or postgres.",
+                "Set it to mongo_history, mongo_view or postgres.",
             ));
         }
         let mut config = Config::deserialize(table.clone())
             .map_err(|error| text.wrong_value(&table, error.message()))?;
-        config.sinks.values_mut().for_each(|sink| sink.fill_in());
+        for (name, sink) in &mut config.sinks {
+            sink.fill_in(name);
+        }
         // Every key that there is, is among those that the configuration has.
         let known = toml::Table::try_from(&config).map_err(|error| {
             misconfigured(error.to_string(), "Report this with the configuration.")
@@ -132,15 +134,15 @@ impl Config {
             if sink.topics.is_empty() {
                 return Err(missing(format!("sink.{name}.topics")));
             }
-            if let Kind::MongoHistory(mongo) = &sink.kind
-                && ["admin", "config", "local"].contains(&mongo.database.as_str())
-            {
+            let database = match &sink.kind {
+                Kind::MongoHistory(history) => &history.database,
+                Kind::MongoView(view) => &view.database,
+                Kind::Postgres(_) => "",
+            };
+            if ["admin", "config", "local"].contains(&database) {
                 return Err(misconfigured(
-                    format!(
-                        "{file_name}: sink.{name}.database: {} is MongoDB's own",
-                        mongo.database
-                    ),
-                    "Give the history a database of its own.",
+                    format!("{file_name}: sink.{name}.database: {database} is MongoDB's own"),
+                    "Give the sink a database of its own.",
                 ));
             }
             if let Kind::Postgres(postgres) = &sink.kind {
@@ -261,7 +263,8 @@ mod tests {
     use super::*;
     use crate::config::file::Kafka;
     use crate::config::{
-        DEFAULT_FILE, MongoHistorySettings, OnError, PostgresSettings, RuleSettings, SinkSettings,
+        DEFAULT_FILE, IndexSettings, JoinSettings, MongoHistorySettings, MongoViewSettings,
+        OnError, PostgresSettings, RuleSettings, SinkSettings,
     };
 
     const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
@@ -284,8 +287,41 @@ mod tests {
             url_file: String::new(),
             kind,
         };
-        sink.fill_in();
+        sink.fill_in("");
         sink
+    }
+
+    /// The view of the example.
+    fn view() -> Kind {
+        let join = |table: &str, on: &str, field: &str| JoinSettings {
+            table: table.into(),
+            on: on.into(),
+            field: field.into(),
+            ..JoinSettings::default()
+        };
+        let fields = [("name".to_owned(), "name".into())];
+        Kind::MongoView(MongoViewSettings {
+            collection: "orders".into(),
+            root: "public.orders".into(),
+            join: vec![
+                JoinSettings {
+                    many: true,
+                    order_by: "id".into(),
+                    ..join("public.order_item", "order_id = id", "items")
+                },
+                JoinSettings {
+                    fields: fields.into_iter().collect(),
+                    ..join("public.customer", "id = customer_id", "customer")
+                },
+            ],
+            indexes: vec![IndexSettings {
+                keys: [("customer.name".to_owned(), 1.into())]
+                    .into_iter()
+                    .collect(),
+                unique: false,
+            }],
+            ..MongoViewSettings::default()
+        })
     }
 
     #[test]
@@ -312,6 +348,10 @@ mod tests {
                     "replica".into(),
                     example("postgres://replica@localhost/shop", replica),
                 ),
+                (
+                    "orders".into(),
+                    example("mongodb://localhost:27017", view()),
+                ),
             ]
             .into(),
             ..Config::default()
@@ -321,6 +361,12 @@ mod tests {
 
     #[test]
     fn the_default_file_has_every_key() {
+        fn is_told_of_the_first(path: &str) -> bool {
+            [".sink.replica.", ".sink.orders."].iter().any(|sink| {
+                let key = path.strip_prefix(sink).unwrap_or_default();
+                ["enabled", "stuck_after"].contains(&key) || key.starts_with("batch")
+            })
+        }
         fn keys(table: &toml::Table, path: &str, found: &mut Vec<String>) {
             for (name, value) in table {
                 let path = format!("{path}.{name}");
@@ -328,9 +374,7 @@ mod tests {
                     toml::Value::Table(table) if !table.is_empty() => keys(table, &path, found),
                     // Instead of the URL beside them, and told of there; what belongs to every sink is told once.
                     _ if name == "url_file" => {}
-                    _ if path == ".sink.replica.enabled" => {}
-                    _ if path.starts_with(".sink.replica.batch") => {}
-                    _ if path == ".sink.replica.stuck_after" => {}
+                    _ if is_told_of_the_first(&path) => {}
                     _ => found.push(path),
                 }
             }
@@ -391,7 +435,7 @@ mod tests {
             let config = parse(&(SMALL.to_owned() + more), &[]).unwrap();
             match &config.sinks["Replica"].kind {
                 Kind::Postgres(postgres) => postgres.on_error(),
-                Kind::MongoHistory(_) => panic!("a replica"),
+                _ => panic!("a replica"),
             }
         };
         assert_eq!(on_error(""), OnError::Halt);

@@ -10,6 +10,7 @@ pub(crate) mod shown_url;
 mod sink;
 pub(crate) mod topic_pattern;
 mod units;
+mod view;
 
 pub(crate) use self::file::{Config, DEFAULT_FILE, Http, Log, LogFormat};
 pub(crate) use self::load::Loaded;
@@ -20,3 +21,4 @@ pub(crate) use self::sink::{
     Consistency, Emptying, FollowSchema, Kind, MongoHistorySettings, OnError, PostgresSettings,
     SinkSettings,
 };
+pub(crate) use self::view::{IndexSettings, JoinSettings, MongoViewSettings};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::shown_url::Url;
 use crate::config::units::{optional_count, optional_duration};
+use crate::config::view::MongoViewSettings;
 
 /// `[sink.NAME]`: what all kinds share, and the kind's own part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +53,8 @@ pub(crate) struct BatchSettings {
 pub(crate) enum Kind {
     /// One document for each change of a row.
     MongoHistory(MongoHistorySettings),
+    /// A document for each row of a table, with rows of others in it.
+    MongoView(MongoViewSettings),
     /// A replica of the tables.
     Postgres(PostgresSettings),
 }
@@ -181,24 +184,30 @@ impl SinkSettings {
     pub(crate) fn kind_name(&self) -> &'static str {
         match self.kind {
             Kind::MongoHistory(_) => "mongo_history",
+            Kind::MongoView(_) => "mongo_view",
             Kind::Postgres(_) => "postgres",
         }
     }
 
     /// Puts the kind's own defaults where the file says nothing.
-    pub(crate) fn fill_in(&mut self) {
+    pub(crate) fn fill_in(&mut self, name: &str) {
         self.batch.rows = Some(self.batch_rows());
         self.batch.wait = Some(self.batch_wait());
         self.stuck_after = Some(self.stuck_after());
         if let Kind::Postgres(postgres) = &mut self.kind {
             postgres.on_error = Some(postgres.on_error());
         }
+        if let Kind::MongoView(view) = &mut self.kind
+            && view.collection.is_empty()
+        {
+            name.clone_into(&mut view.collection);
+        }
     }
 
     /// Events in a batch at most.
     pub(crate) fn batch_rows(&self) -> usize {
         self.batch.rows.unwrap_or(match self.kind {
-            Kind::MongoHistory(_) => 2_000,
+            Kind::MongoHistory(_) | Kind::MongoView(_) => 2_000,
             Kind::Postgres(_) => 20_000,
         })
     }

@@ -99,6 +99,11 @@ impl Dlq {
                     database: settings.database.clone(),
                     connection: OnceCell::new(),
                 },
+                // It parks nothing.
+                Kind::MongoView(settings) => PlaceKind::History {
+                    database: settings.database.clone(),
+                    connection: OnceCell::new(),
+                },
             },
         });
         Dlq(places.collect())

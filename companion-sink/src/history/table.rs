@@ -111,7 +111,7 @@ impl Histories {
                 template: settings.collection.clone(),
                 connection: OnceCell::new(),
             }),
-            Kind::Postgres(_) => None,
+            Kind::Postgres(_) | Kind::MongoView(_) => None,
         });
         Histories(histories.collect())
     }

@@ -10,6 +10,7 @@ pub(crate) mod progress;
 pub(crate) mod replica;
 mod scan;
 mod start;
+pub(crate) mod view;
 
 use std::future::Future;
 use std::pin::pin;

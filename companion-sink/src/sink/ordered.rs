@@ -1,5 +1,6 @@
 //! What a sink is that takes whole transactions of the source in the order of their commits.
 
+use change::event::headers::HeaderName;
 use change::trouble::Trouble;
 use change::version::{Place, Version};
 use std::future::Future;
@@ -25,6 +26,12 @@ use crate::status::SinkStatus;
 pub(crate) trait OrderedSink: Positions + Send + Sync {
     /// Connects and makes what the sink keeps there for itself.
     fn connect(&mut self) -> impl Future<Output = Result<()>> + Send;
+
+    /// The newest commit of which the target may have something that no position tells of: what it has is not shown before all up
+    /// to there is.
+    fn begun(&self) -> Option<Place> {
+        None
+    }
 
     /// Takes events of a commit of which more come.
     fn apply_part(
@@ -122,6 +129,23 @@ pub(crate) enum PartOutcome {
 pub(crate) enum PartEnd {
     Committed(Applied),
     Undone(Uncommitted),
+}
+
+/// An error about an event of a whole table, with the event.
+pub(crate) fn about_event(record: &Record, error: Trouble) -> Trouble {
+    Trouble::new(
+        error.code,
+        format!(
+            "event {} ({} of table {}): {}",
+            record.event_id(),
+            record.op_text().unwrap_or_default(),
+            record
+                .header(HeaderName::TABLE.as_str())
+                .unwrap_or_default(),
+            error.message
+        ),
+        error.remedy,
+    )
 }
 
 /// Why nothing of a transaction is in the target.

@@ -11,3 +11,4 @@ mod stopped_definitions;
 mod table_names;
 mod timeline;
 mod tpcb;
+mod view;

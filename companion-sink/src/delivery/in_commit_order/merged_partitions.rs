@@ -72,7 +72,7 @@ impl<S: OrderedSink> CommitOrderRun<'_, S> {
             self.merge.add(at, next, &position.version);
         }
         self.merge_control(topics, control).await?;
-        self.begun = self.merge.begun();
+        self.begun = self.merge.begun().max(self.target.begun());
         Ok(true)
     }
 

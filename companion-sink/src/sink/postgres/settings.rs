@@ -117,7 +117,7 @@ fn kept_schemas(config: &Config) -> Vec<String> {
                 postgres.state_schema.clone(),
                 Shadow::schema_name(&config.name, name),
             ]),
-            Kind::MongoHistory(_) => None,
+            Kind::MongoHistory(_) | Kind::MongoView(_) => None,
         });
     kept.flatten().collect()
 }

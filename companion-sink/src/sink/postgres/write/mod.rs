@@ -1,6 +1,5 @@
 //! Rows into the target: the fast way, the careful one, and events about whole tables.
 
-pub(crate) mod about_table;
 pub(crate) mod batch;
 pub(crate) mod change;
 pub(crate) mod newest_versions;
