@@ -212,7 +212,7 @@ async fn definition(
     let told = TableDefinition::parse(record)?;
     let connection = view.connection.as_mut().ok_or_else(not_connected)?;
     let database = &connection.database;
-    let failed = |error| Trouble::from(classify("reading a schema", &error));
+    let failed = |error| classify("reading a schema", &error);
     // What holds from this event on may be known already, from an attempt before.
     let earlier = Headers {
         version: headers
@@ -231,6 +231,17 @@ async fn definition(
     learnt.map_err(failed)?;
     if now.primary_key_column_names.is_empty() {
         return Err(without_key(&table).into());
+    }
+    let names = connection.store.names;
+    let key = now.primary_key_column_names.iter();
+    let key: BTreeSet<String> = key.map(|column| names.write(column).into_owned()).collect();
+    let known_key = connection.store.key_of_a_row(&table).await?;
+    let is_dropped = connection.state.dropped.contains(&table);
+    if !is_dropped && known_key.is_some_and(|known| known != key) {
+        return match view.is_rebuild {
+            true => Ok(Some(Step::Empty { table, version })),
+            false => Err(another_key(&table, &view.name).into()),
+        };
     }
     let columns: BTreeSet<String> = now.columns.into_iter().map(|column| column.name).collect();
     let renames = told.told(record, headers).renames.clone();
@@ -309,6 +320,18 @@ fn without_key(table: &str) -> Trouble {
         Code::SchemaChange,
         format!("table {table} has no key: a view cannot tell its rows apart"),
         "Give it a primary key or a replica identity index at the source, or take it out of the view; then rebuild the view and restart.",
+    )
+}
+
+fn another_key(table: &str, view: &str) -> Trouble {
+    Trouble::new(
+        Code::SchemaChange,
+        format!(
+            "table {table} has another key now, or its key's columns other names: the rows that are there go by the old one"
+        ),
+        format!(
+            "`companion-sink rebuild {view}` and restart; then a snapshot brings the table's rows: SELECT cdc_snapshot('TABLE', sinks => ARRAY['{view}']) at the source."
+        ),
     )
 }
 

@@ -8,10 +8,9 @@ mod decoding;
 pub(crate) mod names;
 pub(crate) mod plan;
 mod row;
-pub(crate) mod state;
 mod step;
-mod store;
 pub(crate) mod switch;
+pub(crate) mod target;
 mod view;
 
 use std::future::pending;

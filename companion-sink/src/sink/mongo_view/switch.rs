@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::sink::mongo_history::failure::{classify, is_missing_collection};
 use crate::sink::mongo_history::write::offsets::Offsets;
 use crate::sink::mongo_view::names::ViewNames;
-use crate::sink::mongo_view::state::{States, Switch, ViewState};
+use crate::sink::mongo_view::target::state::{States, Switch, ViewState};
 
 /// Documents that are copied at once.
 const PAGE: usize = 500;

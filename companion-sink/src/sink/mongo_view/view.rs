@@ -28,10 +28,10 @@ use crate::sink::mongo_view::assembly::documents;
 use crate::sink::mongo_view::names::ViewNames;
 use crate::sink::mongo_view::plan::Plan;
 use crate::sink::mongo_view::row::{Change, ChangeKind, StoredRow};
-use crate::sink::mongo_view::state::{Running, States, Switch, ViewState, plan_text};
 use crate::sink::mongo_view::step::{ChunkEnd, Step};
-use crate::sink::mongo_view::store::Store;
 use crate::sink::mongo_view::switch;
+use crate::sink::mongo_view::target::state::{Running, States, Switch, ViewState, plan_text};
+use crate::sink::mongo_view::target::store::Store;
 
 /// Rows that are looked up and written at once.
 const PAGE: usize = 1000;

@@ -3,9 +3,11 @@
 //! What is written is guarded by its version, so that nobody who was held up writes over what is newer: where a newer one is
 //! there, the filter does not find it, and the insert that follows meets its `_id`.
 
+use std::collections::BTreeSet;
+
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
-use mongodb::bson::{Bson, Document, doc, to_vec};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::IndexOptions;
 use mongodb::{Collection, Database, IndexModel};
 
@@ -18,13 +20,12 @@ use crate::sink::mongo_history::failure::{classify, is_missing_collection};
 use crate::sink::mongo_view::affected::Rows;
 use crate::sink::mongo_view::assembly::Assembled;
 use crate::sink::mongo_view::names::ViewNames;
-use crate::sink::mongo_view::plan::{ID, REFUSED, VERSION};
+use crate::sink::mongo_view::plan::{ID, VERSION};
 use crate::sink::mongo_view::row::StoredRow;
+use crate::sink::mongo_view::target::statement::{
+    COMMAND_BYTES_MAX, Kind, Statement, limit_is_left_out, replacing, statement,
+};
 
-/// MongoDB's limit of a document, in bytes, less what a command adds.
-const DOCUMENT_BYTES_MAX: usize = (16 << 20) - 1024;
-/// What goes into one command.
-const COMMAND_BYTES_MAX: usize = 8 << 20;
 const COMMAND_STATEMENTS_MAX: usize = 1000;
 /// Commands that are under way together.
 const COMMANDS_AT_ONCE: usize = 8;
@@ -40,20 +41,6 @@ pub(crate) struct Store {
     pub(crate) names: Names,
     documents: String,
     rows: Collection<Document>,
-}
-
-/// What a command does.
-#[derive(Clone, Copy)]
-enum Kind {
-    Update,
-    Delete,
-}
-
-/// A statement of a command, and what it takes.
-#[derive(Clone)]
-struct Statement {
-    document: Document,
-    bytes: usize,
 }
 
 impl Store {
@@ -194,6 +181,15 @@ impl Store {
     ) -> Result<Vec<StoredRow>> {
         let filter = doc! { "table": table, "gone": { "$ne": true }, by: { "$lt": version } };
         self.find(filter, Some(limit)).await
+    }
+
+    /// The columns by which a row of a table goes that is there; none where no row is.
+    pub(crate) async fn key_of_a_row(&self, table: &str) -> Result<Option<BTreeSet<String>>> {
+        let rows = self.older(table, "version", "~", 1).await?;
+        Ok(rows.first().and_then(|row| {
+            let key = row.key.as_document()?;
+            Some(key.keys().cloned().collect())
+        }))
     }
 
     /// Up to `limit` rows of a table that were changed as of `version`, in the order of their ids behind `after`.
@@ -400,46 +396,6 @@ impl Rows for Store {
             true => Ok(Vec::new()),
             false => self.find(found, None).await,
         }
-    }
-}
-
-impl Statement {
-    /// Deletes the document that this one writes.
-    fn without_document(&self) -> Option<Statement> {
-        let query = self.document.get_document("q").ok()?;
-        let id = query.get(ID)?.clone();
-        Some(statement(doc! { "q": { ID: id }, "limit": 1 }))
-    }
-}
-
-/// Whether what has the limit itself is not found by a statement's filter.
-fn limit_is_left_out(query: &Document) -> bool {
-    let mut limits = query.values().filter_map(Bson::as_document);
-    limits.any(|limit| limit.contains_key("$lt"))
-}
-
-fn statement(document: Document) -> Statement {
-    // What cannot be measured is refused when it is sent.
-    let bytes = to_vec(&document).map_or(COMMAND_BYTES_MAX, |bytes| bytes.len());
-    Statement { document, bytes }
-}
-
-/// Writes a document. In the place of one that no server takes there is one that says so.
-fn replacing(id: Bson, mut document: Document, version: &str) -> Statement {
-    document.insert(VERSION, version);
-    let of = |document: Document| {
-        statement(doc! {
-            "q": { ID: id.clone(), VERSION: { "$lte": version } },
-            "u": document,
-            "upsert": true,
-        })
-    };
-    let whole = of(document);
-    match whole.bytes > DOCUMENT_BYTES_MAX {
-        false => whole,
-        true => of(doc! {
-            ID: id.clone(), VERSION: version, REFUSED: ["the document is larger than 16 MB"],
-        }),
     }
 }
 
