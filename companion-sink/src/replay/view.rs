@@ -94,6 +94,10 @@ async fn build_and_switch(
     if unless_stopped(&stop, kept).await?.is_none() {
         return Ok(None);
     }
+    // That may have taken its time.
+    if unless_stopped(&stop, build.build()).await?.is_none() {
+        return Ok(None);
+    }
     // From here on it is not interrupted: nobody could say whether it is done.
     build.progress.set_stage("taking its place");
     let held = switch::hold(database, view).await?;
