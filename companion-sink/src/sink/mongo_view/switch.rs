@@ -71,11 +71,7 @@ pub(crate) async fn drop_built(database: &Database, view: &ViewNames) -> Result<
 /// first.
 pub(crate) async fn hold(database: &Database, view: &ViewNames) -> Result<ViewState> {
     let states = States::new(database, &view.state);
-    let mut state = states.read().await?;
-    let epoch = state.epoch;
-    state.epoch += 1;
-    state.switch = Switch::Held;
-    states.write_from(epoch, &state).await?;
+    let state = states.hold().await?;
     let offsets = Offsets::new(database, &view.state);
     let began = Instant::now();
     while began.elapsed() < BATCH_MAX {

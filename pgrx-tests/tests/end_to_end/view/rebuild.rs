@@ -1,6 +1,7 @@
 //! A view that is built anew, while rows are changed and somebody reads.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::sync::Collection;
@@ -10,6 +11,8 @@ use super::shop::{FIELDS, OTHER_FIELDS, Shop, TIMEOUT};
 
 /// Orders that nobody deletes.
 const LASTING: std::ops::Range<i32> = 5000..5030;
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Reads until told otherwise; how often.
 fn read_on(orders: &Collection<Document>, is_over: &AtomicBool, reads: &AtomicUsize) {
@@ -59,8 +62,15 @@ fn a_view_is_built_anew_under_load_and_readers_always_have_one() {
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| read_on(&orders, &is_over, &reads));
         let rebuild = scope.spawn(|| other.try_command(&["rebuild", "orders"]));
+        let mut seen = 0;
         while !rebuild.is_finished() {
-            shop.change();
+            // One change for each look of the reader: FerretDB is to come along with both.
+            let now = reads.load(Ordering::Relaxed);
+            match now == seen && !reader.is_finished() {
+                true => std::thread::sleep(LOOK_INTERVAL),
+                false => shop.change(),
+            }
+            seen = now;
         }
         is_over.store(true, Ordering::Relaxed);
         let rebuilt = rebuild.join().expect("the rebuild's thread");

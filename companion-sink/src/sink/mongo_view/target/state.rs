@@ -124,12 +124,25 @@ impl States {
             .await
             .map_err(|error| classify("writing the view's state", &error))?;
         match written.matched_count {
-            0 => Err(Trouble::new(
-                Code::OtherInstance,
-                "mongodb: a rebuild, or another instance, has the view",
-                "Nothing is lost; this one looks again.",
-            )),
+            0 => Err(in_other_hands()),
             _ => Ok(()),
+        }
+    }
+
+    /// Begins another epoch, in which nobody writes but who holds the view; the state in it.
+    pub(crate) async fn hold(&self) -> Result<ViewState> {
+        let before = self.read().await?;
+        let of_epoch = doc! { "_id": &self.sink, "epoch": before.epoch };
+        // Nothing else: the sink may have written since.
+        let held = doc! { "epoch": before.epoch + 1, "switch": Switch::Held.name() };
+        let written = self
+            .collection
+            .update_one(of_epoch, doc! { "$set": held })
+            .await
+            .map_err(|error| classify("holding the view", &error))?;
+        match written.matched_count {
+            0 => Err(in_other_hands()),
+            _ => self.read().await,
         }
     }
 
@@ -145,6 +158,14 @@ impl States {
 /// What documents are made by, as text: of another plan they are others.
 pub(crate) fn plan_text(plan: &Plan) -> String {
     format!("{:?}", plan.nodes)
+}
+
+fn in_other_hands() -> Trouble {
+    Trouble::new(
+        Code::OtherInstance,
+        "mongodb: a rebuild, or another instance, has the view",
+        "Nothing is lost; this one looks again.",
+    )
 }
 
 fn as_document(state: &ViewState) -> Document {
