@@ -1,4 +1,5 @@
-//! companion-sink: turns the topics of pg_cdc into a MongoDB history, a PostgreSQL replica, requests, mails, and figures by period.
+//! companion-sink: turns the topics of pg_cdc into a MongoDB history, read models in MongoDB, a PostgreSQL replica, requests,
+//! mails, and figures by period.
 //!
 //! A record passes through these folders in this order: `kafka` (which partitions there are, and what is read of them),
 //! `delivery` (order, copies, batches), `event` (headers and body), then one of `sink`, or `effect`. What cannot be applied, or what
@@ -161,6 +162,13 @@ async fn carry_out(arguments: &Arguments, config: &Loaded) -> Result<u8> {
                 ReplayOutcome::Interrupted => INTERRUPTED,
             })
         }
+        Command::Rebuild(rebuild) => {
+            let outcome = rebuild.run(config, arguments.json).await?;
+            Ok(match outcome {
+                ReplayOutcome::Interrupted => INTERRUPTED,
+                ReplayOutcome::Done | ReplayOutcome::Different => 0,
+            })
+        }
         Command::History(query) => {
             let found = query.run(config, arguments.json, arguments.color).await?;
             Ok(if found { 0 } else { NOT_FOUND })
@@ -182,8 +190,10 @@ fn start_log(arguments: &Arguments, log: &config::Log) {
         (true, _) => "debug",
         (_, true) => "error",
         // A bar is drawn where the log goes.
-        _ if matches!(arguments.command, Command::Replay(_) | Command::Topic(_))
-            && std::io::stderr().is_terminal() =>
+        _ if matches!(
+            arguments.command,
+            Command::Replay(_) | Command::Rebuild(_) | Command::Topic(_)
+        ) && std::io::stderr().is_terminal() =>
         {
             "warn"
         }

@@ -15,12 +15,14 @@ use crate::error::{Result, misconfigured};
 use crate::kafka::client;
 use crate::rule::compiled::{Rule, check_conditions, compile};
 use crate::rule::condition::Condition;
+use crate::sink::mongo_view::configured;
 
 /// Reads the configuration from `file`, or from the usual places, and checks everything.
 pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
     let config = Loaded::read(file)?;
     compiled(&config)?;
     check_effects(&config)?;
+    configured::check(&config)?;
     Ok(config)
 }
 

@@ -1,11 +1,16 @@
 //! `companion-sink check`
 
+use std::collections::BTreeSet;
+
+use change::topic_name;
 use change::trouble::Trouble;
 
 use crate::cli::run::choose;
 use crate::cli::weaknesses;
 use crate::config::topic_pattern::follows;
-use crate::config::{EffectSettings, Kind, Loaded, MailSettings, SinkSettings, WebhookSettings};
+use crate::config::{
+    EffectSettings, JoinSettings, Kind, Loaded, MailSettings, SinkSettings, WebhookSettings,
+};
 use crate::effect::target::Target;
 use crate::error::Code;
 use crate::http::{check_listen, own_token};
@@ -13,7 +18,8 @@ use crate::kafka::client;
 use crate::kafka::discovery::Topics;
 use crate::kafka::discovery::topics;
 use crate::kafka::positions;
-use crate::sink::{mongo_history, postgres};
+use crate::sink::mongo_view::plan::plan_of;
+use crate::sink::{mongo_history, mongo_view, postgres};
 use crate::statistics::kept::store::check_folder;
 use crate::status::sender::SourceStatus;
 use crate::terminal::print;
@@ -192,6 +198,28 @@ fn look_at_topics(sink: &SinkSettings, found: &Topics, item: &str, report: &mut 
         ),
         followed => report.ok(item, &format!("{followed} topics")),
     }
+    let Kind::MongoView(settings) = &sink.kind else {
+        return;
+    };
+    // By their own names; a table may have another topic.
+    let mut of_view: Vec<&JoinSettings> = settings.join.iter().collect();
+    let mut tables = BTreeSet::from([settings.root.as_str()]);
+    while let Some(join) = of_view.pop() {
+        tables.insert(&join.table);
+        of_view.extend(&join.join);
+    }
+    for table in tables {
+        let parts: Vec<&str> = table.split('.').collect();
+        let end = format!(".{}", topic_name::join(&parts));
+        let mut followed = found.keys().filter(|topic| follows(&sink.topics, topic));
+        if !followed.any(|topic| topic.ends_with(&end)) {
+            report.warning(
+                item,
+                &format!("no topic that the sink follows has the name of table {table}"),
+                "Track the table, or add its topic to topics; nothing to do if the table has a topic of another name there.",
+            );
+        }
+    }
 }
 
 async fn look_at_target(name: &str, sink: &SinkSettings, item: &str, report: &mut CheckReport) {
@@ -199,6 +227,17 @@ async fn look_at_target(name: &str, sink: &SinkSettings, item: &str, report: &mu
         Kind::MongoHistory(settings) => {
             match mongo_history::connect(sink.url.reveal(), &settings.database).await {
                 Ok(_) => report.ok(item, "mongodb answers"),
+                Err(error) => report.error(item, &error),
+            }
+        }
+        Kind::MongoView(settings) => {
+            let looked = async {
+                let url = sink.url.reveal();
+                let database = mongo_history::connect(url, &settings.database).await?;
+                mongo_view::columns::check(&database, &plan_of(name, settings)?).await
+            };
+            match looked.await {
+                Ok(()) => report.ok(item, "mongodb answers"),
                 Err(error) => report.error(item, &error),
             }
         }

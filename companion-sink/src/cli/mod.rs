@@ -9,6 +9,7 @@ pub(crate) mod config;
 mod dlq;
 mod effects;
 mod history;
+pub(crate) mod rebuild;
 pub(crate) mod replay;
 pub(crate) mod run;
 mod statistics;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-/// Turns the topics of pg_cdc into a MongoDB history, a PostgreSQL replica, requests and mails.
+/// Turns the topics of pg_cdc into a MongoDB history, read models in MongoDB, a PostgreSQL replica, requests, mails, and figures.
 #[derive(Debug, Parser)]
 #[command(name = "companion-sink", version, max_term_width = 100)]
 #[command(
@@ -113,6 +114,11 @@ pub(crate) enum Command {
     /// what was built. From the middle, only rows that changed since then are. Of a history the documents that are missing or
     /// different are written. The sink may run meanwhile. What differed is printed: with --dry-run that is all.
     Replay(replay::Replay),
+    /// Build a view anew from its topics
+    ///
+    /// It is built beside the one that readers use, which it then replaces; so it is done after a change of the view's settings. The
+    /// sink may run meanwhile. The documents from before are kept in a collection of their own (`COLLECTION__old`).
+    Rebuild(rebuild::Rebuild),
     /// What is in the topics: list, tail, show
     ///
     /// Reads only, and needs only [kafka] of the configuration. What is open in a transaction of Kafka's is not shown.

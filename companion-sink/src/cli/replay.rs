@@ -83,7 +83,10 @@ impl Replay {
             Kind::MongoHistory(settings) => {
                 history::replay(&order, settings, &mut progress).await?
             }
-            Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => return Err(no_replay(name)),
+            kind
+            @ (Kind::MongoView(_) | Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_)) => {
+                return Err(no_replay(name, kind));
+            }
         };
         let Some(report) = done else {
             eprintln!("companion-sink: interrupted; {}", left_behind(&sink.kind));
@@ -115,8 +118,8 @@ impl Replay {
             Kind::MongoHistory(_) => {
                 "Documents of the history that are missing or different are written"
             }
-            Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => {
-                return Err(no_replay(&self.sink));
+            Kind::MongoView(_) | Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => {
+                return Err(no_replay(&self.sink, kind));
             }
         };
         eprint!(
@@ -168,17 +171,22 @@ impl Replay {
 /// What an interrupted replay leaves.
 fn left_behind(kind: &Kind) -> &'static str {
     match kind {
-        Kind::Postgres(_) => "nothing was changed",
+        Kind::Postgres(_) | Kind::MongoView(_) => "nothing was changed",
         Kind::MongoHistory(_) | Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => {
             "what was written by then stays"
         }
     }
 }
 
-/// What was sent cannot be built anew, and figures are counted anew by another sink.
-fn no_replay(sink: &str) -> Trouble {
+/// What was sent cannot be built anew; figures and views are, in ways of their own.
+fn no_replay(sink: &str, kind: &Kind) -> Trouble {
+    let hint = match kind {
+        Kind::MongoView(_) => format!("companion-sink rebuild {sink}"),
+        Kind::Statistics(_) => "Add a sink of another name with the same topics, which counts from their beginnings; remove this one when that is done.".to_owned(),
+        _ => "Name a sink of kind postgres or mongo_history.".to_owned(),
+    };
     misconfigured(
-        format!("sink {sink} keeps no content that could be built anew"),
-        "Name a sink of kind postgres or mongo_history. Figures are counted anew by a sink of another name with the same topics; remove this one when that is done.",
+        format!("sink {sink} of kind {} is not replayed", kind.name()),
+        hint,
     )
 }

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{Consistency, Kind, Loaded, MailSettings, SinkSettings, WebhookSettings};
 use crate::delivery::by_partition::ByPartition;
+use crate::delivery::in_commit_order::InCommitOrder;
 use crate::delivery::runner::{Context, Runner, Shared};
 use crate::effect::sink::Effects;
 use crate::error::{Result, misconfigured};
@@ -21,8 +22,8 @@ use crate::rejected::dead_letter::DeadLetters;
 use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::{Live, Reloader};
 use crate::sink::mongo_history::MongoHistory;
+use crate::sink::mongo_view::MongoView;
 use crate::sink::postgres::Postgres;
-use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::settings::Settings;
 use crate::sink::statistics::Statistics;
@@ -232,6 +233,10 @@ fn run_sink(
                 refusals,
             );
             runs.spawn(Runner::new(context, ByPartition::new(history), live).run());
+        }
+        Kind::MongoView(settings) => {
+            let view = MongoView::new(config, &name, live.clone(), settings, refusals)?;
+            runs.spawn(Runner::new(context, InCommitOrder::new(view), live).run());
         }
         Kind::Postgres(settings) => {
             let settings = Settings::new(config, settings);

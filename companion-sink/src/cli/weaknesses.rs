@@ -67,7 +67,7 @@ pub(crate) fn of_kafka(config: &Loaded) -> Option<Weakness> {
 pub(crate) async fn of_target(sink: &SinkSettings) -> Result<Option<Weakness>> {
     match &sink.kind {
         Kind::Postgres(_) => of_postgres(sink.url.reveal()),
-        Kind::MongoHistory(_) => Ok(of_mongodb(sink.url.reveal()).await),
+        Kind::MongoHistory(_) | Kind::MongoView(_) => Ok(of_mongodb(sink.url.reveal()).await),
         Kind::Webhook(_) => Ok(of_webhook(sink.url.reveal())),
         Kind::Mail(settings) => Ok(of_mail(settings)),
         Kind::Statistics(_) => Ok(None),

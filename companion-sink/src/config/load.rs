@@ -1,5 +1,7 @@
 //! Reads the configuration: the file, what the environment overrides, and the files that it names.
 
+mod required;
+
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -7,8 +9,8 @@ use serde::Deserialize;
 
 use crate::config::environment::{override_key, overrides};
 use crate::config::file::Config;
+use crate::config::load::required::{check_sinks, missing};
 use crate::config::mistake::FileText;
-use crate::config::required::{check_sinks, missing};
 use crate::config::secret::{Secret, read_secret};
 use crate::error::{Result, misconfigured};
 
@@ -93,12 +95,14 @@ impl Loaded {
         {
             return Err(misconfigured(
                 format!("{file_name}: sink.{name}.kind is missing"),
-                "Set it to mongo_history, postgres, webhook, mail or statistics.",
+                "Set it to mongo_history, postgres, mongo_view, webhook, mail or statistics.",
             ));
         }
         let mut config = Config::deserialize(table.clone())
             .map_err(|error| text.wrong_value(&table, error.message()))?;
-        config.sinks.values_mut().for_each(|sink| sink.fill_in());
+        for (name, sink) in &mut config.sinks {
+            sink.fill_in(name);
+        }
         // Every key that there is, is among those that the configuration has.
         let known = toml::Table::try_from(&config).map_err(|error| {
             misconfigured(error.to_string(), "Report this with the configuration.")

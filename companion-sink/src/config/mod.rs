@@ -6,7 +6,6 @@ mod file;
 mod load;
 mod mistake;
 mod nearest;
-mod required;
 mod rule;
 mod secret;
 pub(crate) mod shown_url;
@@ -14,6 +13,7 @@ mod sink;
 pub(crate) mod statistics;
 pub(crate) mod topic_pattern;
 mod units;
+mod view;
 
 pub(crate) use self::effect::{
     EffectBegin, EffectSettings, MailSettings, RetrySettings, WebhookSettings,
@@ -29,3 +29,4 @@ pub(crate) use self::sink::{
     SinkSettings,
 };
 pub(crate) use self::statistics::StatisticsSettings;
+pub(crate) use self::view::{IndexSettings, JoinSettings, MongoViewSettings};

@@ -96,6 +96,11 @@ impl Dlq {
                     database: settings.database.clone(),
                     connection: OnceCell::new(),
                 },
+                // It parks nothing.
+                Kind::MongoView(settings) => PlaceKind::History {
+                    database: settings.database.clone(),
+                    connection: OnceCell::new(),
+                },
                 // What they refuse holds nothing back, and is in the dead letters only.
                 Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => return None,
             };

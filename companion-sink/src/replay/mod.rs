@@ -8,6 +8,7 @@ pub(crate) mod history;
 mod middle;
 pub(crate) mod replica;
 mod start;
+pub(crate) mod view;
 
 use std::future::Future;
 use std::pin::pin;

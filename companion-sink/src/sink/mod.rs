@@ -8,6 +8,8 @@ pub(crate) mod batch;
 
 pub(crate) mod changes;
 pub(crate) mod mongo_history;
+pub(crate) mod mongo_view;
+pub(crate) mod ordered;
 pub(crate) mod postgres;
 pub(crate) mod statistics;
 

@@ -12,3 +12,4 @@ mod table_names;
 mod timeline;
 mod topics;
 mod tpcb;
+mod view;

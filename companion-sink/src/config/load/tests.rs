@@ -5,8 +5,8 @@ use crate::config::effect::MailSettings;
 use crate::config::file::Kafka;
 use crate::config::sink::Kind;
 use crate::config::{
-    DEFAULT_FILE, MongoHistorySettings, OnError, PostgresSettings, RuleSettings, SinkSettings,
-    StatisticsSettings, WebhookSettings,
+    DEFAULT_FILE, IndexSettings, JoinSettings, MongoHistorySettings, MongoViewSettings, OnError,
+    PostgresSettings, RuleSettings, SinkSettings, StatisticsSettings, WebhookSettings,
 };
 
 const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
@@ -29,8 +29,41 @@ fn example(url: &str, kind: Kind) -> SinkSettings {
         url_file: String::new(),
         kind,
     };
-    sink.fill_in();
+    sink.fill_in("");
     sink
+}
+
+/// The view of the example.
+fn view() -> Kind {
+    let join = |table: &str, on: &str, field: &str| JoinSettings {
+        table: table.into(),
+        on: on.into(),
+        field: field.into(),
+        ..JoinSettings::default()
+    };
+    let fields = [("name".to_owned(), "name".into())];
+    Kind::MongoView(MongoViewSettings {
+        collection: "orders".into(),
+        root: "public.orders".into(),
+        join: vec![
+            JoinSettings {
+                many: true,
+                order_by: "id".into(),
+                ..join("public.order_item", "order_id = id", "items")
+            },
+            JoinSettings {
+                fields: fields.into_iter().collect(),
+                ..join("public.customer", "id = customer_id", "customer")
+            },
+        ],
+        indexes: vec![IndexSettings {
+            keys: [("customer.name".to_owned(), 1.into())]
+                .into_iter()
+                .collect(),
+            unique: false,
+        }],
+        ..MongoViewSettings::default()
+    })
 }
 
 #[test]
@@ -74,6 +107,10 @@ fn the_default_file_says_the_default_of_every_key() {
         sinks: [
             ("billing".into(), billing),
             ("figures".into(), figures),
+            (
+                "orders".into(),
+                example("mongodb://localhost:27017", view()),
+            ),
             ("welcome".into(), welcome),
             (
                 "history".into(),
@@ -124,6 +161,7 @@ fn the_default_file_has_every_key() {
         let of = |sink: &str| path.strip_prefix(sink);
         let is_of_every = |key: &str| EVERY.contains(&key);
         of(".sink.billing.").is_some_and(is_of_every)
+            || of(".sink.orders.").is_some_and(is_of_every)
             || of(".sink.figures.").is_some_and(|key| is_of_every(key) || key == "url")
             || of(".sink.welcome.").is_some_and(|key| is_of_every(key) || EFFECTS.contains(&key))
     }

@@ -31,7 +31,10 @@ impl Target {
                 Some(Target::Webhook(Box::new(Webhook::new(settings, url)?)))
             }
             Kind::Mail(settings) => Some(Target::Mail(Box::new(Mail::new(settings)?))),
-            Kind::MongoHistory(_) | Kind::Postgres(_) | Kind::Statistics(_) => None,
+            Kind::MongoHistory(_)
+            | Kind::MongoView(_)
+            | Kind::Postgres(_)
+            | Kind::Statistics(_) => None,
         })
     }
 
@@ -76,6 +79,8 @@ pub(crate) fn check(sink: &SinkSettings) -> Result<()> {
     match &sink.kind {
         Kind::Webhook(settings) => Webhook::new(settings, sink.url.reveal()).map(drop),
         Kind::Mail(settings) => mail::check(settings),
-        Kind::MongoHistory(_) | Kind::Postgres(_) | Kind::Statistics(_) => Ok(()),
+        Kind::MongoHistory(_) | Kind::MongoView(_) | Kind::Postgres(_) | Kind::Statistics(_) => {
+            Ok(())
+        }
     }
 }

@@ -15,18 +15,19 @@ pub(crate) fn check_sinks(config: &Config, file_name: &str) -> Result<()> {
     }
     for (name, sink) in &config.sinks {
         check_url(file_name, name, sink)?;
-        if sink.topics.is_empty() {
-            return Err(missing(file_name, &format!("sink.{name}.topics")));
-        }
         if let Some(effect) = sink.kind.effect() {
             check_effect(file_name, name, effect)?;
         }
         match &sink.kind {
             Kind::MongoHistory(history) => check_database(file_name, name, &history.database)?,
+            Kind::MongoView(view) => check_database(file_name, name, &view.database)?,
             Kind::Postgres(postgres) => check_tables(file_name, name, postgres)?,
             Kind::Statistics(statistics) => check_statistics(file_name, name, statistics)?,
             Kind::Mail(mail) => check_mail(file_name, name, mail)?,
             Kind::Webhook(_) => {}
+        }
+        if sink.topics.is_empty() {
+            return Err(missing(file_name, &format!("sink.{name}.topics")));
         }
     }
     Ok(())

@@ -5,8 +5,8 @@
 //! soon as every partition has a next record or has been read to its end. Nothing is looked at beyond the position, for of that
 //! a part may be missing.
 
+use crate::delivery::in_commit_order::merge_lane::{LaneKind, MergeLane};
 use crate::event::Op;
-use crate::sink::postgres::in_commit_order::merge_lane::{LaneKind, MergeLane};
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};

@@ -8,13 +8,13 @@ use change::position::Position as SenderPosition;
 
 use crate::config::topic_pattern::follows;
 use crate::delivery::control_topics;
+use crate::delivery::in_commit_order::{CommitOrderRun, LEADER_RETRY, LEADER_WAIT};
 use crate::delivery::opening::Opening;
 use crate::error::Result;
 use crate::kafka::reader::TopicPartition;
-use crate::sink::Positions;
-use crate::sink::postgres::in_commit_order::{CommitOrderRun, LEADER_RETRY, LEADER_WAIT};
+use crate::sink::ordered::OrderedSink;
 
-impl CommitOrderRun<'_> {
+impl<S: OrderedSink> CommitOrderRun<'_, S> {
     /// Sees to it that all partitions that the position names are merged; false where that takes a new beginning.
     pub(super) async fn merge_all_of(&mut self, position: &SenderPosition) -> Result<bool> {
         let mut fresh = Vec::new();
@@ -46,7 +46,7 @@ impl CommitOrderRun<'_> {
             return Ok(false);
         }
         let topics: BTreeSet<Arc<str>> = fresh.iter().map(|at| Arc::clone(&at.topic)).collect();
-        let stored = self.replica.positions(&fresh).await?;
+        let stored = self.target.positions(&fresh).await?;
         let mut opening = Opening::default();
         for (at, stored) in fresh.into_iter().zip(stored) {
             let bounds = self.bounds(&at).await?;
@@ -56,7 +56,7 @@ impl CommitOrderRun<'_> {
         let cut: Vec<String> = cut
             .map(|at| format!("{}-{}", at.topic, at.partition))
             .collect();
-        let opened = opening.begin(self.replica, &self.context.name).await?;
+        let opened = opening.begin(self.target, &self.context.name).await?;
         if !cut.is_empty() {
             tracing::warn!(
                 sink = self.context.name,
@@ -72,7 +72,7 @@ impl CommitOrderRun<'_> {
             self.merge.add(at, next, &position.version);
         }
         self.merge_control(topics, control).await?;
-        self.begun = self.merge.begun();
+        self.begun = self.merge.begun().max(self.target.begun());
         Ok(true)
     }
 
@@ -86,12 +86,12 @@ impl CommitOrderRun<'_> {
         let lanes = topics.into_iter().map(control_topics::lane_of);
         let lanes: Vec<TopicPartition> =
             lanes.filter(|at| self.merge.place(at).is_none()).collect();
-        let stored = self.replica.positions(&lanes).await?;
+        let stored = self.target.positions(&lanes).await?;
         let new = lanes.iter().zip(&stored);
         let new = new.filter_map(|(at, stored)| stored.is_none().then_some((at.clone(), 0)));
         let new: Vec<(TopicPartition, i64)> = new.collect();
         if !new.is_empty() {
-            self.replica.begin(&new).await?;
+            self.target.begin(&new).await?;
         }
         for (at, stored) in lanes.into_iter().zip(stored) {
             let (next, version) = stored.map_or((0, String::new()), |stored| {

@@ -12,7 +12,7 @@ pub(crate) struct Part {
     pub(super) records: Vec<Record>,
     pub(super) bytes: usize,
     pub(super) place: Option<Place>,
-    /// The target's open transaction has events of it already.
+    /// The target has events of it already, which are not committed.
     pub(super) is_begun: bool,
 }
 
@@ -27,7 +27,7 @@ impl Part {
         self.records.len() >= rows || self.bytes >= PART_BYTES
     }
 
-    /// Nothing is gathered, and the target has no open transaction.
+    /// Nothing is gathered, and the target has nothing that is not committed.
     pub(super) fn is_empty(&self) -> bool {
         self.records.is_empty() && !self.is_begun
     }
