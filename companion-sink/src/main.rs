@@ -1,27 +1,33 @@
-//! companion-sink: turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
+//! companion-sink: turns the topics of pg_cdc into a MongoDB history, read models in MongoDB, a PostgreSQL replica, requests,
+//! mails, and figures by period.
 //!
 //! A record passes through these folders in this order: `kafka` (which partitions there are, and what is read of them),
-//! `delivery` (order, copies, batches), `event` (headers and body), then one of `sink`. What cannot be applied, or what a
-//! `rule` rejects, goes through `rejected` to the dead letters. `history`, `dlq` and `replay` answer and carry out what people
-//! ask for through `cli` and `http`; `config` says how everything is set, `status` what it does.
+//! `delivery` (order, copies, batches), `event` (headers and body), then one of `sink`, or `effect`. What cannot be applied, or what
+//! a `rule` rejects, goes through `rejected` to the dead letters. `statistics` counts, and says what it has counted. `history`,
+//! `dlq`, `topic` and `replay` answer and carry out what people ask for through `cli` and `http`; `config` says how everything is
+//! set, `status` what it does.
 
 mod cli;
 mod config;
 mod delivery;
 mod dlq;
+mod effect;
 mod error;
 mod event;
 mod history;
 mod http;
 mod kafka;
+mod progress;
 mod rejected;
 mod reload;
 mod replay;
 mod rule;
 mod sink;
+mod statistics;
 mod status;
 mod terminal;
 mod timestamp;
+mod topic;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -31,8 +37,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::cli::check::Verdict;
 use crate::cli::replay::ReplayOutcome;
+use crate::cli::topic::outcome::TopicOutcome;
 use crate::cli::{Arguments, Command};
-use crate::config::LogFormat;
+use crate::config::{Loaded, LogFormat};
 use crate::error::{Code, Result, misconfigured};
 use crate::reload::Reloader;
 
@@ -96,55 +103,85 @@ fn execute(arguments: &Arguments) -> Result<u8> {
         cli::config::defaults();
         return Ok(0);
     }
-    let config = reload::load(arguments.config.as_deref())?;
+    let file = arguments.config.as_deref();
+    let config = match arguments.command {
+        Command::Topic(_) => Loaded::read_for_kafka(file)?,
+        _ => reload::load(file)?,
+    };
     start_log(arguments, &config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| misconfigured(error.to_string(), "Raise the limit of threads."))?;
-    let code = runtime.block_on(async {
-        match &arguments.command {
-            Command::Run { sinks } => {
-                let reloader = Reloader::new(&config, arguments.config.clone())?;
-                cli::run::run(&config, reloader, sinks).await.map(|()| 0)
-            }
-            Command::Check { offline } => Ok(
-                match cli::check::check(&config, arguments.json, *offline).await {
-                    Verdict::Ok => 0,
-                    Verdict::Error => CHECK_FOUND_ERROR,
-                    Verdict::Unreachable => OUT_OF_REACH,
-                },
-            ),
-            Command::Config { .. } => {
-                cli::config::effective(&config)?;
-                Ok(0)
-            }
-            Command::Status(status) => {
-                let all_work = status.run(&config, arguments.json, arguments.color).await?;
-                Ok(if all_work { 0 } else { CHECK_FOUND_ERROR })
-            }
-            Command::Dlq(dlq) => {
-                let found = dlq.run(&config, arguments.json, arguments.color).await?;
-                Ok(if found { 0 } else { NOT_FOUND })
-            }
-            Command::Replay(replay) => {
-                let outcome = replay.run(&config, arguments.json, arguments.color).await?;
-                Ok(match outcome {
-                    ReplayOutcome::Done => 0,
-                    ReplayOutcome::Different => CHECK_FOUND_ERROR,
-                    ReplayOutcome::Interrupted => INTERRUPTED,
-                })
-            }
-            Command::History(query) => {
-                let found = query.run(&config, arguments.json, arguments.color).await?;
-                Ok(if found { 0 } else { NOT_FOUND })
-            }
-        }
-    });
+    let code = runtime.block_on(carry_out(arguments, &config));
     // A thread that still waits for Kafka must not hold the process.
     runtime.shutdown_background();
     code
+}
+
+/// Does what the command line says; the exit code.
+async fn carry_out(arguments: &Arguments, config: &Loaded) -> Result<u8> {
+    match &arguments.command {
+        Command::Run { sinks } => {
+            let reloader = Reloader::new(config, arguments.config.clone())?;
+            cli::run::run(config, reloader, sinks).await.map(|()| 0)
+        }
+        Command::Check { offline } => Ok(
+            match cli::check::check(config, arguments.json, *offline).await {
+                Verdict::Ok => 0,
+                Verdict::Error => CHECK_FOUND_ERROR,
+                Verdict::Unreachable => OUT_OF_REACH,
+            },
+        ),
+        Command::Config { .. } => {
+            cli::config::effective(config)?;
+            Ok(0)
+        }
+        Command::Status(status) => {
+            let all_work = status.run(config, arguments.json, arguments.color).await?;
+            Ok(if all_work { 0 } else { CHECK_FOUND_ERROR })
+        }
+        Command::Statistics(asked) => {
+            asked.run(config, arguments.json, arguments.color).await?;
+            Ok(0)
+        }
+        Command::Dlq(dlq) => {
+            let found = dlq.run(config, arguments.json, arguments.color).await?;
+            Ok(if found { 0 } else { NOT_FOUND })
+        }
+        Command::Effects(effects) => {
+            let found = effects.run(config, arguments.json, arguments.color).await?;
+            Ok(if found { 0 } else { NOT_FOUND })
+        }
+        Command::Replay(replay) => {
+            let outcome = replay.run(config, arguments.json, arguments.color).await?;
+            Ok(match outcome {
+                ReplayOutcome::Done => 0,
+                ReplayOutcome::Different => CHECK_FOUND_ERROR,
+                ReplayOutcome::Interrupted => INTERRUPTED,
+            })
+        }
+        Command::Rebuild(rebuild) => {
+            let outcome = rebuild.run(config, arguments.json).await?;
+            Ok(match outcome {
+                ReplayOutcome::Interrupted => INTERRUPTED,
+                ReplayOutcome::Done | ReplayOutcome::Different => 0,
+            })
+        }
+        Command::History(query) => {
+            let found = query.run(config, arguments.json, arguments.color).await?;
+            Ok(if found { 0 } else { NOT_FOUND })
+        }
+        Command::Topic(topic) => {
+            let outcome = topic.run(config, arguments.json, arguments.color).await?;
+            Ok(match outcome {
+                TopicOutcome::Found => 0,
+                TopicOutcome::Nothing => NOT_FOUND,
+                TopicOutcome::Interrupted => INTERRUPTED,
+            })
+        }
+    }
 }
 
 /// Logs go to standard error: text on a terminal, JSON elsewhere.
@@ -153,7 +190,11 @@ fn start_log(arguments: &Arguments, log: &config::Log) {
         (true, _) => "debug",
         (_, true) => "error",
         // A bar is drawn where the log goes.
-        _ if matches!(arguments.command, Command::Replay(_)) && std::io::stderr().is_terminal() => {
+        _ if matches!(
+            arguments.command,
+            Command::Replay(_) | Command::Rebuild(_) | Command::Topic(_)
+        ) && std::io::stderr().is_terminal() =>
+        {
             "warn"
         }
         _ => log.level.name(),

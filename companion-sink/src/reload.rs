@@ -7,19 +7,49 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::config::Loaded;
+use change::trouble::Trouble;
+
+use crate::config::{Loaded, place_of};
+use crate::effect::target;
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
-use crate::rule::compiled::{Rule, compile};
+use crate::rule::compiled::{Rule, check_conditions, compile};
+use crate::rule::condition::Condition;
+use crate::sink::mongo_view::configured;
 
 /// Reads the configuration from `file`, or from the usual places, and checks everything.
 pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
     let config = Loaded::read(file)?;
     compiled(&config)?;
+    check_effects(&config)?;
+    configured::check(&config)?;
     Ok(config)
 }
 
+/// Reads the conditions, templates and secrets of the sinks whose events have effects.
+fn check_effects(config: &Loaded) -> Result<()> {
+    for (name, sink) in &config.sinks {
+        let Some(effect) = sink.kind.effect() else {
+            continue;
+        };
+        let checked = Condition::of(effect).and_then(|_| target::check(sink));
+        checked.map_err(|error| Trouble {
+            message: format!("sink.{name}: {}", error.message),
+            ..error
+        })?;
+    }
+    Ok(())
+}
+
 fn compiled(config: &Loaded) -> Result<Vec<Rule>> {
+    check_conditions(config).map_err(|(sink, why)| {
+        let file = config.file.as_deref();
+        let place = file.map(|file| place_of(file, &["sink", sink, "where"]));
+        misconfigured(
+            format!("{}sink.{sink}.where: {why}", place.unwrap_or_default()),
+            "Change it there: CEL over before, after, value, op and audit.",
+        )
+    })?;
     compile(config).map_err(|what| {
         let file = config.file.as_deref().map(Path::display);
         let file = file.map_or_else(String::new, |file| format!("{file}: "));

@@ -16,6 +16,7 @@
 //! | [`debezium`], [`debezium_sink`] | the reference for events that its readers parse, and for speed; both run in a [`connect_worker`] |
 //! | [`hand_made_events`] | events that a test makes itself, for sinks without a source |
 //! | [`sender_status`] | what `cdc_status()` says, and waiting for it |
+//! | [`webhook_receiver`], [`mail_server`] | receivers of requests and mails, which misbehave as they are told |
 //! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
 //! | [`reader`] | programs that read topics with what other people made |
 //! | [`topic_log`] | how a broker keeps a topic on its disk |
@@ -25,6 +26,7 @@
 //! | [`wait`] | waits for conditions, never for a time |
 //! | [`c_library`] | small C libraries for the server |
 //! | [`parts`] | where the real parts are on this machine |
+//! | [`printing_command`] | commands that go on and print what they see |
 //! | [`process`], [`port`] | child processes that end with the test; free ports |
 //!
 //! The functions here panic with what they saw: they are made for tests, where that is the failure message.
@@ -46,9 +48,10 @@ pub mod topics;
 pub mod wait;
 
 pub use bed::{Database, TestBed};
+pub use servers::receivers::{mail_server, webhook_receiver};
 pub use servers::{
     certificates, companion_sink, connect_worker, debezium, debezium_sink, ferretdb, kafka, parts,
     port, postgres, process, secure_listeners, token_issuer,
 };
-pub use topics::{topic, topic_admin, topic_log};
+pub use topics::{printing_command, topic, topic_admin, topic_log};
 pub use wait::wait_until;

@@ -41,6 +41,10 @@ pub(crate) struct Answer {
     csv_header: Vec<String>,
     /// Of a table, whose widths are known at its end.
     rows: Vec<(Vec<String>, Look)>,
+    /// Of what was shown of it before.
+    shown_widths: Option<Vec<usize>>,
+    /// Nobody reads it any more.
+    is_reader_gone: bool,
     count: u64,
 }
 
@@ -76,6 +80,8 @@ impl Answer {
                 .map(|name| name.trim_end_matches(" (UTC)").to_lowercase())
                 .collect(),
             rows: Vec::new(),
+            shown_widths: None,
+            is_reader_gone: false,
             count: 0,
         })
     }
@@ -130,61 +136,119 @@ impl Answer {
             let text = table(&printable(title), &self.header, &self.rows, self.colored);
             self.write(&text)?;
         }
-        self.out.flush().or_else(unless_gone)
+        let flushed = self.out.flush();
+        self.unless_gone(flushed)
+    }
+
+    /// Prints what there is, of an answer that goes on: a table below its title once, later rows as wide as those before at least.
+    pub(crate) fn show(&mut self, title: &str) -> Result<()> {
+        if self.format == Format::Table {
+            let rows = std::mem::take(&mut self.rows);
+            let (mut widths, mut text) = match self.shown_widths.take() {
+                Some(widths) => (widths, String::new()),
+                None => {
+                    let widths = self.header.iter().map(|name| name.chars().count());
+                    (widths.collect(), format!("{}\n", printable(title)))
+                }
+            };
+            widen(&mut widths, &rows);
+            if !text.is_empty() {
+                text += &header_line(&self.header, &widths, self.colored);
+            }
+            text += &row_lines(&self.header, &rows, &widths, self.colored);
+            self.shown_widths = Some(widths);
+            self.write(&text)?;
+        }
+        let flushed = self.out.flush();
+        self.unless_gone(flushed)
+    }
+
+    /// Whether the reader went away: more is of no use to anybody.
+    pub(crate) fn is_reader_gone(&self) -> bool {
+        self.is_reader_gone
     }
 
     fn write(&mut self, text: &str) -> Result<()> {
-        self.out.write_all(text.as_bytes()).or_else(unless_gone)
+        let written = self.out.write_all(text.as_bytes());
+        self.unless_gone(written)
+    }
+
+    /// A reader that went away (`| head`) is no error.
+    fn unless_gone(&mut self, done: io::Result<()>) -> Result<()> {
+        match done {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.is_reader_gone = true;
+                Ok(())
+            }
+            done => done.map_err(|error| {
+                misconfigured(
+                    format!("the answer cannot be written: {error}"),
+                    "See that there is room on the disk.",
+                )
+            }),
+        }
     }
 }
 
-/// A reader that went away (`| head`) is no error.
-fn unless_gone(error: io::Error) -> Result<()> {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return Ok(());
-    }
-    Err(misconfigured(
-        format!("the answer cannot be written: {error}"),
-        "See that there is room on the disk.",
-    ))
-}
-
-/// Title, header and rows in columns; numbers of versions to the right.
+/// Title, header and rows in columns.
 fn table(title: &str, header: &[String], rows: &[(Vec<String>, Look)], colored: bool) -> String {
     let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    widen(&mut widths, rows);
+    let mut out = format!("{title}\n");
+    if rows.is_empty() {
+        return out;
+    }
+    out += &header_line(header, &widths, colored);
+    out += &row_lines(header, rows, &widths, colored);
+    out
+}
+
+fn widen(widths: &mut [usize], rows: &[(Vec<String>, Look)]) {
     for (row, _) in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut line = String::new();
-        for (place, (cell, width)) in cells.zip(&widths).enumerate() {
-            line += &match (place, header[0].as_str()) {
-                (0, "#") => format!("  {cell:>width$}"),
-                _ => format!("  {cell:<width$}"),
-            };
-        }
-        line.trim_end().to_owned()
-    };
-    let paint = |text: String, code: &str| match colored {
-        true => format!("\x1b[{code}m{text}\x1b[0m\n"),
-        false => format!("{text}\n"),
-    };
-    let mut out = format!("{title}\n");
-    if rows.is_empty() {
-        return out;
-    }
-    out += &paint(line(&mut header.iter().map(String::as_str)), "2");
-    for (row, look) in rows {
-        let line = line(&mut row.iter().map(String::as_str));
-        out += &match look {
-            Look::Plain => format!("{line}\n"),
-            Look::New => paint(line, "32"),
-            Look::Gone => paint(line, "31"),
+}
+
+fn header_line(header: &[String], widths: &[usize], colored: bool) -> String {
+    paint(line(header, header, widths), Some("2"), colored)
+}
+
+fn row_lines(
+    header: &[String],
+    rows: &[(Vec<String>, Look)],
+    widths: &[usize],
+    colored: bool,
+) -> String {
+    let lines = rows.iter().map(|(row, look)| {
+        let code = match look {
+            Look::Plain => None,
+            Look::New => Some("32"),
+            Look::Gone => Some("31"),
+        };
+        paint(line(header, row, widths), code, colored)
+    });
+    lines.collect()
+}
+
+/// Cells in columns; numbers of versions to the right.
+fn line(header: &[String], cells: &[String], widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (place, (cell, width)) in cells.iter().zip(widths).enumerate() {
+        line += &match (place, header[0].as_str()) {
+            (0, "#") => format!("  {cell:>width$}"),
+            _ => format!("  {cell:<width$}"),
         };
     }
-    out
+    line.trim_end().to_owned()
+}
+
+fn paint(text: String, code: Option<&str>, colored: bool) -> String {
+    match code.filter(|_| colored) {
+        Some(code) => format!("\x1b[{code}m{text}\x1b[0m\n"),
+        None => format!("{text}\n"),
+    }
 }
 
 fn csv_line(cells: &[String]) -> String {

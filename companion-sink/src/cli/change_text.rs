@@ -2,6 +2,7 @@
 
 use mongodb::bson::{Bson, Document};
 
+use crate::history::difference::Side;
 use crate::history::{crossed_filter, edited, mark, mark_in};
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 use crate::sink::mongo_history::documents::document::INFERRED_DELETE;
@@ -111,6 +112,15 @@ pub(crate) fn value_text(column: &str, value: &Bson, types: Option<&ColumnTypes>
     match value {
         Bson::String(text) if !is_bare => printable(&format!("{text:?}")),
         other => plain(other),
+    }
+}
+
+/// A column of one version of a row.
+pub(crate) fn side_text(column: &str, side: &Side, types: Option<&ColumnTypes>) -> String {
+    match side {
+        Side::Absent => "-".to_owned(),
+        Side::Marked { mark, value } => marked(value_text(column, value, types), Some(mark)),
+        Side::Value(value) => value_text(column, value, types),
     }
 }
 

@@ -1,18 +1,26 @@
 //! `companion-sink check`
 
+use std::collections::BTreeSet;
+
+use change::topic_name;
 use change::trouble::Trouble;
 
 use crate::cli::run::choose;
 use crate::cli::weaknesses;
 use crate::config::topic_pattern::follows;
-use crate::config::{Kind, Loaded, SinkSettings};
+use crate::config::{
+    EffectSettings, JoinSettings, Kind, Loaded, MailSettings, SinkSettings, WebhookSettings,
+};
+use crate::effect::target::Target;
 use crate::error::Code;
 use crate::http::{check_listen, own_token};
 use crate::kafka::client;
 use crate::kafka::discovery::Topics;
 use crate::kafka::discovery::topics;
 use crate::kafka::positions;
-use crate::sink::{mongo_history, postgres};
+use crate::sink::mongo_view::plan::plan_of;
+use crate::sink::{mongo_history, mongo_view, postgres};
+use crate::statistics::kept::store::check_folder;
 use crate::status::sender::SourceStatus;
 use crate::terminal::print;
 use crate::terminal::printable;
@@ -166,6 +174,12 @@ async fn look_at_configuration(config: &Loaded, report: &mut CheckReport) {
     }
     for (name, sink) in config.sinks.iter().filter(|(_, sink)| sink.enabled) {
         let item = format!("sink.{name}");
+        if let Kind::Statistics(settings) = &sink.kind {
+            match check_folder(&settings.store) {
+                Ok(()) => report.ok(&item, &format!("{} can be written", settings.store)),
+                Err(error) => report.error(&item, &error),
+            }
+        }
         match weaknesses::of_target(sink).await {
             Ok(None) => {}
             Ok(Some((what, remedy))) => report.warning(&item, &what, remedy),
@@ -184,6 +198,28 @@ fn look_at_topics(sink: &SinkSettings, found: &Topics, item: &str, report: &mut 
         ),
         followed => report.ok(item, &format!("{followed} topics")),
     }
+    let Kind::MongoView(settings) = &sink.kind else {
+        return;
+    };
+    // By their own names; a table may have another topic.
+    let mut of_view: Vec<&JoinSettings> = settings.join.iter().collect();
+    let mut tables = BTreeSet::from([settings.root.as_str()]);
+    while let Some(join) = of_view.pop() {
+        tables.insert(&join.table);
+        of_view.extend(&join.join);
+    }
+    for table in tables {
+        let parts: Vec<&str> = table.split('.').collect();
+        let end = format!(".{}", topic_name::join(&parts));
+        let mut followed = found.keys().filter(|topic| follows(&sink.topics, topic));
+        if !followed.any(|topic| topic.ends_with(&end)) {
+            report.warning(
+                item,
+                &format!("no topic that the sink follows has the name of table {table}"),
+                "Track the table, or add its topic to topics; nothing to do if the table has a topic of another name there.",
+            );
+        }
+    }
 }
 
 async fn look_at_target(name: &str, sink: &SinkSettings, item: &str, report: &mut CheckReport) {
@@ -191,6 +227,23 @@ async fn look_at_target(name: &str, sink: &SinkSettings, item: &str, report: &mu
         Kind::MongoHistory(settings) => {
             match mongo_history::connect(sink.url.reveal(), &settings.database).await {
                 Ok(_) => report.ok(item, "mongodb answers"),
+                Err(error) => report.error(item, &error),
+            }
+        }
+        Kind::MongoView(settings) => {
+            let looked = async {
+                let url = sink.url.reveal();
+                let database = mongo_history::connect(url, &settings.database).await?;
+                mongo_view::columns::check(&database, &plan_of(name, settings)?).await
+            };
+            match looked.await {
+                Ok(()) => report.ok(item, "mongodb answers"),
+                Err(error) => report.error(item, &error),
+            }
+        }
+        Kind::Webhook(WebhookSettings { effect, .. }) | Kind::Mail(MailSettings { effect, .. }) => {
+            match try_effects(sink, effect).await {
+                Ok(()) => report.ok(item, "the receiver answers"),
                 Err(error) => report.error(item, &error),
             }
         }
@@ -214,6 +267,15 @@ async fn look_at_target(name: &str, sink: &SinkSettings, item: &str, report: &mu
             }
             Err(error) => report.error(item, &error),
         },
+        Kind::Statistics(_) => {}
+    }
+}
+
+/// Connects to who takes the effects of a sink.
+async fn try_effects(sink: &SinkSettings, settings: &EffectSettings) -> Result<(), Trouble> {
+    match Target::open(&sink.kind, sink.url.reveal())? {
+        Some(target) => target.try_connect(settings).await,
+        None => Ok(()),
     }
 }
 

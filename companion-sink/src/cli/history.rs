@@ -8,7 +8,9 @@ use mongodb::bson::{Bson, Document};
 use serde_json::{Value, json};
 
 use crate::cli::answer::{Answer, Format, Look};
-use crate::cli::change_text::{change_text, key_text, marked, op_text, plain, value_text};
+use crate::cli::change_text::{
+    change_text, key_text, marked, op_text, plain, side_text, value_text,
+};
 use crate::config::Loaded;
 use crate::error::{Result, misconfigured};
 use crate::history::blame::blame;
@@ -306,13 +308,7 @@ impl Query {
             return Ok(false);
         };
         let types = entity.table().types(&to.document).await?;
-        let text = |column: &str, side: &Side| match side {
-            Side::Absent => "-".to_owned(),
-            Side::Marked { mark, value } => {
-                marked(value_text(column, value, types.as_ref()), Some(mark))
-            }
-            Side::Value(value) => value_text(column, value, types.as_ref()),
-        };
+        let text = |column: &str, side: &Side| side_text(column, side, types.as_ref());
         for difference in difference(&from.document, &to.document) {
             let column = &difference.column;
             let cells = vec![

@@ -7,10 +7,14 @@ mod change_text;
 pub(crate) mod check;
 pub(crate) mod config;
 mod dlq;
+mod effects;
 mod history;
+pub(crate) mod rebuild;
 pub(crate) mod replay;
 pub(crate) mod run;
+mod statistics;
 mod status;
+pub(crate) mod topic;
 mod weaknesses;
 
 pub(crate) use crate::terminal::printable;
@@ -19,12 +23,12 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-/// Turns the topics of pg_cdc into a MongoDB history and a PostgreSQL replica.
+/// Turns the topics of pg_cdc into a MongoDB history, read models in MongoDB, a PostgreSQL replica, requests, mails, and figures.
 #[derive(Debug, Parser)]
 #[command(name = "companion-sink", version, max_term_width = 100)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 check found an error, replay --dry-run a difference or status a halted sink, \
-4 no such entity, 5 Kafka or target out of reach, 130 interrupted."
+4 no such entity, event or topic, 5 Kafka or target out of reach, 130 interrupted."
 )]
 pub(crate) struct Arguments {
     /// Configuration file [default: ./companion-sink.toml, then /etc/companion-sink.toml]
@@ -89,15 +93,34 @@ pub(crate) enum Command {
     /// TABLE is the table's name, with or without schema and database. KEY is the plain value (42), a=1,b=2 for several
     /// columns, or JSON. VERSION is a number of the timeline; TIME is 2026-11-21T10:40:00Z, or 2026-11-21 10:40 in UTC.
     History(Box<history::Query>),
+    /// Ask a sink of figures: what was counted, by period and group
+    ///
+    /// The running instances are asked, those of [http] listen and peers; where none runs, the store in the sink's folder.
+    /// TIME is 2026-11, 2026-11-21 or 2026-11-21T10:40, in the sink's time zone, or 2026-11-21T10:40:00+01:00.
+    Statistics(statistics::Asked),
     /// Events that a sink could not apply: list, show, retry, edit, skip
     ///
     /// A decision is noted in the target, with who made it, and carried out by the running instance: at once, or when it
     /// starts. ID is the event id, of which the beginning suffices. A history looks for decisions once a second.
     Dlq(dlq::DlqCommand),
+    /// Requests and mails that are not sent yet: list, retry, skip
+    ///
+    /// They are the effects of sinks of kind webhook and mail. A decision is noted in Kafka, with who made it, and carried out by
+    /// the running instance: at once, or when it starts. ID is the event id, of which the beginning suffices.
+    Effects(effects::EffectsCommand),
     /// Build what a sink has from its topics once more
     ///
     /// A replica is built anew beside the tables that readers use; then, in one transaction, the rows that differ are brought to
     /// what was built. From the middle, only rows that changed since then are. Of a history the documents that are missing or
     /// different are written. The sink may run meanwhile. What differed is printed: with --dry-run that is all.
     Replay(replay::Replay),
+    /// Build a view anew from its topics
+    ///
+    /// It is built beside the one that readers use, which it then replaces; so it is done after a change of the view's settings. The
+    /// sink may run meanwhile. The documents from before are kept in a collection of their own (`COLLECTION__old`).
+    Rebuild(rebuild::Rebuild),
+    /// What is in the topics: list, tail, show
+    ///
+    /// Reads only, and needs only [kafka] of the configuration. What is open in a transaction of Kafka's is not shown.
+    Topic(topic::TopicCommand),
 }

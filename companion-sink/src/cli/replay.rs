@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 use std::time::Instant;
 
+use change::trouble::Trouble;
 use clap::Args;
 use serde_json::json;
 use tokio::sync::watch;
@@ -11,8 +12,8 @@ use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::run::{Signalled, Signals, choose};
 use crate::config::{Kind, Loaded};
 use crate::error::{Result, misconfigured};
+use crate::progress::Progress;
 use crate::replay::beginning::From;
-use crate::replay::progress::Progress;
 use crate::replay::{Order, Report, history, replica};
 use crate::terminal::Color;
 
@@ -82,6 +83,10 @@ impl Replay {
             Kind::MongoHistory(settings) => {
                 history::replay(&order, settings, &mut progress).await?
             }
+            kind
+            @ (Kind::MongoView(_) | Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_)) => {
+                return Err(no_replay(name, kind));
+            }
         };
         let Some(report) = done else {
             eprintln!("companion-sink: interrupted; {}", left_behind(&sink.kind));
@@ -112,6 +117,9 @@ impl Replay {
             }
             Kind::MongoHistory(_) => {
                 "Documents of the history that are missing or different are written"
+            }
+            Kind::MongoView(_) | Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => {
+                return Err(no_replay(&self.sink, kind));
             }
         };
         eprint!(
@@ -163,7 +171,22 @@ impl Replay {
 /// What an interrupted replay leaves.
 fn left_behind(kind: &Kind) -> &'static str {
     match kind {
-        Kind::Postgres(_) => "nothing was changed",
-        Kind::MongoHistory(_) => "what was written by then stays",
+        Kind::Postgres(_) | Kind::MongoView(_) => "nothing was changed",
+        Kind::MongoHistory(_) | Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => {
+            "what was written by then stays"
+        }
     }
+}
+
+/// What was sent cannot be built anew; figures and views are, in ways of their own.
+fn no_replay(sink: &str, kind: &Kind) -> Trouble {
+    let hint = match kind {
+        Kind::MongoView(_) => format!("companion-sink rebuild {sink}"),
+        Kind::Statistics(_) => "Add a sink of another name with the same topics, which counts from their beginnings; remove this one when that is done.".to_owned(),
+        _ => "Name a sink of kind postgres or mongo_history.".to_owned(),
+    };
+    misconfigured(
+        format!("sink {sink} of kind {} is not replayed", kind.name()),
+        hint,
+    )
 }

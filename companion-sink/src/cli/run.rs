@@ -7,9 +7,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{Consistency, Kind, Loaded, SinkSettings};
+use crate::config::{Consistency, Kind, Loaded, MailSettings, SinkSettings, WebhookSettings};
 use crate::delivery::by_partition::ByPartition;
+use crate::delivery::in_commit_order::InCommitOrder;
 use crate::delivery::runner::{Context, Runner, Shared};
+use crate::effect::sink::Effects;
 use crate::error::{Result, misconfigured};
 use crate::http;
 use crate::http::Listener;
@@ -20,10 +22,12 @@ use crate::rejected::dead_letter::DeadLetters;
 use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::{Live, Reloader};
 use crate::sink::mongo_history::MongoHistory;
+use crate::sink::mongo_view::MongoView;
 use crate::sink::postgres::Postgres;
-use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::settings::Settings;
+use crate::sink::statistics::Statistics;
+use crate::statistics::kept::shelf::Shelf;
 use crate::status::SinkStatus;
 use crate::status::lag;
 
@@ -50,6 +54,7 @@ struct Running<'l> {
     stop: watch::Sender<bool>,
     statuses: Vec<SinkStatus>,
     runs: JoinSet<()>,
+    shelf: Shelf,
     listener: Option<&'l Listener>,
     http: Option<http::Server>,
 }
@@ -74,6 +79,7 @@ impl<'l> Running<'l> {
 
         let mut statuses = Vec::new();
         let mut runs = JoinSet::new();
+        let shelf = Shelf::default();
         for (name, sink) in chosen {
             let status = SinkStatus::new(name, sink.kind_name());
             statuses.push(status.clone());
@@ -86,8 +92,7 @@ impl<'l> Running<'l> {
                 status,
                 goal: None,
             };
-            let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
-            run_sink(&mut runs, &config, sink, context, reloader.live(), refusals);
+            run_sink(&mut runs, &config, context, reloader.live(), &shelf)?;
         }
         lag::watch(
             &config,
@@ -101,6 +106,7 @@ impl<'l> Running<'l> {
             stop,
             statuses,
             runs,
+            shelf,
             listener,
             http: None,
         };
@@ -121,6 +127,7 @@ impl<'l> Running<'l> {
                 self.statuses.clone(),
                 self.shared.discovery.cluster(),
                 self.shared.position.clone(),
+                &self.shelf,
             )
         };
         self.http = self.listener.map(serve).transpose()?;
@@ -208,14 +215,14 @@ pub(crate) fn choose<'c>(
 /// Runs a sink as a task of its own.
 fn run_sink(
     runs: &mut JoinSet<()>,
-    config: &Loaded,
-    sink: &SinkSettings,
+    config: &Arc<Loaded>,
     context: Context,
     live: Live,
-    refusals: RefusalLimit,
-) {
+    shelf: &Shelf,
+) -> Result<()> {
     let name = context.name.clone();
-    match &sink.kind {
+    let refusals = RefusalLimit::new(config.dead_letters.max_parked_keys_per_minute);
+    match &context.config.kind {
         Kind::MongoHistory(settings) => {
             let history = MongoHistory::new(
                 &config.name,
@@ -226,6 +233,10 @@ fn run_sink(
                 refusals,
             );
             runs.spawn(Runner::new(context, ByPartition::new(history), live).run());
+        }
+        Kind::MongoView(settings) => {
+            let view = MongoView::new(config, &name, live.clone(), settings, refusals)?;
+            runs.spawn(Runner::new(context, InCommitOrder::new(view), live).run());
         }
         Kind::Postgres(settings) => {
             let settings = Settings::new(config, settings);
@@ -241,7 +252,19 @@ fn run_sink(
                 }
             };
         }
+        Kind::Webhook(WebhookSettings { effect, .. }) | Kind::Mail(MailSettings { effect, .. }) => {
+            let effect = effect.clone();
+            let config = Arc::clone(config);
+            let effects = Effects::new(config, &context, effect, live.clone(), refusals);
+            runs.spawn(Runner::new(context, ByPartition::new(effects), live).run());
+        }
+        Kind::Statistics(settings) => {
+            let (shelf, status) = (shelf.clone(), context.status.clone());
+            let statistics = Statistics::new(config, &name, settings, live.clone(), shelf, status)?;
+            runs.spawn(Runner::new(context, ByPartition::new(statistics), live).run());
+        }
     }
+    Ok(())
 }
 
 /// What a signal means.

@@ -149,6 +149,18 @@ fn source_line(instance: &Value) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("  "))
 }
 
+/// Effects that wait, and why one of them does.
+fn waiting_effects(sink: &Value) -> Option<String> {
+    let effects = &sink["effects"];
+    let waiting = effects["waiting"].as_u64().filter(|waiting| *waiting > 0)?;
+    let seconds = effects["oldest_waiting_seconds"]
+        .as_f64()
+        .unwrap_or_default();
+    let failure = effects["last_failure"].as_str();
+    let failure = failure.map_or(String::new(), |why| format!(", last failure: {why}"));
+    Some(format!("{waiting} waiting since {seconds:.0} s{failure}"))
+}
+
 fn cells(name: String, sink: &Value) -> Vec<String> {
     let text = |field: &str| sink[field].as_str().unwrap_or("-").to_owned();
     let count = |field: &str| sink[field].as_u64().unwrap_or_default().to_string();
@@ -179,6 +191,10 @@ fn cells(name: String, sink: &Value) -> Vec<String> {
         (_, Some(because)) => format!("{state}, STUCK: {because}"),
         (Some(since), None) => format!("{state}, retrying since {since}"),
         (None, None) => state,
+    };
+    let state = match waiting_effects(sink) {
+        Some(waiting) => format!("{state}, {waiting}"),
+        None => state,
     };
     let stopped = sink["stopped_topics"].as_object();
     let stopped = stopped.filter(|stopped| !stopped.is_empty());
@@ -322,6 +338,14 @@ mod tests {
                 "running, 1 partition, 1 topic stopped",
                 "shop.public.t: CDC1011 no type mood"
             ]
+        );
+        let effects = json!({
+            "kind": "mail", "state": "running",
+            "effects": { "waiting": 3, "oldest_waiting_seconds": 12.3, "last_failure": "the server answers 451" },
+        });
+        assert_eq!(
+            cells("welcome".to_owned(), &effects)[2],
+            "running, 3 waiting since 12 s, last failure: the server answers 451"
         );
         let instance = json!({
             "position": { "source_name": "pg", "generation": 1, "timeline": 2, "lsn": "0/15A3098", "age_seconds": 0.41 },

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use mongodb::options::{ClientOptions, ServerAddress, Tls};
 
 use crate::config::shown_url::Url;
-use crate::config::{Kind, Loaded, SinkSettings, shown_url};
+use crate::config::{Kind, Loaded, MailSettings, SinkSettings, shown_url};
+use crate::effect::target::mail::is_encrypted;
 use crate::error::Result;
 use crate::sink::postgres::verification::Verification;
 
@@ -66,8 +67,37 @@ pub(crate) fn of_kafka(config: &Loaded) -> Option<Weakness> {
 pub(crate) async fn of_target(sink: &SinkSettings) -> Result<Option<Weakness>> {
     match &sink.kind {
         Kind::Postgres(_) => of_postgres(sink.url.reveal()),
-        Kind::MongoHistory(_) => Ok(of_mongodb(sink.url.reveal()).await),
+        Kind::MongoHistory(_) | Kind::MongoView(_) => Ok(of_mongodb(sink.url.reveal()).await),
+        Kind::Webhook(_) => Ok(of_webhook(sink.url.reveal())),
+        Kind::Mail(settings) => Ok(of_mail(settings)),
+        Kind::Statistics(_) => Ok(None),
     }
+}
+
+/// Of the way to who takes requests.
+fn of_webhook(url: &str) -> Option<Weakness> {
+    let rest = url.strip_prefix("http://")?;
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    (!is_here(host)).then(|| {
+        (
+            "the requests, all rows with them, go in plain text".to_owned(),
+            "Write https:// in the url.",
+        )
+    })
+}
+
+/// Of the way to who takes mails.
+fn of_mail(settings: &MailSettings) -> Option<Weakness> {
+    let url = settings.smtp.reveal();
+    let host = url.split_once("://").map_or("", |(_, host)| host);
+    let is_plain = is_encrypted(url) == Some(false) && !is_here(host.trim_end_matches('/'));
+    is_plain.then(|| {
+        let what = match settings.user.is_empty() {
+            true => "the mails go in plain text",
+            false => "the password, and the mails, go in plain text",
+        };
+        (what.to_owned(), "Write starttls:// or smtps:// in smtp.")
+    })
 }
 
 /// Of the way to a PostgreSQL server.
@@ -145,5 +175,18 @@ mod tests {
         let unverified = "mongodb://db1/?tls=true&tlsAllowInvalidCertificates=true";
         assert!(of_mongodb(unverified).await.is_some());
         assert!(of_mongodb("mongodb://localhost/").await.is_none());
+        assert!(of_webhook("http://h:80/x").is_some());
+        assert!(of_webhook("http://127.0.0.1:80/x").is_none());
+        assert!(of_webhook("https://h/x").is_none());
+        let mail = |smtp: &str| {
+            let smtp = smtp.into();
+            of_mail(&MailSettings {
+                smtp,
+                ..MailSettings::default()
+            })
+            .is_some()
+        };
+        assert!(mail("smtp://h:25"));
+        assert!(!mail("smtp://localhost:25") && !mail("starttls://h"));
     }
 }

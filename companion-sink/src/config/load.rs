@@ -1,16 +1,17 @@
 //! Reads the configuration: the file, what the environment overrides, and the files that it names.
 
+mod required;
+
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use change::trouble::Trouble;
 use serde::Deserialize;
 
 use crate::config::environment::{override_key, overrides};
 use crate::config::file::Config;
+use crate::config::load::required::{check_sinks, missing};
 use crate::config::mistake::FileText;
 use crate::config::secret::{Secret, read_secret};
-use crate::config::sink::Kind;
 use crate::error::{Result, misconfigured};
 
 /// A configuration, and what the files hold that it names.
@@ -45,6 +46,15 @@ impl Deref for Loaded {
 impl Loaded {
     /// Reads the file (or the first of the usual places), applies the environment and checks everything but rules.
     pub(crate) fn read(given: Option<&Path>) -> Result<Loaded> {
+        Loaded::read_for(given, NeededParts::Everything)
+    }
+
+    /// Reads the same for a command that needs only `[kafka]`: what is missing elsewhere is nothing to it, and no other file is read.
+    pub(crate) fn read_for_kafka(given: Option<&Path>) -> Result<Loaded> {
+        Loaded::read_for(given, NeededParts::Kafka)
+    }
+
+    fn read_for(given: Option<&Path>, needs: NeededParts) -> Result<Loaded> {
         let path = find(given)?;
         let text = std::fs::read_to_string(&path).map_err(|error| {
             misconfigured(
@@ -52,16 +62,27 @@ impl Loaded {
                 "Name the file with --config, or make it readable.",
             )
         })?;
-        let mut loaded = Loaded::parse(&path.display().to_string(), &text, overrides())?;
+        let name = path.display().to_string();
+        let mut loaded = Loaded::parse_for(&name, &text, overrides(), needs)?;
         loaded.file = Some(path);
         Ok(loaded)
     }
 
     /// Parses the content of a file and the overrides `(A__B, value)`.
+    #[cfg(test)]
     pub(crate) fn parse(
         file_name: &str,
         text: &str,
         environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Loaded> {
+        Loaded::parse_for(file_name, text, environment, NeededParts::Everything)
+    }
+
+    fn parse_for(
+        file_name: &str,
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+        needs: NeededParts,
     ) -> Result<Loaded> {
         let text = FileText::new(file_name, text);
         let mut table = text.parse()?;
@@ -74,19 +95,27 @@ impl Loaded {
         {
             return Err(misconfigured(
                 format!("{file_name}: sink.{name}.kind is missing"),
-                "Set it to mongo_history or postgres.",
+                "Set it to mongo_history, postgres, mongo_view, webhook, mail or statistics.",
             ));
         }
         let mut config = Config::deserialize(table.clone())
             .map_err(|error| text.wrong_value(&table, error.message()))?;
-        config.sinks.values_mut().for_each(|sink| sink.fill_in());
+        for (name, sink) in &mut config.sinks {
+            sink.fill_in(name);
+        }
         // Every key that there is, is among those that the configuration has.
         let known = toml::Table::try_from(&config).map_err(|error| {
             misconfigured(error.to_string(), "Report this with the configuration.")
         })?;
         text.check_keys(&table, &known)?;
-        config.check(file_name)?;
-        config.with_files(file_name)
+        config.check_kafka(file_name)?;
+        match needs {
+            NeededParts::Kafka => config.with_kafka_files(),
+            NeededParts::Everything => {
+                check_sinks(&config, file_name)?;
+                config.with_files(file_name)
+            }
+        }
     }
 
     /// This configuration with the parts of `read` that take effect in a running process: rules, and what the files with
@@ -115,59 +144,39 @@ impl Loaded {
     }
 }
 
+/// What of the configuration a command uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NeededParts {
+    Everything,
+    Kafka,
+}
+
 impl Config {
-    /// Names what is required and missing, and what cannot be meant.
-    fn check(&self, file_name: &str) -> Result<()> {
-        let missing = |key: String| missing(file_name, &key);
-        if self.kafka.brokers.is_empty() {
-            return Err(missing("kafka.brokers".into()));
+    /// Names what every command requires.
+    fn check_kafka(&self, file_name: &str) -> Result<()> {
+        match self.kafka.brokers.is_empty() {
+            true => Err(missing(file_name, "kafka.brokers")),
+            false => Ok(()),
         }
-        if self.sinks.is_empty() {
-            return Err(missing("[sink.NAME]".into()));
-        }
-        for (name, sink) in &self.sinks {
-            if sink.url.is_empty() && sink.url_file.is_empty() {
-                return Err(missing(format!("sink.{name}.url")));
-            }
-            if sink.topics.is_empty() {
-                return Err(missing(format!("sink.{name}.topics")));
-            }
-            if let Kind::MongoHistory(mongo) = &sink.kind
-                && ["admin", "config", "local"].contains(&mongo.database.as_str())
-            {
-                return Err(misconfigured(
-                    format!(
-                        "{file_name}: sink.{name}.database: {} is MongoDB's own",
-                        mongo.database
-                    ),
-                    "Give the history a database of its own.",
-                ));
-            }
-            if let Kind::Postgres(postgres) = &sink.kind {
-                let is_table =
-                    |name: &&String| name.split('.').filter(|part| !part.is_empty()).count() != 2;
-                let wrong = postgres
-                    .tables
-                    .iter()
-                    .flat_map(|(source, target)| [source, target]);
-                if let Some(wrong) = wrong.into_iter().find(is_table) {
-                    return Err(misconfigured(
-                        format!("{file_name}: sink.{name}.tables: \"{wrong}\" is not schema.table"),
-                        "Write tables = {\"public.customer\" = \"crm.kunde\"}.",
-                    ));
-                }
-            }
-        }
-        Ok(())
     }
 
-    /// Reads the files that it names.
-    fn with_files(mut self, file_name: &str) -> Result<Loaded> {
+    /// Reads the files that Kafka's clients need.
+    fn with_kafka_files(self) -> Result<Loaded> {
         let mut kafka_files = KafkaFiles::default();
         if !self.kafka.config_file.is_empty() {
             kafka_files.properties = kafka_properties(Path::new(&self.kafka.config_file))?;
             kafka_files.named_files = named_files(&kafka_files.properties);
         }
+        Ok(Loaded {
+            config: self,
+            file: None,
+            kafka_files,
+            token: None,
+        })
+    }
+
+    /// Reads all files that it names.
+    fn with_files(mut self, file_name: &str) -> Result<Loaded> {
         if !self.source.url_file.is_empty() {
             let url = read_secret(Path::new(&self.source.url_file))?;
             self.source.url = url.trim().into();
@@ -180,24 +189,13 @@ impl Config {
             if !sink.url_file.is_empty() {
                 sink.url = read_secret(Path::new(&sink.url_file))?.trim().into();
             }
-            if sink.url.is_empty() {
+            if sink.url.is_empty() && sink.has_url() {
                 return Err(missing(file_name, &format!("sink.{name}.url")));
             }
         }
-        Ok(Loaded {
-            config: self,
-            file: None,
-            kafka_files,
-            token,
-        })
+        let loaded = self.with_kafka_files()?;
+        Ok(Loaded { token, ..loaded })
     }
-}
-
-fn missing(file_name: &str, key: &str) -> Trouble {
-    misconfigured(
-        format!("{file_name}: {key} is missing"),
-        "Set it there; `companion-sink config --defaults` shows every key.",
-    )
 }
 
 fn token(file: &str) -> Result<Secret<String>> {
@@ -257,177 +255,4 @@ fn named_files(properties: &[(String, Secret<String>)]) -> Vec<[u8; 32]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::file::Kafka;
-    use crate::config::{
-        DEFAULT_FILE, MongoHistorySettings, OnError, PostgresSettings, RuleSettings, SinkSettings,
-    };
-
-    const SMALL: &str = "kafka.brokers = \"b:9092\"\n[sink.Replica]\nkind = \"postgres\"\ntopics = [\"*\"]\nurl = \"postgres://u:secret@h/d\"\n";
-
-    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Loaded> {
-        let environment = environment
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        Loaded::parse("f.toml", text, environment)
-    }
-
-    /// The sink of an example, with the defaults of its kind.
-    fn example(url: &str, kind: Kind) -> SinkSettings {
-        let mut sink = SinkSettings {
-            enabled: true,
-            topics: vec!["shop.public.*".into()],
-            batch: Default::default(),
-            stuck_after: None,
-            url: url.into(),
-            url_file: String::new(),
-            kind,
-        };
-        sink.fill_in();
-        sink
-    }
-
-    #[test]
-    fn the_default_file_says_the_default_of_every_key() {
-        let replica = Kind::Postgres(PostgresSettings::default());
-        let history = Kind::MongoHistory(MongoHistorySettings::default());
-        let expected = Config {
-            kafka: Kafka {
-                brokers: "localhost:9092".into(),
-                ..Kafka::default()
-            },
-            rules: vec![RuleSettings {
-                topic: "hr.public.employees".into(),
-                name: "salary".into(),
-                reject_if: "after.salary > 10000".into(),
-                sinks: Vec::new(),
-            }],
-            sinks: [
-                (
-                    "history".into(),
-                    example("mongodb://localhost:27017", history),
-                ),
-                (
-                    "replica".into(),
-                    example("postgres://replica@localhost/shop", replica),
-                ),
-            ]
-            .into(),
-            ..Config::default()
-        };
-        assert_eq!(*parse(DEFAULT_FILE, &[]).unwrap(), expected);
-    }
-
-    #[test]
-    fn the_default_file_has_every_key() {
-        fn keys(table: &toml::Table, path: &str, found: &mut Vec<String>) {
-            for (name, value) in table {
-                let path = format!("{path}.{name}");
-                match value {
-                    toml::Value::Table(table) if !table.is_empty() => keys(table, &path, found),
-                    // Instead of the URL beside them, and told of there; what belongs to every sink is told once.
-                    _ if name == "url_file" => {}
-                    _ if path == ".sink.replica.enabled" => {}
-                    _ if path.starts_with(".sink.replica.batch") => {}
-                    _ if path == ".sink.replica.stuck_after" => {}
-                    _ => found.push(path),
-                }
-            }
-        }
-        let (mut in_file, mut known) = (Vec::new(), Vec::new());
-        keys(&DEFAULT_FILE.parse().unwrap(), "", &mut in_file);
-        let config = parse(DEFAULT_FILE, &[]).unwrap();
-        keys(&toml::Table::try_from(&*config).unwrap(), "", &mut known);
-        in_file.sort();
-        known.sort();
-        assert_eq!(in_file, known);
-    }
-
-    #[test]
-    fn what_is_printed_is_read_as_the_same() {
-        let more = "tables = {\"public.a b\" = \"x.y\"}\n[[rule]]\ntopic = \"*\"\nname = \"a\"\nreject_if = 'op == \"d\"'\n";
-        let config = parse(&(SMALL.replace("u:secret@", "") + more), &[]).unwrap();
-        let printed = toml::to_string(&*config).unwrap();
-        assert_eq!(parse(&printed, &[]).unwrap(), config, "{printed}");
-    }
-
-    #[test]
-    fn the_environment_overrides() {
-        let config = parse(
-            SMALL,
-            &[
-                ("SINK__REPLICA__URL", "postgres://other/x"),
-                ("SINK__REPLICA__BATCH__ROWS", "5"),
-                ("KAFKA__FETCH_MEMORY", "1MB"),
-            ],
-        )
-        .unwrap();
-        assert_eq!(config.sinks["Replica"].url.reveal(), "postgres://other/x");
-        assert_eq!(config.sinks["Replica"].batch_rows(), 5);
-        assert_eq!(config.kafka.fetch_memory, 1 << 20);
-        let error = parse(SMALL, &[("SINK__REPLICA__URRL", "x")]).unwrap_err();
-        assert!(error.message.contains("did you mean \"url\"?"), "{error}");
-    }
-
-    #[test]
-    fn what_is_required_is_named() {
-        let text = |text: &str| parse(text, &[]).unwrap_err().message;
-        assert!(text("").contains("kafka.brokers is missing"));
-        assert!(text("kafka.brokers = \"b\"").contains("[sink.NAME] is missing"));
-        assert!(text("kafka.brokers = \"b\"\n[sink.a]\n").contains("sink.a.kind is missing"));
-        assert!(
-            text(&SMALL.replace("topics = [\"*\"]", "")).contains("sink.Replica.topics is missing")
-        );
-        let own = SMALL.replace("\"postgres\"", "\"mongo_history\"\ndatabase = \"admin\"");
-        assert!(text(&own).contains("MongoDB's own"));
-        let tables = SMALL.to_owned() + "tables = {\"public.customer\" = \"kunde\"}\n";
-        assert!(text(&tables).contains("\"kunde\" is not schema.table"));
-    }
-
-    #[test]
-    fn what_becomes_of_a_refused_event_depends_on_the_consistency() {
-        let on_error = |more: &str| {
-            let config = parse(&(SMALL.to_owned() + more), &[]).unwrap();
-            match &config.sinks["Replica"].kind {
-                Kind::Postgres(postgres) => postgres.on_error(),
-                Kind::MongoHistory(_) => panic!("a replica"),
-            }
-        };
-        assert_eq!(on_error(""), OnError::Halt);
-        assert_eq!(on_error("consistency = \"row\"\n"), OnError::Park);
-        assert_eq!(on_error("on_error = \"park\"\n"), OnError::Park);
-    }
-
-    #[test]
-    fn a_running_process_takes_rules_and_secrets_and_nothing_else() {
-        let rule = "[[rule]]\ntopic = \"*\"\nname = \"a\"\nreject_if = \"true\"\n";
-        let running = parse(SMALL, &[]).unwrap();
-        let mut read = parse(&(SMALL.to_owned() + rule), &[]).unwrap();
-        assert_eq!(running.with_live_parts_of(&read), read);
-        read.config.kafka.brokers = "other".into();
-        let next = running.with_live_parts_of(&read);
-        assert_eq!((next.rules.len(), &*next.kafka.brokers), (1, "b:9092"));
-        let mut of_file = running.clone();
-        for config in [&mut read, &mut of_file] {
-            config.config.sinks.get_mut("Replica").unwrap().url_file = "secret".into();
-        }
-        read.config.sinks.get_mut("Replica").unwrap().url = "postgres://new".into();
-        let url = |config: Loaded| config.sinks["Replica"].url.reveal().to_owned();
-        assert_eq!(url(of_file.with_live_parts_of(&read)), "postgres://new");
-        assert_ne!(url(running.with_live_parts_of(&read)), "postgres://new");
-    }
-
-    #[test]
-    fn no_password_is_printed() {
-        let source = ("SOURCE__URL", "postgres://u:secret@h/d");
-        let config = parse(SMALL, &[source]).unwrap();
-        let printed = toml::to_string(&*config).unwrap();
-        assert!(printed.contains("url = \"postgres://h/d\""), "{printed}");
-        let debug = format!("{config:?}");
-        assert!(
-            !printed.contains("secret") && !debug.contains("secret"),
-            "{printed} {debug}"
-        );
-    }
-}
+mod tests;

@@ -1,9 +1,12 @@
 //! What is wrong with the file, and where: which keys there may be, and what they take, the types of the configuration say.
 
+use std::path::Path;
+
 use change::trouble::Trouble;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
+use crate::config::nearest::nearest;
 use crate::error::{Result, misconfigured};
 
 /// The content of a file.
@@ -103,10 +106,33 @@ impl<'t> FileText<'t> {
         let Some(place) = place else {
             return misconfigured(format!("{} and environment: {what}", self.file_name), hint);
         };
+        let (line, column) = self.line_and_column(place);
+        misconfigured(format!("{}:{line}:{column}: {what}", self.file_name), hint)
+    }
+
+    fn line_and_column(&self, place: usize) -> (usize, usize) {
         let before = &self.content[..place.min(self.content.len())];
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        misconfigured(format!("{}:{line}:{column}: {what}", self.file_name), hint)
+        (line, column)
+    }
+}
+
+/// Where a value of a file stands, as what is wrong with it begins; only the file's name where that cannot be told.
+pub(crate) fn place_of(file: &Path, keys: &[&str]) -> String {
+    let (name, text) = (file.display().to_string(), std::fs::read_to_string(file));
+    let content = text.unwrap_or_default();
+    let text = FileText::new(&name, &content);
+    let steps: Vec<Step> = keys
+        .iter()
+        .map(|key| Step::Key((*key).to_owned()))
+        .collect();
+    match text.place(&steps, Spot::Value) {
+        Some(place) => {
+            let (line, column) = text.line_and_column(place);
+            format!("{name}:{line}:{column}: ")
+        }
+        None => format!("{name}: "),
     }
 }
 
@@ -221,31 +247,6 @@ fn meant_variant(message: &str) -> String {
     let given = names.next().unwrap_or_default();
     let near = nearest(given, names);
     near.map_or(String::new(), |near| format!(", did you mean \"{near}\"?"))
-}
-
-/// The name that is fewest edits away, if it is near enough to be meant.
-pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    known
-        .map(|candidate| (distance(name, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// Levenshtein's distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a_char) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b_char) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(a_char != *b_char);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

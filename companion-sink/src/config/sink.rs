@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::effect::{EffectSettings, MailSettings, WebhookSettings};
 use crate::config::shown_url::Url;
+use crate::config::statistics::StatisticsSettings;
 use crate::config::units::{optional_count, optional_duration};
+use crate::config::view::MongoViewSettings;
 
 /// `[sink.NAME]`: what all kinds share, and the kind's own part.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,8 +55,42 @@ pub(crate) struct BatchSettings {
 pub(crate) enum Kind {
     /// One document for each change of a row.
     MongoHistory(MongoHistorySettings),
+    /// A document for each row of a table, with rows of others in it.
+    MongoView(MongoViewSettings),
     /// A replica of the tables.
     Postgres(PostgresSettings),
+    /// A request for each event.
+    Webhook(WebhookSettings),
+    /// A mail for each event.
+    Mail(MailSettings),
+    /// Figures of rows and events, by period.
+    Statistics(StatisticsSettings),
+}
+
+impl Kind {
+    /// The value of `kind`.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Kind::MongoHistory(_) => "mongo_history",
+            Kind::MongoView(_) => "mongo_view",
+            Kind::Postgres(_) => "postgres",
+            Kind::Webhook(_) => "webhook",
+            Kind::Mail(_) => "mail",
+            Kind::Statistics(_) => "statistics",
+        }
+    }
+
+    /// What a kind whose events have effects, and no table, has in common with the others of them.
+    pub(crate) fn effect(&self) -> Option<&EffectSettings> {
+        match self {
+            Kind::Webhook(webhook) => Some(&webhook.effect),
+            Kind::Mail(mail) => Some(&mail.effect),
+            Kind::MongoHistory(_)
+            | Kind::MongoView(_)
+            | Kind::Postgres(_)
+            | Kind::Statistics(_) => None,
+        }
+    }
 }
 
 /// What a `mongo_history` sink has of its own.
@@ -177,29 +214,36 @@ impl Default for PostgresSettings {
 }
 
 impl SinkSettings {
+    /// Whether there is a server that `url` leads to.
+    pub(crate) fn has_url(&self) -> bool {
+        !matches!(self.kind, Kind::Mail(_) | Kind::Statistics(_))
+    }
+
     /// The value of `kind`.
     pub(crate) fn kind_name(&self) -> &'static str {
-        match self.kind {
-            Kind::MongoHistory(_) => "mongo_history",
-            Kind::Postgres(_) => "postgres",
-        }
+        self.kind.name()
     }
 
     /// Puts the kind's own defaults where the file says nothing.
-    pub(crate) fn fill_in(&mut self) {
+    pub(crate) fn fill_in(&mut self, name: &str) {
         self.batch.rows = Some(self.batch_rows());
         self.batch.wait = Some(self.batch_wait());
         self.stuck_after = Some(self.stuck_after());
         if let Kind::Postgres(postgres) = &mut self.kind {
             postgres.on_error = Some(postgres.on_error());
         }
+        if let Kind::MongoView(view) = &mut self.kind
+            && view.collection.is_empty()
+        {
+            name.clone_into(&mut view.collection);
+        }
     }
 
     /// Events in a batch at most.
     pub(crate) fn batch_rows(&self) -> usize {
         self.batch.rows.unwrap_or(match self.kind {
-            Kind::MongoHistory(_) => 2_000,
-            Kind::Postgres(_) => 20_000,
+            Kind::MongoHistory(_) | Kind::MongoView(_) | Kind::Webhook(_) | Kind::Mail(_) => 2_000,
+            Kind::Postgres(_) | Kind::Statistics(_) => 20_000,
         })
     }
 

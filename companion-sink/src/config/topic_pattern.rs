@@ -1,10 +1,12 @@
 //! Names and patterns of topics and tables, in which `*` stands for any text.
 
-/// Whether a sink with these patterns follows `topic`: `*` stands for any text; dead letters, positions and control events never.
+/// Whether a sink with these patterns follows `topic`: `*` stands for any text; dead letters, positions, control events and effects
+/// never.
 pub(crate) fn follows(patterns: &[String], topic: &str) -> bool {
     !topic.ends_with(".dlq")
         && !topic.ends_with(".cdc_positions")
         && !change::topic_name::is_control(topic)
+        && !change::topic_name::is_of_effects(topic)
         && !topic.starts_with("__")
         && patterns.iter().any(|pattern| matches(pattern, topic))
 }
@@ -68,6 +70,8 @@ mod tests {
         for topic in [
             "shop.public.t.dlq",
             "pg.cdc_positions",
+            "companion.billing.cdc-effects",
+            "companion.billing.cdc-effect-orders",
             "__consumer_offsets",
         ] {
             assert!(!follows(&all, topic), "{topic}");

@@ -5,6 +5,7 @@ pub(crate) mod control_topics;
 pub(crate) mod copied_offsets;
 pub(crate) mod doubt;
 pub(crate) mod endless_copies;
+pub(crate) mod in_commit_order;
 pub(crate) mod opening;
 pub(crate) mod progress;
 pub(crate) mod runner;

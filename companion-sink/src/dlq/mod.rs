@@ -87,11 +87,8 @@ pub(crate) enum WantedDecision<'o> {
 impl Dlq {
     /// Those of the configuration.
     pub(crate) fn new(config: &Loaded) -> Dlq {
-        let places = config.sinks.iter().map(|(name, sink)| Place {
-            name: name.clone(),
-            state_name: format!("{}.{name}", config.name),
-            url: sink.url.reveal().to_owned(),
-            kind: match &sink.kind {
+        let places = config.sinks.iter().filter_map(|(name, sink)| {
+            let kind = match &sink.kind {
                 Kind::Postgres(settings) => PlaceKind::Replica {
                     state_schema: settings.state_schema.clone(),
                 },
@@ -99,7 +96,20 @@ impl Dlq {
                     database: settings.database.clone(),
                     connection: OnceCell::new(),
                 },
-            },
+                // It parks nothing.
+                Kind::MongoView(settings) => PlaceKind::History {
+                    database: settings.database.clone(),
+                    connection: OnceCell::new(),
+                },
+                // What they refuse holds nothing back, and is in the dead letters only.
+                Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_) => return None,
+            };
+            Some(Place {
+                name: name.clone(),
+                state_name: format!("{}.{name}", config.name),
+                url: sink.url.reveal().to_owned(),
+                kind,
+            })
         });
         Dlq(places.collect())
     }
@@ -112,8 +122,8 @@ impl Dlq {
             let known: Vec<&str> = self.0.iter().map(|place| place.name.as_str()).collect();
             return Err(misconfigured(
                 match only {
-                    Some(name) => format!("no sink \"{name}\" in the configuration"),
-                    None => "no sink in the configuration".to_owned(),
+                    Some(name) => format!("no sink \"{name}\" that keeps refused events aside"),
+                    None => "no sink that keeps refused events aside".to_owned(),
                 },
                 format!("Known: {}.", known.join(", ")),
             ));

@@ -8,7 +8,7 @@ pub(crate) mod changes;
 pub(crate) mod cursor;
 pub(crate) mod difference;
 pub(crate) mod entity;
-mod key;
+pub(crate) mod key;
 pub(crate) mod key_value;
 pub(crate) mod moment;
 pub(crate) mod restore;

@@ -51,13 +51,17 @@ impl Moment {
 
 /// A time as documents have it.
 pub(crate) fn time(text: &str) -> Result<String> {
-    let ts_us = timestamp::parse(text).ok_or_else(|| {
+    time_us(text).map(timestamp::rfc3339)
+}
+
+/// The same in microseconds since 1970.
+pub(crate) fn time_us(text: &str) -> Result<i64> {
+    timestamp::parse(text).ok_or_else(|| {
         misconfigured(
             format!("\"{text}\" is no moment"),
-            "Write a version's number, or a time such as 2026-11-21T10:40:00Z (UTC where no zone is given).",
+            "Write a time such as 2026-11-21T10:40:00Z (UTC where no zone is given); of a history a version's number is one, too.",
         )
-    })?;
-    Ok(timestamp::rfc3339(ts_us))
+    })
 }
 
 #[cfg(test)]

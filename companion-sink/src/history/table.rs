@@ -111,7 +111,11 @@ impl Histories {
                 template: settings.collection.clone(),
                 connection: OnceCell::new(),
             }),
-            Kind::Postgres(_) => None,
+            Kind::Postgres(_)
+            | Kind::MongoView(_)
+            | Kind::Webhook(_)
+            | Kind::Mail(_)
+            | Kind::Statistics(_) => None,
         });
         Histories(histories.collect())
     }

@@ -1,27 +1,25 @@
 //! Refused events over HTTP, and decisions about them: `crate::dlq`, as the command has it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Request, State as Extract};
+use axum::extract::{Path, State as Extract};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use change::trouble::Trouble;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::dlq::edit::Set;
 use crate::dlq::{Dlq, Found, Held, Store, WantedDecision, find, list};
-use crate::error::misconfigured;
+use crate::http::decision::{
+    DecisionBody, DecisionRequest, Retry, SinkParameter, Skip, wrong_body,
+};
 use crate::http::history::limit_of;
 use crate::http::parameters::Parameters;
 use crate::http::problem::{JsonAnswer, Problem};
-use crate::http::same_site;
 use crate::rejected::page::Page;
 use crate::rejected::page::PageCursor;
 use crate::rejected::parked_event::Decider;
@@ -55,12 +53,6 @@ struct Filter {
     limit: Option<u32>,
     /// `next` of the page before.
     after: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct SinkParameter {
-    sink: Option<String>,
 }
 
 async fn listed(Extract(shared): AskedDlq, Parameters(filter): Parameters<Filter>) -> JsonAnswer {
@@ -99,15 +91,6 @@ async fn shown(
     Ok(Json(held.whole().await?.json(sink)))
 }
 
-/// The body of a decision.
-struct DecisionBody<T>(T);
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Retry {
-    by: Option<String>,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Edit {
@@ -117,72 +100,19 @@ struct Edit {
     by: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Skip {
-    reason: String,
-    by: Option<String>,
+async fn retry(
+    dlq: AskedDlq,
+    wish: DecisionRequest,
+    DecisionBody(body): DecisionBody<Retry>,
+) -> DecidedAnswer {
+    decide(dlq, wish, WantedDecision::Retry, body.by, None).await
 }
 
-impl<T: DeserializeOwned> FromRequest<DlqState> for DecisionBody<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &DlqState) -> Result<Self, Problem> {
-        same_site::check(request.headers())?;
-        let bytes = Bytes::from_request(request, state).await;
-        let bytes = bytes.map_err(|wrong| wrong_body(wrong.body_text()))?;
-        let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-        let body = serde_json::from_slice(json);
-        // The text would quote what was sent.
-        body.map(DecisionBody).map_err(|error| {
-            let what = match error.is_data() {
-                true => "has other fields than it should, or lacks one",
-                false => "is not JSON",
-            };
-            wrong_body(format!("the body {what}, at column {}", error.column()))
-        })
-    }
-}
-
-fn wrong_body(what: String) -> Problem {
-    let hint = "Send {\"set\":{\"after.COLUMN\":VALUE},\"reason\":\"…\"} to edit, {\"reason\":\"…\"} to skip, {} to retry; \"by\" may say who decides.";
-    misconfigured(what, hint).into()
-}
-
-/// A request to decide: about which event, and who asks.
-struct DecisionRequest {
-    id: String,
-    sink: Option<String>,
-    client: SocketAddr,
-    dlq: Arc<Dlq>,
-}
-
-impl FromRequestParts<DlqState> for DecisionRequest {
-    type Rejection = Problem;
-
-    async fn from_request_parts(
-        parts: &mut axum::http::request::Parts,
-        state: &DlqState,
-    ) -> Result<Self, Problem> {
-        let Parameters(of) = Parameters::<SinkParameter>::from_request_parts(parts, state).await?;
-        let id = Path::<String>::from_request_parts(parts, state).await;
-        let Path(id) = id.map_err(|wrong| wrong_body(wrong.body_text()))?;
-        let client = ConnectInfo::<SocketAddr>::from_request_parts(parts, state).await;
-        let ConnectInfo(client) = client.map_err(|wrong| wrong_body(wrong.body_text()))?;
-        Ok(DecisionRequest {
-            id,
-            sink: of.sink,
-            client,
-            dlq: Arc::clone(&state.dlq),
-        })
-    }
-}
-
-async fn retry(wish: DecisionRequest, DecisionBody(body): DecisionBody<Retry>) -> DecidedAnswer {
-    decide(wish, WantedDecision::Retry, body.by, None).await
-}
-
-async fn edit(wish: DecisionRequest, DecisionBody(body): DecisionBody<Edit>) -> DecidedAnswer {
+async fn edit(
+    dlq: AskedDlq,
+    wish: DecisionRequest,
+    DecisionBody(body): DecisionBody<Edit>,
+) -> DecidedAnswer {
     let set = body.set.iter();
     let set: Result<Vec<Set>, Trouble> = set
         .map(|(path, value)| Set::new(path, value.get().to_owned()))
@@ -192,6 +122,7 @@ async fn edit(wish: DecisionRequest, DecisionBody(body): DecisionBody<Edit>) -> 
         return Err(wrong_body("\"set\" names no column".to_owned()));
     }
     decide(
+        dlq,
         wish,
         WantedDecision::Edit(&set),
         body.by,
@@ -200,20 +131,25 @@ async fn edit(wish: DecisionRequest, DecisionBody(body): DecisionBody<Edit>) -> 
     .await
 }
 
-async fn skip(wish: DecisionRequest, DecisionBody(body): DecisionBody<Skip>) -> DecidedAnswer {
-    decide(wish, WantedDecision::Skip, body.by, Some(&body.reason)).await
+async fn skip(
+    dlq: AskedDlq,
+    wish: DecisionRequest,
+    DecisionBody(body): DecisionBody<Skip>,
+) -> DecidedAnswer {
+    decide(dlq, wish, WantedDecision::Skip, body.by, Some(&body.reason)).await
 }
 
 async fn decide(
+    Extract(shared): AskedDlq,
     wish: DecisionRequest,
     order: WantedDecision<'_>,
     by: Option<String>,
     reason: Option<&str>,
 ) -> DecidedAnswer {
-    let stores = wish.dlq.open(wish.sink.as_deref()).await?;
+    let stores = shared.dlq.open(wish.sink.as_deref()).await?;
     let mut held = one(&stores, &wish.id).await?;
     let decision = held.decision(order).await?;
-    let by = by.unwrap_or_else(|| format!("http {}", wish.client.ip()));
+    let by = wish.decider(by);
     let decider = Decider { by: &by, reason };
     held.decide(decision, decider).await?;
     // The active instance carries it out.

@@ -2,7 +2,7 @@
 
 use crate::status::histogram::Histogram;
 use crate::status::prometheus::{Metrics, Sample};
-use crate::status::{Figures, SinkStatus, State};
+use crate::status::{EffectFigures, Figures, SinkStatus, State};
 
 /// A figure of a sink: its name, kind and description, and its value; no sample where that is not known.
 type Figure = (
@@ -12,7 +12,7 @@ type Figure = (
     fn(&Figures) -> Option<f64>,
 );
 
-const FIGURES: [Figure; 10] = [
+const FIGURES: [Figure; 12] = [
     ("batches_total", "counter", "Applied batches.", |f| {
         Some(f.batches as f64)
     }),
@@ -69,6 +69,18 @@ const FIGURES: [Figure; 10] = [
         "counter",
         "Attempts after a failure.",
         |f| Some(f.retries as f64),
+    ),
+    (
+        "store_keys",
+        "gauge",
+        "Keys in the store of a sink that has one of its own.",
+        |f| f.store_keys.map(|keys| keys as f64),
+    ),
+    (
+        "store_bytes",
+        "gauge",
+        "What that store takes of the disk.",
+        |f| f.store_bytes.map(|bytes| bytes as f64),
     ),
 ];
 
@@ -139,6 +151,7 @@ fn put_labelled(metrics: &mut Metrics, seen: &[SinkFigures]) {
                 .collect()
         },
     );
+    put_effects(metrics, seen);
     let help = "1 for the state that the sink is in.";
     put(metrics, "state", "gauge", help, seen, |sink, figures| {
         let states = State::ALL.into_iter();
@@ -149,6 +162,50 @@ fn put_labelled(metrics: &mut Metrics, seen: &[SinkFigures]) {
             })
             .collect()
     });
+}
+
+/// Figures of the sinks whose events have effects.
+fn put_effects(metrics: &mut Metrics, seen: &[SinkFigures]) {
+    let help = "What came of effects: sent, retried (a failed attempt), refused or skipped (a dead letter).";
+    let name = "effects_total";
+    put(metrics, name, "counter", help, seen, |sink, figures| {
+        let effects = figures.effects.iter();
+        let counts = effects.flat_map(|effects| {
+            [
+                ("sent", effects.sent),
+                ("retried", effects.retried),
+                ("refused", effects.refused),
+                ("skipped", effects.skipped),
+            ]
+        });
+        counts
+            .map(|(outcome, count)| {
+                let labels = labelled("", sink, &format!(",outcome=\"{outcome}\""));
+                (labels, count as f64)
+            })
+            .collect()
+    });
+    let waiting: fn(&EffectFigures) -> f64 = |effects| effects.waiting as f64;
+    let oldest: fn(&EffectFigures) -> f64 = |effects| effects.oldest_waiting_seconds;
+    for (name, help, pick) in [
+        (
+            "effects_waiting",
+            "Events whose effect is not done.",
+            waiting,
+        ),
+        (
+            "effects_oldest_waiting_seconds",
+            "Since the oldest of them was read; 0 where there is none.",
+            oldest,
+        ),
+    ] {
+        put(metrics, name, "gauge", help, seen, |sink, figures| {
+            let effects = figures.effects.iter();
+            effects
+                .map(|effects| (labelled("", sink, ""), pick(effects)))
+                .collect()
+        });
+    }
 }
 
 fn put(

@@ -1,17 +1,21 @@
-//! Health, state, metrics, questions to the history and decisions about refused events over HTTP. Only the latter change
-//! something.
+//! Health, state, metrics, questions to the history and to topics, and decisions about refused events and effects over HTTP. Only the
+//! latter change something.
 
 use crate::http::metrics::put_metrics;
 
 pub(crate) mod metrics;
 
 mod connections;
+mod decision;
 mod dlq;
+mod effects;
 mod history;
 pub(crate) mod own_token;
 mod parameters;
 mod problem;
 mod same_site;
+mod statistics;
+mod topics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,12 +38,14 @@ use tokio::task::JoinHandle;
 use crate::config;
 use crate::config::Loaded;
 use crate::dlq::Dlq;
+use crate::effect::listing::EffectSinks;
 use crate::error::{Result, misconfigured};
 use crate::history::table::Histories;
 use crate::http::problem::Problem;
 pub(crate) use crate::http::same_site::is_loopback;
 use crate::kafka::discovery::Cluster;
 use crate::kafka::positions;
+use crate::statistics::kept::shelf::Shelf;
 use crate::status::SinkStatus;
 use crate::status::prometheus::Metrics;
 use crate::status::sender;
@@ -125,6 +131,7 @@ impl Server {
         sinks: Vec<SinkStatus>,
         cluster: watch::Receiver<Cluster>,
         position: positions::Newest,
+        shelf: &Shelf,
     ) -> Result<Server> {
         let settings = &config.http;
         let listener = listener.0.try_clone().and_then(TcpListener::from_std);
@@ -147,7 +154,7 @@ impl Server {
             own_token,
             is_loopback: address.is_ok_and(|address| address.ip().is_loopback()),
         };
-        let router = router(config, &shared, access);
+        let router = router(config, &shared, shelf, access)?;
         let (stop, stopped) = watch::channel(false);
         let serving = tokio::spawn(async move {
             connections::serve(listener, router, stopped).await;
@@ -165,10 +172,13 @@ impl Server {
 }
 
 /// What answers. What watches over processes has no token; what shows rows or takes decisions has one always.
-fn router(config: &Loaded, shared: &ServerState, access: Access) -> Router {
+fn router(config: &Loaded, shared: &ServerState, shelf: &Shelf, access: Access) -> Result<Router> {
     let rows = Router::new()
         .merge(history::router(Arc::new(Histories::new(config))))
         .merge(dlq::router(Arc::new(Dlq::new(config))))
+        .merge(topics::router(config))
+        .merge(effects::router(Arc::new(EffectSinks::new(config))))
+        .merge(statistics::router(config, shelf)?)
         .layer(from_fn_with_state(
             Arc::clone(&access.own_token),
             want_token,
@@ -179,14 +189,14 @@ fn router(config: &Loaded, shared: &ServerState, access: Access) -> Router {
         .route("/openapi.json", get(openapi))
         .with_state(shared.clone())
         .layer(from_fn_with_state(Arc::clone(&access.token), want_token));
-    Router::new()
+    Ok(Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(shared.clone())
         .merge(figures)
         .merge(rows)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(from_fn_with_state(access, want_our_name))
+        .layer(from_fn_with_state(access, want_our_name)))
 }
 
 /// A decision with all values of a row.

@@ -41,6 +41,36 @@ impl Problem {
         }
     }
 
+    /// There is no such topic; `what` says so.
+    pub(crate) fn no_topic(what: &str) -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: what.to_owned(),
+            detail: Some("GET /v1/topics?pattern=* has those that there are.".to_owned()),
+            code: None,
+        }
+    }
+
+    /// No effect of such an event waits.
+    pub(crate) fn no_effect(id: &str) -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: format!("no effect of event {id} waits"),
+            detail: Some("GET /v1/effects has those that do.".to_owned()),
+            code: None,
+        }
+    }
+
+    /// There is no such sink of figures.
+    pub(crate) fn no_figures(sink: &str) -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: format!("there is no sink {sink} of kind statistics"),
+            detail: None,
+            code: None,
+        }
+    }
+
     /// What was asked for may be several things.
     pub(crate) fn conflict(error: Trouble) -> Problem {
         Problem {

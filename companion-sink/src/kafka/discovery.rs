@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use change::trouble::Trouble;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use tokio::sync::watch;
 
 use crate::config::Loaded;
@@ -76,7 +76,7 @@ impl Discovery {
 }
 
 /// The topics, asked once.
-pub(crate) fn topics(client: &BaseConsumer) -> Result<Topics> {
+pub(crate) fn topics<C: ConsumerContext>(client: &BaseConsumer<C>) -> Result<Topics> {
     let metadata = client
         .fetch_metadata(None, TIMEOUT)
         .map_err(|error| kafka_failed("which topics there are", &error))?;

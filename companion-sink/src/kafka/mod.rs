@@ -2,9 +2,11 @@
 
 pub(crate) mod bounds;
 pub(crate) mod client;
-mod closing_consumer;
+pub(crate) mod closing_consumer;
 pub(crate) mod discovery;
+pub(crate) mod offsets;
 pub(crate) mod partition_queues;
 pub(crate) mod positions;
 pub(crate) mod reader;
 pub(crate) mod record;
+pub(crate) mod scan;

@@ -23,8 +23,28 @@ pub(crate) struct Record {
     pub(crate) epoch: u32,
     /// Its version was seen to be none: the sender has said for long enough that it has not come so far.
     pub(crate) is_disbelieved: bool,
+    /// When it was made or came to Kafka, milliseconds since 1970; none where Kafka does not say.
+    pub(crate) time_ms: Option<i64>,
     block: Arc<Block>,
     parts: Parts,
+}
+
+/// Where a record lies in its topic, and since when.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    partition: i32,
+    offset: i64,
+    time_ms: Option<i64>,
+}
+
+impl Place {
+    fn of(message: &BorrowedMessage<'_>) -> Place {
+        Place {
+            partition: message.partition(),
+            offset: message.offset(),
+            time_ms: message.timestamp().to_millis(),
+        }
+    }
 }
 
 /// What records that were read together consist of.
@@ -61,7 +81,7 @@ struct HeaderSpan {
 #[derive(Debug, Default)]
 pub(crate) struct Gathering {
     block: Block,
-    records: Vec<(Arc<str>, i32, i64, Parts)>,
+    records: Vec<(Arc<str>, Place, Parts)>,
     bytes: usize,
 }
 
@@ -70,12 +90,12 @@ impl Gathering {
     pub(crate) fn add(&mut self, message: &BorrowedMessage<'_>, topic: Arc<str>) {
         let (key, value) = (message.key(), message.payload());
         let parts = self.block.put(key, value, MessageHeaders::of(message));
-        self.push(topic, message.partition(), message.offset(), parts);
+        self.push(topic, Place::of(message), parts);
     }
 
-    fn push(&mut self, topic: Arc<str>, partition: i32, offset: i64, parts: Parts) {
+    fn push(&mut self, topic: Arc<str>, place: Place, parts: Parts) {
         self.bytes += parts.size_bytes();
-        self.records.push((topic, partition, offset, parts));
+        self.records.push((topic, place, parts));
     }
 
     /// Memory that the records take, in bytes.
@@ -89,12 +109,13 @@ impl Gathering {
         self.block.headers.shrink_to_fit();
         let block = Arc::new(self.block);
         let records = self.records.into_iter();
-        let record = |(topic, partition, offset, parts)| Record {
+        let record = |(topic, place, parts): (_, Place, _)| Record {
             topic,
-            partition,
-            offset,
+            partition: place.partition,
+            offset: place.offset,
             epoch: 0,
             is_disbelieved: false,
+            time_ms: place.time_ms,
             block: Arc::clone(&block),
             parts,
         };
@@ -237,6 +258,7 @@ impl Record {
             offset,
             epoch: 0,
             is_disbelieved: false,
+            time_ms: None,
             block: Arc::new(block),
             parts,
         }
@@ -244,20 +266,19 @@ impl Record {
 
     /// Copies a message of `topic`.
     pub(crate) fn of(message: &BorrowedMessage<'_>, topic: Arc<str>) -> Self {
-        Record::of_parts(
-            topic,
-            message.partition(),
-            message.offset(),
-            message.key(),
-            message.payload(),
-            MessageHeaders::of(message),
-        )
+        let (key, value) = (message.key(), message.payload());
+        let (place, headers) = (Place::of(message), MessageHeaders::of(message));
+        Record {
+            time_ms: place.time_ms,
+            ..Record::of_parts(topic, place.partition, place.offset, key, value, headers)
+        }
     }
 
     /// The same with another value.
     pub(crate) fn with_value(&self, value: &[u8]) -> Self {
         Record {
             epoch: self.epoch,
+            time_ms: self.time_ms,
             ..Record::new(
                 Arc::clone(&self.topic),
                 self.partition,
@@ -405,7 +426,12 @@ mod tests {
                 .iter()
                 .map(|(name, value)| (name.as_bytes(), *value));
             let parts = gathering.block.put(key, value, as_bytes);
-            gathering.push("t".into(), 3, offset as i64, parts);
+            let place = Place {
+                partition: 3,
+                offset: offset as i64,
+                time_ms: None,
+            };
+            gathering.push("t".into(), place, parts);
             alone.push(Record::new(
                 "t".into(),
                 3,

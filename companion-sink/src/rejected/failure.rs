@@ -23,7 +23,7 @@ pub(crate) const UNIQUE: &str = "unique";
 /// Why an event is refused.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
-    /// CDC1004 to CDC1007, CDC1011 to CDC1014, CDC1018.
+    /// CDC1004 to CDC1007, CDC1011 to CDC1015, CDC1018.
     pub(crate) code: Code,
     /// The reason in one word, or the rule's name.
     pub(crate) reason: Cow<'static, str>,
@@ -74,6 +74,25 @@ impl Failure {
         Failure {
             reason: UNIQUE.into(),
             ..Failure::refused(message)
+        }
+    }
+
+    /// The receiver of an effect refuses it for good.
+    pub(crate) fn effect_refused(message: String) -> Self {
+        Failure {
+            code: Code::EffectRefused,
+            reason: "refused".into(),
+            stage: Stage::TaskPut,
+            message,
+            state: None,
+        }
+    }
+
+    /// A person has left the effect out; `told` says who, and why.
+    pub(crate) fn effect_skipped(told: &str) -> Self {
+        Failure {
+            reason: "skipped".into(),
+            ..Failure::effect_refused(format!("skipped {told}"))
         }
     }
 

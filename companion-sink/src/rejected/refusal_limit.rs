@@ -11,6 +11,14 @@ use crate::rejected::failure::Failure;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// Whether the target, or a rule, may be at fault.
+fn is_the_targets(code: Code) -> bool {
+    matches!(
+        code,
+        Code::ValueRefused | Code::Rejected | Code::EffectRefused
+    )
+}
+
 /// Counts the refused events of the last minute.
 pub(crate) struct RefusalLimit {
     max_per_minute: usize,
@@ -29,7 +37,7 @@ impl RefusalLimit {
     /// Counts those of a batch; too many halt the sink before the batch is applied.
     pub(crate) fn count<'f>(&mut self, failures: impl Iterator<Item = &'f Failure>) -> Result<()> {
         let refused = failures
-            .filter(|failure| matches!(failure.code, Code::ValueRefused | Code::Rejected))
+            .filter(|failure| is_the_targets(failure.code))
             .count();
         while self.recent.front().is_some_and(|at| at.elapsed() > MINUTE) {
             self.recent.pop_front();

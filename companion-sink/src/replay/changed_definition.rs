@@ -12,7 +12,7 @@ use crate::error::{Code, Result};
 use crate::event::Op;
 use crate::event::commit_time_us;
 use crate::kafka::record::Record;
-use crate::replay::scan::Scan;
+use crate::kafka::scan::Scan;
 use crate::replay::start::{Bounds, Start};
 use crate::sink::postgres::schema::definition::Definition;
 use crate::sink::postgres::schema::definitions::FollowedDefinition;

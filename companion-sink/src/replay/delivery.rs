@@ -15,9 +15,9 @@ use crate::kafka::client;
 use crate::kafka::discovery::Discovery;
 use crate::kafka::discovery::Topics;
 use crate::kafka::positions;
+use crate::progress::Progress;
 use crate::rejected::dead_letter::DeadLetters;
 use crate::replay::Order;
-use crate::replay::progress::Progress;
 use crate::status::SinkStatus;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);

@@ -6,10 +6,9 @@ mod changed_definition;
 mod delivery;
 pub(crate) mod history;
 mod middle;
-pub(crate) mod progress;
 pub(crate) mod replica;
-mod scan;
 mod start;
+pub(crate) mod view;
 
 use std::future::Future;
 use std::pin::pin;

@@ -12,24 +12,24 @@ use tokio::sync::watch;
 use crate::config;
 use crate::config::Consistency;
 use crate::delivery::by_partition::ByPartition;
+use crate::delivery::in_commit_order::InCommitOrder;
 use crate::delivery::runner::{Context, Course, Ended};
 use crate::error::{Code, Result, log, misconfigured};
 use crate::kafka::bounds::check_bounds;
 use crate::kafka::positions;
 use crate::kafka::reader::TopicPartition;
+use crate::progress::Progress;
 use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::Reloader;
 use crate::replay::beginning::From;
 use crate::replay::delivery;
 use crate::replay::delivery::{context, drive};
 use crate::replay::middle::{begin_in_the_middle, control_bounds};
-use crate::replay::progress::Progress;
 use crate::replay::start::Bounds;
 use crate::replay::{Order, Report, unless_stopped};
 use crate::sink::batch::Position;
 use crate::sink::changes::Changes;
 use crate::sink::postgres::Postgres;
-use crate::sink::postgres::in_commit_order::InCommitOrder;
 use crate::sink::postgres::replay::control::{Control, NotYet};
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::settings::Settings;
@@ -94,7 +94,7 @@ async fn build_and_switch(
 
 /// The course of the sink that builds.
 enum ReplicaCourse {
-    Transaction(InCommitOrder),
+    Transaction(InCommitOrder<Replica>),
     Row(ByPartition<Postgres>),
 }
 
@@ -373,7 +373,7 @@ async fn applied(control: &Control, partitions: &[TopicPartition], starts: &[i64
 }
 
 /// What the sink applies: of a consistent replica what a position names.
-async fn partitions(
+pub(super) async fn partitions(
     context: &Context,
     newest: Option<&mut positions::Newest>,
 ) -> Result<Vec<TopicPartition>> {
@@ -409,20 +409,7 @@ async fn partitions(
 /// Refuses what would lose rows: the topics must reach from the beginning, or from what the sink has, to their ends.
 fn check_reach(bounds: &[Bounds], live: &[Option<Position>], order: &Order<'_>) -> Result<()> {
     if order.from == From::Beginning {
-        let cut = bounds.iter().filter(|(_, (low, _))| *low > 0);
-        let cut: Vec<String> = cut
-            .map(|(at, (low, _))| format!("{}-{} (from {low} on)", at.topic, at.partition))
-            .collect();
-        if !cut.is_empty() {
-            return Err(Trouble::new(
-                Code::LogTruncated,
-                format!(
-                    "retention has removed the beginning of {}: rows that changed only there would be lost",
-                    cut.join(", ")
-                ),
-                "Bring the rows by a snapshot: SELECT cdc_snapshot('TABLE', sinks => ARRAY['SINK']) on the source; or replay --from TIME what came since.",
-            ));
-        }
+        check_whole(bounds)?;
     }
     for ((at, bounds), live) in bounds.iter().zip(live) {
         if let Some(live) = live {
@@ -430,6 +417,25 @@ fn check_reach(bounds: &[Bounds], live: &[Option<Position>], order: &Order<'_>) 
         }
     }
     Ok(())
+}
+
+/// Refuses topics that no longer reach back to their beginnings.
+pub(super) fn check_whole(bounds: &[Bounds]) -> Result<()> {
+    let cut = bounds.iter().filter(|(_, (low, _))| *low > 0);
+    let cut: Vec<String> = cut
+        .map(|(at, (low, _))| format!("{}-{} (from {low} on)", at.topic, at.partition))
+        .collect();
+    if cut.is_empty() {
+        return Ok(());
+    }
+    Err(Trouble::new(
+        Code::LogTruncated,
+        format!(
+            "retention has removed the beginning of {}: rows that changed only there would be lost",
+            cut.join(", ")
+        ),
+        "Bring the rows by a snapshot: SELECT cdc_snapshot('TABLE', sinks => ARRAY['SINK']) on the source; or, of a replica or a history, replay --from TIME what came since.",
+    ))
 }
 
 /// An event that the replica refuses ends the replay; what people decide about it they decide for the sink.

@@ -11,8 +11,8 @@ use crate::error::{Code, Result, misconfigured};
 use crate::event::commit_time_us;
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
+use crate::kafka::scan::Scan;
 use crate::replay::beginning::From;
-use crate::replay::scan::Scan;
 use crate::sink::batch::Position;
 use crate::timestamp::rfc3339;
 

@@ -2,8 +2,8 @@
 
 use crate::config;
 use crate::config::topic_pattern::matches;
-use crate::config::{Config, nearest};
-use crate::rule::expression::Expression;
+use crate::config::{Config, Kind, StatisticsSettings, nearest};
+use crate::rule::expression::{Expression, OF_EVENTS};
 
 /// A reason is a label of a metric and a header, so names are short and plain.
 const NAME_LENGTH_MAX: usize = 64;
@@ -82,6 +82,24 @@ pub(crate) fn compile(config: &Config) -> Result<Vec<Rule>, String> {
         }
     }
     Ok(rules)
+}
+
+/// The condition of a sink of figures; what is wrong with it is told in words.
+pub(crate) fn condition(settings: &StatisticsSettings) -> Result<Option<Expression>, String> {
+    match settings.r#where.as_str() {
+        "" => Ok(None),
+        source => Expression::read_over(source, OF_EVENTS).map(Some),
+    }
+}
+
+/// Checks the conditions of all sinks of figures; the sink of a wrong one, and what is wrong with it.
+pub(crate) fn check_conditions(config: &Config) -> Result<(), (&str, String)> {
+    for (name, sink) in &config.sinks {
+        if let Kind::Statistics(settings) = &sink.kind {
+            condition(settings).map_err(|why| (name.as_str(), why))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

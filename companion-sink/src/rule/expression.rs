@@ -12,8 +12,10 @@ use crate::config::nearest;
 use crate::rule::operators::{environment, replacement};
 use crate::rule::subject::Subject;
 
-/// What an expression can look at.
-const VARIABLES: [&str; 4] = ["before", "after", "op", "audit"];
+/// What the expression of a rule can look at: events of rows.
+const OF_ROWS: &[&str] = &["before", "after", "op", "audit"];
+/// What an expression about all events can look at.
+pub(crate) const OF_EVENTS: &[&str] = &["before", "after", "op", "audit", "value"];
 
 static ENVIRONMENT: LazyLock<Result<Arc<Env>, String>> = LazyLock::new(|| match environment() {
     Ok(env) => Ok(Arc::new(env)),
@@ -42,8 +44,16 @@ pub(crate) enum Judgement {
 }
 
 impl Expression {
-    /// Reads an expression; what is wrong with it is told in words.
+    /// Reads the expression of a rule; what is wrong with it is told in words.
     pub(crate) fn read(source: &str) -> Result<Expression, String> {
+        Expression::read_over(source, OF_ROWS)
+    }
+
+    /// As [`Expression::read`], of an expression that can look at `variables`.
+    pub(crate) fn read_over(
+        source: &str,
+        variables: &'static [&'static str],
+    ) -> Result<Expression, String> {
         let env = ENVIRONMENT.clone()?;
         let program = env.compile(source).map_err(|errors| {
             let errors = errors.errors.iter();
@@ -61,6 +71,7 @@ impl Expression {
         let mut preparation = Preparation {
             context: Context::with_env(Arc::clone(&env)),
             env: &env,
+            variables,
             bound: Vec::new(),
             needs: Needs::default(),
         };
@@ -130,6 +141,8 @@ fn unclear(error: &ExecutionError) -> Judgement {
 struct Preparation<'e> {
     context: Context<'e, 'e>,
     env: &'e Env,
+    /// What the expression can look at.
+    variables: &'static [&'static str],
     /// Names that macros such as `exists` bind.
     bound: Vec<String>,
     needs: Needs,
@@ -144,6 +157,7 @@ impl Preparation<'_> {
             Expr::Select(select) => {
                 if let Expr::Ident(name) = &select.operand.expr
                     && !self.bound.contains(name)
+                    && self.variables.contains(&name.as_str())
                     && let Some(members) = self.needs.part(name)
                 {
                     members.add(&Members::Named([select.field.clone()].into()));
@@ -180,17 +194,19 @@ impl Preparation<'_> {
         if self.bound.iter().any(|bound| bound == name) {
             return Ok(());
         }
-        if let Some(members) = self.needs.part(name) {
+        let is_known = self.variables.contains(&name);
+        if is_known && let Some(members) = self.needs.part(name) {
             *members = Members::All;
             return Ok(());
         }
-        if VARIABLES.contains(&name) || self.env.types().find_type(name).is_some() {
+        if is_known || self.env.types().find_type(name).is_some() {
             return Ok(());
         }
-        let near = nearest(name, VARIABLES.into_iter());
+        let near = nearest(name, self.variables.iter().copied());
         let meant = near.map_or(String::new(), |near| format!(", did you mean \"{near}\"?"));
+        let known = self.variables.join(", ");
         Err(format!(
-            "unknown variable \"{name}\"{meant} (before, after, op and audit are there)"
+            "unknown variable \"{name}\"{meant} ({known} are there)"
         ))
     }
 

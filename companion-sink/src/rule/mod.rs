@@ -1,12 +1,13 @@
 //! Rules: an event of which a `[[rule]]` says that it is to be rejected is treated as one that the target refuses.
 
-mod needs;
+pub(crate) mod needs;
 
 pub(crate) mod compiled;
-mod expression;
+pub(crate) mod condition;
+pub(crate) mod expression;
 mod moment;
 mod operators;
-mod subject;
+pub(crate) mod subject;
 mod value;
 
 use std::collections::{HashMap, HashSet};

@@ -8,6 +8,7 @@ pub(crate) struct Needs {
     pub(crate) before: Members,
     pub(crate) after: Members,
     pub(crate) audit: Members,
+    pub(crate) value: Members,
 }
 
 /// The members of one of these parts.
@@ -25,6 +26,7 @@ impl Needs {
         self.before.add(&other.before);
         self.after.add(&other.after);
         self.audit.add(&other.audit);
+        self.value.add(&other.value);
     }
 
     pub(crate) fn part(&mut self, variable: &str) -> Option<&mut Members> {
@@ -32,6 +34,7 @@ impl Needs {
             "before" => Some(&mut self.before),
             "after" => Some(&mut self.after),
             "audit" => Some(&mut self.audit),
+            "value" => Some(&mut self.value),
             _ => None,
         }
     }

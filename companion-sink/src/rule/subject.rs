@@ -26,16 +26,21 @@ pub(crate) struct Subject<'r> {
     before: Option<Boxed<'r>>,
     after: Option<Boxed<'r>>,
     audit: Option<Boxed<'r>>,
+    value: Option<Boxed<'r>>,
 }
 
-#[derive(Deserialize)]
-struct RuleBody<'a> {
+/// The parts of an event that expressions may look at, as JSON.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub(crate) struct SubjectParts<'a> {
     #[serde(borrow)]
-    before: Option<&'a RawValue>,
+    pub(crate) before: Option<&'a RawValue>,
     #[serde(borrow)]
-    after: Option<&'a RawValue>,
+    pub(crate) after: Option<&'a RawValue>,
     #[serde(borrow)]
-    audit: Option<&'a RawValue>,
+    pub(crate) audit: Option<&'a RawValue>,
+    /// What an application's own event holds.
+    #[serde(skip)]
+    pub(crate) value: Option<&'a RawValue>,
 }
 
 impl<'r> Subject<'r> {
@@ -45,12 +50,24 @@ impl<'r> Subject<'r> {
         types: &ColumnTypeOf<'_>,
         needs: &Needs,
     ) -> Result<Self, Malformed> {
-        let body: RuleBody<'r> = parse_body(record)?;
+        let op = record.op_text().unwrap_or_default();
+        Subject::of(op, parse_body(record)?, types, needs)
+    }
+
+    /// Reads what `needs` names of an event's parts.
+    pub(crate) fn of(
+        op: &'r str,
+        parts: SubjectParts<'r>,
+        types: &ColumnTypeOf<'_>,
+        needs: &Needs,
+    ) -> Result<Self, Malformed> {
+        let plain = |_: &str| Cow::Owned(PgType::Plain);
         Ok(Subject {
-            op: CelString::from(record.op_text().unwrap_or_default()),
-            before: part(body.before, types, &needs.before)?,
-            after: part(body.after, types, &needs.after)?,
-            audit: part(body.audit, &|_| Cow::Owned(PgType::Plain), &needs.audit)?,
+            op: CelString::from(op),
+            before: part(parts.before, types, &needs.before)?,
+            after: part(parts.after, types, &needs.after)?,
+            audit: part(parts.audit, &plain, &needs.audit)?,
+            value: part(parts.value, &plain, &needs.value)?,
         })
     }
 }
@@ -83,6 +100,7 @@ impl VariableResolver for Subject<'_> {
             "before" => &self.before,
             "after" => &self.after,
             "audit" => &self.audit,
+            "value" => &self.value,
             _ => return None,
         };
         part.as_deref().map(CowVal::Borrowed)

@@ -8,7 +8,10 @@ pub(crate) mod batch;
 
 pub(crate) mod changes;
 pub(crate) mod mongo_history;
+pub(crate) mod mongo_view;
+pub(crate) mod ordered;
 pub(crate) mod postgres;
+pub(crate) mod statistics;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -83,6 +86,16 @@ pub(crate) trait Sink: Positions + Send + Sync {
     /// nothing of the target meanwhile.
     fn rest(&mut self, _is_over: bool) -> impl Future<Output = ()> + Send {
         async {}
+    }
+
+    /// The process stops: what is under way comes to its end.
+    fn finish(&mut self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
+    /// Whether it is for applications' own events, too, which are nobody's rows.
+    fn takes_emitted(&self) -> bool {
+        false
     }
 
     /// Whether an event about the whole table waits until every partition of its topic has reached it.

@@ -1,7 +1,6 @@
 //! What Kafka says of partitions: where they begin and end, since when, what a consumer group has, what lies at an offset.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -10,6 +9,7 @@ use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::kafka::discovery::Topics;
+use crate::kafka::offsets::{known, offsets, partitions_of};
 use crate::kafka::reader::TopicPartition;
 use crate::timestamp::now_us;
 
@@ -32,15 +32,6 @@ struct PartitionEnd {
     first_end: i64,
     /// Ends that were seen later, with the time in microseconds since 1970.
     seen: VecDeque<(i64, i64)>,
-}
-
-/// The partitions of a topic.
-pub(crate) fn partitions_of(topic: &str, partitions: i32) -> impl Iterator<Item = TopicPartition> {
-    let topic: Arc<str> = topic.into();
-    (0..partitions).map(move |partition| TopicPartition {
-        topic: Arc::clone(&topic),
-        partition,
-    })
 }
 
 impl TopicEnds {
@@ -117,42 +108,6 @@ impl PartitionEnd {
             });
         }
     }
-}
-
-/// Kafka's answer for some partitions; `None` if it did not answer for all of those that it has.
-fn offsets(
-    client: &BaseConsumer,
-    partitions: impl Iterator<Item = TopicPartition>,
-    which: Offset,
-) -> Option<HashMap<TopicPartition, i64>> {
-    let mut list = TopicPartitionList::new();
-    for at in partitions {
-        // Kafka takes these in the place of a time, too.
-        list.add_partition_offset(&at.topic, at.partition, which)
-            .ok()?;
-    }
-    if list.count() == 0 {
-        return Some(HashMap::new());
-    }
-    let answered = client.offsets_for_times(list, TIMEOUT);
-    let answered = answered.inspect_err(|error| tracing::debug!(%error, "where partitions end"));
-    Some(known(&answered.ok()?))
-}
-
-fn known(list: &TopicPartitionList) -> HashMap<TopicPartition, i64> {
-    let elements = list.elements();
-    let known = elements.iter().filter_map(|element| {
-        element.error().ok()?;
-        let Offset::Offset(offset) = element.offset() else {
-            return None;
-        };
-        let at = TopicPartition {
-            topic: element.topic().into(),
-            partition: element.partition(),
-        };
-        Some((at, offset))
-    });
-    known.collect()
 }
 
 /// The offsets that a consumer group has of some partitions; `None` if that cannot be asked.

@@ -102,6 +102,25 @@ pub(crate) enum Lag {
     },
 }
 
+/// Figures of a sink whose events have effects, since the start of the process.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct EffectFigures {
+    /// Effects that were had.
+    pub(crate) sent: u64,
+    /// Attempts that failed.
+    pub(crate) retried: u64,
+    /// Events that went to the dead letters.
+    pub(crate) refused: u64,
+    /// Events that a person has left out.
+    pub(crate) skipped: u64,
+    /// Events that are not done.
+    pub(crate) waiting: u64,
+    /// Seconds since the oldest of them was read.
+    pub(crate) oldest_waiting_seconds: f64,
+    /// Why an attempt failed last.
+    pub(crate) last_failure: Option<String>,
+}
+
 /// Figures of one sink since the start of the process.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figures {
@@ -139,8 +158,14 @@ pub(crate) struct Figures {
     pub(crate) parked_keys: u64,
     /// Changes of rows, of tables without a key, that the target did not have.
     pub(crate) unknown_rows: u64,
+    /// Keys in the store, of a sink that has one of its own.
+    pub(crate) store_keys: Option<u64>,
+    /// What that store takes of the disk.
+    pub(crate) store_bytes: Option<u64>,
     /// Topics that wait at an event about their table which the target cannot follow, with the reason; the others go on.
     pub(crate) stopped_topics: BTreeMap<String, LastError>,
+    /// Effects; none of a sink of another kind.
+    pub(crate) effects: Option<EffectFigures>,
     /// The last error, also when it is over.
     pub(crate) last_error: Option<LastError>,
     /// Seconds that applying a batch took.
@@ -186,7 +211,10 @@ impl Figures {
             dead_letters: BTreeMap::new(),
             parked_keys: 0,
             unknown_rows: 0,
+            store_keys: None,
+            store_bytes: None,
             stopped_topics: BTreeMap::new(),
+            effects: None,
             last_error: None,
             apply_seconds: Histogram::default(),
             latency_seconds: Histogram::default(),

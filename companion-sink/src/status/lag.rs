@@ -5,8 +5,6 @@
 //! target since the process started, the copies of its offsets in the consumer group say it; where there are none, nothing is
 //! known to be applied. What cannot be known is shown as unknown, and never as 0.
 
-use crate::status::ends;
-
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
@@ -23,6 +21,7 @@ use crate::kafka::client;
 use crate::kafka::client::Silent;
 use crate::kafka::discovery::Cluster;
 use crate::kafka::discovery::Topics;
+use crate::kafka::offsets;
 use crate::kafka::reader::TopicPartition;
 use crate::status::ends::TopicEnds;
 use crate::status::ends::committed;
@@ -253,7 +252,7 @@ fn next_offsets(
         .iter()
         .filter(|(topic, _)| follows(&sink.topics, topic));
     let all: Vec<TopicPartition> = topics
-        .flat_map(|(topic, partitions)| ends::partitions_of(topic, *partitions))
+        .flat_map(|(topic, partitions)| offsets::partitions_of(topic, *partitions))
         .collect();
     // Where instances share partitions, others may have gone on with those that this one had.
     let is_own_enough = !sink.is_shared && all.iter().all(|at| own.contains_key(at));

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use change::trouble::Trouble;
-pub(crate) use figures::{Figures, Lag, LastError, State};
+pub(crate) use figures::{EffectFigures, Figures, Lag, LastError, State};
 
 use crate::kafka::reader::TopicPartition;
 use crate::sink::batch::Move;

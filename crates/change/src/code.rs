@@ -203,6 +203,7 @@ codes! {
     CDC1012 Foreign Refuse "event of a table that its topic does not belong to";
     CDC1013 NotAllowed Refuse "event for a table that the sink may not write";
     CDC1014 Unbelievable Refuse "event that claims a place which its source has not come to";
+    CDC1015 EffectRefused Refuse "an effect is refused";
     CDC1018 CollectionRefused Refuse "a collection of a history is refused";
 }
 

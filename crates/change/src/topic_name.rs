@@ -21,6 +21,25 @@ pub fn is_control(name: &str) -> bool {
     name.ends_with(CONTROL_SUFFIX)
 }
 
+/// What the names of the topics end in that hold the unfinished effects of a sink, and orders about them; hyphens as above.
+const EFFECTS_SUFFIX: &str = ".cdc-effects";
+const EFFECT_ORDERS_SUFFIX: &str = ".cdc-effect-orders";
+
+/// The topic of the unfinished effects of a sink; `name` is that of its companion-sink.
+pub fn effects(name: &str, sink: &str) -> String {
+    format!("{name}.{sink}{EFFECTS_SUFFIX}")
+}
+
+/// The topic of the orders about them.
+pub fn effect_orders(name: &str, sink: &str) -> String {
+    format!("{name}.{sink}{EFFECT_ORDERS_SUFFIX}")
+}
+
+/// Whether a topic is one of these.
+pub fn is_of_effects(name: &str) -> bool {
+    name.ends_with(EFFECTS_SUFFIX) || name.ends_with(EFFECT_ORDERS_SUFFIX)
+}
+
 /// Joins the escaped parts with dots; a name that Kafka would find too long ends in its hash.
 pub fn join(parts: &[&str]) -> String {
     let name = parts

@@ -280,7 +280,15 @@ impl CompanionSink {
     /// # Panics
     /// When there is none.
     pub fn find_in_history(&self, arguments: &[&str]) -> Vec<Value> {
-        let output = self.ask_history(arguments);
+        self.objects(&[&["history"], arguments].concat())
+    }
+
+    /// The objects of an answer of another command that finds something, such as `topic tail shop.public.customer`.
+    ///
+    /// # Panics
+    /// When it finds nothing.
+    pub fn objects(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = self.try_command(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {errors}");
         let text = String::from_utf8(output.stdout).expect("UTF-8");

@@ -11,5 +11,6 @@ pub mod parts;
 pub mod port;
 pub mod postgres;
 pub mod process;
+pub mod receivers;
 pub mod secure_listeners;
 pub mod token_issuer;

@@ -10,4 +10,6 @@ mod snapshot_jobs;
 mod stopped_definitions;
 mod table_names;
 mod timeline;
+mod topics;
 mod tpcb;
+mod view;

@@ -95,9 +95,12 @@ impl<S: Sink> Course for ByPartition<S> {
             ended = run.run(stop) => ended,
             error = no_answer => Err(error),
         };
-        if let Err(error) = &ended {
-            let goes_on = error.code.recovery() != Recovery::Halt;
-            self.sink.rest(goes_on).await;
+        match &ended {
+            Ok(_) => self.sink.finish().await,
+            Err(error) => {
+                let goes_on = error.code.recovery() != Recovery::Halt;
+                self.sink.rest(goes_on).await;
+            }
         }
         // Whatever ended it: the others need not wait for this one.
         if let Some(shared) = self.sink.shared_mut() {
@@ -372,8 +375,9 @@ impl<S: Sink> Run<'_, S> {
             lane.version.clear();
             lane.version.push_str(version);
         }
-        // An application's own event is nobody's row.
-        if !copy && !matches!(op, Some(Op::Tombstone | Op::Emit)) && !for_others {
+        let is_nothing = op == Some(Op::Tombstone);
+        let is_own = op == Some(Op::Emit) && !self.sink.takes_emitted();
+        if !copy && !is_nothing && !is_own && !for_others {
             gathered.bytes += record.size_bytes();
             gathered.batch.records.push(record);
         }

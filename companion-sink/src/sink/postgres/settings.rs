@@ -117,7 +117,11 @@ fn kept_schemas(config: &Config) -> Vec<String> {
                 postgres.state_schema.clone(),
                 Shadow::schema_name(&config.name, name),
             ]),
-            Kind::MongoHistory(_) => None,
+            Kind::MongoHistory(_)
+            | Kind::MongoView(_)
+            | Kind::Webhook(_)
+            | Kind::Mail(_)
+            | Kind::Statistics(_) => None,
         });
     kept.flatten().collect()
 }

@@ -3,7 +3,7 @@
 
 use crate::sink::mongo_history::documents::column_types::ColumnTypes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 
 use futures_util::TryStreamExt;
@@ -261,6 +261,23 @@ pub(crate) async fn expressions_at(
         expression.ok().map(str::to_owned)
     };
     Ok(found.and_then(|found| types_of(&found, expression)))
+}
+
+/// The columns of the newest definition of each table, by the events' `cdc.table`.
+pub(crate) async fn newest_columns(
+    database: &Database,
+) -> Result<BTreeMap<String, BTreeSet<String>>, mongodb::error::Error> {
+    let known = database.collection::<Document>(COLLECTION);
+    let mut found = known.find(doc! {}).sort(doc! { "_id": 1 }).await?;
+    let mut newest = BTreeMap::new();
+    while let Some(found) = found.try_next().await? {
+        let id = found.get_str("_id").unwrap_or_default();
+        if let (Some((table, _)), Some(types)) = (id.rsplit_once(':'), types_of(&found, type_name))
+        {
+            newest.insert(table.to_owned(), types.into_keys().collect());
+        }
+    }
+    Ok(newest)
 }
 
 fn type_name(column: &Document) -> Option<String> {

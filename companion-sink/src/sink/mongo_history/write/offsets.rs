@@ -32,13 +32,24 @@ impl Offsets {
 
     /// The positions of `wanted`.
     pub(crate) async fn read(&self, wanted: &[TopicPartition]) -> Result<Vec<Option<Position>>> {
+        let mut positions = vec![None; wanted.len()];
+        for (at, position) in self.all().await? {
+            if let Some(place) = wanted.iter().position(|wanted| *wanted == at) {
+                positions[place] = Some(position);
+            }
+        }
+        Ok(positions)
+    }
+
+    /// All positions.
+    pub(crate) async fn all(&self) -> Result<Vec<(TopicPartition, Position)>> {
         let failed = |error| classify("reading the offsets", &error);
         let mut cursor = self
             .collection
             .find(doc! { "_id.sink": &self.sink })
             .await
             .map_err(failed)?;
-        let mut positions = vec![None; wanted.len()];
+        let mut positions = Vec::new();
         while let Some(found) = cursor.try_next().await.map_err(failed)? {
             let Some((topic, partition, position)) = parse(&found) else {
                 return Err(Trouble::new(
@@ -47,12 +58,8 @@ impl Offsets {
                     "Restore or remove it, then send SIGHUP.",
                 ));
             };
-            let place = wanted
-                .iter()
-                .position(|at| *at.topic == *topic && at.partition == partition);
-            if let Some(place) = place {
-                positions[place] = Some(position);
-            }
+            let topic = topic.into();
+            positions.push((TopicPartition { topic, partition }, position));
         }
         Ok(positions)
     }

@@ -9,25 +9,14 @@ use change::event::headers::HeaderName;
 use change::trouble::Trouble;
 
 use crate::rejected::failure::NotApplied;
-use crate::sink::postgres::in_commit_order::poison::Commit;
-use crate::sink::postgres::in_commit_order::poison::PartOutcome;
-use crate::sink::postgres::in_commit_order::poison::Poison;
-use crate::sink::postgres::in_commit_order::poison::Uncommitted;
-use crate::sink::postgres::in_commit_order::poison::Why;
+use crate::sink::batch::Applied;
+use crate::sink::ordered::{Commit, PartEnd, PartOutcome, Poison, Uncommitted, Why};
 use crate::sink::postgres::in_commit_order::search::Search;
 use crate::sink::postgres::in_commit_order::transaction::apply_part;
 use crate::sink::postgres::replica::{Replica, not_connected};
 
-use crate::sink::batch::Applied;
-
 /// A transaction is not given more often for one event.
 const TURNS_MAX: usize = 3;
-
-/// How a part ended that was to be committed.
-pub(crate) enum PartEnd {
-    Committed(Applied),
-    Undone(Uncommitted),
-}
 
 /// Applies the last events of a transaction, moves the positions and commits.
 pub(crate) async fn commit_part(

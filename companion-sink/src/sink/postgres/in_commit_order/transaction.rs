@@ -23,12 +23,8 @@ use crate::sink::postgres::write::rows::waits;
 use crate::sink::postgres::write::stream::{STATEMENT_ROWS, Stream, fits};
 
 use crate::rejected::failure::NotApplied;
+use crate::sink::ordered::{PartOutcome, Poison, Why, about_event, version_of};
 use crate::sink::postgres::in_commit_order::doubts::look_at_doubts;
-use crate::sink::postgres::in_commit_order::poison::PartOutcome;
-use crate::sink::postgres::in_commit_order::poison::Poison;
-use crate::sink::postgres::in_commit_order::poison::Why;
-use crate::sink::postgres::in_commit_order::poison::of_whole_table;
-use crate::sink::postgres::in_commit_order::poison::version_of;
 use crate::sink::postgres::parked::park::Park;
 use crate::sink::postgres::replica::Replica;
 use crate::sink::postgres::replica::TargetConnection;
@@ -207,7 +203,7 @@ pub(crate) async fn stop_at(
     let Poison { record, why, .. } = poison;
     let failure = match why {
         Why::Refused(failure) => failure,
-        Why::Target(error) => return Ok(of_whole_table(record, error.clone())),
+        Why::Target(error) => return Ok(about_event(record, error.clone())),
     };
     let state = &replica.state;
     let connection = replica.connection.as_mut().ok_or_else(not_connected)?;

@@ -15,8 +15,8 @@ use crate::rejected::failure::Failure;
 use crate::rejected::parked_event::Decision;
 use crate::sink::Met;
 use crate::sink::batch::Move;
+use crate::sink::ordered::about_event;
 use crate::sink::postgres::connection::Session;
-use crate::sink::postgres::in_commit_order::poison::of_whole_table;
 use crate::sink::postgres::schema::bindings::Refusal;
 use crate::sink::postgres::sharing::partition_locks::tell_others;
 use crate::sink::postgres::write::whole_table::unreadable;
@@ -43,7 +43,7 @@ pub(crate) async fn meet(
     let met = meet_in_transaction(replica, record, moves, partitions, dead_letters).await;
     let met = match met {
         Err(error) if error.code.recovery() == Recovery::Halt => {
-            let error = of_whole_table(record, error);
+            let error = about_event(record, error);
             match replica.settings.on_error() {
                 OnError::Halt => return Err(error),
                 OnError::Park => Met::Stopped(error),
