@@ -79,7 +79,9 @@ impl Plan {
 #[derive(Debug)]
 pub struct CompanionSink {
     folder: PathBuf,
-    plan: Plan,
+    plan: Option<Plan>,
+    http_port: u16,
+    variables: Vec<(String, String)>,
     process: Mutex<Option<Process>>,
 }
 
@@ -93,11 +95,54 @@ impl CompanionSink {
             .unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
         let sink = CompanionSink {
             folder: folder.to_owned(),
-            plan,
+            http_port: plan.http_port,
+            plan: None,
+            variables: Vec::new(),
             process: Mutex::new(None),
         };
-        std::fs::write(sink.config_file(), sink.plan.toml()).expect("write companion-sink.toml");
-        sink
+        std::fs::write(sink.config_file(), plan.toml()).expect("write companion-sink.toml");
+        CompanionSink {
+            plan: Some(plan),
+            ..sink
+        }
+    }
+
+    /// One with a configuration that is there: `folder` (created) gets the files of `from`, one of which is
+    /// companion-sink.toml. The further `variables` and the port of its HTTP interface win over what is written there.
+    ///
+    /// # Panics
+    /// When a file cannot be copied.
+    pub fn copy_of(
+        folder: &Path,
+        from: &Path,
+        variables: &[(&str, &str)],
+        http_port: u16,
+    ) -> CompanionSink {
+        std::fs::create_dir_all(folder)
+            .unwrap_or_else(|e| panic!("cannot make {}: {e}", folder.display()));
+        let files = std::fs::read_dir(from).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
+        for file in files {
+            let file = file.expect("a file").path();
+            let name = file.file_name().expect("its name");
+            std::fs::copy(&file, folder.join(name)).expect("a copy");
+        }
+        let mut variables: Vec<_> = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let listen = format!("127.0.0.1:{http_port}");
+        variables.push(("COMPANION_SINK__HTTP__LISTEN".to_owned(), listen));
+        CompanionSink {
+            folder: folder.to_owned(),
+            plan: None,
+            http_port,
+            variables,
+            process: Mutex::new(None),
+        }
+    }
+
+    fn plan(&self) -> &Plan {
+        self.plan.as_ref().expect("one that was made of a plan")
     }
 
     /// Starts `companion-sink run` and waits until it listens on its HTTP port.
@@ -127,8 +172,7 @@ impl CompanionSink {
         );
         wait_until("companion-sink to listen", TIMEOUT, || {
             process.check_running().unwrap_or_else(|e| panic!("{e}"));
-            std::net::TcpStream::connect(("127.0.0.1", self.plan.http_port))
-                .map_err(|e| e.to_string())
+            std::net::TcpStream::connect(("127.0.0.1", self.http_port)).map_err(|e| e.to_string())
         });
         *slot = Some(process);
     }
@@ -223,7 +267,7 @@ impl CompanionSink {
 
     /// Its address.
     pub fn http_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.plan.http_port)
+        format!("http://127.0.0.1:{}", self.http_port)
     }
 
     /// What it answers over HTTP, headers included, to who has the token that it made itself.
@@ -337,7 +381,7 @@ impl CompanionSink {
 
     fn try_ask(&self, request: &str) -> std::io::Result<String> {
         use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.plan.http_port))?;
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.http_port))?;
         stream.write_all(request.as_bytes())?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -352,7 +396,7 @@ impl CompanionSink {
         let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
         self.ask(&format!(
             "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n{headers}\r\n{body}",
-            self.plan.http_port,
+            self.http_port,
             self.own_token(),
             body.len()
         ))
@@ -379,7 +423,7 @@ impl CompanionSink {
 
     /// As [`CompanionSink::wait_until_applied`], for one sink: `history` or `replica`.
     pub fn wait_until_sink_applied(&self, sink: &str, kafka: &Kafka, topics: &[String]) {
-        let plan = &self.plan;
+        let plan = self.plan();
         let history = (&*plan.mongo_url, &*plan.mongo_database);
         let mut applied = AppliedOffsets::of(&plan.name, history, &plan.replica_url, sink);
         for topic in topics {
@@ -430,10 +474,10 @@ impl CompanionSink {
     pub fn rewind_history(&self, partition: i32) {
         let process = self.process.lock().expect("companion-sink's process");
         assert!(process.is_none(), "companion-sink runs");
-        let client = mongodb::sync::Client::with_uri_str(&self.plan.mongo_url);
+        let client = mongodb::sync::Client::with_uri_str(&self.plan().mongo_url);
         let database = client
             .expect("a MongoDB client")
-            .database(&self.plan.mongo_database);
+            .database(&self.plan().mongo_database);
         let updated = database
             .collection::<Document>("companion_offsets")
             .update_many(
@@ -456,6 +500,7 @@ impl CompanionSink {
     pub fn command(&self) -> Command {
         let mut command = Command::new(parts::companion_sink());
         command.arg("--config").arg(self.config_file());
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 }

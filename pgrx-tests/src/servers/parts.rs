@@ -105,17 +105,22 @@ pub fn companion_sink() -> PathBuf {
     if let Some(binary) = std::env::var_os("PG_CDC_COMPANION_SINK") {
         return required(PathBuf::from(binary));
     }
+    built("companion-sink")
+}
+
+/// A program of this workspace: the one built beside the running program.
+pub fn built(name: &str) -> PathBuf {
     // target/PROFILE/demo and target/PROFILE/deps/TEST: the same build's binary is one or two folders up.
     let program = std::env::current_exe().expect("the path of this program");
     let beside = program
         .ancestors()
         .skip(1)
         .take(2)
-        .map(|folder| folder.join("companion-sink"))
+        .map(|folder| folder.join(name))
         .find(|binary| binary.exists());
     beside.unwrap_or_else(|| {
         panic!(
-            "companion-sink is not built beside {}: run `./dev build`",
+            "{name} is not built beside {}: run `./dev build`",
             program.display()
         )
     })

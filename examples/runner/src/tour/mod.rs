@@ -1,80 +1,32 @@
-//! `./dev demo`: starts everything, plays a scenario on a shop's customers, and shows what became of it.
+//! The tour: a scenario on a shop's customers, and what became of it.
 
-mod screen;
 mod shop;
 mod tail;
 
-use std::io::IsTerminal;
 use std::panic::resume_unwind;
-use std::process::{Command, ExitCode};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Command;
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use pg_cdc_tests::bed::Ports;
 use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::history::History;
 use pg_cdc_tests::{TestBed, parts, port, replica};
 
-use screen::{Screen, Started};
+use crate::bed;
+use crate::screen::{Screen, Started};
 use shop::Shop;
 
-static BED: OnceLock<TestBed> = OnceLock::new();
-static COMPANION_SINK: OnceLock<CompanionSink> = OnceLock::new();
-static STOPPING: AtomicBool = AtomicBool::new(false);
-
-const HELP: &str = "\
-Usage: demo [--once]
-
-Starts PostgreSQL with pg_cdc, Kafka, FerretDB, a second PostgreSQL and companion-sink, changes customers, and shows
-one customer's history and that the replica equals its source. Stays up until Ctrl-C.
-
-  --once   ends then, with one line of JSON as the last one";
-
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let once = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => false,
-        ["--once"] => true,
-        ["-h" | "--help"] => {
-            println!("{HELP}");
-            return ExitCode::SUCCESS;
-        }
-        _ => {
-            eprintln!("{HELP}");
-            return ExitCode::from(2);
-        }
-    };
-    std::panic::set_hook(Box::new(|panic| {
-        if !STOPPING.load(Ordering::Relaxed) {
-            let text = panic.payload_as_str().unwrap_or("the demo failed");
-            eprintln!("{} ✗ {}", clear_line(), text.replace('\n', "\n   "));
-        }
-    }));
-    stop_on_signal();
-
-    let screen = Screen::new();
-    let Ok(figures) = std::panic::catch_unwind(|| run(&screen)) else {
-        stop();
-        return ExitCode::FAILURE;
-    };
+/// Plays the tour; whether all that was counted is right. Without `once` it stays up until Ctrl-C.
+pub(crate) fn show(screen: &Screen, once: bool) -> bool {
+    let (figures, companion_sink) = run(screen);
     if once {
-        stop();
+        // Stopped first: the line of JSON is the last one.
+        bed::stop();
         println!("{}", figures.json());
-        return if figures.is_right() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        };
+        return figures.is_right();
     }
-    if let Some(companion_sink) = COMPANION_SINK.get() {
-        show_where_to_look(&screen, companion_sink);
-    }
-    screen.line(" Ctrl-C stops everything; nothing of this machine's own services was touched.");
-    loop {
-        std::thread::park();
-    }
+    show_where_to_look(screen, companion_sink);
+    bed::wait_for_ctrl_c(screen)
 }
 
 /// What was counted at the end.
@@ -100,7 +52,7 @@ impl Figures {
     }
 }
 
-fn run(screen: &Screen) -> Figures {
+fn run(screen: &Screen) -> (Figures, &'static CompanionSink) {
     let servers = start_servers(screen);
     let bed = servers.bed;
     let mut shop = Shop::new(
@@ -112,7 +64,7 @@ fn run(screen: &Screen) -> Figures {
     shop.track(screen);
     shop.play(screen);
     show_history(screen, companion_sink);
-    compare(screen, &shop, companion_sink)
+    (compare(screen, &shop, companion_sink), companion_sink)
 }
 
 /// What runs, and how long the starts took that are not shown yet.
@@ -125,15 +77,9 @@ struct Servers {
 
 /// PostgreSQL, Kafka and the replica's server at the same time, then FerretDB.
 fn start_servers(screen: &Screen) -> Servers {
-    // Below the range from which the kernel takes the local ports of outgoing connections.
-    let ports = Ports {
-        source: port::chosen("PG_CDC_POSTGRES_PORT", 15432),
-        target: port::chosen("PG_CDC_REPLICA_PORT", 15433),
-        kafka: port::chosen("PG_CDC_KAFKA_PORT", 19092),
-        ferretdb: port::chosen("PG_CDC_MONGO_PORT", 17017),
-    };
+    let ports = bed::demo_ports();
     let http_port = port::chosen("PG_CDC_HTTP_PORT", 18480);
-    let bed = BED.get_or_init(|| TestBed::prepare(ports, &[], &[]));
+    let bed = bed::prepare(ports);
     let (postgres, kafka, replica) = screen.wait("PostgreSQL 15 with pg_cdc, Kafka", || {
         std::thread::scope(|scope| {
             let kafka = scope.spawn(|| timed(|| bed.kafka()));
@@ -169,7 +115,8 @@ fn start_companion_sink(screen: &Screen, shop: &Shop, servers: Servers) -> &'sta
     plan.name = "companion".to_owned();
     plan.mongo_database = "history".to_owned();
     plan.http_port = servers.http_port;
-    let sink = COMPANION_SINK.get_or_init(|| bed.companion_sink(plan));
+    let sink: &'static CompanionSink = Box::leak(Box::new(bed.companion_sink(plan)));
+    bed::keep(Box::new(StopAtEnd(sink)));
     let companion_sink = screen.wait("companion-sink", || timed(|| sink.start()));
     screen.services(&[
         Started::new(
@@ -185,6 +132,15 @@ fn start_companion_sink(screen: &Screen, shop: &Shop, servers: Servers) -> &'sta
         Started::new("companion-sink", companion_sink, sink.http_url()),
     ]);
     sink
+}
+
+/// companion-sink is stopped before the servers.
+struct StopAtEnd(&'static CompanionSink);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// Commands to copy, for a second terminal.
@@ -254,54 +210,6 @@ fn compare(screen: &Screen, shop: &Shop, companion_sink: &CompanionSink) -> Figu
         replica_equal: equal,
         rolled_back_seen: shop.rolled_back_records(&records)
             + shop.rolled_back_documents(&documents),
-    }
-}
-
-/// Ends everything that was started, and removes its files.
-fn stop() {
-    if let Some(companion_sink) = COMPANION_SINK.get() {
-        companion_sink.stop();
-    }
-    if let Some(bed) = BED.get() {
-        bed.stop();
-        bed.discard();
-    }
-}
-
-/// Ctrl-C and SIGTERM end everything in order. Servers in the middle of their start are ended by the kernel.
-fn stop_on_signal() {
-    // SAFETY: the set is initialised by sigemptyset before use; no other thread runs yet, so all later ones inherit it.
-    let signals = unsafe {
-        let mut signals: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut signals);
-        libc::sigaddset(&mut signals, libc::SIGINT);
-        libc::sigaddset(&mut signals, libc::SIGTERM);
-        libc::sigaddset(&mut signals, libc::SIGHUP);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
-        signals
-    };
-    std::thread::spawn(move || {
-        let mut signal = 0;
-        // SAFETY: both point to what lives on this stack.
-        unsafe { libc::sigwait(&signals, &mut signal) };
-        STOPPING.store(true, Ordering::Relaxed);
-        eprintln!("{} Stopping …", clear_line());
-        stop();
-        // As a shell reports a program that was ended by this signal.
-        std::process::exit(if signal == libc::SIGINT {
-            0
-        } else {
-            128 + signal
-        });
-    });
-}
-
-/// Removes the spinner's line or the ^C from a terminal.
-fn clear_line() -> &'static str {
-    if std::io::stderr().is_terminal() {
-        "\r\x1b[K"
-    } else {
-        ""
     }
 }
 

@@ -9,7 +9,7 @@ use pg_cdc_tests::{Database, wait::wait_for};
 use postgres::{Client, NoTls};
 
 use crate::screen::Screen;
-use crate::tail::Tail;
+use crate::tour::tail::Tail;
 
 /// Customers that are there before Eva (number 42) comes.
 const FIRST_CUSTOMERS: u64 = 11;
