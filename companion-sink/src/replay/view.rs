@@ -2,6 +2,7 @@
 //! meanwhile; it waits during the last step, and goes on from where that has come to.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use change::position::Position as SenderPosition;
 use change::trouble::Trouble;
@@ -30,8 +31,8 @@ use crate::sink::mongo_view::names::ViewNames;
 use crate::sink::mongo_view::plan::plan_of;
 use crate::sink::mongo_view::switch;
 
-/// So few records are left to the last step, during which the sink waits.
-const FEW_RECORDS: u64 = 5_000;
+/// About so long takes what is left to the last step, during which the sink waits.
+const LAST_STEP: Duration = Duration::from_secs(2);
 
 /// What a rebuild has done.
 pub(crate) struct Rebuilt {
@@ -100,8 +101,9 @@ async fn build_and_switch(
     }
     // From here on it is not interrupted: nobody could say whether it is done.
     build.progress.set_stage("taking its place");
-    let held = switch::hold(database, view).await?;
-    let records = match build.catch_up().await {
+    let mut held = switch::hold(database, view).await?;
+    let caught_up = build.catch_up();
+    let records = match switch::while_held(database, view, &mut held, caught_up).await {
         Ok(records) => records,
         Err(error) => {
             switch::release(database, view, &held).await?;
@@ -170,17 +172,23 @@ impl<'b> Build<'b> {
         })
     }
 
-    /// Applies what the topics have, until little is left.
+    /// Applies what the topics have, until little is left, or what is left becomes no less: then more comes than can be applied.
     async fn build(&mut self) -> Result<()> {
         self.progress.set_stage("building anew");
+        let mut left_before = u64::MAX;
         loop {
+            let began = Instant::now();
+            let before = applied(&self.built, &self.partitions, &self.starts).await?;
             let position = delivery::position(&mut self.newest, |_| true).await?;
             self.follow(position).await?;
             let newest = delivery::position(&mut self.newest, |_| true).await?;
             let done = applied(&self.built, &self.partitions, &self.starts).await?;
-            if self.total(&newest).saturating_sub(done) <= FEW_RECORDS {
+            let left = self.total(&newest).saturating_sub(done);
+            let per_second = done.saturating_sub(before) as f64 / began.elapsed().as_secs_f64();
+            if left as f64 <= per_second * LAST_STEP.as_secs_f64() || left >= left_before {
                 return Ok(());
             }
+            left_before = left;
         }
     }
 

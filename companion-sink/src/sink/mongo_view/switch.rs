@@ -5,6 +5,7 @@
 //! which each may be the last: the documents, the rows, the positions, the state.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
@@ -24,6 +25,8 @@ const PAGE: usize = 500;
 /// How long a batch may be under way whose sink is gone, as far as can be told.
 const BATCH_MAX: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How often somebody who has the view says so: a sink that hears nothing for a minute takes them for gone.
+const RENEW_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Copies the documents of the view to where they are kept until somebody drops them.
 pub(crate) async fn keep_old(database: &Database, view: &ViewNames) -> Result<()> {
@@ -85,6 +88,30 @@ pub(crate) async fn hold(database: &Database, view: &ViewNames) -> Result<ViewSt
     Ok(state)
 }
 
+/// Works with the view held, and says so as long as that takes. Fails when somebody else has taken the view (CDC1009).
+pub(crate) async fn while_held<T>(
+    database: &Database,
+    view: &ViewNames,
+    held: &mut ViewState,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let states = States::new(database, &view.state);
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(RENEW_INTERVAL) => renew(&states, held).await?,
+        }
+    }
+}
+
+/// Begins another epoch, in which who had the one before writes nothing.
+async fn renew(states: &States, held: &mut ViewState) -> Result<()> {
+    let before = held.epoch;
+    held.epoch += 1;
+    states.write_from(before, held).await
+}
+
 /// Lets the view go on as it was.
 pub(crate) async fn release(database: &Database, view: &ViewNames, held: &ViewState) -> Result<()> {
     let state = ViewState {
@@ -107,28 +134,20 @@ pub(crate) async fn decide(database: &Database, view: &ViewNames, held: &ViewSta
     carry_on(database, view).await
 }
 
-/// Carries on what was decided.
+/// Carries on what was decided. Whoever does that begins an epoch of their own.
 pub(crate) async fn carry_on(database: &Database, view: &ViewNames) -> Result<()> {
     let built = view.rebuilt();
     let states = States::new(database, &view.state);
-    let decided = states.read().await?;
+    let mut decided = states.read().await?;
     if decided.switch != Switch::Decided {
         return Ok(());
     }
-    if is_there(database, &built.documents).await? {
-        match rename(database, &built.documents, &view.documents, true).await {
-            Ok(()) => {}
-            Err(error) if cannot_drop(&error) => {
-                copy_over(database, &built.documents, &view.documents).await?;
-            }
-            Err(error) => return Err(classify("renaming the view's documents", &error)),
-        }
-    }
-    if is_there(database, &built.rows).await? {
-        drop_collection(database, &view.rows).await?;
-        let renamed = rename(database, &built.rows, &view.rows, false).await;
-        renamed.map_err(|error| classify("renaming the view's rows", &error))?;
-    }
+    renew(&states, &mut decided).await?;
+    let replace = async {
+        replace(database, &built.documents, &view.documents, Readers::Some).await?;
+        replace(database, &built.rows, &view.rows, Readers::None).await
+    };
+    while_held(database, view, &mut decided, replace).await?;
     let offsets = Offsets::new(database, &view.state);
     let of_built = Offsets::new(database, &built.state);
     let positions = of_built.all().await?;
@@ -141,6 +160,34 @@ pub(crate) async fn carry_on(database: &Database, view: &ViewNames) -> Result<()
     };
     states.write_from(decided.epoch, &state).await?;
     drop_built(database, view).await
+}
+
+/// Whether somebody reads a collection, who is never to find it missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Readers {
+    Some,
+    None,
+}
+
+/// A collection takes the place of another one; one that is not there has done so already.
+async fn replace(database: &Database, from: &str, to: &str, readers: Readers) -> Result<()> {
+    if !is_there(database, from).await? {
+        return Ok(());
+    }
+    let mut renamed = rename(database, from, to, true).await;
+    if renamed.as_ref().is_err_and(cannot_drop) {
+        if readers == Readers::Some {
+            return copy_over(database, from, to).await;
+        }
+        drop_collection(database, to).await?;
+        renamed = rename(database, from, to, false).await;
+    }
+    match renamed {
+        Err(error) if !is_missing_collection(&error) => {
+            Err(classify("renaming a collection of the view", &error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Drops what a rebuild has built, unless it was decided.
