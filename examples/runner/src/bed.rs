@@ -14,6 +14,8 @@ static BED: OnceLock<TestBed> = OnceLock::new();
 /// What runs on the bed, and ends when it is dropped.
 static KEPT: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
 static STOPPING: AtomicBool = AtomicBool::new(false);
+/// Whether the ports are those that documents name.
+static IS_DEMO: AtomicBool = AtomicBool::new(false);
 
 /// The bed, with nothing running: each server starts at its first use.
 pub(crate) fn prepare(ports: Ports) -> &'static TestBed {
@@ -22,11 +24,26 @@ pub(crate) fn prepare(ports: Ports) -> &'static TestBed {
 
 /// The ports of the demo, below the range from which the kernel takes the local ports of outgoing connections.
 pub(crate) fn demo_ports() -> Ports {
+    IS_DEMO.store(true, Ordering::Relaxed);
     Ports {
         source: port::chosen("PG_CDC_POSTGRES_PORT", 15432),
         target: port::chosen("PG_CDC_REPLICA_PORT", 15433),
         kafka: port::chosen("PG_CDC_KAFKA_PORT", 19092),
         ferretdb: port::chosen("PG_CDC_MONGO_PORT", 17017),
+    }
+}
+
+/// Whether somebody is to look at it.
+pub(crate) fn is_demo() -> bool {
+    IS_DEMO.load(Ordering::Relaxed)
+}
+
+/// A port for a part of an example: in the demo the one in this environment variable, else `preferred`, or a free one when that
+/// is taken; in a check any free one.
+pub(crate) fn port(variable: &str, preferred: u16) -> u16 {
+    match is_demo() {
+        true => port::chosen(variable, preferred),
+        false => port::free(),
     }
 }
 

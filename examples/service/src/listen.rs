@@ -1,6 +1,7 @@
 //! How a service listens and stops.
 
 use axum::Router;
+use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,6 +16,10 @@ pub async fn serve(routes: Router) -> std::io::Result<()> {
     println!("listens on http://{}", listener.local_addr()?);
     let routes = routes.route("/healthz", get(async || "ok"));
     let routes = routes.fallback(async || Problem::not_found("there is nothing at this path"));
+    let routes = routes.method_not_allowed_fallback(async || {
+        let what = "this path takes other methods; Allow has them";
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, what)
+    });
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = async move {

@@ -108,7 +108,8 @@ impl CompanionSink {
     }
 
     /// One with a configuration that is there: `folder` (created) gets the files of `from`, one of which is
-    /// companion-sink.toml. The further `variables` and the port of its HTTP interface win over what is written there.
+    /// companion-sink.toml. The further `variables` and the port of its HTTP interface win over what is written there. It runs in
+    /// `folder`, where it finds the files that are named there.
     ///
     /// # Panics
     /// When a file cannot be copied.
@@ -305,10 +306,17 @@ impl CompanionSink {
     /// # Panics
     /// When it does not answer.
     pub fn state_of(&self, sink: &str) -> Value {
-        let answer = self.get("/v1/status");
+        self.get_json("/v1/status")["sinks"][sink].clone()
+    }
+
+    /// What it answers to who has the token that it made itself; problems as well.
+    ///
+    /// # Panics
+    /// When it does not answer with JSON.
+    pub fn get_json(&self, path: &str) -> Value {
+        let answer = self.get(path);
         let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-        let status: Value = serde_json::from_str(body).expect("JSON");
-        status["sinks"][sink].clone()
+        serde_json::from_str(body).unwrap_or_else(|_| panic!("{path}: {answer}"))
     }
 
     /// What `companion-sink history` says, whether it succeeds or not.
@@ -501,6 +509,9 @@ impl CompanionSink {
         let mut command = Command::new(parts::companion_sink());
         command.arg("--config").arg(self.config_file());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        if self.plan.is_none() {
+            command.current_dir(&self.folder);
+        }
         command
     }
 }
