@@ -2,8 +2,10 @@
 //! looked at.
 
 mod bed;
+mod customer_history;
 mod example;
 mod outcomes;
+mod place;
 mod screen;
 mod service;
 mod tour;
@@ -17,7 +19,7 @@ use outcomes::Outcomes;
 use screen::Screen;
 
 /// The examples, in the order in which they are run.
-const EXAMPLES: &[Kind] = &[];
+const EXAMPLES: &[Kind] = &[customer_history::KIND];
 
 fn help() -> String {
     let examples: String = EXAMPLES
