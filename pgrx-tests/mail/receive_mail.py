@@ -1,6 +1,6 @@
 """An SMTP server (aiosmtpd) that keeps each mail as a file, and misbehaves where files in its folder say so.
 
-receive_mail.py PORT FOLDER: mails go to FOLDER/mails. While FOLDER/NAME is there, mails to NAME@... are treated so:
+receive_mail.py PORT FOLDER: mails go to FOLDER/mails, behind those that are there. While FOLDER/NAME is there, mails to NAME@... are treated so:
 busy: 451; hang: no answer; close: the connection ends within the mail. Mails to refused@... are answered 550 always.
 """
 
@@ -13,7 +13,8 @@ from aiosmtpd.smtp import SMTP
 
 port, folder = int(sys.argv[1]), pathlib.Path(sys.argv[2])
 mails = folder / "mails"
-numbers = itertools.count()
+mails.mkdir(parents=True, exist_ok=True)
+numbers = itertools.count(len(list(mails.glob("*.eml"))))
 
 
 class Keeper:
@@ -41,7 +42,6 @@ class Keeper:
 
 
 async def main():
-    mails.mkdir(parents=True, exist_ok=True)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: SMTP(Keeper(), enable_SMTPUTF8=True), "127.0.0.1", port)
     await server.serve_forever()

@@ -9,6 +9,7 @@ mod place;
 mod screen;
 mod service;
 mod tour;
+mod welcome_mail;
 
 use std::process::ExitCode;
 
@@ -19,7 +20,7 @@ use outcomes::Outcomes;
 use screen::Screen;
 
 /// The examples, in the order in which they are run.
-const EXAMPLES: &[Kind] = &[customer_history::KIND];
+const EXAMPLES: &[Kind] = &[customer_history::KIND, welcome_mail::KIND];
 
 fn help() -> String {
     let examples: String = EXAMPLES

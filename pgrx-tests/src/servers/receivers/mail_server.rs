@@ -24,8 +24,15 @@ impl MailServer {
     /// # Panics
     /// When it does not start.
     pub fn start(folder: &Path) -> MailServer {
+        MailServer::start_at(folder, port::free())
+    }
+
+    /// As [`MailServer::start`], on this port: one that was away is there again, with the mails that it had.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_at(folder: &Path, port: u16) -> MailServer {
         std::fs::create_dir_all(folder).expect("the folder of mails");
-        let port = port::free();
         // The one that Debian's packages are for.
         let mut command = Command::new("/usr/bin/python3");
         command.arg(PROGRAM).arg(port.to_string()).arg(folder);

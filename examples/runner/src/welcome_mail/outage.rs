@@ -1,0 +1,263 @@
+//! What becomes of the mails while the server is down, hangs, refuses, and comes back.
+
+use std::time::{Duration, Instant};
+
+use pg_cdc_tests::topic::{self, Record};
+use pg_cdc_tests::wait_until;
+
+use super::{TOPIC, WelcomeMail};
+use crate::welcome_mail::mails::Received;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Who is in the table before it is tracked.
+const BEFORE: [&str; 2] = ["olga@example.org", "otto@example.org"];
+/// Who signs up while the server is down.
+const DOWN: u32 = 30;
+/// Who signs up while companion-sink is killed.
+const KILLED: u32 = 400;
+
+/// The snapshot's rows were read, and made no mail.
+pub(super) fn nobody_of_before(example: &mut WelcomeMail) -> String {
+    example.database.wait_until_snapshots_end();
+    example.database.wait_until_in_kafka();
+    let rows = topic::read(example.place.bed().kafka(), TOPIC);
+    assert_eq!(
+        rows.iter().filter(|row| row.op() == "r").count(),
+        BEFORE.len()
+    );
+    wait_until_idle(example);
+    assert_eq!(example.mails.count(), 0);
+    format!("{} rows of the snapshot, no mail", BEFORE.len())
+}
+
+pub(super) fn one_mail(example: &mut WelcomeMail) -> String {
+    let start = Instant::now();
+    sign_up(example, &["Zoë <b>"], &["zoe@example.org"]);
+    let came = wait_for_mails(example, &["zoe@example.org".to_owned()]);
+    let took = start.elapsed();
+    assert_eq!(came[0].count, 1, "{came:?}");
+    let mail = example.mails.texts().pop().expect("a mail");
+    for part in ["multipart/alternative", "text/plain", "text/html"] {
+        assert!(mail.contains(part), "{part}: {mail}");
+    }
+    let markup = ["<h1>Welcome, Zo", "&lt;b&gt;"];
+    let plain = mail.replace("=\r\n", "");
+    assert!(markup.iter().all(|markup| plain.contains(markup)), "{mail}");
+    format!("{:.0} ms after the sign-up", took.as_secs_f64() * 1e3)
+}
+
+/// Sign-ups with the server there and with the server away take the same time.
+pub(super) fn server_is_down(example: &mut WelcomeMail) -> String {
+    let up = sign_up_many(example, "up", DOWN);
+    wait_for_mails(example, &addresses("up", DOWN));
+    example.stop_mail_server();
+    let sent = example.mails.count();
+    let down = sign_up_many(example, "down", DOWN);
+    sign_up(example, &["Typo"], &["typo@example.org"]);
+    wait_until("all to have been tried", TIMEOUT, || {
+        let effects = example.effects();
+        let tried = effects
+            .iter()
+            .filter(|effect| effect["state"] == "retrying");
+        let count = tried.count();
+        (count == DOWN as usize + 1)
+            .then_some(())
+            .ok_or(format!("{count} of {effects:?}"))
+    });
+    assert_eq!(example.mails.count(), sent);
+    let milliseconds = |times: &[Duration]| {
+        let of = |time: Duration| time.as_secs_f64() * 1e3;
+        (of(times[times.len() / 2]), of(times[times.len() - 1]))
+    };
+    let ((up_p50, up_max), (p50, max)) = (milliseconds(&up), milliseconds(&down));
+    // The sink gives a mail three seconds; who signs up would see that.
+    assert!(max < 3000.0, "a sign-up took {max:.0} ms");
+    format!(
+        "sign-up p50 {p50:.1} ms, largest {max:.1} ms; with the server {up_p50:.1} and {up_max:.1} ms; {} mails wait",
+        DOWN + 1
+    )
+}
+
+/// One is skipped, the others are tried at once.
+pub(super) fn server_comes_back(example: &mut WelcomeMail) -> String {
+    let typo = example.effects().into_iter().find(|effect| {
+        let after = example.sink.run_command(&[
+            "topic",
+            "show",
+            TOPIC,
+            "--id",
+            effect["id"].as_str().expect("an id"),
+        ]);
+        after.contains("typo@example.org")
+    });
+    let typo = typo.expect("its effect");
+    let id = typo["id"].as_str().expect("an id");
+    let error = typo["last_error"].to_string();
+    example
+        .sink
+        .run_command(&["effects", "skip", id, "--reason", "a typo", "--by", "ann"]);
+    let letter = wait_for_dead_letter(example, "typo@example.org");
+    assert_eq!(letter.header("cdc.dlq.reason"), Some("skipped"));
+    example.start_mail_server();
+    example.sink.run_command(&["effects", "retry", "--all"]);
+    let came = wait_for_mails(example, &addresses("down", DOWN));
+    assert!(came.iter().all(|received| received.count == 1), "{came:?}");
+    wait_until_idle(example);
+    assert!(example.effects().is_empty());
+    format!("{} mails; 1 skipped; the error was {error}", came.len())
+}
+
+/// One is a dead letter, one waits alone.
+pub(super) fn refused_and_hanging(example: &mut WelcomeMail) -> String {
+    example.mail_server().misbehave_with("hang");
+    sign_up(
+        example,
+        &["Refused", "Hanging"],
+        &["refused@example.org", "hang@example.org"],
+    );
+    let start = Instant::now();
+    sign_up_many(example, "behind", DOWN);
+    wait_for_mails(example, &addresses("behind", DOWN));
+    let took = start.elapsed();
+    let letter = wait_for_dead_letter(example, "refused@example.org");
+    assert_eq!(letter.header("cdc.dlq.code"), Some("CDC1015"));
+    wait_until("only the one that hangs to wait", TIMEOUT, || {
+        let effects = example.effects();
+        (effects.len() == 1 && effects[0]["state"] == "retrying")
+            .then_some(())
+            .ok_or(format!("{effects:?}"))
+    });
+    example.mail_server().behave_with("hang");
+    example.sink.run_command(&["effects", "retry", "--all"]);
+    let came = wait_for_mails(example, &["hang@example.org".to_owned()]);
+    assert_eq!(came[0].ids.len(), 1, "{came:?}");
+    wait_until_idle(example);
+    format!(
+        "{DOWN} behind them have theirs after {:.0} ms",
+        took.as_secs_f64() * 1e3
+    )
+}
+
+/// Mails that the server has and companion-sink has not noted are sent once more, with the same id.
+pub(super) fn killed(example: &mut WelcomeMail) -> String {
+    wait_until_idle(example);
+    let before = example.mails.count();
+    let mut door = example.door();
+    let all = format!(
+        "INSERT INTO customer (name, email) SELECT 'Kim', 'killed' || i || '@example.org' FROM generate_series(1, {KILLED}) i"
+    );
+    door.batch_execute(&all).expect("sign up");
+    wait_until("the first mails", TIMEOUT, || {
+        let sent = example.mails.count() - before;
+        (sent >= 20).then_some(()).ok_or(sent)
+    });
+    example.sink.kill();
+    let then = example.mails.count() - before;
+    let start = Instant::now();
+    example.sink.start();
+    let came = wait_for_mails(example, &addresses("killed", KILLED));
+    let took = start.elapsed();
+    wait_until_idle(example);
+    assert!(
+        came.iter().all(|received| received.ids.len() == 1),
+        "{came:?}"
+    );
+    let twice = example.mails.count() - before - came.len();
+    format!(
+        "after {then} of {KILLED}; the rest {:.1} s later; {twice} came twice, with one Message-ID",
+        took.as_secs_f64()
+    )
+}
+
+/// Everybody but the one who was skipped and the one who is refused.
+pub(super) fn at_the_end(example: &mut WelcomeMail) -> String {
+    wait_until_idle(example);
+    let query = "SELECT email FROM customer WHERE email <> ALL ($1)";
+    let without = [
+        BEFORE[0],
+        BEFORE[1],
+        "typo@example.org",
+        "refused@example.org",
+    ]
+    .as_slice();
+    let customers = example
+        .database
+        .source()
+        .query(query, &[&without])
+        .expect(query);
+    let mails = example.mails.by_address();
+    for customer in &customers {
+        let received = mails.get(customer.get::<_, &str>(0)).expect("a mail");
+        assert_eq!(received.ids.len(), 1, "{received:?}");
+    }
+    assert_eq!(mails.len(), customers.len(), "addresses with mails");
+    let count: usize = mails.values().map(|received| received.count).sum();
+    format!("{} customers, {count} mails", customers.len())
+}
+
+/// Each in a transaction of its own.
+pub(super) fn sign_up(example: &WelcomeMail, names: &[&str], emails: &[&str]) -> Vec<Duration> {
+    let mut door = example.door();
+    let statement = "INSERT INTO customer (name, email, city) VALUES ($1, $2, 'Bern')";
+    let statement = door.prepare(statement).expect("prepare");
+    let mut times: Vec<Duration> = names
+        .iter()
+        .zip(emails)
+        .map(|(name, email)| {
+            let start = Instant::now();
+            door.execute(&statement, &[name, email]).expect("sign up");
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    times
+}
+
+fn sign_up_many(example: &WelcomeMail, who: &str, count: u32) -> Vec<Duration> {
+    let emails = addresses(who, count);
+    let emails: Vec<&str> = emails.iter().map(String::as_str).collect();
+    sign_up(example, &emails, &emails)
+}
+
+fn addresses(who: &str, count: u32) -> Vec<String> {
+    (1..=count)
+        .map(|i| format!("{who}{i}@example.org"))
+        .collect()
+}
+
+/// Waits until each of these addresses has a mail.
+fn wait_for_mails(example: &WelcomeMail, addresses: &[String]) -> Vec<Received> {
+    wait_until("the mails", TIMEOUT, || {
+        let mails = example.mails.by_address();
+        let came: Vec<Received> = addresses
+            .iter()
+            .filter_map(|to| mails.get(to).cloned())
+            .collect();
+        match came.len() == addresses.len() {
+            true => Ok(came),
+            false => Err(format!("{} of {}", came.len(), addresses.len())),
+        }
+    })
+}
+
+/// Waits until the sink has read everything, and no mail waits.
+fn wait_until_idle(example: &WelcomeMail) {
+    example.database.wait_until_in_kafka();
+    wait_until("no mail to wait", TIMEOUT, || {
+        let state = example.sink.state_of("welcome");
+        let is_done = state["apply_lag_events"] == 0 && state["effects"]["waiting"] == 0;
+        (is_done && state["state"] == "running")
+            .then_some(())
+            .ok_or(state.to_string())
+    });
+}
+
+fn wait_for_dead_letter(example: &WelcomeMail, email: &str) -> Record {
+    wait_until("the dead letter", TIMEOUT, || {
+        let letters = topic::read(example.place.bed().kafka(), &format!("{TOPIC}.dlq"));
+        let found = letters
+            .iter()
+            .find(|letter| letter.value_text().contains(email));
+        found.cloned().ok_or(letters.len())
+    })
+}
