@@ -54,8 +54,19 @@ impl Example for EmployeesReplica {
                 psql("hr_replica", bed.target().port(), "hr_replica"),
             ),
             Look::at(
+                "rows, good and bad",
+                format!(
+                    "{} -f examples/employees-replica/play.sql",
+                    psql("hr", bed.source().port(), "hr")
+                ),
+            ),
+            Look::at(
                 "for companion-sink",
                 format!("export COMPANION_SINK_CONFIG={}", config.display()),
+            ),
+            Look::at(
+                "its rules read again",
+                format!("kill -HUP {}", self.first.pid()),
             ),
             Look::at(
                 "lag, state, dead letters",
