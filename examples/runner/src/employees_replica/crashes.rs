@@ -6,6 +6,7 @@ use pg_cdc_tests::bed::Ports;
 use pg_cdc_tests::{TestBed, port};
 
 use super::company::Company;
+use super::instances::without_rules;
 use super::load::Load;
 use crate::outcomes::Outcomes;
 
@@ -22,10 +23,8 @@ pub(super) fn check(outcomes: &mut Outcomes<'_>) {
 
 fn killed(bed: &TestBed) -> String {
     let company = Company::found(bed);
-    let _instances = [
-        company.start_instance(port::free()),
-        company.start_instance(port::free()),
-    ];
+    let first = company.start_instance(port::free());
+    let second = company.start_instance(port::free());
     company.wait_until_applied();
     let load = Load::start_anew_after_errors(&company);
     let kill_target = || {
@@ -54,8 +53,10 @@ fn killed(bed: &TestBed) -> String {
     });
     let changes = load.end();
     let equal = company.assert_equal_but_held();
+    second.stop();
     format!(
-        "rows came again after {}; {changes} changes; {equal}",
-        went_on.join(", ")
+        "rows came again after {}; {changes} changes; {equal}, none without rules: {}",
+        went_on.join(", "),
+        without_rules(&company, &first)
     )
 }

@@ -133,7 +133,8 @@ fn killed(company: &Company<'_>, all: &[&CompanionSink]) -> String {
     format!("{KILLS} times, {changes} changes and {KILLS} of all rows; {equal}")
 }
 
-fn without_rules(company: &Company<'_>, sink: &CompanionSink) -> String {
+/// Takes the rules from the only instance: what was held comes, and both sides are equal.
+pub(super) fn without_rules(company: &Company<'_>, sink: &CompanionSink) -> String {
     wait_for_shares(&[sink], &[3]);
     change_config(sink, |text| {
         let (without, _) = text.split_once("[[rule]]").expect("rules");
