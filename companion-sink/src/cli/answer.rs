@@ -131,9 +131,15 @@ impl Answer {
     }
 
     /// Prints what is still to be printed, a table below its title.
-    pub(crate) fn finish(mut self, title: &str) -> Result<()> {
+    pub(crate) fn finish(self, title: &str) -> Result<()> {
+        self.finish_below(&[title.to_owned()])
+    }
+
+    /// As [`Answer::finish`], with a title of several lines.
+    pub(crate) fn finish_below(mut self, title: &[String]) -> Result<()> {
+        let title = lines(title);
         if self.format == Format::Table && !title.is_empty() {
-            let text = table(&printable(title), &self.header, &self.rows, self.colored);
+            let text = table(&title, &self.header, &self.rows, self.colored);
             self.write(&text)?;
         }
         let flushed = self.out.flush();
@@ -188,6 +194,12 @@ impl Answer {
             }),
         }
     }
+}
+
+/// Lines of a title, each only one.
+fn lines(title: &[String]) -> String {
+    let lines = title.iter().map(|line| printable(line));
+    lines.collect::<Vec<String>>().join("\n")
 }
 
 /// Title, header and rows in columns.
@@ -288,6 +300,13 @@ mod tests {
         assert_eq!(table("gone", &header, &[], false), "gone\n");
         let colored = table("t", &header, &rows, true);
         assert!(colored.contains("\x1b[32m   1  create"), "{colored:?}");
+    }
+
+    #[test]
+    fn a_title_has_the_lines_that_it_was_given() {
+        let title = ["SOURCE pg".to_owned(), "127.0.0.1:1: re\nfused".to_owned()];
+        assert_eq!(lines(&title), "SOURCE pg\n127.0.0.1:1: re\u{fffd}fused");
+        assert_eq!(lines(&[String::new()]), "");
     }
 
     #[test]

@@ -112,15 +112,13 @@ impl Status {
                 answer.row(|| Value::Null, cells(name, sink), look)?;
             }
         }
-        let title = title.join("\n");
+        if title.is_empty() {
+            title.push("companion-sink".to_owned());
+        }
         match (answer.count(), failed) {
             (0, Some(error)) => Err(error),
             _ => {
-                answer.finish(if title.is_empty() {
-                    "companion-sink"
-                } else {
-                    &title
-                })?;
+                answer.finish_below(&title)?;
                 Ok(all_work)
             }
         }

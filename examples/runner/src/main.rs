@@ -3,6 +3,7 @@
 
 mod bed;
 mod customer_history;
+mod employees_replica;
 mod example;
 mod outcomes;
 mod place;
@@ -20,7 +21,7 @@ use outcomes::Outcomes;
 use screen::Screen;
 
 /// The examples, in the order in which they are run.
-const EXAMPLES: &[Kind] = &[customer_history::KIND, welcome_mail::KIND];
+const EXAMPLES: &[Kind] = &[customer_history::KIND, welcome_mail::KIND, employees_replica::KIND];
 
 fn help() -> String {
     let examples: String = EXAMPLES
