@@ -2,6 +2,7 @@
 //! looked at.
 
 mod bed;
+mod event_store;
 mod example;
 mod outcomes;
 mod screen;
@@ -17,7 +18,7 @@ use outcomes::Outcomes;
 use screen::Screen;
 
 /// The examples, in the order in which they are run.
-const EXAMPLES: &[Kind] = &[];
+const EXAMPLES: &[Kind] = &[event_store::KIND];
 
 fn help() -> String {
     let examples: String = EXAMPLES
