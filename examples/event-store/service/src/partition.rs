@@ -286,7 +286,7 @@ impl Owned {
         }
         let written = log.write();
         let kept = match written {
-            Ok(()) => self.commit(step, is_changed),
+            Ok(()) => self.commit(log, step, is_changed),
             // Nobody is answered: they ask again.
             Err(Failed::NotWritten(error)) => return Err(error.into()),
             Err(Failed::NotKnown(error)) => Err(error.into()),
@@ -304,10 +304,13 @@ impl Owned {
     }
 
     /// Waits for the disk once in a while only: Kafka has everything.
-    fn commit(&mut self, step: Step, is_changed: bool) -> Result<()> {
+    fn commit(&mut self, log: &Log<'_>, step: Step, is_changed: bool) -> Result<()> {
         let age = self.durable_at.elapsed();
         let is_due = age > TOUCH || self.is_unsettled && age > TICK;
         if is_changed || is_due {
+            for topic in Topic::ALL {
+                step.set_next(topic, log.next(topic))?;
+            }
             step.commit(is_due)?;
             self.is_unsettled = !is_due;
         }
