@@ -141,7 +141,9 @@ impl Happened {
 }
 
 fn wrong(field: &str, wanted: &str) -> Problem {
-    Problem::unprocessable(format!("{field} is to be {wanted} of {TEXT_MAX} bytes at most"))
+    Problem::unprocessable(format!(
+        "{field} is to be {wanted} of {TEXT_MAX} bytes at most"
+    ))
 }
 
 impl Account {

@@ -17,6 +17,7 @@ use service::body::Body;
 use service::problem::Problem;
 
 use crate::account::{Condition, Happened, Id, Moment, Profile};
+use crate::broken;
 use crate::command::{Command, Done, no_account};
 use crate::list::{self, Page, Wanted};
 use crate::log::BYTES_READ;
@@ -25,7 +26,6 @@ use crate::partition::Partitions;
 use crate::peers::{at_owner, to_owner};
 use crate::statistics::{self, Statistics};
 use crate::store::EVENTS_LOOKED_AT;
-use crate::unavailable;
 
 /// What the handlers have.
 #[derive(Clone)]
@@ -81,10 +81,7 @@ pub(crate) fn routes(service: Service) -> Router {
             get(read_account).put(put_account).delete(delete_account),
         )
         .route("/accounts/{id}/events", get(list_events).post(publish))
-        .route_layer(from_fn_with_state(
-            Arc::clone(&service.owners),
-            to_owner,
-        ));
+        .route_layer(from_fn_with_state(Arc::clone(&service.owners), to_owner));
     let figures = get(statistics::ask).with_state(Arc::clone(&service.statistics));
     Router::new()
         .route("/accounts", get(list_accounts).post(create_account))
@@ -119,8 +116,8 @@ async fn create_account(
         .method(Method::PUT)
         .uri(&path)
         .header(header::IF_NONE_MATCH, "*");
-    let request = request.body(()).map_err(unavailable)?;
-    let body = serde_json::to_vec(&profile).map_err(unavailable)?;
+    let request = request.body(()).map_err(broken)?;
+    let body = serde_json::to_vec(&profile).map_err(broken)?;
     let parts = request.into_parts().0;
     let mut answer = at_owner(&service.owners, &id, &parts, &Bytes::from(body), || {
         let command = Command::Put(id.clone(), profile.clone(), Condition::New);
@@ -134,7 +131,7 @@ async fn create_account(
             format!("there is an account {} already", id.as_str()),
         )),
         StatusCode::CREATED => {
-            let place = HeaderValue::try_from(path).map_err(unavailable)?;
+            let place = HeaderValue::try_from(path).map_err(broken)?;
             answer.headers_mut().insert(header::LOCATION, place);
             Ok(answer)
         }
@@ -142,15 +139,12 @@ async fn create_account(
     }
 }
 
-async fn read_account(
-    State(service): State<Service>,
-    Path(id): Path<Id>,
-) -> Answer<Response> {
+async fn read_account(State(service): State<Service>, Path(id): Path<Id>) -> Answer<Response> {
     let partition = service.owners.topics.partition_of(id.as_str());
     let view = service.partitions.look(partition).await?;
-    let account = view.account(&id).map_err(unavailable)?;
+    let account = view.account(&id).map_err(broken)?;
     let account = account.ok_or_else(|| no_account(&id))?;
-    let done = Done::account(StatusCode::OK, &account).map_err(unavailable)?;
+    let done = Done::account(StatusCode::OK, &account).map_err(broken)?;
     Ok(done.into_response())
 }
 
@@ -210,11 +204,11 @@ async fn list_events(
     let limit = list::limit(wanted.limit)?;
     let partition = service.owners.topics.partition_of(account.as_str());
     let view = service.partitions.look(partition).await?;
-    if view.account(&account).map_err(unavailable)?.is_none() {
+    if view.account(&account).map_err(broken)?.is_none() {
         return Err(no_account(&account));
     }
     let page = view.events(&account, wanted.from.unwrap_or(0), limit + 1);
-    let mut page = page.map_err(unavailable)?;
+    let mut page = page.map_err(broken)?;
     let next = page.get(limit).map(|(offset, _)| *offset);
     page.truncate(limit);
     let events: Vec<_> = page.into_iter().map(|(_, event)| event).collect();

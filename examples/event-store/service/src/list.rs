@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::account::Account;
+use crate::broken;
 use crate::owners::Owners;
 use crate::partition::{Partitions, not_here};
 use crate::peers::{PATIENCE, PAUSE, no_owner, send};
-use crate::unavailable;
 
 const LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1000;
@@ -79,7 +79,9 @@ pub(crate) async fn accounts(
 /// A partition that nobody has, or that its owner does not serve yet.
 fn problem_of(owners: &Owners) -> Problem {
     let all = 0..owners.topics.partitions;
-    let without = all.clone().find(|partition| owners.of(*partition).is_none());
+    let without = all
+        .clone()
+        .find(|partition| owners.of(*partition).is_none());
     no_owner(without.unwrap_or(all.start))
 }
 
@@ -122,7 +124,7 @@ async fn of_here(
     let mut pages = Vec::new();
     for number in numbers {
         let view = partitions.look(*number).await?;
-        let mut accounts = view.accounts(after, limit + 1).map_err(unavailable)?;
+        let mut accounts = view.accounts(after, limit + 1).map_err(broken)?;
         let is_more = accounts.len() > limit;
         accounts.truncate(limit);
         let last = accounts.last().map(|last| last.id.as_str().to_owned());
@@ -138,7 +140,10 @@ async fn of_there(owner: &str, wanted: &Wanted, numbers: &[i32]) -> Result<Page,
     let after = wanted.after.as_deref();
     let after = after.map_or_else(String::new, |after| format!("after={after}&"));
     let limit = limit(wanted.limit)?;
-    let path = format!("/accounts?{after}limit={limit}&partitions={}", numbers.join(","));
+    let path = format!(
+        "/accounts?{after}limit={limit}&partitions={}",
+        numbers.join(",")
+    );
     let request = Request::builder().method(Method::GET).uri(path).body(());
     // An id that is none has no place in a path.
     let request = request.map_err(|_| Problem::unprocessable("after is to be an id"))?;
@@ -147,7 +152,9 @@ async fn of_there(owner: &str, wanted: &Wanted, numbers: &[i32]) -> Result<Page,
         return Err(not_here());
     }
     let body = to_bytes(answer.into_body(), PAGE_BYTES_MAX).await;
-    let page = body.ok().and_then(|body| serde_json::from_slice(&body).ok());
+    let page = body
+        .ok()
+        .and_then(|body| serde_json::from_slice(&body).ok());
     page.ok_or_else(not_here)
 }
 
@@ -162,5 +169,41 @@ fn merge(pages: Vec<Page>, limit: usize) -> Page {
     Page {
         next: last.filter(|_| is_more),
         accounts,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(ids: &[&str], is_more: bool) -> Page {
+        let account = |id: &&str| {
+            let json = serde_json::json!({"id": id, "version": 1, "created_at": "2026-11-28T00:00:00Z", "changed_at": "2026-11-28T00:00:00Z", "name": "x"});
+            serde_json::from_value(json).expect("an account")
+        };
+        Page {
+            accounts: ids.iter().map(account).collect(),
+            next: is_more.then(|| ids[ids.len() - 1].to_owned()),
+        }
+    }
+
+    fn merged(pages: Vec<Page>, limit: usize) -> (Vec<String>, Option<String>) {
+        let page = merge(pages, limit);
+        let ids = page
+            .accounts
+            .iter()
+            .map(|account| account.id.as_str().to_owned());
+        (ids.collect(), page.next)
+    }
+
+    #[test]
+    fn a_page_ends_where_one_of_its_parts_may_have_more() {
+        let one = page(&["a", "d"], true);
+        let other = page(&["b", "c", "e"], false);
+        let (ids, next) = merged(vec![one, other], 2);
+        assert_eq!(ids, ["a", "b"]);
+        assert_eq!(next.as_deref(), Some("b"));
+        let (ids, next) = merged(vec![page(&["a"], false), page(&[], false)], 2);
+        assert_eq!((ids, next), (vec!["a".to_owned()], None));
     }
 }

@@ -109,7 +109,9 @@ impl<'a> Log<'a> {
         let mut done = 0;
         for (topic, from, to) in ranges {
             if from < to {
-                self.read(topic, from, store, |offset| say(done + offset - from, total))?;
+                self.read(topic, from, store, |offset| {
+                    say(done + offset - from, total)
+                })?;
             }
             store_position(store, topic, to)?;
             done += to - from;
@@ -125,6 +127,8 @@ impl<'a> Log<'a> {
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed")
+            // The end is to be seen at once.
+            .set("fetch.wait.max.ms", "10")
             .set("queued.max.messages.kbytes", "16384");
         let consumer: BaseConsumer<Silent> = client.create_with_context(Silent)?;
         let mut place = TopicPartitionList::new();
@@ -145,7 +149,12 @@ impl<'a> Log<'a> {
                         let key = message.key().unwrap_or_default();
                         let bytes = key.len() + message.payload_len();
                         BYTES_READ.fetch_add(bytes as u64, Ordering::Relaxed);
-                        step.fold(topic, offset, &String::from_utf8_lossy(key), message.payload())?;
+                        step.fold(
+                            topic,
+                            offset,
+                            &String::from_utf8_lossy(key),
+                            message.payload(),
+                        )?;
                         say(offset);
                     }
                     Some(Err(KafkaError::PartitionEOF(_))) => return Ok(step.commit(false)?),
@@ -205,7 +214,9 @@ impl<'a> Log<'a> {
             return Err(Failed::NotWritten("another program has written".to_owned()));
         }
         let not_known = |error: KafkaError| Failed::NotKnown(error.to_string());
-        self.producer.commit_transaction(TIMEOUT).map_err(not_known)?;
+        self.producer
+            .commit_transaction(TIMEOUT)
+            .map_err(not_known)?;
         for (next, added) in self.next.iter_mut().zip(added) {
             // The transaction's end has an offset, too.
             *next += if added > 0 { added + 1 } else { 0 };

@@ -26,8 +26,11 @@ mod topics;
 
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::http::StatusCode;
 use service::problem::Problem;
 use service::{listen, setting};
 
@@ -47,14 +50,15 @@ async fn main() {
 }
 
 async fn run() -> Result<()> {
-    let partitions = setting::optional("PARTITIONS", "6").parse();
-    let partitions = partitions.unwrap_or_else(|_| setting::wrong("PARTITIONS is no number"));
-    let topics = Topics::open(&setting::required("KAFKA_BROKERS"), partitions).await?;
+    let brokers = setting::required("KAFKA_BROKERS");
+    let topics = Topics::open(&brokers, number("PARTITIONS", "6")).await?;
     let me = setting::optional("ADVERTISED", &setting::required("LISTEN"));
     let group = setting::optional("GROUP", "account-service");
     let owners = Arc::new(Owners::new(Arc::new(topics), group, me));
     let folder = PathBuf::from(setting::required("STORE"));
-    let partitions = Arc::new(Partitions::new(Arc::clone(&owners), folder)?);
+    let roll_every = Duration::from_secs(number("ROLL_SECONDS", "86400"));
+    let partitions = Partitions::new(Arc::clone(&owners), folder, roll_every)?;
+    let partitions = Arc::new(partitions);
     let membership = Membership::join(&owners, Arc::clone(&partitions))?;
     let routes = http::routes(Service {
         owners,
@@ -70,7 +74,15 @@ async fn run() -> Result<()> {
     Ok(())
 }
 
-/// 503: something here does not work; the log has the reason.
-fn unavailable(error: impl Display) -> Problem {
-    Problem::unavailable("this instance", &error)
+/// A setting that is a number.
+fn number<T: FromStr>(name: &str, default: &str) -> T {
+    let value = setting::optional(name, default).parse();
+    value.unwrap_or_else(|_| setting::wrong(&format!("{name} is no number")))
+}
+
+/// 500: something here does not work; the log has the reason.
+fn broken(error: impl Display) -> Problem {
+    eprintln!("{error}");
+    let what = "this instance has failed; its log has the reason";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what)
 }

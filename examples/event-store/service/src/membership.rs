@@ -80,13 +80,15 @@ impl Membership {
             client.create_with_context(Assignments(Arc::clone(&shared)))?;
         consumer.subscribe(&[Topic::Account.name()])?;
         let polled = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("group".into()).spawn(move || {
-            while !polled.leaves.load(Ordering::Relaxed) {
-                if let Some(Err(error)) = consumer.poll(POLL) {
-                    eprintln!("the group: {error}");
+        let thread = std::thread::Builder::new()
+            .name("group".into())
+            .spawn(move || {
+                while !polled.leaves.load(Ordering::Relaxed) {
+                    if let Some(Err(error)) = consumer.poll(POLL) {
+                        eprintln!("the group: {error}");
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(Membership { shared, thread })
     }
 

@@ -75,7 +75,10 @@ impl Owners {
             .topics
             .asking
             .fetch_group_list(Some(&self.group), TIMEOUT)?;
-        let group = groups.groups().iter().find(|group| group.name() == self.group);
+        let group = groups
+            .groups()
+            .iter()
+            .find(|group| group.name() == self.group);
         let stable = group.filter(|group| group.state() == "Stable");
         let mut owners = BTreeMap::new();
         for member in stable.iter().flat_map(|group| group.members()) {
@@ -93,7 +96,9 @@ impl Owners {
 impl Told<'_> {
     /// Whether this instance owns the partition.
     pub(crate) fn is_mine(&self, partition: i32) -> bool {
-        self.owners.get(&partition).is_some_and(|owner| owner == self.me)
+        self.owners
+            .get(&partition)
+            .is_some_and(|owner| owner == self.me)
     }
 }
 
@@ -108,7 +113,11 @@ fn partitions_of(member: &GroupMemberInfo) -> Option<Vec<i32>> {
     };
     let mut int = |bytes: usize| {
         let bytes = number(bytes)?;
-        Some(bytes.iter().fold(0, |n: i32, byte| (n << 8) | i32::from(*byte)))
+        Some(
+            bytes
+                .iter()
+                .fold(0, |n: i32, byte| (n << 8) | i32::from(*byte)),
+        )
     };
     let mut partitions = Vec::new();
     for _ in 0..int(4)? {

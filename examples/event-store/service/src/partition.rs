@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use service::problem::Problem;
 use tokio::sync::oneshot;
 
 use crate::command::{Command, Done};
-use crate::log::{Failed, Log};
+use crate::log::{Failed, Log, Record};
 use crate::owners::Owners;
 use crate::store::{self, Step, Store, View};
 use crate::topics::{Result, Topic};
@@ -41,6 +41,8 @@ enum Request {
 pub(crate) struct Partitions {
     owners: Arc<Owners>,
     folder: PathBuf,
+    /// How often something is written to a partition only to have it compacted.
+    roll_every: Duration,
     open: Mutex<BTreeMap<i32, Handle>>,
 }
 
@@ -63,11 +65,16 @@ pub(crate) struct Progress {
 
 impl Partitions {
     /// None yet. Files that may have missed a tombstone are removed.
-    pub(crate) fn new(owners: Arc<Owners>, folder: PathBuf) -> Result<Partitions> {
+    pub(crate) fn new(
+        owners: Arc<Owners>,
+        folder: PathBuf,
+        roll_every: Duration,
+    ) -> Result<Partitions> {
         std::fs::create_dir_all(&folder)?;
         let partitions = Partitions {
             owners,
             folder,
+            roll_every,
             open: Mutex::default(),
         };
         for partition in 0..partitions.owners.topics.partitions {
@@ -88,6 +95,7 @@ impl Partitions {
             partition,
             file: store::file(&self.folder, partition),
             progress: Arc::clone(&progress),
+            roll_every: self.roll_every,
             durable_at: Instant::now(),
             is_unsettled: false,
         };
@@ -181,6 +189,7 @@ struct Owned {
     partition: i32,
     file: PathBuf,
     progress: Arc<Progress>,
+    roll_every: Duration,
     durable_at: Instant,
     /// Something of the store is not on the disk yet.
     is_unsettled: bool,
@@ -231,7 +240,10 @@ impl Owned {
         let step = store.begin()?;
         for topic in Topic::ALL {
             if step.next(topic)?.unwrap_or(0) > log.next(topic) {
-                eprintln!("partition {}: the store is of another topic", self.partition);
+                eprintln!(
+                    "partition {}: the store is of another topic",
+                    self.partition
+                );
                 drop((step, store));
                 std::fs::remove_file(&self.file)?;
                 return Ok(Store::open(&self.file)?);
@@ -265,6 +277,7 @@ impl Owned {
         let first_event = log.check_newest()?;
         let step = store.begin()?;
         let mut is_changed = step.forget_events_before(first_event)?;
+        is_changed |= self.roll(log, &step)?;
         let mut changes = Vec::new();
         let mut looks = Vec::new();
         for request in batch {
@@ -301,6 +314,27 @@ impl Owned {
             let _ = look.send(store.view()?);
         }
         Ok(())
+    }
+
+    /// Kafka compacts what is behind the newest segment of a partition, and begins another one only when something is written: so that
+    /// is done once in a while, in a partition where nobody writes, too. Whether it was.
+    fn roll(&self, log: &mut Log<'_>, step: &Step) -> Result<bool> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let is_due = now.saturating_sub(step.rolled_at()?) >= self.roll_every.as_secs();
+        if is_due {
+            for topic in Topic::ALL {
+                // No account and no event has that key.
+                let key = String::new();
+                let record = Record {
+                    topic,
+                    key,
+                    value: None,
+                };
+                log.add(record, step)?;
+            }
+            step.set_rolled_at(now)?;
+        }
+        Ok(is_due)
     }
 
     /// Waits for the disk once in a while only: Kafka has everything.

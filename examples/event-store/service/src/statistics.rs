@@ -22,10 +22,7 @@ pub(crate) struct Statistics {
 }
 
 /// Asks for the figures of `from` up to `to`, and answers what companion-sink does.
-pub(crate) async fn ask(
-    State(statistics): State<Arc<Statistics>>,
-    uri: Uri,
-) -> Response {
+pub(crate) async fn ask(State(statistics): State<Arc<Statistics>>, uri: Uri) -> Response {
     let question = uri.query().unwrap_or_default();
     let token = match statistics.token_file.as_str() {
         "" => String::new(),
@@ -42,7 +39,9 @@ pub(crate) async fn ask(
     };
     parts.headers.insert(header::AUTHORIZATION, token);
     let host = HeaderValue::try_from(statistics.address.as_str());
-    parts.headers.extend(host.ok().map(|host| (header::HOST, host)));
+    parts
+        .headers
+        .extend(host.ok().map(|host| (header::HOST, host)));
     let answer = send(&statistics.address, &parts, Bytes::new()).await;
     match answer.status() {
         StatusCode::MISDIRECTED_REQUEST => {

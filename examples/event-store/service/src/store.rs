@@ -26,6 +26,8 @@ const OFFSETS: TableDefinition<'_, &str, u64> = TableDefinition::new("offsets");
 const KEYS: TableDefinition<'_, u64, &str> = TableDefinition::new("keys");
 /// The offset that comes next, by topic.
 const NEXT: TableDefinition<'_, &str, u64> = TableDefinition::new("next");
+/// When something was written to the topics only to have them compacted.
+const ROLLED_AT: &str = "rolled_at_seconds";
 const CACHE_BYTES: usize = 8 << 20;
 
 /// Events that lists have looked at, in this process.
@@ -59,7 +61,11 @@ pub(crate) fn age(file: &Path) -> Duration {
 impl Store {
     /// Opens a file, or makes it.
     pub(crate) fn open(file: &Path) -> Result<Store> {
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create(file)?;
+        let mut builder = Builder::new();
+        Store::with_tables(builder.set_cache_size(CACHE_BYTES).create(file)?)
+    }
+
+    fn with_tables(database: Database) -> Result<Store> {
         let tables = database.begin_write()?;
         tables.open_table(ACCOUNTS)?;
         tables.open_table(EVENTS)?;
@@ -95,6 +101,19 @@ impl Step {
         Ok(())
     }
 
+    /// When [`Step::set_rolled_at`] was called last, in seconds since 1970.
+    pub(crate) fn rolled_at(&self) -> Result<u64> {
+        let table = self.0.open_table(NEXT)?;
+        let seconds = table.get(ROLLED_AT)?;
+        Ok(seconds.map_or(0, |seconds| seconds.value()))
+    }
+
+    /// Something was written to the topics only to have them compacted.
+    pub(crate) fn set_rolled_at(&self, seconds: u64) -> Result<()> {
+        self.0.open_table(NEXT)?.insert(ROLLED_AT, seconds)?;
+        Ok(())
+    }
+
     /// What a record changes: the only thing that changes a store. Done twice, it is as if done once.
     pub(crate) fn fold(
         &self,
@@ -116,7 +135,9 @@ impl Step {
                 let account = key.split_once('/').map_or(key, |(account, _)| account);
                 self.forget_event(account, key)?;
                 if let Some(value) = value {
-                    self.0.open_table(EVENTS)?.insert((account, offset), value)?;
+                    self.0
+                        .open_table(EVENTS)?
+                        .insert((account, offset), value)?;
                     self.0.open_table(OFFSETS)?.insert(key, offset)?;
                     self.0.open_table(KEYS)?.insert(offset, key)?;
                 }
@@ -205,13 +226,13 @@ impl View {
     /// So many accounts, in the order of their ids, behind `after`.
     pub(crate) fn accounts(&self, after: &str, limit: usize) -> Result<Vec<Account>> {
         let accounts = self.0.open_table(ACCOUNTS)?;
-        let behind = (
-            std::ops::Bound::Excluded(after),
-            std::ops::Bound::Unbounded,
-        );
+        let behind = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
         let mut page = Vec::new();
-        for found in accounts.range::<&str>(behind)?.take(limit) {
+        for found in accounts.range::<&str>(behind)? {
             page.extend(read::<Account>(found?.1.value()));
+            if page.len() >= limit {
+                break;
+            }
         }
         Ok(page)
     }
@@ -220,13 +241,13 @@ impl View {
     pub(crate) fn events(&self, of: &Id, from: u64, limit: usize) -> Result<Vec<(u64, Event)>> {
         let events = self.0.open_table(EVENTS)?;
         let mut page = Vec::new();
-        for found in events
-            .range((of.as_str(), from)..=(of.as_str(), u64::MAX))?
-            .take(limit)
-        {
+        for found in events.range((of.as_str(), from)..=(of.as_str(), u64::MAX))? {
             let (key, value) = found?;
             EVENTS_LOOKED_AT.fetch_add(1, Ordering::Relaxed);
             page.extend(read(value.value()).map(|event| (key.value().1, event)));
+            if page.len() >= limit {
+                break;
+            }
         }
         Ok(page)
     }
@@ -241,4 +262,59 @@ impl View {
 /// None of what another program wrote in another form.
 fn read<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
     serde_json::from_slice(value).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> Store {
+        let backend = redb::backends::InMemoryBackend::new();
+        let database = Builder::new().create_with_backend(backend);
+        Store::with_tables(database.expect("a store")).expect("its tables")
+    }
+
+    fn event(id: &str) -> Vec<u8> {
+        let json = serde_json::json!({"id": id, "account": "a", "time": "2026-11-28T00:00:00Z", "type": "t", "amount_cents": 1});
+        json.to_string().into_bytes()
+    }
+
+    fn ids(store: &Store) -> Vec<String> {
+        let account = Id::try_from("a".to_owned()).expect("an id");
+        let view = store.view().expect("a view");
+        let events = view.events(&account, 0, 100).expect("events").into_iter();
+        events
+            .map(|(_, event)| event.id.as_str().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn a_record_may_be_read_again_and_retention_and_tombstones_take_events() {
+        let store = store();
+        for _ in 0..2 {
+            let step = store.begin().expect("a step");
+            for (offset, id) in [(3, "x"), (4, "y"), (6, "z")] {
+                let (key, value) = (format!("a/{id}"), event(id));
+                step.fold(Topic::Event, offset, &key, Some(&value))
+                    .expect("a fold");
+            }
+            step.fold(Topic::Event, 7, "b/x", Some(&event("x")))
+                .expect("a fold");
+            step.commit(true).expect("a commit");
+        }
+        assert_eq!(ids(&store), ["x", "y", "z"]);
+        let step = store.begin().expect("a step");
+        assert_eq!(step.next(Topic::Event).expect("an offset"), Some(8));
+        assert_eq!(step.next(Topic::Account).expect("none"), None);
+        assert!(step.forget_events_before(4).expect("retention"));
+        assert!(!step.forget_events_before(4).expect("retention"));
+        step.fold(Topic::Event, 8, "a/z", None)
+            .expect("a tombstone");
+        step.commit(true).expect("a commit");
+        assert_eq!(ids(&store), ["y"]);
+        assert_eq!(
+            store.view().expect("a view").counts().expect("counts"),
+            (0, 2)
+        );
+    }
 }

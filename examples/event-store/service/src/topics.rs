@@ -150,9 +150,14 @@ fn partitions_of(asking: &BaseConsumer<Silent>, topic: Topic) -> Result<i32> {
 async fn tombstones(admin: &AdminClient<DefaultClientContext>) -> Result<Duration> {
     let topics = Topic::ALL.map(|topic| ResourceSpecifier::Topic(topic.name()));
     let mut shortest = Duration::MAX;
-    for topic in admin.describe_configs(&topics, &AdminOptions::new()).await? {
+    for topic in admin
+        .describe_configs(&topics, &AdminOptions::new())
+        .await?
+    {
         let topic = topic?;
-        let ms = topic.get("delete.retention.ms").and_then(|entry| entry.value.as_deref());
+        let ms = topic
+            .get("delete.retention.ms")
+            .and_then(|entry| entry.value.as_deref());
         let ms = ms.ok_or("delete.retention.ms of a topic is not known")?;
         shortest = shortest.min(Duration::from_millis(ms.parse()?));
     }

@@ -32,7 +32,8 @@ pub(super) fn life(example: &EventStore) -> String {
     expect(412, &two.ask_with("PUT", "/accounts/ann", &old, &change));
     expect(412, &three.ask("DELETE", "/accounts/ann", &old));
 
-    let event = json!({"id": "e1", "type": "deposit", "amount_cents": 500, "time": "2026-11-20T08:00:00Z"});
+    let event =
+        json!({"id": "e1", "type": "deposit", "amount_cents": 500, "time": "2026-11-20T08:00:00Z"});
     let path = "/accounts/ann/events";
     expect(201, &one.ask_with("POST", path, &[], &event));
     example.note("2026-11-20", "deposit", 500);
@@ -40,7 +41,10 @@ pub(super) fn life(example: &EventStore) -> String {
     expect(200, &two.ask_with("POST", path, &[], &event));
     let other = json!({"id": "e1", "type": "deposit", "amount_cents": 7});
     expect(409, &three.ask_with("POST", path, &[], &other));
-    expect(404, &one.ask_with("POST", "/accounts/bob/events", &[], &event));
+    expect(
+        404,
+        &one.ask_with("POST", "/accounts/bob/events", &[], &event),
+    );
     let events = two.ask("GET", path, &[]);
     assert_eq!(events.body["events"].as_array().map(Vec::len), Some(1));
 
@@ -50,8 +54,18 @@ pub(super) fn life(example: &EventStore) -> String {
         (422, "POST", "/accounts", r#"{"name": ""}"#),
         (422, "POST", "/accounts", r#"{"id": "a/b", "name": "x"}"#),
         (422, "POST", "/accounts", r#"{"name": "x", "nam": "y"}"#),
-        (422, "POST", "/accounts/ann/events", r#"{"type": "deposit", "amount_cents": 1.5}"#),
-        (422, "POST", "/accounts/ann/events", r#"{"type": "x", "amount_cents": 1, "time": "soon"}"#),
+        (
+            422,
+            "POST",
+            "/accounts/ann/events",
+            r#"{"type": "deposit", "amount_cents": 1.5}"#,
+        ),
+        (
+            422,
+            "POST",
+            "/accounts/ann/events",
+            r#"{"type": "x", "amount_cents": 1, "time": "soon"}"#,
+        ),
     ] {
         let answer = three.send(method, path, &[], Some(body.to_owned()));
         expect(status, &answer);
@@ -61,7 +75,10 @@ pub(super) fn life(example: &EventStore) -> String {
     expect(422, &one.ask("GET", "/accounts?limit=0", &[]));
     expect(400, &one.ask("GET", "/accounts?page=2", &[]));
 
-    expect(204, &two.ask("DELETE", "/accounts/ann", &[("if-match", &tag(&changed))]));
+    expect(
+        204,
+        &two.ask("DELETE", "/accounts/ann", &[("if-match", &tag(&changed))]),
+    );
     expect(404, &three.ask("GET", "/accounts/ann", &[]));
     expect(404, &one.ask("GET", path, &[]));
     // A later account of that id is another one.
@@ -90,12 +107,16 @@ pub(super) fn one_wins(example: &EventStore) -> String {
             });
             let writers: Vec<_> = writers.collect();
             let answers = writers.into_iter().map(|writer| writer.join());
-            answers.map(|answer| answer.expect("an answer")).collect::<Vec<_>>()
+            answers
+                .map(|answer| answer.expect("an answer"))
+                .collect::<Vec<_>>()
         });
         let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|a| a.status == 200);
         assert_eq!(won.len(), 1, "{answers:?}");
         lost.iter().for_each(|answer| expect(412, answer));
-        let now = example.instance(round % INSTANCES).ask("GET", "/accounts/contested", &[]);
+        let now = example
+            .instance(round % INSTANCES)
+            .ask("GET", "/accounts/contested", &[]);
         assert_eq!(now.body["name"], won[0].body["name"]);
         read = tag(&now);
     }
@@ -145,7 +166,9 @@ pub(super) fn lists(example: &EventStore) -> String {
             });
         }
     });
-    let made: BTreeSet<String> = (0..ACCOUNTS).map(|account| format!("a{account:03}")).collect();
+    let made: BTreeSet<String> = (0..ACCOUNTS)
+        .map(|account| format!("a{account:03}"))
+        .collect();
     let first = example.list(0, 1000);
     assert!(first.is_sorted(), "{first:?}");
     let found: BTreeSet<String> = first.iter().cloned().collect();
@@ -179,7 +202,9 @@ pub(super) fn own_events_only(example: &EventStore) -> String {
         });
         let writers: Vec<_> = writers.collect();
         let amounts = writers.into_iter().map(|writer| writer.join());
-        amounts.flat_map(|amounts| amounts.expect("a writer")).collect::<Vec<_>>()
+        amounts
+            .flat_map(|amounts| amounts.expect("a writer"))
+            .collect::<Vec<_>>()
     });
     for amount_cents in &published {
         example.note("2026-11-21", "purchase", *amount_cents);
@@ -190,9 +215,15 @@ pub(super) fn own_events_only(example: &EventStore) -> String {
     let after = example.status();
     expect(200, &answer);
     let events = answer.body["events"].as_array().expect("events");
-    let amounts: Vec<_> = events.iter().map(|event| event["amount_cents"].as_i64()).collect();
+    let amounts: Vec<_> = events
+        .iter()
+        .map(|event| event["amount_cents"].as_i64())
+        .collect();
     assert_eq!(amounts, [Some(1000), Some(-400)]);
     assert_eq!(after.events_looked_at - before.events_looked_at, 2);
     assert_eq!(after.bytes_read, before.bytes_read, "the topic was read");
-    format!("2 of {} events looked at, 0 bytes of the topic", after.events)
+    format!(
+        "2 of {} events looked at, 0 bytes of the topic",
+        after.events
+    )
 }

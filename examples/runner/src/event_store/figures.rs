@@ -8,12 +8,16 @@ use super::{EventStore, Figures, TIMEOUT, expect};
 /// Waits until the figures are what was published, each event once.
 pub(super) fn as_published(example: &EventStore) -> String {
     let figures = wait_for_figures(example);
-    let day = example.instance(1).ask("GET", "/statistics?from=2026-11-22&to=2026-11-23", &[]);
+    let day = example
+        .instance(1)
+        .ask("GET", "/statistics?from=2026-11-22&to=2026-11-23", &[]);
     expect(200, &day);
     let rows = day.body["rows"].as_array().expect("rows");
     let periods: Vec<_> = rows.iter().map(|row| row["period"].as_str()).collect();
     assert_eq!(periods, [Some("2026-11-22")], "{day:?}");
-    let wrong = example.instance(1).ask("GET", "/statistics?from=yesterday", &[]);
+    let wrong = example
+        .instance(1)
+        .ask("GET", "/statistics?from=yesterday", &[]);
     assert!((400..500).contains(&wrong.status), "{wrong:?}");
     figures
 }
@@ -29,13 +33,19 @@ pub(super) fn outlive(example: &EventStore) -> String {
     }
     assert!(topic::read(kafka, "event").is_empty());
     let events = example.instance(1).ask("GET", "/accounts/a001/events", &[]);
-    assert_eq!(events.body["events"].as_array().map(Vec::len), Some(0), "{events:?}");
-    wait_until("the stores to forget the events", TIMEOUT, || {
-        match example.status().events {
+    assert_eq!(
+        events.body["events"].as_array().map(Vec::len),
+        Some(0),
+        "{events:?}"
+    );
+    wait_until(
+        "the stores to forget the events",
+        TIMEOUT,
+        || match example.status().events {
             0 => Ok(()),
             events => Err(events),
-        }
-    });
+        },
+    );
     example.sink.kill();
     std::fs::remove_dir_all(example.folder.join("figures")).expect("its store");
     example.sink.start();
@@ -45,11 +55,16 @@ pub(super) fn outlive(example: &EventStore) -> String {
     figures
 }
 
-fn wait_for_figures(example: &EventStore) -> String {
+/// Waits for them; how many they are.
+pub(super) fn wait_for_figures(example: &EventStore) -> String {
     let wanted = example.published.borrow().clone();
     wait_until("the figures", TIMEOUT, || {
-        let answer = example.instance(0).ask("GET", "/statistics?limit=10000", &[]);
-        let rows = answer.body["rows"].as_array().ok_or(format!("{answer:?}"))?;
+        let answer = example
+            .instance(0)
+            .ask("GET", "/statistics?limit=10000", &[]);
+        let rows = answer.body["rows"]
+            .as_array()
+            .ok_or(format!("{answer:?}"))?;
         let mut found = Figures::new();
         for row in rows {
             let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();

@@ -28,7 +28,11 @@ impl Writer {
     fn new(example: &EventStore, number: usize) -> Writer {
         let config = ureq::Agent::config_builder().http_status_as_error(false);
         Writer {
-            urls: example.running().iter().map(|service| service.url()).collect(),
+            urls: example
+                .running()
+                .iter()
+                .map(|service| service.url())
+                .collect(),
             account: format!("/accounts/w{number}"),
             agent: config.timeout_global(Some(TIMEOUT)).build().new_agent(),
             longest: Duration::ZERO,
@@ -44,7 +48,9 @@ impl Writer {
             .header("if-match", tag);
         let answer = match body {
             Value::Null => self.agent.run(request.body(()).expect("a request")),
-            body => self.agent.run(request.body(body.to_string()).expect("a request")),
+            body => self
+                .agent
+                .run(request.body(body.to_string()).expect("a request")),
         };
         let mut answer = answer.ok()?;
         let text = answer.body_mut().read_to_string().ok()?;
@@ -115,9 +121,13 @@ pub(super) fn while_it_writes(example: &mut EventStore) -> String {
         example.create(0, &format!("w{number}"));
     }
     let killed = example.instances[2].running.take().expect("it runs");
-    let mut writers: Vec<Writer> = (0..WRITERS).map(|number| Writer::new(example, number)).collect();
+    let mut writers: Vec<Writer> = (0..WRITERS)
+        .map(|number| Writer::new(example, number))
+        .collect();
     // They know of the third one, too.
-    writers.iter_mut().for_each(|writer| writer.urls.push(killed.url()));
+    writers
+        .iter_mut()
+        .for_each(|writer| writer.urls.push(killed.url()));
     let done: Vec<AtomicUsize> = (0..WRITERS).map(|_| AtomicUsize::new(0)).collect();
     let last = AtomicUsize::new(usize::MAX);
     thread::scope(|scope| {
@@ -176,7 +186,9 @@ pub(super) fn frozen(example: &EventStore) -> String {
         let path = format!("/accounts/{id}");
         let tag = super::tag(&example.instance(0).ask("GET", &path, &[]));
         let body = json!({"name": "while it was frozen"});
-        let changed = example.instance(0).ask_with("PUT", &path, &[("if-match", &tag)], &body);
+        let changed = example
+            .instance(0)
+            .ask_with("PUT", &path, &[("if-match", &tag)], &body);
         expect(200, &changed);
         read.push((path, changed.body));
     }

@@ -39,6 +39,8 @@ struct EventStore {
     folder: PathBuf,
     sink: CompanionSink,
     instances: Vec<Instance>,
+    /// How often instances that are started write only to have the topics compacted.
+    roll_seconds: &'static str,
     /// What was published, for comparison.
     published: RefCell<Figures>,
 }
@@ -66,6 +68,7 @@ impl EventStore {
             folder,
             sink,
             instances: Vec::new(),
+            roll_seconds: "86400",
             published: RefCell::default(),
         };
         for _ in 0..INSTANCES {
@@ -99,6 +102,7 @@ impl EventStore {
             ("KAFKA_BROKERS", &*brokers),
             ("STORE", &*store.to_string_lossy()),
             ("STATISTICS", &*sink),
+            ("ROLL_SECONDS", self.roll_seconds),
             ("STATISTICS_TOKEN_FILE", &*token.to_string_lossy()),
         ];
         let service = Service::start(
@@ -155,7 +159,9 @@ impl EventStore {
     /// Creates an account through an instance; its tag.
     fn create(&self, through: usize, id: &str) -> String {
         let body = json!({"id": id, "name": id, "email": format!("{id}@example.org")});
-        let answer = self.instance(through).ask_with("POST", "/accounts", &[], &body);
+        let answer = self
+            .instance(through)
+            .ask_with("POST", "/accounts", &[], &body);
         expect(201, &answer);
         tag(&answer)
     }
@@ -242,35 +248,50 @@ impl Example for EventStore {
     }
 
     fn check(&mut self, outcomes: &mut Outcomes<'_>) {
-        outcomes.check("accounts are created, read, changed and deleted, with problems for the rest", || {
-            accounts::life(self)
-        });
+        outcomes.check(
+            "accounts are created, read, changed and deleted, with problems for the rest",
+            || accounts::life(self),
+        );
         outcomes.check("of several who change one version one succeeds", || {
             accounts::one_wins(self)
         });
-        outcomes.check("what one instance answered, every other one reads at once", || {
-            accounts::reads_own_writes(self)
-        });
+        outcomes.check(
+            "what one instance answered, every other one reads at once",
+            || accounts::reads_own_writes(self),
+        );
         outcomes.check("each instance lists all accounts", || accounts::lists(self));
-        outcomes.check("a list of an account's events looks at no other event", || {
-            accounts::own_events_only(self)
+        outcomes.check(
+            "a list of an account's events looks at no other event",
+            || accounts::own_events_only(self),
+        );
+        outcomes.check(
+            "killed while it writes: nothing answered is lost, nothing is there twice",
+            || kill::while_it_writes(self),
+        );
+        outcomes.check(
+            "one that was frozen answers nothing old when it wakes",
+            || kill::frozen(self),
+        );
+        outcomes.check("a fourth instance joins, and takes its share", || {
+            stores::joins(self)
         });
-        outcomes.check("killed while it writes: nothing answered is lost, nothing is there twice", || {
-            kill::while_it_writes(self)
+        outcomes.check("a restart goes on where its store is", || {
+            stores::restart(self)
         });
-        outcomes.check("one that was frozen answers nothing old when it wakes", || {
-            kill::frozen(self)
+        outcomes.check("a lost disk is made again from the topics", || {
+            stores::lost_disk(self)
         });
-        outcomes.check("a fourth instance joins, and takes its share", || stores::joins(self));
-        outcomes.check("a restart goes on where its store is", || stores::restart(self));
-        outcomes.check("a lost disk is made again from the topics", || stores::lost_disk(self));
-        outcomes.check("figures by day are what was published", || figures::as_published(self));
-        outcomes.check("of a deleted account and its events nothing is left in the topics", || {
-            deletion::leaves_nothing(self)
+        outcomes.check("figures by day are what was published", || {
+            figures::as_published(self)
         });
-        outcomes.check("figures outlive the events and the disk of companion-sink", || {
-            figures::outlive(self)
-        });
+        outcomes.check(
+            "figures outlive the events and the disk of companion-sink",
+            || figures::outlive(self),
+        );
+        outcomes.check(
+            "of a deleted account and its events nothing is left in the topics",
+            || deletion::leaves_nothing(self),
+        );
     }
 }
 

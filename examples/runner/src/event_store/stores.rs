@@ -11,7 +11,11 @@ pub(super) fn joins(example: &mut EventStore) -> String {
     let has = wait_until("the fourth to have partitions", TIMEOUT, || {
         let told = example.instance(fourth).ask("GET", "/status", &[]).body;
         let partitions = told["partitions"].as_array().cloned().unwrap_or_default();
-        match partitions.iter().filter(|partition| partition["serves"] == true).count() {
+        match partitions
+            .iter()
+            .filter(|partition| partition["serves"] == true)
+            .count()
+        {
             0 => Err(told.to_string()),
             has => Ok(has),
         }
@@ -26,7 +30,11 @@ pub(super) fn restart(example: &mut EventStore) -> String {
     let before = example.list(0, 1000);
     let counted = example.wait_until_served();
     for number in 1..example.instances.len() {
-        example.instances[number].running.take().expect("it runs").stop();
+        example.instances[number]
+            .running
+            .take()
+            .expect("it runs")
+            .stop();
     }
     // It has all partitions now.
     example.wait_until_served();
@@ -34,9 +42,15 @@ pub(super) fn restart(example: &mut EventStore) -> String {
     example.start_instance(0);
     let status = example.wait_until_served();
     assert_eq!(status.offsets_to_read, 0, "{status:?}");
-    assert_eq!((status.accounts, status.events), (counted.accounts, counted.events));
+    assert_eq!(
+        (status.accounts, status.events),
+        (counted.accounts, counted.events)
+    );
     assert_eq!(example.list(0, 1000), before);
-    format!("{} accounts and {} events, 0 offsets read", status.accounts, status.events)
+    format!(
+        "{} accounts and {} events, 0 offsets read",
+        status.accounts, status.events
+    )
 }
 
 /// Its folder is removed while it is down.
@@ -48,11 +62,19 @@ pub(super) fn lost_disk(example: &mut EventStore) -> String {
     example.start_instance(0);
     let status = example.wait_until_served();
     assert!(status.offsets_to_read > status.events, "{status:?}");
-    assert_eq!((status.accounts, status.events), (counted.accounts, counted.events));
+    assert_eq!(
+        (status.accounts, status.events),
+        (counted.accounts, counted.events)
+    );
     assert_eq!(example.list(0, 1000), before);
-    let log = example.instances[0].folder.join(format!("account-service-{}.log", example.instances[0].port));
+    let log = example.instances[0]
+        .folder
+        .join(format!("account-service-{}.log", example.instances[0].port));
     let log = std::fs::read_to_string(log).expect("the log");
-    let line = log.lines().rev().find(|line| line.contains("offsets read (100 %)"));
+    let line = log
+        .lines()
+        .rev()
+        .find(|line| line.contains("offsets read (100 %)"));
     let line = line.expect("its progress").to_owned();
     for number in 1..example.instances.len() {
         example.start_instance(number);
