@@ -4,6 +4,7 @@
 mod bed;
 mod customer_history;
 mod employees_replica;
+mod event_store;
 mod example;
 mod outcomes;
 mod place;
@@ -21,7 +22,7 @@ use outcomes::Outcomes;
 use screen::Screen;
 
 /// The examples, in the order in which they are run.
-const EXAMPLES: &[Kind] = &[customer_history::KIND, welcome_mail::KIND, employees_replica::KIND];
+const EXAMPLES: &[Kind] = &[customer_history::KIND, welcome_mail::KIND, employees_replica::KIND, event_store::KIND];
 
 fn help() -> String {
     let examples: String = EXAMPLES

@@ -75,6 +75,11 @@ impl Service {
         self.process.stop(libc::SIGKILL, TIMEOUT);
     }
 
+    /// Sends it a signal: SIGSTOP freezes it, SIGCONT wakes it.
+    pub(crate) fn signal(&self, signal: i32) {
+        self.process.signal(signal);
+    }
+
     /// Stops it in an orderly way.
     pub(crate) fn stop(self) {
         self.process.stop(libc::SIGTERM, TIMEOUT);

@@ -64,10 +64,33 @@ pub fn add_partitions(kafka: &Kafka, name: &str, partitions: usize) {
 /// # Panics
 /// When the broker refuses.
 pub fn set(kafka: &Kafka, name: &str, setting: &str, value: &str) {
-    let wanted = AlterConfig::new(ResourceSpecifier::Topic(name)).set(setting, value);
+    set_all(kafka, name, &[(setting, value)]);
+}
+
+/// Gives a topic these settings; its other ones become the broker's.
+///
+/// # Panics
+/// When the broker refuses.
+pub fn set_all(kafka: &Kafka, name: &str, settings: &[(&str, &str)]) {
+    alter(kafka, ResourceSpecifier::Topic(name), settings);
+}
+
+/// Gives the first broker settings that it takes while it runs.
+///
+/// # Panics
+/// When the broker refuses.
+pub fn set_for_broker(kafka: &Kafka, settings: &[(&str, &str)]) {
+    alter(kafka, ResourceSpecifier::Broker(1), settings);
+}
+
+fn alter(kafka: &Kafka, of: ResourceSpecifier<'_>, settings: &[(&str, &str)]) {
+    let wanted = settings.iter();
+    let wanted = wanted.fold(AlterConfig::new(of), |wanted, (name, value)| {
+        wanted.set(name, value)
+    });
     let answers = block_on(client(kafka).alter_configs([&wanted], &AdminOptions::new()));
     for answer in answers.expect("the broker's answer") {
-        answer.expect("the topic");
+        answer.expect("what was to be altered");
     }
 }
 
