@@ -10,13 +10,16 @@ mod measures;
 mod outcome;
 mod pgbench;
 mod questions;
+mod sink;
 mod table;
 
 use std::process::ExitCode;
 
 use crate::measures::stolen::CpuTime;
 use crate::outcome::Outcome;
-use crate::questions::{capture, history, idle, latency, replica, shapes, ship, snapshot};
+use crate::questions::{
+    capture, effects, history, idle, latency, replica, shapes, ship, snapshot, statistics, view,
+};
 
 const HELP: &str = "\
 Usage: pg_cdc_bench COMMAND
@@ -32,11 +35,17 @@ Usage: pg_cdc_bench COMMAND
   latency   from commit to consumer at 2 000 commits per second, beside Debezium
   idle      of the sender: CPU and wake-ups by thread, and WAL, while nothing changes; CPU for 1 GB of WAL of others
   replica   rows per second of companion-sink from Kafka into a replica, for 200 000 INSERTs, UPDATEs and DELETEs, and its
-            memory; from commit to visibility there at 300 commits per second; both beside Debezium's JDBC sink
+            memory; from commit to visibility there at 300 commits per second; both beside Debezium's JDBC sink; the same
+            for 10 000 changes at 500 per second, with the largest, of companion-sink alone
   history   documents per second of companion-sink from Kafka into a history, for 200 000 changes, and its memory; beside a bare
             insert_many of the same documents
+  view      changes per second of companion-sink from Kafka into a read model of orders with items and customer, and the documents
+            that they change, beside a history of the same topics; from commit to visibility at half that rate; memory
+  effects   webhooks per second at 1, 8 and 64 at once, and mails at 8 and 64, beside bare loops to the same receivers; memory
+  statistics  rows per second of companion-sink from Kafka into figures, beside reading the topic alone; bytes per key of its
+            store; seconds to restore a store of a million keys from its changelog; memory
 
-  PG_CDC_BENCH_ROWS   rows of the large statements, 500000 if not set: fewer only to try the command (replica and history
+  PG_CDC_BENCH_ROWS   rows of the large statements, 500000 if not set: fewer only to try the command (those of companion-sink
                       have their share)
 
 Each ends with a small table and the figures as JSON in the last line, and writes bench/results/COMMAND.json: machine,
@@ -55,6 +64,9 @@ fn main() -> ExitCode {
         ["idle"] => idle::run,
         ["replica"] => replica::run,
         ["history"] => history::run,
+        ["view"] => view::run,
+        ["effects"] => effects::run,
+        ["statistics"] => statistics::run,
         ["-h" | "--help"] => {
             println!("{HELP}");
             return ExitCode::SUCCESS;

@@ -5,4 +5,5 @@ pub(crate) mod memory;
 pub(crate) mod server_cpu;
 pub(crate) mod stolen;
 pub(crate) mod threads;
+pub(crate) mod visibility;
 pub(crate) mod wal;

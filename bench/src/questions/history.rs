@@ -1,7 +1,6 @@
 //! The way from Kafka into a history: documents per second of companion-sink, beside a bare `insert_many` of the very same
 //! documents into the same server, as fast as it can be asked.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use mongodb::IndexModel;
@@ -11,7 +10,7 @@ use mongodb::sync::{Client, Collection};
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
 use pg_cdc_tests::ferretdb::FerretDb;
 use pg_cdc_tests::postgres::Postgres;
-use pg_cdc_tests::{Database, TestBed, port, process, topic};
+use pg_cdc_tests::{Database, TestBed, port, topic};
 use serde_json::{Value, json};
 
 use crate::account::{self, FULL_ROWS, rows};
@@ -21,6 +20,7 @@ use crate::measures::memory::{Memory, megabytes, with_peak};
 use crate::measures::server_cpu;
 use crate::measures::threads::{self, Thread};
 use crate::outcome::Outcome;
+use crate::sink::{plan, wait_until_applied};
 use crate::table::Table;
 
 const ROUNDS: usize = 3;
@@ -31,18 +31,7 @@ const DOCUMENTS: &str = "documents";
 /// As companion-sink's default (`batch` of a `mongo_history` sink).
 const DOCUMENTS_PER_CALL: usize = 2000;
 const COLLECTION: &str = "account_history";
-/// How often companion-sink is asked: what a measured time may be off by.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 const TIMEOUT: Duration = Duration::from_secs(1800);
-
-/// Events that a companion-sink has applied, as it says.
-fn applied(sink: &CompanionSink) -> i64 {
-    let answer = sink.get("/v1/status");
-    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
-    let status: Value = serde_json::from_str(body).expect("JSON");
-    let total = status["sinks"]["history"]["applied_total"].as_i64();
-    total.expect("what is applied")
-}
 
 /// Who writes the documents.
 #[derive(Clone, Copy)]
@@ -256,21 +245,11 @@ impl Bench<'_> {
     /// companion-sink into a new database, from its start until all is written.
     fn run_companion_sink(&self, name: &str, times: &mut Times, own: &mut SinkProcess) {
         account::run(&mut self.server.connect("postgres"), "CHECKPOINT");
-        let bed = self.database.bed();
-        let sink = bed.companion_sink(Plan {
-            name: name.to_owned(),
-            brokers: bed.kafka().brokers(),
-            source: "pg".to_owned(),
-            topics: vec![self.database.topic("account")],
+        let plan = plan(&self.database, name, &[self.database.topic("account")]);
+        let sink = self.database.bed().companion_sink(Plan {
             mongo_url: self.ferretdb.url(),
             mongo_database: name.to_owned(),
-            // The replica does not run.
-            replica_url: "postgres://127.0.0.1:1/none".to_owned(),
-            http_port: port::free(),
-            kafka_config_file: None,
-            http_token_file: None,
-            consistency: "transaction",
-            more_toml: String::new(),
+            ..plan
         });
         let (server_cpu_s, start) = (server_cpu::seconds(&self.server), Instant::now());
         sink.start_only(&["history"]);
@@ -289,16 +268,7 @@ impl Bench<'_> {
 
     /// Waits until companion-sink says that all is applied, and its offsets are at the ends of the topic.
     fn wait_until_applied(&self, name: &str, sink: &CompanionSink) {
-        let start = Instant::now();
-        // It is asked itself: each question to FerretDB would take time from what is measured.
-        while applied(sink) < changes() {
-            assert!(
-                process::exists(sink.pid()) && start.elapsed() < TIMEOUT,
-                "companion-sink's log ends:\n{}",
-                process::log_tail(&sink.log_file(), 20)
-            );
-            thread::sleep(LOOK_EVERY);
-        }
+        wait_until_applied(sink, "history", changes());
         let topic = self.database.topic("account");
         let ends = topic::offsets(self.database.bed().kafka(), &topic).expect("the topic");
         let wanted: i64 = ends.values().map(|offsets| offsets.end).sum();

@@ -362,4 +362,72 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
     }
+
+    /// The source of this folder, whose routes are found in it as they stand there.
+    fn sources() -> String {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http");
+        let files = std::fs::read_dir(folder).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        let files = files.filter(|file| file.extension().is_some_and(|end| end == "rs"));
+        files
+            .map(|file| std::fs::read_to_string(file).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn every_route_is_described() {
+        let described: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let methods = |operations: &Value| {
+            let known = ["get", "post"].into_iter();
+            let known = known.filter(|method| operations.get(method).is_some());
+            known.collect::<Vec<_>>().join(" ")
+        };
+        let paths = described["paths"].as_object().unwrap().iter();
+        let paths = paths.map(|(path, operations)| (path.clone(), methods(operations)));
+        let mut paths: Vec<(String, String)> = paths.collect();
+        let sources = sources();
+        let routes = sources.split(".route(\"").skip(1);
+        let routes = routes.filter_map(|rest| {
+            let (path, rest) = rest.split_once("\", ")?;
+            let (method, _) = rest.split_once('(')?;
+            // Pages are for people.
+            let for_programs = ["/healthz", "/readyz", "/metrics"].contains(&path);
+            (for_programs || path.starts_with("/v1/")).then(|| (path.to_owned(), method.to_owned()))
+        });
+        let mut routes: Vec<(String, String)> = routes.collect();
+        paths.sort();
+        routes.sort();
+        assert_eq!(routes, paths);
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        let sink = SinkStatus::new("replica", "postgres");
+        let mut figures = sink.figures();
+        figures.applied.insert("c", 3);
+        figures.dead_letters.insert("refused".into(), 1);
+        figures.apply_lag_events = Some(1);
+        figures.apply_lag_seconds = Some(1.0);
+        figures.unmoved_seconds = Some(1.0);
+        figures.store_keys = Some(1);
+        figures.store_bytes = Some(1);
+        figures.effects = Some(crate::status::EffectFigures::default());
+        drop(figures);
+        let mut metrics = Metrics::default();
+        put_metrics(&mut metrics, &[sink]);
+        sender::put_metrics(&mut metrics, &Ok(sender::Seen::of_everything()));
+        let text = metrics.into_text();
+        let families = text.lines().filter_map(|line| {
+            let (name, _) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+            Some(name)
+        });
+        let operations = include_str!("../../../docs/operations.md");
+        for name in families.chain([
+            "companion_sink_ready",
+            "companion_sink_position_age_seconds",
+        ]) {
+            let is_named = |end: &str| operations.contains(&format!("`{name}{end}"));
+            assert!(is_named("`") || is_named("{"), "{name}");
+        }
+    }
 }

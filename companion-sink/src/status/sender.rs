@@ -36,6 +36,23 @@ pub(crate) struct Seen {
     pub(crate) tables: Vec<Value>,
 }
 
+#[cfg(test)]
+impl Seen {
+    /// A sender that says everything it can say.
+    pub(crate) fn of_everything() -> Seen {
+        let columns = FIGURES
+            .iter()
+            .map(|(column, ..)| ((*column).to_owned(), json!(1)));
+        let mut sender: serde_json::Map<String, Value> = columns.collect();
+        sender.insert("error_code".into(), json!("CDC0301"));
+        let table = json!({"table": "t", "topic": "shop.public.t", "events": 3, "warning": null});
+        Seen {
+            sender: Value::Object(sender),
+            tables: vec![table],
+        }
+    }
+}
+
 impl SourceStatus {
     /// None if there is no URL.
     pub(crate) fn new(url: &str) -> Option<SourceStatus> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
 use pg_cdc_tests::debezium_sink::DebeziumSink;
 use pg_cdc_tests::postgres::Postgres;
-use pg_cdc_tests::{Database, port, process, replica};
+use pg_cdc_tests::{Database, process, replica};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ use crate::measures::median::{all_rounded, whole};
 use crate::measures::memory::{Memory, with_peak};
 use crate::measures::server_cpu;
 use crate::measures::threads::{self, Thread};
+use crate::sink::plan;
 
 /// The default.
 pub(super) const CONSISTENCY: &str = "transaction";
@@ -111,20 +112,11 @@ pub(super) fn apply_with_companion_sink(
 ) -> CompanionSink {
     let name = our_database(round);
     let mut replica = create_replica(server, &name);
+    let plan = plan(database, &name, &[database.topic("account")]);
     let sink = database.bed().companion_sink(Plan {
         replica_url: server.url(&name),
-        brokers: database.bed().kafka().brokers(),
-        source: "pg".to_owned(),
-        topics: vec![database.topic("account")],
-        // The history does not run.
-        mongo_url: "mongodb://127.0.0.1:1".to_owned(),
-        mongo_database: "none".to_owned(),
-        http_port: port::free(),
-        kafka_config_file: None,
-        http_token_file: None,
         consistency: CONSISTENCY,
-        more_toml: String::new(),
-        name,
+        ..plan
     });
     let (server_cpu_s, start) = (server_cpu::seconds(server), Instant::now());
     sink.start_only(&["replica"]);

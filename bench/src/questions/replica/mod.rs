@@ -17,13 +17,14 @@ use self::backlog::{
     Backlog, CONSISTENCY, TIMEOUT, apply_with_companion_sink, apply_with_debezium, changes, fill,
     our_database, statement_rows, their_database,
 };
-use self::visibility::Lag;
+use self::visibility::{ALONE, BESIDE_DEBEZIUM, UPDATED_ROWS};
 use crate::account;
 use crate::bed::{SERVER_SETTINGS, start_bed, step};
 use crate::debezium::{self, OtherSide};
 use crate::measures::median::{median, rounded, whole};
 use crate::measures::memory::{Memory, megabytes};
 use crate::measures::threads;
+use crate::measures::visibility::{Lag, Load};
 use crate::outcome::{Outcome, settings};
 use crate::table::Table;
 
@@ -34,6 +35,8 @@ const ROUNDS: usize = 3;
 struct Figures {
     backlog: Backlog,
     lag: Lag,
+    /// Of companion-sink alone.
+    many: Lag,
 }
 
 /// Both sides: their sources, and one server for the replicas of both.
@@ -54,7 +57,7 @@ pub(crate) fn run() -> Outcome {
     sides.fill_topics(bed.kafka());
     let (mut ours, mut theirs) = (Figures::default(), Figures::default());
     let sink = sides.measure_backlogs(&mut ours.backlog, &mut theirs.backlog);
-    let at_rest = sides.measure_lags(&sink, &mut ours.lag, &mut theirs.lag);
+    let at_rest = sides.measure_lags(&sink, &mut ours, &mut theirs);
 
     let (our_speed, their_speed) = (
         median(&ours.backlog.rows_per_s()),
@@ -69,6 +72,9 @@ pub(crate) fn run() -> Outcome {
             "lag_p99_ms": median(&ours.lag.p99_ms),
             "debezium_lag_p50_ms": median(&theirs.lag.p50_ms),
             "debezium_lag_p99_ms": median(&theirs.lag.p99_ms),
+            "of_10000_p50_ms": median(&ours.many.p50_ms),
+            "of_10000_p99_ms": median(&ours.many.p99_ms),
+            "of_10000_max_ms": median(&ours.many.max_ms),
             "rss_mb": megabytes(ours.backlog.peak.highest_resident),
         }),
         raw: json!({
@@ -76,6 +82,7 @@ pub(crate) fn run() -> Outcome {
                 "backlog": ours.backlog.json(),
                 "threads": threads::json(&ours.backlog.threads),
                 "lag": ours.lag.json(),
+                "lag_of_10000": ours.many.json(),
                 "memory_after_lag": at_rest.json(),
             },
             "debezium": {"backlog": theirs.backlog.json(), "lag": theirs.lag.json()},
@@ -83,8 +90,8 @@ pub(crate) fn run() -> Outcome {
         settings: json!({
             "rounds": ROUNDS,
             "row_changes": changes(),
-            "lag_s": visibility::SECONDS,
-            "commits_per_second_wanted": visibility::COMMITS_PER_SECOND,
+            "lag": BESIDE_DEBEZIUM.json(),
+            "lag_of_10000": ALONE.json(),
             "companion_sink": {"consistency": CONSISTENCY},
             "debezium": OtherSide::settings_for(Purpose::Replica),
             "debezium_sink": {
@@ -108,7 +115,7 @@ fn table(ours: &Figures, theirs: &Figures) -> Table {
         "server's CPU µs/row",
         "memory MB",
     ]);
-    for (label, Figures { backlog, lag }) in [("companion-sink", ours), ("Debezium", theirs)] {
+    for (label, Figures { backlog, lag, .. }) in [("companion-sink", ours), ("Debezium", theirs)] {
         let us_per_row = |cpu_s: &[f64]| format!("{:.1}", median(cpu_s) * 1e6 / changes() as f64);
         table.row(
             label,
@@ -122,6 +129,10 @@ fn table(ours: &Figures, theirs: &Figures) -> Table {
             ],
         );
     }
+    let at = |lag_ms: &[f64]| format!("{:.2}", median(lag_ms));
+    let many = format!("companion-sink, {} changes", ALONE.counted);
+    let lag = &ours.many;
+    table.row(&many, &[String::new(), at(&lag.p50_ms), at(&lag.p99_ms)]);
     table
 }
 
@@ -218,8 +229,8 @@ impl Sides<'_> {
     fn measure_lags(
         &mut self,
         sink: &CompanionSink,
-        our_lag: &mut Lag,
-        their_lag: &mut Lag,
+        ours: &mut Figures,
+        theirs: &mut Figures,
     ) -> Memory {
         let Sides {
             other_source,
@@ -242,9 +253,9 @@ impl Sides<'_> {
             });
         });
         let mut at_rest = Memory::default();
-        let mut measure_ours = |round: usize| {
+        let mut measure_ours = |load: Load, round: usize| {
             sink.start_only(&["replica"]);
-            let result = visibility::measure(source, &mut our_replica, round as i64);
+            let result = visibility::measure(load, source, &mut our_replica, round as i64);
             at_rest = Memory::of(sink.pid());
             sink.stop();
             result
@@ -252,26 +263,33 @@ impl Sides<'_> {
         let mut measure_theirs = |round: usize| {
             other.awake(|| {
                 debezium_sink.thaw();
-                let result = visibility::measure(other_source, &mut their_replica, round as i64);
+                let result = visibility::measure(
+                    BESIDE_DEBEZIUM,
+                    other_source,
+                    &mut their_replica,
+                    round as i64,
+                );
                 debezium_sink.freeze();
                 result
             })
         };
-        let load = format!("{} commits per second", visibility::COMMITS_PER_SECOND);
+        let load = format!("{} commits per second", BESIDE_DEBEZIUM.commits_per_second);
         step(&format!("warm-up, companion-sink: {load}"), || {
-            measure_ours(1);
+            measure_ours(BESIDE_DEBEZIUM, 1);
         });
         step(&format!("warm-up, Debezium: {load}"), || {
             measure_theirs(1);
         });
         for round in 1..=ROUNDS {
             step(&format!("round {round}, companion-sink: {load}"), || {
-                our_lag.add(measure_ours(round + 1));
+                ours.lag.add(measure_ours(BESIDE_DEBEZIUM, round + 1));
             });
             step(&format!("round {round}, Debezium: {load}"), || {
-                their_lag.add(measure_theirs(round + 1));
+                theirs.lag.add(measure_theirs(round + 1));
             });
         }
+        let many = format!("{} changes, companion-sink", ALONE.counted);
+        step(&many, || ours.many.add(measure_ours(ALONE, ROUNDS + 2)));
         replica::assert_equal(source, &mut our_replica, "account");
         replica::assert_equal(other_source, &mut their_replica, "account");
         at_rest
@@ -281,9 +299,9 @@ impl Sides<'_> {
 /// Replaces all rows by those that [`visibility::measure`] wants, and waits until the replica has them.
 fn refill(source: &mut Client, replica: &mut Client) {
     account::run(source, "DELETE FROM account");
-    account::run(source, &account::insert(visibility::UPDATED_ROWS));
+    account::run(source, &account::insert(UPDATED_ROWS));
     let question = "SELECT count(*), max(id) FROM account";
-    let wanted = (visibility::UPDATED_ROWS, Some(visibility::UPDATED_ROWS));
+    let wanted = (UPDATED_ROWS, Some(UPDATED_ROWS));
     pg_cdc_tests::wait_until("the replica to have new rows", TIMEOUT, || {
         let row = replica.query_one(question, &[]).expect("the rows");
         let found: (i64, Option<i64>) = (row.get(0), row.get(1));
