@@ -280,6 +280,15 @@ impl Source {
         self.event(table, Op::Read, key, &Value::Null, after)
     }
 
+    /// An event of the application's own: `value` alone, or a tombstone.
+    pub fn own(&mut self, table: &str, key: Option<&str>, value: Option<&Value>) -> Event {
+        let event = self.event(table, Op::Emit, key, &Value::Null, &Value::Null);
+        Event {
+            value: value.map(|value| value.to_string().into_bytes()),
+            ..event
+        }
+    }
+
     /// The beginning or end of a chunk; `snapshot` is what it says.
     pub fn snapshot(&mut self, table: &str, snapshot: &Value) -> Event {
         let key = control_key(&self.topic(table), Op::Snapshot);

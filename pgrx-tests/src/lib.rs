@@ -37,6 +37,7 @@ pub mod c_library;
 pub mod hand_made_events;
 pub mod history;
 pub mod pgbench;
+pub mod plain_events;
 pub mod prefix_rule;
 pub mod reader;
 pub mod refusal;

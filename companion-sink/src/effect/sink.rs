@@ -275,6 +275,7 @@ impl Sink for Effects {
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
         self.wait_for_room().await?;
         let name = self.status.name.clone();
+        let position = self.shared.position.clone();
         let connected = self.connected()?;
         let mut events = Vec::new();
         let mut refused: Vec<(&Record, Failure)> = Vec::new();
@@ -282,8 +283,13 @@ impl Sink for Effects {
             .records
             .iter()
             .filter(|record| !record.is_about_table());
+        let sent = position.borrow().clone();
+        let is_of_table = |topic: &str| {
+            let ends = sent.as_ref().and_then(|sent| sent.ends.get(topic));
+            ends.is_some_and(|ends| ends.control.is_some())
+        };
         for record in rows {
-            match connected.choice.has_effect(record) {
+            match (connected.choice).has_effect(record, is_of_table(&record.topic)) {
                 Ok(true) => events.push(Unfinished::new(record.clone(), now_us())),
                 Ok(false) => {}
                 Err(failure) => refused.push((record, failure)),
@@ -359,6 +365,10 @@ impl Sink for Effects {
             let limit = self.settings.timeout + GIVEN_WITHIN;
             let _ = timeout(limit, &mut connected.worker).await;
         }
+    }
+
+    fn takes_emitted(&self) -> bool {
+        true
     }
 
     fn waits_together(&self, _: &Record) -> bool {

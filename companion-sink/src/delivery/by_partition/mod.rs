@@ -149,7 +149,8 @@ impl<S: Sink> Run<'_, S> {
         self.status.begins_anew();
         self.carry_out().await?;
         let mut position = self.shared.position.clone();
-        if position.borrow().is_none() {
+        // Whoever takes events of any producer waits for none, unless a row names what it belongs behind.
+        if position.borrow().is_none() && !self.sink.takes_emitted() {
             tell_of_missing_position(&self.status.name);
         }
         let mut second = interval(Duration::from_secs(1));
@@ -345,6 +346,9 @@ impl<S: Sink> Run<'_, S> {
                 match before {
                     Before::Nothing => break,
                     Before::Wait => {
+                        if position.is_none() && self.sink.takes_emitted() {
+                            tell_of_missing_position(&self.status.name);
+                        }
                         let named = record.header(HeaderName::CONTROL.as_str());
                         lane.waits_for = named.map(str::to_owned);
                         self.reader.unassign(at);

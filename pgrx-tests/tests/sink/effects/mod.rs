@@ -3,6 +3,7 @@
 mod mails;
 mod mistakes;
 mod orders;
+mod own_events;
 mod requests;
 mod restart;
 
