@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::config::topic_pattern::follows;
 use crate::config::{EffectBegin, EffectSettings, Kind, Loaded};
 use crate::delivery::runner::{Context, Shared, ended, stopped};
 use crate::delivery::watermark::Complete;
+use crate::effect::beginning::beginnings;
 use crate::effect::choice::Choice;
 use crate::effect::lock::Lock;
 use crate::effect::pending::Accepted;
@@ -55,6 +55,8 @@ pub(crate) struct Effects {
     status: SinkStatus,
     live: Live,
     refusals: Arc<Mutex<RefusalLimit>>,
+    /// When the process started, milliseconds since 1970.
+    started_ms: i64,
     /// None before it is connected.
     connected: Option<Connected>,
 }
@@ -96,6 +98,7 @@ impl Effects {
             status: context.status.clone(),
             live,
             refusals: Arc::new(Mutex::new(refusals)),
+            started_ms: now_us() / 1000,
             connected: None,
         }
     }
@@ -128,26 +131,15 @@ impl Effects {
     async fn begin_now(&self, state: &mut EffectState, journal: &Journal) -> Result<()> {
         let mut changes = vec![Change::begun()];
         if self.settings.begin == EffectBegin::Now {
-            let mut cluster = self.shared.discovery.cluster();
-            let known = cluster.wait_for(|cluster| cluster.topics.is_some()).await;
-            let topics = known.map_err(|_| ended("discovery"))?.topics.clone();
-            for (topic, partitions) in topics.iter().flat_map(|topics| topics.iter()) {
-                if !follows(&self.followed, topic) {
-                    continue;
-                }
-                for partition in 0..*partitions {
-                    let (_, next_offset) = self.shared.discovery.bounds(topic, partition).await?;
-                    let at = TopicPartition {
-                        topic: topic.as_str().into(),
-                        partition,
-                    };
-                    let position = Position {
-                        next_offset,
-                        version: String::new(),
-                    };
-                    changes.push(Change::position(&at, &position));
-                    state.positions.insert(at, position);
-                }
+            let (config, shared) = (&self.config, &self.shared);
+            let begin = beginnings(config, shared, &self.followed, self.started_ms);
+            for (at, next_offset) in begin.await? {
+                let position = Position {
+                    next_offset,
+                    version: String::new(),
+                };
+                changes.push(Change::position(&at, &position));
+                state.positions.insert(at, position);
             }
         }
         journal.write(changes).await
