@@ -36,7 +36,6 @@ use crate::delivery::endless_copies;
 use crate::delivery::runner::{Context, Course, Ended, Shared, ended, stopped};
 use crate::delivery::watermark::Watermark;
 use crate::error::{Recovery, Result};
-use crate::event::snapshot::SnapshotBody;
 use crate::event::{commit_time_us, is_for_others, is_version};
 use crate::kafka::bounds::find_out_of_range;
 use crate::kafka::discovery::Topics;
@@ -490,15 +489,5 @@ async fn others_acted(shared: Option<&impl SharedTarget>) {
     match shared {
         Some(shared) => shared.others_acted().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Truncates, changes of definitions, and the beginnings and ends of snapshots.
-fn waits_for_all_partitions(op: Option<Op>, record: &Record) -> bool {
-    match op {
-        Some(Op::Truncate | Op::Schema) => true,
-        Some(Op::Snapshot) => SnapshotBody::parse(record)
-            .is_ok_and(|snapshot| snapshot.is_beginning() || snapshot.is_end()),
-        _ => false,
     }
 }

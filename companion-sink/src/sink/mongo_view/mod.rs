@@ -6,6 +6,7 @@ pub(crate) mod columns;
 pub(crate) mod configured;
 mod decoding;
 pub(crate) mod names;
+mod own_event;
 pub(crate) mod own_root;
 pub(crate) mod plan;
 mod row;

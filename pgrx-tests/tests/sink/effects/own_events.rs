@@ -1,15 +1,14 @@
 //! Effects of applications' own events, and of events that another producer wrote.
 
-use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::hand_made_events::{bed, id_key};
 use pg_cdc_tests::mail_server::MailServer;
 use pg_cdc_tests::plain_events::PlainEvents;
+use pg_cdc_tests::wait_until;
 use pg_cdc_tests::webhook_receiver::WebhookReceiver;
-use pg_cdc_tests::{port, wait_until};
 use serde_json::{Value, json};
 
 use super::{
-    SINK, TIMEOUT, companion_sink, insert, source, wait_for_dead_letters, wait_until_done,
+    TIMEOUT, alone, companion_sink, insert, source, wait_for_dead_letters, wait_until_done,
     wait_until_nothing_waits, webhook,
 };
 
@@ -82,33 +81,18 @@ fn what_a_template_misses_in_an_own_event_is_a_dead_letter() {
     assert!(receiver.requests().is_empty());
 }
 
-/// A companion-sink with this sink alone, and no server of pg_cdc.
-fn alone(name: &str, sink: &str) -> CompanionSink {
-    let folder = bed().path(&format!("effects-{name}"));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let brokers = bed().kafka().brokers();
-    let toml = format!(
-        "name = \"effects_{name}\"\nkafka.brokers = \"{brokers}\"\n[sink.{SINK}]\nbegin = \"beginning\"\n{sink}"
-    );
-    std::fs::write(folder.join("companion-sink.toml"), toml).expect("a configuration");
-    CompanionSink::copy_of(
-        &bed().path(&format!("effects-{name}-run")),
-        &folder,
-        &[],
-        port::free(),
-    )
-}
-
 #[test]
 fn events_of_any_producer_have_effects_by_their_places() {
     let events = PlainEvents::create(bed().kafka(), "plain_effects.order", 1);
     let receiver = WebhookReceiver::start();
     let sink = alone(
         "plain",
+        bed().kafka(),
         &format!(
-            "kind = \"webhook\"\ntopics = [\"plain_effects.*\"]\nwhen = \"op == 'emit' && value.paid\"\nurl = \"{}\"\n",
+            "begin = \"beginning\"\nkind = \"webhook\"\ntopics = [\"plain_effects.*\"]\nwhen = \"op == 'emit' && value.paid\"\nurl = \"{}\"\n",
             receiver.url()
         ),
+        &[],
     );
     let checked = sink.try_command(&["check"]);
     let told = String::from_utf8_lossy(&checked.stdout).into_owned();
@@ -154,11 +138,13 @@ fn a_mail_of_any_producers_event() {
     let server = MailServer::start(&bed().path("effects_plain_mail"));
     let sink = alone(
         "mail",
+        bed().kafka(),
         &format!(
-            "kind = \"mail\"\ntopics = [\"plain_mails.welcome\"]\nsmtp = \"smtp://{}\"\nfrom = \"Shop <shop@example.org>\"\n\
+            "begin = \"beginning\"\nkind = \"mail\"\ntopics = [\"plain_mails.welcome\"]\nsmtp = \"smtp://{}\"\nfrom = \"Shop <shop@example.org>\"\n\
              to = \"{{{{ value.to }}}}\"\nsubject = \"Hi\"\nbody = \"{{{{ value.name }}}}\"\n",
             server.address()
         ),
+        &[],
     );
     events.send("1", &json!({"to": "eva@example.org", "name": "Eva"}));
     sink.start();
