@@ -8,7 +8,7 @@ use pg_cdc_tests::webhook_receiver::WebhookReceiver;
 use serde_json::{Value, json};
 
 use super::{
-    TIMEOUT, alone, companion_sink, insert, source, wait_for_dead_letters, wait_until_done,
+    SINK, TIMEOUT, alone, companion_sink, insert, source, wait_for_dead_letters, wait_until_done,
     wait_until_nothing_waits, webhook,
 };
 
