@@ -7,6 +7,7 @@ pub(crate) mod configured;
 mod decoding;
 pub(crate) mod names;
 pub(crate) mod plan;
+pub(crate) mod reading;
 mod row;
 mod step;
 pub(crate) mod switch;
