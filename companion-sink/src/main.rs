@@ -142,6 +142,10 @@ async fn carry_out(arguments: &Arguments, config: &Loaded) -> Result<u8> {
             let all_work = status.run(config, arguments.json, arguments.color).await?;
             Ok(if all_work { 0 } else { CHECK_FOUND_ERROR })
         }
+        Command::Page => {
+            cli::page::run(config, arguments.json).await?;
+            Ok(0)
+        }
         Command::Statistics(asked) => {
             asked.run(config, arguments.json, arguments.color).await?;
             Ok(0)

@@ -16,6 +16,7 @@
 //! | [`debezium`], [`debezium_sink`] | the reference for events that its readers parse, and for speed; both run in a [`connect_worker`] |
 //! | [`hand_made_events`], [`plain_events`] | events that a test makes itself, for sinks without a source; those of other producers |
 //! | [`sender_status`] | what `cdc_status()` says, and waiting for it |
+//! | [`browser`] | a real Chromium, for pages |
 //! | [`webhook_receiver`], [`request_server`], [`mail_server`] | receivers of requests and mails, which misbehave as they are told |
 //! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
 //! | [`reader`] | programs that read topics with what other people made |
@@ -49,9 +50,10 @@ pub mod wait;
 
 pub use bed::{Database, TestBed};
 pub use servers::receivers::{mail_server, request_server, webhook_receiver};
+pub use servers::security::{certificates, secure_listeners, token_issuer};
 pub use servers::{
-    certificates, companion_sink, connect_worker, debezium, debezium_sink, ferretdb, kafka, parts,
-    port, postgres, process, secure_listeners, token_issuer,
+    browser, companion_sink, connect_worker, debezium, debezium_sink, ferretdb, kafka, parts, port,
+    postgres, process,
 };
 pub use topics::{plain_events, printing_command, topic, topic_admin, topic_log};
 pub use wait::wait_until;

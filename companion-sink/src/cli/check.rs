@@ -13,7 +13,8 @@ use crate::config::{
 };
 use crate::effect::target::Target;
 use crate::error::Code;
-use crate::http::{check_listen, own_token};
+use crate::http::access::own_token;
+use crate::http::check_listen;
 use crate::kafka::client;
 use crate::kafka::discovery::Topics;
 use crate::kafka::discovery::topics;

@@ -8,12 +8,12 @@ use mongodb::bson::{Bson, Document};
 use serde_json::{Value, json};
 
 use crate::cli::answer::{Answer, Format, Look};
-use crate::cli::change_text::{
-    change_text, key_text, marked, op_text, plain, side_text, value_text,
-};
 use crate::config::Loaded;
 use crate::error::{Result, misconfigured};
 use crate::history::blame::blame;
+use crate::history::change_text::{
+    change_text, key_text, marked, op_text, plain, side_text, value_text,
+};
 use crate::history::changes::ChangeSearch;
 use crate::history::difference::{Side, difference};
 use crate::history::entity::find;

@@ -3,12 +3,12 @@
 use crate::terminal::Color;
 
 mod answer;
-mod change_text;
 pub(crate) mod check;
 pub(crate) mod config;
 mod dlq;
 mod effects;
 mod history;
+pub(crate) mod page;
 pub(crate) mod rebuild;
 pub(crate) mod replay;
 pub(crate) mod run;
@@ -87,6 +87,10 @@ pub(crate) enum Command {
     ///
     /// They are those of [http] listen and peers.
     Status(status::Status),
+    /// Where the pages of the running instance are: a link that logs in
+    ///
+    /// The link is good for one login, within two minutes. The instance is that of [http] listen.
+    Page,
     /// Ask the history: what rows were, who changed them, when and why
     ///
     /// With TABLE and KEY the timeline of a row, with TABLE the changes of a table, without both those of all tables.

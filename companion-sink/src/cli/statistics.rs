@@ -10,7 +10,7 @@ use crate::cli::answer::{Answer, Format, Look};
 use crate::cli::status::get;
 use crate::config::{Kind, Loaded, StatisticsSettings, nearest};
 use crate::error::{Code, Result, misconfigured};
-use crate::http::own_token;
+use crate::http::access::own_token;
 use crate::statistics::count::design::Design;
 use crate::statistics::kept::store::Store;
 use crate::statistics::question::Question;

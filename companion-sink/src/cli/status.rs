@@ -8,7 +8,7 @@ use clap::Args;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::{Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use crate::cli::answer::{Answer, Format, Look};
 use crate::config::Loaded;
 use crate::error::{Code, Result, misconfigured};
-use crate::http::own_token;
+use crate::http::access::own_token;
 use crate::terminal::Color;
 use crate::terminal::print;
 
@@ -238,6 +238,11 @@ fn count_of(count: usize, what: &str) -> String {
 
 /// What an instance answers.
 pub(crate) async fn get(address: &str, path: &str, token: &str) -> Result<Value> {
+    ask(address, Method::GET, path, token).await
+}
+
+/// What an instance answers to a request without a body.
+pub(crate) async fn ask(address: &str, method: Method, path: &str, token: &str) -> Result<Value> {
     let failed = |why: String| {
         Trouble::new(
             Code::Unreachable,
@@ -255,7 +260,9 @@ pub(crate) async fn get(address: &str, path: &str, token: &str) -> Result<Value>
             .map_err(broken)?;
         // Ends with the answer.
         tokio::spawn(connection);
-        let request = Request::get(path)
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(header::HOST, address)
             .header(header::AUTHORIZATION, format!("Bearer {token}"))
             .body(Empty::<Bytes>::new())

@@ -155,7 +155,7 @@ async fn of_mongodb(url: &str) -> Option<Weakness> {
 
 /// Whether a host, with or without a port, is this machine.
 fn is_here(host: &str) -> bool {
-    crate::http::is_loopback(host.trim())
+    crate::http::access::same_site::is_loopback(host.trim())
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ fn place(document: &Document) -> [&str; 2] {
 }
 
 /// What a document may have for a value that somebody typed.
-fn forms(value: &str) -> Vec<Bson> {
+pub(crate) fn forms(value: &str) -> Vec<Bson> {
     let mut forms = vec![Bson::String(value.to_owned())];
     match value {
         "null" => forms.push(Bson::Null),

@@ -4,6 +4,7 @@
 //! `version`, never that of clocks.
 
 pub(crate) mod blame;
+pub(crate) mod change_text;
 pub(crate) mod changes;
 pub(crate) mod cursor;
 pub(crate) mod difference;

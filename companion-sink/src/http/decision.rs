@@ -9,9 +9,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::misconfigured;
+use crate::http::access::same_site;
 use crate::http::parameters::Parameters;
 use crate::http::problem::Problem;
-use crate::http::same_site;
 
 /// Of which sink.
 #[derive(Debug, Default, Deserialize)]

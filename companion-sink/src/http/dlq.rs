@@ -29,8 +29,8 @@ type AskedDlq = Extract<DlqState>;
 
 /// What the requests need.
 #[derive(Clone)]
-struct DlqState {
-    dlq: Arc<Dlq>,
+pub(crate) struct DlqState {
+    pub(crate) dlq: Arc<Dlq>,
 }
 
 /// Everything below `/v1/dlq`.
@@ -47,15 +47,19 @@ pub(crate) fn router(dlq: Arc<Dlq>) -> Router {
 /// Which events are meant.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Filter {
-    sink: Option<String>,
-    reason: Option<String>,
-    limit: Option<u32>,
+pub(crate) struct RefusedFilter {
+    pub(crate) sink: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) limit: Option<u32>,
     /// `next` of the page before.
-    after: Option<String>,
+    pub(crate) after: Option<String>,
 }
 
-async fn listed(Extract(shared): AskedDlq, Parameters(filter): Parameters<Filter>) -> JsonAnswer {
+/// Some of them.
+pub(crate) async fn listed(
+    Extract(shared): AskedDlq,
+    Parameters(filter): Parameters<RefusedFilter>,
+) -> JsonAnswer {
     let stores = shared.dlq.open(filter.sink.as_deref()).await?;
     let limit = limit_of(filter.limit) as usize;
     let after = filter.after.as_deref().map(PageCursor::parse).transpose()?;
@@ -80,7 +84,8 @@ async fn listed(Extract(shared): AskedDlq, Parameters(filter): Parameters<Filter
     Ok(Json(answer))
 }
 
-async fn shown(
+/// One of them.
+pub(crate) async fn shown(
     Extract(shared): AskedDlq,
     Path(id): Path<String>,
     Parameters(of): Parameters<SinkParameter>,
@@ -147,14 +152,25 @@ async fn decide(
     reason: Option<&str>,
 ) -> DecidedAnswer {
     let stores = shared.dlq.open(wish.sink.as_deref()).await?;
-    let mut held = one(&stores, &wish.id).await?;
-    let decision = held.decision(order).await?;
     let by = wish.decider(by);
     let decider = Decider { by: &by, reason };
-    held.decide(decision, decider).await?;
+    let held = note(&stores, &wish.id, order, decider).await?;
     // The active instance carries it out.
     let body = Json(held.event.json(&held.store.sink));
     Ok((StatusCode::ACCEPTED, body))
+}
+
+/// Notes what somebody decides about an event.
+pub(crate) async fn note<'s>(
+    stores: &'s [Store],
+    id: &str,
+    order: WantedDecision<'_>,
+    decider: Decider<'_>,
+) -> Result<Held<'s>, Problem> {
+    let mut held = one(stores, id).await?;
+    let decision = held.decision(order).await?;
+    held.decide(decision, decider).await?;
+    Ok(held)
 }
 
 async fn one<'s>(stores: &'s [Store], id: &str) -> Result<Held<'s>, Problem> {

@@ -32,17 +32,18 @@ pub(crate) fn router(sinks: Arc<EffectSinks>) -> Router {
 /// Which effects are meant.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Filter {
-    sink: Option<String>,
-    state: Option<String>,
-    limit: Option<u32>,
+pub(crate) struct EffectFilter {
+    pub(crate) sink: Option<String>,
+    pub(crate) state: Option<String>,
+    pub(crate) limit: Option<u32>,
     /// `next` of the page before.
-    after: Option<String>,
+    pub(crate) after: Option<String>,
 }
 
-async fn listed(
+/// Some of them.
+pub(crate) async fn listed(
     Extract(sinks): AskedEffects,
-    Parameters(filter): Parameters<Filter>,
+    Parameters(filter): Parameters<EffectFilter>,
 ) -> JsonAnswer {
     let state = filter.state.as_deref().map(WaitState::parse).transpose()?;
     let page = Page {
@@ -81,18 +82,31 @@ async fn decide(
     by: Option<String>,
     reason: Option<&str>,
 ) -> DecidedAnswer {
-    let found = sinks.find(wish.sink.as_deref(), &wish.id).await?;
-    let effect = match found.as_slice() {
-        [] => return Err(Problem::no_effect(&wish.id)),
-        [effect] => effect,
-        several_found => return Err(Problem::conflict(several(&wish.id, several_found))),
-    };
     let by = wish.decider(by);
+    let effect = one(&sinks, wish.sink.as_deref(), &wish.id).await?;
+    let decider = Decider { by: &by, reason };
     sinks
-        .order(&found, order, &Decider { by: &by, reason })
+        .order(std::slice::from_ref(&effect), order, &decider)
         .await?;
     // The active instance carries it out.
     let mut answer = effect.json();
     answer["decision"] = order.name().into();
     Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+/// The effect of an id, or of its beginning.
+pub(crate) async fn one(
+    sinks: &EffectSinks,
+    sink: Option<&str>,
+    id: &str,
+) -> Result<ListedEffect, Problem> {
+    let mut found = sinks.find(sink, id).await?;
+    match (found.pop(), found.is_empty()) {
+        (None, _) => Err(Problem::no_effect(id)),
+        (Some(effect), true) => Ok(effect),
+        (Some(effect), false) => {
+            found.push(effect);
+            Err(Problem::conflict(several(id, &found)))
+        }
+    }
 }

@@ -12,12 +12,12 @@ use crate::error::Code;
 pub(crate) type JsonAnswer = Result<Json<serde_json::Value>, Problem>;
 
 /// Why a request has no answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Problem {
-    status: StatusCode,
-    title: String,
-    detail: Option<String>,
-    code: Option<Code>,
+    pub(crate) status: StatusCode,
+    pub(crate) title: String,
+    pub(crate) detail: Option<String>,
+    pub(crate) code: Option<Code>,
 }
 
 impl Problem {
@@ -71,6 +71,29 @@ impl Problem {
         }
     }
 
+    /// There is no such view.
+    pub(crate) fn no_view(sink: &str) -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: format!("there is no sink {sink} of kind mongo_view"),
+            detail: None,
+            code: None,
+        }
+    }
+
+    /// A view has no such document.
+    pub(crate) fn no_document(sink: &str, id: &str) -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: format!("{sink} has no document with the _id {id}"),
+            detail: Some(
+                "Write a number as it is, a text without quotes, an _id of several columns as JSON."
+                    .to_owned(),
+            ),
+            code: None,
+        }
+    }
+
     /// What was asked for may be several things.
     pub(crate) fn conflict(error: Trouble) -> Problem {
         Problem {
@@ -98,6 +121,38 @@ impl Problem {
                 "Ask 127.0.0.1 or localhost, from a page of that name or without the header Origin; or with the token."
                     .to_owned(),
             ),
+            code: None,
+        }
+    }
+
+    /// Nothing is served there.
+    pub(crate) fn no_page() -> Problem {
+        Problem {
+            status: StatusCode::NOT_FOUND,
+            title: "there is no such page".to_owned(),
+            detail: Some("Choose one of the list above.".to_owned()),
+            code: None,
+        }
+    }
+
+    /// A form that was not got from here, or too long ago.
+    pub(crate) fn old_form() -> Problem {
+        Problem {
+            status: StatusCode::FORBIDDEN,
+            title: "the form is not of this session".to_owned(),
+            detail: Some(
+                "Log in, load the page with the form again, and send it from there.".to_owned(),
+            ),
+            code: None,
+        }
+    }
+
+    /// More pages follow what comes than there is room for.
+    pub(crate) fn too_many_follow() -> Problem {
+        Problem {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            title: "too many pages follow what comes".to_owned(),
+            detail: Some("Close some of them, or load this one again now and then.".to_owned()),
             code: None,
         }
     }
@@ -144,13 +199,17 @@ impl From<Trouble> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut body = json!({ "status": self.status.as_u16(), "title": self.title });
-        if let Some(detail) = self.detail {
-            body["detail"] = detail.into();
+        if let Some(detail) = &self.detail {
+            body["detail"] = detail.as_str().into();
         }
         if let Some(code) = self.code {
             body["code"] = code.to_string().into();
         }
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
-        (self.status, kind, Json(body).into_response().into_body()).into_response()
+        let mut response =
+            (self.status, kind, Json(body).into_response().into_body()).into_response();
+        // For who shows it in another way.
+        response.extensions_mut().insert(self);
+        response
     }
 }

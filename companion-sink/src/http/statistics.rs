@@ -1,6 +1,6 @@
 //! The questions of `crate::statistics` over HTTP.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, State as Extract};
@@ -19,32 +19,39 @@ use crate::statistics::kept::shelf::Shelf;
 use crate::statistics::question::Question;
 
 /// The sinks of figures that can be asked.
-struct Figures {
+pub(crate) struct AskedFigures {
     shelf: Shelf,
-    sinks: HashMap<String, (StatisticsSettings, Design)>,
+    pub(crate) sinks: BTreeMap<String, (StatisticsSettings, Design)>,
+}
+
+impl AskedFigures {
+    /// Those that are configured.
+    pub(crate) fn new(config: &Loaded, shelf: &Shelf) -> Result<AskedFigures> {
+        let mut sinks = BTreeMap::new();
+        for (name, sink) in &config.sinks {
+            if let Kind::Statistics(settings) = &sink.kind {
+                let design = Design::new(settings)
+                    .map_err(|why| misconfigured(why, "Change where of that sink."))?;
+                sinks.insert(name.clone(), (settings.clone(), design));
+            }
+        }
+        Ok(AskedFigures {
+            shelf: shelf.clone(),
+            sinks,
+        })
+    }
 }
 
 /// What asks for figures.
-pub(crate) fn router(config: &Loaded, shelf: &Shelf) -> Result<Router> {
-    let mut sinks = HashMap::new();
-    for (name, sink) in &config.sinks {
-        if let Kind::Statistics(settings) = &sink.kind {
-            let design = Design::new(settings)
-                .map_err(|why| misconfigured(why, "Change where of that sink."))?;
-            sinks.insert(name.clone(), (settings.clone(), design));
-        }
-    }
-    let figures = Figures {
-        shelf: shelf.clone(),
-        sinks,
-    };
-    Ok(Router::new()
+pub(crate) fn router(figures: Arc<AskedFigures>) -> Router {
+    Router::new()
         .route("/v1/statistics/{sink}", get(statistics))
-        .with_state(Arc::new(figures)))
+        .with_state(figures)
 }
 
-async fn statistics(
-    Extract(figures): Extract<Arc<Figures>>,
+/// What a sink of figures answers to a question.
+pub(crate) async fn statistics(
+    Extract(figures): Extract<Arc<AskedFigures>>,
     Path(sink): Path<String>,
     Parameters(parameters): Parameters<Vec<(String, String)>>,
 ) -> JsonAnswer {
@@ -55,7 +62,7 @@ async fn statistics(
     })
 }
 
-fn answer(figures: &Figures, sink: &str, parameters: &[(String, String)]) -> JsonAnswer {
+fn answer(figures: &AskedFigures, sink: &str, parameters: &[(String, String)]) -> JsonAnswer {
     let Some((settings, design)) = figures.sinks.get(sink) else {
         return Err(Problem::no_figures(sink));
     };

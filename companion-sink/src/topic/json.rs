@@ -175,6 +175,50 @@ fn without_blanks(json: &str) -> String {
     out
 }
 
+/// JSON over several lines, to the byte but for blanks; what is no JSON is as it is.
+pub(crate) fn indented(text: &str) -> String {
+    if serde_json::from_str::<&RawValue>(text).is_err() {
+        return text.to_owned();
+    }
+    let text = without_blanks(text);
+    let mut out = String::with_capacity(2 * text.len());
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    let mut before = ' ';
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth));
+    };
+    for c in text.chars() {
+        let is_mark = !in_string;
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = in_string,
+            '"' => in_string = !in_string,
+            _ => {}
+        }
+        let opens = is_mark && matches!(before, '{' | '[');
+        let closes = is_mark && matches!(c, '}' | ']');
+        match (opens, closes) {
+            (true, true) => depth -= 1,
+            (true, false) => line(&mut out, depth),
+            (false, true) => {
+                depth -= 1;
+                line(&mut out, depth);
+            }
+            (false, false) => {}
+        }
+        out.push(c);
+        match c {
+            '{' | '[' if is_mark => depth += 1,
+            ',' if is_mark => line(&mut out, depth),
+            ':' if is_mark => out.push(' '),
+            _ => {}
+        }
+        before = if in_string || !is_mark { ' ' } else { c };
+    }
+    out
+}
+
 /// Nothing of it can fail to be written.
 fn text(record: &RecordJson<'_>) -> String {
     serde_json::to_string(record).unwrap_or_else(|error| {
@@ -243,6 +287,15 @@ mod tests {
         assert_eq!(object["headers"][0]["name"], "cdc.id");
         assert_eq!(object["differences"][0]["path"], "n");
         assert_eq!(object["value"]["audit"]["actor"], "ann");
+    }
+
+    #[test]
+    fn json_is_indented_and_nothing_else_happens_to_it() {
+        let text = r#"{"a":1e400,"b":[],"c":{"d":"x{,:\\\"y"},"e":[1,[2]]}"#;
+        let shown = "{\n  \"a\": 1e400,\n  \"b\": [],\n  \"c\": {\n    \"d\": \"x{,:\\\\\\\"y\"\n  },\n  \"e\": [\n    1,\n    [\n      2\n    ]\n  ]\n}";
+        assert_eq!(indented(text), shown);
+        assert_eq!(indented("{} x"), "{} x");
+        assert_eq!(indented("[{}]"), "[\n  {}\n]");
     }
 
     #[test]

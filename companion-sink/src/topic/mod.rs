@@ -7,6 +7,7 @@ pub(crate) mod filter;
 pub(crate) mod find;
 pub(crate) mod follow;
 pub(crate) mod header_meaning;
+pub(crate) mod in_words;
 pub(crate) mod json;
 pub(crate) mod kind;
 pub(crate) mod list;

@@ -1,6 +1,6 @@
 //! The servers of a bed, and what they need.
 
-pub mod certificates;
+pub mod browser;
 pub mod companion_sink;
 pub mod connect_worker;
 pub mod debezium;
@@ -12,5 +12,4 @@ pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod receivers;
-pub mod secure_listeners;
-pub mod token_issuer;
+pub mod security;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 #[test]
 fn once_shows_everything_and_counts_right() {
-    let output = Command::new(env!("CARGO_BIN_EXE_demo"))
+    let output = Command::new(pg_cdc_tests::parts::built("demo"))
         .arg("--once")
         .output()
         .expect("the demo starts");

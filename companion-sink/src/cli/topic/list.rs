@@ -3,12 +3,12 @@
 use clap::Args;
 
 use crate::cli::answer::{Answer, Format, Look};
-use crate::cli::topic::change::when;
 use crate::cli::topic::outcome::TopicOutcome;
 use crate::config::Loaded;
 use crate::error::Result;
 use crate::terminal::Color;
 use crate::timestamp::rfc3339;
+use crate::topic::in_words::when;
 use crate::topic::list::{Overview, overview};
 
 const HEADER: &[&str] = &[

@@ -7,13 +7,12 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::answer::{Answer, Format, Look};
-use crate::cli::change_text::side_text;
 use crate::cli::printable;
 use crate::cli::topic::asking::{find, in_thread, stopped_by_signals};
-use crate::cli::topic::change::{op, what};
 use crate::cli::topic::outcome::TopicOutcome;
 use crate::config::Loaded;
 use crate::error::Result;
+use crate::history::change_text::side_text;
 use crate::history::difference::Side;
 use crate::terminal::Color;
 use crate::timestamp::rfc3339;
@@ -21,6 +20,7 @@ use crate::topic::asked::AskedTopic;
 use crate::topic::entry::Entry;
 use crate::topic::find::{RecordPlace, at, by_id};
 use crate::topic::header_meaning::meaning;
+use crate::topic::in_words::{op, what};
 use crate::topic::json::{differences, whole};
 use crate::topic::told::{Content, ToldRecord};
 

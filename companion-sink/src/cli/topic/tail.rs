@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::cli::answer::{Answer, Format};
 use crate::cli::topic::asking::{find, in_thread, stopped_by_signals};
-use crate::cli::topic::change::{HEADER, cells, look};
+use crate::cli::topic::change::{HEADER, look};
 use crate::cli::topic::outcome::TopicOutcome;
 use crate::config::Loaded;
 use crate::error::{Result, misconfigured};
@@ -16,6 +16,7 @@ use crate::terminal::Color;
 use crate::topic::entry::Entry;
 use crate::topic::filter::{TopicFilter, Wanted};
 use crate::topic::follow::{FollowEnd, follow};
+use crate::topic::in_words::cells;
 use crate::topic::json;
 use crate::topic::tail::TailSearch;
 use crate::topic::told::ToldRecord;
@@ -146,7 +147,7 @@ fn print(answer: &mut Answer, entries: &[Entry]) -> Result<()> {
         let told = ToldRecord::of(entry);
         match answer.is_json() {
             true => answer.text(&format!("{}\n", json::line(&told)))?,
-            false => answer.row(|| serde_json::Value::Null, cells(&told), look(&told))?,
+            false => answer.row(|| serde_json::Value::Null, cells(&told).into(), look(&told))?,
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ pub(crate) mod names;
 mod own_event;
 pub(crate) mod own_root;
 pub(crate) mod plan;
+pub(crate) mod reading;
 mod row;
 mod step;
 pub(crate) mod switch;

@@ -128,7 +128,7 @@ fn list_comes_in_pages(sink: &CompanionSink, waiting: &[Value]) {
         .split_once("--after ")
         .expect("where to go on");
     let rest = sink.run_command(&["effects", "list", "--json", "--after", next]);
-    let both = String::from_utf8_lossy(&listed.stdout).into_owned() + &rest;
+    let both = String::from_utf8_lossy(&listed.stdout).into_owned() + rest.as_str();
     let both = both
         .lines()
         .map(|line| serde_json::from_str(line).expect("an object"));

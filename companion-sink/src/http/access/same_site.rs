@@ -28,6 +28,20 @@ pub(crate) fn check(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
+/// Whether a form was sent from a page of this site: the browser says so, and pages cannot have it say otherwise. It leaves
+/// `Sec-Fetch-Site` out where there is no TLS, and a proxy may have put another name into `Host`: one of both must fit.
+pub(crate) fn is_own_page(headers: &HeaderMap) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let origin = text(header::ORIGIN.as_str()).and_then(|origin| origin.split_once("://"));
+    let Some((_, origin)) = origin else {
+        return false;
+    };
+    match text("sec-fetch-site") {
+        Some(site) => site == "same-origin",
+        None => text(header::HOST.as_str()).is_some_and(|host| origin.eq_ignore_ascii_case(host)),
+    }
+}
+
 /// Whether `host`, with or without a port, is this machine: another name may have been pointed here for a moment.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
@@ -67,6 +81,37 @@ mod tests {
             let origin = (header::ORIGIN, origin);
             let headers = [json.clone(), host.clone(), origin];
             assert_eq!(passes(&headers), is_here, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn forms_come_from_own_pages() {
+        let site = "sec-fetch-site";
+        let own = "http://127.0.0.1:8480";
+        for (headers, is_own) in [
+            (vec![("origin", own)], true),
+            (vec![("origin", own), (site, "same-origin")], true),
+            (
+                vec![("origin", "https://cdc.example"), (site, "same-origin")],
+                true,
+            ),
+            (vec![], false),
+            (vec![(site, "same-origin")], false),
+            (vec![("origin", "null")], false),
+            (vec![("origin", "https://cdc.example")], false),
+            (vec![("origin", own), (site, "same-site")], false),
+            (vec![("origin", own), (site, "cross-site")], false),
+            (vec![("origin", own), (site, "none")], false),
+        ] {
+            let mut all: HeaderMap = headers
+                .iter()
+                .map(|(name, value)| {
+                    let name = header::HeaderName::from_static(name);
+                    (name, value.parse().unwrap())
+                })
+                .collect();
+            all.insert(header::HOST, "127.0.0.1:8480".parse().unwrap());
+            assert_eq!(is_own_page(&all), is_own, "{headers:?}");
         }
     }
 
