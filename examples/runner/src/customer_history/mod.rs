@@ -39,6 +39,7 @@ impl Example for CustomerHistory {
                 "a customer's history",
                 format!("{script} history customer 1"),
             ),
+            Look::at("pages, in a browser", format!("{script} page")),
             Look::at(
                 "the same over HTTP",
                 format!(

@@ -45,7 +45,10 @@ impl Example for WelcomeMail {
                 "mails that wait",
                 format!("{} effects list", script("companion-sink")),
             ),
-            Look::at("what companion-sink does", self.sink.http_url()),
+            Look::at(
+                "pages, in a browser",
+                format!("{} page", script("companion-sink")),
+            ),
         ];
         if let Some(subscribers) = &self.subscribers {
             looks.push(Look::at(
