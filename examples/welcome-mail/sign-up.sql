@@ -1,5 +1,9 @@
--- The table of customers, two of whom are there already, and who may sign them up.
+-- The table of customers, two of whom are there already, and who may sign them up. The owner is no superuser.
+CREATE ROLE welcome_owner NOLOGIN;
 CREATE ROLE sign_up LOGIN;
+GRANT CREATE, USAGE ON SCHEMA public TO welcome_owner;
+
+SET ROLE welcome_owner;
 CREATE TABLE customer (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text NOT NULL CONSTRAINT a_customer_has_a_name CHECK (name ~ '\S'),
@@ -14,3 +18,4 @@ INSERT INTO customer (name, email, city, signed_up_at) VALUES
 
 -- snapshot: those who are there are sent as well (op = "r"), for whoever wants to know of all customers.
 SELECT cdc_track('customer', snapshot => true);
+RESET ROLE;

@@ -109,7 +109,7 @@ fn check(screen: &Screen, kinds: &[&Kind]) -> bool {
     let mut outcomes = Outcomes::new(screen);
     for kind in kinds {
         screen.line(screen.paint("1", kind.name));
-        if let Some(mut example) = outcomes.start(kind, bed) {
+        if let Some(mut example) = outcomes.start(kind.name, || (kind.start)(bed)) {
             example.check(&mut outcomes);
         }
     }

@@ -3,9 +3,6 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use pg_cdc_tests::TestBed;
-
-use crate::example::{Example, Kind};
 use crate::screen::Screen;
 
 /// How many were as they should be.
@@ -30,11 +27,15 @@ impl<'a> Outcomes<'a> {
     }
 
     /// Starts an example; that it starts is its first outcome.
-    pub(crate) fn start(&mut self, kind: &Kind, bed: &'static TestBed) -> Option<Box<dyn Example>> {
-        self.example = kind.name;
+    pub(crate) fn start<T>(
+        &mut self,
+        example: &'static str,
+        start: impl FnOnce() -> T,
+    ) -> Option<T> {
+        self.example = example;
         let mut started = None;
         self.check("starts", || {
-            started = Some((kind.start)(bed));
+            started = Some(start());
             String::new()
         });
         started

@@ -7,7 +7,8 @@ use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::{Database, TestBed};
 use postgres::Client;
 
-const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// `examples/runner`; its neighbours are the examples.
+const RUNNER: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The place of an example: its folder in `examples/`, and a folder on the bed.
 #[derive(Clone, Copy)]
@@ -30,7 +31,8 @@ impl Place {
 
     /// A file or folder of `examples/NAME`.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
-        Path::new(EXAMPLES).join(self.name).join(name)
+        let examples = Path::new(RUNNER).parent().expect("the examples");
+        examples.join(self.name).join(name)
     }
 
     /// A file or folder that is the example's own while it runs.

@@ -2,11 +2,12 @@
 
 use std::process::Command;
 
+use pg_cdc_tests::parts;
 use serde_json::{Value, json};
 
 #[test]
 fn once_shows_everything_and_counts_right() {
-    let output = Command::new(pg_cdc_tests::parts::built("demo"))
+    let output = Command::new(parts::built("demo"))
         .arg("--once")
         .output()
         .expect("the demo starts");

@@ -2,24 +2,11 @@
 
 mod customer;
 mod routes;
+mod shared;
 
-use axum::extract::FromRef;
-use deadpool_postgres::Pool;
 use service::caller::Tokens;
 use service::{database, listen, setting};
-
-/// What requests need.
-#[derive(Clone)]
-struct Shared {
-    pool: Pool,
-    tokens: Tokens,
-}
-
-impl FromRef<Shared> for Tokens {
-    fn from_ref(shared: &Shared) -> Tokens {
-        shared.tokens.clone()
-    }
-}
+use shared::Shared;
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {

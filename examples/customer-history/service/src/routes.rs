@@ -12,8 +12,8 @@ use service::body::Body;
 use service::caller::Caller;
 use service::problem::Problem;
 
-use crate::Shared;
 use crate::customer::{Customer, missing};
+use crate::shared::Shared;
 
 type Answer = Result<Response, Problem>;
 

@@ -8,36 +8,14 @@ use pg_cdc_tests::history::History;
 use pg_cdc_tests::statements::one_text;
 use serde_json::{Value, json};
 
-use super::{ANN, BOB, CustomerHistory, EVE, created, customer, expect, start_service};
+use super::system::{ANN, BOB, CustomerHistory, EVE, created, customer, expect, start_service};
+use crate::service::Service;
 
 /// A customer's life, each step by another one; the history in MongoDB and over HTTP says so.
 pub(super) fn of_three_people(example: &CustomerHistory) -> String {
-    let service = &example.service;
-    let why = [ANN, ("x-reason", "new customer"), ("x-request-id", "r-1")];
-    let id = created(&service.ask_with("POST", "/customers", &why, &customer("Mia")));
-    let path = format!("/customers/{id}");
-    let why = [
-        BOB,
-        ("x-reason", "umgezogen nach Zürich"),
-        ("x-request-id", "r-2"),
-    ];
-    expect(
-        200,
-        &service.ask_with("PATCH", &path, &why, &json!({"city": "Zürich"})),
-    );
-    let mut other = customer("Mia");
-    other["credit_limit"] = json!(99.5);
-    expect(200, &service.ask_with("PUT", &path, &[ANN], &other));
-    let why = [
-        EVE,
-        ("x-reason", "wants to be forgotten"),
-        ("x-request-id", "r-3"),
-    ];
-    expect(204, &service.ask("DELETE", &path, &why));
-    expect(404, &service.ask("GET", &path, &[ANN]));
-
+    let id = live(&example.service);
     let versions = example.versions(id);
-    let told: Vec<Value> = versions.iter().map(told).collect();
+    let answered: Vec<Value> = versions.iter().map(told).collect();
     let wanted = [
         json!(["create", "ann", "new customer", "r-1", null, "Basel"]),
         json!([
@@ -58,7 +36,10 @@ pub(super) fn of_three_people(example: &CustomerHistory) -> String {
             null
         ]),
     ];
-    assert_eq!(told, wanted);
+    assert_eq!(answered, wanted, "the answer over HTTP");
+    let printed = example.sink.find_in_history(&["customer", &id.to_string()]);
+    let printed: Vec<Value> = printed.iter().map(told).collect();
+    assert_eq!(printed, wanted, "companion-sink history");
     let times: Vec<&str> = versions.iter().map(commit_time).collect();
     assert!(
         times.is_sorted() && times.iter().all(|time| time.ends_with('Z')),
@@ -82,6 +63,33 @@ pub(super) fn of_three_people(example: &CustomerHistory) -> String {
         "{of_request}"
     );
     format!("{} documents in customer_history", history.count())
+}
+
+/// Create, update twice, delete; the customer's id.
+fn live(service: &Service) -> i64 {
+    let why = [ANN, ("x-reason", "new customer"), ("x-request-id", "r-1")];
+    let id = created(&service.ask_with("POST", "/customers", &why, &customer("Mia")));
+    let path = format!("/customers/{id}");
+    let why = [
+        BOB,
+        ("x-reason", "umgezogen nach Zürich"),
+        ("x-request-id", "r-2"),
+    ];
+    expect(
+        200,
+        &service.ask_with("PATCH", &path, &why, &json!({"city": "Zürich"})),
+    );
+    let mut other = customer("Mia");
+    other["credit_limit"] = json!(99.5);
+    expect(200, &service.ask_with("PUT", &path, &[ANN], &other));
+    let why = [
+        EVE,
+        ("x-reason", "wants to be forgotten"),
+        ("x-request-id", "r-3"),
+    ];
+    expect(204, &service.ask("DELETE", &path, &why));
+    expect(404, &service.ask("GET", &path, &[ANN]));
+    id
 }
 
 /// The state between two versions, and the version of each value.
@@ -159,8 +167,7 @@ pub(super) fn without_rolled_back(example: &CustomerHistory) -> String {
 
 /// Many requests over few connections, of people who give a reason, and who give none.
 pub(super) fn of_shared_connections(example: &CustomerHistory) -> String {
-    let port = pg_cdc_tests::port::free();
-    let service = start_service(example.place, &example.database, port, 2);
+    let service = start_service(example.place, &example.database, None, 2);
     let people = [("ann", ANN), ("bob", BOB), ("eve", EVE)];
     thread::scope(|scope| {
         for (name, token) in people {
@@ -216,7 +223,7 @@ pub(super) fn of_shared_connections(example: &CustomerHistory) -> String {
 /// Requests are under way when the service is killed. What was answered is there; the history is what the table is.
 pub(super) fn of_a_killed_service(example: &CustomerHistory) -> String {
     let port = pg_cdc_tests::port::free();
-    let start = || start_service(example.place, &example.database, port, 4);
+    let start = || start_service(example.place, &example.database, Some(port), 4);
     let service = start();
     let url = format!("{}/customers", service.url());
     let answered: Vec<i64> = thread::scope(|scope| {

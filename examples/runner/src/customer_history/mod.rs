@@ -3,18 +3,12 @@
 mod history;
 mod requests;
 mod rights;
+mod system;
 
-use std::path::PathBuf;
-
-use pg_cdc_tests::Database;
-use pg_cdc_tests::companion_sink::CompanionSink;
-use serde_json::{Value, json};
-
-use crate::bed;
 use crate::example::{Example, Kind, Look};
 use crate::outcomes::Outcomes;
 use crate::place::Place;
-use crate::service::{Answer, Service};
+use system::CustomerHistory;
 
 /// The example.
 pub(crate) const KIND: Kind = Kind {
@@ -22,71 +16,6 @@ pub(crate) const KIND: Kind = Kind {
     what: "customers over HTTP, and each one's history in MongoDB: who, what, when, why",
     start: |bed| Box::new(CustomerHistory::start(Place::of(bed, "customer-history"))),
 };
-
-const SERVICE: &str = "customer-service";
-const ANN: (&str, &str) = ("authorization", "Bearer token-of-ann");
-const BOB: (&str, &str) = ("authorization", "Bearer token-of-bob");
-const EVE: (&str, &str) = ("authorization", "Bearer token-of-eve");
-
-struct CustomerHistory {
-    place: Place,
-    database: Database<'static>,
-    sink: CompanionSink,
-    service: Service,
-}
-
-impl CustomerHistory {
-    fn start(place: Place) -> CustomerHistory {
-        let bed = place.bed();
-        let database = place.database("crm");
-        place.run_sql(&mut database.source(), "customer.sql");
-        let mongo = bed.ferretdb().url();
-        let sink = place.companion_sink(
-            "companion-sink",
-            &[("COMPANION_SINK__SINK__HISTORY__URL", &mongo)],
-            bed::port("PG_CDC_HTTP_PORT", 18480),
-        );
-        sink.start();
-        let port = bed::port("PG_CDC_SERVICE_PORT", 18080);
-        let service = start_service(place, &database, port, 8);
-        let example = CustomerHistory {
-            place,
-            database,
-            sink,
-            service,
-        };
-        example.have_something_to_look_at();
-        example
-    }
-
-    /// One customer, with two versions.
-    fn have_something_to_look_at(&self) {
-        let eva = json!({"name": "Eva", "email": "eva@example.org", "city": "Basel"});
-        let why = [ANN, ("x-reason", "new customer"), ("x-request-id", "r-16")];
-        let id = created(&self.service.ask_with("POST", "/customers", &why, &eva));
-        let why = [BOB, ("x-reason", "moved to Bern"), ("x-request-id", "r-17")];
-        let bern = json!({"city": "Bern"});
-        let path = format!("/customers/{id}");
-        expect(200, &self.service.ask_with("PATCH", &path, &why, &bern));
-    }
-
-    /// The versions of a customer, when the history has all that was committed until now.
-    fn versions(&self, id: i64) -> Vec<Value> {
-        self.wait_for_history();
-        let answer = self.sink.get_json(&format!("/v1/history/customer/{id}"));
-        let versions = answer["versions"].as_array();
-        versions.unwrap_or_else(|| panic!("{answer}")).clone()
-    }
-
-    fn wait_for_history(&self) {
-        self.database
-            .wait_until_history_is_complete(&self.sink, "customer");
-    }
-
-    fn token_file(&self) -> PathBuf {
-        self.sink.config_file().with_extension("token")
-    }
-}
 
 impl Example for CustomerHistory {
     fn look(&self) -> Vec<Look> {
@@ -110,6 +39,7 @@ impl Example for CustomerHistory {
                 "a customer's history",
                 format!("{script} history customer 1"),
             ),
+            Look::at("pages, in a browser", format!("{script} page")),
             Look::at(
                 "the same over HTTP",
                 format!(
@@ -160,34 +90,4 @@ impl Example for CustomerHistory {
             || history::of_a_killed_service(self),
         );
     }
-}
-
-/// The service, on this port, with so many connections.
-fn start_service(place: Place, database: &Database<'_>, port: u16, connections: u32) -> Service {
-    let server = place.bed().source().port();
-    let url = format!(
-        "host=127.0.0.1 port={server} user=customer_service dbname={} application_name=customer-service",
-        database.name()
-    );
-    let variables = [
-        ("DATABASE_URL", url.as_str()),
-        ("TOKENS_FILE", &place.file("tokens").display().to_string()),
-        ("CONNECTIONS", &connections.to_string()),
-    ];
-    Service::start(SERVICE, port, &variables, &place.own("service"))
-}
-
-/// The id of a customer that was made.
-fn created(answer: &Answer) -> i64 {
-    expect(201, answer);
-    answer.body["id"].as_i64().expect("an id")
-}
-
-fn expect(status: u16, answer: &Answer) {
-    assert_eq!(answer.status, status, "{answer:?}");
-}
-
-/// A customer in Basel.
-fn customer(name: &str) -> Value {
-    json!({"name": name, "email": format!("{name}@example.org"), "city": "Basel"})
 }

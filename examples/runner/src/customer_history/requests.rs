@@ -3,168 +3,129 @@
 use pg_cdc_tests::statements::one_text;
 use serde_json::{Value, json};
 
-use super::{ANN, CustomerHistory, created, customer, expect};
+use super::system::{ANN, CustomerHistory, customer, expect};
+use crate::service::Answer;
 
-/// Requests that must be refused: method, path, headers, body, and the status.
-type Refused<'a> = (
-    &'a str,
-    &'a str,
-    &'a [(&'a str, &'a str)],
-    Option<String>,
-    u16,
-);
+/// Method, path and body of ann's requests that must be refused, and with which status. Eva is customer 1.
+const BAD: &[(&str, &str, &str, u16)] = &[
+    ("POST", "/customers", r#"{"name": "#, 400),
+    ("GET", "/customers/one", "", 400),
+    ("GET", "/customers?limit=many", "", 400),
+    ("GET", "/customers?limt=1", "", 400),
+    ("GET", "/customers/9999", "", 404),
+    (
+        "PUT",
+        "/customers/9999",
+        r#"{"name": "X", "email": "x@example.org"}"#,
+        404,
+    ),
+    ("PATCH", "/customers/9999", r#"{"city": "Bern"}"#, 404),
+    ("DELETE", "/customers/9999", "", 404),
+    ("GET", "/nothing", "", 404),
+    ("DELETE", "/customers", "", 405),
+    (
+        "POST",
+        "/customers",
+        r#"{"name": "X", "email": "EVA@example.org"}"#,
+        409,
+    ),
+    (
+        "PATCH",
+        "/customers/2",
+        r#"{"email": "eva@example.org"}"#,
+        409,
+    ),
+    ("GET", "/customers?limit=501", "", 422),
+    ("POST", "/customers", r#"{"name": "Nobody"}"#, 422),
+    (
+        "POST",
+        "/customers",
+        r#"[{"name": "X", "email": "x@example.org"}]"#,
+        422,
+    ),
+    (
+        "POST",
+        "/customers",
+        r#"{"name": " ", "email": "x@example.org"}"#,
+        422,
+    ),
+    (
+        "POST",
+        "/customers",
+        r#"{"name": "a\u0000b", "email": "x@example.org"}"#,
+        422,
+    ),
+    (
+        "POST",
+        "/customers",
+        r#"{"name": "X", "email": "nowhere"}"#,
+        422,
+    ),
+    (
+        "POST",
+        "/customers",
+        r#"{"name": "X", "email": "x@example.org", "id": 7}"#,
+        422,
+    ),
+    ("PATCH", "/customers/1", r#"{"credit_limit": -1}"#, 422),
+    (
+        "PATCH",
+        "/customers/1",
+        r#"{"credit_limit": 10000000000}"#,
+        422,
+    ),
+    ("PATCH", "/customers/1", r#"{"credit_limit": "much"}"#, 422),
+    ("PATCH", "/customers/1", r#"{"name": null}"#, 422),
+    (
+        "PATCH",
+        "/customers/1",
+        r#"{"created_at": "2026-01-01"}"#,
+        422,
+    ),
+    ("PUT", "/customers/1", r#"{"city": "Bern"}"#, 422),
+];
 
 /// Every bad request is a problem with its status, and changes nothing.
 pub(super) fn are_refused(example: &CustomerHistory) -> String {
-    let id = created(
-        &example
-            .service
-            .ask_with("POST", "/customers", &[ANN], &customer("Ria")),
+    let service = &example.service;
+    expect(
+        201,
+        &service.ask_with("POST", "/customers", &[ANN], &customer("Ria")),
     );
-    let one = format!("/customers/{id}");
-    let body = |value: Value| Some(value.to_string());
-    let wrong = |field: &str, value: Value| {
-        let mut wrong = customer("Wrong");
-        wrong[field] = value;
-        body(wrong)
-    };
-    let ann: &[(&str, &str)] = &[ANN];
-    let stranger: &[(&str, &str)] = &[("authorization", "Bearer guess")];
-    let good = || body(customer("Good"));
-    let bad: Vec<Refused<'_>> = vec![
-        ("GET", "/customers", &[], None, 401),
-        ("POST", "/customers", stranger, good(), 401),
-        ("DELETE", &one, &[], None, 401),
-        (
-            "POST",
-            "/customers",
-            ann,
-            Some("{\"name\": ".to_owned()),
-            400,
-        ),
-        ("GET", "/customers/one", ann, None, 400),
-        ("GET", "/customers?limit=many", ann, None, 400),
-        ("GET", "/customers?limt=1", ann, None, 400),
-        ("GET", "/customers/9999", ann, None, 404),
-        ("PUT", "/customers/9999", ann, good(), 404),
-        (
-            "PATCH",
-            "/customers/9999",
-            ann,
-            body(json!({"city": "Bern"})),
-            404,
-        ),
-        ("DELETE", "/customers/9999", ann, None, 404),
-        ("GET", "/nothing", ann, None, 404),
-        ("DELETE", "/customers", ann, None, 405),
-        (
-            "POST",
-            "/customers",
-            ann,
-            wrong("email", json!("RIA@example.org")),
-            409,
-        ),
-        (
-            "PATCH",
-            &one,
-            ann,
-            body(json!({"email": "eva@example.org"})),
-            409,
-        ),
-        ("GET", "/customers?limit=501", ann, None, 422),
-        (
-            "POST",
-            "/customers",
-            ann,
-            body(json!({"name": "Nobody"})),
-            422,
-        ),
-        (
-            "POST",
-            "/customers",
-            ann,
-            body(json!([customer("Listed")])),
-            422,
-        ),
-        ("POST", "/customers", ann, wrong("name", json!(" ")), 422),
-        (
-            "POST",
-            "/customers",
-            ann,
-            wrong("name", json!("x".repeat(201))),
-            422,
-        ),
-        (
-            "POST",
-            "/customers",
-            ann,
-            wrong("name", json!("a\u{0}b")),
-            422,
-        ),
-        (
-            "POST",
-            "/customers",
-            ann,
-            wrong("email", json!("nowhere")),
-            422,
-        ),
-        (
-            "POST",
-            "/customers",
-            ann,
-            wrong("credit_limit", json!(-1)),
-            422,
-        ),
-        (
-            "POST",
-            "/customers",
-            ann,
-            wrong("credit_limit", json!(1e10)),
-            422,
-        ),
-        (
-            "POST",
-            "/customers",
-            ann,
-            wrong("credit_limit", json!("much")),
-            422,
-        ),
-        ("POST", "/customers", ann, wrong("id", json!(7)), 422),
-        ("PATCH", &one, ann, body(json!({"name": null})), 422),
-        (
-            "PATCH",
-            &one,
-            ann,
-            body(json!({"created_at": "2026-01-01"})),
-            422,
-        ),
-        ("PUT", &one, ann, body(json!({"city": "Bern"})), 422),
-    ];
     let before = rows(example);
-    for (method, path, headers, body, status) in &bad {
-        let answer = example.service.send(method, path, headers, body.clone());
-        let what = format!("{method} {path} {body:?}: {answer:?}");
-        assert_eq!(answer.status, *status, "{what}");
-        let kind = answer.headers.get("content-type");
-        assert_eq!(
-            kind.map(|kind| kind.as_bytes()),
-            Some(&b"application/problem+json"[..]),
-            "{what}"
+    let versions = example.versions(1).len();
+    for (method, path, body, status) in BAD {
+        let body = (!body.is_empty()).then(|| (*body).to_owned());
+        let what = format!("{method} {path} {body:?}");
+        assert_problem(*status, &service.send(method, path, &[ANN], body), &what);
+    }
+    let stranger = ("authorization", "Bearer guess");
+    let strangers: [&[(&str, &str)]; 2] = [&[], &[stranger]];
+    for headers in strangers {
+        let good = &customer("Good");
+        assert_problem(401, &service.ask("GET", "/customers", headers), "GET");
+        assert_problem(
+            401,
+            &service.ask_with("POST", "/customers", headers, good),
+            "POST",
         );
-        assert!(
-            answer.body["detail"]
-                .as_str()
-                .is_some_and(|detail| !detail.is_empty()),
-            "{what}"
+        assert_problem(
+            401,
+            &service.ask("DELETE", "/customers/1", headers),
+            "DELETE",
         );
     }
     assert_eq!(rows(example), before);
-    assert_eq!(
-        example.versions(id).len(),
-        1,
-        "versions of the customer that was to be changed"
-    );
-    format!("{} requests: 400, 401, 404, 405, 409, 422", bad.len())
+    assert_eq!(example.versions(1).len(), versions, "versions of Eva");
+    format!("{} requests: 400, 401, 404, 405, 409, 422", BAD.len() + 6)
+}
+
+fn assert_problem(status: u16, answer: &Answer, what: &str) {
+    assert_eq!(answer.status, status, "{what}: {answer:?}");
+    let kind = answer.headers.get("content-type");
+    let is_problem = kind.is_some_and(|kind| kind == "application/problem+json");
+    let detail = answer.body["detail"].as_str().unwrap_or_default();
+    assert!(is_problem && !detail.is_empty(), "{what}: {answer:?}");
 }
 
 /// Pages have every customer once, in the order of their ids.

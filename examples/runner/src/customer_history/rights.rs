@@ -2,7 +2,7 @@
 
 use pg_cdc_tests::refusal;
 
-use super::CustomerHistory;
+use super::system::CustomerHistory;
 
 /// More than rows of customers is refused.
 pub(super) fn of_the_service(example: &CustomerHistory) -> String {

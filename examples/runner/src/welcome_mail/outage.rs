@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use pg_cdc_tests::topic::{self, Record};
+use pg_cdc_tests::statements::one_text;
+use pg_cdc_tests::topic;
 use pg_cdc_tests::wait_until;
 
-use super::{TOPIC, WelcomeMail};
-use crate::welcome_mail::mails::Received;
+use super::system::{
+    TOPIC, WelcomeMail, addresses, sign_up, sign_up_many, wait_for_dead_letter, wait_for_mails,
+    wait_until_idle,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Who is in the table before it is tracked.
@@ -65,31 +68,22 @@ pub(super) fn server_is_down(example: &mut WelcomeMail) -> String {
             .ok_or(format!("{count} of {effects:?}"))
     });
     assert_eq!(example.mails.count(), sent);
-    let milliseconds = |times: &[Duration]| {
-        let of = |time: Duration| time.as_secs_f64() * 1e3;
-        (of(times[times.len() / 2]), of(times[times.len() - 1]))
-    };
-    let ((up_p50, up_max), (p50, max)) = (milliseconds(&up), milliseconds(&down));
-    // The sink gives a mail three seconds; who signs up would see that.
-    assert!(max < 3000.0, "a sign-up took {max:.0} ms");
     format!(
-        "sign-up p50 {p50:.1} ms, largest {max:.1} ms; with the server {up_p50:.1} and {up_max:.1} ms; {} mails wait",
+        "sign-ups {}; with the server {}; {} mails wait",
+        told(&down),
+        told(&up),
         DOWN + 1
     )
 }
 
 /// One is skipped, the others are tried at once.
 pub(super) fn server_comes_back(example: &mut WelcomeMail) -> String {
-    let typo = example.effects().into_iter().find(|effect| {
-        let after = example.sink.run_command(&[
-            "topic",
-            "show",
-            TOPIC,
-            "--id",
-            effect["id"].as_str().expect("an id"),
-        ]);
-        after.contains("typo@example.org")
-    });
+    let query = "SELECT format('{\"id\":%s}', id) FROM customer WHERE email = 'typo@example.org'";
+    let key = one_text(&mut example.database.source(), query);
+    let typo = example
+        .effects()
+        .into_iter()
+        .find(|effect| effect["key"] == key);
     let typo = typo.expect("its effect");
     let id = typo["id"].as_str().expect("an id");
     let error = typo["last_error"].to_string();
@@ -116,7 +110,7 @@ pub(super) fn refused_and_hanging(example: &mut WelcomeMail) -> String {
         &["refused@example.org", "hang@example.org"],
     );
     let start = Instant::now();
-    sign_up_many(example, "behind", DOWN);
+    let sign_ups = sign_up_many(example, "behind", DOWN);
     wait_for_mails(example, &addresses("behind", DOWN));
     let took = start.elapsed();
     let letter = wait_for_dead_letter(example, "refused@example.org");
@@ -133,7 +127,8 @@ pub(super) fn refused_and_hanging(example: &mut WelcomeMail) -> String {
     assert_eq!(came[0].ids.len(), 1, "{came:?}");
     wait_until_idle(example);
     format!(
-        "{DOWN} behind them have theirs after {:.0} ms",
+        "sign-ups {}; {DOWN} behind them have theirs after {:.0} ms",
+        told(&sign_ups),
         took.as_secs_f64() * 1e3
     )
 }
@@ -195,69 +190,17 @@ pub(super) fn at_the_end(example: &mut WelcomeMail) -> String {
     format!("{} customers, {count} mails", customers.len())
 }
 
-/// Each in a transaction of its own.
-pub(super) fn sign_up(example: &WelcomeMail, names: &[&str], emails: &[&str]) -> Vec<Duration> {
-    let mut door = example.door();
-    let statement = "INSERT INTO customer (name, email, city) VALUES ($1, $2, 'Bern')";
-    let statement = door.prepare(statement).expect("prepare");
-    let mut times: Vec<Duration> = names
-        .iter()
-        .zip(emails)
-        .map(|(name, email)| {
-            let start = Instant::now();
-            door.execute(&statement, &[name, email]).expect("sign up");
-            start.elapsed()
-        })
-        .collect();
-    times.sort();
-    times
-}
-
-fn sign_up_many(example: &WelcomeMail, who: &str, count: u32) -> Vec<Duration> {
-    let emails = addresses(who, count);
-    let emails: Vec<&str> = emails.iter().map(String::as_str).collect();
-    sign_up(example, &emails, &emails)
-}
-
-fn addresses(who: &str, count: u32) -> Vec<String> {
-    (1..=count)
-        .map(|i| format!("{who}{i}@example.org"))
-        .collect()
-}
-
-/// Waits until each of these addresses has a mail.
-fn wait_for_mails(example: &WelcomeMail, addresses: &[String]) -> Vec<Received> {
-    wait_until("the mails", TIMEOUT, || {
-        let mails = example.mails.by_address();
-        let came: Vec<Received> = addresses
-            .iter()
-            .filter_map(|to| mails.get(to).cloned())
-            .collect();
-        match came.len() == addresses.len() {
-            true => Ok(came),
-            false => Err(format!("{} of {}", came.len(), addresses.len())),
-        }
-    })
-}
-
-/// Waits until the sink has read everything, and no mail waits.
-fn wait_until_idle(example: &WelcomeMail) {
-    example.database.wait_until_in_kafka();
-    wait_until("no mail to wait", TIMEOUT, || {
-        let state = example.sink.state_of("welcome");
-        let is_done = state["apply_lag_events"] == 0 && state["effects"]["waiting"] == 0;
-        (is_done && state["state"] == "running")
-            .then_some(())
-            .ok_or(state.to_string())
-    });
-}
-
-fn wait_for_dead_letter(example: &WelcomeMail, email: &str) -> Record {
-    wait_until("the dead letter", TIMEOUT, || {
-        let letters = topic::read(example.place.bed().kafka(), &format!("{TOPIC}.dlq"));
-        let found = letters
-            .iter()
-            .find(|letter| letter.value_text().contains(email));
-        found.cloned().ok_or(letters.len())
-    })
+/// How long sign-ups took, of which times are sorted. The sink gives a mail three seconds: who waited for it would see that.
+fn told(times: &[Duration]) -> String {
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let (p50, largest) = (times[times.len() / 2], times[times.len() - 1]);
+    assert!(
+        largest < Duration::from_secs(3),
+        "a sign-up took {largest:?}"
+    );
+    format!(
+        "p50 {:.1} ms, largest {:.1} ms",
+        milliseconds(p50),
+        milliseconds(largest)
+    )
 }

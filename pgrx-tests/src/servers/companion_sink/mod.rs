@@ -1,5 +1,7 @@
 //! The real companion-sink binary, with the history in FerretDB and the replica in a PostgreSQL database.
 
+mod plan;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
@@ -13,67 +15,11 @@ use crate::kafka::Kafka;
 use crate::process::{self, Process};
 use crate::{parts, topic, wait_until};
 
+pub use plan::Plan;
+
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the sinks may take to apply what is in Kafka.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// What a companion-sink is to do: one history and one replica of one source database.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Prefix of the consumer groups.
-    pub name: String,
-    /// Kafka's bootstrap servers.
-    pub brokers: String,
-    /// The file with librdkafka's properties.
-    pub kafka_config_file: Option<PathBuf>,
-    /// `cdc.source_name` of the source server.
-    pub source: String,
-    /// The topics to apply, with `*` patterns.
-    pub topics: Vec<String>,
-    /// MongoDB connection string.
-    pub mongo_url: String,
-    /// MongoDB database of the history.
-    pub mongo_database: String,
-    /// PostgreSQL connection string of the replica.
-    pub replica_url: String,
-    /// The replica's `consistency`.
-    pub consistency: &'static str,
-    /// Port of its HTTP interface on 127.0.0.1.
-    pub http_port: u16,
-    /// The file with the token that it wants.
-    pub http_token_file: Option<PathBuf>,
-    /// Further TOML: rules at the top level, or whole tables. Goes to the end of the file.
-    pub more_toml: String,
-}
-
-impl Plan {
-    fn toml(&self) -> String {
-        // JSON's strings and lists of strings are TOML's.
-        let text = |value: &str| Value::from(value).to_string();
-        let topics = Value::from(self.topics.clone());
-        let file = |key: &str, file: &Option<PathBuf>| {
-            file.as_ref().map_or_else(String::new, |file| {
-                format!("{key} = {}\n", text(&file.to_string_lossy()))
-            })
-        };
-        format!(
-            "name = {}\n\n[kafka]\nbrokers = {}\nsource_name = {}\n{}\n[http]\nlisten = \"127.0.0.1:{}\"\n{}\n\
-             [sink.history]\nkind = \"mongo_history\"\ntopics = {topics}\nurl = {}\ndatabase = {}\n\n\
-             [sink.replica]\nkind = \"postgres\"\ntopics = {topics}\nurl = {}\nconsistency = {}\n\n{}",
-            text(&self.name),
-            text(&self.brokers),
-            text(&self.source),
-            file("config_file", &self.kafka_config_file),
-            self.http_port,
-            file("token_file", &self.http_token_file),
-            text(&self.mongo_url),
-            text(&self.mongo_database),
-            text(&self.replica_url),
-            text(self.consistency),
-            self.more_toml,
-        )
-    }
-}
 
 /// A companion-sink. Dropping it kills it.
 #[derive(Debug)]
