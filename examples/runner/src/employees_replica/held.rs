@@ -41,6 +41,10 @@ pub(super) fn check(company: &Company<'_>, sink: &CompanionSink, outcomes: &mut 
             company.assert_equal_but_held()
         },
     );
+    decide_about_each(company, sink, outcomes);
+}
+
+fn decide_about_each(company: &Company<'_>, sink: &CompanionSink, outcomes: &mut Outcomes<'_>) {
     outcomes.check(
         "dlq retry of an event that is still wrong: refused again",
         || {
