@@ -41,6 +41,10 @@ pub(super) fn check(company: &Company<'_>, sink: &CompanionSink, outcomes: &mut 
             company.assert_equal_but_held()
         },
     );
+    decide_about_each(company, sink, outcomes);
+}
+
+fn decide_about_each(company: &Company<'_>, sink: &CompanionSink, outcomes: &mut Outcomes<'_>) {
     outcomes.check(
         "dlq retry of an event that is still wrong: refused again",
         || {
@@ -86,7 +90,7 @@ pub(super) fn check(company: &Company<'_>, sink: &CompanionSink, outcomes: &mut 
             change_config(sink, |text| {
                 text.replace("after.salary > 10000", "after.salary > 15000")
             });
-            // The rule counts with the next events: which, nobody tells.
+            // The rule counts from a moment later on.
             wait_until("the event to be applied", TIMEOUT, || {
                 let said = decide(sink, &["retry", "--all"]);
                 match sink.try_command(&["dlq", "show", &id]).status.code() {
@@ -125,7 +129,16 @@ pub(super) fn change_config(sink: &CompanionSink, change: impl FnOnce(&str) -> S
     let changed = change(&text);
     assert_ne!(changed, text);
     std::fs::write(&file, changed).expect("the changed configuration");
+    let count = || {
+        let log = std::fs::read_to_string(sink.log_file()).expect("the log");
+        log.matches("configuration read again").count()
+    };
+    let before = count();
     sink.reload();
+    wait_until("the rules to be read", TIMEOUT, || match count() {
+        now if now > before => Ok(()),
+        now => Err(now),
+    });
 }
 
 /// The reasons that the dead-letter topic has, each once.
