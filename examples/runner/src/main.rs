@@ -8,6 +8,7 @@ mod outcomes;
 mod place;
 mod screen;
 mod service;
+mod shop_cqrs;
 mod tour;
 mod welcome_mail;
 
@@ -20,7 +21,7 @@ use outcomes::Outcomes;
 use screen::Screen;
 
 /// The examples, in the order in which they are run.
-const EXAMPLES: &[Kind] = &[customer_history::KIND, welcome_mail::KIND];
+const EXAMPLES: &[Kind] = &[customer_history::KIND, shop_cqrs::KIND, welcome_mail::KIND];
 
 fn help() -> String {
     let examples: String = EXAMPLES
