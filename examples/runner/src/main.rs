@@ -10,6 +10,7 @@ mod outcomes;
 mod place;
 mod screen;
 mod service;
+mod shop_cqrs;
 mod tour;
 mod welcome_mail;
 
@@ -22,7 +23,7 @@ use outcomes::Outcomes;
 use screen::Screen;
 
 /// The examples, in the order in which they are run.
-const EXAMPLES: &[Kind] = &[customer_history::KIND, welcome_mail::KIND, employees_replica::KIND, event_store::KIND];
+const EXAMPLES: &[Kind] = &[customer_history::KIND, welcome_mail::KIND, employees_replica::KIND, event_store::KIND, shop_cqrs::KIND];
 
 fn help() -> String {
     let examples: String = EXAMPLES
