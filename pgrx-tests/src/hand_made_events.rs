@@ -238,7 +238,9 @@ impl Source {
         let change = json!({"type": kind, "ddl": null, "contents_changed": false, "renames": {},
             "tableChanges": [{"type": kind, "id": format!("\"{}\".\"public\".\"{table}\"", self.name),
                 "table": {"primaryKeyColumnNames": key, "columns": columns}}]});
-        merge(&mut value, change);
+        for (name, more) in change.as_object().expect("an object") {
+            value[name] = more.clone();
+        }
         event.value = Some(value.to_string().into_bytes());
         event
     }
@@ -278,6 +280,13 @@ impl Source {
     /// A row that a snapshot found.
     pub fn read(&mut self, table: &str, key: Option<&str>, after: &Value) -> Event {
         self.event(table, Op::Read, key, &Value::Null, after)
+    }
+
+    /// An event of the application's own: `value` alone, or a tombstone.
+    pub fn own(&mut self, table: &str, key: Option<&str>, value: Option<&Value>) -> Event {
+        let event = self.event(table, Op::Emit, key, &Value::Null, &Value::Null);
+        let value = value.map(|value| value.to_string().into_bytes());
+        Event { value, ..event }
     }
 
     /// The beginning or end of a chunk; `snapshot` is what it says.
@@ -483,13 +492,6 @@ impl Source {
 /// The key of a control event about a topic.
 fn control_key(topic: &str, op: Op) -> String {
     json!({"topic": topic, "event": op.control()}).to_string()
-}
-
-/// Adds the fields of an object to another one.
-fn merge(object: &mut Value, more: Value) {
-    if let (Value::Object(object), Value::Object(more)) = (object, more) {
-        object.extend(more);
-    }
 }
 
 /// The JSON key `{"id":…}`.

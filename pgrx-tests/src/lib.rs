@@ -14,9 +14,9 @@
 //! | [`postgres`], [`kafka`], [`ferretdb`], [`companion_sink`] | one server each: start, stop, kill, freeze, log |
 //! | [`secure_listeners`] | TLS and SASL for Kafka; [`certificates`] and [`token_issuer`] make what they need |
 //! | [`debezium`], [`debezium_sink`] | the reference for events that its readers parse, and for speed; both run in a [`connect_worker`] |
-//! | [`hand_made_events`] | events that a test makes itself, for sinks without a source |
+//! | [`hand_made_events`], [`plain_events`] | events that a test makes itself, for sinks without a source; those of other producers |
 //! | [`sender_status`] | what `cdc_status()` says, and waiting for it |
-//! | [`webhook_receiver`], [`mail_server`] | receivers of requests and mails, which misbehave as they are told |
+//! | [`webhook_receiver`], [`request_server`], [`mail_server`] | receivers of requests and mails, which misbehave as they are told |
 //! | [`topic`], [`topic_admin`] | reads topics whole; makes, changes and deletes them |
 //! | [`reader`] | programs that read topics with what other people made |
 //! | [`topic_log`] | how a broker keeps a topic on its disk |
@@ -48,10 +48,10 @@ pub mod topics;
 pub mod wait;
 
 pub use bed::{Database, TestBed};
-pub use servers::receivers::{mail_server, webhook_receiver};
+pub use servers::receivers::{mail_server, request_server, webhook_receiver};
 pub use servers::{
     certificates, companion_sink, connect_worker, debezium, debezium_sink, ferretdb, kafka, parts,
     port, postgres, process, secure_listeners, token_issuer,
 };
-pub use topics::{printing_command, topic, topic_admin, topic_log};
+pub use topics::{plain_events, printing_command, topic, topic_admin, topic_log};
 pub use wait::wait_until;

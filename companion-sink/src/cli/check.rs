@@ -112,8 +112,13 @@ pub(crate) async fn check(config: &Loaded, json: bool, offline: bool) -> Verdict
         Ok(found) => {
             report.ok("kafka", &format!("{} topics", found.len()));
             let positions = positions::topic(config);
+            let mut enabled = config.sinks.values().filter(|sink| sink.enabled);
             match found.contains_key(&positions) {
                 true => report.ok("positions", &positions),
+                false if enabled.all(|sink| sink.kind.takes_plain_events()) => {
+                    let told = format!("topic {positions} is not there, and no sink waits for it");
+                    report.ok("positions", &told);
+                }
                 false => report.warning(
                     "positions",
                     &format!("topic {positions} is not there: a consistent replica waits for it"),
@@ -203,7 +208,16 @@ fn look_at_topics(sink: &SinkSettings, found: &Topics, item: &str, report: &mut 
     };
     // By their own names; a table may have another topic.
     let mut of_view: Vec<&JoinSettings> = settings.join.iter().collect();
-    let mut tables = BTreeSet::from([settings.root.as_str()]);
+    let mut tables = BTreeSet::new();
+    match settings.root_topic.as_str() {
+        "" => drop(tables.insert(settings.root.as_str())),
+        topic if !found.contains_key(topic) => report.warning(
+            item,
+            &format!("topic {topic} is not there yet"),
+            "Nothing to do if the first event is still to be emitted; else correct root_topic.",
+        ),
+        _ => {}
+    }
     while let Some(join) = of_view.pop() {
         tables.insert(&join.table);
         of_view.extend(&join.join);

@@ -4,9 +4,10 @@ use clap::{Args, Subcommand};
 
 use crate::cli::answer::{Answer, Format, Look};
 use crate::config::Loaded;
-use crate::effect::listing::{Decider, EffectSinks, ListedEffect, WaitState, several};
+use crate::effect::listing::{Decider, EffectSinks, ListedEffect, ListedPage, WaitState, several};
 use crate::effect::order::Wanted;
 use crate::error::Result;
+use crate::rejected::page::{Page, PageCursor};
 use crate::terminal::Color;
 
 const LIST: &[&str] = &[
@@ -36,6 +37,12 @@ enum EffectsAction {
         /// Only these: waiting (not tried yet), retrying, behind (an earlier event of its key)
         #[arg(long)]
         state: Option<String>,
+        /// So many at most
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        limit: Option<u32>,
+        /// Behind this place, which the list before named
+        #[arg(long, value_name = "PLACE")]
+        after: Option<String>,
     },
     /// Try effects at once
     Retry {
@@ -84,11 +91,22 @@ impl EffectsCommand {
     pub(crate) async fn run(&self, config: &Loaded, json: bool, color: Color) -> Result<bool> {
         let sinks = EffectSinks::new(config);
         match &self.action {
-            EffectsAction::List { of, state } => {
+            EffectsAction::List {
+                of,
+                state,
+                limit,
+                after,
+            } => {
                 let state = state.as_deref().map(WaitState::parse).transpose()?;
-                let mut effects = sinks.list(of.sink.as_deref()).await?;
-                effects.retain(|effect| state.is_none_or(|state| state == effect.state));
-                list(&effects, json.then_some(Format::Json), color)?;
+                let page = Page {
+                    after: after.as_deref().map(PageCursor::parse).transpose()?,
+                    limit: limit.map_or(usize::MAX, |limit| limit as usize),
+                };
+                let listed = sinks.page(of.sink.as_deref(), state, &page).await?;
+                list(&listed, json.then_some(Format::Json), color)?;
+                if let Some(next) = listed.next {
+                    eprintln!("companion-sink: more wait: --after {next}");
+                }
                 Ok(true)
             }
             EffectsAction::Retry {
@@ -167,9 +185,9 @@ async fn decide(
     Ok(true)
 }
 
-fn list(effects: &[ListedEffect], format: Option<Format>, color: Color) -> Result<()> {
+fn list(listed: &ListedPage, format: Option<Format>, color: Color) -> Result<()> {
     let mut answer = Answer::new(format, None, color, LIST)?;
-    for effect in effects {
+    for effect in &listed.effects {
         let tried = &effect.event.tried;
         let cells = vec![
             effect.id().to_owned(),
@@ -183,9 +201,10 @@ fn list(effects: &[ListedEffect], format: Option<Format>, color: Color) -> Resul
         ];
         answer.row(|| effect.json(), cells, Look::Plain)?;
     }
-    let title = match answer.count() {
-        0 => "no effects wait".to_owned(),
-        count => format!("{count} effects wait"),
+    let title = match (listed.effects.len(), listed.total) {
+        (_, 0) => "no effects wait".to_owned(),
+        (count, total) if count == total => format!("{total} effects wait"),
+        (count, total) => format!("{count} of {total} effects that wait"),
     };
     answer.finish(&title)
 }

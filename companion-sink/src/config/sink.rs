@@ -80,6 +80,11 @@ impl Kind {
         }
     }
 
+    /// Whether its events may be anybody's: it needs no server of pg_cdc.
+    pub(crate) fn takes_plain_events(&self) -> bool {
+        matches!(self, Kind::Webhook(_) | Kind::Mail(_) | Kind::Statistics(_))
+    }
+
     /// What a kind whose events have effects, and no table, has in common with the others of them.
     pub(crate) fn effect(&self) -> Option<&EffectSettings> {
         match self {

@@ -12,7 +12,13 @@ pub(crate) struct MongoViewSettings {
     pub(crate) collection: String,
     /// The source's table (`schema.table`) of which each row makes a document.
     pub(crate) root: String,
-    /// Columns of the root by the names that they have in documents; empty for all, under their own names.
+    /// Instead of it: the topic of an application's own events of which each makes a document.
+    pub(crate) root_topic: String,
+    /// Where such an event has the document's id; empty for the record's key.
+    pub(crate) id: String,
+    /// A condition on such an event; empty for none.
+    pub(crate) r#where: String,
+    /// Columns of the root, or paths in events, by the names that they have in documents; empty for all, under their own names.
     pub(crate) fields: toml::Table,
     /// What else a document has.
     pub(crate) join: Vec<JoinSettings>,
@@ -61,6 +67,9 @@ impl Default for MongoViewSettings {
             database: "views".into(),
             collection: String::new(),
             root: String::new(),
+            root_topic: String::new(),
+            id: String::new(),
+            r#where: String::new(),
             fields: toml::Table::new(),
             join: Vec::new(),
             indexes: Vec::new(),

@@ -17,6 +17,7 @@ use crate::effect::state::topics::{EffectTopics, read_state};
 use crate::effect::state::unfinished::Unfinished;
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
+use crate::rejected::page::{Page, PageCursor};
 use crate::timestamp::{now_us, rfc3339};
 
 /// For reading a state.
@@ -51,6 +52,16 @@ pub(crate) struct ListedEffect {
     pub(crate) event: Unfinished,
     /// What it waits for.
     pub(crate) state: WaitState,
+}
+
+/// A page of the effects that are not done.
+pub(crate) struct ListedPage {
+    /// The effects.
+    pub(crate) effects: Vec<ListedEffect>,
+    /// How many there are on all pages.
+    pub(crate) total: usize,
+    /// What to ask for next; none behind the last one.
+    pub(crate) next: Option<String>,
 }
 
 /// Who decides, and why.
@@ -149,6 +160,27 @@ impl EffectSinks {
             listed.extend(with_states(&name, events));
         }
         Ok(listed)
+    }
+
+    /// A page of them, if `state` is given of those alone.
+    pub(crate) async fn page(
+        &self,
+        only: Option<&str>,
+        state: Option<WaitState>,
+        page: &Page,
+    ) -> Result<ListedPage> {
+        let mut effects = self.list(only).await?;
+        effects.retain(|effect| state.is_none_or(|state| state == effect.state));
+        let total = effects.len();
+        effects.retain(|effect| page.begins_before(&effect.sink, &effect.event.record));
+        let has_more = effects.len() > page.limit;
+        effects.truncate(page.limit);
+        let last = effects.last().filter(|_| has_more);
+        Ok(ListedPage {
+            next: last.map(|last| PageCursor::of(&last.sink, &last.event.record).text()),
+            effects,
+            total,
+        })
     }
 
     /// Those whose id is, or begins with, `id`: one, unless several begin so.

@@ -4,6 +4,7 @@
 //! `sink` takes batches, and has `worker` keep what is to be done in Kafka (`state`) before anything is tried. `queue`
 //! says what is tried when, `target` tries it, and `lock` sees to it that one instance does so, and brings it the orders of people.
 
+mod beginning;
 mod choice;
 pub(crate) mod listing;
 mod lock;

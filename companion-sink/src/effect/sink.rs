@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::config::topic_pattern::follows;
 use crate::config::{EffectBegin, EffectSettings, Kind, Loaded};
 use crate::delivery::runner::{Context, Shared, ended, stopped};
 use crate::delivery::watermark::Complete;
+use crate::effect::beginning::beginnings;
 use crate::effect::choice::Choice;
 use crate::effect::lock::Lock;
 use crate::effect::pending::Accepted;
@@ -55,6 +55,8 @@ pub(crate) struct Effects {
     status: SinkStatus,
     live: Live,
     refusals: Arc<Mutex<RefusalLimit>>,
+    /// When the process started, milliseconds since 1970.
+    started_ms: i64,
     /// None before it is connected.
     connected: Option<Connected>,
 }
@@ -96,6 +98,7 @@ impl Effects {
             status: context.status.clone(),
             live,
             refusals: Arc::new(Mutex::new(refusals)),
+            started_ms: now_us() / 1000,
             connected: None,
         }
     }
@@ -128,26 +131,15 @@ impl Effects {
     async fn begin_now(&self, state: &mut EffectState, journal: &Journal) -> Result<()> {
         let mut changes = vec![Change::begun()];
         if self.settings.begin == EffectBegin::Now {
-            let mut cluster = self.shared.discovery.cluster();
-            let known = cluster.wait_for(|cluster| cluster.topics.is_some()).await;
-            let topics = known.map_err(|_| ended("discovery"))?.topics.clone();
-            for (topic, partitions) in topics.iter().flat_map(|topics| topics.iter()) {
-                if !follows(&self.followed, topic) {
-                    continue;
-                }
-                for partition in 0..*partitions {
-                    let (_, next_offset) = self.shared.discovery.bounds(topic, partition).await?;
-                    let at = TopicPartition {
-                        topic: topic.as_str().into(),
-                        partition,
-                    };
-                    let position = Position {
-                        next_offset,
-                        version: String::new(),
-                    };
-                    changes.push(Change::position(&at, &position));
-                    state.positions.insert(at, position);
-                }
+            let (config, shared) = (&self.config, &self.shared);
+            let begin = beginnings(config, shared, &self.followed, self.started_ms);
+            for (at, next_offset) in begin.await? {
+                let position = Position {
+                    next_offset,
+                    version: String::new(),
+                };
+                changes.push(Change::position(&at, &position));
+                state.positions.insert(at, position);
             }
         }
         journal.write(changes).await
@@ -275,6 +267,7 @@ impl Sink for Effects {
     async fn apply(&mut self, batch: &Batch, dead_letters: &DeadLetters) -> Result<Applied> {
         self.wait_for_room().await?;
         let name = self.status.name.clone();
+        let position = self.shared.position.clone();
         let connected = self.connected()?;
         let mut events = Vec::new();
         let mut refused: Vec<(&Record, Failure)> = Vec::new();
@@ -282,8 +275,13 @@ impl Sink for Effects {
             .records
             .iter()
             .filter(|record| !record.is_about_table());
+        let sent = position.borrow().clone();
+        let is_of_table = |topic: &str| {
+            let ends = sent.as_ref().and_then(|sent| sent.ends.get(topic));
+            ends.is_some_and(|ends| ends.control.is_some())
+        };
         for record in rows {
-            match connected.choice.has_effect(record) {
+            match (connected.choice).has_effect(record, is_of_table(&record.topic)) {
                 Ok(true) => events.push(Unfinished::new(record.clone(), now_us())),
                 Ok(false) => {}
                 Err(failure) => refused.push((record, failure)),
@@ -359,6 +357,10 @@ impl Sink for Effects {
             let limit = self.settings.timeout + GIVEN_WITHIN;
             let _ = timeout(limit, &mut connected.worker).await;
         }
+    }
+
+    fn takes_emitted(&self) -> bool {
+        true
     }
 
     fn waits_together(&self, _: &Record) -> bool {

@@ -7,6 +7,8 @@ use crate::event::json::{Malformed, parse, undecodable};
 
 pub(crate) mod json;
 
+pub(crate) mod own;
+
 pub(crate) mod snapshot;
 
 use crate::event::image::Image;

@@ -15,6 +15,7 @@ use crate::http::decision::{DecisionBody, DecisionRequest, Retry, Skip};
 use crate::http::history::limit_of;
 use crate::http::parameters::Parameters;
 use crate::http::problem::{JsonAnswer, Problem};
+use crate::rejected::page::{Page, PageCursor};
 
 type DecidedAnswer = Result<(StatusCode, Json<Value>), Problem>;
 type AskedEffects = Extract<Arc<EffectSinks>>;
@@ -35,6 +36,8 @@ struct Filter {
     sink: Option<String>,
     state: Option<String>,
     limit: Option<u32>,
+    /// `next` of the page before.
+    after: Option<String>,
 }
 
 async fn listed(
@@ -42,12 +45,17 @@ async fn listed(
     Parameters(filter): Parameters<Filter>,
 ) -> JsonAnswer {
     let state = filter.state.as_deref().map(WaitState::parse).transpose()?;
-    let mut effects = sinks.list(filter.sink.as_deref()).await?;
-    effects.retain(|effect| state.is_none_or(|state| state == effect.state));
-    let total = effects.len();
-    effects.truncate(limit_of(filter.limit) as usize);
-    let effects: Vec<Value> = effects.iter().map(ListedEffect::json).collect();
-    Ok(Json(json!({ "effects": effects, "total": total })))
+    let page = Page {
+        after: filter.after.as_deref().map(PageCursor::parse).transpose()?,
+        limit: limit_of(filter.limit) as usize,
+    };
+    let listed = sinks.page(filter.sink.as_deref(), state, &page).await?;
+    let effects: Vec<Value> = listed.effects.iter().map(ListedEffect::json).collect();
+    let mut answer = json!({ "effects": effects, "total": listed.total });
+    if let Some(next) = listed.next {
+        answer["next"] = next.into();
+    }
+    Ok(Json(answer))
 }
 
 async fn retry(

@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 use crate::config::Loaded;
 use crate::error::Result;
@@ -98,6 +98,15 @@ pub(crate) fn consumer(config: &Loaded, group: &str, memory_bytes: u64) -> Clien
         .set("fetch.error.backoff.ms", "100")
         .set("statistics.interval.ms", "1000");
     client
+}
+
+/// Whether an error says that a topic is not there: the broker says it of the topic, librdkafka of its partition.
+pub(crate) fn is_missing(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(
+        code,
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition)
+    )
 }
 
 /// A client cannot be made: the properties are wrong. librdkafka's text may hold a value, and what it does not know as a name may

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use change::position::{FORMAT, Parts, Position, Record};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ use crate::config::Loaded;
 use crate::error::{Result, kafka_failed, log, misconfigured};
 use crate::kafka::client;
 use crate::kafka::client::Silent;
-use crate::kafka::client::configuration_error;
+use crate::kafka::client::{configuration_error, is_missing};
 use crate::timestamp::now_us;
 
 /// Fetched ahead; a position is some hundred bytes and a few for each topic.
@@ -74,9 +74,7 @@ fn follow_forever(
         match read(consumer, topic, sender) {
             Ok(()) => return,
             // A source that never had a sender.
-            Err(error)
-                if error.rdkafka_error_code()
-                    == Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
+            Err(error) if is_missing(&error) => {}
             Err(error) => {
                 if warned.is_none_or(|at| at.elapsed() > REPEAT_WARNING) {
                     log(&kafka_failed(&format!("reading {topic}"), &error), "");

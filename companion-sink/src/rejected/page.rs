@@ -1,4 +1,4 @@
-//! Pages of a list of refused events: in the order of sinks, topics, partitions and offsets.
+//! Pages of a list of events that are refused, or wait: in the order of sinks, topics, partitions and offsets.
 
 use crate::error::{Result, misconfigured};
 use crate::kafka::record::Record;
@@ -91,6 +91,12 @@ impl PageCursor {
 }
 
 impl Page {
+    /// Whether it begins before a record of `sink`.
+    pub(crate) fn begins_before(&self, sink: &str, record: &Record) -> bool {
+        let is_behind = |after: &PageCursor| (sink, &At::of(record)) > (&*after.sink, &after.at);
+        self.after.as_ref().is_none_or(is_behind)
+    }
+
     /// What it has of `sink`.
     pub(crate) fn part_of(&self, sink: &str) -> PagePart {
         match &self.after {
@@ -117,6 +123,9 @@ mod tests {
             after: Some(place),
             limit: 3,
         };
+        let later = Record::new("a.b".into(), 2, 78, None, None, std::iter::empty());
+        assert!(page.begins_before("with:colon", &later) && page.begins_before("x", &record));
+        assert!(!page.begins_before("with:colon", &record) && !page.begins_before("a", &later));
         assert_eq!(page.part_of("a"), PagePart::Nothing);
         assert_eq!(page.part_of("x"), PagePart::Some(None, 3));
     }

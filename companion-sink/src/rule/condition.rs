@@ -4,11 +4,13 @@ use std::borrow::Cow;
 
 use crate::config::EffectSettings;
 use crate::error::{self, Code, misconfigured};
+use crate::event::json::Malformed;
+use crate::event::own::{OwnEvent, is_own, op_text};
 use crate::event::pg_type::PgType;
 use crate::kafka::record::Record;
 use crate::rejected::failure::{Failure, Stage};
-use crate::rule::expression::{Expression, Judgement};
-use crate::rule::subject::Subject;
+use crate::rule::expression::{Expression, Judgement, OF_EVENTS};
+use crate::rule::subject::{Subject, SubjectParts};
 
 /// A condition on an event.
 pub(crate) struct Condition(Expression);
@@ -22,22 +24,37 @@ impl Condition {
         Condition::read(&settings.when).map(Some).map_err(|why| {
             misconfigured(
                 format!("when: {why}"),
-                "It is a condition like that of a [[rule]], over before, after, op and audit.",
+                "It is a condition like that of a [[rule]], over before, after, value, op and audit.",
             )
         })
     }
 
     /// Reads one; what is wrong with it is told in words.
-    fn read(source: &str) -> Result<Condition, String> {
-        Expression::read(source).map(Condition)
+    pub(crate) fn read(source: &str) -> Result<Condition, String> {
+        Expression::read_over(source, OF_EVENTS).map(Condition)
+    }
+
+    /// What it says of an event.
+    pub(crate) fn judge(&self, record: &Record) -> Result<Judgement, Malformed> {
+        let types = |_: &str| Cow::Owned(PgType::Plain);
+        if !is_own(record) {
+            let subject = Subject::read(record, &types, self.0.needs())?;
+            return Ok(self.0.answer(&subject));
+        }
+        let own = OwnEvent::read(record)?;
+        let parts = SubjectParts {
+            value: own.value,
+            audit: Some(&own.audit),
+            ..SubjectParts::default()
+        };
+        let subject = Subject::of(op_text(record), parts, &types, self.0.needs())?;
+        Ok(self.0.answer(&subject))
     }
 
     /// Whether an event fulfils it: as in SQL, NULL does not. The event is refused where that cannot be told: else a mistake in the
     /// condition would go unseen.
     pub(crate) fn holds(&self, record: &Record) -> Result<bool, Failure> {
-        let types = |_: &str| Cow::Owned(PgType::Plain);
-        let subject = Subject::read(record, &types, self.0.needs())?;
-        let why = match self.0.answer(&subject) {
+        let why = match self.judge(record)? {
             Judgement::True => return Ok(true),
             Judgement::False | Judgement::Null => return Ok(false),
             Judgement::Missing => "the event has no such column".to_owned(),
@@ -73,8 +90,29 @@ mod tests {
         ] {
             assert!(!holds(text).unwrap(), "{text}");
         }
+        assert!(!holds("value.total > 1").unwrap(), "a row has none");
         for text in ["after.contry == 'CH'", "after.country"] {
             assert_eq!(holds(text).unwrap_err().reason, "condition", "{text}");
+        }
+    }
+
+    #[test]
+    fn an_own_event_is_its_value_and_who_and_why() {
+        let value = br#"{"eventType":"product-sold","total":12}"#;
+        let headers: [(&str, Option<&[u8]>); 2] =
+            [("cdc.op", Some(b"emit")), ("cdc.actor", Some(b"ann"))];
+        let record = Record::new("t".into(), 0, 0, None, Some(value), headers.into_iter());
+        for (text, holds) in [
+            (
+                "value.eventType == 'product-sold' && value.total > 11",
+                true,
+            ),
+            ("audit.actor == 'ann' && op == 'emit'", true),
+            ("value.total > 12", false),
+            ("after.total > 11", false),
+        ] {
+            let found = Condition::read(text).unwrap().holds(&record).unwrap();
+            assert_eq!(found, holds, "{text}");
         }
     }
 }

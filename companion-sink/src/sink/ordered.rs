@@ -33,6 +33,11 @@ pub(crate) trait OrderedSink: Positions + Send + Sync {
         None
     }
 
+    /// Whether it is for applications' own events, too, which are nobody's rows.
+    fn takes_emitted(&self) -> bool {
+        false
+    }
+
     /// Takes events of a commit of which more come.
     fn apply_part(
         &mut self,

@@ -8,6 +8,7 @@ use change::trouble::Trouble;
 use serde::Serialize;
 
 use crate::event::Op;
+use crate::event::own::op_text;
 use crate::kafka::record::Record;
 use crate::sink::batch::Applied;
 use crate::status::histogram::Histogram;
@@ -240,8 +241,8 @@ impl Figures {
 
     /// Counts applied events.
     pub(crate) fn count_events(&mut self, records: &[Record]) {
-        for alike in records.chunk_by(|a, b| a.op() == b.op()) {
-            let op = op_label(alike[0].op());
+        for alike in records.chunk_by(|a, b| op_label(a) == op_label(b)) {
+            let op = op_label(&alike[0]);
             *self.applied.entry(op).or_default() += alike.len() as u64;
         }
     }
@@ -335,7 +336,7 @@ impl Figures {
 
     /// Counts one applied event.
     pub(crate) fn count_event(&mut self, record: &Record) {
-        let op = op_label(record.op());
+        let op = op_label(record);
         *self.applied.entry(op).or_default() += 1;
     }
 
@@ -346,6 +347,6 @@ impl Figures {
 }
 
 /// The operation as a label; anything unknown is one label, for a label never comes from outside.
-fn op_label(op: Option<Op>) -> &'static str {
-    op.map_or("malformed", Op::header)
+fn op_label(record: &Record) -> &'static str {
+    Op::parse(op_text(record)).map_or("malformed", Op::header)
 }

@@ -6,10 +6,11 @@ use change::position::Position;
 
 use crate::delivery::by_partition::gathering::Gathered;
 use crate::delivery::by_partition::lane::Lane;
-use crate::delivery::by_partition::{Run, TOLD_AFTER, waits_for_all_partitions};
+use crate::delivery::by_partition::{Run, TOLD_AFTER};
 use crate::delivery::control_topics;
 use crate::error::Result;
-use crate::event::is_for_others;
+use crate::event::snapshot::SnapshotBody;
+use crate::event::{Op, is_for_others};
 use crate::kafka::reader::TopicPartition;
 use crate::kafka::record::Record;
 use crate::sink::Sink;
@@ -130,5 +131,15 @@ impl<S: Sink> Run<'_, S> {
                 self.go_on(at, next, version);
             }
         }
+    }
+}
+
+/// Truncates, changes of definitions, and the beginnings and ends of snapshots.
+fn waits_for_all_partitions(op: Option<Op>, record: &Record) -> bool {
+    match op {
+        Some(Op::Truncate | Op::Schema) => true,
+        Some(Op::Snapshot) => SnapshotBody::parse(record)
+            .is_ok_and(|snapshot| snapshot.is_beginning() || snapshot.is_end()),
+        _ => false,
     }
 }

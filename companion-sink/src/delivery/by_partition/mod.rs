@@ -36,7 +36,6 @@ use crate::delivery::endless_copies;
 use crate::delivery::runner::{Context, Course, Ended, Shared, ended, stopped};
 use crate::delivery::watermark::Watermark;
 use crate::error::{Recovery, Result};
-use crate::event::snapshot::SnapshotBody;
 use crate::event::{commit_time_us, is_for_others, is_version};
 use crate::kafka::bounds::find_out_of_range;
 use crate::kafka::discovery::Topics;
@@ -149,7 +148,8 @@ impl<S: Sink> Run<'_, S> {
         self.status.begins_anew();
         self.carry_out().await?;
         let mut position = self.shared.position.clone();
-        if position.borrow().is_none() {
+        // Whoever takes events of any producer waits for none, unless a row names what it belongs behind.
+        if position.borrow().is_none() && !self.sink.takes_emitted() {
             tell_of_missing_position(&self.status.name);
         }
         let mut second = interval(Duration::from_secs(1));
@@ -345,6 +345,9 @@ impl<S: Sink> Run<'_, S> {
                 match before {
                     Before::Nothing => break,
                     Before::Wait => {
+                        if position.is_none() && self.sink.takes_emitted() {
+                            tell_of_missing_position(&self.status.name);
+                        }
                         let named = record.header(HeaderName::CONTROL.as_str());
                         lane.waits_for = named.map(str::to_owned);
                         self.reader.unassign(at);
@@ -486,15 +489,5 @@ async fn others_acted(shared: Option<&impl SharedTarget>) {
     match shared {
         Some(shared) => shared.others_acted().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Truncates, changes of definitions, and the beginnings and ends of snapshots.
-fn waits_for_all_partitions(op: Option<Op>, record: &Record) -> bool {
-    match op {
-        Some(Op::Truncate | Op::Schema) => true,
-        Some(Op::Snapshot) => SnapshotBody::parse(record)
-            .is_ok_and(|snapshot| snapshot.is_beginning() || snapshot.is_end()),
-        _ => false,
     }
 }

@@ -26,6 +26,8 @@ use crate::sink::batch::Move;
 pub(crate) struct Merge {
     /// Whom the records are for.
     sink: String,
+    /// It is for applications' own events, too.
+    takes_emitted: bool,
     lanes: Vec<MergeLane>,
     places: HashMap<TopicPartition, usize>,
     /// The lanes that have a next record, by its version.
@@ -49,9 +51,10 @@ pub(crate) enum Next {
 
 impl Merge {
     /// Nothing to merge yet, for the sink `sink`.
-    pub(crate) fn new(sink: &str) -> Self {
+    pub(crate) fn new(sink: &str, takes_emitted: bool) -> Self {
         Merge {
             sink: sink.to_owned(),
+            takes_emitted,
             lanes: Vec::new(),
             places: HashMap::new(),
             next: BinaryHeap::new(),
@@ -199,7 +202,8 @@ impl Merge {
     fn offer_to(&mut self, place: usize, record: Record) {
         let lane = &mut self.lanes[place];
         let passed_over = match record.op() {
-            Some(Op::Tombstone | Op::Emit) => true,
+            Some(Op::Tombstone) => true,
+            Some(Op::Emit) => !self.takes_emitted,
             // A table's topic has truncates for others.
             _ if lane.kind == LaneKind::Rows && record.is_about_table() => true,
             // Only a snapshot's events name sinks.

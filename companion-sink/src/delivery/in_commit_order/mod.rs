@@ -78,6 +78,7 @@ impl<S: OrderedSink> InCommitOrder<S> {
                 () = stopped(&mut stop) => return Ok(Ended::Stopped),
                 connected = self.target.connect() => connected?,
             }
+            let takes_emitted = self.target.takes_emitted();
             let position = context.shared.position.borrow().clone();
             let partitions = position.map_or(0, |position| partitions(context, &position));
             let mut second = interval(Duration::from_secs(1));
@@ -86,7 +87,7 @@ impl<S: OrderedSink> InCommitOrder<S> {
                 target: &mut self.target,
                 context,
                 queues: PartitionQueues::start(&context.client, &context.name, partitions)?,
-                merge: Merge::new(&context.name),
+                merge: Merge::new(&context.name, takes_emitted),
                 part: Part::default(),
                 begun: None,
                 poison: poison.take(),

@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::effect::state::content::EffectState;
 use crate::error::{Code, Result, kafka_failed};
-use crate::kafka::client::{Silent, configuration_error};
+use crate::kafka::client::{Silent, configuration_error, is_missing};
 
 /// Segments of the state are small, so that compaction keeps it small and starting is fast.
 const SEGMENT_BYTES: &str = "16777216";
@@ -98,12 +98,7 @@ pub(crate) fn read_state(client: &ClientConfig, topic: &str) -> Result<Option<Ef
     let bounds = consumer.fetch_watermarks(topic, 0, TIMEOUT);
     let (low, high) = match bounds {
         Ok(bounds) => bounds,
-        Err(error)
-            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition)
-                || error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition) =>
-        {
-            return Ok(None);
-        }
+        Err(error) if is_missing(&error) => return Ok(None),
         Err(error) => return Err(failed(&error)),
     };
     let mut state = EffectState::default();

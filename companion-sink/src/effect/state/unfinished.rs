@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use change::event::headers::HeaderName;
 use serde::{Deserialize, Serialize};
 
 use crate::effect::state::event_place::EventPlace;
@@ -17,6 +16,7 @@ pub(crate) struct Unfinished {
     pub(crate) record: Record,
     /// What was tried.
     pub(crate) tried: Tried,
+    id: String,
 }
 
 /// What was tried to have an effect.
@@ -78,13 +78,20 @@ impl Unfinished {
             read_us,
             ..Tried::default()
         };
-        Unfinished { record, tried }
+        Unfinished::tried(record, tried)
     }
 
-    /// The event's id.
+    fn tried(record: Record, tried: Tried) -> Unfinished {
+        Unfinished {
+            id: record.event_id(),
+            record,
+            tried,
+        }
+    }
+
+    /// The event's id; that of a plain event is its place in Kafka.
     pub(crate) fn id(&self) -> &str {
-        let id = self.record.header(HeaderName::ID.as_str());
-        id.unwrap_or_default()
+        &self.id
     }
 
     /// Where the event lies.
@@ -130,10 +137,8 @@ impl Unfinished {
             .map(|(name, value)| (name.as_str(), value.as_deref()));
         let (topic, partition) = (Arc::clone(&place.topic), place.partition);
         let (key, value) = (key.as_deref(), Some(value.as_slice()));
-        Ok(Unfinished {
-            record: Record::new(topic, partition, place.offset, key, value, headers),
-            tried: stored.tried,
-        })
+        let record = Record::new(topic, partition, place.offset, key, value, headers);
+        Ok(Unfinished::tried(record, stored.tried))
     }
 }
 

@@ -6,15 +6,17 @@ use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, escape_formatter};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use crate::config::nearest;
 use crate::error::{Code, Result, misconfigured};
+use crate::event::own::{OwnEvent, is_own, op_text};
 use crate::event::parse_body;
 use crate::kafka::record::Record;
 use crate::rejected::failure::{Failure, Stage};
 
 /// What a template can look at.
-const NAMES: [&str; 5] = ["before", "after", "op", "source", "audit"];
+const NAMES: [&str; 6] = ["before", "after", "value", "op", "source", "audit"];
 /// What the language brings along.
 const BUILT_IN: [&str; 4] = ["range", "dict", "namespace", "debug"];
 /// The only template of an environment.
@@ -47,6 +49,9 @@ pub(crate) struct TemplateSubject {
     before: Json,
     #[serde(default)]
     after: Json,
+    /// What an application's own event holds.
+    #[serde(skip_deserializing)]
+    value: Json,
     #[serde(default)]
     op: Json,
     #[serde(default)]
@@ -58,7 +63,20 @@ pub(crate) struct TemplateSubject {
 impl TemplateSubject {
     /// Reads an event.
     pub(crate) fn read(record: &Record) -> std::result::Result<Self, Failure> {
-        Ok(parse_body(record)?)
+        if !is_own(record) {
+            return Ok(parse_body(record)?);
+        }
+        let OwnEvent { value, audit } = OwnEvent::read(record)?;
+        let json = |raw: &RawValue| serde_json::from_str(raw.get());
+        let broken = |_| Failure::undecodable("the value is not JSON".to_owned());
+        Ok(TemplateSubject {
+            before: Json::Null,
+            after: Json::Null,
+            value: value.map_or(Ok(Json::Null), json).map_err(broken)?,
+            op: op_text(record).into(),
+            source: Json::Null,
+            audit: json(&audit).map_err(broken)?,
+        })
     }
 
     /// Whether it has what a template looks at.
@@ -67,6 +85,7 @@ impl TemplateSubject {
         let mut found = match names.next() {
             Some("before") => &self.before,
             Some("after") => &self.after,
+            Some("value") => &self.value,
             Some("op") => &self.op,
             Some("source") => &self.source,
             Some("audit") => &self.audit,
@@ -118,7 +137,7 @@ impl Template {
         let wrong = |why: String| {
             misconfigured(
                 format!("{key}: {why}"),
-                "It is a template in Jinja's language, over before, after, op, source and audit.",
+                "It is a template in Jinja's language, over before, after, value, op, source and audit.",
             )
         };
         let added = environment.add_template_owned(NAME, text.to_owned());
@@ -248,6 +267,33 @@ mod tests {
         assert_eq!(
             render("{{ after.name }}", Makes::Html).unwrap(),
             "Eva &lt;3"
+        );
+    }
+
+    #[test]
+    fn an_own_event_is_its_value() {
+        let value = br#"{"orderId":7,"items":[{"name":"pen"}]}"#;
+        let headers: [(&str, Option<&[u8]>); 2] =
+            [("cdc.op", Some(b"emit")), ("cdc.actor", Some(b"ann"))];
+        let own = Record::new("t".into(), 0, 0, None, Some(value), headers.into_iter());
+        let plain = Record::new("t".into(), 0, 0, None, Some(value), std::iter::empty());
+        let template =
+            "{{ op }} {{ value.orderId }} {{ value.items[0].name }} by {{ audit.actor }}";
+        let template = Template::new("body", template, Makes::Text).unwrap();
+        let made = |record: &Record| template.render(&TemplateSubject::read(record).unwrap());
+        assert_eq!(made(&own).unwrap(), "emit 7 pen by ann");
+        assert_eq!(made(&plain).unwrap(), "emit 7 pen by ");
+        let template = Template::new("body", "{{ value.total }}", Makes::Text).unwrap();
+        let failure = template.render(&TemplateSubject::read(&own).unwrap());
+        let told = failure.unwrap_err().message;
+        assert_eq!(told, "body: the event has no value.total");
+        assert_eq!(
+            Template::new("body", "{{ value.id }}", Makes::Text)
+                .unwrap()
+                .render(&subject())
+                .unwrap_err()
+                .message,
+            "body: the event has no value.id"
         );
     }
 

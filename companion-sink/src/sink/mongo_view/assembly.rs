@@ -8,6 +8,7 @@ use mongodb::bson::{Bson, Document};
 use crate::error::Result;
 use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_view::affected::Rows;
+use crate::sink::mongo_view::own_root::WHOLE;
 use crate::sink::mongo_view::plan::{Edge, ID, Plan, REFUSED, prefix, translated, value_in};
 use crate::sink::mongo_view::row::StoredRow;
 
@@ -120,7 +121,12 @@ impl Assembly<'_> {
         let node = &self.plan.nodes[place];
         let columns = row.row.as_ref()?;
         refused.extend(row.refused.clone());
+        let is_own = place == 0 && self.plan.own.is_some();
         let mut part = match node.fields.is_empty() {
+            true if is_own => match columns.get(WHOLE) {
+                Some(Bson::Document(value)) => value.clone(),
+                _ => Document::new(),
+            },
             true => columns.clone(),
             false => {
                 let fields = node.fields.iter().map(|(name, column)| {

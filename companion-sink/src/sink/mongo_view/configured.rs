@@ -1,6 +1,6 @@
 //! What is wrong with the views of a configuration.
 
-use crate::config::topic_pattern::matches;
+use crate::config::topic_pattern::{follows, matches};
 use crate::config::{Config, Kind, MongoViewSettings, SinkSettings};
 use crate::error::{Result, misconfigured};
 use crate::sink::mongo_history::tables::admission::may_be_written;
@@ -13,7 +13,15 @@ pub(crate) fn check(config: &Config) -> Result<()> {
         let Kind::MongoView(settings) = &sink.kind else {
             continue;
         };
-        plan_of(name, settings)?;
+        let plan = plan_of(name, settings)?;
+        if let Some(own) = &plan.own
+            && !follows(&sink.topics, &own.topic)
+        {
+            return Err(misconfigured(
+                format!("sink.{name}.root_topic: topics does not have {}", own.topic),
+                "Add it there.",
+            ));
+        }
         let of_documents = collection(name, settings);
         if !may_be_written(&of_documents) {
             return Err(misconfigured(

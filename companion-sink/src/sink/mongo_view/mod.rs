@@ -6,6 +6,8 @@ pub(crate) mod columns;
 pub(crate) mod configured;
 mod decoding;
 pub(crate) mod names;
+mod own_event;
+pub(crate) mod own_root;
 pub(crate) mod plan;
 mod row;
 mod step;
@@ -31,6 +33,7 @@ use crate::sink::Positions;
 use crate::sink::batch::{Applied, Position};
 use crate::sink::mongo_view::decoding::{Decoded, decode};
 use crate::sink::mongo_view::names::ViewNames;
+use crate::sink::mongo_view::own_root::OwnRoot;
 use crate::sink::mongo_view::plan::plan_of;
 use crate::sink::mongo_view::view::{View, place_text};
 use crate::sink::ordered::{
@@ -52,11 +55,13 @@ impl MongoView {
         refusals: RefusalLimit,
     ) -> Result<Self> {
         let names = ViewNames::new(&config.name, name, settings);
+        let plan = plan_of(name, settings)?;
         let view = View {
             name: name.to_owned(),
             rules: Rules::new(name, live.clone()),
             live,
-            plan: plan_of(name, settings)?,
+            condition: plan.own.as_ref().and_then(OwnRoot::condition),
+            plan,
             state_of_readers: names.state.clone(),
             names,
             settings: settings.clone(),
@@ -128,6 +133,10 @@ impl Positions for MongoView {
 impl OrderedSink for MongoView {
     async fn connect(&mut self) -> Result<()> {
         self.view.connect().await
+    }
+
+    fn takes_emitted(&self) -> bool {
+        self.view.plan.own.is_some()
     }
 
     fn begun(&self) -> Option<Place> {

@@ -7,6 +7,7 @@ use mongodb::bson::{Bson, Document};
 use crate::config::{JoinSettings, MongoViewSettings};
 use crate::error::{Result, misconfigured};
 use crate::sink::mongo_history::documents::bson_value::Names;
+use crate::sink::mongo_view::own_root::{KEY, OwnRoot};
 
 /// The document's own fields, which no column and no join may have.
 pub(crate) const ID: &str = "_id";
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) nodes: Vec<Node>,
     /// The columns by which rows find each other, of each table.
     linking: BTreeMap<String, BTreeSet<String>>,
+    /// The root's, where it is a topic of own events.
+    pub(crate) own: Option<OwnRoot>,
 }
 
 /// A table's part of a document. A table may have several.
@@ -72,13 +75,21 @@ pub(crate) struct Edge {
 impl Plan {
     /// The plan of a view; what cannot be meant, with the name of its key.
     pub(crate) fn new(settings: &MongoViewSettings) -> std::result::Result<Plan, String> {
+        let own = OwnRoot::new(settings)?;
+        let table = match &own {
+            Some(own) => own.table(),
+            None => {
+                check_table(&settings.root).map_err(|why| format!("root: {why}"))?;
+                settings.root.clone()
+            }
+        };
         let mut plan = Plan {
             nodes: Vec::new(),
             linking: BTreeMap::new(),
+            own,
         };
-        check_table(&settings.root).map_err(|why| format!("root: {why}"))?;
         plan.nodes.push(Node {
-            table: settings.root.clone(),
+            table,
             edge: None,
             fields: fields(&settings.fields)?,
             children: Vec::new(),
@@ -88,7 +99,31 @@ impl Plan {
             plan.add(0, join, &path)?;
         }
         plan.check_names(0, "")?;
+        plan.find_paths()?;
         Ok(plan)
+    }
+
+    /// Where an own event has what the view uses of it.
+    fn find_paths(&mut self) -> std::result::Result<(), String> {
+        let Some(mut own) = self.own.take() else {
+            return Ok(());
+        };
+        let table = own.table();
+        for (name, path) in &self.nodes[0].fields {
+            let wrong = |why| format!("fields.{name}: {why}");
+            own.add_path(path).map_err(wrong)?;
+        }
+        let linking = self.linking.entry(table).or_default();
+        for path in linking.iter() {
+            let wrong = |why| format!("join.on: {why}");
+            own.add_path(path).map_err(wrong)?;
+        }
+        if own.id.is_some() {
+            linking.insert(KEY.to_owned());
+        }
+        own.has_whole_value = self.nodes[0].fields.is_empty();
+        self.own = Some(own);
+        Ok(())
     }
 
     fn add(
@@ -99,6 +134,10 @@ impl Plan {
     ) -> std::result::Result<(), String> {
         let at = |key: &str, why: String| format!("{path}.{key}: {why}");
         check_table(&join.table).map_err(|why| at("table", why))?;
+        if self.own.as_ref().is_some_and(|own| own.topic == join.table) {
+            let why = "rows of tables are joined to own events, and no own events";
+            return Err(at("table", why.into()));
+        }
         let (column, parent_column) = columns_of(&join.on).ok_or_else(|| {
             at(
                 "on",

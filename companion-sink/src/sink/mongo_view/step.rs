@@ -17,6 +17,12 @@ pub(crate) enum Step {
         renames: BTreeMap<String, String>,
         columns: BTreeSet<String>,
     },
+    /// What own events with a key have told is gone.
+    KeyGone {
+        table: String,
+        link: String,
+        version: String,
+    },
     /// The source has dropped a table.
     Dropped { table: String },
     /// The source begins to send a table: of one that it dropped the rows are gone.

@@ -18,6 +18,7 @@ use crate::error::{Code, Result};
 use crate::rejected::refusal_limit::RefusalLimit;
 use crate::reload::Live;
 use crate::rule::Rules;
+use crate::rule::condition::Condition;
 use crate::sink::mongo_history::connect_to_primary;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::tables::admission::Admission;
@@ -49,6 +50,8 @@ pub(crate) struct View {
     pub(super) rules: Rules,
     pub(super) settings: MongoViewSettings,
     pub(super) plan: Plan,
+    /// Which own events make documents.
+    pub(super) condition: Option<Condition>,
     pub(super) names: ViewNames,
     /// As `names.state`, of the view itself where this is its rebuild.
     pub(super) state_of_readers: String,
@@ -268,6 +271,11 @@ impl View {
                 let rename = |row: &Document| renamed(row, &renames, &columns);
                 self.rewrite(&table, &version, rename).await
             }
+            Step::KeyGone {
+                table,
+                link,
+                version,
+            } => self.forget_key(&table, link, &version).await,
             Step::Dropped { table } => {
                 let connection = self.connection()?;
                 connection.state.dropped.insert(table);
@@ -295,6 +303,20 @@ impl View {
             }
             Step::ChunkEnds(end) => self.end_chunk(end).await,
         }
+    }
+
+    /// What own events with a key have told is gone as of `version`.
+    async fn forget_key(&mut self, table: &str, link: String, version: &str) -> Result<()> {
+        let plan = &self.plan;
+        let connection = self.connection.as_mut().ok_or_else(not_connected)?;
+        connection.has_gone = true;
+        let rows = connection.store.by_links(&[link]).await?;
+        let gone = rows.iter().filter_map(|row| {
+            StoredRow::after(plan, Some(row), &deletion(row, version), &connection.shown)
+        });
+        let gone: Vec<StoredRow> = gone.collect();
+        connection.store.write_rows(&gone).await?;
+        self.add_roots_of(table, version).await
     }
 
     async fn end_chunk(&mut self, end: ChunkEnd) -> Result<()> {
@@ -337,14 +359,7 @@ impl View {
                 break;
             }
             let gone = rows.iter().filter_map(|row| {
-                let change = Change {
-                    id: row.id.clone(),
-                    table: row.table.clone(),
-                    key: row.key.clone(),
-                    version: version.to_owned(),
-                    kind: ChangeKind::Delete,
-                };
-                StoredRow::after(plan, Some(row), &change, &connection.shown)
+                StoredRow::after(plan, Some(row), &deletion(row, version), &connection.shown)
             });
             let gone: Vec<StoredRow> = gone.collect();
             if gone.is_empty() {
@@ -434,6 +449,17 @@ impl View {
             connection.has_gone = false;
         }
         Ok(())
+    }
+}
+
+/// That a row is gone as of `version`.
+fn deletion(row: &StoredRow, version: &str) -> Change {
+    Change {
+        id: row.id.clone(),
+        table: row.table.clone(),
+        key: row.key.clone(),
+        version: version.to_owned(),
+        kind: ChangeKind::Delete,
     }
 }
 

@@ -3,6 +3,7 @@
 use change::trouble::Trouble;
 
 use crate::error::Result;
+use crate::event::own::is_plain;
 use crate::event::snapshot::SnapshotBody;
 use crate::event::{Headers, Op};
 use crate::kafka::record::Record;
@@ -46,6 +47,13 @@ impl Counter {
         record: &Record,
         refusal: Option<Failure>,
     ) -> std::result::Result<(), NotApplied> {
+        if is_plain(record) && !self.is_of_table(record) {
+            return match record.value() {
+                // What it says is that events may go from the topic.
+                None => Ok(()),
+                Some(_) => self.count_own(changes, record, refusal),
+            };
+        }
         let headers = Headers::read(record)?;
         if record.is_disbelieved {
             return Err(Failure::unbelievable().into());
@@ -62,7 +70,7 @@ impl Counter {
                 Ok(())
             }
             Op::Truncate => Ok(self.empty(changes, record)?),
-            Op::Emit => self.count_emitted(changes, record, refusal),
+            Op::Emit => self.count_own(changes, record, refusal),
             Op::Create | Op::Update | Op::Delete | Op::Read => {
                 let identity = headers.identity.map(str::as_bytes);
                 match identity.or(record.key()) {
@@ -73,8 +81,14 @@ impl Counter {
         }
     }
 
+    /// Whether a topic is a table's, whose sender writes every event.
+    fn is_of_table(&self, record: &Record) -> bool {
+        let topic = self.topics.get(&record.topic);
+        topic.is_some_and(Topic::is_of_table)
+    }
+
     /// An application's own event, which is never taken back.
-    fn count_emitted(
+    fn count_own(
         &mut self,
         changes: &mut Changes,
         record: &Record,
@@ -84,7 +98,7 @@ impl Counter {
             return Err(refusal.into());
         }
         let topic = self.topics.of(changes, &record.topic)?;
-        let found = Found::emitted(record)?;
+        let found = Found::own(record)?;
         let types = |column: &str| topic.type_of(column);
         if let Some(counted) = self.design.contribution(&found, &types)? {
             add(changes, &self.design, topic.number, &counted)?;

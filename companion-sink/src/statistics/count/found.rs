@@ -8,6 +8,7 @@ use crate::event::Op;
 use crate::event::commit_time_us;
 use crate::event::image::Image;
 use crate::event::json::Malformed;
+use crate::event::own::{OwnEvent, op_text};
 use crate::event::parse_body;
 use crate::event::pg_type::PgType;
 use crate::kafka::record::Record;
@@ -23,6 +24,8 @@ pub(crate) struct Found<'r> {
     after: Option<Image<'r>>,
     /// What the images do not show by themselves.
     marks: Option<Image<'r>>,
+    /// Of an application's own event: it stands in headers.
+    own_audit: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -81,12 +84,13 @@ impl<'r> Found<'r> {
             parts,
             after: after.transpose()?,
             marks,
+            own_audit: None,
         })
     }
 
     /// An application's own event, which may have no value.
-    pub(crate) fn emitted(record: &'r Record) -> Result<Found<'r>, Malformed> {
-        let value = record.value().map(|_| parse_body(record)).transpose()?;
+    pub(crate) fn own(record: &'r Record) -> Result<Found<'r>, Malformed> {
+        let OwnEvent { value, audit } = OwnEvent::read(record)?;
         let parts = SubjectParts {
             value,
             ..SubjectParts::default()
@@ -96,17 +100,25 @@ impl<'r> Found<'r> {
             parts,
             after: None,
             marks: None,
+            own_audit: Some(audit),
         })
     }
 
+    fn parts(&self) -> SubjectParts<'_> {
+        SubjectParts {
+            audit: self.own_audit.as_deref().or(self.parts.audit),
+            ..self.parts
+        }
+    }
+
     fn op(&self) -> &'r str {
-        self.record.op_text().unwrap_or_default()
+        op_text(self.record)
     }
 
     /// When it was committed; of an application's own event, when it came to Kafka. Microseconds since 1970.
     pub(crate) fn time_us(&self) -> Option<i64> {
         match self.record.op() {
-            Some(Op::Emit) => self.record.time_ms.map(|ms| ms.saturating_mul(1000)),
+            Some(Op::Emit) | None => self.record.time_ms.map(|ms| ms.saturating_mul(1000)),
             _ => commit_time_us(self.record),
         }
     }
@@ -116,8 +128,8 @@ impl<'r> Found<'r> {
         &self,
         types: &ColumnTypeOf<'_>,
         needs: &Needs,
-    ) -> Result<Subject<'r>, Malformed> {
-        Subject::of(self.op(), self.parts, types, needs)
+    ) -> Result<Subject<'_>, Malformed> {
+        Subject::of(self.op(), self.parts(), types, needs)
     }
 
     /// The value at a path; NULL where there is none.
@@ -131,7 +143,7 @@ impl<'r> Found<'r> {
                 self.after.as_ref().and_then(|image| image.get(first))
             }
             Root::Value => member(self.parts.value, first)?,
-            Root::Audit => member(self.parts.audit, first)?,
+            Root::Audit => member(self.parts().audit, first)?,
             Root::Op => None,
         };
         let mut found = whole;

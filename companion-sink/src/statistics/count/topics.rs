@@ -61,6 +61,11 @@ struct Column {
 }
 
 impl Topic {
+    /// Whether the definition of a table has come for it.
+    pub(crate) fn is_of_table(&self) -> bool {
+        !self.types.is_empty()
+    }
+
     /// The type of a column.
     pub(crate) fn type_of(&self, column: &str) -> Cow<'_, PgType> {
         match self.types.get(column) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::certificates::Identity;
 use crate::process::Process;
 use crate::{port, wait_until};
 
@@ -15,7 +16,16 @@ const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/mail/receive_mail.py
 pub struct MailServer {
     port: u16,
     folder: PathBuf,
-    _process: Process,
+    process: Process,
+}
+
+/// How who sends a mail must encrypt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MailSecurity {
+    /// After STARTTLS; and must log in, as `shop` with the password `a secret`.
+    StartTls,
+    /// From the beginning.
+    Tls,
 }
 
 impl MailServer {
@@ -24,11 +34,37 @@ impl MailServer {
     /// # Panics
     /// When it does not start.
     pub fn start(folder: &Path) -> MailServer {
+        MailServer::start_with(folder, &[])
+    }
+
+    /// As [`MailServer::start`], of one that takes mails only from who encrypts.
+    ///
+    /// # Panics
+    /// As that does.
+    pub fn start_encrypted(
+        folder: &Path,
+        security: MailSecurity,
+        identity: &Identity,
+    ) -> MailServer {
+        std::fs::create_dir_all(folder).expect("the folder of mails");
+        let write = |name: &str, pem: String| std::fs::write(folder.join(name), pem);
+        write("certificate.pem", identity.certificate_pem())
+            .and_then(|()| write("key.pem", identity.key_pem()))
+            .expect("the certificate");
+        let security = match security {
+            MailSecurity::StartTls => "starttls",
+            MailSecurity::Tls => "tls",
+        };
+        MailServer::start_with(folder, &[security])
+    }
+
+    fn start_with(folder: &Path, arguments: &[&str]) -> MailServer {
         std::fs::create_dir_all(folder).expect("the folder of mails");
         let port = port::free();
         // The one that Debian's packages are for.
         let mut command = Command::new("/usr/bin/python3");
         command.arg(PROGRAM).arg(port.to_string()).arg(folder);
+        command.args(arguments);
         let log = folder.join("smtp.log");
         let mut process = Process::start("aiosmtpd", command, None, &log, libc::SIGKILL);
         wait_until("the SMTP server", TIMEOUT, || {
@@ -38,13 +74,32 @@ impl MailServer {
         MailServer {
             port,
             folder: folder.to_owned(),
-            _process: process,
+            process,
         }
     }
 
     /// Where it listens.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Waits until a mail comes that hangs, and stops the process there (SIGSTOP).
+    ///
+    /// # Panics
+    /// When none comes.
+    pub fn stop_within_a_mail(&self) {
+        super::wait_until_hanging(&self.folder);
+        self.process.signal(libc::SIGSTOP);
+    }
+
+    /// Lets the process go on (SIGCONT).
+    pub fn go_on(&self) {
+        self.process.signal(libc::SIGCONT);
     }
 
     /// Misbehaves with mails to this name: `busy`, `hang` or `close`.

@@ -2,5 +2,6 @@
 
 mod changes;
 mod kills;
+mod own_events;
 mod rebuild;
 mod shop;

@@ -3,6 +3,8 @@
 mod mails;
 mod mistakes;
 mod orders;
+mod outages;
+mod own_events;
 mod requests;
 mod restart;
 
@@ -11,6 +13,7 @@ use std::time::Duration;
 
 use pg_cdc_tests::companion_sink::{CompanionSink, Plan};
 use pg_cdc_tests::hand_made_events::{Event, Source, bed, id_key};
+use pg_cdc_tests::kafka::Kafka;
 use pg_cdc_tests::topic::Record;
 use pg_cdc_tests::webhook_receiver::WebhookReceiver;
 use pg_cdc_tests::{port, topic, wait_until};
@@ -59,6 +62,19 @@ fn source(name: &str) -> Source {
     let columns = [("id", "int8"), ("name", "text"), ("email", "text")];
     source.track("t", &columns, &["id"]);
     source
+}
+
+/// A companion-sink with one sink alone, and no server of pg_cdc; `variables` are in its environment.
+fn alone(name: &str, kafka: &Kafka, sink: &str, variables: &[(&str, &str)]) -> CompanionSink {
+    let folder = bed().path(&format!("effects-{name}"));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let toml = format!(
+        "name = \"effects_{name}\"\nkafka.brokers = \"{}\"\n[sink.{SINK}]\n{sink}",
+        kafka.brokers()
+    );
+    std::fs::write(folder.join("companion-sink.toml"), toml).expect("a configuration");
+    let run = bed().path(&format!("effects-{name}-run"));
+    CompanionSink::copy_of(&run, &folder, variables, port::free())
 }
 
 /// Inserts of rows with these ids; sent.

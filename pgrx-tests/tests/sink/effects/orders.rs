@@ -2,6 +2,7 @@
 
 use pg_cdc_tests::companion_sink::CompanionSink;
 use pg_cdc_tests::webhook_receiver::{Reply, WebhookReceiver};
+use serde_json::Value;
 
 use super::{
     SINK, companion_sink, insert, row, source, wait_for_dead_letters, wait_until_done,
@@ -43,6 +44,8 @@ fn effects_are_retried_and_skipped_by_command_and_over_http() {
         listed.starts_with("HTTP/1.1 200") && listed.contains("\"total\":4"),
         "{listed}"
     );
+
+    list_comes_in_pages(&sink, &waiting);
 
     // Again in vain, which is told; then it goes through, and so does the one behind it.
     let output = sink.try_command(&["effects", "retry", &events[0].id()]);
@@ -92,6 +95,44 @@ fn effects_are_retried_and_skipped_by_command_and_over_http() {
     nobody_decides_unguarded(&sink);
     let output = sink.try_command(&["effects", "skip", "nothing", "--reason", "x"]);
     assert_eq!(output.status.code(), Some(4));
+}
+
+/// Over HTTP and by command.
+fn list_comes_in_pages(sink: &CompanionSink, waiting: &[Value]) {
+    let ids = |effects: &[Value]| -> Vec<Value> {
+        effects.iter().map(|effect| effect["id"].clone()).collect()
+    };
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let answer = sink.get(&format!("/v1/effects?limit=2{after}"));
+        let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+        let page: Value = serde_json::from_str(body).expect("JSON");
+        let effects = page["effects"].as_array().expect("effects");
+        assert!(
+            effects.len() <= 2 && page["total"] == waiting.len(),
+            "{page}"
+        );
+        seen.extend(ids(effects));
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, ids(waiting));
+    assert!(sink.get("/v1/effects?after=x").starts_with("HTTP/1.1 400"));
+    let first = ["effects", "list", "--json", "--limit", "3"];
+    let listed = sink.try_command(&first);
+    let told = String::from_utf8_lossy(&listed.stderr).into_owned();
+    let (_, next) = told
+        .trim_end()
+        .split_once("--after ")
+        .expect("where to go on");
+    let rest = sink.run_command(&["effects", "list", "--json", "--after", next]);
+    let both = String::from_utf8_lossy(&listed.stdout).into_owned() + &rest;
+    let both = both
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an object"));
+    assert_eq!(ids(&both.collect::<Vec<Value>>()), ids(waiting));
 }
 
 /// The guards are those of decisions about refused events.

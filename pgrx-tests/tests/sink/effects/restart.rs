@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use pg_cdc_tests::hand_made_events::bed;
+use pg_cdc_tests::hand_made_events::{Event, bed};
 use pg_cdc_tests::webhook_receiver::{Reply, WebhookReceiver};
 use pg_cdc_tests::{port, topic, topic_admin, wait_until};
 
 use super::{
-    SINK, TIMEOUT, companion_sink, ids, insert, plan, source, wait_until_done,
+    SINK, TIMEOUT, companion_sink, ids, insert, plan, row, source, wait_until_done,
     wait_until_nothing_waits, wait_until_waiting, webhook,
 };
 
@@ -112,4 +112,30 @@ fn what_is_under_way_comes_to_its_end_when_the_process_stops() {
     sink.start_only(&[SINK]);
     let done = wait_until_done(&receiver, &events);
     assert!(done.values().all(|times| *times == 1), "{done:?}");
+}
+
+#[test]
+fn a_first_start_begins_at_the_senders_position() {
+    let mut source = source("effects_begin");
+    let receiver = WebhookReceiver::start();
+    insert(&mut source, 1..=3);
+    // They are in Kafka, and no position says so yet.
+    let not_covered: Vec<Event> = (4..=6).map(|id| row(&mut source, id)).collect();
+    not_covered.iter().for_each(|event| source.send(event));
+    source.flush_without_position();
+    let toml = webhook(&source, &receiver, "").replace("\"beginning\"", "\"now\"");
+    let sink = companion_sink(&source, &toml);
+    sink.start_only(&[SINK]);
+    wait_until_done(&receiver, &not_covered);
+    // The sender sends them once more, as it does after a crash.
+    not_covered.iter().for_each(|event| source.send(event));
+    source.flush();
+    let later = insert(&mut source, 7..=8);
+    wait_until_done(&receiver, &later);
+    wait_until_nothing_waits(&sink);
+    let mut expected = ids(&[not_covered, later].concat());
+    expected.sort();
+    let mut done = receiver.done_ids();
+    done.sort();
+    assert_eq!(done, expected);
 }

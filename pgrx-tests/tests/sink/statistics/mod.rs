@@ -2,6 +2,7 @@
 
 mod figures;
 mod kills;
+mod plain;
 mod questions;
 
 use std::path::{Path, PathBuf};

@@ -191,7 +191,7 @@ proptest! {
 }
 
 fn fresh(stored: &[(i64, String)]) -> Merge {
-    let mut merge = Merge::new("replica");
+    let mut merge = Merge::new("replica", false);
     for (partition, (next, version)) in stored.iter().enumerate() {
         match partition {
             CONTROL => {

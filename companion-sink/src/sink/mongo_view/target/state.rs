@@ -157,7 +157,8 @@ impl States {
 
 /// What documents are made by, as text: of another plan they are others.
 pub(crate) fn plan_text(plan: &Plan) -> String {
-    format!("{:?}", plan.nodes)
+    let own = plan.own.as_ref().map(|own| format!("{own:?}"));
+    format!("{:?}{}", plan.nodes, own.unwrap_or_default())
 }
 
 fn in_other_hands() -> Trouble {
