@@ -4,7 +4,7 @@
 //! One partition, for one instance writes, in one order, and one store reads: more would be neither faster nor needed.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use change::trouble::Trouble;
 use rdkafka::ClientConfig;
@@ -23,6 +23,8 @@ use crate::statistics::kept::store::Written;
 /// What was deleted is told for so long, to who reads from the middle.
 pub(crate) const TOMBSTONES: Duration = Duration::from_secs(7 * 86_400);
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Until it is seen that everything is sent.
+const SENT_PAUSE: Duration = Duration::from_millis(1);
 
 /// How the changelog of a sink is reached.
 #[derive(Debug, Clone)]
@@ -155,6 +157,11 @@ impl Changelog {
                 record = back;
                 std::thread::sleep(Duration::from_millis(10));
             }
+        }
+        // What `commit_transaction` does about it itself takes a tenth of a second at least.
+        let began = Instant::now();
+        while self.producer.in_flight_count() > 0 && began.elapsed() < TIMEOUT {
+            std::thread::sleep(SENT_PAUSE);
         }
         self.producer.commit_transaction(TIMEOUT).map_err(failed)?;
         let highest = self.producer.context().0.load(Ordering::Relaxed);

@@ -207,7 +207,10 @@ impl<'a> Log<'a> {
         }
         // Looked at often: flush() looks ten times a second.
         let until = Instant::now() + TIMEOUT;
-        while self.producer.in_flight_count() > 0 && Instant::now() < until {
+        while self.producer.in_flight_count() > 0 {
+            if Instant::now() > until {
+                return Err(Failed::NotWritten("Kafka takes nothing".to_owned()));
+            }
             self.producer.poll(Duration::from_millis(1));
         }
         if self.producer.context().0.load(Ordering::Relaxed) {
