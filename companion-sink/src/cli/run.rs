@@ -30,14 +30,16 @@ use crate::sink::statistics::Statistics;
 use crate::statistics::kept::shelf::Shelf;
 use crate::status::SinkStatus;
 use crate::status::lag;
+use crate::timestamp::now_us;
 
 /// Runs the sinks until SIGTERM or SIGINT; each finishes its batch. SIGHUP has the configuration read again.
 pub(crate) async fn run(config: &Loaded, reloader: Reloader, names: &[String]) -> Result<()> {
+    let started_ms = now_us() / 1000;
     let mut signals = Signals::new()?;
     let listener = Listener::bind(config).await?;
     let mut config = Arc::new(config.clone());
     loop {
-        let running = Running::start(config, &reloader, names, listener.as_ref())?;
+        let running = Running::start(config, &reloader, names, listener.as_ref(), started_ms)?;
         match running.until_told(&mut signals, &reloader).await? {
             Some(changed) => config = changed,
             None => break,
@@ -65,6 +67,7 @@ impl<'l> Running<'l> {
         reloader: &Reloader,
         names: &[String],
         listener: Option<&'l Listener>,
+        started_ms: i64,
     ) -> Result<Self> {
         let chosen = choose(&config, names)?;
         let (stop, stopped) = watch::channel(false);
@@ -74,6 +77,7 @@ impl<'l> Running<'l> {
             discovery,
             position: positions::follow(&config)?,
             stop: stopped,
+            started_ms,
         });
         let memory_bytes = config.kafka.fetch_memory / chosen.len().max(1) as u64;
 

@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) dead_letters: DeadLetters,
     /// Becomes true when the process is to end.
     pub(crate) stop: watch::Receiver<bool>,
+    /// When the process started, milliseconds since 1970.
+    pub(crate) started_ms: i64,
 }
 
 /// What a course needs to know of its sink.

@@ -25,13 +25,11 @@ use crate::kafka::scan::Scan;
 /// A position that is there is read within this.
 const POSITION_WAIT: Duration = Duration::from_secs(10);
 
-/// The partitions of the topics of `followed` that are there now, each with the offset where it begins; `since_ms` is when the
-/// process started.
+/// The partitions of the topics of `followed` that are there now, each with the offset where it begins.
 pub(crate) async fn beginnings(
     config: &Arc<Loaded>,
     shared: &Shared,
     followed: &[String],
-    since_ms: i64,
 ) -> Result<Vec<(TopicPartition, i64)>> {
     let mut cluster = shared.discovery.cluster();
     let known = cluster.wait_for(|cluster| cluster.topics.is_some()).await;
@@ -44,7 +42,7 @@ pub(crate) async fn beginnings(
     let sent = sent_position(config, shared, &topics).await;
     let since = {
         let (config, there) = (Arc::clone(config), there.clone());
-        let group = format!("{}.effects", config.name);
+        let (group, since_ms) = (format!("{}.effects", config.name), shared.started_ms);
         blocking(move || Scan::new(&config, &group)?.offsets_at(&there, since_ms)).await?
     };
     let mut beginnings = Vec::with_capacity(there.len());

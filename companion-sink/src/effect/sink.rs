@@ -55,8 +55,6 @@ pub(crate) struct Effects {
     status: SinkStatus,
     live: Live,
     refusals: Arc<Mutex<RefusalLimit>>,
-    /// When the process started, milliseconds since 1970.
-    started_ms: i64,
     /// None before it is connected.
     connected: Option<Connected>,
 }
@@ -98,7 +96,6 @@ impl Effects {
             status: context.status.clone(),
             live,
             refusals: Arc::new(Mutex::new(refusals)),
-            started_ms: now_us() / 1000,
             connected: None,
         }
     }
@@ -132,7 +129,7 @@ impl Effects {
         let mut changes = vec![Change::begun()];
         if self.settings.begin == EffectBegin::Now {
             let (config, shared) = (&self.config, &self.shared);
-            let begin = beginnings(config, shared, &self.followed, self.started_ms);
+            let begin = beginnings(config, shared, &self.followed);
             for (at, next_offset) in begin.await? {
                 let position = Position {
                     next_offset,

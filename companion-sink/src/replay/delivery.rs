@@ -19,6 +19,7 @@ use crate::progress::Progress;
 use crate::rejected::dead_letter::DeadLetters;
 use crate::replay::Order;
 use crate::status::SinkStatus;
+use crate::timestamp::now_us;
 
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(1);
@@ -45,6 +46,7 @@ pub(crate) fn context(order: &Order<'_>, position: positions::Newest) -> Result<
             position,
             dead_letters,
             stop: order.stop.clone(),
+            started_ms: now_us() / 1000,
         }),
         status: SinkStatus::new(order.name, order.sink.kind_name()),
         goal: None,

@@ -371,7 +371,6 @@ impl<S: Sink> Run<'_, S> {
         if record.is_about_table() {
             return;
         }
-        let for_others = is_for_others(&record, &self.status.name);
         if copy {
             gathered.duplicates += 1;
         } else if let Some(version) = version {
@@ -380,7 +379,7 @@ impl<S: Sink> Run<'_, S> {
         }
         let is_nothing = op == Some(Op::Tombstone);
         let is_own = op == Some(Op::Emit) && !self.sink.takes_emitted();
-        if !copy && !is_nothing && !is_own && !for_others {
+        if !copy && !is_nothing && !is_own && !is_for_others(&record, &self.status.name) {
             gathered.bytes += record.size_bytes();
             gathered.batch.records.push(record);
         }

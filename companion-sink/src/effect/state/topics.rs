@@ -1,6 +1,7 @@
 //! The two topics of a sink of effects: its state, and the orders of people.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use change::topic_name;
 use change::trouble::Trouble;
@@ -8,7 +9,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -23,6 +24,8 @@ const RECORD_BYTES_MAX: &str = "1000000000";
 /// An order that nobody carried out by then is of no use.
 const ORDERS_RETENTION_MS: &str = "604800000";
 const TIMEOUT: Duration = Duration::from_secs(10);
+const LEADER_WAIT: Duration = Duration::from_secs(5);
+const LEADER_RETRY: Duration = Duration::from_millis(100);
 
 /// The names of the topics of a sink.
 #[derive(Debug, Clone)]
@@ -95,8 +98,7 @@ pub(crate) fn read_state(client: &ClientConfig, topic: &str) -> Result<Option<Ef
     let consumer: BaseConsumer<Silent> = client
         .create_with_context(Silent)
         .map_err(|error| configuration_error(&error))?;
-    let bounds = consumer.fetch_watermarks(topic, 0, TIMEOUT);
-    let (low, high) = match bounds {
+    let (low, high) = match bounds(&consumer, topic) {
         Ok(bounds) => bounds,
         Err(error) if is_missing(&error) => return Ok(None),
         Err(error) => return Err(failed(&error)),
@@ -125,6 +127,26 @@ pub(crate) fn read_state(client: &ClientConfig, topic: &str) -> Result<Option<Ef
                 )));
             }
         }
+    }
+}
+
+/// Where a topic begins and ends. One that was just made may have no leader yet.
+fn bounds(consumer: &BaseConsumer<Silent>, topic: &str) -> KafkaResult<(i64, i64)> {
+    let began = Instant::now();
+    loop {
+        let bounds = consumer.fetch_watermarks(topic, 0, TIMEOUT);
+        let code = bounds
+            .as_ref()
+            .err()
+            .and_then(KafkaError::rdkafka_error_code);
+        let has_no_leader = matches!(
+            code,
+            Some(RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
+        );
+        if !has_no_leader || began.elapsed() > LEADER_WAIT {
+            return bounds;
+        }
+        thread::sleep(LEADER_RETRY);
     }
 }
 

@@ -232,7 +232,8 @@ mod tests {
         let value =
             br#"{"op":"c","before":null,"after":{"id":1,"name":"Eva <3","note":null,"tags":["a"]},
             "source":{"table":"customer"},"audit":{"actor":"ann"}}"#;
-        let record = Record::new("t".into(), 0, 0, None, Some(value), std::iter::empty());
+        let headers: [(&str, Option<&[u8]>); 1] = [("cdc.op", Some(b"c"))];
+        let record = Record::new("t".into(), 0, 0, None, Some(value), headers.into_iter());
         TemplateSubject::read(&record).unwrap()
     }
 

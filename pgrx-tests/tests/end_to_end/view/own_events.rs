@@ -87,15 +87,18 @@ impl Sales<'_> {
         done.unwrap_or_else(|error| panic!("{transaction}: {error:?}"));
     }
 
-    fn sink(&self, name: &str, settings: &str) -> CompanionSink {
+    fn sink(&self, sinks: &[(&str, &str)]) -> CompanionSink {
         let mut plan = self.database.plan_companion_sink();
-        plan.more_toml = format!(
-            "[sink.{name}]\nkind = \"mongo_view\"\nroot_topic = \"{}\"\ntopics = [\"{}.*\"]\nurl = \"{}\"\ndatabase = \"{}\"\nbatch = {{ rows = 10 }}\n{settings}",
-            self.topic(),
-            self.database.name(),
-            self.database.bed().ferretdb().url(),
-            self.views(),
-        );
+        let sinks = sinks.iter().map(|(name, settings)| {
+            format!(
+                "[sink.{name}]\nkind = \"mongo_view\"\nroot_topic = \"{}\"\ntopics = [\"{}.*\"]\nurl = \"{}\"\ndatabase = \"{}\"\nbatch = {{ rows = 10 }}\n{settings}\n",
+                self.topic(),
+                self.database.name(),
+                self.database.bed().ferretdb().url(),
+                self.views(),
+            )
+        });
+        plan.more_toml = sinks.collect();
         self.database.bed().companion_sink(plan)
     }
 
@@ -135,10 +138,14 @@ impl Sales<'_> {
     }
 
     fn wait_until_equal(&mut self, sink: &CompanionSink) {
+        self.wait_until_view_is_equal(sink, "sold");
+    }
+
+    fn wait_until_view_is_equal(&mut self, sink: &CompanionSink, view: &str) {
         self.database.wait_until_in_kafka();
         let expected = self.expected();
         wait_until("the view to be as the events", TIMEOUT, || {
-            let documents = self.documents("sold");
+            let documents = self.documents(view);
             if documents == expected {
                 return Ok(());
             }
@@ -147,7 +154,7 @@ impl Sales<'_> {
             let first = first.cloned().unwrap_or_default();
             Err(format!(
                 "{}: {:?} is not {:?}",
-                sink.state_of("sold"),
+                sink.state_of(view),
                 documents.get(&first),
                 expected.get(&first)
             ))
@@ -165,15 +172,16 @@ join = [{ table = "public.product", on = "id = value.payload.productId", as = "p
 #[test]
 fn documents_are_what_was_emitted_last_under_their_ids() {
     let mut sales = Sales::new("view_own");
-    let sink = sales.sink("sold", SOLD);
+    // Two views of the same topics know nothing of each other.
+    let sink = sales.sink(&[("sold", SOLD), ("twin", SOLD)]);
     (0..40).for_each(|_| sales.change());
-    sink.start_only(&["sold"]);
+    sink.start_only(&["sold", "twin"]);
     sales.wait_until_equal(&sink);
     for _ in 0..4 {
         (0..30).for_each(|_| sales.change());
         sink.kill();
         (0..10).for_each(|_| sales.change());
-        sink.start_only(&["sold"]);
+        sink.start_only(&["sold", "twin"]);
     }
     sales.wait_until_equal(&sink);
     // What was rolled back never was.
@@ -190,12 +198,13 @@ fn documents_are_what_was_emitted_last_under_their_ids() {
     sales.wait_until_equal(&sink);
     (0..10).for_each(|_| sales.change());
     sales.wait_until_equal(&sink);
+    sales.wait_until_view_is_equal(&sink, "twin");
 }
 
 #[test]
 fn a_view_without_an_id_goes_by_keys_and_has_whole_events() {
     let mut sales = Sales::new("view_own_keys");
-    let sink = sales.sink("latest", "");
+    let sink = sales.sink(&[("latest", "")]);
     sink.start_only(&["latest"]);
     let statements = [
         sales.emit("a", Some(&json!({"n": 1, "of": {"x": [1, "y"]}}))),
@@ -248,7 +257,7 @@ fn mistakes_of_a_view_of_own_events_are_told() {
             "join.on: ",
         ),
     ] {
-        let sink = sales.sink("sold", settings);
+        let sink = sales.sink(&[("sold", settings)]);
         let checked = sink.try_command(&["check", "--offline"]);
         let output = [checked.stdout, checked.stderr].concat();
         let output = String::from_utf8_lossy(&output);
@@ -260,7 +269,7 @@ fn mistakes_of_a_view_of_own_events_are_told() {
     // The topic of a table.
     let mut sales = Sales::new("view_own_table");
     let topic = sales.database.topic("product");
-    let sink = sales.sink("sold", "");
+    let sink = sales.sink(&[("sold", "")]);
     let file = sink.config_file();
     let text = std::fs::read_to_string(&file).expect("the configuration");
     let text = text.replace(&sales.topic(), &topic);

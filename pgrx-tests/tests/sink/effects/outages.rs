@@ -147,7 +147,8 @@ fn nothing_is_lost_while_kafka_is_away() {
             .collect()
     };
     wait_until("the event since the start", TIMEOUT, || {
-        has_all(&receiver.done_ids(), &ids(1..2))
+        let log = || std::fs::read_to_string(sink.log_file()).unwrap_or_default();
+        has_all(&receiver.done_ids(), &ids(1..2)).map_err(|seen| format!("{seen}\n{}", log()))
     });
 
     // Effects wait, and Kafka goes: what is done meanwhile may be done again, with the same id.

@@ -120,6 +120,8 @@ fn events_of_any_producer_have_effects_by_their_places() {
         })
         .to_vec();
     assert_eq!(seen(), expected);
+    let log = std::fs::read_to_string(sink.log_file()).expect("the log");
+    assert!(!log.contains("WARN") && !log.contains("position"), "{log}");
     sink.kill();
     sink.start();
     events.send("k", &json!({"order": 6, "paid": true}));
@@ -128,8 +130,6 @@ fn events_of_any_producer_have_effects_by_their_places() {
         seen => Err(seen),
     });
     assert_eq!(seen()[3].0, "plain_effects.order-0-6");
-    let log = std::fs::read_to_string(sink.log_file()).expect("the log");
-    assert!(!log.contains("WARN") && !log.contains("position"), "{log}");
 }
 
 #[test]
