@@ -44,7 +44,7 @@ impl Seen {
             .iter()
             .map(|(column, ..)| ((*column).to_owned(), json!(1)));
         let mut sender: serde_json::Map<String, Value> = columns.collect();
-        sender.insert("error_code".into(), json!("CDC0301"));
+        sender.insert("error_code".into(), json!("code"));
         let table = json!({"table": "t", "topic": "shop.public.t", "events": 3, "warning": null});
         Seen {
             sender: Value::Object(sender),

@@ -233,6 +233,7 @@ impl Bench<'_> {
         let orders = format!("{} orders per second", load.commits_per_second);
         step(&orders, || {
             lag.add(shop::measure_lag(load, source, &self.server, name));
+            shop::wait_until_equal(source, &self.server, name);
         });
         let at_rest = Memory::of(sink.pid());
         sink.stop();

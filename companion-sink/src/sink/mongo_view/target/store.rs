@@ -3,10 +3,10 @@
 //! What is written is guarded by its version, so that nobody who was held up writes over what is newer: where a newer one is
 //! there, the filter does not find it, and the insert that follows meets its `_id`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::IndexOptions;
 use mongodb::{Collection, Database, IndexModel};
@@ -29,6 +29,8 @@ use crate::sink::mongo_view::target::statement::{
 const COMMAND_STATEMENTS_MAX: usize = 1000;
 /// Commands that are under way together.
 const COMMANDS_AT_ONCE: usize = 8;
+/// So few values are looked up in FerretDB each by itself: for `$in` it fetches all rows of a collection, and decodes them.
+const VALUES_ONE_BY_ONE: usize = 64;
 /// How often documents are written that a unique index keeps back: others may give the value up meanwhile.
 const UNIQUE_TURNS: usize = 3;
 const DUPLICATE_KEY: i32 = 11000;
@@ -384,18 +386,47 @@ impl Store {
 
 impl Rows for Store {
     async fn by_ids(&self, ids: &[String]) -> Result<Vec<StoredRow>> {
-        match ids.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.find(doc! { ID: { "$in": ids } }, None).await,
-        }
+        self.with_any(ID, ids, doc! {}).await
     }
 
     async fn by_links(&self, links: &[String]) -> Result<Vec<StoredRow>> {
-        let found = doc! { "links": { "$in": links }, "gone": { "$ne": true } };
-        match links.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.find(found, None).await,
+        self.with_any("links", links, doc! { "gone": { "$ne": true } })
+            .await
+    }
+}
+
+impl Store {
+    /// The rows of which a field is, or holds, one of these values.
+    async fn with_any(
+        &self,
+        field: &str,
+        values: &[String],
+        and: Document,
+    ) -> Result<Vec<StoredRow>> {
+        let with = |wanted: Bson| {
+            let mut filter = doc! { field: wanted };
+            filter.extend(and.clone());
+            self.find(filter, None)
+        };
+        if values.is_empty() {
+            return Ok(Vec::new());
         }
+        let one_by_one = match self.names {
+            Names::AsTheyAre => 1,
+            Names::WithoutDots => VALUES_ONE_BY_ONE,
+        };
+        if values.len() > one_by_one {
+            return with(Bson::Document(doc! { "$in": values })).await;
+        }
+        let found: Vec<_> = values.iter().map(|value| with(Bson::from(value))).collect();
+        let found: Vec<_> = stream::iter(found)
+            .buffered(COMMANDS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let found = found.into_iter().flatten();
+        // A row may have several of the values.
+        let found = found.map(|row| (row.id.clone(), row));
+        Ok(found.collect::<BTreeMap<_, _>>().into_values().collect())
     }
 }
 
