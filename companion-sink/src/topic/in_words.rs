@@ -120,7 +120,7 @@ mod tests {
     use crate::kafka::record::Record;
     use crate::topic::entry::Entry;
 
-    fn told(op: &str, more: &[(&str, &str)], key: &str, value: Option<&[u8]>) -> Vec<String> {
+    fn told(op: &str, more: &[(&str, &str)], key: &str, value: Option<&[u8]>) -> [String; 6] {
         let ours = [
             ("cdc.id", "n-1"),
             (

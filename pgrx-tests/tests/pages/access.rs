@@ -1,6 +1,8 @@
 //! Who sees pages, and whose forms are taken.
 
+use pg_cdc_tests::Database;
 use pg_cdc_tests::browser::BrowserLook;
+use pg_cdc_tests::companion_sink::Plan;
 
 use crate::scene::{NAME, scene};
 
@@ -8,13 +10,9 @@ use crate::scene::{NAME, scene};
 fn people_log_in_with_the_token_or_a_code_and_out() {
     let scene = scene();
     let browser = scene.browser(BrowserLook::WIDE);
-    // As /v1/status, but for the names of topics.
+    // As /v1/status.
     scene.open(&browser, "/", "Flow");
-    assert!(
-        !browser
-            .source()
-            .contains(&format!("{NAME}.public.customer<"))
-    );
+    assert!(browser.texts("a[href^='/topics']").is_empty());
     let wanted = format!("/history/{NAME}.public.customer/1");
     scene.open(&browser, &wanted, "Log in");
     for wrong in [
@@ -94,14 +92,7 @@ fn forms_of_other_sites_and_of_no_session_change_nothing() {
     let page = scene.sink.ask(&format!(
         "GET /dead-letters/history/{id} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{cookie}\r\n\r\n"
     ));
-    for wanted in [
-        "content-security-policy: default-src 'self'",
-        "frame-ancestors 'none'",
-        "x-content-type-options: nosniff",
-        "cache-control: no-store",
-    ] {
-        assert!(head(&page).contains(wanted), "{page}");
-    }
+    has_its_guards(head(&page));
     let secret = page
         .split("name=\"secret\" value=\"")
         .nth(1)
@@ -134,15 +125,7 @@ fn forms_of_other_sites_and_of_no_session_change_nothing() {
         let wanted = format!("HTTP/1.1 {status}");
         assert!(answer.starts_with(&wanted), "{headers:?} {body}: {answer}");
     }
-    // The cookie is for pages alone.
-    let asked = scene.sink.ask(&format!(
-        "GET /v1/dlq HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{cookie}\r\n\r\n"
-    ));
-    assert!(asked.starts_with("HTTP/1.1 401"), "{asked}");
-    let named = scene
-        .sink
-        .ask("GET /login HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
-    assert!(named.starts_with("HTTP/1.1 403"), "{named}");
+    the_cookie_is_for_pages_alone(&cookie);
     // A real browser, with a page of nobody's.
     let browser = scene.logged_in(BrowserLook::WIDE);
     let address = scene.address(&skip);
@@ -150,6 +133,75 @@ fn forms_of_other_sites_and_of_no_session_change_nothing() {
         "data:text/html,<form method=post action={address}><input name=secret value={secret}><input name=reason value=x><button>win</button></form>"
     ));
     browser.click("button");
-    browser.wait_for("main", "another site");
+    // The cookie does not come along.
+    browser.wait_for("main", "not of this session");
     assert_eq!(scene.refused_event(23), id, "it is there still");
+}
+
+fn the_cookie_is_for_pages_alone(cookie: &str) {
+    let scene = scene();
+    let asked = scene.sink.ask(&format!(
+        "GET /v1/dlq HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{cookie}\r\n\r\n"
+    ));
+    assert!(asked.starts_with("HTTP/1.1 401"), "{asked}");
+    let nowhere = scene.sink.get("/v1/nowhere");
+    let is_json = head(&nowhere).contains("application/problem+json");
+    assert!(nowhere.starts_with("HTTP/1.1 404") && is_json, "{nowhere}");
+    let named = scene
+        .sink
+        .ask("GET /login HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    assert!(named.starts_with("HTTP/1.1 403"), "{named}");
+}
+
+/// What browsers are told about every page.
+fn has_its_guards(head: &str) {
+    for wanted in [
+        "content-security-policy: default-src 'self'",
+        "frame-ancestors 'none'",
+        "x-content-type-options: nosniff",
+        "cache-control: no-store",
+    ] {
+        assert!(head.contains(wanted), "{head}");
+    }
+}
+
+#[test]
+fn with_a_token_file_nothing_is_open_and_a_proxy_may_have_tls() {
+    let scene = scene();
+    let file = scene.bed.path("pages-token");
+    std::fs::write(&file, "a long random text\n").expect("the token");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&file, mode).expect("its mode");
+    let database = Database::of(scene.bed, NAME);
+    let sink = scene.bed.companion_sink(Plan {
+        name: "guarded".to_owned(),
+        mongo_database: "guarded".to_owned(),
+        http_token_file: Some(file),
+        ..database.plan_companion_sink()
+    });
+    sink.start_only(&["history"]);
+    let ask = |path: &str, more: &str| {
+        sink.ask(&format!(
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{more}\r\n"
+        ))
+    };
+    let flow = ask("/", "");
+    let to_login = flow.starts_with("HTTP/1.1 303") && flow.contains("location: /login?next=%2F");
+    assert!(to_login, "{flow}");
+    let events = ask("/flow/events", "Accept: text/event-stream\r\n");
+    assert!(events.starts_with("HTTP/1.1 401"), "{events}");
+    for (token, status) in [("x", "401"), ("a+long+random+text", "303")] {
+        // As nginx does, which has another name and TLS.
+        let headers = [
+            "Content-Type: application/x-www-form-urlencoded",
+            "Origin: https://cdc.example.org",
+            "Sec-Fetch-Site: same-origin",
+        ];
+        let login = sink.post("/login", &headers, &format!("token={token}&next=/topics"));
+        assert!(login.starts_with(&format!("HTTP/1.1 {status}")), "{login}");
+        let is_in = head(&login).contains("; Secure") && login.contains("location: /topics");
+        assert_eq!(is_in, status == "303", "{login}");
+    }
+    let link = sink.run_command(&["page"]);
+    assert!(link.starts_with(&sink.http_url()), "{link}");
 }

@@ -18,7 +18,7 @@ use crate::history::moment::{Moment, time};
 use crate::history::rows::Rows;
 use crate::history::table::{HistoryTable, several};
 use crate::history::{mark, state, text_at};
-use crate::http::page::layout::{PageAnswer, PageHead, Section};
+use crate::http::page::layout::{PageAnswer, PageHead, Section, columns_of};
 use crate::http::page::login::visitor::Visitor;
 use crate::http::page::pages::Pages;
 use crate::http::page::urls::{path_part, with_parameters};
@@ -183,17 +183,19 @@ async fn found_rows(table: &HistoryTable, wanted: &RowsParameters) -> Result<Val
             columns.push(name);
         }
     }
-    let shown = found.iter().map(|row| {
-        let cells = columns.iter().map(|column| cell(row, column));
+    let cells: Vec<Vec<Value>> = found
+        .iter()
+        .map(|row| columns.iter().map(|column| cell(row, column)).collect())
+        .collect();
+    let shown = found.iter().zip(&cells).map(|(row, cells)| {
         json!({
-            "key": key_text(row), "address": entity_address(table, row),
-            "cells": cells.collect::<Vec<_>>(),
+            "key": key_text(row), "address": entity_address(table, row), "cells": cells,
             "time": text_at(row, "when", "effective"),
         })
     });
     let shown: Vec<Value> = shown.collect();
     Ok(json!({
-        "show": "rows", "columns": columns, "rows": shown, "next": next,
+        "show": "rows", "columns": columns_of(&columns, &cells), "rows": shown, "next": next,
         "looked_at": (looked_at == LOOKED_AT_MAX).then_some(looked_at),
     }))
 }
@@ -228,14 +230,8 @@ pub(crate) fn cell(version: &Document, column: &str) -> Value {
     };
     let mark = mark(version, column);
     let text = marked(plain(value), mark);
-    let is_number = matches!(
-        value,
-        mongodb::bson::Bson::Int32(_)
-            | mongodb::bson::Bson::Int64(_)
-            | mongodb::bson::Bson::Double(_)
-    );
     let is_null = mark.is_none() && matches!(value, mongodb::bson::Bson::Null);
-    json!({ "text": text, "number": is_number, "null": is_null, "mark": mark })
+    json!({ "text": text, "null": is_null, "mark": mark })
 }
 
 async fn found_changes(table: &HistoryTable, wanted: &RowsParameters) -> Result<Value, Problem> {

@@ -220,6 +220,29 @@ pub(crate) fn number_text(number: &str) -> String {
     }
 }
 
+/// Whether a text is a number that stands under others: what begins with 0 is rather a code.
+pub(crate) fn is_figure(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let (whole, rest) = digits.split_once('.').unwrap_or((digits, "0"));
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_digits(whole) && is_digits(rest) && (whole == "0" || !whole.starts_with('0'))
+}
+
+/// The names of columns, each with whether all its cells (`rows` by rows) are figures.
+pub(crate) fn columns_of<S: AsRef<str>>(names: &[S], rows: &[Vec<Json>]) -> Vec<Json> {
+    let names = names.iter().enumerate();
+    names
+        .map(|(place, name)| {
+            let cells = rows
+                .iter()
+                .filter_map(|row| row.get(place)?["text"].as_str());
+            let mut cells = cells.filter(|text| !text.is_empty()).peekable();
+            let number = cells.peek().is_some() && cells.all(is_figure);
+            json!({ "name": name.as_ref(), "number": number })
+        })
+        .collect()
+}
+
 /// A time span as people say it.
 pub(crate) fn seconds_text(seconds: f64) -> String {
     const MINUTE: f64 = 60.0;
@@ -278,6 +301,30 @@ mod tests {
         assert_eq!(
             when_text("2026-11-21T10:40:00.000000Z"),
             "2026-11-21 10:40:00"
+        );
+    }
+
+    #[test]
+    fn columns_of_figures_are_known() {
+        for (text, is) in [
+            ("0", true),
+            ("-12.50", true),
+            ("007", false),
+            ("1e5", false),
+            ("", false),
+            ("1.", false),
+        ] {
+            assert_eq!(is_figure(text), is, "{text}");
+        }
+        let cell = |text: &str| json!({ "text": text });
+        let rows = [
+            vec![cell("1"), cell("x")],
+            vec![json!({ "null": true }), cell("2")],
+        ];
+        let columns = columns_of(&["a", "b"], &rows);
+        assert_eq!(
+            (&columns[0]["number"], &columns[1]["number"]),
+            (&true.into(), &false.into())
         );
     }
 

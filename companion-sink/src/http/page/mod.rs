@@ -93,10 +93,13 @@ async fn as_page(
     let client = client.map(|ConnectInfo(client)| *client);
     let visitor = Visitor::new(pages.sessions.find(request.headers()), client);
     let who = visitor.logged_in.clone();
+    // What is nowhere, programs look for in vain, too.
+    let is_page = !request.uri().path().starts_with("/v1/");
     request.extensions_mut().insert(visitor);
     let answered = timeout(PAGE_WITHIN, next.run(request)).await;
     let mut response = answered.unwrap_or_else(|_| Problem::too_slow().into_response());
-    if let Some(problem) = response.extensions().get::<Problem>()
+    if is_page
+        && let Some(problem) = response.extensions().get::<Problem>()
         && let Ok(page) = pages.problem(who.as_ref(), problem)
     {
         response = (problem.status, page).into_response();

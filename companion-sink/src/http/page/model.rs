@@ -7,7 +7,7 @@ use mongodb::bson::{Bson, Document};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::http::page::layout::{PageAnswer, PageHead, Section};
+use crate::http::page::layout::{PageAnswer, PageHead, Section, columns_of};
 use crate::http::page::login::visitor::Visitor;
 use crate::http::page::pages::Pages;
 use crate::http::page::urls::{path_part, with_parameters};
@@ -72,11 +72,20 @@ pub(crate) async fn documents(
     }
     let left_out = columns.len().saturating_sub(COLUMNS_MAX);
     columns.truncate(COLUMNS_MAX);
-    let rows = page.documents.iter().map(|document| {
-        let cells = columns.iter().map(|column| cell(document.get(*column)));
+    let cells: Vec<Vec<Value>> = page
+        .documents
+        .iter()
+        .map(|document| {
+            columns
+                .iter()
+                .map(|column| cell(document.get(*column)))
+                .collect()
+        })
+        .collect();
+    let rows = page.documents.iter().zip(&cells).map(|(document, cells)| {
         let id = id_text(document);
         json!({
-            "id": id, "address": format!("{}/{}", address(&sink), path_part(&id)), "cells": cells.collect::<Vec<_>>(),
+            "id": id, "address": format!("{}/{}", address(&sink), path_part(&id)), "cells": cells,
             "refused": document.contains_key("_refused"),
         })
     });
@@ -89,7 +98,7 @@ pub(crate) async fn documents(
     let content = json!({
         "sink": sink, "address": address(&sink), "collection": view.name(), "root": view.root,
         "order": match order { DocumentOrder::Id => "id", DocumentOrder::Newest => "newest" },
-        "count": view.count().await.ok(), "columns": columns, "left_out": left_out, "rows": rows, "next": next,
+        "count": view.count().await.ok(), "columns": columns_of(&columns, &cells), "left_out": left_out, "rows": rows, "next": next,
         "is_first": wanted.after.is_none(),
     });
     pages.page(visitor.logged_in.as_ref(), &head, "model.html", &content)
@@ -167,13 +176,9 @@ fn cell(value: Option<&Bson>) -> Value {
         Some(Bson::Array(items)) => format!("{} items", items.len()),
         Some(other) => other.clone().into_relaxed_extjson().to_string(),
     };
-    let is_number = matches!(
-        value,
-        Some(Bson::Int32(_) | Bson::Int64(_) | Bson::Double(_))
-    );
     let shortened = match text.char_indices().nth(SHOWN_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     };
-    json!({ "text": shortened, "number": is_number })
+    json!({ "text": shortened })
 }

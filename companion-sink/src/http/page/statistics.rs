@@ -19,8 +19,9 @@ use crate::timestamp::{now_us, rfc3339};
 
 /// Groups that have a plot.
 const PLOTS_MAX: usize = 6;
-const ONE_HEIGHT: f64 = 260.0;
-const EACH_HEIGHT: f64 = 150.0;
+/// Width and height.
+const ONE_SIZE: (f64, f64) = (960.0, 280.0);
+const EACH_SIZE: (f64, f64) = (480.0, 180.0);
 
 type AskedPages = Extract<Arc<Pages>>;
 
@@ -140,51 +141,61 @@ fn cells(row: &Map<String, Value>, settings: &StatisticsSettings) -> Value {
     cells.collect()
 }
 
-/// A plot for each group; those with most come first, and only some.
+/// A plot for each group; those with most come first, and only some. All have the same periods and marks.
 fn plots(rows: &[&Map<String, Value>], groups: &[&str], measure: &str) -> Value {
-    let mut by_group: Vec<(String, Vec<Point>)> = Vec::new();
+    let mut periods: Vec<&str> = Vec::new();
+    let mut by_group: Vec<(String, Vec<(&str, String)>)> = Vec::new();
     for row in rows {
-        let names = groups
-            .iter()
-            .map(|group| text(row.get(*group).unwrap_or(&Value::Null)));
-        let name = names.collect::<Vec<_>>().join(" · ");
-        let value = row.get(measure).unwrap_or(&Value::Null);
         // What has no time is in no place of a plot.
         let Some(period) = row.get("period").and_then(Value::as_str) else {
             continue;
         };
-        let value_text = text(value);
-        let point = Point {
-            period: period.to_owned(),
-            value: value_text
-                .parse()
-                .ok()
-                .filter(|value: &f64| value.is_finite()),
-            text: value_text,
-        };
+        // Rows come in the order of their periods.
+        if periods.last() != Some(&period) {
+            periods.push(period);
+        }
+        let cell = |name: &str| row.get(name).map(text).unwrap_or_default();
+        let names: Vec<String> = groups.iter().map(|group| cell(group)).collect();
+        let name = names.join(" · ");
+        let figure = (period, cell(measure));
         match by_group.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, points)) => points.push(point),
-            None => by_group.push((name, vec![point])),
+            Some((_, figures)) => figures.push(figure),
+            None => by_group.push((name, vec![figure])),
         }
     }
+    let mut drawn: Vec<(String, Vec<Point>)> = by_group
+        .into_iter()
+        .map(|(name, figures)| (name, points(&periods, &figures)))
+        .collect();
     let total = |points: &[Point]| points.iter().filter_map(|point| point.value).sum::<f64>();
-    by_group.sort_by(|(_, one), (_, other)| total(other).total_cmp(&total(one)));
-    let left_out = by_group.len().saturating_sub(PLOTS_MAX);
-    by_group.truncate(PLOTS_MAX);
-    let range = range(by_group.iter().flat_map(|(_, points)| points));
-    let height = if by_group.len() > 1 {
-        EACH_HEIGHT
-    } else {
-        ONE_HEIGHT
-    };
-    let drawn = by_group.iter().map(|(name, points)| {
+    drawn.sort_by(|(_, one), (_, other)| total(other).total_cmp(&total(one)));
+    let left_out = drawn.len().saturating_sub(PLOTS_MAX);
+    drawn.truncate(PLOTS_MAX);
+    let range = range(drawn.iter().flat_map(|(_, points)| points));
+    let size = if drawn.len() > 1 { EACH_SIZE } else { ONE_SIZE };
+    let drawn = drawn.iter().map(|(name, points)| {
         let told = match name.as_str() {
             "" => format!("{measure} by period"),
             name => format!("{measure} of {name} by period"),
         };
-        json!({ "name": name, "svg": plot(&told, points, range, height) })
+        json!({ "name": name, "svg": plot(&told, points, range, size) })
     });
     json!({ "drawn": drawn.collect::<Vec<_>>(), "left_out": left_out })
+}
+
+/// A point for each period, with the figures of one group; both are in order.
+fn points(periods: &[&str], figures: &[(&str, String)]) -> Vec<Point> {
+    let mut figures = figures.iter().peekable();
+    let points = periods.iter().map(|period| {
+        let figure = figures.next_if(|(of, _)| of == period);
+        let text = figure.map(|(_, text)| text.clone()).unwrap_or_default();
+        Point {
+            period: (*period).to_owned(),
+            value: text.parse().ok().filter(|value: &f64| value.is_finite()),
+            text,
+        }
+    });
+    points.collect()
 }
 
 #[cfg(test)]

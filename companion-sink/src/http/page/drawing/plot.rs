@@ -13,15 +13,14 @@ pub(crate) struct Point {
     pub(crate) text: String,
 }
 
-const WIDTH: f64 = 720.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 8.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 26.0;
 /// More periods are a line.
 const BARS_MAX: usize = 62;
-/// Labels below.
-const LABELS_MAX: usize = 7;
+/// A label below takes so much.
+const LABEL_WIDTH: f64 = 100.0;
 
 /// The lowest and the highest value of a plot, with 0 between them.
 pub(crate) fn range<'p>(points: impl Iterator<Item = &'p Point>) -> (f64, f64) {
@@ -53,17 +52,22 @@ fn marks((low, high): (f64, f64)) -> (f64, Vec<f64>) {
     (step, marks.collect())
 }
 
-/// A plot; `name` says what it shows.
-pub(crate) fn plot(name: &str, points: &[Point], range: (f64, f64), height: f64) -> String {
+/// A plot of a width and height; `name` says what it shows.
+pub(crate) fn plot(
+    name: &str,
+    points: &[Point],
+    range: (f64, f64),
+    (full_width, height): (f64, f64),
+) -> String {
     let (step, marks) = marks(range);
     let (low, high) = (marks[0], marks[marks.len() - 1]);
     let plot_height = height - TOP - BOTTOM;
     let y = |value: f64| TOP + (high - value) / (high - low) * plot_height;
-    let width = WIDTH - LEFT - RIGHT;
+    let width = full_width - LEFT - RIGHT;
     let slot = width / points.len().max(1) as f64;
     let x = |place: usize| LEFT + (place as f64 + 0.5) * slot;
     let mut svg = format!(
-        "<svg class=\"plot\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">",
+        "<svg class=\"plot\" viewBox=\"0 0 {full_width} {height}\" role=\"img\" aria-label=\"{}\">",
         escaped(name)
     );
     let decimals = usize::from(step < 1.0) + usize::from(step < 0.1);
@@ -75,7 +79,7 @@ pub(crate) fn plot(name: &str, points: &[Point], range: (f64, f64), height: f64)
         let _ = write!(
             svg,
             "<line class=\"{class}\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text class=\"axis end\" x=\"{:.1}\" y=\"{:.1}\">{text}</text>",
-            WIDTH - RIGHT,
+            full_width - RIGHT,
             LEFT - 8.0,
             at + 4.0
         );
@@ -84,7 +88,8 @@ pub(crate) fn plot(name: &str, points: &[Point], range: (f64, f64), height: f64)
         true => bars(&mut svg, points, x, y, slot),
         false => line(&mut svg, points, x, y),
     }
-    let every = points.len().div_ceil(LABELS_MAX).max(1);
+    let labels = (width / LABEL_WIDTH).max(1.0) as usize;
+    let every = points.len().div_ceil(labels).max(1);
     for (place, point) in points.iter().enumerate().step_by(every) {
         let _ = write!(
             svg,
@@ -163,13 +168,13 @@ mod tests {
     #[test]
     fn few_periods_are_bars_and_many_a_line_with_gaps() {
         let few = points(&[Some(1.0), None, Some(-2.0)]);
-        let svg = plot("n", &few, range(few.iter()), 200.0);
+        let svg = plot("n", &few, range(few.iter()), (720.0, 200.0));
         assert_eq!(svg.matches("class=\"bar\"").count(), 2);
         assert!(svg.contains("p0&lt;") && !svg.contains("NaN"));
         let mut values = vec![Some(1.0); 70];
         values[3] = None;
         let many = points(&values);
-        let svg = plot("n", &many, range(many.iter()), 200.0);
+        let svg = plot("n", &many, range(many.iter()), (720.0, 200.0));
         let line = svg.split("class=\"line\" d=\"").nth(1).unwrap();
         assert_eq!(line.split('"').next().unwrap().matches('M').count(), 2);
     }

@@ -73,6 +73,9 @@ function answerAtOnce(form) {
   form.addEventListener("submit", (event) => { event.preventDefault(); ask(); });
 }
 
+// On a narrow screen the list of parts is wider than the window.
+const current = document.querySelector(".bar [aria-current]");
+if (current) current.scrollIntoView({ block: "nearest", inline: "center" });
 document.querySelectorAll("[data-live]").forEach(keepShowing);
 document.querySelectorAll("[data-follow]").forEach(follow);
 document.querySelectorAll("[data-part]").forEach(answerAtOnce);
