@@ -19,6 +19,11 @@ const SOON: [(&str, &str); 6] = [
     ("min.compaction.lag.ms", "0"),
     ("max.compaction.lag.ms", "50"),
 ];
+/// How the broker looks for them: often, and without 128 MB to be cleared for each small log.
+const CLEANER: [(&str, &str); 2] = [
+    ("log.cleaner.backoff.ms", "100"),
+    ("log.cleaner.dedupe.buffer.size", "4194304"),
+];
 const GONE: [&str; 2] = ["zoe-to-be-forgotten", "secret-event-id"];
 
 /// Deletes an account with events, and looks into the files of the broker.
@@ -40,7 +45,7 @@ pub(super) fn leaves_nothing(example: &mut EventStore) -> String {
     expect(204, &example.instance(2).ask("DELETE", &path, &[]));
     let start = Instant::now();
     let kafka = example.bed.kafka();
-    topic_admin::set_for_broker(kafka, &[("log.cleaner.backoff.ms", "100")]);
+    topic_admin::set_for_broker(kafka, &CLEANER);
     for (topic, policy) in [("account", "compact"), ("event", "compact,delete")] {
         let settings = [&SOON[..], &[("cleanup.policy", policy)]].concat();
         topic_admin::set_all(kafka, topic, &settings);

@@ -31,7 +31,9 @@ pub(super) fn outlive(example: &EventStore) -> String {
         // What is left is the end of the last transaction.
         topic_admin::trim(kafka, "event", partition, offsets.end - 1);
     }
-    assert!(topic::read(kafka, "event").is_empty());
+    // A new owner may have written what only has the topic compacted.
+    let left = topic::read(kafka, "event");
+    assert!(left.iter().all(|left| left.value.is_none()), "{left:?}");
     let events = example.instance(1).ask("GET", "/accounts/a001/events", &[]);
     assert_eq!(
         events.body["events"].as_array().map(Vec::len),
