@@ -138,7 +138,7 @@ mod tests {
             record: Record::new("t".into(), 2, 7, Some(key.as_bytes()), value, headers),
             sent_ms: Some(1_795_257_600_123),
         };
-        cells(&ToldRecord::of(&entry)).to_vec()
+        cells(&ToldRecord::of(&entry))
     }
 
     fn body(rest: &str) -> String {

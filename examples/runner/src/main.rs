@@ -23,7 +23,13 @@ use outcomes::Outcomes;
 use screen::Screen;
 
 /// The examples, in the order in which they are run.
-const EXAMPLES: &[Kind] = &[customer_history::KIND, welcome_mail::KIND, employees_replica::KIND, event_store::KIND, shop_cqrs::KIND];
+const EXAMPLES: &[Kind] = &[
+    customer_history::KIND,
+    welcome_mail::KIND,
+    employees_replica::KIND,
+    event_store::KIND,
+    shop_cqrs::KIND,
+];
 
 fn help() -> String {
     let examples: String = EXAMPLES

@@ -72,7 +72,10 @@ impl SecureListeners {
         std::fs::create_dir_all(folder).expect("the broker's folder");
         for (name, content) in [
             ("authority.pem", self.authority.pem()),
-            ("broker.pem", broker.key_pem() + broker.certificate_pem().as_str()),
+            (
+                "broker.pem",
+                broker.key_pem() + broker.certificate_pem().as_str(),
+            ),
             ("jwks.json", self.issuer.key_set()),
         ] {
             std::fs::write(folder.join(name), content)
