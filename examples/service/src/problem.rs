@@ -33,6 +33,13 @@ impl Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what)
     }
 
+    /// 500: something in the service does not work; the log has the reason.
+    pub fn broken(error: impl std::fmt::Display) -> Problem {
+        eprintln!("{error}");
+        let what = "this instance has failed; its log has the reason";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what)
+    }
+
     /// 503: something that the service needs does not answer. The log has the reason.
     pub fn unavailable(what: &str, error: &dyn std::fmt::Display) -> Problem {
         eprintln!("{what} does not answer: {error}");

@@ -8,7 +8,7 @@ use mongodb::bson::{Bson, Document};
 use crate::error::Result;
 use crate::sink::mongo_history::documents::bson_value::Names;
 use crate::sink::mongo_view::affected::Rows;
-use crate::sink::mongo_view::own_root::WHOLE;
+use crate::sink::mongo_view::own_events::root::WHOLE;
 use crate::sink::mongo_view::plan::{Edge, ID, Plan, REFUSED, prefix, translated, value_in};
 use crate::sink::mongo_view::row::StoredRow;
 

@@ -20,7 +20,7 @@ use crate::sink::mongo_history::documents::document::identity;
 use crate::sink::mongo_history::failure::classify;
 use crate::sink::mongo_history::tables::admission::Claim;
 use crate::sink::mongo_history::tables::schemas::TableDefinition;
-use crate::sink::mongo_view::own_event;
+use crate::sink::mongo_view::own_events::event;
 use crate::sink::mongo_view::plan::Plan;
 use crate::sink::mongo_view::row::{Change, ChangeKind, row_id};
 use crate::sink::mongo_view::step::{ChunkEnd, Step};
@@ -69,7 +69,7 @@ async fn step(view: &mut View, record: &Record) -> std::result::Result<Option<St
     if let Some(own) = view.plan.own.as_ref()
         && *own.topic == *record.topic
     {
-        return own_event::step(view, own, record, &headers);
+        return event::step(view, own, record, &headers);
     }
     match headers.op {
         Op::Schema => definition(view, record, &headers).await,

@@ -6,8 +6,7 @@ pub(crate) mod columns;
 pub(crate) mod configured;
 mod decoding;
 pub(crate) mod names;
-mod own_event;
-pub(crate) mod own_root;
+pub(crate) mod own_events;
 pub(crate) mod plan;
 pub(crate) mod reading;
 mod row;
@@ -34,7 +33,7 @@ use crate::sink::Positions;
 use crate::sink::batch::{Applied, Position};
 use crate::sink::mongo_view::decoding::{Decoded, decode};
 use crate::sink::mongo_view::names::ViewNames;
-use crate::sink::mongo_view::own_root::OwnRoot;
+use crate::sink::mongo_view::own_events::root::OwnRoot;
 use crate::sink::mongo_view::plan::plan_of;
 use crate::sink::mongo_view::view::{View, place_text};
 use crate::sink::ordered::{

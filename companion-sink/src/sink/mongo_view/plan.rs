@@ -7,7 +7,7 @@ use mongodb::bson::{Bson, Document};
 use crate::config::{JoinSettings, MongoViewSettings};
 use crate::error::{Result, misconfigured};
 use crate::sink::mongo_history::documents::bson_value::Names;
-use crate::sink::mongo_view::own_root::{KEY, OwnRoot};
+use crate::sink::mongo_view::own_events::root::{KEY, OwnRoot};
 
 /// The document's own fields, which no column and no join may have.
 pub(crate) const ID: &str = "_id";

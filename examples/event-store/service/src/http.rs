@@ -17,7 +17,6 @@ use service::body::Body;
 use service::problem::Problem;
 
 use crate::account::{Condition, Happened, Id, Moment, Profile};
-use crate::broken;
 use crate::command::{Command, Done, no_account};
 use crate::list::{self, Page, Wanted};
 use crate::log::BYTES_READ;
@@ -116,8 +115,8 @@ async fn create_account(
         .method(Method::PUT)
         .uri(&path)
         .header(header::IF_NONE_MATCH, "*");
-    let request = request.body(()).map_err(broken)?;
-    let body = serde_json::to_vec(&profile).map_err(broken)?;
+    let request = request.body(()).map_err(Problem::broken)?;
+    let body = serde_json::to_vec(&profile).map_err(Problem::broken)?;
     let parts = request.into_parts().0;
     let mut answer = at_owner(&service.owners, &id, &parts, &Bytes::from(body), || {
         let command = Command::Put(id.clone(), profile.clone(), Condition::New);
@@ -131,7 +130,7 @@ async fn create_account(
             format!("there is an account {} already", id.as_str()),
         )),
         StatusCode::CREATED => {
-            let place = HeaderValue::try_from(path).map_err(broken)?;
+            let place = HeaderValue::try_from(path).map_err(Problem::broken)?;
             answer.headers_mut().insert(header::LOCATION, place);
             Ok(answer)
         }
@@ -142,9 +141,9 @@ async fn create_account(
 async fn read_account(State(service): State<Service>, Path(id): Path<Id>) -> Answer<Response> {
     let partition = service.owners.topics.partition_of(id.as_str());
     let view = service.partitions.look(partition).await?;
-    let account = view.account(&id).map_err(broken)?;
+    let account = view.account(&id).map_err(Problem::broken)?;
     let account = account.ok_or_else(|| no_account(&id))?;
-    let done = Done::account(StatusCode::OK, &account).map_err(broken)?;
+    let done = Done::account(StatusCode::OK, &account).map_err(Problem::broken)?;
     Ok(done.into_response())
 }
 
@@ -204,11 +203,11 @@ async fn list_events(
     let limit = list::limit(wanted.limit)?;
     let partition = service.owners.topics.partition_of(account.as_str());
     let view = service.partitions.look(partition).await?;
-    if view.account(&account).map_err(broken)?.is_none() {
+    if view.account(&account).map_err(Problem::broken)?.is_none() {
         return Err(no_account(&account));
     }
     let page = view.events(&account, wanted.from.unwrap_or(0), limit + 1);
-    let mut page = page.map_err(broken)?;
+    let mut page = page.map_err(Problem::broken)?;
     let next = page.get(limit).map(|(offset, _)| *offset);
     page.truncate(limit);
     let events: Vec<_> = page.into_iter().map(|(_, event)| event).collect();

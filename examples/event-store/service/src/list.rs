@@ -11,7 +11,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::account::Account;
-use crate::broken;
 use crate::owners::Owners;
 use crate::partition::{Partitions, not_here};
 use crate::peers::{PATIENCE, PAUSE, no_owner, send};
@@ -124,7 +123,7 @@ async fn of_here(
     let mut pages = Vec::new();
     for number in numbers {
         let view = partitions.look(*number).await?;
-        let mut accounts = view.accounts(after, limit + 1).map_err(broken)?;
+        let mut accounts = view.accounts(after, limit + 1).map_err(Problem::broken)?;
         let is_more = accounts.len() > limit;
         accounts.truncate(limit);
         let last = accounts.last().map(|last| last.id.as_str().to_owned());

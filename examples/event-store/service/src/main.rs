@@ -24,14 +24,11 @@ mod statistics;
 mod store;
 mod topics;
 
-use std::fmt::Display;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::StatusCode;
-use service::problem::Problem;
 use service::{listen, setting};
 
 use crate::http::Service;
@@ -78,11 +75,4 @@ async fn run() -> Result<()> {
 fn number<T: FromStr>(name: &str, default: &str) -> T {
     let value = setting::optional(name, default).parse();
     value.unwrap_or_else(|_| setting::wrong(&format!("{name} is no number")))
-}
-
-/// 500: something here does not work; the log has the reason.
-fn broken(error: impl Display) -> Problem {
-    eprintln!("{error}");
-    let what = "this instance has failed; its log has the reason";
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what)
 }

@@ -8,8 +8,9 @@ mod load;
 mod second;
 
 use pg_cdc_tests::companion_sink::CompanionSink;
-use pg_cdc_tests::{TestBed, parts, port, wait_until};
+use pg_cdc_tests::{TestBed, parts, wait_until};
 
+use crate::bed;
 use crate::example::{Example, Kind, Look};
 use crate::outcomes::Outcomes;
 use company::{Company, TIMEOUT};
@@ -28,7 +29,7 @@ struct EmployeesReplica {
 
 fn start(bed: &'static TestBed) -> Box<dyn Example> {
     let company = Company::found(bed);
-    let first = company.start_instance(port::chosen("PG_CDC_HTTP_PORT", 18480));
+    let first = company.start_instance(bed::port("PG_CDC_HTTP_PORT", 18480));
     let mut replica = company.replica();
     wait_until("the rows that were there", TIMEOUT, || {
         let rows = replica.query_one("SELECT count(*) FROM employees", &[]);

@@ -7,7 +7,7 @@ use pg_cdc_tests::wait_until;
 use serde_json::json;
 
 use super::figures::wait_for_figures;
-use super::{EventStore, TIMEOUT, expect};
+use super::system::{EventStore, TIMEOUT, expect};
 use crate::service::Service;
 
 /// What the topics do after days, here within seconds.

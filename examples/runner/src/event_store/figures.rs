@@ -3,7 +3,7 @@
 use pg_cdc_tests::topics::{topic, topic_admin};
 use pg_cdc_tests::wait_until;
 
-use super::{EventStore, Figures, TIMEOUT, expect};
+use super::system::{EventStore, Figures, TIMEOUT, expect};
 
 /// Waits until the figures are what was published, each event once.
 pub(super) fn as_published(example: &EventStore) -> String {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use pg_cdc_tests::wait_until;
 use serde_json::{Value, json};
 
-use super::{EventStore, TIMEOUT, expect};
+use super::system::{EventStore, TIMEOUT, expect, tag, text};
 
 const WRITERS: usize = 6;
 const DAY: &str = "2026-11-23";
@@ -106,7 +106,7 @@ impl Writer {
     fn read(&self, turn: &mut usize) -> (String, String) {
         loop {
             match self.ask(*turn, "GET", &self.account, "*", &Value::Null) {
-                Some((200, tag, account)) => return (tag, super::text(&account["name"])),
+                Some((200, tag, account)) => return (tag, text(&account["name"])),
                 _ => *turn += 1,
             }
         }
@@ -162,7 +162,7 @@ pub(super) fn while_it_writes(example: &mut EventStore) -> String {
             let path = format!("/accounts/w{number}/events?limit=1000");
             let events = service.ask("GET", &path, &[]);
             let ids = events.body["events"].as_array().expect("events").iter();
-            let ids: Vec<_> = ids.map(|event| super::text(&event["id"])).collect();
+            let ids: Vec<_> = ids.map(|event| text(&event["id"])).collect();
             let wanted: Vec<_> = (1..=done).map(|number| format!("e{number}")).collect();
             assert_eq!(ids, wanted);
         }
@@ -184,7 +184,7 @@ pub(super) fn frozen(example: &EventStore) -> String {
     let mut read = Vec::new();
     for id in &ids {
         let path = format!("/accounts/{id}");
-        let tag = super::tag(&example.instance(0).ask("GET", &path, &[]));
+        let tag = tag(&example.instance(0).ask("GET", &path, &[]));
         let body = json!({"name": "while it was frozen"});
         let changed = example
             .instance(0)

@@ -2,7 +2,7 @@
 
 use pg_cdc_tests::wait_until;
 
-use super::{EventStore, PARTITIONS, TIMEOUT};
+use super::system::{EventStore, PARTITIONS, TIMEOUT};
 
 /// One more takes some partitions; nobody notices.
 pub(super) fn joins(example: &mut EventStore) -> String {

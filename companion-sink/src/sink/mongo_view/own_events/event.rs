@@ -17,7 +17,7 @@ use crate::rejected::failure::{Failure, NotApplied};
 use crate::rule::condition::Condition;
 use crate::rule::expression::Judgement;
 use crate::sink::mongo_history::documents::bson_value::{Names, document_of, value_of};
-use crate::sink::mongo_view::own_root::{KEY, OwnRoot, WHOLE};
+use crate::sink::mongo_view::own_events::root::{KEY, OwnRoot, WHOLE};
 use crate::sink::mongo_view::plan::{ID, REFUSED, VERSION, link};
 use crate::sink::mongo_view::row::{Change, ChangeKind, row_id};
 use crate::sink::mongo_view::step::Step;

@@ -1,0 +1,4 @@
+//! Views of an application's own events.
+
+pub(super) mod event;
+pub(crate) mod root;
