@@ -94,7 +94,7 @@ pub(crate) fn plot(
         let _ = write!(
             svg,
             "<text class=\"axis middle\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            x(place),
+            x(place).min(full_width - LABEL_WIDTH * 0.4),
             height - 8.0,
             escaped(&point.period)
         );
