@@ -155,7 +155,9 @@ fn show_where_to_look(screen: &Screen, companion_sink: &CompanionSink) {
     ));
     screen.line(format!("   {binary} history customer 42 --format json"));
     screen.line(format!("   {binary} check"));
-    screen.line(format!("   {binary} page                      # a link for a browser"));
+    screen.line(format!(
+        "   {binary} page                      # a link for a browser"
+    ));
 }
 
 /// Runs the real command, on the terminal as it is.
