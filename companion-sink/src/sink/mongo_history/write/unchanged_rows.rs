@@ -1,6 +1,7 @@
 //! A snapshot reads rows whose history is known already: only those that differ from it are a fact of their own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 
 use mongodb::Collection;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
@@ -10,8 +11,24 @@ use crate::sink::mongo_history::write::newest_versions::NewestVersions;
 use crate::sink::mongo_history::write::newest_versions::truncates;
 use crate::sink::mongo_history::write::pending::Pending;
 
-/// The last version and image of each row, no image for one that is gone.
-type LastImages = HashMap<String, (String, Option<Bson>)>;
+/// Images of rows by their versions, no image for one that is gone. The events of a row may come in two topics, of a table that got
+/// another name, and then in any order.
+#[derive(Default)]
+struct Images(HashMap<String, BTreeMap<String, Option<Bson>>>);
+
+impl Images {
+    fn note(&mut self, entity: &str, version: &str, image: Option<Bson>) {
+        let of_row = self.0.entry(entity.to_owned()).or_default();
+        of_row.insert(version.to_owned(), image);
+    }
+
+    /// The newest one that is older than `version`, and its version.
+    fn before(&self, entity: &str, version: &str) -> Option<(&str, &Option<Bson>)> {
+        let older = (Bound::Unbounded, Bound::Excluded(version));
+        let newest = self.0.get(entity)?.range::<str, _>(older).next_back()?;
+        Some((newest.0, newest.1))
+    }
+}
 
 /// What a batch has for a collection.
 pub(crate) struct Sifted<'p> {
@@ -42,7 +59,7 @@ pub(crate) async fn leave_out<'p>(
         .iter()
         .map(|pending| Document::try_from(pending.document.as_ref()).ok())
         .collect();
-    let mut last = last_images(collection, &first_reads(&documents)).await?;
+    let mut images = last_images(collection, &first_reads(&documents)).await?;
     let mut truncated = truncates(collection, table, doc! {}).await?;
     let of_batch = documents
         .iter()
@@ -59,14 +76,14 @@ pub(crate) async fn leave_out<'p>(
             continue;
         };
         let image = image_of(document);
-        let known = last.get(entity).filter(|(since, _)| {
+        let known = images.before(entity, version).filter(|(since, _)| {
             let before = truncated.partition_point(|truncate| truncate.as_str() < version);
-            before == 0 || truncated[before - 1] < *since
+            before == 0 || truncated[before - 1].as_str() < *since
         });
         if is(document, "read") && known.is_some_and(|(_, known)| *known == image) {
             sifted.left_out.push((pending.place, entity.to_owned()));
         } else {
-            last.insert(entity.to_owned(), (version.to_owned(), image));
+            images.note(entity, version, image);
             sifted.kept.push(pending);
         }
     }
@@ -108,7 +125,7 @@ fn first_reads(documents: &[Option<Document>]) -> HashMap<&str, &str> {
 async fn last_images(
     collection: &Collection<RawDocumentBuf>,
     first: &HashMap<&str, &str>,
-) -> Result<LastImages> {
+) -> Result<Images> {
     let entities: Vec<&str> = first.keys().copied().collect();
     let mut newest = NewestVersions::of(
         collection,
@@ -118,14 +135,31 @@ async fn last_images(
     .await?;
     let is_older =
         |entity: &str, version: &str| first.get(entity).is_none_or(|first| version < *first);
-    let mut last = LastImages::new();
+    let mut last = Images::default();
     while let Some(document) = newest.next(is_older).await? {
         if let Ok(document) = Document::try_from(document.as_ref())
             && let Some((entity, version)) = parts(&document)
         {
             let image = image_of(&document);
-            last.insert(entity.to_owned(), (version.to_owned(), image));
+            last.note(entity, version, image);
         }
     }
     Ok(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_later_and_is_older_is_not_the_newest() {
+        let mut images = Images::default();
+        images.note("a", "3", Some(Bson::Int32(3)));
+        images.note("a", "1", Some(Bson::Int32(1)));
+        images.note("a", "7", None);
+        assert_eq!(images.before("a", "5"), Some(("3", &Some(Bson::Int32(3)))));
+        assert_eq!(images.before("a", "8"), Some(("7", &None)));
+        assert_eq!(images.before("a", "1"), None);
+        assert_eq!(images.before("b", "5"), None);
+    }
 }
