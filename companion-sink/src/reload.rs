@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use change::trouble::Trouble;
 
-use crate::config::{Loaded, place_of};
+use crate::config::{Loaded, place_of, with_place};
 use crate::effect::target;
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
@@ -21,8 +21,11 @@ use crate::sink::mongo_view::configured;
 pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
     let config = Loaded::read(file)?;
     compiled(&config)?;
-    check_effects(&config)?;
-    configured::check(&config)?;
+    let checked = check_effects(&config).and_then(|()| configured::check(&config));
+    checked.map_err(|error| match &config.file {
+        Some(file) => with_place(file, error),
+        None => error,
+    })?;
     Ok(config)
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::config::environment::{override_key, overrides};
 use crate::config::file::Config;
 use crate::config::load::required::{check_sinks, missing};
-use crate::config::mistake::FileText;
+use crate::config::mistake::{FileText, with_place};
 use crate::config::secret::{Secret, read_secret};
 use crate::error::{Result, misconfigured};
 
@@ -63,7 +63,8 @@ impl Loaded {
             )
         })?;
         let name = path.display().to_string();
-        let mut loaded = Loaded::parse_for(&name, &text, overrides(), needs)?;
+        let loaded = Loaded::parse_for(&name, &text, overrides(), needs);
+        let mut loaded = loaded.map_err(|error| with_place(&path, error))?;
         loaded.file = Some(path);
         Ok(loaded)
     }

@@ -102,6 +102,35 @@ impl<'t> FileText<'t> {
         })
     }
 
+    /// A mistake whose text begins with a key of a sink, such as `sink.hook.body: …` or `sink.hook: body: …`, with the place where
+    /// that stands, or else what it is in.
+    fn placed(&self, error: Trouble) -> Trouble {
+        let file = format!("{}: ", self.file_name);
+        let told = error.message.strip_prefix(&file).unwrap_or(&error.message);
+        if !told.starts_with("sink.") {
+            return error;
+        }
+        let (path, rest) = told.split_once([':', ' ']).unwrap_or((told, ""));
+        let is_key = |name: &&str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let more = rest.trim_start().split_once(':').map(|(name, _)| name);
+        let keys = path.split('.').chain(more.filter(is_key));
+        let mut steps: Vec<Step> = keys.map(|key| Step::Key(key.to_owned())).collect();
+        while steps.len() > 2 && self.place(&steps, Spot::Value).is_none() {
+            steps.pop();
+        }
+        let place = match self.place(&steps, Spot::Value) {
+            Some(place) => {
+                let (line, column) = self.line_and_column(place);
+                format!("{}:{line}:{column}: ", self.file_name)
+            }
+            None => file,
+        };
+        Trouble {
+            message: format!("{place}{told}"),
+            ..error
+        }
+    }
+
     fn error(&self, place: Option<usize>, what: String, hint: impl Into<String>) -> Trouble {
         let Some(place) = place else {
             return misconfigured(format!("{} and environment: {what}", self.file_name), hint);
@@ -134,6 +163,13 @@ pub(crate) fn place_of(file: &Path, keys: &[&str]) -> String {
         }
         None => format!("{name}: "),
     }
+}
+
+/// A mistake in a file with the line of the key that its text begins with.
+pub(crate) fn with_place(file: &Path, error: Trouble) -> Trouble {
+    let (name, text) = (file.display().to_string(), std::fs::read_to_string(file));
+    let content = text.unwrap_or_default();
+    FileText::new(&name, &content).placed(error)
 }
 
 #[derive(Clone, Copy)]
@@ -251,11 +287,34 @@ fn meant_variant(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use change::trouble::Trouble;
+
+    use super::FileText;
     use crate::config::Loaded;
+    use crate::error::Code;
 
     fn message(text: &str) -> String {
         let loaded = Loaded::parse("companion-sink.toml", text, std::iter::empty());
         loaded.unwrap_err().message
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_key_is_told_with_its_line() {
+        let content =
+            "[sink.a]\nkind = \"mongo_view\"\njoin = [\n    { on = \"x\" },\n]\nbody = \"y\"\n";
+        let text = FileText::new("companion-sink.toml", content);
+        for (told, place) in [
+            ("sink.a.join.on: x is no condition", ":3:8: "),
+            ("sink.a: body: unknown variable", ":6:8: "),
+            ("companion-sink.toml: sink.a.body: wrong", ":6:8: "),
+            ("companion-sink.toml: sink.a.url is missing", ":1:1: "),
+            ("sink.b.url is missing", ": "),
+        ] {
+            let error = Trouble::new(Code::Configuration, told, "");
+            let told = told.trim_start_matches("companion-sink.toml: ");
+            let expected = format!("companion-sink.toml{place}{told}");
+            assert_eq!(text.placed(error).message, expected);
+        }
     }
 
     #[test]

@@ -205,14 +205,16 @@ async fn openapi() -> Response {
 mod tests {
     use serde_json::Value;
 
-    /// The source of this folder, whose routes are found in it as they stand there.
-    fn sources() -> String {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http");
-        let files = std::fs::read_dir(folder).unwrap();
-        let files = files.map(|file| file.unwrap().path());
-        let files = files.filter(|file| file.extension().is_some_and(|end| end == "rs"));
-        files
-            .map(|file| std::fs::read_to_string(file).unwrap())
+    /// The source of a folder and those in it, whose routes are found in it as they stand there.
+    fn sources(folder: &std::path::Path) -> String {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths
+            .map(|path| match path.extension() {
+                _ if path.is_dir() => sources(&path),
+                Some(end) if end == "rs" => std::fs::read_to_string(path).unwrap(),
+                _ => String::new(),
+            })
             .collect()
     }
 
@@ -227,7 +229,8 @@ mod tests {
         let paths = described["paths"].as_object().unwrap().iter();
         let paths = paths.map(|(path, operations)| (path.clone(), methods(operations)));
         let mut paths: Vec<(String, String)> = paths.collect();
-        let sources = sources();
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http");
+        let sources = sources(folder.as_ref());
         let routes = sources.split(".route(\"").skip(1);
         let routes = routes.filter_map(|rest| {
             let (path, rest) = rest.split_once("\", ")?;
