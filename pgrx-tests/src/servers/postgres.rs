@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postgres::error::DbError;
+use postgres::error::{DbError, SqlState};
 use postgres::{Client, NoTls};
 
 use crate::process::{self, Process, User};
@@ -318,9 +318,17 @@ impl Postgres {
     /// When it exists.
     pub fn create_database(&self, name: &str) {
         let statement = format!("CREATE DATABASE \"{name}\"");
-        self.connect("postgres")
-            .batch_execute(&statement)
-            .unwrap_or_else(|e| panic!("{statement}: {e}"));
+        let mut client = self.connect("postgres");
+        // A server that was just started may have a process of its own in template1 for a moment.
+        wait_until(&statement, TIMEOUT, || {
+            match client.batch_execute(&statement) {
+                Err(error) if error.code() == Some(&SqlState::OBJECT_IN_USE) => Err(error),
+                made => {
+                    made.unwrap_or_else(|e| panic!("{statement}: {e:?}"));
+                    Ok(())
+                }
+            }
+        });
     }
 
     /// Starts one of PostgreSQL's own programs (`pgbench`, `pg_dump`) with this server as its target, and waits for
