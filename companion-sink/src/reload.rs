@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use change::trouble::Trouble;
 
-use crate::config::{Loaded, place_of, with_place};
+use crate::config::{Loaded, with_place};
 use crate::effect::target;
 use crate::error::{Result, misconfigured};
 use crate::kafka::client;
@@ -20,8 +20,9 @@ use crate::sink::mongo_view::configured;
 /// Reads the configuration from `file`, or from the usual places, and checks everything.
 pub(crate) fn load(file: Option<&Path>) -> Result<Loaded> {
     let config = Loaded::read(file)?;
-    compiled(&config)?;
-    let checked = check_effects(&config).and_then(|()| configured::check(&config));
+    let checked = compiled(&config)
+        .and_then(|_| check_effects(&config))
+        .and_then(|()| configured::check(&config));
     checked.map_err(|error| match &config.file {
         Some(file) => with_place(file, error),
         None => error,
@@ -46,10 +47,8 @@ fn check_effects(config: &Loaded) -> Result<()> {
 
 fn compiled(config: &Loaded) -> Result<Vec<Rule>> {
     check_conditions(config).map_err(|(sink, why)| {
-        let file = config.file.as_deref();
-        let place = file.map(|file| place_of(file, &["sink", sink, "where"]));
         misconfigured(
-            format!("{}sink.{sink}.where: {why}", place.unwrap_or_default()),
+            format!("sink.{sink}.where: {why}"),
             "Change it there: CEL over before, after, value, op and audit.",
         )
     })?;

@@ -95,18 +95,19 @@ enum DlqAction {
     },
 }
 
+// Also of the commands about effects. A doc comment here would be a command's help.
 #[derive(Debug, Args)]
-struct SinkArgument {
+pub(super) struct SinkArgument {
     /// Only of this sink
     #[arg(long, value_name = "NAME")]
-    sink: Option<String>,
+    pub(super) sink: Option<String>,
 }
 
 #[derive(Debug, Args)]
-struct By {
-    /// Who decides, for the record of actions
+pub(super) struct By {
+    /// Who decides, for the record
     #[arg(long, env = "USER", default_value = "unknown", hide_env_values = true)]
-    by: String,
+    pub(super) by: String,
 }
 
 impl DlqCommand {

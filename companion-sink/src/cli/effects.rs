@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use crate::cli::answer::{Answer, Format, Look};
+use crate::cli::dlq::{By, SinkArgument};
 use crate::config::Loaded;
 use crate::effect::listing::{Decider, EffectSinks, ListedEffect, ListedPage, WaitState, several};
 use crate::effect::order::Wanted;
@@ -70,20 +71,6 @@ enum EffectsAction {
         #[command(flatten)]
         decider: By,
     },
-}
-
-#[derive(Debug, Args)]
-struct SinkArgument {
-    /// Only of this sink
-    #[arg(long, value_name = "NAME")]
-    sink: Option<String>,
-}
-
-#[derive(Debug, Args)]
-struct By {
-    /// Who decides, for the log and the dead letter
-    #[arg(long, env = "USER", default_value = "unknown", hide_env_values = true)]
-    by: String,
 }
 
 impl EffectsCommand {

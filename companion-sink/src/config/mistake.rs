@@ -118,13 +118,8 @@ impl<'t> FileText<'t> {
         while steps.len() > 2 && self.place(&steps, Spot::Value).is_none() {
             steps.pop();
         }
-        let place = match self.place(&steps, Spot::Value) {
-            Some(place) => {
-                let (line, column) = self.line_and_column(place);
-                format!("{}:{line}:{column}: ", self.file_name)
-            }
-            None => file,
-        };
+        let place = self.place(&steps, Spot::Value);
+        let place = place.map_or(file, |place| self.shown_place(place));
         Trouble {
             message: format!("{place}{told}"),
             ..error
@@ -135,33 +130,15 @@ impl<'t> FileText<'t> {
         let Some(place) = place else {
             return misconfigured(format!("{} and environment: {what}", self.file_name), hint);
         };
-        let (line, column) = self.line_and_column(place);
-        misconfigured(format!("{}:{line}:{column}: {what}", self.file_name), hint)
+        misconfigured(format!("{}{what}", self.shown_place(place)), hint)
     }
 
-    fn line_and_column(&self, place: usize) -> (usize, usize) {
+    /// A place as what is wrong there begins.
+    fn shown_place(&self, place: usize) -> String {
         let before = &self.content[..place.min(self.content.len())];
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        (line, column)
-    }
-}
-
-/// Where a value of a file stands, as what is wrong with it begins; only the file's name where that cannot be told.
-pub(crate) fn place_of(file: &Path, keys: &[&str]) -> String {
-    let (name, text) = (file.display().to_string(), std::fs::read_to_string(file));
-    let content = text.unwrap_or_default();
-    let text = FileText::new(&name, &content);
-    let steps: Vec<Step> = keys
-        .iter()
-        .map(|key| Step::Key((*key).to_owned()))
-        .collect();
-    match text.place(&steps, Spot::Value) {
-        Some(place) => {
-            let (line, column) = text.line_and_column(place);
-            format!("{name}:{line}:{column}: ")
-        }
-        None => format!("{name}: "),
+        format!("{}:{line}:{column}: ", self.file_name)
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) use self::effect::{
 };
 pub(crate) use self::file::{Config, DEFAULT_FILE, Http, Log, LogFormat};
 pub(crate) use self::load::Loaded;
-pub(crate) use self::mistake::{place_of, with_place};
+pub(crate) use self::mistake::with_place;
 pub(crate) use self::nearest::nearest;
 pub(crate) use self::rule::RuleSettings;
 pub(crate) use self::secret::{Secret, read_secret};

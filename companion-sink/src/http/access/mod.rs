@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::error::{Result, misconfigured};
 use crate::http::access::same_site::is_loopback;
 use crate::http::problem::Problem;
 
@@ -29,6 +30,19 @@ pub(crate) fn is_secret(given: &str, secret: &str) -> bool {
     !secret.is_empty()
         && given.len() == secret.len()
         && openssl::memcmp::eq(given.as_bytes(), secret.as_bytes())
+}
+
+/// A secret that nobody guesses, as text.
+pub(crate) fn random_secret() -> Result<String> {
+    const BYTES: usize = 32;
+    let mut bytes = [0; BYTES];
+    openssl::rand::rand_bytes(&mut bytes).map_err(|error| {
+        misconfigured(
+            format!("no random numbers: {error}"),
+            "See to the system's source of random numbers.",
+        )
+    })?;
+    Ok(change::hex::hex(&bytes))
 }
 
 /// Whether who asks has a token.

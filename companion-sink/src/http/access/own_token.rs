@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Loaded, read_secret};
-use crate::error::{Result, misconfigured};
+use crate::error::Result;
+use crate::http::access::random_secret;
 
 /// Beside the configuration, else where the user keeps state.
 fn places(config: &Loaded) -> Vec<PathBuf> {
@@ -63,7 +64,7 @@ pub(crate) fn open(config: &Loaded) -> Result<Arc<str>> {
                 continue;
             }
         }
-        let token = make()?;
+        let token = random_secret()?;
         match write(&place, &token) {
             Ok(()) => {
                 tracing::info!(file = %place.display(), "http: rows and decisions want the token of this file, which was made");
@@ -77,19 +78,7 @@ pub(crate) fn open(config: &Loaded) -> Result<Arc<str>> {
         "http: the token for rows and decisions could be written nowhere: nobody knows it: {}",
         refused.join("; ")
     );
-    make().map(Into::into)
-}
-
-fn make() -> Result<String> {
-    const BYTES: usize = 32;
-    let mut bytes = [0; BYTES];
-    openssl::rand::rand_bytes(&mut bytes).map_err(|error| {
-        misconfigured(
-            format!("no random numbers: {error}"),
-            "See to the system's source of random numbers.",
-        )
-    })?;
-    Ok(change::hex::hex(&bytes))
+    random_secret().map(Into::into)
 }
 
 /// Readable for nobody else at any moment, and never over something that is there.

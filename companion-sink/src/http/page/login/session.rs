@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderMap, header};
 use openssl::sha::sha256;
 
-use crate::error::{Result, misconfigured};
-use crate::http::access::is_secret;
+use crate::error::Result;
+use crate::http::access::{is_secret, random_secret};
 
 /// How long somebody stays logged in.
 const SESSION_MAX: Duration = Duration::from_secs(12 * 3600);
@@ -73,10 +73,10 @@ impl Sessions {
 
     /// Logs somebody in; the cookie that says so.
     pub(crate) fn open(&self, person: Option<String>, is_secure: bool) -> Result<String> {
-        let id = random()?;
+        let id = random_secret()?;
         let session = Session {
             since: Instant::now(),
-            form_secret: random()?,
+            form_secret: random_secret()?,
             person,
             notice: None,
         };
@@ -123,7 +123,7 @@ impl Sessions {
 
     /// A code that logs in once, within [`CODE_MAX`].
     pub(crate) fn make_code(&self) -> Result<String> {
-        let code = random()?;
+        let code = random_secret()?;
         let mut state = self.state();
         if state.codes.len() >= CODES_MAX {
             let oldest = state.codes.iter().min_by_key(|(_, made)| **made);
@@ -168,18 +168,6 @@ impl LoggedIn {
     pub(crate) fn made(&self, secret: &str) -> bool {
         is_secret(secret, &self.form_secret)
     }
-}
-
-fn random() -> Result<String> {
-    const BYTES: usize = 32;
-    let mut bytes = [0; BYTES];
-    openssl::rand::rand_bytes(&mut bytes).map_err(|error| {
-        misconfigured(
-            format!("no random numbers: {error}"),
-            "See to the system's source of random numbers.",
-        )
-    })?;
-    Ok(change::hex::hex(&bytes))
 }
 
 #[cfg(test)]
